@@ -1,0 +1,182 @@
+"""Checkpoints of a run: an orbax composite of `params`, `opt_state`, `data` and `meta` per step.
+
+`params` is an item of its own, so weights load alone, on any mesh, without knowing the optimizer. `meta` is JSON: step,
+tokens, seconds, the run's complete config and the library versions.
+"""
+
+import logging
+from typing import Any, NamedTuple
+
+import grain
+import jax
+import jax.numpy as jnp
+import orbax.checkpoint as ocp
+from etils import epath
+from jax.sharding import Mesh, SingleDeviceSharding
+
+from drope_jax.config import ModelConfig, TrainConfig, differences, from_dict, library_versions, to_dict
+from drope_jax.model import Params, map_specs
+from drope_jax.sharding import named_sharding
+
+logger = logging.getLogger(__name__)
+
+# What may change between the starts of one run: where and how it is computed and logged, never what is computed.
+_FREE_ON_RESUME = ("mesh", "compute", "log_every", "checkpoint_every", "keep_latest", "keep_every", "trackers")
+
+
+class CheckpointError(RuntimeError):
+  """A checkpoint or workdir that cannot be used: the message names the path, and the field where there is one."""
+
+
+class TrainState(NamedTuple):
+  """What a training step turns into the next: plain arrays, laid out by sharding.py."""
+
+  params: Params
+  opt_state: Any
+
+
+class Checkpoint(NamedTuple):
+  """Weights and what they belong to."""
+
+  model: ModelConfig
+  params: Params
+  config: TrainConfig  # of the run that wrote it
+  step: int
+  tokens: int
+
+
+def open_manager(workdir: epath.PathLike, config: TrainConfig | None = None) -> ocp.CheckpointManager:
+  """The manager of `workdir`'s checkpoints: for saving as `config` says, or only for reading if it is None."""
+  if config is None:
+    options = ocp.CheckpointManagerOptions(read_only=True, save_interval_steps=0, create=False)
+  else:
+    options = ocp.CheckpointManagerOptions(
+      max_to_keep=config.keep_latest, keep_period=config.keep_every, enable_async_checkpointing=True
+    )
+  return ocp.CheckpointManager(epath.Path(workdir).resolve() / "checkpoints", options=options)
+
+
+def save(
+  manager: ocp.CheckpointManager,
+  step: int,
+  state: TrainState,
+  data: grain.DatasetIterator,
+  config: TrainConfig,
+  tokens: int,
+  seconds: float,
+) -> None:
+  """Starts writing step `step`; the write goes on in the background, from a copy of the state."""
+  meta = {"step": step, "tokens": tokens, "seconds": seconds, "config": to_dict(config), "versions": library_versions()}
+  manager.save(
+    step,
+    args=ocp.args.Composite(
+      params=ocp.args.StandardSave(state.params),
+      opt_state=ocp.args.StandardSave(state.opt_state),
+      data=grain.checkpoint.CheckpointSave(data),
+      meta=ocp.args.JsonSave(meta),
+    ),
+    force=True,
+  )
+
+
+def read_meta(manager: ocp.CheckpointManager, step: int) -> dict[str, Any]:
+  """The `meta` of a step."""
+  return manager.restore(step, args=ocp.args.Composite(meta=ocp.args.JsonRestore()))["meta"]
+
+
+def resume(
+  manager: ocp.CheckpointManager, step: int, abstract: TrainState, data: grain.DatasetIterator
+) -> tuple[TrainState, dict[str, Any]]:
+  """State and meta of a step; `data` is set to where it was.
+
+  Args:
+    abstract: shapes, dtypes and shardings of the state, which may be of another mesh than the one that saved.
+  """
+  restored = manager.restore(
+    step,
+    args=ocp.args.Composite(
+      params=ocp.args.StandardRestore(abstract.params),
+      opt_state=ocp.args.StandardRestore(abstract.opt_state),
+      data=grain.checkpoint.CheckpointRestore(data),
+      meta=ocp.args.JsonRestore(),
+    ),
+  )
+  return TrainState(restored["params"], restored["opt_state"]), restored["meta"]
+
+
+def refuse_other_run(there: dict[str, Any], config: TrainConfig, where: Any) -> None:
+  """Raises CheckpointError naming the first field in which `there` (a to_dict) is another run than `config`."""
+
+  def identity(data: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in data.items() if name not in _FREE_ON_RESUME}
+
+  found = differences(identity(there), identity(to_dict(config)))
+  if found:
+    raise CheckpointError(f"{where} belongs to another run: {found[0]}")
+
+
+def abstract_params(model: ModelConfig, mesh: Mesh | None = None) -> Params:
+  """Shapes, dtypes and shardings of the parameters: on `mesh`, or on the first local device."""
+  device = SingleDeviceSharding(jax.local_devices()[0])
+  return map_specs(
+    lambda spec: jax.ShapeDtypeStruct(
+      spec.shape, jnp.float32, sharding=device if mesh is None else named_sharding(mesh, spec.dimensions)
+    ),
+    model,
+  )
+
+
+def _checkpoint_step(manager: ocp.CheckpointManager, workdir: Any, step: int | None) -> int:
+  """The step asked for, or the last; raises CheckpointError naming the path if there is none."""
+  steps = sorted(manager.all_steps())
+  if not steps:
+    raise CheckpointError(f"{workdir}: no complete checkpoint under checkpoints/")
+  if step is not None and step not in steps:
+    raise CheckpointError(f"{workdir}: no checkpoint of step {step}; there are {', '.join(map(str, steps))}")
+  return steps[-1] if step is None else step
+
+
+def _open_for_reading(workdir: epath.PathLike) -> ocp.CheckpointManager:
+  if not (epath.Path(workdir) / "checkpoints").exists():
+    raise CheckpointError(f"{workdir}: not the workdir of a run (there is no checkpoints/ in it)")
+  return open_manager(workdir)
+
+
+def _trained_config(meta: dict[str, Any]) -> tuple[TrainConfig, ModelConfig]:
+  config = from_dict(TrainConfig, meta["config"])
+  assert config.model is not None  # a run writes its resolved config
+  return config, config.model
+
+
+def load_model_config(workdir: epath.PathLike, step: int | None = None) -> ModelConfig:
+  """The model of a run's checkpoint, without its weights. Raises CheckpointError as `load` does."""
+  with _open_for_reading(workdir) as manager:
+    return _trained_config(read_meta(manager, _checkpoint_step(manager, workdir, step)))[1]
+
+
+def load(workdir: epath.PathLike, step: int | None = None, mesh: Mesh | None = None) -> Checkpoint:
+  """Loads the weights of a run.
+
+  Args:
+    workdir: the run's directory (the one that holds config.json and checkpoints/).
+    step: which checkpoint; None for the last complete one.
+    mesh: where the weights go, sharded by the rules of sharding.py; None for the first local device.
+
+  Raises:
+    CheckpointError: naming the path, if there is no such checkpoint.
+  """
+  with _open_for_reading(workdir) as manager:
+    step = _checkpoint_step(manager, workdir, step)
+    meta = read_meta(manager, step)
+    config, model = _trained_config(meta)
+    abstract = abstract_params(model, mesh)
+    params = manager.restore(step, args=ocp.args.Composite(params=ocp.args.StandardRestore(abstract)))["params"]
+  return Checkpoint(model, params, config, step, meta["tokens"])
+
+
+def load_optimizer_state(workdir: epath.PathLike, step: int, abstract_opt_state: Any) -> Any:
+  """The optimizer state of a run's checkpoint, laid out as `abstract_opt_state` says."""
+  with _open_for_reading(workdir) as manager:
+    restored = manager.restore(step, args=ocp.args.Composite(opt_state=ocp.args.StandardRestore(abstract_opt_state)))
+  logger.info("optimizer state carried over from %s, step %d", workdir, step)
+  return restored["opt_state"]

@@ -1,0 +1,1 @@
+"""Text, tokens, and the rows a run trains on."""

@@ -1,0 +1,122 @@
+"""A corpus: named splits of documents, kept as a TFDS dataset of array records and read without TensorFlow."""
+
+import contextlib
+import dataclasses
+import io
+import os
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import tensorflow_datasets as tfds
+
+from drope_jax.config import ConfigError
+
+
+class TextCorpus(tfds.core.GeneratorBasedBuilder):
+  """The builder of one corpus: each example is a document, `{"text": ...}`, in the order given."""
+
+  VERSION = tfds.core.Version("1.0.0")
+
+  def __init__(self, splits: Mapping[str, Iterable[str]] | None = None, **kwargs: Any):
+    self._splits = splits or {}
+    super().__init__(**kwargs)
+
+  def _info(self) -> tfds.core.DatasetInfo:
+    features = tfds.features.FeaturesDict({"text": tfds.features.Text()})
+    return tfds.core.DatasetInfo(builder=self, features=features, disable_shuffling=True)
+
+  def _split_generators(self, dl_manager: Any) -> dict[str, Iterator[tuple[int, dict[str, str]]]]:
+    return {name: self._generate_examples(texts) for name, texts in self._splits.items()}
+
+  def _generate_examples(self, texts: Iterable[str]) -> Iterator[tuple[int, dict[str, str]]]:
+    for index, text in enumerate(texts):
+      yield index, {"text": text}
+
+
+def build_corpus(directory: str | Path, splits: Mapping[str, Iterable[str]]) -> Path:
+  """Writes a corpus, whole or not at all; one that is already there is left as it is, whatever its content.
+
+  Args:
+    directory: of this corpus alone; other content belongs in another directory.
+    splits: documents by split name; they are read once, so generators will do.
+
+  Returns:
+    `directory`, which `DataConfig.directory` may name.
+
+  Raises:
+    ConfigError: if a split has no documents, or `directory` holds something else.
+  """
+  directory = Path(directory)
+  if _is_built(directory):
+    return directory
+  directory.parent.mkdir(parents=True, exist_ok=True)
+  tfds.disable_progress_bar()
+  with tempfile.TemporaryDirectory(prefix=f".{directory.name}-", dir=directory.parent) as draft:
+    checked = {name: _not_empty(name, texts) for name, texts in splits.items()}
+    builder = TextCorpus(checked, data_dir=draft, file_format="array_record")
+    with contextlib.redirect_stdout(io.StringIO()):  # it announces a download
+      builder.download_and_prepare()
+    try:
+      os.rename(builder.data_dir, directory)  # fails unless `directory` is missing or empty
+    except OSError as error:
+      if not _is_built(directory):  # else another process was faster
+        raise ConfigError(f"{directory}: holds something that is not a corpus; name another directory") from error
+  return directory
+
+
+def documents(directory: str | Path, split: str) -> Sequence[str]:
+  """Random access to the documents of a split: `len`, an index from 0, iteration; picklable, as grain wants it.
+
+  Args:
+    directory: of any TFDS array_record dataset with a `text` feature (where its dataset_info.json lies).
+    split: a split's name, or a part of it in the TFDS notation, as `train[:10%]`.
+
+  Raises:
+    ConfigError: naming the directory, if there is no such dataset or split, or it is empty or of another kind.
+  """
+  directory = Path(directory)
+  if not _is_built(directory):
+    raise ConfigError(f"{directory}: no dataset here (there is no dataset_info.json)")
+  builder = tfds.builder_from_directory(str(directory))
+  file_format = builder.info.file_format.value
+  if file_format != "array_record":  # tfrecord has no random access; TFDS 4.9.10 loses rows of parquet
+    raise ConfigError(
+      f"{directory}: the dataset is stored as {file_format}; prepare it with file_format='array_record'"
+    )
+  if "text" not in builder.info.features:
+    raise ConfigError(f"{directory}: the dataset has no feature 'text'; features: {', '.join(builder.info.features)}")
+  try:
+    source = builder.as_data_source(split)
+  except (KeyError, ValueError) as error:
+    splits = ", ".join(builder.info.splits) or "none"
+    raise ConfigError(f"{directory}: the split {split!r} is missing or empty; splits: {splits}") from error
+  return Documents(source)
+
+
+@dataclasses.dataclass(frozen=True)
+class Documents(Sequence[str]):
+  """The `text` of each record of a TFDS data source."""
+
+  source: Any
+
+  def __len__(self) -> int:
+    return len(self.source)
+
+  def __getitem__(self, index: int) -> str:  # type: ignore[override]
+    position = range(len(self))[index]  # IndexError past the end: the source raises ValueError, which ends no loop
+    return self.source[position]["text"].decode()
+
+
+def _is_built(directory: Path) -> bool:
+  return (directory / "dataset_info.json").exists()
+
+
+def _not_empty(split: str, texts: Iterable[str]) -> Iterator[str]:
+  count = 0
+  for text in texts:
+    count += 1
+    yield text
+  if not count:
+    raise ConfigError(f"the split {split!r} has no documents")

@@ -1,0 +1,99 @@
+"""The method: drop the positional embedding, optionally insert QK-norm, and set the logit temperature.
+
+Between the drop and the temperature lies recalibration, which is ordinary training at the original context (train.py).
+"""
+
+import dataclasses
+import math
+from collections.abc import Callable, Mapping, Sequence
+
+import jax.numpy as jnp
+
+from drope_jax.config import ConfigError, ModelConfig, QKNorm
+from drope_jax.model import Params, parameter_specs
+from drope_jax.positions import Layer, LayerPattern, layer_cycle
+
+# Coefficients c of beta = 1 + c ln s that the paper fitted (appendix C.2). It gives none for SmolLM-1.7B and Llama2-7B.
+FROM_SCRATCH_COEFFICIENT = 0.412  # the 494M model pretrained from scratch at 1,024 tokens
+SMOLLM_COEFFICIENT = 0.103  # SmolLM-360M, recalibrated with QK-norm at 2,048 tokens
+
+
+def drop(config: ModelConfig) -> ModelConfig:
+  """The same model without the positional embedding of any layer (paper section 5); the parameters serve both.
+
+  The windows of a pattern stay: like the causal mask they say what attention sees, not where it lies. A pattern that
+  has no window becomes plain `None`.
+
+  Raises:
+    ConfigError: if there is no embedding to drop.
+  """
+  cycle = layer_cycle(config.positions)
+  if all(layer.positions is None for layer in cycle):
+    raise ConfigError(f"ModelConfig.positions is {config.positions}: there is no positional embedding to drop")
+  windowed = any(layer.window is not None for layer in cycle)
+  dropped = LayerPattern(tuple(Layer(None, layer.window) for layer in cycle)) if windowed else None
+  return dataclasses.replace(config, positions=dropped)
+
+
+def insert_qk_norm(config: ModelConfig, params: Params, qk_norm: QKNorm | None = None) -> tuple[ModelConfig, Params]:
+  """The model with `qk_norm` (default: the paper's, `QKNorm()`), its weights one; other arrays are the same objects.
+
+  Even with weights of one the function changes at once, since queries and keys lose their length: recalibration has to
+  absorb it (paper appendix C.1).
+
+  Raises:
+    ConfigError: if the model has a QK-norm already.
+  """
+  if config.qk_norm is not None:
+    raise ConfigError(f"ModelConfig.qk_norm is {config.qk_norm} already; a second one cannot be inserted")
+  config = dataclasses.replace(config, qk_norm=qk_norm or QKNorm())
+  specs = parameter_specs(config)["layers"]
+  new = {name: jnp.ones(spec.shape, jnp.float32) for name, spec in specs.items() if name not in params["layers"]}
+  return config, {**params, "layers": {**params["layers"], **new}}
+
+
+def temperature(extension: float, c: float) -> float:
+  """beta(s) = 1 + c ln s, the factor on the attention logits at s times the training context (paper appendix C.2).
+
+  For s <= 1 it is 1: within the training context nothing is changed.
+  """
+  return 1.0 + c * math.log(max(extension, 1.0))
+
+
+@dataclasses.dataclass(frozen=True)
+class TemperatureFit:
+  """What `fit_temperature` found."""
+
+  c: float  # of beta = 1 + c ln s, by least squares over `best`
+  losses: Mapping[float, Mapping[float, float]]  # extension -> beta -> loss: the whole table
+  best: Mapping[float, float]  # extension -> the beta of least loss
+  on_edge: tuple[float, ...]  # extensions whose best beta ends the grid: their true optimum may lie beyond
+
+
+def fit_temperature(
+  loss_of: Callable[[float, float], float], extensions: Sequence[float], betas: Sequence[float]
+) -> TemperatureFit:
+  """Fits c of `temperature` as the paper does (appendix C.2): a grid search at each length, then least squares.
+
+  Args:
+    loss_of: (extension, beta) -> mean loss on held-out long documents at that multiple of the training context.
+    extensions: s, each above 1 (at s = 1 beta is 1 whatever c is).
+    betas: the grid, at least three values.
+
+  Raises:
+    ValueError: if an extension is not above 1, the grid is too short, or a loss is not finite.
+  """
+  if not extensions or min(extensions) <= 1:
+    raise ValueError(f"extensions are {list(extensions)}; to fit a temperature each must be above 1")
+  betas = sorted(set(betas))
+  if len(betas) < 3:
+    raise ValueError(f"betas are {betas}; a grid needs at least 3 of them")
+  losses = {extension: {beta: float(loss_of(extension, beta)) for beta in betas} for extension in extensions}
+  for extension, row in losses.items():
+    for beta, loss in row.items():
+      if not math.isfinite(loss):
+        raise ValueError(f"the loss at extension {extension:g} and beta {beta:g} is {loss}")
+  best = {extension: min(row, key=row.__getitem__) for extension, row in losses.items()}
+  logs = {extension: math.log(extension) for extension in best}
+  c = sum((best[s] - 1) * logs[s] for s in best) / sum(log**2 for log in logs.values())
+  return TemperatureFit(c, losses, best, tuple(s for s in best if best[s] in (betas[0], betas[-1])))

@@ -1,0 +1,85 @@
+"""Inference-time methods: what is done to a trained model to use it at a given length.
+
+| method                     | of a checkpoint with | runs                                                             |
+|----------------------------|----------------------|------------------------------------------------------------------|
+| rope, alibi, nope, pattern | that embedding       | the model as it was trained, at beta 1                           |
+| pi, ntk, yarn              | unscaled RoPE        | the rotation rescaled for a fixed factor, length / train_context |
+| dynamic_ntk, dynamic_yarn  | unscaled RoPE        | the rotation rescaled for the length of each sequence            |
+| drope                      | none                 | the model at beta = 1 + c ln s (drope.temperature)               |
+| crop                       | any                  | the model on the last train_context tokens only                  |
+
+A dropped model and one trained from scratch without embedding have the same methods, so that each can be measured with
+and without the temperature. A RoPE checkpoint has no `nope`: dropping is `drope_jax.drop`, and it wants recalibration.
+Up to the training context every method runs the model as it was trained. See the paper's section 4 and appendix C.2.
+"""
+
+import dataclasses
+from collections.abc import Callable
+
+from drope_jax.config import ConfigError, ModelConfig
+from drope_jax.drope import temperature
+from drope_jax.positions import NTK, PI, ALiBi, DynamicNTK, DynamicYaRN, RoPE, Scaling, YaRN, layer_cycle
+
+_SCALINGS: dict[str, Callable[[float, int], Scaling]] = {  # of (factor, original context)
+  "pi": lambda factor, context: PI(factor),
+  "ntk": lambda factor, context: NTK(factor),
+  "yarn": lambda factor, context: YaRN(factor, context),
+  "dynamic_ntk": lambda factor, context: DynamicNTK(context),
+  "dynamic_yarn": lambda factor, context: DynamicYaRN(context),
+}
+
+METHODS = ("rope", *_SCALINGS, "alibi", "pattern", "nope", "drope", "crop")
+
+
+@dataclasses.dataclass(frozen=True)
+class Inference:
+  """What to run: a model, the factor on its attention logits, and how many of the last tokens it sees (None: all)."""
+
+  config: ModelConfig
+  logit_scale: float = 1.0
+  crop: int | None = None
+
+
+def allowed_methods(trained: ModelConfig) -> tuple[str, ...]:
+  """The methods that make sense for a checkpoint of this config."""
+  positions = trained.positions
+  if all(layer.positions is None for layer in layer_cycle(positions)):  # a dropped pattern keeps its windows
+    return ("nope", "drope", "crop")
+  if isinstance(positions, ALiBi):
+    return ("alibi", "crop")
+  if isinstance(positions, RoPE):
+    return ("rope", "crop") if positions.scaling else ("rope", *_SCALINGS, "crop")
+  return ("pattern", "crop")
+
+
+def inference(method: str, trained: ModelConfig, train_context: int, length: int, c: float | None = None) -> Inference:
+  """What `method` runs for a checkpoint of config `trained` on sequences of `length` tokens.
+
+  Args:
+    method: one of METHODS.
+    train_context: tokens; the context of pretraining and recalibration.
+    length: tokens, prompt and answer together.
+    c: of beta = 1 + c ln s; `drope` needs it, the others are at beta 1 by definition and do not read it.
+
+  Raises:
+    ConfigError: for an unknown method, one that the checkpoint's embedding rules out, or `drope` without c.
+  """
+  if method not in METHODS:
+    raise ConfigError(f"method is {method!r}; allowed: {', '.join(METHODS)}")
+  allowed = allowed_methods(trained)
+  if method not in allowed:
+    raise ConfigError(
+      f"method {method!r} is impossible for a checkpoint with positions {trained.positions}; "
+      f"allowed: {', '.join(allowed)}"
+    )
+  extension = length / train_context
+  if method == "drope":
+    if c is None:
+      raise ConfigError("method 'drope' needs c, the coefficient of beta = 1 + c ln s; beta 1 is method 'nope'")
+    return Inference(trained, logit_scale=temperature(extension, c))
+  if extension > 1 and method == "crop":
+    return Inference(trained, crop=train_context)
+  if extension > 1 and method in _SCALINGS and isinstance(trained.positions, RoPE):
+    rope = dataclasses.replace(trained.positions, scaling=_SCALINGS[method](extension, train_context))
+    return Inference(dataclasses.replace(trained, positions=rope))
+  return Inference(trained)

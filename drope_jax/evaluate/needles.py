@@ -1,0 +1,79 @@
+"""Needle retrieval: does a model answer from a fact that lies somewhere in its context?
+
+A sample is a prompt that ends with a question, the tokens that answer it, and the depth at which the fact lies (see
+`drope_jax.data.recall.needle_sample`). An answer counts if greedy generation begins with exactly its tokens.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from drope_jax.config import ComputeConfig
+from drope_jax.data.recall import NeedleSample
+from drope_jax.evaluate.methods import Inference
+from drope_jax.generate import generate
+from drope_jax.model import Params
+
+
+def retrieve(
+  params: Params,
+  inference: Inference,
+  samples: Sequence[NeedleSample],
+  *,
+  batch_size: int = 32,
+  compute: ComputeConfig | None = None,
+) -> np.ndarray:
+  """Which samples are answered exactly: bool, in the order of `samples`.
+
+  With `inference.crop` = W the model sees the last tokens of a prompt that leave room for the answer within W.
+
+  Args:
+    inference: see methods.inference.
+    batch_size: samples on the device at one time, of similar length; it does not change the result.
+
+  Raises:
+    ValueError: if there is no sample, or a crop has no room for an answer.
+  """
+  if not samples:
+    raise ValueError("samples is empty; there is nothing to measure")
+  prompts = [_cropped(sample, inference.crop) for sample in samples]
+  by_length = sorted(range(len(samples)), key=lambda i: len(prompts[i]))
+  correct_N = np.zeros(len(samples), bool)
+  for start in range(0, len(samples), batch_size):
+    batch = by_length[start : start + batch_size]
+    continuations = generate(
+      params,
+      inference.config,
+      [prompts[i] for i in batch],
+      max_new_tokens=max(len(samples[i].answer) for i in batch),
+      logit_scale=inference.logit_scale,
+      compute=compute,
+    )
+    for i, continuation in zip(batch, continuations, strict=True):
+      correct_N[i] = tuple(continuation[: len(samples[i].answer)]) == tuple(samples[i].answer)
+  return correct_N
+
+
+class DepthAccuracy(NamedTuple):
+  """Share of the `n` samples near `depth` that were answered."""
+
+  depth: float
+  accuracy: float
+  n: int
+
+
+def by_depth(samples: Sequence[NeedleSample], correct_N: np.ndarray, depths: Sequence[float]) -> list[DepthAccuracy]:
+  """Accuracy at each of `depths` that has samples; a sample counts for the one nearest to where its fact lies."""
+  actual_N = np.array([sample.depth for sample in samples])
+  nearest_N = np.abs(actual_N[:, None] - np.asarray(depths)).argmin(axis=1)
+  groups = [(depth, correct_N[nearest_N == i]) for i, depth in enumerate(depths)]
+  return [DepthAccuracy(depth, float(group.mean()), group.size) for depth, group in groups if group.size]
+
+
+def _cropped(sample: NeedleSample, crop: int | None) -> np.ndarray:
+  if crop is None:
+    return sample.tokens
+  if crop <= len(sample.answer):
+    raise ValueError(f"crop is {crop}; an answer of {len(sample.answer)} tokens leaves no room for its question")
+  return sample.tokens[-(crop - len(sample.answer)) :]

@@ -1,0 +1,106 @@
+"""results.jsonl: a record a measured figure, appended as it is measured.
+
+One *measurement* (a run under a method on a task at a context with a seed) gives several figures, its metrics:
+
+| metric                | value                                                                         |
+|-----------------------|-------------------------------------------------------------------------------|
+| "loss"                | mean loss in nats per token over all positions                                |
+| "loss@128-192"        | the same over positions 128 .. 191 (see perplexity.py for what a position is) |
+| "accuracy"            | share of samples answered exactly, 0 to 1                                     |
+| "accuracy@depth=0.25" | the same for needles near that depth: 0 is the haystack's start, 1 its end    |
+| "beta"                | the factor on the attention logits that was used                              |
+"""
+
+import dataclasses
+import json
+import math
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import NamedTuple
+
+from drope_jax.config import ConfigError, from_dict
+
+LOSS = "loss"
+ACCURACY = "accuracy"
+BETA = "beta"
+
+
+def loss_between(start: int, stop: int) -> str:
+  """The metric of the mean loss over positions start .. stop-1."""
+  return f"{LOSS}@{start}-{stop}"
+
+
+def accuracy_at(depth: float) -> str:
+  """The metric of the accuracy on needles at `depth`."""
+  return f"{ACCURACY}@depth={depth:g}"
+
+
+class Measurement(NamedTuple):
+  """What one measurement is known by; its metrics are written together."""
+
+  run: str
+  method: str
+  task: str
+  context: int
+  seed: int
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Result:
+  """One figure."""
+
+  run: str  # the run whose checkpoint was measured
+  method: str  # see methods.py
+  task: str  # "perplexity", "needles", ...
+  context: int  # tokens of a sequence
+  extension: float  # context / training context
+  metric: str
+  value: float
+  n: int  # samples behind the value: tokens of a loss, prompts of an accuracy
+  seed: int  # of the evaluation data
+
+  @property
+  def measurement(self) -> Measurement:
+    return Measurement(self.run, self.method, self.task, self.context, self.seed)
+
+
+def append(path: Path, results: Iterable[Result]) -> None:
+  """Appends the figures of one measurement in one write, so that an interruption leaves all of them or none.
+
+  Raises:
+    ValueError: if a value is not finite (JSON has no such number), or the file ends within a record.
+  """
+  results = list(results)
+  for result in results:
+    if not math.isfinite(result.value):
+      raise ValueError(f"{result.metric} of {result.measurement} is {result.value}; a result must be finite")
+  lines = "".join(json.dumps(dataclasses.asdict(result)) + "\n" for result in results)
+  with path.open("a+b") as file:  # writes go to the end, wherever was read
+    if file.tell():
+      file.seek(-1, os.SEEK_END)
+      if file.read(1) != b"\n":
+        raise ValueError(f"{path}: the last line is not complete; remove it to go on")
+    file.write(lines.encode())
+
+
+def read(path: Path) -> list[Result]:
+  """All figures of a file, in the order they were measured; none if there is no file.
+
+  Raises:
+    ValueError: naming the file and the line of a record that cannot be read.
+  """
+  if not path.exists():
+    return []
+  results = []
+  for number, line in enumerate(path.read_text().splitlines(), start=1):
+    try:
+      results.append(from_dict(Result, json.loads(line)))
+    except (json.JSONDecodeError, ConfigError, TypeError) as error:
+      raise ValueError(f"{path}:{number}: not a result ({error})") from error
+  return results
+
+
+def measured(path: Path) -> set[Measurement]:
+  """What a file already holds, so that a rerun can skip it."""
+  return {result.measurement for result in read(path)}

@@ -1,0 +1,224 @@
+"""Generation with a key/value cache: batched, with prompts of different lengths, greedy or sampled.
+
+One compiled program does a whole call: it prefills the cache in chunks and then decodes until every row is done. Rows
+lie left-aligned in one array that holds prompt and answer; each continues from its own length. Shapes are rounded up
+(see `_round_up`), and all numbers of a call are arguments, so that calls of similar size share one program.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from drope_jax.config import ComputeConfig, ModelConfig
+from drope_jax.model import Array, Cache, Params, hidden_states, init_cache, unembed
+
+_SMALLEST_CAPACITY = 64  # tokens: below, shorter rows save less than another compilation costs
+
+
+class _Sampler(NamedTuple):
+  """How the next token is drawn. As a pytree: `top_p` None (the whole vocabulary) is another program than a number."""
+
+  temperature: float
+  top_p: float | None
+  key: Array
+
+
+class _State(NamedTuple):
+  """The decode loop after `step` tokens. The cache holds all but the last token of each row."""
+
+  step: Array
+  tokens_BS: Array
+  cache: Cache
+  done_B: Array
+
+
+def generate(
+  params: Params,
+  config: ModelConfig,
+  prompts: Sequence[Sequence[int] | np.ndarray],
+  *,
+  max_new_tokens: int,
+  temperature: float = 0.0,
+  top_p: float = 1.0,
+  key: Array | None = None,
+  eos_id: int | None = None,
+  logit_scale: float | Array = 1.0,
+  compute: ComputeConfig | None = None,
+  prefill_chunk: int = 512,
+) -> list[list[int]]:
+  """Continues every prompt; each row's result is what it would be alone.
+
+  Dynamic RoPE scalings take the length of a row to be its prompt plus `max_new_tokens` throughout, so that one row is
+  computed with one set of frequencies.
+
+  Args:
+    params: the tree of `parameter_specs(config)`.
+    prompts: token ids, of any lengths from 1 on.
+    max_new_tokens: tokens to add at most.
+    temperature: 0 takes the most likely token; above, logits are divided by it and sampled from. (The temperature of
+      the attention logits is `logit_scale`.)
+    top_p: when sampling, draw from the most likely tokens that together reach this probability (nucleus sampling).
+    key: jax.random key, needed for sampling; what row b draws at step t depends on (key, b, t) alone.
+    eos_id: the token that ends a row.
+    logit_scale: beta of paper appendix C.2, a scalar or (H,); see `drope_jax.temperature`.
+    compute: how to compute it; the default ComputeConfig if None.
+    prefill_chunk: prompt tokens processed at one time; bounds memory, does not change the result.
+
+  Returns:
+    For each prompt the new tokens, up to and including the first `eos_id`.
+
+  Raises:
+    ValueError: for an empty prompt, a token outside of the vocabulary, or an argument out of range, naming it.
+  """
+  _check_arguments(config, prompts, max_new_tokens, eos_id, prefill_chunk)
+  sampler = _make_sampler(temperature, top_p, key)
+  if not prompts:
+    return []
+  lengths = [len(prompt) for prompt in prompts]
+  capacity = max(_round_up(max(lengths) + max_new_tokens), _SMALLEST_CAPACITY)
+  chunk = min(prefill_chunk, _round_up(max(lengths)))
+
+  num_rows = _round_up(len(prompts))
+  tokens_BS = np.zeros((num_rows, capacity), np.int32)
+  for row, prompt in zip(tokens_BS, prompts, strict=False):
+    row[: len(prompt)] = prompt
+  lengths_B = np.array(lengths + [1] * (num_rows - len(prompts)), np.int32)
+  done_B = np.arange(num_rows) >= len(prompts)  # rows that only fill the batch up
+
+  new_BS = _generate(
+    params,
+    tokens_BS,
+    lengths_B,
+    done_B,
+    max_new_tokens,
+    eos_id,
+    logit_scale,
+    sampler,
+    config,
+    compute or ComputeConfig(),
+    chunk,
+  )
+  rows = np.asarray(new_BS)[: len(prompts)]
+  return [
+    _until_eos(row[length : length + max_new_tokens].tolist(), eos_id)
+    for row, length in zip(rows, lengths, strict=True)
+  ]
+
+
+def _check_arguments(
+  config: ModelConfig,
+  prompts: Sequence[Sequence[int] | np.ndarray],
+  max_new_tokens: int,
+  eos_id: int | None,
+  prefill_chunk: int,
+) -> None:
+  for i, prompt in enumerate(prompts):
+    if len(prompt) == 0:
+      raise ValueError(f"prompts[{i}] is empty; a prompt needs at least one token")
+    for token in (np.min(prompt), np.max(prompt)):
+      if not 0 <= token < config.vocab_size:
+        raise ValueError(f"prompts[{i}] holds token {token}; the model's vocab_size is {config.vocab_size}")
+  if max_new_tokens < 1:
+    raise ValueError(f"max_new_tokens is {max_new_tokens}; it must be at least 1")
+  if eos_id is not None and not 0 <= eos_id < config.vocab_size:
+    raise ValueError(f"eos_id is {eos_id}; the model's vocab_size is {config.vocab_size}")
+  if prefill_chunk < 1:
+    raise ValueError(f"prefill_chunk is {prefill_chunk}; it must be at least 1")
+
+
+def _make_sampler(temperature: float, top_p: float, key: Array | None) -> _Sampler | None:
+  """None for greedy decoding."""
+  if not temperature >= 0:
+    raise ValueError(f"temperature is {temperature}; it must be at least 0")
+  if not 0 < top_p <= 1:
+    raise ValueError(f"top_p is {top_p}; it must lie in (0, 1]")
+  if temperature == 0:
+    return None
+  if key is None:
+    raise ValueError(f"temperature is {temperature}; sampling needs `key`, a jax.random key")
+  return _Sampler(temperature, None if top_p == 1 else top_p, key)
+
+
+def _round_up(size: int) -> int:
+  """`size` rounded up to three leading binary digits: four sizes an octave, at most a quarter too many."""
+  step = 1 << max(size.bit_length() - 3, 0)
+  return -(-size // step) * step
+
+
+def _until_eos(tokens: list[int], eos_id: int | None) -> list[int]:
+  return tokens[: tokens.index(eos_id) + 1] if eos_id in tokens else tokens
+
+
+@functools.partial(jax.jit, static_argnames=("config", "compute", "chunk"))
+def _generate(
+  params: Params,
+  tokens_BS: Array,
+  lengths_B: Array,
+  done_B: Array,
+  max_new_tokens: Array,
+  eos_id: Array | None,
+  logit_scale: float | Array,
+  sampler: _Sampler | None,
+  config: ModelConfig,
+  compute: ComputeConfig,
+  chunk: int,
+) -> Array:
+  """`tokens_BS` with up to `max_new_tokens` tokens after each row's length."""
+  batch, capacity = tokens_BS.shape
+  rows = jnp.arange(batch)
+
+  def extend(cache: Cache, tokens_BT: Array) -> tuple[Array, Cache]:
+    length_B11 = (lengths_B + max_new_tokens)[:, None, None]
+    x_BTD, extended = hidden_states(
+      params, config, tokens_BT, compute=compute, cache=cache, length=length_B11, logit_scale=logit_scale
+    )
+    assert extended is not None  # since a cache was given
+    return x_BTD, extended
+
+  def prefill(i: Array, cache: Cache) -> Cache:
+    start = jnp.minimum(i * chunk, capacity - chunk)  # the last chunk may repeat some of the one before it
+    cache = dataclasses.replace(cache, lengths_B=jnp.full(batch, start))
+    return extend(cache, lax.dynamic_slice_in_dim(tokens_BS, start, chunk, axis=1))[1]
+
+  def unfinished(state: _State) -> Array:
+    return (state.step < max_new_tokens) & ~state.done_B.all()
+
+  def decode(state: _State) -> _State:
+    step, tokens_BS, cache, done_B = state
+    x_B1D, cache = extend(cache, tokens_BS[rows, cache.lengths_B][:, None])
+    token_B = _choose(unembed(params, x_B1D)[:, 0], step, sampler)
+    tokens_BS = tokens_BS.at[rows, cache.lengths_B].set(token_B)
+    return _State(step + 1, tokens_BS, cache, done_B if eos_id is None else done_B | (token_B == eos_id))
+
+  # The last token of a prompt is left to the decode loop, whose first step turns it into logits: prefill needs none.
+  # What shorter rows wrote beyond their own length lies past every index they see, and is overwritten as they grow.
+  cache = init_cache(config, batch, capacity, compute)
+  cache = lax.fori_loop(0, -(-(lengths_B.max() - 1) // chunk), prefill, cache)
+  cache = dataclasses.replace(cache, lengths_B=lengths_B - 1)
+  return lax.while_loop(unfinished, decode, _State(jnp.int32(0), tokens_BS, cache, done_B)).tokens_BS
+
+
+def _choose(logits_BV: Array, step: Array, sampler: _Sampler | None) -> Array:
+  """The next token of each row, int32 (B,)."""
+  if sampler is None:
+    return logits_BV.argmax(-1).astype(jnp.int32)
+  logits_BV = logits_BV / sampler.temperature
+  if sampler.top_p is not None:
+    logits_BV = jnp.where(_nucleus(logits_BV, sampler.top_p), logits_BV, -jnp.inf)
+  step_key = jax.random.fold_in(sampler.key, step)
+  row_keys = jax.vmap(functools.partial(jax.random.fold_in, step_key))(jnp.arange(logits_BV.shape[0]))
+  return jax.vmap(jax.random.categorical)(row_keys, logits_BV).astype(jnp.int32)
+
+
+def _nucleus(logits_BV: Array, top_p: Array | float) -> Array:
+  """Which tokens are in the smallest set of the most likely ones whose probabilities reach `top_p`."""
+  order_BV = jnp.argsort(logits_BV, axis=-1, descending=True)
+  sorted_BV = jnp.take_along_axis(jax.nn.softmax(logits_BV, axis=-1), order_BV, axis=-1)
+  before_BV = jnp.cumsum(sorted_BV, axis=-1) - sorted_BV
+  return jnp.take_along_axis(before_BV < top_p, jnp.argsort(order_BV, axis=-1), axis=-1)

@@ -1,0 +1,130 @@
+"""What a run reports: FLOPs and MFU, metrics.jsonl, optional trackers, and the line a person reads."""
+
+import datetime
+import importlib.util
+import json
+import math
+from pathlib import Path
+from typing import Any, Protocol
+
+import jax
+
+from drope_jax.config import ConfigError, ModelConfig
+from drope_jax.model import map_specs
+
+# Dense bfloat16 FLOP/s of one device, by jax's device_kind (vendors' data sheets). Anything else has no MFU.
+PEAK_FLOPS = {
+  "TPU v4": 275e12,
+  "TPU v5 lite": 197e12,
+  "TPU v5": 459e12,
+  "TPU v5p": 459e12,
+  "TPU v6 lite": 918e12,
+  "NVIDIA A100-SXM4-80GB": 312e12,
+  "NVIDIA H100 80GB HBM3": 989e12,
+  "NVIDIA H200": 989e12,
+}
+
+
+def flops_per_token(config: ModelConfig, context: int, convention: str = "palm") -> float:
+  """FLOPs of forward and backward for one token in a row of `context` tokens.
+
+  6 N + 12 * layers * H * h * T (PaLM, appendix B); "causal" halves the attention term, which is what a kernel that skips
+  the masked half computes. N counts the matrices that multiply, the unembedding once and the embedding lookup never.
+  """
+  if convention not in ("palm", "causal"):
+    raise ValueError(f"convention is {convention!r}; allowed: palm, causal")
+  sizes = map_specs(lambda spec: math.prod(spec.shape) if spec.decay else 0, config)
+  multiplied = sum(jax.tree.leaves(sizes)) - (0 if config.tie_embeddings else sizes["embedding"])
+  attention = 12 * config.num_layers * config.num_heads * config.head_dim * context
+  return 6 * multiplied + attention * (1 if convention == "palm" else 0.5)
+
+
+def mfu(tokens_per_second: float, flops: float) -> float | None:
+  """Model FLOPs utilisation of all devices of the run, or None where the device's peak is not known (a CPU)."""
+  peak = PEAK_FLOPS.get(jax.devices()[0].device_kind)
+  return None if peak is None else tokens_per_second * flops / (peak * jax.device_count())
+
+
+class Tracker(Protocol):
+  """A sink of metric records."""
+
+  def write(self, record: dict[str, Any]) -> None: ...
+
+  def close(self) -> None: ...
+
+
+class JsonLines:
+  """A record a line. Records after `step` are dropped on opening: a resumed run writes them again."""
+
+  def __init__(self, path: Path, step: int):
+    kept = []
+    if path.exists():
+      lines = path.read_text().splitlines(keepends=True)
+      # A line cut off by a crash has no newline and is later than any checkpoint.
+      kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= step]
+      path.write_text("".join(kept))
+    self._file = path.open("a")
+
+  def write(self, record: dict[str, Any]) -> None:
+    self._file.write(json.dumps(record) + "\n")
+    self._file.flush()
+
+  def close(self) -> None:
+    self._file.close()
+
+
+class TensorBoard:
+  """Event files through tensorboardX."""
+
+  def __init__(self, directory: Path):
+    from tensorboardX import SummaryWriter  # optional, and slow to import
+
+    self._writer = SummaryWriter(str(directory))
+
+  def write(self, record: dict[str, Any]) -> None:
+    for name, value in record.items():
+      if name != "step" and value is not None:
+        self._writer.add_scalar(name, value, record["step"])
+
+  def close(self) -> None:
+    self._writer.close()
+
+
+class WandB:
+  """A Weights & Biases run named after the workdir."""
+
+  def __init__(self, workdir: Path, config: dict[str, Any]):
+    import wandb  # optional
+
+    self._run = wandb.init(dir=str(workdir), name=workdir.name, config=config, resume="allow")
+
+  def write(self, record: dict[str, Any]) -> None:
+    self._run.log({name: value for name, value in record.items() if value is not None}, step=record["step"])
+
+  def close(self) -> None:
+    self._run.finish()
+
+
+def open_trackers(names: tuple[str, ...], workdir: Path, config: dict[str, Any], step: int) -> list[Tracker]:
+  """metrics.jsonl, and the trackers asked for: TensorBoard where tensorboardX is installed, W&B or an error."""
+  trackers: list[Tracker] = [JsonLines(workdir / "metrics.jsonl", step)]
+  if "tensorboard" in names and importlib.util.find_spec("tensorboardX"):
+    trackers.append(TensorBoard(workdir / "tensorboard"))
+  if "wandb" in names:
+    if not importlib.util.find_spec("wandb"):
+      raise ConfigError("TrainConfig.trackers has 'wandb', which is not installed (pip install wandb)")
+    trackers.append(WandB(workdir, config))
+  return trackers
+
+
+def progress_line(record: dict[str, Any], steps: int, eta_seconds: float | None) -> str:
+  """`step 40/800  loss 3.214  grad 0.91  lr 1.0e-03  12.3k tok/s  ETA 0:01:02`."""
+  parts = [f"step {record['step']}/{steps}", f"loss {record['loss']:.3f}", f"grad {record['grad_norm']:.2f}"]
+  parts.append(f"lr {record['learning_rate']:.1e}")
+  if record["tokens_per_second"] is not None:
+    parts.append(f"{record['tokens_per_second'] / 1000:.1f}k tok/s")
+  if record["mfu"] is not None:
+    parts.append(f"MFU {record['mfu']:.1%} (PaLM)")
+  if eta_seconds is not None:
+    parts.append(f"ETA {datetime.timedelta(seconds=round(eta_seconds))}")
+  return "  ".join(parts)

@@ -1,0 +1,343 @@
+"""One run, read top to bottom: where the weights come from, the step, the loop.
+
+Where weights come from, in this order:
+  1. the last complete checkpoint of the run's own workdir: with optimizer, data position and step; always wins;
+  2. `config.init`: another run's weights only, its positional embedding dropped and QK-norm inserted as asked. Optimizer
+     (unless `keep_optimizer`), schedule, step count and data start anew;
+  3. scratch: `config.model` initialised from `config.seed`.
+"""
+
+import contextlib
+import dataclasses
+import logging
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from etils import epath
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from drope_jax import checkpoint, drope, metrics
+from drope_jax.checkpoint import CheckpointError, TrainState
+from drope_jax.config import ConfigError, ModelConfig, TrainConfig, checked, differences, load_config, save_config, to_dict
+from drope_jax.data.pipeline import train_batches
+from drope_jax.data.tokenizers import load_tokenizer
+from drope_jax.loss import summed_loss
+from drope_jax.model import init_params
+from drope_jax.optim import learning_rate, make_optimizer
+from drope_jax.sharding import make_mesh, named_sharding
+
+Array = jax.Array
+
+logger = logging.getLogger(__name__)
+
+
+class Outcome(NamedTuple):
+  """How a call of `train` ended."""
+
+  step: int
+  finished: bool  # False: stopped by SIGTERM after saving `step`; the same call goes on from there
+
+
+# --- the run -----------------------------------------------------------------------------------------------------------
+
+
+def resolve(config: TrainConfig) -> TrainConfig:
+  """The config with `model` filled in from `init`'s checkpoint. Raises ConfigError if both are given and disagree."""
+  config = checked(config)
+  if config.init is None:
+    return config
+  model = checkpoint.load_model_config(config.init.checkpoint, config.init.step)
+  if config.init.drop:
+    model = drope.drop(model)
+  if config.init.qk_norm is not None:
+    model = dataclasses.replace(model, qk_norm=config.init.qk_norm)
+  if config.model is not None:
+    found = differences(to_dict(model), to_dict(config.model))
+    if found:
+      raise ConfigError(f"TrainConfig.model is not that of init.checkpoint ({config.init.checkpoint}): {found[0]}")
+  return dataclasses.replace(config, model=model)
+
+
+def claim(workdir: epath.Path, config: TrainConfig) -> None:
+  """Makes `workdir` this run's, with its config.json; raises CheckpointError if it is another run's."""
+  path = workdir / "config.json"
+  if path.exists():
+    checkpoint.refuse_other_run(to_dict(load_config(TrainConfig, path)), config, workdir)
+  elif workdir.exists() and any(workdir.iterdir()):
+    raise CheckpointError(f"{workdir} is not empty and holds no config.json; choose another workdir")
+  workdir.mkdir(parents=True, exist_ok=True)
+  if jax.process_index() == 0:
+    save_config(config, path)
+
+
+def train(config: TrainConfig, workdir: epath.PathLike) -> Outcome:
+  """Runs `config` in `workdir` to its last step, from wherever it stands; a finished run returns at once.
+
+  Writes config.json, metrics.jsonl, checkpoints/ and a copy of the tokenizer (README.md, "Outputs").
+
+  Raises:
+    ConfigError: the config cannot be, or does not fit the devices.
+    CheckpointError: the workdir is another run's, or a checkpoint is missing.
+    FloatingPointError: the loss is no longer finite; nothing after the last checkpoint is kept.
+  """
+  workdir = epath.Path(workdir)
+  config = resolve(config)
+  assert config.model is not None
+  model = config.model
+  mesh = make_mesh(config.mesh)
+  tokenizer = load_tokenizer(config.data.tokenizer)
+  if tokenizer.vocab_size > model.vocab_size:
+    raise ConfigError(
+      f"ModelConfig.vocab_size is {model.vocab_size}; the tokenizer {config.data.tokenizer} has {tokenizer.vocab_size}"
+    )
+  data = train_batches(config.data, config.seed, jax.process_index(), jax.process_count())
+  claim(workdir, config)
+  tokenizer.save(workdir)
+
+  optimizer = make_optimizer(config.optim, model, config.steps)
+  abstract = _abstract_state(model, optimizer, mesh)
+  with checkpoint.open_manager(workdir, config) as manager, jax.set_mesh(mesh):
+    step, tokens, seconds = 0, 0, 0.0
+    last = manager.latest_step()
+    if last is not None:
+      state, meta = checkpoint.resume(manager, last, abstract, data)
+      step, tokens, seconds = meta["step"], meta["tokens"], meta["seconds"]
+      logger.info("goes on from step %d of %s", step, workdir)
+    elif config.init is not None:
+      state = _state_from(config, mesh, optimizer, abstract)
+    else:
+      shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract)
+      state = jax.jit(lambda key: _fresh_state(model, optimizer, key), out_shardings=shardings)(jax.random.key(config.seed))
+    if step >= config.steps:
+      return Outcome(step, finished=True)
+
+    loop = _Loop(config, mesh, manager, workdir, optimizer)
+    with _sigterm() as stop_asked:
+      return loop.run(state, data, step, tokens, seconds, stop_asked)
+
+
+# --- state -------------------------------------------------------------------------------------------------------------
+
+
+def _fresh_state(model: ModelConfig, optimizer: optax.GradientTransformation, key: Array) -> TrainState:
+  params = init_params(model, key)
+  return TrainState(params, optimizer.init(params))
+
+
+def _abstract_state(model: ModelConfig, optimizer: optax.GradientTransformation, mesh: Mesh) -> TrainState:
+  """Shapes, dtypes and shardings: moments lie where their parameters do, everything else on every device."""
+  params = checkpoint.abstract_params(model, mesh)
+  everywhere = NamedSharding(mesh, PartitionSpec())
+  opt_state = optax.tree_utils.tree_map_params(
+    optimizer,
+    lambda _, param: param,
+    jax.eval_shape(optimizer.init, params),
+    params,
+    transform_non_params=lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=everywhere),
+  )
+  return TrainState(params, opt_state)
+
+
+def _state_from(
+  config: TrainConfig, mesh: Mesh, optimizer: optax.GradientTransformation, abstract: TrainState
+) -> TrainState:
+  """Weights of `config.init`, with what was asked done to them, and an optimizer state, fresh or carried over."""
+  init = config.init
+  assert init is not None
+  source = checkpoint.load(init.checkpoint, init.step, mesh)
+  params = source.params
+  if init.qk_norm is not None:
+    _, params = drope.insert_qk_norm(source.model, params, init.qk_norm)
+  logger.info(
+    "weights from %s, step %d: embedding %s, QK-norm %s, optimizer state %s",
+    init.checkpoint,
+    source.step,
+    "dropped" if init.drop else "kept",
+    "inserted" if init.qk_norm else "as it was",
+    "kept" if init.keep_optimizer else "fresh",
+  )
+  shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract)
+  params = jax.device_put(params, shardings.params)
+  opt_state = jax.jit(optimizer.init, out_shardings=shardings.opt_state)(params)
+  if init.keep_optimizer:
+    source_optimizer = make_optimizer(source.config.optim, source.model, source.config.steps)
+    abstract_source = _abstract_state(source.model, source_optimizer, mesh).opt_state
+    adam = optax.tree_utils.tree_get(
+      checkpoint.load_optimizer_state(init.checkpoint, source.step, abstract_source), "ScaleByAdamState"
+    )
+    # Moments of weights that the source did not have (an inserted norm) start at zero, as its fresh ones do.
+    fresh = optax.tree_utils.tree_get(opt_state, "ScaleByAdamState")
+    carried = adam._replace(mu=_overlay(fresh.mu, adam.mu), nu=_overlay(fresh.nu, adam.nu))
+    opt_state = optax.tree_utils.tree_set(opt_state, ScaleByAdamState=carried)
+  return TrainState(params, opt_state)
+
+
+def _overlay(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
+  """`below` with every leaf that `above` has."""
+  return {
+    name: (_overlay(value, above[name]) if isinstance(value, dict) else above[name]) if name in above else value
+    for name, value in below.items()
+  }
+
+
+# --- the step ----------------------------------------------------------------------------------------------------------
+
+
+def make_train_step(config: TrainConfig, optimizer: optax.GradientTransformation):
+  """step(state, batch) -> (state, {"loss", "grad_norm", "tokens"}): a pure function, to be compiled by the caller.
+
+  The batch is split into `optim.accumulation` micro-batches whose sums of losses and gradients are added up and divided
+  by the number of real targets once, so that accumulation changes nothing but memory.
+  """
+  model, compute = config.model, config.compute
+  assert model is not None
+  pieces = config.optim.accumulation
+
+  def loss(params: Any, batch: dict[str, Array]) -> tuple[Array, dict[str, Array]]:
+    return summed_loss(params, model, batch, compute, config.optim.z_loss)
+
+  def add_micro_batch(totals: tuple[Any, Any], batch: dict[str, Array], params: Any) -> tuple[Any, Any]:
+    (_, sums), grads = jax.value_and_grad(loss, has_aux=True)(params, batch)
+    return jax.tree.map(jnp.add, totals, (sums, grads))
+
+  def train_step(state: TrainState, batch: dict[str, Array]) -> tuple[TrainState, dict[str, Array]]:
+    if pieces == 1:
+      (_, sums), grads = jax.value_and_grad(loss, has_aux=True)(state.params, batch)
+    else:
+      # Row r goes to micro-batch r % pieces: every device keeps rows of its own in each.
+      micro = jax.tree.map(lambda x: x.reshape(-1, pieces, *x.shape[1:]).swapaxes(0, 1), batch)
+      zeros = ({"nll": jnp.zeros(()), "tokens": jnp.zeros(())}, jax.tree.map(jnp.zeros_like, state.params))
+      (sums, grads), _ = jax.lax.scan(lambda t, b: (add_micro_batch(t, b, state.params), None), zeros, micro)
+    count = jnp.maximum(sums["tokens"], 1.0)
+    grads = jax.tree.map(lambda g: g / count, grads)
+    updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+    report = {"loss": sums["nll"] / count, "grad_norm": optax.global_norm(grads), "tokens": sums["tokens"]}
+    return TrainState(optax.apply_updates(state.params, updates), opt_state), report
+
+  return train_step
+
+
+# --- the loop ----------------------------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def _sigterm() -> Iterator[threading.Event]:
+  """An event that SIGTERM sets, instead of ending the process; only the main thread can listen."""
+  asked = threading.Event()
+  if threading.current_thread() is not threading.main_thread():
+    yield asked
+    return
+  before = signal.signal(signal.SIGTERM, lambda *_: asked.set())
+  try:
+    yield asked
+  finally:
+    signal.signal(signal.SIGTERM, before)
+
+
+class _Loop:
+  """The training loop: it dispatches step t + 1 before it looks at step t, and saves and logs on the way."""
+
+  def __init__(self, config: TrainConfig, mesh: Mesh, manager: Any, workdir: epath.Path, optimizer: Any):
+    assert config.model is not None
+    self.config, self.manager, self.workdir = config, manager, workdir
+    self.schedule = learning_rate(config.optim, config.steps)
+    self.flops = metrics.flops_per_token(config.model, config.data.context)
+    self.batch_sharding = named_sharding(mesh, ("batch",))
+    everywhere = NamedSharding(mesh, PartitionSpec())
+    state = jax.tree.map(lambda leaf: leaf.sharding, _abstract_state(config.model, optimizer, mesh))
+    self.step = jax.jit(
+      make_train_step(config, optimizer),
+      in_shardings=(state, self.batch_sharding),
+      out_shardings=(state, everywhere),
+      donate_argnums=0,
+    )
+
+  def run(
+    self, state: TrainState, data: Iterator[Any], step: int, tokens: int, seconds: float, stop: threading.Event
+  ) -> Outcome:
+    config = self.config
+    trackers: list[metrics.Tracker] = []
+    if jax.process_index() == 0:
+      trackers = metrics.open_trackers(config.trackers, self.workdir, to_dict(config), step)
+    clock = _Clock(seconds)
+    pending: list[dict[str, Array]] = []  # reports of dispatched steps that nobody has looked at yet
+    saved = None
+    try:
+      while step < config.steps and not stop.is_set():
+        batch = jax.tree.map(lambda x: jax.make_array_from_process_local_data(self.batch_sharding, x), next(data))
+        state, report = self.step(state, batch)
+        # Before this step's own report is queued: reading the earlier ones waits for step t while t + 1 runs.
+        if pending and (step % config.log_every == 0 or step == 1):
+          tokens += self._log(pending, step, tokens, clock, trackers)
+          pending = []
+        pending.append(report)
+        step += 1
+        if step % config.checkpoint_every == 0 or step == config.steps:
+          tokens += self._log(pending, step, tokens, clock, trackers)
+          pending = []
+          self._save(step, state, data, tokens, clock)
+          saved = step
+      if saved != step:
+        tokens += self._log(pending, step, tokens, clock, trackers)
+        self._save(step, state, data, tokens, clock)
+      self.manager.wait_until_finished()
+    finally:
+      for tracker in trackers:
+        tracker.close()
+    return Outcome(step, finished=step >= config.steps)
+
+  def _save(self, step: int, state: TrainState, data: Any, tokens: int, clock: "_Clock") -> None:
+    checkpoint.save(self.manager, step, state, data, self.config, tokens, clock.total)
+
+  def _log(
+    self, pending: list[dict[str, Array]], step: int, tokens: int, clock: "_Clock", trackers: list[metrics.Tracker]
+  ) -> int:
+    """Writes the record of the steps since the last one (losses averaged by tokens); returns their tokens."""
+    reports = jax.device_get(pending)
+    new_tokens = sum(float(report["tokens"]) for report in reports)
+    loss = sum(float(report["loss"]) * float(report["tokens"]) for report in reports) / new_tokens
+    elapsed = clock.lap()
+    # The first lap is mostly compilation: it counts as time, but says nothing about speed.
+    speed = None if clock.laps == 1 else new_tokens / elapsed
+    record = {
+      "step": step,
+      "tokens": round(tokens + new_tokens),
+      "loss": loss,
+      "grad_norm": float(reports[-1]["grad_norm"]),
+      "learning_rate": float(self.schedule(step - 1)),
+      "tokens_per_second": speed,
+      "mfu": None if speed is None else metrics.mfu(speed, self.flops),
+      "seconds": clock.total,
+    }
+    for tracker in trackers:
+      tracker.write(record)
+    eta = None if speed is None else (self.config.steps - step) * new_tokens / len(reports) / speed
+    if jax.process_index() == 0:
+      logger.info(metrics.progress_line(record, self.config.steps, eta))
+    if not jnp.isfinite(loss):
+      raise FloatingPointError(f"the loss at step {step} is {loss}; {self.workdir} keeps its earlier checkpoints")
+    return round(new_tokens)
+
+
+class _Clock:
+  """Seconds of training, over all starts of the run, and since the last lap."""
+
+  def __init__(self, before: float):
+    self._before, self._start = before, time.monotonic()
+    self._last, self.laps = self._start, 0
+
+  @property
+  def total(self) -> float:
+    return self._before + time.monotonic() - self._start
+
+  def lap(self) -> float:
+    now = time.monotonic()
+    elapsed, self._last = now - self._last, now
+    self.laps += 1
+    return elapsed

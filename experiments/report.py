@@ -1,0 +1,124 @@
+"""Tables and plots of a study again, from its records alone: `python -m experiments.report DIR`.
+
+Reads study.json, results.jsonl and each run's config.json and metrics.jsonl in DIR; writes DIR/report.md and PNG plots.
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from experiments.reporting import plots, tables
+from experiments.reporting.finding import PERPLEXITY, RETRIEVAL, finding, spread_note
+from experiments.reporting.records import ReportError, Study, read_study
+
+BACKGROUND = """\
+A language model must know in which order its tokens stand. Most are told by **RoPE**: queries and keys are rotated by an
+angle that grows with the position, and beyond the lengths of the training these angles are new to the model. **DroPE** (arXiv
+2512.12167) trains with RoPE, *drops* the rotations altogether (what remains of the order is that a token sees only what
+precedes it), and *recalibrates*: a short further training at the same length. It never trains on anything long. Its fair
+control is the same model **continued** with RoPE for as many tokens. Both are compared with methods that need no training:
+they rescale the control's rotations, or cut the text. A model without rotations spreads its attention thin over a long
+text; a **temperature**, a factor β on the attention logits that is fitted on held-out text, sharpens it again."""
+
+ABOUT_PERPLEXITY = f"""\
+Among how many tokens the model is, in effect, undecided when it predicts the next one (the exponential of the mean loss over
+all positions of documents of that length); lower is better. n: predicted tokens. Bold: the best of each column, and those
+level with it. {tables.MISSING}: not measured."""
+
+ABOUT_NEEDLES = """\
+A fact lies somewhere in a long text and is asked for at its end. Per cent answered exactly, over all depths (± one standard
+error); higher is better. n: prompts."""
+
+ABOUT_TEMPERATURE = """\
+At each length every β of a grid is tried on held-out text, and c of β = 1 + c·ln s (s: the length as a multiple of the training
+context) is fitted to the best ones by least squares."""
+
+CAPTIONS = {
+  "summary.png": "Perplexity and needle retrieval against length. Shaded: the training context. Bars: one standard error.",
+  "loss.png": "Training loss of every arm. Dotted line: the positional embedding is dropped.",
+  "perplexity_by_position.png": "Perplexity by position in the longest documents. Shaded: the training context.",
+  "needles.png": "Needles found, in per cent, by length and by depth: how far into the text the fact stands. "
+  "Right of the dashed line: beyond the training context.",
+  "frequencies.png": "What the scaling methods do to the rotations of this model at the longest length: 1 leaves a "
+  "rotation as it was trained, smaller slows it down, 0 is no rotation at all.",
+}
+
+
+def _picture(name: str, drawn: set[str]) -> str:
+  if name not in drawn:
+    return f"{tables.MISSING} (`{name}`: there are no records to draw it from)"
+  return f"![{CAPTIONS[name]}]({name})\n\n*{CAPTIONS[name]}*"
+
+
+def _compose(study: Study, drawn: set[str]) -> str:
+  """The whole report.md."""
+  unnamed = tables.unnamed_results(study)
+  unfinished = [run.name for run in study.runs.values() if run.last is None]
+  gaps = [f"No training record yet: {', '.join(f'`{name}`' for name in unfinished)}."] if unfinished else []
+  gaps += [f"Measured, but not shown above (no row or table for it): {', '.join(unnamed)}."] if unnamed else []
+  versions = ", ".join(f"{name} {version}" for name, version in study.versions.items()) or tables.MISSING
+  parts = [
+    f"# {study.title}",
+    f"**{finding(study)}**",
+    spread_note(),
+    _picture("summary.png", drawn),
+    "## What is compared",
+    BACKGROUND,
+    tables.rows_described(study),
+    "## Perplexity",
+    ABOUT_PERPLEXITY,
+    tables.results_table(study, PERPLEXITY),
+    _picture("perplexity_by_position.png", drawn),
+    f"<details><summary>Perplexity by position, in numbers</summary>\n\n{tables.blocks_table(study)}\n\n</details>",
+    "## Needle retrieval",
+    ABOUT_NEEDLES,
+    tables.results_table(study, RETRIEVAL),
+    _picture("needles.png", drawn),
+    "## The temperature",
+    ABOUT_TEMPERATURE,
+    tables.temperature_section(study),
+    "## The training",
+    tables.runs_table(study),
+    tables.arms_described(study),
+    *gaps,
+    _picture("loss.png", drawn),
+    "## The rotations",
+    _picture("frequencies.png", drawn),
+    "## How this was made",
+    f"```\n{study.command}\n```",
+    f"Seed {study.seed}. {study.machine.rstrip('.')}. "
+    + (f"The whole study took {tables.show_duration(study.seconds)}. " if study.seconds is not None else "")
+    + f"{versions}. `python -m experiments.report` writes this report again from the records beside it: "
+    "`results.jsonl` has every figure, `runs/*/metrics.jsonl` every logged step.",
+  ]
+  return "\n\n".join(parts) + "\n"
+
+
+def write_report(directory: Path) -> Path:
+  """Writes report.md and the plots of the study in `directory`; returns the path of report.md.
+
+  Raises:
+    ReportError: records are missing, empty or malformed; the message names the file.
+  """
+  study = read_study(directory)
+  path = directory / "report.md"
+  path.write_text(_compose(study, plots.draw_all(study)))
+  return path
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+  """The command; returns its exit status."""
+  parser = argparse.ArgumentParser(prog="python -m experiments.report", description="Writes report.md and plots again.")
+  parser.add_argument("directory", type=Path, metavar="DIR", help="workdir of a study (where its study.json lies)")
+  directory = parser.parse_args(arguments).directory
+  try:
+    print(write_report(directory))
+  except ReportError as error:
+    print(f"error: {error}", file=sys.stderr)
+    return 1
+  return 0
+
+
+if __name__ == "__main__":
+  sys.exit(main())

@@ -1,0 +1,247 @@
+"""A study as its report sees it: study.json, the runs' records and results.jsonl, read and checked; nothing is computed."""
+
+import dataclasses
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from drope_jax.config import ConfigError, TrainConfig, load_config
+from drope_jax.evaluate import results
+from drope_jax.model import count_parameters
+
+# Method names are those of drope_jax/evaluate/methods.py.
+PLAIN = ("rope", "nope", "alibi", "pattern")  # the model as it was trained
+TEMPERATURE = "drope"
+FIT_TASK = "temperature"
+ROLES = ("control", "drope", "baseline")
+
+
+class ReportError(ValueError):
+  """Records that cannot be reported: the message names the file and what is wrong with it."""
+
+
+class Figure(NamedTuple):
+  """One measured figure, and over how many samples: tokens of a loss, prompts of an accuracy."""
+
+  value: float
+  n: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+  """A line of the tables: a run evaluated with a method."""
+
+  run: str
+  method: str
+  label: str
+
+  @property
+  def plain(self) -> bool:
+    """Whether the model is evaluated as it was trained."""
+    return self.method in PLAIN
+
+
+@dataclasses.dataclass(frozen=True)
+class Arm:
+  """Runs that follow one another, each starting from the weights of the one before."""
+
+  label: str
+  runs: tuple[str, ...]
+  role: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+  """A run's config.json and metrics.jsonl; None and empty for a run that has not begun."""
+
+  name: str
+  config: TrainConfig | None
+  metrics: tuple[dict[str, Any], ...]
+
+  @property
+  def last(self) -> dict[str, Any] | None:
+    return self.metrics[-1] if self.metrics else None
+
+  @property
+  def tokens(self) -> int | None:
+    return None if self.last is None else self.last["tokens"]
+
+  @property
+  def parameters(self) -> int | None:
+    return None if self.config is None or self.config.model is None else count_parameters(self.config.model)
+
+  @property
+  def dropped(self) -> bool:
+    """Whether this run began by dropping the positional embedding of the weights it started from."""
+    return self.config is not None and self.config.init is not None and self.config.init.drop
+
+  def tokens_at(self, step: int | None) -> float | None:
+    """Tokens trained on after `step` (None: after all of them)."""
+    if step is None or self.last is None:
+      return self.tokens
+    return self.last["tokens"] / self.last["step"] * step
+
+
+@dataclasses.dataclass(frozen=True)
+class Study:
+  """Everything a report is written from."""
+
+  directory: Path
+  title: str
+  command: str
+  seed: int
+  train_context: int  # C, in tokens
+  machine: str
+  versions: dict[str, str]
+  seconds: float | None
+  arms: tuple[Arm, ...]
+  rows: tuple[Row, ...]
+  runs: dict[str, Run]
+  results: dict[tuple[str, str, str], dict[int, dict[str, Figure]]]  # (run, method, task) -> context -> metric
+
+  def figure(self, row: Row, task: str, context: int, metric: str) -> Figure | None:
+    return self.results.get((row.run, row.method, task), {}).get(context, {}).get(metric)
+
+  def figures(self, row: Row, task: str, context: int) -> dict[str, Figure]:
+    """Every figure of a row at one length, by metric."""
+    return self.results.get((row.run, row.method, task), {}).get(context, {})
+
+  def contexts(self, *tasks: str) -> list[int]:
+    """The lengths at which any row was measured, ascending."""
+    return sorted({c for (_, _, task), by_context in self.results.items() if task in tasks for c in by_context})
+
+  def extension(self, context: int) -> float:
+    return context / self.train_context
+
+  def role(self, row: Row) -> str | None:
+    """The role of the arm that ends with the row's run; None for a run in the middle of its arm."""
+    return next((arm.role for arm in self.arms if arm.runs[-1] == row.run), None)
+
+  def rows_of(self, role: str, plain: bool | None = None) -> list[Row]:
+    """Rows of a role; `plain` True: evaluated as trained, False: with some method, None: both."""
+    rows = [row for row in self.rows if self.role(row) == role]
+    return rows if plain is None else [row for row in rows if row.plain == plain]
+
+  def offset(self, arm: Arm, position: int) -> float | None:
+    """Tokens the arm has seen before its run at `position` begins; None if that is not recorded."""
+    total = 0.0
+    for before, name in zip(arm.runs[:position], arm.runs[1 : position + 1], strict=True):
+      config = self.runs[name].config
+      step = config.init.step if config is not None and config.init is not None else None
+      tokens = self.runs[before].tokens_at(step)
+      if tokens is None:
+        return None
+      total += tokens
+    return total
+
+  def arm_tokens(self, arm: Arm) -> float | None:
+    """Training tokens of the whole arm."""
+    before, last = self.offset(arm, len(arm.runs) - 1), self.runs[arm.runs[-1]].tokens
+    return None if before is None or last is None else before + last
+
+
+def _json_lines(path: Path) -> list[dict[str, Any]]:
+  """The records of a file; a last line without its newline was cut off by a crash and is left out."""
+  records = []
+  for number, line in enumerate(path.read_text().splitlines(keepends=True), 1):
+    if not line.endswith("\n"):
+      continue
+    try:
+      records.append(json.loads(line))
+    except json.JSONDecodeError as error:
+      raise ReportError(f"{path}: line {number} is not JSON ({error})") from error
+  return records
+
+
+def _read_study(path: Path) -> dict[str, Any]:
+  try:
+    data = json.loads(path.read_text())
+  except OSError as error:
+    raise ReportError(f"{path}: cannot be read ({error.strerror}); is this the workdir of a study?") from error
+  except json.JSONDecodeError as error:
+    raise ReportError(f"{path}: not JSON ({error})") from error
+  needed = ("title", "command", "seed", "train_context", "machine", "versions", "arms", "rows")
+  missing = [name for name in needed if name not in data]
+  if missing:
+    raise ReportError(f"{path}: {missing[0]} is missing")
+  return data
+
+
+def _read_run(directory: Path, name: str) -> Run:
+  config, metrics = directory / "config.json", directory / "metrics.jsonl"
+  try:
+    return Run(
+      name,
+      load_config(TrainConfig, config) if config.exists() else None,
+      tuple(_json_lines(metrics)) if metrics.exists() else (),
+    )
+  except ConfigError as error:
+    raise ReportError(str(error)) from error
+
+
+def _read_results(path: Path) -> dict[tuple[str, str, str], dict[int, dict[str, Figure]]]:
+  try:
+    records = results.read(path)
+  except ValueError as error:
+    raise ReportError(str(error)) from error
+  if not records:
+    raise ReportError(f"{path}: holds no figure; nothing has been evaluated yet")
+  empty = next((number for number, record in enumerate(records, 1) if record.n < 1), None)
+  if empty is not None:
+    raise ReportError(f"{path}:{empty}: n is {records[empty - 1].n}; a figure stands on at least one sample")
+  by_seed: dict[tuple[str, str, str], dict[int, dict[str, dict[int, Figure]]]] = {}
+  for record in records:
+    by_context = by_seed.setdefault((record.run, record.method, record.task), {})
+    seeds = by_context.setdefault(record.context, {}).setdefault(record.metric, {})
+    seeds[record.seed] = Figure(record.value, record.n)  # one measured again replaces the earlier one
+  return {
+    key: {c: {metric: _pool(list(seeds.values())) for metric, seeds in metrics.items()} for c, metrics in found.items()}
+    for key, found in by_seed.items()
+  }
+
+
+def _pool(figures: Sequence[Figure]) -> Figure:
+  """One figure over the samples of several: those of different evaluation seeds."""
+  if len(figures) == 1:
+    return figures[0]
+  n = sum(figure.n for figure in figures)
+  return Figure(sum(figure.value * figure.n for figure in figures) / n, n)
+
+
+def _check_names(path: Path, arms: Sequence[Arm], rows: Sequence[Row]) -> None:
+  known = {run for arm in arms for run in arm.runs}
+  for arm in arms:
+    if arm.role not in ROLES:
+      raise ReportError(f"{path}: the role of arm {arm.label!r} is {arm.role!r}; allowed: {', '.join(ROLES)}")
+    if not arm.runs:
+      raise ReportError(f"{path}: arm {arm.label!r} has no runs")
+  for row in rows:
+    if row.run not in known:
+      raise ReportError(f"{path}: row {row.label!r} is of run {row.run!r}, which no arm names")
+
+
+def read_study(directory: Path) -> Study:
+  """Reads the workdir of a study.
+
+  Raises:
+    ReportError: a file is missing, empty or malformed; runs that have not begun are no error.
+  """
+  path = directory / "study.json"
+  data = _read_study(path)
+  try:
+    arms = tuple(Arm(arm["label"], tuple(arm["runs"]), arm["role"]) for arm in data["arms"])
+    rows = tuple(Row(row["run"], row["method"], row["label"]) for row in data["rows"])
+  except KeyError as error:
+    raise ReportError(f"{path}: an arm or a row lacks {error}") from error
+  _check_names(path, arms, rows)
+  names = dict.fromkeys(name for arm in arms for name in arm.runs)
+  return Study(
+    directory=directory,
+    **{name: data[name] for name in ("title", "command", "seed", "train_context", "machine", "versions")},
+    seconds=data.get("seconds"),
+    arms=arms,
+    rows=rows,
+    runs={name: _read_run(directory / "runs" / name, name) for name in names},
+    results=_read_results(directory / "results.jsonl"),
+  )

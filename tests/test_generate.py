@@ -1,0 +1,234 @@
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import drope_jax.generate
+from drope_jax.config import ModelConfig
+from drope_jax.generate import _choose, _generate, _round_up, _Sampler, generate
+from drope_jax.model import hidden_states, init_params, unembed
+from drope_jax.positions import (
+  NTK,
+  PI,
+  ALiBi,
+  DynamicNTK,
+  DynamicYaRN,
+  Llama3,
+  NTKByParts,
+  RoPE,
+  YaRN,
+  rnope_swa,
+)
+
+NEW = 9
+PROMPTS = [np.random.default_rng(length).integers(0, 61, length).tolist() for length in (1, 8, 13, 23)]
+
+
+@functools.cache
+def tiny(positions=None, **changes):
+  """A config and parameters; the weights are large, so that the most likely token leads clearly."""
+  sizes = {"vocab_size": 61, "d_model": 16, "num_heads": 4, "num_kv_heads": 2, "head_dim": 8, "d_ff": 24}
+  num_layers = 4 if positions == rnope_swa(5) else 2
+  config = ModelConfig(**sizes, num_layers=num_layers, positions=positions, init_std=0.5, **changes)
+  return config, jax.jit(init_params, static_argnums=0)(config, jax.random.key(0))
+
+
+@functools.partial(jax.jit, static_argnums=1)
+def next_tokens(params, config, tokens_BT, lengths_B, length_B11, logit_scale):
+  """The most likely token after each of the left-aligned rows, without a cache."""
+  x_BTD, _ = hidden_states(params, config, tokens_BT, length=length_B11, logit_scale=logit_scale)
+  last_B1D = x_BTD[jnp.arange(len(lengths_B)), lengths_B - 1][:, None]
+  return unembed(params, last_B1D)[:, 0].argmax(-1)
+
+
+def recomputed(params, config, prompts, new, *, logit_scale=1.0):
+  """Greedy generation that runs the whole sequence for every token."""
+  lengths_B = np.array([len(prompt) for prompt in prompts])
+  tokens_BT = np.zeros((len(prompts), max(lengths_B) + new), np.int32)
+  for row, prompt in zip(tokens_BT, prompts, strict=True):
+    row[: len(prompt)] = prompt
+  for i in range(new):
+    next_B = next_tokens(params, config, tokens_BT, lengths_B + i, (lengths_B + new)[:, None, None], logit_scale)
+    tokens_BT[np.arange(len(prompts)), lengths_B + i] = next_B
+  return [row[length : length + new].tolist() for row, length in zip(tokens_BT, lengths_B, strict=True)]
+
+
+@pytest.mark.parametrize(
+  "positions",
+  [
+    RoPE(),
+    RoPE(scaling=PI(4.0)),
+    RoPE(scaling=NTK(4.0)),
+    RoPE(scaling=NTKByParts(4.0, 8)),
+    RoPE(scaling=YaRN(4.0, 8)),
+    RoPE(scaling=DynamicNTK(8)),
+    RoPE(scaling=DynamicYaRN(8)),
+    RoPE(scaling=Llama3(4.0, 8)),
+    ALiBi(),
+    None,
+    rnope_swa(5),
+  ],
+  ids=lambda positions: type(getattr(positions, "scaling", None) or positions).__name__,
+)
+def test_cached_generation_equals_recomputation(positions):
+  config, params = tiny(positions)
+  expected = recomputed(params, config, PROMPTS, NEW)
+  assert generate(params, config, PROMPTS, max_new_tokens=NEW, prefill_chunk=5) == expected
+
+
+def test_logit_scale_is_that_of_the_model():
+  config, params = tiny()
+  expected = recomputed(params, config, PROMPTS, NEW, logit_scale=1.7)
+  assert generate(params, config, PROMPTS, max_new_tokens=NEW, logit_scale=1.7) == expected
+  assert generate(params, config, PROMPTS, max_new_tokens=NEW) != expected
+
+
+@pytest.mark.parametrize("chunk", [1, 8, 22, 512])
+def test_chunk_boundaries_do_not_matter(chunk):
+  config, params = tiny(RoPE())
+  expected = generate(params, config, PROMPTS, max_new_tokens=NEW, prefill_chunk=5)
+  assert generate(params, config, PROMPTS, max_new_tokens=NEW, prefill_chunk=chunk) == expected
+
+
+def test_the_last_chunk_fits_into_a_full_cache():
+  config, params = tiny(RoPE())
+  prompt = (
+    np.random.default_rng(0).integers(0, 61, 63).tolist()
+  )  # with one new token the capacity is 64, no multiple of 15
+  assert generate(params, config, [prompt], max_new_tokens=1, prefill_chunk=15) == recomputed(
+    params, config, [prompt], 1
+  )
+
+
+@pytest.mark.parametrize("positions", [RoPE(scaling=DynamicNTK(8)), rnope_swa(5)], ids=str)
+def test_each_row_is_what_it_would_be_alone(positions):
+  config, params = tiny(positions)
+  together = generate(params, config, PROMPTS, max_new_tokens=NEW)
+  assert together == [generate(params, config, [prompt], max_new_tokens=NEW)[0] for prompt in PROMPTS]
+
+
+def test_filled_up_rows_are_not_returned():
+  config, params = tiny()
+  prompts = PROMPTS * 3 + PROMPTS[:1]  # 13 rows: a batch of 14
+  assert (
+    generate(params, config, prompts, max_new_tokens=3)
+    == [row for row in generate(params, config, PROMPTS, max_new_tokens=3) * 4][:13]
+  )
+
+
+def test_no_prompts_no_rows():
+  config, params = tiny()
+  assert generate(params, config, [], max_new_tokens=3) == []
+
+
+# --- the end ----------------------------------------------------------------------------------------------------------
+
+
+def test_rows_end_with_their_first_eos():
+  config, params = tiny(RoPE())
+  free = generate(params, config, PROMPTS, max_new_tokens=NEW)
+  eos_id = free[2][3]
+  expected = [row[: row.index(eos_id) + 1] if eos_id in row else row for row in free]
+  assert generate(params, config, PROMPTS, max_new_tokens=NEW, eos_id=eos_id) == expected
+  assert len(expected[2]) <= 4
+
+
+def test_decoding_stops_when_all_rows_are_done(monkeypatch):
+  steps = []
+
+  def counting(params, config, tokens_BT, **inputs):
+    jax.debug.callback(lambda: steps.append(1) if tokens_BT.shape[1] == 1 else None)
+    return hidden_states(params, config, tokens_BT, **inputs)
+
+  monkeypatch.setattr(drope_jax.generate, "hidden_states", counting)
+  config, params = tiny(RoPE(theta=777.0))  # a config of its own: compiled programs are kept, the counting one too
+  free = generate(params, config, PROMPTS[1:3], max_new_tokens=20)
+  jax.effects_barrier()
+  assert len(steps) == 20
+  steps.clear()
+  eos_id = free[0][0]
+  ended = generate(params, config, [PROMPTS[1]], max_new_tokens=20, eos_id=eos_id)
+  jax.effects_barrier()
+  assert ended == [[eos_id]]
+  assert len(steps) == 1
+
+
+def test_calls_of_similar_size_share_a_program():
+  config, params = tiny(ALiBi())
+  key = jax.random.key(0)
+  generate(params, config, PROMPTS, max_new_tokens=NEW, temperature=1.0, key=key, eos_id=3, logit_scale=1.1)
+  programs = _generate._cache_size()
+  shorter = [prompt[:22] for prompt in PROMPTS]
+  generate(params, config, shorter, max_new_tokens=4, temperature=0.3, key=key, eos_id=5, logit_scale=2.0)
+  assert _generate._cache_size() == programs
+
+
+def test_rounding_up_adds_at_most_a_quarter_and_leaves_few_sizes():
+  sizes = [_round_up(size) for size in range(1, 4097)]
+  assert all(size <= rounded <= 1.25 * size for size, rounded in enumerate(sizes, start=1))
+  assert len(set(sizes)) < 50
+
+
+# --- sampling ---------------------------------------------------------------------------------------------------------
+
+
+def frequencies(logits_V, temperature, top_p):
+  draws = 20_000
+  sampler = _Sampler(temperature, top_p, jax.random.key(0))
+  tokens_B = _choose(jnp.tile(jnp.asarray(logits_V), (draws, 1)), jnp.int32(0), sampler)
+  return np.bincount(tokens_B, minlength=len(logits_V)) / draws
+
+
+def test_samples_follow_the_softmax_at_the_temperature():
+  logits_V = np.array([1.0, 0.0, 2.0, -1.0], np.float32)
+  np.testing.assert_allclose(frequencies(logits_V, 0.7, None), jax.nn.softmax(logits_V / 0.7), atol=0.015)
+
+
+def test_top_p_keeps_the_most_likely_tokens_that_reach_it():
+  logits_V = np.log(np.array([0.1, 0.5, 0.05, 0.35], np.float32))
+  np.testing.assert_allclose(frequencies(logits_V, 1.0, 0.8), [0, 0.5 / 0.85, 0, 0.35 / 0.85], atol=0.015)
+  assert frequencies(logits_V, 1.0, 0.01)[1] == 1.0
+
+
+def test_sampling_depends_on_key_and_step_but_not_on_other_rows():
+  config, params = tiny(RoPE())
+  sample = functools.partial(generate, params, config, max_new_tokens=NEW, temperature=5.0, top_p=0.95)
+  first = sample(PROMPTS, key=jax.random.key(0))
+  assert sample(PROMPTS, key=jax.random.key(0)) == first
+  assert sample(PROMPTS, key=jax.random.key(1)) != first
+  assert sample(PROMPTS[:2], key=jax.random.key(0)) == first[:2]
+  same = sample([PROMPTS[1]] * 4, key=jax.random.key(0))
+  assert same[0] != same[1]  # rows draw for themselves
+
+
+def test_a_low_temperature_is_greedy():
+  config, params = tiny(RoPE())
+  cold = generate(params, config, PROMPTS, max_new_tokens=NEW, temperature=1e-4, key=jax.random.key(0))
+  assert cold == generate(params, config, PROMPTS, max_new_tokens=NEW)
+
+
+# --- bad input --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+  ("changes", "message"),
+  [
+    ({"prompts": [[1], []]}, r"prompts\[1\] is empty"),
+    ({"prompts": [[1, 61]]}, r"prompts\[0\] holds token 61.*vocab_size is 61"),
+    ({"prompts": [[-1]]}, r"prompts\[0\] holds token -1"),
+    ({"max_new_tokens": 0}, "max_new_tokens is 0"),
+    ({"temperature": -0.5}, "temperature is -0.5"),
+    ({"temperature": float("nan")}, "temperature is nan"),
+    ({"temperature": 1.0}, "sampling needs `key`"),
+    ({"top_p": 0.0}, "top_p is 0.0"),
+    ({"top_p": 1.5}, "top_p is 1.5"),
+    ({"eos_id": 61}, "eos_id is 61"),
+    ({"prefill_chunk": 0}, "prefill_chunk is 0"),
+  ],
+)
+def test_bad_input_is_named(changes, message):
+  config, params = tiny()
+  with pytest.raises(ValueError, match=message):
+    generate(params, config, **{"prompts": [[1]], "max_new_tokens": 1, **changes})
