@@ -42,7 +42,7 @@ POSITION_IDS = pytest.mark.parametrize("positions", POSITIONS.values(), ids=POSI
 @pytest.fixture(scope="module", autouse=True)
 def quick_compilation():
   """These programs run once: most of the time would go into optimising them."""
-  before = jax.config.jax_disable_most_optimizations
+  before = jax.config.read("jax_disable_most_optimizations")
   jax.config.update("jax_disable_most_optimizations", True)
   yield
   jax.config.update("jax_disable_most_optimizations", before)
