@@ -1,0 +1,54 @@
+"""What the commands share: flags, log lines a person reads, errors of one line, and exit statuses.
+
+Exit status: 0 done, 1 failed, 2 bad usage or config.
+"""
+
+import logging
+import sys
+from collections.abc import Callable
+from typing import Any
+
+from absl import app, flags
+from absl import logging as absl_logging
+
+from drope_jax.checkpoint import CheckpointError
+from drope_jax.config import ConfigError
+from experiments.reporting.records import ReportError
+
+
+def run(main: Callable[[], Any]) -> None:
+  """Parses the flags, runs `main`, and ends the process with its exit status."""
+  app.run(lambda _: sys.exit(_run(main)), flags_parser=_parse)
+
+
+def _fail(message: object, status: int) -> int:
+  print(f"error: {message}", file=sys.stderr)
+  return status
+
+
+def _parse(arguments: list[str]) -> list[str]:
+  try:
+    positional = flags.FLAGS(arguments)
+    if len(positional) > 1:
+      raise flags.UnrecognizedFlagError(positional[1])
+    return positional
+  # config_flags reports an unknown field or a bad value by whatever setting it raised.
+  except (flags.Error, AttributeError, KeyError, TypeError, ValueError, OSError) as error:
+    sys.exit(_fail(str(error).strip("'\"").splitlines()[0], 2))
+
+
+def _run(main: Callable[[], Any]) -> int:
+  absl_logging.set_verbosity(absl_logging.ERROR)  # orbax and tfds tell of every file they touch
+  handler = logging.StreamHandler()
+  handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", datefmt="%H:%M:%S"))
+  for name in ("drope_jax", "experiments"):
+    logger = logging.getLogger(name)
+    logger.handlers, logger.propagate = [handler], False
+    logger.setLevel(logging.INFO)
+  try:
+    main()
+  except ConfigError as error:
+    return _fail(error, 2)
+  except (CheckpointError, ReportError, FloatingPointError, OSError) as error:
+    return _fail(error, 1)
+  return 0
