@@ -131,13 +131,13 @@ def test_the_compiled_blockwise_kernel_is_the_reference(masks, small_blocks):
 
 
 @pytest.mark.parametrize(
-  "num_queries, num_keys, offset", [(1, 1, 0), (1, 13, 9), (5, 16, 11), (13, 5, 0)]
+  "num_queries, num_keys, offset", [(1, 13, 9), (13, 5, 0)]
 )
 @pytest.mark.parametrize("window", [None, 5])
 def test_both_kernels_are_the_definition_for_any_lengths(num_queries, num_keys, offset, window, small_blocks, eager):
   window = None if num_queries > num_keys else window  # the last queries of (13, 5) would see no key
-  inputs = qkv(num_queries, num_keys, batch=1)
-  expected = by_definition(*inputs, offset_B=(offset,), window=window)
+  inputs = qkv(num_queries, num_keys)
+  expected = by_definition(*inputs, offset_B=(offset, offset), window=window)
   for kernel in KERNELS:
     out = attention(*inputs, offset=offset, window=window, kernel=kernel)
     np.testing.assert_allclose(out, expected, atol=1e-5, err_msg=kernel)
@@ -145,19 +145,18 @@ def test_both_kernels_are_the_definition_for_any_lengths(num_queries, num_keys, 
 
 @pytest.mark.parametrize("kernel", KERNELS)
 def test_a_query_that_sees_no_key_gets_no_value_from_it(kernel, small_blocks, eager):
-  # The row is at index 9, its window reaches back to 8, and there are keys up to 4 only.
-  q_BTHh, k_BSKh, v_BSKh = qkv(1, 5, batch=1)
-  out = attention(q_BTHh, k_BSKh, v_BSKh, offset=9, window=2, kernel=kernel)
+  # The query is at index 20, its window reaches back to 19, and there are keys up to 12 only.
+  out = attention(*qkv(1, 13), offset=20, window=2, kernel=kernel)
   np.testing.assert_array_equal(out, np.zeros_like(out))
 
 
 @pytest.mark.parametrize("kernel", KERNELS)
 def test_bfloat16_stays_near_float32(kernel, small_blocks, eager):
-  inputs = qkv(10, 13, dtype=jnp.bfloat16)
-  features = dict(offset_B=(3, 1), window=6, slopes_H=alibi_slopes(4), logit_scale=1.3)
-  out = attention(*inputs, offset=jnp.array([3, 1]), window=6, slopes_H=alibi_slopes(4), logit_scale=1.3, kernel=kernel)
+  inputs = qkv(10, 10, dtype=jnp.bfloat16)
+  features = dict(window=6, slopes_H=alibi_slopes(4), logit_scale=1.3)
+  out = attention(*inputs, kernel=kernel, **features)
   assert out.dtype == jnp.bfloat16
-  np.testing.assert_allclose(out.astype(jnp.float32), by_definition(*inputs, **features), atol=3e-2)
+  np.testing.assert_allclose(out.astype(jnp.float32), by_definition(*inputs, offset_B=(0, 0), **features), atol=3e-2)
 
 
 def test_bfloat16_gradients_stay_near_float32(small_blocks, eager):
@@ -178,34 +177,31 @@ def test_bfloat16_gradients_stay_near_float32(small_blocks, eager):
 # --- what a query sees -------------------------------------------------------------------------------------------------
 
 
-def attention_weights(length, kernel, **features):
-  """(T, S) weights, read off with the identity as values."""
-  q_BTHh, k_BSKh, _ = qkv(length, length, heads=(1, 1), batch=1, head_dim=length)
-  return np.asarray(attention(q_BTHh, k_BSKh, jnp.eye(length)[None, :, None], kernel=kernel, **features))[0, :, 0]
-
-
 @pytest.mark.parametrize("kernel", KERNELS)
 @pytest.mark.parametrize("window", [None, 1, 3, 100])
 def test_a_window_holds_that_many_keys_the_query_itself_included(kernel, window, small_blocks, eager):
-  weights_TS = attention_weights(10, kernel, window=window)
-  distance_TS = np.arange(10)[:, None] - np.arange(10)
-  np.testing.assert_array_equal(weights_TS > 0, (distance_TS >= 0) & (distance_TS < (window or 10)))
-  np.testing.assert_allclose(weights_TS.sum(-1), 1, rtol=1e-6)
+  q_BTHh, k_BSKh, v_BSKh = qkv(8, 8, head_dim=8)
+  identity = jnp.broadcast_to(jnp.eye(8)[:, None], v_BSKh.shape)  # as values: the output is the weights
+  weights_BTHS = attention(q_BTHh, k_BSKh, identity, window=window, kernel=kernel)
+  distance_TS = np.arange(8)[:, None] - np.arange(8)
+  seen_TS = (distance_TS >= 0) & (distance_TS < (window or 8))
+  np.testing.assert_array_equal(weights_BTHS > 0, np.broadcast_to(seen_TS[:, None], weights_BTHS.shape))
+  np.testing.assert_allclose(weights_BTHS.sum(-1), 1, rtol=1e-6)
 
 
 @pytest.mark.parametrize("kernel", KERNELS)
 def test_segments_are_separate_attention_calls(kernel, small_blocks, eager):
   inputs = qkv(10, 10)
-  numbers = jnp.array([[0] * 5 + [1] * 5] * 2)
+  numbers = jnp.array([[0] * 3 + [1] * 6 + [2]] * 2)
   packed = attention(*inputs, segments=Segments(numbers, numbers), kernel=kernel)
-  for start, end in [(0, 5), (5, 10)]:
-    alone = attention(*(x[:, start:end] for x in inputs), kernel=kernel)
+  for start, end in [(0, 3), (3, 9), (9, 10)]:
+    alone = by_definition(*(x[:, start:end] for x in inputs), offset_B=(0, 0))
     np.testing.assert_allclose(packed[:, start:end], alone, atol=1e-5)
 
 
 @pytest.mark.parametrize("kernel", KERNELS)
 def test_logit_scale_is_per_head_and_multiplies_the_queries(kernel, small_blocks, eager):
-  q_BTHh, k_BSKh, v_BSKh = qkv(6, 6)
+  q_BTHh, k_BSKh, v_BSKh = qkv(8, 8)
   scale_H = jnp.array([0.5, 1.0, 2.0, 3.0])
   out_BTHh = attention(q_BTHh, k_BSKh, v_BSKh, logit_scale=scale_H, kernel=kernel)
   np.testing.assert_allclose(out_BTHh, attention(q_BTHh * scale_H[:, None], k_BSKh, v_BSKh, kernel=kernel), atol=1e-5)
@@ -233,7 +229,7 @@ def test_without_a_mask_attention_is_permutation_equivariant_and_with_it_not(ker
 
 @pytest.mark.parametrize(
   "num_queries, num_keys, offset, window",
-  [(16, 16, 0, None), (14, 14, 0, None), (16, 16, 0, 1), (16, 16, 0, 5), (16, 16, 0, 6), (5, 24, 9, None), (5, 24, 9, 4)],
+  [(10, 10, 0, None), (10, 10, 0, 1), (10, 10, 0, 2), (10, 10, 0, 5), (8, 12, 0, None), (8, 12, 4, 3), (10, 13, 3, 4)],
 )
 def test_just_the_blocks_with_a_visible_pair_are_computed(num_queries, num_keys, offset, window, small_blocks, eager, monkeypatch):
   visited = {"forward": [], "backward": []}
@@ -245,7 +241,7 @@ def test_just_the_blocks_with_a_visible_pair_are_computed(num_queries, num_keys,
     return scores(q, k, q_index_BT, k_index_S, *rest)
 
   monkeypatch.setattr(attention_module, "_scores", counting)
-  inputs = qkv(num_queries, num_keys, batch=1)
+  inputs = qkv(num_queries, num_keys)
   out, backward = jax.vjp(lambda *x: attention(*x, offset=offset, window=window, kernel="blockwise"), *inputs)
   phase = "backward"
   backward(out)
@@ -262,7 +258,7 @@ def test_just_the_blocks_with_a_visible_pair_are_computed(num_queries, num_keys,
 
 
 def test_what_lies_in_skipped_blocks_does_not_matter_even_if_it_is_nan(small_blocks, eager):
-  q_BTHh, k_BSKh, v_BSKh = qkv(12, 12, batch=1)
+  q_BTHh, k_BSKh, v_BSKh = qkv(10, 10)
   bad_k_BSKh, bad_v_BSKh = (x.at[:, 8:].set(jnp.nan) for x in (k_BSKh, v_BSKh))
   inputs = (q_BTHh, bad_k_BSKh, bad_v_BSKh)
   assert not np.isnan(attention(*inputs, kernel="blockwise")[:, :8]).any()

@@ -78,7 +78,9 @@ def test_rows_of_a_window_are_shuffled(config, in_order):
   assert sorted(map(tuple, cut)) == sorted(map(tuple, shuffled))
 
 
-def test_seed_decides_the_order(config):
+@pytest.mark.parametrize("shuffled", ["documents", "documents and rows"])
+def test_seed_decides_the_order(config, in_order, shuffled):
+  config = in_order if shuffled == "documents" else config
   one, again, other = (take(train_batches(config, seed=seed), 3) for seed in (1, 1, 2))
   assert equal(one, again)
   assert not equal(one, other)
@@ -153,8 +155,9 @@ def test_workers_change_neither_the_stream_nor_its_state(config, tmp_path, worke
 
 
 def test_evaluation_documents_are_whole_and_long_enough():
-  documents = evaluation_documents(TEXTS, TOKENIZER, minimum_tokens=30, limit=4)
-  expected = [text for text in TEXTS if len(text) >= 30][:4]
+  documents = evaluation_documents(TEXTS, TOKENIZER, minimum_tokens=31, limit=12)
+  expected = [text for text in TEXTS if len(text) >= 31][:12]
+  assert {len(text) for text in expected} == {31, 63}
   assert [TOKENIZER.decode(document.tolist()) for document in documents] == expected
   assert all(document.dtype == np.int32 for document in documents)
   assert len(evaluation_documents(TEXTS, TOKENIZER, minimum_tokens=0, limit=1000)) == len(TEXTS)

@@ -87,11 +87,10 @@ def test_needles(lines, length, depth, index, facts):
   assert len(pairs) == len(dict(pairs)) == facts
 
   # The needle lies where it was asked to, to half a filler, and that is the depth reported.
-  prose = [line for line in re.split(r"(?=\n)", haystack) if line and not FACT.fullmatch(line)]
-  before = haystack[: haystack.index(f"\n{question}{answer}")]
-  prose_before = len(FACT.sub("", before)) / max(len("".join(prose)), 1)
-  assert abs(sample.depth - depth) * length <= max(len(line.ids) for line in lines.fillers)
-  assert abs(prose_before - sample.depth) < 0.1
+  before = lines.tokenizer.encode(FACT.sub("", haystack[: haystack.index(f"\n{question}{answer}")]))
+  prose = length - sum(len(lines.fact(*pair).ids) for pair in pairs) - len(lines.tokenizer.encode(f"\n{question}"))
+  assert sample.depth == pytest.approx(len(before) / prose)
+  assert abs(sample.depth - depth) * prose <= max(len(line.ids) for line in lines.fillers) / 2
 
 
 def test_needles_lie_between_sentences(lines):

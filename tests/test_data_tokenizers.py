@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from drope_jax.config import ConfigError
 from drope_jax.data.tokenizers import ByteTokenizer, JsonTokenizer, load_tokenizer, train_bpe
 
-TEXTS = [f"The value of key{i} is {i * 37}; see the other values, naïve or not.\n" for i in range(50)]
+TEXTS = [f"The value of key{i} is {i * 37}; see 12345 other values, naïve or not.\n" for i in range(50)]
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +37,7 @@ def test_special_tokens_leave_no_trace(bpe):
 def test_training_merges_frequent_words_and_keeps_digits_apart(bpe):
   assert bpe.vocab_size == 280
   assert len(bpe.encode("The value of")) < 8
-  assert len(bpe.encode("1234")) == 4
+  assert len(bpe.encode("12345")) == 5
 
 
 def test_training_is_deterministic_across_processes(tmp_path):

@@ -39,15 +39,6 @@ POSITIONS = {
 POSITION_IDS = pytest.mark.parametrize("positions", POSITIONS.values(), ids=POSITIONS)
 
 
-@pytest.fixture(scope="module", autouse=True)
-def quick_compilation():
-  """These programs run once: most of the time would go into optimising them."""
-  before = jax.config.read("jax_disable_most_optimizations")
-  jax.config.update("jax_disable_most_optimizations", True)
-  yield
-  jax.config.update("jax_disable_most_optimizations", before)
-
-
 def tiny(**changes):
   return dataclasses.replace(TINY, **changes)
 
@@ -67,8 +58,14 @@ def random_tokens(batch, length, seed=0):
   return jnp.asarray(np.random.default_rng(seed).integers(0, TINY.vocab_size, (batch, length)), jnp.int32)
 
 
-@functools.partial(jax.jit, static_argnums=(1,), static_argnames=("compute",))
 def logits_of(params, config, tokens_BT, **inputs):
+  """One operation at a time: nothing is compiled for each config. What compilation may change has tests of its own."""
+  with jax.disable_jit():
+    return unembed(params, hidden_states(params, config, tokens_BT, **inputs)[0])
+
+
+@functools.partial(jax.jit, static_argnums=(1,), static_argnames=("compute",))
+def compiled_logits_of(params, config, tokens_BT, **inputs):
   return unembed(params, hidden_states(params, config, tokens_BT, **inputs)[0])
 
 
@@ -84,13 +81,14 @@ def logit_gradients(config, params, length):
   tokens = jnp.arange(length)[None]  # all different, so that row j of the (untied) embedding is the input at j
   weights_V = jnp.asarray(np.random.default_rng(1).standard_normal(config.vocab_size), jnp.float32)
 
-  @jax.jit
-  @jax.jacrev
-  def jacobian(embedding):
+  def logits_of_all_positions(embedding):
     x_BTD, _ = hidden_states({**params, "embedding": embedding}, config, tokens)
     return unembed(params, x_BTD)[0] @ weights_V
 
-  return np.linalg.norm(jacobian(params["embedding"])[:, :length], axis=-1)
+  with jax.disable_jit():
+    _, backward = jax.vjp(logits_of_all_positions, params["embedding"])
+    gradients = [backward(one_position)[0] for one_position in jnp.eye(length)]
+  return np.stack([np.linalg.norm(gradient[:length], axis=-1) for gradient in gradients])
 
 
 @POSITION_IDS
@@ -109,31 +107,30 @@ def test_windows_add_up_through_the_layers():
   np.testing.assert_array_equal(gradients_TS > 0, (distance_TS >= 0) & (distance_TS <= (3 - 1) + (2 - 1)))
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-@pytest.mark.parametrize("kernel", ["reference", "blockwise"])
+@pytest.mark.parametrize("kernel, dtype", [("reference", "float32"), ("blockwise", "bfloat16")])
 def test_rope_by_zero_angles_is_nope_bitwise(kernel, dtype):
   rope, nope = tiny(positions=RoPE()), tiny(positions=None)
-  params, tokens = random_params(rope), random_tokens(2, 9)
+  params, tokens = random_params(rope), random_tokens(2, 8)
   compute = ComputeConfig(dtype=dtype, attention=kernel)
-  without = logits_of(params, nope, tokens, compute=compute)
-  zero_ids = logits_of(params, rope, tokens, compute=compute, position_ids_BT=jnp.zeros((1, 9), jnp.int32))
+  without = compiled_logits_of(params, nope, tokens, compute=compute)
+  zero_ids = compiled_logits_of(params, rope, tokens, compute=compute, position_ids_BT=jnp.zeros((1, 8), jnp.int32))
   np.testing.assert_array_equal(zero_ids, without)
-  zero_frequencies = logits_of(params, tiny(positions=RoPE(scaling=PI(1e300))), tokens, compute=compute)
+  zero_frequencies = compiled_logits_of(params, tiny(positions=RoPE(scaling=PI(1e300))), tokens, compute=compute)
   np.testing.assert_array_equal(zero_frequencies, without)
-  assert np.abs(logits_of(params, rope, tokens, compute=compute) - without).max() > 0.01
+  assert np.abs(compiled_logits_of(params, rope, tokens, compute=compute) - without).max() > 0.01
 
 
 def test_rope_logits_do_not_change_when_all_positions_are_shifted():
-  params, tokens = random_params(TINY), random_tokens(2, 9)
-  shifted = logits_of(params, TINY, tokens, position_ids_BT=jnp.arange(9)[None] + 50)
+  params, tokens = random_params(TINY), random_tokens(2, 8)
+  shifted = logits_of(params, TINY, tokens, position_ids_BT=jnp.arange(8)[None] + 50)
   assert_close(shifted, logits_of(params, TINY, tokens), atol=1e-4)
 
 
 @pytest.mark.parametrize("positions", [None, ALiBi()])
 def test_only_rope_reads_position_ids(positions):
   config = tiny(positions=positions)
-  params, tokens = random_params(config), random_tokens(1, 5)
-  given = logits_of(params, config, tokens, position_ids_BT=jnp.array([[3, 1, 4, 1, 5]]))
+  params, tokens = random_params(config), random_tokens(2, 8)
+  given = logits_of(params, config, tokens, position_ids_BT=jnp.array([[3, 1, 4, 1, 5, 9, 2, 6]]))
   np.testing.assert_array_equal(given, logits_of(params, config, tokens))
 
 
@@ -142,11 +139,11 @@ PERMUTATION = np.array([5, 2, 0, 1, 6, 3, 4, 7])  # the last token stays last
 
 def test_nope_is_not_permutation_equivariant_because_of_the_mask_alone(monkeypatch):
   config = tiny(positions=None)
-  params, tokens = random_params(config), random_tokens(1, 8)
+  params, tokens = random_params(config), random_tokens(2, 8)
 
   def gap():
-    function = functools.partial(hidden_states, params, config)
-    return np.abs(function(tokens[:, PERMUTATION])[0] - function(tokens)[0][:, PERMUTATION]).max()
+    function = functools.partial(logits_of, params, config)
+    return np.abs(function(tokens[:, PERMUTATION]) - function(tokens)[:, PERMUTATION]).max()
 
   assert gap() > 0.1
 
@@ -160,7 +157,7 @@ def test_nope_is_not_permutation_equivariant_because_of_the_mask_alone(monkeypat
 def test_one_nope_layer_sees_the_prefix_as_a_set_and_two_layers_or_rope_do_not():
   def change_of_last_logits(**changes):
     config = tiny(**changes)
-    params, tokens = random_params(config), random_tokens(1, 8)
+    params, tokens = random_params(config), random_tokens(2, 8)
     return np.abs(logits_of(params, config, tokens[:, PERMUTATION]) - logits_of(params, config, tokens))[:, -1].max()
 
   assert change_of_last_logits(positions=None, num_layers=1) < 1e-5
@@ -172,14 +169,14 @@ def test_one_nope_layer_sees_the_prefix_as_a_set_and_two_layers_or_rope_do_not()
 @pytest.mark.parametrize("kernel", ["reference", "blockwise"])
 def test_packed_documents_are_separate_documents(positions, kernel):
   config = tiny(positions=positions)
-  params, documents = random_params(config), [random_tokens(2, 5, seed) for seed in (1, 2)]
+  params, documents = random_params(config), [random_tokens(2, 4, seed) for seed in (1, 2)]
   packed = logits_of(
     params,
     config,
     jnp.concatenate(documents, 1),
     compute=ComputeConfig(attention=kernel),
-    segments_BT=jnp.array([[1] * 5 + [2] * 5] * 2),
-    position_ids_BT=jnp.array([[*range(5), *range(5)]]),
+    segments_BT=jnp.array([[1] * 4 + [2] * 4] * 2),
+    position_ids_BT=jnp.array([[*range(4), *range(4)]]),
   )
   alone = [logits_of(params, config, document) for document in documents]
   assert_close(packed, jnp.concatenate(alone, 1))
@@ -195,18 +192,30 @@ def loss_and_gradients(compute, config, params, tokens):
   return jax.value_and_grad(loss)(params)
 
 
+SCAN, UNROLL = {"scan_layers": True}, {"scan_layers": False}
+TWO_KINDS = LayerPattern((Layer(RoPE(), 3), Layer(None)))
+
+
 @pytest.mark.parametrize(
-  "positions, num_layers", [(RoPE(), 3), (rnope_swa(3), 6)], ids=["one kind of layer", "a period of 4 in 6 layers"]
+  "positions, num_layers, settings",
+  [
+    (RoPE(), 2, SCAN),
+    (RoPE(), 2, SCAN | {"remat": "full"}),
+    (RoPE(), 2, SCAN | {"remat": "dots"}),
+    (RoPE(), 2, UNROLL | {"remat": "full"}),
+    (TWO_KINDS, 5, SCAN),  # two whole cycles are scanned, the fifth layer is not
+    (TWO_KINDS, 5, SCAN | {"remat": "full"}),
+  ],
+  ids=lambda value: str(value) if isinstance(value, dict) else None,
 )
-def test_scanned_unrolled_and_rematerialised_layers_are_one_function_with_one_gradient(positions, num_layers):
+def test_scanned_unrolled_and_rematerialised_layers_are_one_function_with_one_gradient(positions, num_layers, settings):
   config = tiny(positions=positions, num_layers=num_layers)
-  params, tokens = random_params(config), random_tokens(2, 6)
-  run = jax.jit(loss_and_gradients, static_argnums=(0, 1))
-  expected = run(ComputeConfig(scan_layers=False), config, params, tokens)
+  params, tokens = random_params(config), random_tokens(2, 8)
+  with jax.disable_jit():
+    expected = loss_and_gradients(ComputeConfig(**UNROLL), config, params, tokens)
   assert all(np.abs(gradient).max() > 1e-3 for gradient in jax.tree.leaves(expected[1]))
-  for scan_layers, remat in [(True, "none"), (True, "full"), (True, "dots"), (False, "full")]:
-    compute = ComputeConfig(scan_layers=scan_layers, remat=remat)
-    assert_close(run(compute, config, params, tokens), expected)
+  run = jax.jit(loss_and_gradients, static_argnums=(0, 1))
+  assert_close(run(ComputeConfig(**settings), config, params, tokens), expected)
 
 
 # Every field of ComputeConfig, and a value that must change the program and must not change the function.
@@ -225,7 +234,7 @@ def test_every_compute_field_is_tried_below():
 
 @pytest.mark.parametrize("field", COMPUTE_CHANGES)
 def test_every_compute_field_changes_the_program_and_not_the_function(field):
-  params, tokens = random_params(TINY), random_tokens(2, 6)
+  params, tokens = random_params(TINY), random_tokens(2, 8)
   plain, changed = ComputeConfig(dtype="float32"), ComputeConfig(**{"dtype": "float32", field: COMPUTE_CHANGES[field]})
   run = jax.jit(loss_and_gradients, static_argnums=(0, 1))
   lowered = [run.lower(compute, TINY, params, tokens) for compute in (plain, changed)]
@@ -236,7 +245,7 @@ def test_every_compute_field_changes_the_program_and_not_the_function(field):
 
 def test_bfloat16_compute_keeps_float32_parameters_gradients_and_logits():
   compute = ComputeConfig(dtype="bfloat16")
-  params, tokens = init_params(TINY, jax.random.key(0)), random_tokens(2, 6)
+  params, tokens = init_params(TINY, jax.random.key(0)), random_tokens(2, 8)
   assert {leaf.dtype for leaf in jax.tree.leaves(params)} == {jnp.dtype("float32")}
   assert jax.eval_shape(lambda: hidden_states(params, TINY, tokens, compute=compute)[0]).dtype == jnp.bfloat16
   assert jax.eval_shape(lambda: Decoder(TINY, compute).apply({"params": params}, tokens)).dtype == jnp.float32
@@ -254,10 +263,10 @@ def test_norms_are_computed_in_float32():
 # --- cache -------------------------------------------------------------------------------------------------------------
 
 
-@functools.partial(jax.jit, static_argnums=(1,))
 def step(params, config, tokens_BT, cache, length=None):
-  x_BTD, cache = hidden_states(params, config, tokens_BT, cache=cache, length=length)
-  return unembed(params, x_BTD), cache
+  with jax.disable_jit():
+    x_BTD, cache = hidden_states(params, config, tokens_BT, cache=cache, length=length)
+    return unembed(params, x_BTD), cache
 
 
 CACHED = {**POSITIONS, "dynamic yarn": RoPE(100.0, DynamicYaRN(4))}
@@ -266,30 +275,30 @@ CACHED = {**POSITIONS, "dynamic yarn": RoPE(100.0, DynamicYaRN(4))}
 @pytest.mark.parametrize("positions", CACHED.values(), ids=CACHED)
 def test_a_cache_changes_nothing_however_the_tokens_are_cut(positions):
   config = tiny(positions=positions)
-  params, tokens = random_params(config), random_tokens(2, 9)
+  params, tokens = random_params(config), random_tokens(2, 8)
   expected = logits_of(params, config, tokens)
-  for chunks in [(9,), (1,) * 9, (4, 1, 4)]:
-    cache, logits = init_cache(config, batch=2, capacity=11), []
+  for chunks in [(8,), (1,) * 8, (4, 1, 3)]:
+    cache, logits = init_cache(config, batch=2, capacity=10), []
     for start, end in itertools.pairwise(np.cumsum([0, *chunks])):
-      chunk_logits, cache = step(params, config, tokens[:, start:end], cache, 9)  # 9: the length of it all
+      chunk_logits, cache = step(params, config, tokens[:, start:end], cache, 8)  # 8: the length of it all
       logits.append(chunk_logits)
-    assert cache.lengths_B.tolist() == [9, 9]
+    assert cache.lengths_B.tolist() == [8, 8]
     assert_close(jnp.concatenate(logits, 1), expected)
 
 
 @POSITION_IDS
 def test_rows_of_a_cache_may_have_lengths_of_their_own(positions):
   config = tiny(positions=positions)
-  params, prompts, answers = random_params(config), random_tokens(3, 4), random_tokens(3, 4, seed=1)
-  lengths = [4, 1, 3]
-  _, cache = step(params, config, prompts, init_cache(config, batch=3, capacity=9))
+  params, prompts, answers = random_params(config), random_tokens(2, 4), random_tokens(2, 4, seed=1)
+  lengths = [1, 3]
+  _, cache = step(params, config, prompts, init_cache(config, batch=2, capacity=10))
   # Rows shorter than the chunk hold tokens beyond their length: these must not be seen, and are written over.
   cache = dataclasses.replace(cache, lengths_B=jnp.array(lengths))
   logits, cache = step(params, config, answers, cache)
-  assert cache.lengths_B.tolist() == [8, 5, 7]
+  assert cache.lengths_B.tolist() == [5, 7]
   for row, length in enumerate(lengths):
     together = jnp.concatenate([prompts[row, :length], answers[row]])[None]
-    assert_close(logits[row], unembed(params, hidden_states(params, config, together)[0])[0, length:])
+    assert_close(logits[row], logits_of(params, config, together)[0, length:])
 
 
 def test_segments_cannot_be_used_with_a_cache():
@@ -319,7 +328,7 @@ def test_a_dynamic_scaling_with_a_cache_must_be_told_the_length():
 
 def test_rows_of_a_dynamic_scaling_may_have_lengths_of_their_own():
   config = tiny(positions=RoPE(100.0, DynamicYaRN(4)))
-  params, tokens = random_params(config), random_tokens(3, 6)
+  params, tokens = random_params(config), random_tokens(3, 8)
   together = logits_of(params, config, tokens, length=jnp.array([[3], [8], [20]]))
   for row, length in enumerate([3, 8, 20]):
     assert_close(together[row : row + 1], logits_of(params, config, tokens[row : row + 1], length=length), atol=1e-4)
@@ -334,7 +343,7 @@ def with_layer(params, **arrays):
 
 @pytest.mark.parametrize("beta", [1.7, np.array([0.5, 1.0, 2.0, 3.0], np.float32)], ids=["scalar", "of each head"])
 def test_logit_scale_is_a_multiple_of_the_query_weights(beta):
-  params, tokens = random_params(TINY), random_tokens(2, 7)
+  params, tokens = random_params(TINY), random_tokens(2, 8)
   scaled = with_layer(params, q=params["layers"]["q"] * np.reshape(beta, (-1, 1)))
   logits = logits_of(params, TINY, tokens, logit_scale=beta)
   assert_close(logits, logits_of(scaled, TINY, tokens), atol=1e-4)
@@ -354,7 +363,7 @@ NORM_SHAPES = {
 @pytest.mark.parametrize("qk_norm", QK_NORMS, ids=str)
 def test_qk_norm_normalises_what_its_scope_says_and_nothing_else(qk_norm):
   config = tiny(qk_norm=qk_norm, norm_eps=1e-12)  # so small that a norm takes out every factor
-  params, tokens = random_params(config), random_tokens(2, 7)
+  params, tokens = random_params(config), random_tokens(2, 8)
   logits = logits_of(params, config, tokens)
 
   def changes(name, factor):
@@ -389,7 +398,7 @@ def test_qk_norm_adds_its_weights_of_one_and_changes_no_other_parameter():
 
 def test_qkv_biases_are_added_to_the_projections():
   config = tiny(qkv_bias=True, positions=None)
-  params, tokens = random_params(config), random_tokens(2, 7)
+  params, tokens = random_params(config), random_tokens(2, 8)
 
   def change(name, value):
     moved = with_layer(params, **{name: params["layers"][name] + value})
@@ -409,10 +418,10 @@ def test_qkv_biases_are_added_to_the_projections():
 @pytest.mark.parametrize("tie_embeddings", [True, False])
 def test_logits_are_read_off_the_embedding_or_a_matrix_of_its_own(tie_embeddings):
   config = tiny(tie_embeddings=tie_embeddings)
-  params, tokens = random_params(config), random_tokens(2, 7)
+  params, tokens = random_params(config), random_tokens(2, 8)
   weight_VD = params["embedding" if tie_embeddings else "unembedding"]
   assert ("unembedding" in params) != tie_embeddings
-  x_BTD, cache = hidden_states(params, config, tokens)
+  x_BTD, cache = jax.jit(hidden_states, static_argnums=1)(params, config, tokens)
   assert cache is None
   assert_close(unembed(params, x_BTD), np.asarray(x_BTD) @ np.asarray(weight_VD).T)
 
@@ -449,13 +458,13 @@ def test_initial_parameters_are_normal_matrices_zero_biases_and_norms_of_one():
 
 def test_the_decoder_is_hidden_states_and_unembed():
   config = tiny(qk_norm=QKNorm(), qkv_bias=True, tie_embeddings=False)
-  tokens = random_tokens(2, 7)
+  tokens = random_tokens(2, 8)
   variables = Decoder(config).init(jax.random.key(0), tokens)
   assert set(variables) == {"params"}
   jax.tree.map(np.testing.assert_array_equal, variables["params"], init_params(config, jax.random.key(0)))
-  inputs = {"position_ids_BT": jnp.arange(7)[None] * 2, "segments_BT": jnp.array([[0] * 3 + [1] * 4] * 2), "logit_scale": 1.5}
+  inputs = {"position_ids_BT": jnp.arange(8)[None] * 2, "segments_BT": jnp.array([[0] * 3 + [1] * 5] * 2), "logit_scale": 1.5}
   logits_BTV = Decoder(config).apply(variables, tokens, **inputs)
-  assert logits_BTV.shape == (2, 7, config.vocab_size)
+  assert logits_BTV.shape == (2, 8, config.vocab_size)
   x_BTD, _ = hidden_states(variables["params"], config, tokens, **inputs)
   np.testing.assert_array_equal(logits_BTV, unembed(variables["params"], x_BTD))
 
@@ -512,7 +521,7 @@ def test_every_model_field_changes_the_parameters_or_the_logits(field, value):
     return jax.tree.map(lambda leaf: leaf.shape, jax.eval_shape(lambda: init_params(config, jax.random.key(0))))
 
   if tree(config) == tree(changed):
-    key, tokens = jax.random.key(0), random_tokens(2, 7)
+    key, tokens = jax.random.key(0), random_tokens(2, 8)
     gap = np.abs(
       logits_of(init_params(config, key), config, tokens) - logits_of(init_params(changed, key), changed, tokens)
     )

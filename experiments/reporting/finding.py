@@ -151,17 +151,18 @@ def _in_context(study: Study) -> str:
   drope, control = _only(drope, list(words)), _only(control, list(words))
   numbers = {m: f"{m.show(drope[m][1].value)} against {m.show(control[m][1].value)}" for m in words}
   arms, controls = _arms(study, drope), _arms(study, control)
-  ours, theirs = (" or ".join(arm.label for arm in side) for side in (arms, controls))
+  ours, theirs = ("; ".join(arm.label for arm in side) for side in (arms, controls))
+  if len(arms) > 1:
+    ours = f"the best dropped model for each ({ours})"
   other = f"its control ({theirs}: the embedding kept{_budget(study, arms, controls)})"
   return f"{start}, {ours} is {_verdict(words, other, numbers)}."
 
 
-def _leaders(study: Study, measure: Measure, context: int) -> str:
+def _leader(figures: Mapping[Row, Figure], measure: Measure) -> str:
   """`A has the lowest perplexity (1.2)`, or who shares it, or that nobody retrieves."""
-  figures = measured(study, study.rows, measure, context)
-  if not figures:
-    return f"{measure.name} was not measured"
   best = best_rows(figures, measure)
+  if not best:
+    return f"{measure.name} was not measured there"
   shown = measure.show(figures[best[0]].value)
   if measure is RETRIEVAL and not figures[best[0]].value > 0:
     return "no row retrieves a single needle"
@@ -173,6 +174,16 @@ def _leaders(study: Study, measure: Measure, context: int) -> str:
     return f"{len(best)} of {len(figures)} rows are level at {measure.best} ({best[0].label}: {shown})"
   labels = [f"{row.label} ({measure.show(figures[row].value)})" for row in best]
   return f"{_enumerate(labels)} are level at {measure.best}"
+
+
+def _leaders(study: Study, context: int) -> str:
+  """Who is best in each measure."""
+  figures = {measure: measured(study, study.rows, measure, context) for measure in MEASURES}
+  best = [best_rows(figures[measure], measure) for measure in MEASURES]
+  if best[0] == best[1] and len(best[0]) == 1 and figures[RETRIEVAL][best[0][0]].value > 0:
+    row = best[0][0]
+    return f"{row.label} has both " + _enumerate([f"{m.best} ({m.show(figures[m][row].value)})" for m in MEASURES])
+  return ", while ".join(_leader(figures[measure], measure) for measure in MEASURES)
 
 
 def _numbers(side: Side) -> str:
@@ -195,19 +206,19 @@ def _beyond(study: Study) -> str:
   if not contexts or contexts[-1] <= study.train_context:
     return "Nothing was measured beyond the training context."
   context = contexts[-1]
-  sentence = f"At {study.extension(context):g}× that length ({context:,} tokens), "
-  sentence += " and ".join(_leaders(study, measure, context) for measure in MEASURES)
+  sentence = f"At {study.extension(context):g}× that length ({context:,} tokens), {_leaders(study, context)}"
   drope = _side(study, study.rows_of("drope"), context)
   plain = _side(study, study.rows_of("control", plain=True), context)
   helped = _side(study, study.rows_of("control", plain=False), context)
   verdicts = []
-  as_trained = "the control as trained"
-  for rival, phrase in ((plain, as_trained), (helped, "the best method that needs no training")):
-    words = _compared(drope, rival)
-    if words:
-      rival = _only(rival, list(words))
-      shown = _named(rival) if phrase != as_trained or not _is_one_row(rival) else _numbers(rival)
-      verdicts.append(_verdict(words, f"{phrase} ({shown})"))
+  words = _compared(drope, plain)
+  if words:
+    rival = _only(plain, list(words))
+    shown = _numbers(rival) if _is_one_row(rival) else _named(rival)
+    verdicts.append(_verdict(words, f"the control as trained ({shown})"))
+  words = _compared(drope, helped)
+  if words:
+    verdicts.append(_verdict(words, f"the best method that needs no training ({_named(_only(helped, list(words)))})"))
   if verdicts:
     ours = f"the dropped model at its best row for each ({_named(drope)})"
     if _is_one_row(drope):

@@ -29,7 +29,7 @@ INK, ORANGE, SKY, GREEN, BLUE, VERMILION, PURPLE, GREY = (
 METHOD_LOOKS = {"pi": (ORANGE, "s"), "ntk": (SKY, "^"), "yarn": (GREEN, "D"), "crop": (GREY, "X")}
 ROLE_LOOKS = {"control": (INK, "o"), "drope": (VERMILION, "o"), "baseline": (BLUE, "v")}
 SPARE_LOOKS = ((PURPLE, "P"), ("#7A5C3E", "<"), ("#5B4B9A", ">"), ("#8A8A00", "h"), ("#A63A50", "p"), ("#2F6F6F", "d"))
-STYLE = {
+STYLE: dict[Any, Any] = {
   "font.size": 10, "axes.titlesize": 11, "axes.titleweight": "bold", "axes.titlelocation": "left",
   "axes.spines.top": False, "axes.spines.right": False, "axes.edgecolor": "#555555", "axes.labelcolor": "#333333",
   "xtick.color": "#555555", "ytick.color": "#555555", "axes.grid": True, "axes.axisbelow": True, "grid.color": "#e4e4e4",
@@ -262,7 +262,8 @@ def plot_loss(study: Study, path: Path) -> bool:
     zoomed.set_ylim(low - 0.06 * (high - low), high + 0.12 * (high - low))
     zoomed.set_title("from the drop on, enlarged")
     canvas.draw_without_rendering()  # fixes the layout, which the labels are placed in
-    _label_ends(zoomed, [(c.losses[-1], c.arm.label, colors[c.arm]) for c in curves if c.tokens[-1] > drop * 1.001])
+    ends = {c.arm: c for c in curves if c.tokens[-1] > drop * 1.001}  # of an arm's runs the last
+    _label_ends(zoomed, [(curve.losses[-1], arm.label, colors[arm]) for arm, curve in ends.items()])
   unlabelled = [curve for curve in curves if not drops or curve.tokens[-1] <= drops[0] * 1.001]
   labelled = {curve.arm for curve in curves if curve not in unlabelled}
   handles = {curve.arm.label: lines[curve.arm] for curve in unlabelled if curve.arm not in labelled}
@@ -324,8 +325,7 @@ def plot_needles(study: Study, path: Path) -> bool:
   canvas, panels = plt.subplots(
     lines, columns, figsize=size, squeeze=False, layout="constrained", sharex=True, sharey=True
   )
-  colormap = matplotlib.colormaps["Blues"]
-  colormap.set_bad("#f0f0f0")
+  colormap = matplotlib.colormaps["Blues"].with_extremes(bad="#f0f0f0")
   styles = looks(study)
   for axes in panels.flat[len(study.rows) :]:
     axes.axis("off")

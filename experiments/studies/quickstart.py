@@ -1,0 +1,171 @@
+"""The main job at toy scale: RoPE continued, with PI, NTK, YaRN and cropped; DroPE; NoPE from scratch. (Paper: tables 1, 6.)
+
+`python -m experiments.quickstart --workdir=DIR` makes its own data from the documentation strings of the installed
+packages (nothing is downloaded). Every arm sees `pretrain_steps + recalibrate_steps` batches.
+"""
+
+import dataclasses
+import itertools
+from collections.abc import Iterator
+from pathlib import Path
+
+from drope_jax.config import (
+  ComputeConfig,
+  ConfigError,
+  DataConfig,
+  InitConfig,
+  ModelConfig,
+  OptimConfig,
+  QKNorm,
+  TrainConfig,
+)
+from drope_jax.data import docstrings
+from drope_jax.data.corpus import build_corpus
+from drope_jax.data.recall import Lines, RecallParameters, recall_document, sentences, single_token_words
+from drope_jax.data.tokenizers import load_tokenizer, train_bpe
+from drope_jax.evaluate.measure import TASKS, load_data
+from drope_jax.positions import RoPE
+from experiments.study import Arm, Row, Study, run_directory
+
+
+def _model() -> ModelConfig:
+  return ModelConfig(
+    vocab_size=1024,
+    d_model=128,
+    num_layers=4,
+    num_heads=4,
+    num_kv_heads=4,
+    head_dim=32,
+    d_ff=352,
+    positions=RoPE(theta=10_000.0),
+  )
+
+
+@dataclasses.dataclass(unsafe_hash=True, kw_only=True)
+class Quickstart:
+  """Everything that can be set, as `--config.NAME=VALUE`."""
+
+  seed: int = 0
+  model: ModelConfig = dataclasses.field(default_factory=_model)
+  context: int = 128  # tokens
+  batch_size: int = 8
+  pretrain_steps: int = 1200
+  recalibrate_steps: int = 600
+  peak_lr: float = 1e-3
+  recalibrate_lr: float = 1e-3
+  warmup_steps: int = 50
+  qk_norm: QKNorm | None = None  # inserted at the drop
+  recall_share: float = 0.6  # of the training tokens, about
+  extensions: tuple[int, ...] = (1, 2, 4, 8)
+  documents: int = 24  # held out, to measure the loss on
+  needles_per_depth: int = 40
+  packages: tuple[str, ...] = docstrings.PACKAGES
+  prose_limit: int | None = None  # documents; None: all
+
+  def __post_init__(self) -> None:
+    if not 0 <= self.recall_share < 1:
+      raise ConfigError(f"Quickstart.recall_share is {self.recall_share}; it must lie in [0, 1)")
+    if self.pretrain_steps < 1 or self.recalibrate_steps < 1:
+      raise ConfigError("Quickstart.pretrain_steps and recalibrate_steps must be at least 1")
+
+  def study(self, workdir: Path) -> Study:
+    corpus, tokenizer = workdir / "data" / "corpus", workdir / "data" / "tokenizer"
+    data = DataConfig(
+      directory=str(corpus),
+      tokenizer=str(tokenizer / "tokenizer.json"),
+      context=self.context,
+      batch_size=self.batch_size,
+    )
+
+    def run(steps: int, peak_lr: float, seed: int, **where_from) -> TrainConfig:
+      return TrainConfig(
+        **where_from,
+        data=data,
+        optim=OptimConfig(peak_lr=peak_lr, warmup_steps=min(self.warmup_steps, steps // 10)),
+        compute=ComputeConfig(scan_layers=False),  # unrolled layers are a tenth faster on CPU
+        steps=steps,
+        seed=seed,
+        log_every=25,
+        checkpoint_every=1000,
+        trackers=(),
+      )
+
+    rope = str(run_directory(workdir, "rope"))
+    again = (self.recalibrate_steps, self.recalibrate_lr, self.seed + 1)  # the same batches for both
+    runs = {
+      "rope": run(self.pretrain_steps, self.peak_lr, self.seed, model=self.model),
+      "rope_continued": run(*again, init=InitConfig(checkpoint=rope, drop=False)),
+      "drope": run(*again, init=InitConfig(checkpoint=rope, drop=True, qk_norm=self.qk_norm)),
+      "nope": run(
+        self.pretrain_steps + self.recalibrate_steps,
+        self.peak_lr,
+        self.seed,
+        model=dataclasses.replace(self.model, positions=None),
+      ),
+    }
+    lengths = [extension * self.context for extension in self.extensions]
+    return Study(
+      title="Quickstart: what becomes of a model when its positional embedding is dropped",
+      seed=self.seed,
+      train_context=self.context,
+      prepare=lambda: prepare(self, corpus, tokenizer),
+      runs=runs,
+      arms=(
+        Arm("RoPE, continued", ("rope", "rope_continued"), "control"),
+        Arm("DroPE", ("rope", "drope"), "drope"),
+        Arm("NoPE from scratch", ("nope",), "baseline"),
+      ),
+      rows=(
+        Row("rope_continued", "rope", "RoPE, continued"),
+        Row("rope_continued", "pi", "RoPE + PI"),
+        Row("rope_continued", "ntk", "RoPE + NTK"),
+        Row("rope_continued", "yarn", "RoPE + YaRN"),
+        Row("rope_continued", "crop", "RoPE, cropped"),
+        Row("drope", "nope", "DroPE, β = 1"),
+        Row("drope", "drope", "DroPE, fitted β"),
+        Row("nope", "nope", "NoPE from scratch"),
+      ),
+      lengths=lengths,
+      tasks=TASKS,
+      eval_data=lambda: load_data(
+        str(corpus),
+        str(tokenizer / "tokenizer.json"),
+        max(lengths),
+        documents_per_task=self.documents,
+        needles_per_depth=self.needles_per_depth,
+        seed=self.seed,
+      ),
+    )
+
+
+def get_config() -> Quickstart:
+  return Quickstart()
+
+
+def prepare(settings: Quickstart, corpus: Path, tokenizer: Path) -> None:
+  """Prose and recall documents as a corpus, and a tokenizer; made once.
+
+  Splits: `train`; `heldout` and `fit`, prose that is in no training document; `words`, what facts are made of.
+  """
+  if (corpus / "dataset_info.json").exists():
+    return
+  prose = docstrings.gather(settings.packages)[: settings.prose_limit]
+  train, held_out = docstrings.split_held_out(prose)
+  train_bpe(train, settings.model.vocab_size, tokenizer)
+  encoder = load_tokenizer(tokenizer)
+  words = single_token_words(encoder, train)
+  lines = Lines(encoder, words, [sentence for text in train for sentence in sentences(text)])
+  tokens = sum(len(encoder.encode(text)) for text in train)
+  parameters = RecallParameters(tokens=(settings.context // 2, settings.context), pairs=(2, 8))
+  recall = _recall(lines, parameters, settings, tokens)
+  build_corpus(
+    corpus,
+    {"train": itertools.chain(train, recall), "heldout": held_out[::2], "fit": held_out[1::2], "words": words},
+  )
+
+
+def _recall(lines: Lines, parameters: RecallParameters, settings: Quickstart, prose_tokens: int) -> Iterator[str]:
+  """Recall documents until they are `recall_share` of all tokens: no two alike, whatever the number of epochs."""
+  mean = sum(parameters.tokens) / 2
+  count = round(prose_tokens * settings.recall_share / (1 - settings.recall_share) / mean)
+  return (recall_document(lines, parameters, settings.seed, index) for index in range(count))
