@@ -1,0 +1,23 @@
+"""Extend the context of language models by dropping their positional embeddings (DroPE, arXiv 2512.12167)."""
+
+from drope_jax.checkpoint import load
+from drope_jax.config import ModelConfig
+from drope_jax.drope import drop, insert_qk_norm, temperature
+from drope_jax.generate import generate
+from drope_jax.model import Decoder
+from drope_jax.positions import NTK, PI, ALiBi, RoPE, YaRN
+
+__all__ = [
+  "NTK",
+  "PI",
+  "ALiBi",
+  "Decoder",
+  "ModelConfig",
+  "RoPE",
+  "YaRN",
+  "drop",
+  "generate",
+  "insert_qk_norm",
+  "load",
+  "temperature",
+]
