@@ -13,29 +13,31 @@ from experiments.reporting.finding import PERPLEXITY, RETRIEVAL, finding, spread
 from experiments.reporting.records import ReportError, Study, read_study
 
 BACKGROUND = """\
-A language model must know in which order its tokens stand. Most are told by **RoPE**: queries and keys are rotated by an
-angle that grows with the position, and beyond the lengths of the training these angles are new to the model. **DroPE** (arXiv
-2512.12167) trains with RoPE, *drops* the rotations altogether (what remains of the order is that a token sees only what
-precedes it), and *recalibrates*: a short further training at the same length. It never trains on anything long. Its fair
-control is the same model **continued** with RoPE for as many tokens. Both are compared with methods that need no training:
-they rescale the control's rotations, or cut the text. A model without rotations spreads its attention thin over a long
-text; a **temperature**, a factor β on the attention logits that is fitted on held-out text, sharpens it again."""
+A language model must know in which order its tokens stand. Most are told by **RoPE**: queries and keys are rotated
+by an angle that grows with the position, and beyond the lengths of the training these angles are new to the model.
+**DroPE** (arXiv 2512.12167) trains with RoPE, *drops* the rotations altogether (what remains of the order is that a
+token sees only what precedes it), and *recalibrates*: a short further training at the same length. It never trains
+on anything long. Its fair control is the same model **continued** with RoPE for as many tokens. Both are compared
+with methods that need no training: they rescale the control's rotations, or cut the text. A model without rotations
+may spread its attention thin over a long text; a **temperature**, a factor β on the attention logits that is fitted
+on held-out text, is meant to sharpen it again."""
 
 ABOUT_PERPLEXITY = f"""\
-Among how many tokens the model is, in effect, undecided when it predicts the next one (the exponential of the mean loss over
-all positions of documents of that length); lower is better. n: predicted tokens. Bold: the best of each column, and those
-level with it. {tables.MISSING}: not measured."""
+Among how many tokens the model is, in effect, undecided when it predicts the next one (the exponential of the mean
+loss over all positions of documents of that length); lower is better. n: predicted tokens. Bold: the best of each
+column, and those level with it. {tables.MISSING}: not measured."""
 
 ABOUT_NEEDLES = """\
-A fact lies somewhere in a long text and is asked for at its end. Per cent answered exactly, over all depths (± one standard
-error); higher is better. n: prompts."""
+A fact lies somewhere in a long text and is asked for at its end. Per cent answered exactly, over all depths (± one
+standard error); higher is better. n: prompts."""
 
 ABOUT_TEMPERATURE = """\
-At each length every β of a grid is tried on held-out text, and c of β = 1 + c·ln s (s: the length as a multiple of the training
-context) is fitted to the best ones by least squares."""
+At each length every β of a grid is tried on held-out text, and c of β = 1 + c·ln s (s: the length as a multiple of
+the training context) is fitted to the best ones by least squares."""
 
 CAPTIONS = {
-  "summary.png": "Perplexity and needle retrieval against length. Shaded: the training context. Bars: one standard error.",
+  "summary.png": "Perplexity and needle retrieval against length. Shaded: the training context. "
+  "Bars: one standard error.",
   "loss.png": "Training loss of every arm. Dotted line: the positional embedding is dropped.",
   "perplexity_by_position.png": "Perplexity by position in the longest documents. Shaded: the training context.",
   "needles.png": "Needles found, in per cent, by length and by depth: how far into the text the fact stands. "

@@ -175,7 +175,7 @@ def written(trained, tmp_path_factory) -> Path:
   return workdir
 
 
-# --- what is level -----------------------------------------------------------------------------------------------------
+# --- what is level ----------------------------------------------------------------------------------------------------
 
 
 def test_losses_are_level_within_the_seed_and_with_few_tokens_within_those():
@@ -195,16 +195,16 @@ def test_accuracies_are_level_unless_their_difference_is_significant():
   assert compare_accuracies(Figure(0.0, 50), Figure(0.0, 50)) == 0
 
 
-# --- the finding -------------------------------------------------------------------------------------------------------
+# --- the finding ------------------------------------------------------------------------------------------------------
 
 
 def test_finding_of_a_drop_that_is_not_repaid(workdir):
   assert finding(_study(workdir, _figures(LOSSES, ACCURACIES))) == (
-    "With one seed and at the training context of 128 tokens, DroPE is behind its control (RoPE, continued: the embedding "
-    "kept, as many training tokens) in perplexity (26.3 against 18.0) and in needle retrieval (90 % against 100 %). "
-    "At 8× that length (1,024 tokens), RoPE, cropped has the lowest perplexity (19.5), while RoPE + YaRN has the best needle "
-    "retrieval (90 %); DroPE (36.6 and 44 %) is ahead of the control as trained (49.9 and 12 %) in both, and behind the "
-    "best method that needs no training (RoPE, cropped: 19.5; RoPE + YaRN: 90 %) in both."
+    "With one seed and at the training context of 128 tokens, DroPE is behind its control (RoPE, continued: the "
+    "embedding kept, as many training tokens) in perplexity (26.3 against 18.0) and in needle retrieval "
+    "(90 % against 100 %). At 8× that length (1,024 tokens), RoPE, cropped has the lowest perplexity (19.5), "
+    "while RoPE + YaRN has the best needle retrieval (90 %); DroPE (36.6 and 44 %) is ahead of the control as trained "
+    "(49.9 and 12 %) in both, and behind the best method that needs no training (RoPE, cropped: 19.5; RoPE + YaRN: 90 %) in both."
   )
 
 
@@ -282,7 +282,7 @@ def test_finding_tells_unequal_budgets(workdir):
   assert "the embedding kept, 3.00 times the training tokens)" in finding(_study(workdir, _figures(LOSSES, ACCURACIES)))
 
 
-# --- tables ------------------------------------------------------------------------------------------------------------
+# --- tables -----------------------------------------------------------------------------------------------------------
 
 
 def test_tables_hold_the_figures_and_mark_the_best(workdir):
@@ -328,7 +328,13 @@ def test_the_temperature_fit_warns_at_the_edge_of_its_grid(workdir):
   assert "| 4× (512) | 1 to 1.8 | 1.40 | 1.40 | 3.560 | 3.400 |" in text
   assert "| 8× (1,024) | 1 to 1.8 | 1.80* | 1.60 |" in text and "**Warning:** at 8× the best β" in text
   (workdir / "results.jsonl").unlink()
-  assert "Warning" not in tables.temperature_section(_study(workdir, _temperature({256: 1.2})))
+  text = tables.temperature_section(_study(workdir, _temperature({256: 1.2})))
+  assert "Warning" not in text and "does not help" not in text
+
+
+def test_a_temperature_that_does_not_sharpen_is_said_to_be_none(workdir):
+  figures = [Result(**{**r.__dict__, "value": -0.05}) if r.metric == "c" else r for r in _temperature({256: 1.2})]
+  assert "sharper attention does not help this model." in tables.temperature_section(_study(workdir, figures))
 
 
 def test_runs_table_tells_what_was_trained(workdir, trained):
@@ -357,7 +363,7 @@ def test_results_that_no_row_shows_are_named(workdir):
   assert tables.unnamed_results(study) == ["`rope` / `rope` / `perplexity`"]
 
 
-# --- plots and the whole -----------------------------------------------------------------------------------------------
+# --- plots and the whole ----------------------------------------------------------------------------------------------
 
 
 def test_report_has_every_plot_and_section(written):
@@ -393,7 +399,7 @@ def test_rows_keep_apart(workdir):
   assert plain.color == tempered.color and plain.dashed and not tempered.dashed
 
 
-# --- the command -------------------------------------------------------------------------------------------------------
+# --- the command ------------------------------------------------------------------------------------------------------
 
 
 def test_command(written):

@@ -32,8 +32,9 @@ SPARE_LOOKS = ((PURPLE, "P"), ("#7A5C3E", "<"), ("#5B4B9A", ">"), ("#8A8A00", "h
 STYLE: dict[Any, Any] = {
   "font.size": 10, "axes.titlesize": 11, "axes.titleweight": "bold", "axes.titlelocation": "left",
   "axes.spines.top": False, "axes.spines.right": False, "axes.edgecolor": "#555555", "axes.labelcolor": "#333333",
-  "xtick.color": "#555555", "ytick.color": "#555555", "axes.grid": True, "axes.axisbelow": True, "grid.color": "#e4e4e4",
-  "grid.linewidth": 0.8, "legend.frameon": False, "figure.facecolor": "white", "savefig.dpi": 150,
+  "xtick.color": "#555555", "ytick.color": "#555555", "axes.grid": True, "axes.axisbelow": True,
+  "grid.color": "#e4e4e4", "grid.linewidth": 0.8, "legend.frameon": False, "figure.facecolor": "white",
+  "savefig.dpi": 150,
 }  # fmt: skip
 CONTEXT_SHADE = "#f1f1f1"
 
@@ -62,7 +63,7 @@ class Look:
 
 
 def looks(study: Study) -> dict[Row, Look]:
-  """A look for each row: by method for the control's rows, by role for the others; what is taken goes to a spare one."""
+  """A look for each row: by method for the control's rows, by role for the others; a spare one if that is taken."""
   chosen: dict[tuple[str, str], tuple[str, str]] = {}
   spare = list(SPARE_LOOKS)
   with_temperature = {row.run for row in study.rows if row.method == TEMPERATURE}
@@ -182,7 +183,7 @@ def _save(canvas: Canvas, path: Path) -> None:
   plt.close(canvas)
 
 
-# --- training ----------------------------------------------------------------------------------------------------------
+# --- training ---------------------------------------------------------------------------------------------------------
 
 
 @dataclasses.dataclass
@@ -273,7 +274,7 @@ def plot_loss(study: Study, path: Path) -> bool:
   return True
 
 
-# --- perplexity and retrieval ------------------------------------------------------------------------------------------
+# --- perplexity and retrieval -----------------------------------------------------------------------------------------
 
 
 def plot_positions(study: Study, path: Path) -> bool:
@@ -397,7 +398,7 @@ def plot_summary(study: Study, path: Path) -> bool:
   return True
 
 
-# --- frequencies -------------------------------------------------------------------------------------------------------
+# --- frequencies ------------------------------------------------------------------------------------------------------
 
 
 def _rotary_model(study: Study) -> tuple[ModelConfig, RoPE] | None:

@@ -1,4 +1,4 @@
-"""A study as its report sees it: study.json, the runs' records and results.jsonl, read and checked; nothing is computed."""
+"""A study as its report sees it: study.json, the runs' records and results.jsonl, read and checked."""
 
 import dataclasses
 import json

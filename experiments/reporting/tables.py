@@ -29,7 +29,7 @@ METHODS = {
   "dynamic_ntk": "NTK-aware scaling for the length of each text",
   "dynamic_yarn": "YaRN for the length of each text",
   "crop": "only the last tokens shown to it, as many as the training context holds",
-  TEMPERATURE: "attention sharpened by the temperature β",
+  TEMPERATURE: "the attention logits multiplied by the fitted temperature β",
 }
 
 
@@ -158,6 +158,7 @@ def temperature_section(study: Study) -> str:
     parts.append(
       f"For `{run}` the fit gives c = **{c}** (the paper: {FROM_SCRATCH_COEFFICIENT} for a model trained from "
       f"scratch, {SMOLLM_COEFFICIENT} for SmolLM)."
+      + (" It is not positive: sharper attention does not help this model." if fit.c is not None and fit.c <= 0 else "")
     )
     lines, warnings = [], []
     for context, best in fit.best.items():
@@ -176,8 +177,8 @@ def temperature_section(study: Study) -> str:
       parts.append(markdown_table(header, lines))
     if warnings:
       parts.append(
-        f"\\* **Warning:** at {', '.join(warnings)} the best β is at the edge of the grid: the true optimum may lie beyond "
-        "it, and c would change with it."
+        f"\\* **Warning:** at {', '.join(warnings)} the best β is at the edge of the grid: the true optimum may lie "
+        "beyond it, and c would change with it."
       )
   return "\n\n".join(parts)
 
