@@ -8,7 +8,7 @@ import pytest
 
 from drope_jax.config import ConfigError, ModelConfig, QKNorm
 from drope_jax.drope import drop, fit_temperature, insert_qk_norm, temperature
-from drope_jax.model import Decoder, init_params, parameter_specs
+from drope_jax.model import Decoder, map_specs, parameter_specs
 from drope_jax.positions import ALiBi, Layer, LayerPattern, RoPE, YaRN, rnope_swa
 
 TOKENS_BT = jnp.asarray(np.random.default_rng(0).integers(0, 31, (2, 12)))
@@ -24,7 +24,7 @@ def tiny(**changes) -> ModelConfig:
     "head_dim": 8,
     "d_ff": 24,
   }
-  return ModelConfig(**sizes, init_std=0.3, **changes)
+  return ModelConfig(**sizes, **changes)
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -32,9 +32,9 @@ def logits(config, params):
   return Decoder(config).apply({"params": params}, TOKENS_BT)
 
 
-@functools.partial(jax.jit, static_argnums=0)
 def make_params(config):
-  return init_params(config, jax.random.key(0))
+  rng = np.random.default_rng(0)
+  return map_specs(lambda spec: jnp.asarray(rng.normal(not spec.decay, 0.3, spec.shape), jnp.float32), config)
 
 
 # --- drop -------------------------------------------------------------------------------------------------------------

@@ -8,7 +8,7 @@ import pytest
 import drope_jax.generate
 from drope_jax.config import ModelConfig
 from drope_jax.generate import _choose, _generate, _round_up, _Sampler, generate
-from drope_jax.model import hidden_states, init_params, unembed
+from drope_jax.model import hidden_states, map_specs, unembed
 from drope_jax.positions import (
   NTK,
   PI,
@@ -19,6 +19,7 @@ from drope_jax.positions import (
   NTKByParts,
   RoPE,
   YaRN,
+  layer_cycle,
   rnope_swa,
 )
 
@@ -27,12 +28,12 @@ PROMPTS = [np.random.default_rng(length).integers(0, 61, length).tolist() for le
 
 
 @functools.cache
-def tiny(positions=None, **changes):
-  """A config and parameters; the weights are large, so that the most likely token leads clearly."""
+def tiny(positions=None):
+  """A config and its parameters; the weights are large, so that the most likely token leads clearly."""
   sizes = {"vocab_size": 61, "d_model": 16, "num_heads": 4, "num_kv_heads": 2, "head_dim": 8, "d_ff": 24}
-  num_layers = 4 if positions == rnope_swa(5) else 2
-  config = ModelConfig(**sizes, num_layers=num_layers, positions=positions, init_std=0.5, **changes)
-  return config, jax.jit(init_params, static_argnums=0)(config, jax.random.key(0))
+  config = ModelConfig(**sizes, num_layers=len(layer_cycle(positions)) + 1, positions=positions)
+  rng = np.random.default_rng(0)
+  return config, map_specs(lambda spec: jnp.asarray(rng.normal(not spec.decay, 0.5, spec.shape), jnp.float32), config)
 
 
 @functools.partial(jax.jit, static_argnums=1)

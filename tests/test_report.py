@@ -204,7 +204,8 @@ def test_finding_of_a_drop_that_is_not_repaid(workdir):
     "embedding kept, as many training tokens) in perplexity (26.3 against 18.0) and in needle retrieval "
     "(90 % against 100 %). At 8× that length (1,024 tokens), RoPE, cropped has the lowest perplexity (19.5), "
     "while RoPE + YaRN has the best needle retrieval (90 %); DroPE (36.6 and 44 %) is ahead of the control as trained "
-    "(49.9 and 12 %) in both, and behind the best method that needs no training (RoPE, cropped: 19.5; RoPE + YaRN: 90 %) in both."
+    "(49.9 and 12 %) in both, and behind the best method that needs no training (RoPE, cropped: 19.5; "
+    "RoPE + YaRN: 90 %) in both."
   )
 
 

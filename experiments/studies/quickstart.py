@@ -6,6 +6,7 @@ packages (nothing is downloaded). Every arm sees `pretrain_steps + recalibrate_s
 
 import dataclasses
 import itertools
+import random
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -21,11 +22,13 @@ from drope_jax.config import (
 )
 from drope_jax.data import docstrings
 from drope_jax.data.corpus import build_corpus
-from drope_jax.data.recall import Lines, RecallParameters, recall_document, sentences, single_token_words
+from drope_jax.data.recall import ARROW, Lines, RecallParameters, recall_document, sentences, single_token_words
 from drope_jax.data.tokenizers import load_tokenizer, train_bpe
 from drope_jax.evaluate.measure import TASKS, load_data
 from drope_jax.positions import RoPE
 from experiments.study import Arm, Row, Study, run_directory
+
+FILLER_PIECES = 1000  # pieces of prose whose sentences fill recall documents
 
 
 def _model() -> ModelConfig:
@@ -151,21 +154,35 @@ def prepare(settings: Quickstart, corpus: Path, tokenizer: Path) -> None:
     return
   prose = docstrings.gather(settings.packages)[: settings.prose_limit]
   train, held_out = docstrings.split_held_out(prose)
-  train_bpe(train, settings.model.vocab_size, tokenizer)
+  # The arrow is common in what the model will read, though not in prose: repeated here, it becomes one token.
+  train_bpe([*train, ARROW * 10_000], settings.model.vocab_size, tokenizer)
   encoder = load_tokenizer(tokenizer)
   words = single_token_words(encoder, train)
-  lines = Lines(encoder, words, [sentence for text in train for sentence in sentences(text)])
-  tokens = sum(len(encoder.encode(text)) for text in train)
-  parameters = RecallParameters(tokens=(settings.context // 2, settings.context), pairs=(2, 8))
-  recall = _recall(lines, parameters, settings, tokens)
+  pieces = [piece for text in train for piece in _pieces(text)]
+  random.Random(settings.seed).shuffle(pieces)
+  tokens_per_character = len(encoder.encode("".join(pieces[:200]))) / sum(map(len, pieces[:200]))
+  prose_tokens = sum(map(len, pieces)) * tokens_per_character
+  fillers = [sentence for piece in pieces[:FILLER_PIECES] for sentence in sentences(piece)]
+  recall = _recall(Lines(encoder, words, fillers), settings, prose_tokens)
   build_corpus(
     corpus,
-    {"train": itertools.chain(train, recall), "heldout": held_out[::2], "fit": held_out[1::2], "words": words},
+    {"train": itertools.chain(pieces, recall), "heldout": held_out[::2], "fit": held_out[1::2], "words": words},
   )
 
 
-def _recall(lines: Lines, parameters: RecallParameters, settings: Quickstart, prose_tokens: int) -> Iterator[str]:
-  """Recall documents until they are `recall_share` of all tokens: no two alike, whatever the number of epochs."""
-  mean = sum(parameters.tokens) / 2
-  count = round(prose_tokens * settings.recall_share / (1 - settings.recall_share) / mean)
+def _pieces(text: str, characters: int = 2000) -> Iterator[str]:
+  """`text` cut at paragraphs into pieces of about `characters`, so that no document fills many batches in a row."""
+  piece = ""
+  for paragraph in text.split("\n\n"):
+    if piece and len(piece) + len(paragraph) > characters:
+      yield piece
+      piece = ""
+    piece += ("\n\n" if piece else "") + paragraph
+  yield piece
+
+
+def _recall(lines: Lines, settings: Quickstart, prose_tokens: float) -> Iterator[str]:
+  """As many recall documents, all different, as make `recall_share` of all tokens."""
+  parameters = RecallParameters(tokens=(settings.context // 2, settings.context), pairs=(2, 8))
+  count = round(prose_tokens * settings.recall_share / (1 - settings.recall_share) / (0.75 * settings.context))
   return (recall_document(lines, parameters, settings.seed, index) for index in range(count))
