@@ -217,7 +217,7 @@ def make_train_step(config: TrainConfig, optimizer: optax.GradientTransformation
     count = jnp.maximum(sums["tokens"], 1.0)
     grads = jax.tree.map(lambda g: g / count, grads)
     updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
-    report = {"loss": sums["nll"] / count, "grad_norm": optax.global_norm(grads), "tokens": sums["tokens"]}
+    report = {"loss": sums["nll"] / count, "grad_norm": optax.tree.norm(grads), "tokens": sums["tokens"]}
     return TrainState(optax.apply_updates(state.params, updates), opt_state), report
 
   return train_step

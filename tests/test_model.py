@@ -39,6 +39,15 @@ POSITIONS = {
 POSITION_IDS = pytest.mark.parametrize("positions", POSITIONS.values(), ids=POSITIONS)
 
 
+@pytest.fixture(scope="module", autouse=True)
+def quick_compilation():
+  """These programs run once: most of the time would go into optimising them."""
+  before = jax.config.read("jax_disable_most_optimizations")
+  jax.config.update("jax_disable_most_optimizations", True)
+  yield
+  jax.config.update("jax_disable_most_optimizations", before)
+
+
 def tiny(**changes):
   return dataclasses.replace(TINY, **changes)
 
@@ -245,10 +254,10 @@ def test_every_compute_field_changes_the_program_and_not_the_function(field):
 
 def test_bfloat16_compute_keeps_float32_parameters_gradients_and_logits():
   compute = ComputeConfig(dtype="bfloat16")
-  params, tokens = init_params(TINY, jax.random.key(0)), random_tokens(2, 8)
+  params, tokens = jax.eval_shape(lambda: init_params(TINY, jax.random.key(0))), random_tokens(2, 8)
   assert {leaf.dtype for leaf in jax.tree.leaves(params)} == {jnp.dtype("float32")}
-  assert jax.eval_shape(lambda: hidden_states(params, TINY, tokens, compute=compute)[0]).dtype == jnp.bfloat16
-  assert jax.eval_shape(lambda: Decoder(TINY, compute).apply({"params": params}, tokens)).dtype == jnp.float32
+  assert jax.eval_shape(lambda params: hidden_states(params, TINY, tokens, compute=compute)[0], params).dtype == jnp.bfloat16
+  assert jax.eval_shape(Decoder(TINY, compute).apply, {"params": params}, tokens).dtype == jnp.float32
   assert init_cache(TINY, 2, 8, compute).k_LBSKh.dtype == jnp.bfloat16
   loss, gradients = jax.eval_shape(functools.partial(loss_and_gradients, compute, TINY), params, tokens)
   assert {leaf.dtype for leaf in jax.tree.leaves((loss, gradients))} == {jnp.dtype("float32")}
