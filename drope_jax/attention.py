@@ -2,7 +2,7 @@
 
 A query at index i of its row sees the keys at indices j <= i; with a window only i - j < window; with segments only
 those of its own segment. Indices count places in the row (or cache slots), so a cache needs no mask of its own: slots
-that are not yet written lie at indices no query has reached. Positions, which only the rotation reads, are not known here.
+that are not yet written lie at indices no query has reached. Positions, which only the rotation reads, do not matter.
 
 Kernels: "reference" writes the T x S scores out; "blockwise" keeps one block of them at a time, forward and backward,
 and skips the blocks that causality or the window empties. Scores, softmax and sums are float32 in both.
@@ -46,7 +46,7 @@ def attention(
   """softmax(logit_scale * q.k / sqrt(h) + bias) v over the visible keys.
 
   Args:
-    q_BTHh, k_BSKh, v_BSKh: queries, keys and values, H divisible by K; keys are shared by H/K query heads, not repeated.
+    q_BTHh, k_BSKh, v_BSKh: queries, keys and values, H divisible by K; H/K query heads share a key head.
     offset: index of the first query of each row, an int or int32 (B,); the number of cached keys before it.
     window: keys seen by each query, itself included; None for all before it.
     segments: document numbers, or None.
@@ -81,8 +81,8 @@ def attention(
   return out_BKGTh.reshape(batch, num_heads, num_queries, head_dim).swapaxes(1, 2)
 
 
-# The three products of attention, with float32 results. The G * T queries of a key/value head are the rows of one matrix:
-# XLA's CPU backend takes twice as long for a product with more dimensions.
+# The three products of attention, with float32 results. The G * T queries of a key/value head are the rows of one
+# matrix: XLA's CPU backend takes twice as long for a product with more dimensions.
 
 
 def _rows(x_BKGTx: Array) -> Array:
@@ -136,11 +136,11 @@ def _reference(q_BKGTh, k_BKSh, v_BKSh, offset_B, segments, slopes_KG, window):
   return _mix_keys(weights, v_BKSh).astype(q_BKGTh.dtype)
 
 
-# --- blockwise: linear memory, forward and backward --------------------------------------------------------------------
+# --- blockwise: linear memory, forward and backward --------------------------------------------
 #
-# The forward pass is the online softmax (Milakov 2018, Rabe 2021) and the backward pass recomputes the scores of a block
-# from the saved log-sum-exp (Dao 2022/2023). Loop bounds are run-time numbers, so a skipped block costs nothing, and the
-# backward pass is written by hand because JAX cannot differentiate such loops.
+# The forward pass is the online softmax (Milakov 2018, Rabe 2021), and the backward pass recomputes the scores of a
+# block from the saved log-sum-exp (Dao 2022/2023). Loop bounds are run-time numbers, so a skipped block costs nothing;
+# the backward pass is written by hand because JAX cannot differentiate such loops.
 
 
 class _Problem(NamedTuple):

@@ -76,9 +76,7 @@ class ModelConfig:
   init_std: float = 0.02
 
   def __post_init__(self) -> None:
-    _check_at_least(
-      self, 1, "vocab_size", "d_model", "num_layers", "num_heads", "num_kv_heads", "head_dim", "d_ff"
-    )
+    _check_at_least(self, 1, "vocab_size", "d_model", "num_layers", "num_heads", "num_kv_heads", "head_dim", "d_ff")
     _check(
       self.num_heads % self.num_kv_heads == 0,
       f"ModelConfig.num_heads is {self.num_heads}; it must be divisible by num_kv_heads ({self.num_kv_heads})",
@@ -184,7 +182,7 @@ class InitConfig:
 
 @dataclasses.dataclass(unsafe_hash=True, kw_only=True)
 class TrainConfig:
-  """One run: `model` alone starts from scratch; with `init` the model is the checkpoint's (and `model` may be left out)."""
+  """One run: `model` alone starts from scratch; with `init` the model is the checkpoint's."""
 
   model: ModelConfig | None = None
   init: InitConfig | None = None
@@ -198,7 +196,9 @@ class TrainConfig:
   checkpoint_every: int = 500
   keep_latest: int = 2  # checkpoints kept, beside those of keep_every
   keep_every: int | None = None  # steps whose checkpoints stay for good
-  trackers: tuple[str, ...] = ("tensorboard",)  # beside metrics.jsonl: "tensorboard" (if tensorboardX is there), "wandb"
+  trackers: tuple[str, ...] = (
+    "tensorboard",
+  )  # beside metrics.jsonl: "tensorboard" (if tensorboardX is there), "wandb"
 
   def __post_init__(self) -> None:
     _check(
@@ -217,12 +217,10 @@ class TrainConfig:
       f"it must not exceed TrainConfig.steps ({self.steps})",
     )
     for tracker in self.trackers:
-      _check(
-        tracker in ("tensorboard", "wandb"), f"TrainConfig.trackers has {tracker!r}; allowed: tensorboard, wandb"
-      )
+      _check(tracker in ("tensorboard", "wandb"), f"TrainConfig.trackers has {tracker!r}; allowed: tensorboard, wandb")
 
 
-# --- to and from plain data ---------------------------------------------------------------------------------------------
+# --- to and from plain data --------------------------------------------------------------------
 
 
 def to_dict(config: Any) -> Any:
@@ -248,7 +246,7 @@ def _read(annotation: Any, data: Any, path: str) -> Any:
   if data is None:
     _check(type(None) in alternatives, f"{path} is missing a value")
     return None
-  classes = [item for item in alternatives if dataclasses.is_dataclass(item)]
+  classes = [item for item in alternatives if isinstance(item, type) and dataclasses.is_dataclass(item)]
   if classes:
     _check(isinstance(data, dict), f"{path} is {data!r}; it must be an object")
     by_name = {item.__name__: item for item in classes}

@@ -20,7 +20,7 @@ class TokenLosses(NamedTuple):
 
 
 def token_losses(params: Params, x_BTD: Array, targets_BT: Array, chunk: int) -> TokenLosses:
-  """Losses of int32 `targets_BT` given normalised hidden states, `chunk` positions at a time (also when differentiated)."""
+  """Losses of int32 `targets_BT` given normalised hidden states, `chunk` positions at a time, gradients too."""
   batch, length = targets_BT.shape
 
   def losses(x: Array, targets: Array) -> TokenLosses:

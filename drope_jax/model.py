@@ -4,8 +4,8 @@ Letters: B batch, T query length, S key length, D model, H query heads, K key/va
 V vocabulary, L layers. A name such as `q_BTHh` states the dimensions of its array.
 
 The parameters of all layers are stacked along a leading L axis, however the layers are run (scanned, unrolled, or in a
-pattern) and whatever their positional embedding. So one checkpoint serves them all, and dropping the embedding is a change
-of config, not of weights.
+pattern) and whatever their positional embedding. So one checkpoint serves them all, and dropping the embedding is a
+change of config, not of weights.
 """
 
 import dataclasses
@@ -27,7 +27,7 @@ Array = jax.Array
 Params = dict[str, Any]
 
 
-# --- parameters --------------------------------------------------------------------------------------------------------
+# --- parameters --------------------------------------------------------------------------------
 
 
 class ParameterSpec(NamedTuple):
@@ -95,7 +95,7 @@ def count_parameters(config: ModelConfig) -> int:
   return sum(jax.tree.leaves(map_specs(lambda spec: math.prod(spec.shape), config)))
 
 
-# --- the function ------------------------------------------------------------------------------------------------------
+# --- the function ------------------------------------------------------------------------------
 
 
 @jax.tree_util.register_dataclass
@@ -244,7 +244,9 @@ def _run_layers(params: Params, x_BTD: Array, cache: Cache | None, context: _Con
     pieces = jax.tree.map(lambda w: lax.split(w, (scanned,) * (scanned > 0) + (1,) * (num_layers - scanned)), params)
     for i in range(scanned, num_layers):
       piece = i - num_layers  # counted from the end, past the scanned part
-      layer_params = jax.tree.map(lambda w, piece=piece: w[piece][0], pieces, is_leaf=lambda w: isinstance(w, list | tuple))
+      layer_params = jax.tree.map(
+        lambda w, piece=piece: w[piece][0], pieces, is_leaf=lambda w: isinstance(w, list | tuple)
+      )
       carry = run_layer(layer_params, *carry, i, cycle[i % period])
   return carry
 
@@ -298,12 +300,12 @@ def hidden_states(
 
 def unembed(params: Params, x_BTD: Array) -> Array:
   """Float32 logits (B, T, V) of normalised hidden states."""
-  weight_VD = params.get("unembedding", params["embedding"]).astype(x_BTD.dtype)
+  weight_VD = params["unembedding" if "unembedding" in params else "embedding"].astype(x_BTD.dtype)
   logits_BTV = jnp.einsum("BTD,VD->BTV", x_BTD, weight_VD, preferred_element_type=jnp.float32)
   return constrain(logits_BTV, "batch", "length", "vocab")
 
 
-# --- the Linen shell ---------------------------------------------------------------------------------------------------
+# --- the Linen shell ---------------------------------------------------------------------------
 
 
 class _LayerParameters(nn.Module):
@@ -328,7 +330,7 @@ class Decoder(nn.Module):
   def __call__(self, tokens_BT: Array, **inputs: Any) -> Array:
     """Float32 logits (B, T, V) of int32 tokens (B, T); `inputs` are the keyword arguments of `hidden_states`."""
     specs = parameter_specs(self.config)
-    params = {
+    params: Params = {
       name: self.param(name, spec.init, spec.shape, jnp.float32)
       for name, spec in specs.items()
       if isinstance(spec, ParameterSpec)

@@ -32,7 +32,7 @@ def _base_frequencies(theta: float, head_dim: int) -> np.ndarray:
 
 
 def _ntk_frequencies(theta: float, head_dim: int, factor: Any, xp: Any = np) -> Array:
-  """NTK-aware scaling: theta' = theta * s**(h/(h-2)), so that omega_0 stays and the slowest frequency is divided by s."""
+  """NTK-aware scaling: theta' = theta * s**(h/(h-2)): omega_0 stays, the slowest frequency is divided by s."""
   exponents = xp.arange(0, head_dim, 2) / head_dim
   return (theta * factor ** (head_dim / (head_dim - 2))) ** -exponents
 
@@ -128,9 +128,7 @@ class NTKByParts:
       raise ValueError(f"NTKByParts.fast is {self.fast}; it must exceed slow ({self.slow})")
 
   def frequencies(self, theta: float, head_dim: int, length: Any = None) -> tuple[Array, Any]:
-    return _frequencies_by_rotations(
-      theta, head_dim, self.factor, self.original_context, self.slow, self.fast
-    ), 1.0
+    return _frequencies_by_rotations(theta, head_dim, self.factor, self.original_context, self.slow, self.fast), 1.0
 
 
 @dataclasses.dataclass(unsafe_hash=True)
@@ -284,7 +282,9 @@ def layer_cycle(positions: Positions) -> tuple[Layer, ...]:
   return positions.layers if isinstance(positions, LayerPattern) else (Layer(positions),)
 
 
-def rotation(positions: RoPE | ALiBi | None, position_ids_BT: Array, head_dim: int, length: Any = None) -> Rotation | None:
+def rotation(
+  positions: RoPE | ALiBi | None, position_ids_BT: Array, head_dim: int, length: Any = None
+) -> Rotation | None:
   """The rotation that `positions` asks for, or None.
 
   Args:
@@ -301,8 +301,8 @@ def rotation(positions: RoPE | ALiBi | None, position_ids_BT: Array, head_dim: i
   return Rotation(jnp.cos(angles) * factor, jnp.sin(angles) * factor)
 
 
-def rotate(x_BTHh: Array, rotation: Rotation | None) -> Array:
-  """Rotates each pair (i, i + h/2) by its angle; in float32, returned in the dtype of `x_BTHh`; None is the identity."""
+def rotate(x_BTHh: jax.Array, rotation: Rotation | None) -> jax.Array:
+  """Rotates each pair (i, i + h/2) by its angle; in float32, returned in the dtype of `x`; None is the identity."""
   if rotation is None:
     return x_BTHh
   cos, sin = (table[:, :, None, :] for table in rotation)

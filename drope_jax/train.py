@@ -2,8 +2,8 @@
 
 Where weights come from, in this order:
   1. the last complete checkpoint of the run's own workdir: with optimizer, data position and step; always wins;
-  2. `config.init`: another run's weights only, its positional embedding dropped and QK-norm inserted as asked. Optimizer
-     (unless `keep_optimizer`), schedule, step count and data start anew;
+  2. `config.init`: another run's weights only, its positional embedding dropped and QK-norm inserted as asked.
+     Optimizer (unless `keep_optimizer`), schedule, step count and data start anew;
   3. scratch: `config.model` initialised from `config.seed`.
 """
 
@@ -24,7 +24,16 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from drope_jax import checkpoint, drope, metrics
 from drope_jax.checkpoint import CheckpointError, TrainState
-from drope_jax.config import ConfigError, ModelConfig, TrainConfig, checked, differences, load_config, save_config, to_dict
+from drope_jax.config import (
+  ConfigError,
+  ModelConfig,
+  TrainConfig,
+  checked,
+  differences,
+  load_config,
+  save_config,
+  to_dict,
+)
 from drope_jax.data.pipeline import train_batches
 from drope_jax.data.tokenizers import load_tokenizer
 from drope_jax.loss import summed_loss
@@ -44,7 +53,7 @@ class Outcome(NamedTuple):
   finished: bool  # False: stopped by SIGTERM after saving `step`; the same call goes on from there
 
 
-# --- the run -----------------------------------------------------------------------------------------------------------
+# --- the run -----------------------------------------------------------------------------------
 
 
 def resolve(config: TrainConfig) -> TrainConfig:
@@ -113,7 +122,9 @@ def train(config: TrainConfig, workdir: epath.PathLike) -> Outcome:
       state = _state_from(config, mesh, optimizer, abstract)
     else:
       shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract)
-      state = jax.jit(lambda key: _fresh_state(model, optimizer, key), out_shardings=shardings)(jax.random.key(config.seed))
+      state = jax.jit(lambda key: _fresh_state(model, optimizer, key), out_shardings=shardings)(
+        jax.random.key(config.seed)
+      )
     if step >= config.steps:
       return Outcome(step, finished=True)
 
@@ -122,7 +133,7 @@ def train(config: TrainConfig, workdir: epath.PathLike) -> Outcome:
       return loop.run(state, data, step, tokens, seconds, stop_asked)
 
 
-# --- state -------------------------------------------------------------------------------------------------------------
+# --- state -------------------------------------------------------------------------------------
 
 
 def _fresh_state(model: ModelConfig, optimizer: optax.GradientTransformation, key: Array) -> TrainState:
@@ -186,7 +197,7 @@ def _overlay(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
   }
 
 
-# --- the step ----------------------------------------------------------------------------------------------------------
+# --- the step ----------------------------------------------------------------------------------
 
 
 def make_train_step(config: TrainConfig, optimizer: optax.GradientTransformation):
@@ -223,7 +234,7 @@ def make_train_step(config: TrainConfig, optimizer: optax.GradientTransformation
   return train_step
 
 
-# --- the loop ----------------------------------------------------------------------------------------------------------
+# --- the loop ----------------------------------------------------------------------------------
 
 
 @contextlib.contextmanager

@@ -1,8 +1,8 @@
 """Any checkpoint, any method, any length: loss by position and needles.
 
-`python -m experiments.evaluate --checkpoint=DIR --methods=rope,yarn --lengths=1x,4x --tasks=perplexity,needles --out=DIR`
+`python -m experiments.evaluate --checkpoint=DIR --out=DIR [--methods=rope,yarn --lengths=1x,4x --tasks=needles]`
 
-Figures are appended to OUT/results.jsonl (see drope_jax/evaluate/results.py); what is already there is not measured again.
+Figures are appended to OUT/results.jsonl (see drope_jax/evaluate/results.py); what is there is not measured again.
 """
 
 from collections.abc import Sequence
@@ -16,16 +16,18 @@ from drope_jax.evaluate.measure import TASKS, evaluate, load_data
 from drope_jax.evaluate.methods import allowed_methods
 from experiments import cli
 
-CHECKPOINT = flags.DEFINE_string("checkpoint", None, "Workdir of a run.")
+CHECKPOINT = flags.DEFINE_string("checkpoint", None, "Workdir of a run.", required=True)
 STEP = flags.DEFINE_integer("step", None, "Step of the checkpoint; its last by default.")
-METHODS = flags.DEFINE_list("methods", None, "Of drope_jax/evaluate/methods.py; default: all that the checkpoint allows.")
+METHODS = flags.DEFINE_list(
+  "methods", None, "Of drope_jax/evaluate/methods.py; default: all that the checkpoint allows."
+)
 LENGTHS = flags.DEFINE_list("lengths", ["1x", "2x", "4x", "8x"], "Tokens, or multiples of the training context.")
 TASK_LIST = flags.DEFINE_list("tasks", list(TASKS), f"Any of {', '.join(TASKS)}.")
 COEFFICIENT = flags.DEFINE_float("c", None, "c of beta = 1 + c ln s; fitted on the split `fit` by default.")
 DOCUMENTS = flags.DEFINE_integer("documents", 24, "Held-out documents to measure the loss on.")
 NEEDLES = flags.DEFINE_integer("needles_per_depth", 40, "Needle samples for each of five depths.")
 SEED = flags.DEFINE_integer("seed", 0, "Of the needle samples.")
-OUT = flags.DEFINE_string("out", None, "Directory of results.jsonl.")
+OUT = flags.DEFINE_string("out", None, "Directory of results.jsonl.", required=True)
 
 
 def parse_lengths(texts: Sequence[str], train_context: int) -> list[int]:
@@ -58,5 +60,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-  flags.mark_flags_as_required(["checkpoint", "out"])
   cli.run(main)

@@ -1,7 +1,7 @@
 """The main job: `python -m experiments.quickstart [--workdir=DIR] [--steps=N] [--seed=N] [--config.NAME=VALUE ...]`.
 
-Pretrains with RoPE, drops, recalibrates, trains the controls, evaluates, and writes DIR/report.md. The settings are those
-of experiments/studies/quickstart.py; `--steps` is the length of the pretraining, and scales the recalibration with it.
+Pretrains with RoPE, drops, recalibrates, trains the controls, evaluates, and writes DIR/report.md. The settings are
+those of experiments/studies/quickstart.py; `--steps` is the length of the pretraining and scales the recalibration.
 """
 
 from pathlib import Path
@@ -15,7 +15,9 @@ from experiments.study import run_study
 SETTINGS = str(Path(__file__).parent / "studies" / "quickstart.py")
 CONFIG = config_flags.DEFINE_config_file("config", SETTINGS, "Settings of the study.")
 WORKDIR = flags.DEFINE_string("workdir", "runs/quickstart", "Where everything goes.")
-STEPS = flags.DEFINE_integer("steps", None, "Steps of the pretraining; the recalibration keeps its share.", lower_bound=1)
+STEPS = flags.DEFINE_integer(
+  "steps", None, "Steps of the pretraining; the recalibration keeps its share.", lower_bound=1
+)
 SEED = flags.DEFINE_integer("seed", None, "Of weights, data and needles.")
 
 

@@ -9,6 +9,7 @@ finished is not done again: runs go on from their last checkpoint, figures that 
 import dataclasses
 import json
 import logging
+import os
 import platform
 import shlex
 import sys
@@ -18,11 +19,14 @@ from pathlib import Path
 from typing import Any
 
 import jax
+from absl import flags
+from ml_collections import config_flags
 
 from drope_jax import checkpoint
 from drope_jax.config import ConfigError, TrainConfig, from_dict, library_versions, load_config, save_config, to_dict
 from drope_jax.evaluate.measure import EvalData, evaluate
 from drope_jax.train import train
+from experiments import cli
 from experiments.report import write_report
 
 logger = logging.getLogger("experiments.study")
@@ -95,7 +99,9 @@ def run_study(settings: Any, workdir: Path) -> bool:
     logger.info("run %s (%d steps)", name, config.steps)
     outcome = train(config, run_directory(workdir, name))
     if not outcome.finished:
-      logger.info("stopped in run %s at step %d, which is saved; the same command goes on from there", name, outcome.step)
+      logger.info(
+        "stopped in run %s at step %d, which is saved; the same command goes on from there", name, outcome.step
+      )
       return False
   data = study.eval_data()
   for name in study.runs:
@@ -133,6 +139,15 @@ def _command() -> str:
 
 
 def _processor() -> str:
-  import os
-
   return f"{os.cpu_count()} CPU cores ({platform.machine()})"
+
+
+def main() -> None:
+  run_study(CONFIG.value, Path(WORKDIR.value).resolve())
+
+
+if __name__ == "__main__":
+  CONFIG = config_flags.DEFINE_config_file("config", None, "Settings of the study: FILE[:ARG].")
+  WORKDIR = flags.DEFINE_string("workdir", None, "Where everything goes.", required=True)
+  flags.mark_flag_as_required("config")
+  cli.run(main)

@@ -13,8 +13,8 @@ from drope_jax.train import train
 from experiments import cli
 
 CONFIG = config_flags.DEFINE_config_file("config", None, "Config file, and its argument: FILE[:ARG].")
-WORKDIR = flags.DEFINE_string("workdir", None, "Directory of the run: config, metrics and checkpoints.")
-flags.mark_flags_as_required(["config", "workdir"])
+WORKDIR = flags.DEFINE_string("workdir", None, "Directory of the run: config, metrics and checkpoints.", required=True)
+flags.mark_flag_as_required("config")
 
 logger = logging.getLogger("experiments.train")
 

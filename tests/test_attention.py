@@ -174,7 +174,7 @@ def test_bfloat16_gradients_stay_near_float32(small_blocks, eager):
     np.testing.assert_allclose(ours.astype(jnp.float32), theirs, atol=0.02 * np.abs(theirs).max())
 
 
-# --- what a query sees -------------------------------------------------------------------------------------------------
+# --- what a query sees -------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("kernel", KERNELS)
@@ -224,7 +224,7 @@ def test_without_a_mask_attention_is_permutation_equivariant_and_with_it_not(ker
   assert gap(offset=0) > 0.1
 
 
-# --- the blockwise kernel does no more than it must --------------------------------------------------------------------
+# --- the blockwise kernel does no more than it must --------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -291,7 +291,7 @@ def test_blockwise_memory_is_linear_in_the_length(direction):
   assert compiled_temporary_bytes("reference", direction, 2048) > 2048 * 2048 * 4  # this measure would have seen it
 
 
-# --- the call ----------------------------------------------------------------------------------------------------------
+# --- the call ----------------------------------------------------------------------------------
 
 
 def test_auto_takes_the_reference_while_the_scores_are_small(monkeypatch):

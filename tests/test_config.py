@@ -83,7 +83,7 @@ def test_every_config_class_is_tried_below():
   assert {type(config) for config in CONFIGS} == here
 
 
-# --- to JSON and back --------------------------------------------------------------------------------------------------
+# --- to JSON and back --------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("config", CONFIGS, ids=lambda config: type(config).__name__)
@@ -177,7 +177,7 @@ def test_unknown_missing_and_mistyped_fields_are_named_by_their_path(path, value
     start = text.index(part, start) + len(part)
 
 
-# --- impossible settings -----------------------------------------------------------------------------------------------
+# --- impossible settings -----------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("field", SHAPE)
@@ -258,7 +258,7 @@ def test_the_smallest_values_are_allowed():
   assert checked(tiny) == tiny
 
 
-# --- overrides set in place --------------------------------------------------------------------------------------------
+# --- overrides set in place --------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -298,7 +298,7 @@ def test_defaults_are_not_shared_between_configs():
   assert other.positions == RoPE() and model().positions == RoPE()
 
 
-# --- files and differences ---------------------------------------------------------------------------------------------
+# --- files and differences ---------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "3", "null", '{"stepz": 3}', '{"data": 3}'])

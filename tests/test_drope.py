@@ -37,7 +37,7 @@ def make_params(config):
   return map_specs(lambda spec: jnp.asarray(rng.normal(not spec.decay, 0.3, spec.shape), jnp.float32), config)
 
 
-# --- drop -------------------------------------------------------------------------------------------------------------
+# --- drop --------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("positions", [RoPE(), RoPE(scaling=YaRN(2.0, 8)), ALiBi(), rnope_swa(3)])
@@ -68,7 +68,7 @@ def test_there_must_be_something_to_drop(positions):
     drop(tiny(positions=positions))
 
 
-# --- QK-norm ----------------------------------------------------------------------------------------------------------
+# --- QK-norm -----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -110,7 +110,7 @@ def test_a_second_qk_norm_is_refused():
     insert_qk_norm(config, make_params(config))
 
 
-# --- temperature ------------------------------------------------------------------------------------------------------
+# --- temperature -------------------------------------------------------------------------------
 
 
 def test_temperature_gives_the_values_of_the_paper():

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-import drope_jax.generate
+
 from drope_jax.config import ModelConfig
 from drope_jax.generate import _choose, _generate, _round_up, _Sampler, generate
 from drope_jax.model import hidden_states, map_specs, unembed
@@ -124,7 +124,7 @@ def test_no_prompts_no_rows():
   assert generate(params, config, [], max_new_tokens=3) == []
 
 
-# --- the end ----------------------------------------------------------------------------------------------------------
+# --- the end -----------------------------------------------------------------------------------
 
 
 def test_rows_end_with_their_first_eos():
@@ -172,7 +172,7 @@ def test_rounding_up_adds_at_most_a_quarter_and_leaves_few_sizes():
   assert len(set(sizes)) < 50
 
 
-# --- sampling ---------------------------------------------------------------------------------------------------------
+# --- sampling ----------------------------------------------------------------------------------
 
 
 def frequencies(logits_V, temperature, top_p):
@@ -210,7 +210,7 @@ def test_a_low_temperature_is_greedy():
   assert cold == generate(params, config, PROMPTS, max_new_tokens=NEW)
 
 
-# --- bad input --------------------------------------------------------------------------------------------------------
+# --- bad input ---------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

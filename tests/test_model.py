@@ -82,7 +82,7 @@ def assert_close(ours, expected, atol=1e-5):
   jax.tree.map(functools.partial(np.testing.assert_allclose, atol=atol), ours, expected)
 
 
-# --- causality and positions -------------------------------------------------------------------------------------------
+# --- causality and positions -------------------------------------------------------------------
 
 
 def logit_gradients(config, params, length):
@@ -191,7 +191,7 @@ def test_packed_documents_are_separate_documents(positions, kernel):
   assert_close(packed, jnp.concatenate(alone, 1))
 
 
-# --- how it is computed ------------------------------------------------------------------------------------------------
+# --- how it is computed ------------------------------------------------------------------------
 
 
 def loss_and_gradients(compute, config, params, tokens):
@@ -269,7 +269,7 @@ def test_norms_are_computed_in_float32():
   np.testing.assert_array_equal(rms_norm(x_BTD, jnp.ones(1000), 1e-5), expected)
 
 
-# --- cache -------------------------------------------------------------------------------------------------------------
+# --- cache -------------------------------------------------------------------------------------
 
 
 def step(params, config, tokens_BT, cache, length=None):
@@ -343,7 +343,7 @@ def test_rows_of_a_dynamic_scaling_may_have_lengths_of_their_own():
     assert_close(together[row : row + 1], logits_of(params, config, tokens[row : row + 1], length=length), atol=1e-4)
 
 
-# --- logit scale, QK-norm, biases, embeddings --------------------------------------------------------------------------
+# --- logit scale, QK-norm, biases, embeddings --------------------------------------------------
 
 
 def with_layer(params, **arrays):
@@ -435,7 +435,7 @@ def test_logits_are_read_off_the_embedding_or_a_matrix_of_its_own(tie_embeddings
   assert_close(unembed(params, x_BTD), np.asarray(x_BTD) @ np.asarray(weight_VD).T)
 
 
-# --- parameters --------------------------------------------------------------------------------------------------------
+# --- parameters --------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("positions", [None, ALiBi(), rnope_swa(4), RoPE(500.0, PI(2.0))])

@@ -49,7 +49,7 @@ def plain_frequencies(theta, head_dim):
   return np.array([theta ** (-2 * i / head_dim) for i in range(head_dim // 2)])
 
 
-# --- rotation ----------------------------------------------------------------------------------------------------------
+# --- rotation ----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
@@ -114,7 +114,7 @@ def test_attention_factor_multiplies_cos_and_sin(scaling, expected):
   np.testing.assert_allclose(np.hypot(cos, sin), expected, rtol=1e-6)
 
 
-# --- frequency tables --------------------------------------------------------------------------------------------------
+# --- frequency tables --------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("head_dim", [4, 64, 128])
@@ -326,7 +326,7 @@ def test_every_field_of_a_scaling_changes_its_table(scaling):
     assert not np.allclose(new_omega, omega, rtol=1e-3) or new_factor != attention_factor, field
 
 
-# --- ALiBi -------------------------------------------------------------------------------------------------------------
+# --- ALiBi -------------------------------------------------------------------------------------
 
 FOURTEEN = [2.0**-h for h in range(1, 9)] + [2 ** -(0.5 + h) for h in range(6)]
 
@@ -346,7 +346,7 @@ def test_alibi_slopes_are_blooms():
     np.testing.assert_allclose(alibi_slopes(num_heads), bias_of_second_key.numpy(), rtol=1e-6)
 
 
-# --- patterns ----------------------------------------------------------------------------------------------------------
+# --- patterns ----------------------------------------------------------------------------------
 
 
 def test_rnope_swa_is_three_windowed_rope_layers_and_a_global_layer_without_embedding():
@@ -359,7 +359,7 @@ def test_one_embedding_is_a_cycle_of_one_global_layer(positions):
   assert layer_cycle(positions) == (Layer(positions, None),)
 
 
-# --- impossible values -------------------------------------------------------------------------------------------------
+# --- impossible values -------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

@@ -175,7 +175,7 @@ def written(trained, tmp_path_factory) -> Path:
   return workdir
 
 
-# --- what is level ----------------------------------------------------------------------------------------------------
+# --- what is level -----------------------------------------------------------------------------
 
 
 def test_losses_are_level_within_the_seed_and_with_few_tokens_within_those():
@@ -195,7 +195,7 @@ def test_accuracies_are_level_unless_their_difference_is_significant():
   assert compare_accuracies(Figure(0.0, 50), Figure(0.0, 50)) == 0
 
 
-# --- the finding ------------------------------------------------------------------------------------------------------
+# --- the finding -------------------------------------------------------------------------------
 
 
 def test_finding_of_a_drop_that_is_not_repaid(workdir):
@@ -283,7 +283,7 @@ def test_finding_tells_unequal_budgets(workdir):
   assert "the embedding kept, 3.00 times the training tokens)" in finding(_study(workdir, _figures(LOSSES, ACCURACIES)))
 
 
-# --- tables -----------------------------------------------------------------------------------------------------------
+# --- tables ------------------------------------------------------------------------------------
 
 
 def test_tables_hold_the_figures_and_mark_the_best(workdir):
@@ -364,7 +364,7 @@ def test_results_that_no_row_shows_are_named(workdir):
   assert tables.unnamed_results(study) == ["`rope` / `rope` / `perplexity`"]
 
 
-# --- plots and the whole ----------------------------------------------------------------------------------------------
+# --- plots and the whole -----------------------------------------------------------------------
 
 
 def test_report_has_every_plot_and_section(written):
@@ -400,7 +400,7 @@ def test_rows_keep_apart(workdir):
   assert plain.color == tempered.color and plain.dashed and not tempered.dashed
 
 
-# --- the command ------------------------------------------------------------------------------------------------------
+# --- the command -------------------------------------------------------------------------------
 
 
 def test_command(written):

@@ -86,32 +86,38 @@ class RecallParameters:
   """How recall documents vary; dense ones are what a small model learns to retrieve from."""
 
   tokens: tuple[int, int] = (64, 128)  # a document's length is drawn from this range, and exceeded by a line at most
-  pairs: tuple[int, int] = (4, 12)  # facts of a document; fewer, down to 2, where stating them would take half of it
-  filler: tuple[float, ...] = (0.0, 0.3, 0.6)  # the share of lines that are filler is one of these
-  new: float = 0.5  # chance that a fact is a new one, while some are left
+  pairs: tuple[int, int] = (2, 8)  # facts of a document; fewer, down to 2, where stating them would take half of it
+  filler: tuple[float, ...] = (0.0, 0.3, 0.6)  # the share of tokens that are filler is one of these
+  ordered: float = 0.5  # chance that a round repeats the facts in the order in which they were stated
 
 
 def recall_document(lines: Lines, parameters: RecallParameters, seed: int, index: int) -> str:
-  """Facts among fillers, each stated and then repeated, in random order, until the document is full."""
+  """Facts among fillers: a round that states them, then rounds that repeat them, until the document is full.
+
+  Rounds in the same order are the easiest to continue (all of a line can be foretold, not its value alone), and what a
+  small model learns first; those in another order want the key looked up.
+  """
   rng = random.Random(f"recall {seed} {index}")
   length = rng.randint(*parameters.tokens)
   share = rng.choice(parameters.filler)
   fewest, most = parameters.pairs
   facts = [lines.fact(key, value) for key, value in lines.draw_pairs(rng, most)]
-  tokens_per_fact = len(facts[0].ids) + share / (1 - share) * lines.mean_filler
-  fitting = max(2, int(length / 2 / tokens_per_fact))
-  waiting = facts[: rng.randint(min(fewest, fitting), min(most, fitting))]
-  stated: list[Line] = []
+  fact_tokens = len(facts[0].ids)
+  fitting = max(2, int(length / 2 * (1 - share) / fact_tokens))
+  facts = facts[: rng.randint(min(fewest, fitting), min(most, fitting))]
+  # A filler is longer than a fact, so it comes up less often than its share of the tokens says.
+  filler_chance = share * fact_tokens / (share * fact_tokens + (1 - share) * lines.mean_filler)
   document: list[str] = []
   tokens = 0
+  waiting: list[Line] = []
   while tokens < length:
-    if rng.random() < share:
+    if rng.random() < filler_chance:
       line = rng.choice(lines.fillers)
-    elif waiting and (not stated or rng.random() < parameters.new):
-      line = waiting.pop()
-      stated.append(line)
     else:
-      line = rng.choice(stated)
+      if not waiting:
+        again = bool(document) and rng.random() >= parameters.ordered
+        waiting = rng.sample(facts, len(facts)) if again else facts[::-1]
+      line = waiting.pop()
     document.append(line.text)
     tokens += len(line.ids)
   return "".join(document)

@@ -136,8 +136,20 @@ def _needles(data: EvalData, length: int) -> list[NeedleSample]:
 def _records(
   run: str, method: str, task: str, length: int, context: int, seed: int, figures: dict[str, float], n: int
 ) -> list[Result]:
-  place = {"run": run, "method": method, "task": task, "context": length, "extension": length / context, "seed": seed}
-  return [Result(**place, metric=metric, value=value, n=n) for metric, value in figures.items()]
+  return [
+    Result(
+      run=run,
+      method=method,
+      task=task,
+      context=length,
+      extension=length / context,
+      metric=metric,
+      value=value,
+      n=n,
+      seed=seed,
+    )
+    for metric, value in figures.items()
+  ]
 
 
 def _perplexity(

@@ -15,9 +15,9 @@
 Parameters: 494.0M (357.9M without the embedding). FLOPs per token (PaLM, T 1024): 3.228e9; a 16,000-step run: 5.42e19.
 Numbers to expect (table 6, validation perplexity): rope 21.72, drope 21.73, nope 23.77. Not yet run here.
 
-The schedule of rope_14k is that of all 16,000 steps in the paper, whose checkpoint at 14,000 it is; as a run of its own it
-ends its cosine at 14,000. To follow the paper to the letter train `rope` with `--config.keep_every=14000` and start from
-`--config.init.step=14000`.
+In the paper rope_14k is the checkpoint of `rope` at step 14,000, with the schedule of 16,000 steps; as a run of its own
+it ends its cosine at 14,000. To follow the paper to the letter, train `rope` with `--config.keep_every=14000` and start
+from `--config.init.step=14000`.
 """
 
 from drope_jax.config import ConfigError, DataConfig, InitConfig, ModelConfig, OptimConfig, TrainConfig

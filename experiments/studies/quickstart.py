@@ -1,4 +1,4 @@
-"""The main job at toy scale: RoPE continued, with PI, NTK, YaRN and cropped; DroPE; NoPE from scratch. (Paper: tables 1, 6.)
+"""The main job at toy scale: RoPE continued, scaled and cropped; DroPE; NoPE from scratch (paper: tables 1, 6).
 
 `python -m experiments.quickstart --workdir=DIR` makes its own data from the documentation strings of the installed
 packages (nothing is downloaded). Every arm sees `pretrain_steps + recalibrate_steps` batches.
@@ -59,6 +59,7 @@ class Quickstart:
   warmup_steps: int = 50
   qk_norm: QKNorm | None = None  # inserted at the drop
   recall_share: float = 0.6  # of the training tokens, about
+  ordered: float = 0.5  # see RecallParameters
   extensions: tuple[int, ...] = (1, 2, 4, 8)
   documents: int = 24  # held out, to measure the loss on
   needles_per_depth: int = 40
@@ -183,6 +184,6 @@ def _pieces(text: str, characters: int = 2000) -> Iterator[str]:
 
 def _recall(lines: Lines, settings: Quickstart, prose_tokens: float) -> Iterator[str]:
   """As many recall documents, all different, as make `recall_share` of all tokens."""
-  parameters = RecallParameters(tokens=(settings.context // 2, settings.context), pairs=(2, 8))
+  parameters = RecallParameters(tokens=(settings.context // 2, settings.context), ordered=settings.ordered)
   count = round(prose_tokens * settings.recall_share / (1 - settings.recall_share) / (0.75 * settings.context))
   return (recall_document(lines, parameters, settings.seed, index) for index in range(count))

@@ -1,0 +1,216 @@
+"""Layout: the rules, the mesh, and a model that computes the same on eight devices as on one.
+
+The tests of several devices run this file as a program of its own, because the number of devices is fixed at start-up.
+"""
+
+import functools
+import json
+import math
+import os
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from drope_jax.config import ComputeConfig, ConfigError, MeshConfig, ModelConfig, QKNorm
+from drope_jax.model import hidden_states, init_params, map_specs, parameter_specs, unembed
+from drope_jax.positions import Layer, LayerPattern, RoPE
+from drope_jax.sharding import AXES, RULES, constrain, make_mesh, named_sharding, partition_spec
+
+MODEL = ModelConfig(
+  vocab_size=32,
+  d_model=16,
+  num_layers=2,
+  num_heads=4,
+  num_kv_heads=2,
+  head_dim=6,
+  d_ff=24,
+  positions=LayerPattern((Layer(RoPE(100.0), 5), Layer(None))),
+  qk_norm=QKNorm(),
+  qkv_bias=True,
+  tie_embeddings=False,
+  init_std=0.3,
+)
+MESHES = {
+  "data 8": (MeshConfig(data=8), "reference"),
+  "fsdp 8": (MeshConfig(data=1, fsdp=8), "reference"),
+  "data 2, fsdp 2, tensor 2": (MeshConfig(fsdp=2, tensor=2), "reference"),
+  "fsdp 2, tensor 2, context 2": (MeshConfig(data=1, fsdp=2, tensor=2, context=2), "reference"),
+  "data 2, context 4, blockwise": (MeshConfig(data=2, context=4), "blockwise"),
+}
+
+
+# --- the table ---------------------------------------------------------------------------------
+
+
+def test_rules_name_mesh_axes_alone():
+  used = {axis for entry in RULES.values() if entry for axis in ([entry] if isinstance(entry, str) else entry)}
+  assert used == set(AXES)
+
+
+@pytest.mark.parametrize("dimensions", [("heads", "mlp"), ("batch", "embed"), ("vocab", "vocab")])
+def test_two_dimensions_on_one_mesh_axis_are_refused(dimensions):
+  with pytest.raises(ValueError, match="twice") as error:
+    partition_spec(dimensions)
+  assert dimensions[0] in str(error.value) and "\n" not in str(error.value)
+
+
+def test_an_unknown_dimension_is_refused():
+  with pytest.raises(KeyError, match="head"):
+    partition_spec(("batch", "head"))
+
+
+@pytest.mark.parametrize("tie_embeddings", [True, False])
+@pytest.mark.parametrize("scope", ["full", "head"])
+def test_every_parameter_has_a_layout_with_an_entry_for_each_dimension(scope, tie_embeddings):
+  config = ModelConfig(
+    vocab_size=8, d_model=8, num_layers=1, num_heads=2, num_kv_heads=1, head_dim=4, d_ff=8,
+    qk_norm=QKNorm(scope), qkv_bias=True, tie_embeddings=tie_embeddings,
+  )  # fmt: skip
+  for spec in jax.tree.leaves(map_specs(lambda spec: [spec], config), is_leaf=lambda node: isinstance(node, list)):
+    assert len(partition_spec(spec[0].dimensions)) == len(spec[0].shape)
+
+
+def test_every_matrix_is_split_over_fsdp_and_over_tensor():
+  for name in ("q", "k", "v", "o", "gate", "up", "down"):
+    axes = set(partition_spec(parameter_specs(MODEL)["layers"][name].dimensions))
+    assert {"fsdp", "tensor"} <= axes, name
+  assert set(partition_spec(parameter_specs(MODEL)["embedding"].dimensions)) == {"fsdp", "tensor"}
+
+
+def test_outside_of_a_mesh_a_constraint_does_nothing():
+  x = jnp.ones((2, 3))
+  assert constrain(x, "batch", "length") is x
+
+
+# --- the mesh ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+  "config",
+  [
+    MeshConfig(data=math.prod([len(jax.devices()), 3])),
+    MeshConfig(fsdp=len(jax.devices()) * 2),
+    MeshConfig(data=len(jax.devices()), tensor=5),
+  ],
+)
+def test_a_mesh_that_does_not_fit_is_refused_in_one_line(config):
+  with pytest.raises(ConfigError, match=f"MeshConfig .*fsdp={config.fsdp}.* {len(jax.devices())} devices") as error:
+    make_mesh(config)
+  assert "\n" not in str(error.value)
+
+
+def test_one_axis_takes_all_devices_that_are_left():
+  device = jax.devices()[0]
+  mesh = make_mesh(MeshConfig(data=1, tensor=-1), [device])
+  assert dict(mesh.shape) == {"data": 1, "fsdp": 1, "tensor": 1, "context": 1}
+  assert mesh.axis_names == AXES
+
+
+# --- eight devices are one ---------------------------------------------------------------------
+
+
+def batch_of_tokens():
+  tokens_BT = np.random.default_rng(0).integers(0, MODEL.vocab_size, (8, 16)).astype(np.int32)
+  segments_BT = np.repeat([[0, 1]], 8, 0).repeat([6, 10], axis=1).astype(np.int32)
+  return tokens_BT, segments_BT
+
+
+def logits_and_gradients(kernel, params, tokens_BT, segments_BT):
+  def loss(params):
+    x_BTD, _ = hidden_states(
+      params, MODEL, tokens_BT, segments_BT=segments_BT, compute=ComputeConfig(attention=kernel, dtype="float32")
+    )
+    logits_BTV = unembed(params, x_BTD)
+    return (logits_BTV**2).mean(), logits_BTV
+
+  (_, logits_BTV), gradients = jax.value_and_grad(loss, has_aux=True)(params)
+  return logits_BTV, gradients
+
+
+def largest_gap(ours, expected):
+  gaps = jax.tree.map(lambda x, y: float(np.abs(np.asarray(x) - np.asarray(y)).max()), ours, expected)
+  return max(jax.tree.leaves(gaps))
+
+
+def run_on_every_mesh():
+  """What each mesh makes of the same parameters and tokens; printed as JSON."""
+  key, inputs = jax.random.key(0), batch_of_tokens()
+  expected_params = init_params(MODEL, key)
+  expected = jax.jit(logits_and_gradients, static_argnums=0)("reference", expected_params, *inputs)
+  report = {}
+  for name, (config, kernel) in MESHES.items():
+    mesh = make_mesh(config)
+    shardings = map_specs(lambda spec, mesh=mesh: named_sharding(mesh, spec.dimensions), MODEL)
+    with jax.set_mesh(mesh):
+      params = jax.jit(functools.partial(init_params, MODEL), out_shardings=shardings)(key)
+      placed = [jax.device_put(x, named_sharding(mesh, ("batch", "length"))) for x in inputs]
+      logits, gradients = jax.jit(logits_and_gradients, static_argnums=0)(kernel, params, *placed)
+    leaves = jax.tree_util.tree_leaves_with_path(params)
+    report[name] = {
+      "mesh": dict(mesh.shape),
+      "shards": {
+        jax.tree_util.keystr(path, simple=True, separator="."): [
+          sorted({shard.data.shape for shard in leaf.addressable_shards}), len(leaf.addressable_shards)
+        ]
+        for path, leaf in leaves
+      },
+      "params_gap": largest_gap(params, expected_params),
+      "logits_gap": largest_gap(logits, expected[0]),
+      "gradients_gap": largest_gap(gradients, expected[1]),
+      "logits_scale": float(np.abs(expected[0]).max()),
+      "smallest_gradient": min(float(np.abs(leaf).max()) for leaf in jax.tree.leaves(expected[1])),
+    }  # fmt: skip
+  print(json.dumps(report))
+
+
+@pytest.fixture(scope="module")
+def reports():
+  environment = {
+    **os.environ,
+    "JAX_PLATFORMS": "cpu",
+    "XLA_FLAGS": "--xla_force_host_platform_device_count=8",
+    "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",  # compiling takes longer than running
+  }
+  finished = subprocess.run([sys.executable, __file__], env=environment, capture_output=True, text=True, timeout=300)
+  assert finished.returncode == 0, finished.stderr[-3000:]
+  return json.loads(finished.stdout.splitlines()[-1])
+
+
+@pytest.mark.parametrize("name", MESHES)
+def test_the_mesh_has_the_sizes_of_its_config_and_all_devices(reports, name):
+  sizes = reports[name]["mesh"]
+  assert math.prod(sizes.values()) == 8
+  for axis in AXES:
+    assert getattr(MESHES[name][0], axis) in (sizes[axis], -1)
+
+
+@pytest.mark.parametrize("name", MESHES)
+def test_parameters_are_born_in_pieces(reports, name):
+  sizes = reports[name]["mesh"]
+
+  def shard_of(spec):
+    return [size // sizes[RULES[dim]] if RULES[dim] else size for size, dim in zip(spec.shape, spec.dimensions, strict=True)]
+
+  specs = jax.tree_util.tree_leaves_with_path(
+    map_specs(lambda spec: tuple(shard_of(spec)), MODEL), is_leaf=lambda node: isinstance(node, tuple)
+  )
+  for path, shape in specs:
+    shapes, count = reports[name]["shards"][jax.tree_util.keystr(path, simple=True, separator=".")]
+    assert (shapes, count) == ([list(shape)], 8), path
+
+
+@pytest.mark.parametrize("name", MESHES)
+def test_eight_devices_compute_what_one_does(reports, name):
+  report = reports[name]
+  assert report["params_gap"] < 1e-6
+  assert report["logits_gap"] < 1e-5 * max(1, report["logits_scale"])
+  assert report["gradients_gap"] < 1e-5
+  assert report["smallest_gradient"] > 1e-4  # there was something to compare
+
+
+if __name__ == "__main__":
+  run_on_every_mesh()
