@@ -29,7 +29,7 @@ def flops_per_token(config: ModelConfig, context: int, convention: str = "palm")
   """FLOPs of forward and backward for one token in a row of `context` tokens.
 
   6 N + 12 * layers * H * h * T (PaLM, appendix B); "causal" halves the attention term, which is what a kernel that
-  skips the masked half computes. N counts the matrices that multiply, the unembedding once and the embedding lookup never.
+  skips the masked half computes. N counts the matrices that multiply: the unembedding, but not the embedding lookup.
   """
   if convention not in ("palm", "causal"):
     raise ValueError(f"convention is {convention!r}; allowed: palm, causal")

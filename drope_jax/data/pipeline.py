@@ -1,8 +1,8 @@
 """From a corpus to the batches of a run, with grain.
 
 Documents are shuffled anew each epoch, dealt out to the processes, tokenised with EOS appended, concatenated and cut
-into rows of context + 1 tokens, without padding: a row may begin and end within a document. Rows are shuffled once more, so
-that a long document does not fill a batch.
+into rows of context + 1 tokens, without padding: a row may begin and end within a document. Rows are shuffled once
+more, so that a long document does not fill a batch.
 """
 
 import dataclasses
