@@ -76,7 +76,11 @@ def our_params(hf_model, config):
   if config.qk_norm is not None:
     layers["q_norm"] = stacked("self_attn.q_norm.weight", head_dim)
     layers["k_norm"] = stacked("self_attn.k_norm.weight", head_dim)
-  params = {"embedding": weights["model.embed_tokens.weight"], "layers": layers, "final_norm": weights["model.norm.weight"]}
+  params = {
+    "embedding": weights["model.embed_tokens.weight"],
+    "layers": layers,
+    "final_norm": weights["model.norm.weight"],
+  }
   if not config.tie_embeddings:
     params["unembedding"] = weights["lm_head.weight"]
   assert jax.tree.map(np.shape, params) == jax.tree.map(
@@ -149,6 +153,8 @@ def test_llama_beyond_its_context_with_rope_scaling(kind):
   hf_model = hugging_face_model("Llama", {"rope_type": kind, **parameters})
   config = dataclasses.replace(SHAPE, positions=RoPE(THETA, scaling), tie_embeddings=False)
   assert_same_logits(hf_model, config, length=3 * ORIGINAL_CONTEXT)
-  gamma = scaling.frequencies(THETA, SHAPE.head_dim, 3 * ORIGINAL_CONTEXT)[0] / RoPE(THETA).frequencies(SHAPE.head_dim)[0]
+  gamma = (
+    scaling.frequencies(THETA, SHAPE.head_dim, 3 * ORIGINAL_CONTEXT)[0] / RoPE(THETA).frequencies(SHAPE.head_dim)[0]
+  )
   assert np.ptp(gamma) > 0.1 or kind == "linear"  # fast and slow frequencies are treated differently
   assert np.abs(gamma - 1).max() > 0.1

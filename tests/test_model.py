@@ -87,7 +87,7 @@ def assert_close(ours, expected, atol=1e-5):
 
 def logit_gradients(config, params, length):
   """(T, T): the norm of the gradient of the logits at t with respect to the embedding of token j."""
-  tokens = jnp.arange(length)[None]  # all different, so that row j of the (untied) embedding is the input at j
+  tokens = jnp.tile(jnp.arange(length), (2, 1))  # all different, so row j of the (untied) embedding is the input at j
   weights_V = jnp.asarray(np.random.default_rng(1).standard_normal(config.vocab_size), jnp.float32)
 
   def logits_of_all_positions(embedding):
@@ -117,16 +117,20 @@ def test_windows_add_up_through_the_layers():
 
 
 @pytest.mark.parametrize("kernel, dtype", [("reference", "float32"), ("blockwise", "bfloat16")])
-def test_rope_by_zero_angles_is_nope_bitwise(kernel, dtype):
+@pytest.mark.parametrize("run", [logits_of, compiled_logits_of], ids=["eager", "compiled"])
+def test_rope_by_zero_angles_is_nope_bitwise(run, kernel, dtype):
   rope, nope = tiny(positions=RoPE()), tiny(positions=None)
   params, tokens = random_params(rope), random_tokens(2, 8)
-  compute = ComputeConfig(dtype=dtype, attention=kernel)
-  without = compiled_logits_of(params, nope, tokens, compute=compute)
-  zero_ids = compiled_logits_of(params, rope, tokens, compute=compute, position_ids_BT=jnp.zeros((1, 8), jnp.int32))
-  np.testing.assert_array_equal(zero_ids, without)
-  zero_frequencies = compiled_logits_of(params, tiny(positions=RoPE(scaling=PI(1e300))), tokens, compute=compute)
-  np.testing.assert_array_equal(zero_frequencies, without)
-  assert np.abs(compiled_logits_of(params, rope, tokens, compute=compute) - without).max() > 0.01
+  run = functools.partial(run, compute=ComputeConfig(dtype=dtype, attention=kernel))
+  zero_ids = run(params, rope, tokens, position_ids_BT=jnp.zeros((1, 8), jnp.int32))
+  np.testing.assert_array_equal(zero_ids, run(params, nope, tokens))
+
+
+def test_rope_of_frequency_zero_is_nope_bitwise():
+  params, tokens = random_params(TINY), random_tokens(2, 8)
+  without = logits_of(params, tiny(positions=None), tokens)
+  np.testing.assert_array_equal(logits_of(params, tiny(positions=RoPE(scaling=PI(1e300))), tokens), without)
+  assert np.abs(logits_of(params, tiny(positions=RoPE()), tokens) - without).max() > 0.01
 
 
 def test_rope_logits_do_not_change_when_all_positions_are_shifted():
@@ -256,7 +260,9 @@ def test_bfloat16_compute_keeps_float32_parameters_gradients_and_logits():
   compute = ComputeConfig(dtype="bfloat16")
   params, tokens = jax.eval_shape(lambda: init_params(TINY, jax.random.key(0))), random_tokens(2, 8)
   assert {leaf.dtype for leaf in jax.tree.leaves(params)} == {jnp.dtype("float32")}
-  assert jax.eval_shape(lambda params: hidden_states(params, TINY, tokens, compute=compute)[0], params).dtype == jnp.bfloat16
+  assert (
+    jax.eval_shape(lambda params: hidden_states(params, TINY, tokens, compute=compute)[0], params).dtype == jnp.bfloat16
+  )
   assert jax.eval_shape(Decoder(TINY, compute).apply, {"params": params}, tokens).dtype == jnp.float32
   assert init_cache(TINY, 2, 8, compute).k_LBSKh.dtype == jnp.bfloat16
   loss, gradients = jax.eval_shape(functools.partial(loss_and_gradients, compute, TINY), params, tokens)
@@ -320,7 +326,11 @@ def test_position_ids_cannot_be_used_with_a_cache():
   # Keys are rotated by their slots when they are read: ids given for the queries alone would be another function.
   with pytest.raises(ValueError, match="position_ids_BT"):
     hidden_states(
-      random_params(TINY), TINY, random_tokens(1, 3), cache=init_cache(TINY, 1, 4), position_ids_BT=jnp.array([[7, 8, 9]])
+      random_params(TINY),
+      TINY,
+      random_tokens(1, 3),
+      cache=init_cache(TINY, 1, 4),
+      position_ids_BT=jnp.array([[7, 8, 9]]),
     )
 
 
@@ -359,7 +369,9 @@ def test_logit_scale_is_a_multiple_of_the_query_weights(beta):
   assert np.abs(logits - logits_of(params, TINY, tokens)).max() > 0.01
 
 
-QK_NORMS = [QKNorm(scope, *which) for scope in ("full", "head") for which in [(True, True), (True, False), (False, True)]]
+QK_NORMS = [
+  QKNorm(scope, *which) for scope in ("full", "head") for which in [(True, True), (True, False), (False, True)]
+]
 NORM_SHAPES = {
   # of one layer: each has H = 4, K = 2, h = 6
   ("full", "q"): (4, 6),
@@ -447,7 +459,7 @@ def test_parameters_do_not_know_about_positions(positions):
 
 def test_initial_parameters_are_normal_matrices_zero_biases_and_norms_of_one():
   config = tiny(d_model=64, d_ff=128, qkv_bias=True, qk_norm=QKNorm(), tie_embeddings=False, init_std=0.05)
-  params, specs = init_params(config, jax.random.key(0)), parameter_specs(config)
+  params, specs = jax.jit(init_params, static_argnums=0)(config, jax.random.key(0)), parameter_specs(config)
 
   def check(spec, value):
     assert value.shape == spec.shape and value.dtype == jnp.float32
@@ -471,7 +483,11 @@ def test_the_decoder_is_hidden_states_and_unembed():
   variables = Decoder(config).init(jax.random.key(0), tokens)
   assert set(variables) == {"params"}
   jax.tree.map(np.testing.assert_array_equal, variables["params"], init_params(config, jax.random.key(0)))
-  inputs = {"position_ids_BT": jnp.arange(8)[None] * 2, "segments_BT": jnp.array([[0] * 3 + [1] * 5] * 2), "logit_scale": 1.5}
+  inputs = {
+    "position_ids_BT": jnp.arange(8)[None] * 2,
+    "segments_BT": jnp.array([[0] * 3 + [1] * 5] * 2),
+    "logit_scale": 1.5,
+  }
   logits_BTV = Decoder(config).apply(variables, tokens, **inputs)
   assert logits_BTV.shape == (2, 8, config.vocab_size)
   x_BTD, _ = hidden_states(variables["params"], config, tokens, **inputs)

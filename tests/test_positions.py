@@ -108,7 +108,9 @@ def test_bfloat16_vectors_are_rotated_by_float32_angles():
   assert (rotate(same_vector, table)[:, 0] != rotate(same_vector, table)[:, 1]).any()
 
 
-@pytest.mark.parametrize("scaling, expected", [(YaRN(8.0, 64), 0.1 * math.log(8) + 1), (YaRN(8.0, 64, attention_factor=1.5), 1.5)])
+@pytest.mark.parametrize(
+  "scaling, expected", [(YaRN(8.0, 64), 0.1 * math.log(8) + 1), (YaRN(8.0, 64, attention_factor=1.5), 1.5)]
+)
 def test_attention_factor_multiplies_cos_and_sin(scaling, expected):
   cos, sin = rotation(RoPE(scaling=scaling), np.arange(20)[None], 16)
   np.testing.assert_allclose(np.hypot(cos, sin), expected, rtol=1e-6)

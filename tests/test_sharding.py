@@ -193,7 +193,9 @@ def test_parameters_are_born_in_pieces(reports, name):
   sizes = reports[name]["mesh"]
 
   def shard_of(spec):
-    return [size // sizes[RULES[dim]] if RULES[dim] else size for size, dim in zip(spec.shape, spec.dimensions, strict=True)]
+    return [
+      size // sizes[RULES[dim]] if RULES[dim] else size for size, dim in zip(spec.shape, spec.dimensions, strict=True)
+    ]
 
   specs = jax.tree_util.tree_leaves_with_path(
     map_specs(lambda spec: tuple(shard_of(spec)), MODEL), is_leaf=lambda node: isinstance(node, tuple)

@@ -1,0 +1,71 @@
+"""FLOPs by hand, and the sinks of metric records."""
+
+import json
+
+import jax
+import pytest
+from tiny_run import tiny_model
+
+from drope_jax import metrics
+from drope_jax.config import ConfigError
+
+
+def test_flops_of_a_token_by_hand():
+  model = tiny_model()
+  q_o, k_v, mlp, unembedding = 2 * 16 * 4 * 4, 2 * 16 * 2 * 4, 3 * 16 * 24, 264 * 16
+  expected = 6 * (2 * (q_o + k_v + mlp) + unembedding) + 12 * 2 * 4 * 4 * 100
+  assert metrics.flops_per_token(model, context=100) == expected
+
+
+def test_the_unembedding_counts_once_and_the_lookup_never():
+  tied, untied = (metrics.flops_per_token(tiny_model(tie_embeddings=tied), 10) for tied in (True, False))
+  assert tied == untied
+
+
+def test_causal_convention_halves_attention_alone():
+  palm, causal = (metrics.flops_per_token(tiny_model(), 100, convention) for convention in ("palm", "causal"))
+  assert palm - causal == 6 * 2 * 4 * 4 * 100
+  with pytest.raises(ValueError, match="convention is 'mine'; allowed: palm, causal"):
+    metrics.flops_per_token(tiny_model(), 100, "mine")
+
+
+def test_mfu_is_of_all_devices_and_none_where_the_peak_is_not_known(monkeypatch):
+  monkeypatch.setattr(metrics, "PEAK_FLOPS", {})
+  assert metrics.mfu(1e3, 1e6) is None
+  monkeypatch.setattr(metrics, "PEAK_FLOPS", {jax.devices()[0].device_kind: 1e10})
+  assert metrics.mfu(1e3, 1e6) == pytest.approx(0.1 / jax.device_count())
+
+
+def test_records_after_the_step_of_a_resumed_run_are_dropped(tmp_path):
+  path = tmp_path / "metrics.jsonl"
+  path.write_text("".join(json.dumps({"step": step}) + "\n" for step in (1, 5, 6, 10)) + '{"step": 11, "lo')
+  sink = metrics.JsonLines(path, step=6)
+  sink.write({"step": 7})
+  assert [json.loads(line)["step"] for line in path.read_text().splitlines()] == [1, 5, 6, 7]  # before it is closed
+  sink.close()
+
+
+def test_a_tracker_that_is_not_installed(tmp_path, monkeypatch):
+  monkeypatch.setattr(metrics.importlib.util, "find_spec", lambda name: None)
+  (only,) = metrics.open_trackers(("tensorboard",), tmp_path, {}, 0)  # left out without a word: it is a default
+  assert isinstance(only, metrics.JsonLines)
+  with pytest.raises(ConfigError, match="'wandb', which is not installed"):
+    metrics.open_trackers(("wandb",), tmp_path, {}, 0)
+
+
+def test_tensorboard_gets_every_number(tmp_path):
+  pytest.importorskip("tensorboardX")
+  trackers = metrics.open_trackers(("tensorboard",), tmp_path, {}, 0)
+  for tracker in trackers:
+    tracker.write({"step": 3, "loss": 2.0, "mfu": None})
+    tracker.close()
+  (events,) = (tmp_path / "tensorboard").iterdir()
+  assert b"loss" in events.read_bytes() and b"mfu" not in events.read_bytes()
+
+
+def test_progress_line():
+  record = {"step": 40, "loss": 3.2141, "grad_norm": 0.91, "learning_rate": 1e-3, "tokens_per_second": 12345.0, "mfu": 0.4}
+  line = metrics.progress_line(record, 800, 62.3)
+  assert line == "step 40/800  loss 3.214  grad 0.91  lr 1.0e-03  12.3k tok/s  MFU 40.0% (PaLM)  ETA 0:01:02"
+  first = metrics.progress_line({**record, "tokens_per_second": None, "mfu": None}, 800, None)
+  assert first == "step 40/800  loss 3.214  grad 0.91  lr 1.0e-03"

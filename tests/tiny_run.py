@@ -1,0 +1,70 @@
+"""What the tests of training share: a corpus and runs so small that compiling is what takes the time."""
+
+import dataclasses
+import json
+import random
+from pathlib import Path
+
+import jax
+
+from drope_jax.config import DataConfig, ModelConfig, OptimConfig, TrainConfig
+from drope_jax.data.corpus import build_corpus
+
+WORDS = "the model drops its positions and reads a longer text than it has seen".split()
+
+
+def tiny_model(**changes) -> ModelConfig:
+  sizes = {"d_model": 16, "num_layers": 2, "num_heads": 4, "num_kv_heads": 2, "head_dim": 4, "d_ff": 24}
+  return ModelConfig(**{"vocab_size": 264, **sizes, **changes})  # 264: divisible by the meshes, above the bytes' 257
+
+
+def tiny_corpus(directory: Path) -> str:
+  """Documents of 10 to 60 bytes, so that a row of 17 tokens has the end of some, and not of others."""
+  rng = random.Random(0)
+  texts = [" ".join(rng.choices(WORDS, k=rng.randint(2, 10))) for _ in range(80)]
+  return str(build_corpus(directory, {"train": texts}))
+
+
+def tiny_run(corpus: str, *, data=None, optim=None, **changes) -> TrainConfig:
+  """A run of 10 steps with a record each step and checkpoints of steps 5 and 10."""
+  fields = {"steps": 10, "log_every": 1, "checkpoint_every": 5, "trackers": ()}
+  if "init" not in changes:
+    fields["model"] = tiny_model()
+  return TrainConfig(
+    data=DataConfig(**{"directory": corpus, "context": 16, "batch_size": 8, **(data or {})}),
+    optim=OptimConfig(**{"peak_lr": 1e-2, "warmup_steps": 2, **(optim or {})}),
+    **{**fields, **changes},
+  )
+
+
+def records(workdir: Path) -> list[dict]:
+  return [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+
+
+def losses(workdir: Path) -> list[tuple[int, float]]:
+  return [(record["step"], record["loss"]) for record in records(workdir)]
+
+
+def contents(directory: Path) -> dict[str, bytes]:
+  """Every file below `directory`."""
+  return {str(path.relative_to(directory)): path.read_bytes() for path in directory.rglob("*") if path.is_file()}
+
+
+def with_model(config: TrainConfig, **changes) -> TrainConfig:
+  assert config.model is not None
+  return dataclasses.replace(config, model=dataclasses.replace(config.model, **changes))
+
+
+def compile_once(directory: Path):
+  """Each program is compiled once for all runs of this session: a fixture's body, since a run compiles its own step."""
+  options = {
+    "jax_compilation_cache_dir": str(directory),
+    "jax_persistent_cache_min_compile_time_secs": 0,
+    "jax_persistent_cache_min_entry_size_bytes": -1,
+  }
+  before = {name: getattr(jax.config, name) for name in options}
+  for name, value in options.items():
+    jax.config.update(name, value)
+  yield
+  for name, value in before.items():
+    jax.config.update(name, value)
