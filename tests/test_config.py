@@ -140,7 +140,7 @@ REMOVED = object()
   [
     ("stepz", 3, "TrainConfig.stepz"),
     ("model.rope_theta", 1e4, "TrainConfig.model.rope_theta"),
-    ("model.positions.layers.0.positions.scaling.beta", 1, "TrainConfig.model.positions.layers[0].positions.scaling.beta"),
+    ("model.positions.layers.0.positions.scaling.beta", 1, "model.positions.layers[0].positions.scaling.beta"),
     ("steps", REMOVED, "TrainConfig.*steps"),
     ("data.directory", REMOVED, "TrainConfig.data.*directory"),
     ("model.d_model", REMOVED, "TrainConfig.model.*d_model"),
@@ -204,7 +204,7 @@ def test_sizes_are_positive(field, value):
     (lambda: QKNorm("heads"), "QKNorm.scope is 'heads'; allowed: full, head"),
     (lambda: QKNorm(queries=False, keys=False), "QKNorm"),
     (lambda: ComputeConfig(dtype="float16"), "ComputeConfig.dtype is 'float16'; allowed: auto, float32, bfloat16"),
-    (lambda: ComputeConfig(attention="flash"), "ComputeConfig.attention is 'flash'; allowed: auto, reference, blockwise"),
+    (lambda: ComputeConfig(attention="flash"), "ComputeConfig.attention is 'flash'; allowed: auto, reference"),
     (lambda: ComputeConfig(remat="all"), "ComputeConfig.remat is 'all'; allowed: none, full, dots"),
     (lambda: ComputeConfig(loss_chunk=0), "ComputeConfig.loss_chunk"),
     (lambda: DataConfig(directory="d", context=0, batch_size=1), "DataConfig.context is 0"),

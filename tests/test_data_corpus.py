@@ -72,7 +72,7 @@ def test_empty_split_is_an_error_naming_it(tmp_path):
 
 @pytest.mark.parametrize("split", ["test", "train[", "train[:0]"])
 def test_bad_split_is_one_line_naming_it(corpus, split):
-  with pytest.raises(ConfigError, match="missing or empty; splits: .*train") as error:
+  with pytest.raises(ConfigError, match=r"missing or empty; splits: .*train") as error:
     documents(corpus, split)
   assert str(corpus) in str(error.value) and repr(split) in str(error.value) and "\n" not in str(error.value)
 

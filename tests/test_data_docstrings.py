@@ -16,7 +16,8 @@ def package(tmp_path, monkeypatch):
   (root / "tests").mkdir(parents=True)
   (root / "__init__.py").write_text(f'"""Top. {LONG}"""\nraise ImportError("imported")\n')
   (root / "b.py").write_text(
-    f'"""Module b.\n\n{LONG}"""\nif True:\n  class First:\n    """A class."""\n    def f(self):\n      """Shared. {LONG}"""\n'
+    f'"""Module b.\n\n{LONG}"""\nif True:\n  class First:\n    """A class."""\n'
+    f'    def f(self):\n      """Shared. {LONG}"""\n'
     'def last():\n  """The last."""\n'
   )
   (root / "c.py").write_text(f'"""Module c. {LONG}"""\ndef g():\n  """Shared. {LONG}"""\n')
@@ -31,7 +32,8 @@ def test_a_document_for_each_module(package):
   documents = [document for document in gather([package]) if document.startswith(package)]
   titles = [document.split("\n\n")[0] for document in documents]
   assert titles == [package, f"{package}.b", f"{package}.c"]
-  assert documents[1].split("\n\n") == [f"{package}.b", "Module b.", LONG.strip(), "A class.", f"Shared. {LONG.strip()}", "The last."]  # fmt: skip
+  expected = [f"{package}.b", "Module b.", LONG.strip(), "A class.", f"Shared. {LONG.strip()}", "The last."]
+  assert documents[1].split("\n\n") == expected
   assert "Shared" not in documents[2]
   assert package not in sys.modules
 

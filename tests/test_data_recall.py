@@ -38,7 +38,8 @@ def test_single_token_words(tmp_path):
 
 
 def test_sentences():
-  text = "A first sentence, over two\tlines. Short.\n\n>>> print('this is code')\nA map f -> g is no prose.\nIt ends: without a full stop"
+  text = "A first sentence, over two\tlines. Short.\n\n>>> print('this is code')\n"
+  text += "A map f -> g is no prose.\nIt ends: without a full stop"
   assert sentences(text) == ["A first sentence, over two lines.", "without a full stop"]
 
 

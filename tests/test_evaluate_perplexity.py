@@ -1,3 +1,5 @@
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,14 +9,12 @@ from drope_jax.config import ComputeConfig, ModelConfig
 from drope_jax.evaluate.methods import Inference
 from drope_jax.evaluate.perplexity import _token_losses, _windows, blocks, position_losses
 from drope_jax.model import hidden_states, map_specs, unembed
-from drope_jax.positions import RoPE
+from drope_jax.positions import DynamicYaRN, RoPE, YaRN
 
 LENGTH = 20
 CONFIG = ModelConfig(vocab_size=31, d_model=16, num_layers=2, num_heads=2, num_kv_heads=2, head_dim=8, d_ff=24)
-PARAMS = map_specs(
-  lambda spec, rng=np.random.default_rng(0): jnp.asarray(rng.normal(not spec.decay, 0.5, spec.shape), jnp.float32),
-  CONFIG,
-)
+RNG = np.random.default_rng(0)
+PARAMS = map_specs(lambda spec: jnp.asarray(RNG.normal(not spec.decay, 0.5, spec.shape), jnp.float32), CONFIG)
 DOCUMENTS = [np.random.default_rng(i).integers(0, 31, LENGTH + 1 + i) for i in range(3)]
 
 
@@ -101,9 +101,6 @@ def test_bad_documents_are_named(documents, message):
 
 
 def test_dynamic_scaling_takes_the_length_of_the_sequence():
-  from drope_jax.positions import DynamicYaRN, YaRN
-  import dataclasses
-
   def losses(scaling):
     config = dataclasses.replace(CONFIG, positions=RoPE(scaling=scaling))
     return position_losses(PARAMS, Inference(config), DOCUMENTS, length=LENGTH)

@@ -99,6 +99,6 @@ def test_a_torn_last_line_is_never_appended_to(tmp_path):
 @pytest.mark.parametrize("value", [math.nan, math.inf])
 def test_a_figure_must_be_finite_and_none_of_its_measurement_is_written(tmp_path, value):
   path = tmp_path / "results.jsonl"
-  with pytest.raises(ValueError, match="accuracy of .*it must be|must be finite"):
+  with pytest.raises(ValueError, match=r"accuracy of .* must be finite"):
     append(path, [result(metric=LOSS), result(value=value)])
   assert not path.exists()

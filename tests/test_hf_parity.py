@@ -50,7 +50,7 @@ def hugging_face_model(family, rope=None, **settings):
 
 
 def our_params(hf_model, config):
-  """Hugging Face's weights, which are (out, in) and one array a layer, in our tree: (in, out), layers stacked in front."""
+  """Hugging Face's weights, one (out, in) array a layer, in our tree: (in, out), with all layers stacked in front."""
   weights = {name: value.numpy() for name, value in hf_model.state_dict().items()}
   d_model, num_heads, num_kv_heads, head_dim = config.d_model, config.num_heads, config.num_kv_heads, config.head_dim
 

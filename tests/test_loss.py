@@ -25,21 +25,24 @@ def params():
   return jax.jit(functools.partial(init_params, MODEL))(jax.random.key(0))
 
 
-def loss_of(batch, chunk=512, z_loss=0.0):
-  return lambda params: summed_loss(params, MODEL, batch, ComputeConfig(dtype="float32", loss_chunk=chunk), z_loss)
+@functools.partial(jax.jit, static_argnames=("chunk", "z_loss"))
+def loss(params, batch, chunk=512, z_loss=0.0):
+  return summed_loss(params, MODEL, batch, ComputeConfig(dtype="float32", loss_chunk=chunk), z_loss)
 
 
-@functools.cache
-def logits_and_log_z():
-  logits = Decoder(MODEL).apply({"params": init_params(MODEL, jax.random.key(0))}, TOKENS[:, :-1])
-  return np.asarray(logits, np.float64), np.asarray(jax.nn.logsumexp(logits, axis=-1), np.float64)
+@pytest.fixture(scope="module")
+def logits_BTV(params):
+  return np.asarray(jax.jit(Decoder(MODEL).apply)({"params": params}, TOKENS[:, :-1]), np.float64)
 
 
-def test_is_the_negative_log_likelihood_of_the_next_token(params):
-  logits_BTV, log_z_BT = logits_and_log_z()
+def log_partition(logits_BTV):
+  return np.log(np.exp(logits_BTV).sum(axis=-1))
+
+
+def test_is_the_negative_log_likelihood_of_the_next_token(params, logits_BTV):
   targets_BT = np.asarray(TOKENS[:, 1:])
-  expected = (log_z_BT - np.take_along_axis(logits_BTV, targets_BT[..., None], -1)[..., 0]).sum()
-  total, sums = loss_of({"tokens": TOKENS})(params)
+  expected = (log_partition(logits_BTV) - np.take_along_axis(logits_BTV, targets_BT[..., None], -1)[..., 0]).sum()
+  total, sums = loss(params, {"tokens": TOKENS})
   np.testing.assert_allclose(total, expected, rtol=1e-5)
   assert total == sums["nll"]
   assert sums["tokens"] == 30
@@ -48,7 +51,7 @@ def test_is_the_negative_log_likelihood_of_the_next_token(params):
 @pytest.mark.parametrize("chunk", [1, 5, 4, 9])  # 4 and 9 leave a ragged last chunk of the 10 targets
 def test_chunks_change_neither_value_nor_gradient(params, chunk):
   whole, in_chunks = (
-    jax.jit(jax.value_and_grad(loss_of(PACKED, size, z_loss=0.1), has_aux=True))(params) for size in (10, chunk)
+    jax.value_and_grad(loss, has_aux=True)(params, PACKED, chunk=size, z_loss=0.1) for size in (10, chunk)
   )
   (_, sums), grads = whole
   assert sums["tokens"] > 0 and max(float(abs(g).max()) for g in jax.tree.leaves(grads)) > 1
@@ -67,7 +70,7 @@ def shapes_in(jaxpr):
 
 def positions_with_logits(params, chunk):
   """How many positions of logits the arrays of value and gradient hold at most."""
-  program = jax.make_jaxpr(jax.grad(loss_of({"tokens": TOKENS}, chunk), has_aux=True))(params)
+  program = jax.make_jaxpr(jax.grad(functools.partial(loss, chunk=chunk), has_aux=True))(params, {"tokens": TOKENS})
   sizes = [int(np.prod(shape[:-1])) for shape in shapes_in(program.jaxpr) if shape and shape[-1] == MODEL.vocab_size]
   return max(sizes)
 
@@ -78,42 +81,32 @@ def test_no_array_of_all_logits_when_chunked(params):
 
 
 def test_the_first_target_of_a_document_does_not_count(params):
-  _, sums = loss_of(PACKED)(params)
+  _, sums = loss(params, PACKED)
   assert sums["tokens"] == 30 - 3
   same_lengths = TOKENS.at[0, 4].set((TOKENS[0, 4] + 1) % 50)  # the whole second document: target of no token ...
-  _, changed = loss_of({**PACKED, "tokens": same_lengths})(params)
+  _, changed = loss(params, {**PACKED, "tokens": same_lengths})
   np.testing.assert_allclose(changed["nll"], sums["nll"], rtol=1e-6)  # ... and its own target belongs to the third
   inner = TOKENS.at[0, 6].set((TOKENS[0, 6] + 1) % 50)
-  _, changed = loss_of({**PACKED, "tokens": inner})(params)
+  _, changed = loss(params, {**PACKED, "tokens": inner})
   assert abs(float(changed["nll"] - sums["nll"])) > 1e-3
 
 
-def test_packed_documents_are_as_separate_ones(params):
-  _, packed = loss_of(PACKED)(params)
+@pytest.mark.parametrize("z_loss", [0.0, 1.0])
+def test_packed_documents_are_as_separate_ones(params, z_loss):
+  total, _ = loss(params, PACKED, z_loss=z_loss)
   pieces = [TOKENS[0, :4], TOKENS[0, 5:], TOKENS[1], TOKENS[2, :7], TOKENS[2, 7:]]
-  alone = sum(float(loss_of({"tokens": piece[None]})(params)[1]["nll"]) for piece in pieces)
-  np.testing.assert_allclose(packed["nll"], alone, rtol=1e-5)
-
-
-def test_z_loss_adds_its_weight_times_the_squared_log_partition(params):
-  plain, _ = loss_of({"tokens": TOKENS})(params)
-  total, sums = loss_of({"tokens": TOKENS}, z_loss=0.25)(params)
-  _, log_z_BT = logits_and_log_z()
-  np.testing.assert_allclose((total - plain) / 30, 0.25 * (log_z_BT**2).mean(), rtol=1e-4)
-  assert sums["nll"] == plain  # what is reported stays comparable
-
-
-def test_z_loss_leaves_out_the_targets_that_do_not_count(params):
-  total, sums = loss_of(PACKED, z_loss=1.0)(params)
-  x_BTD = jax.random.normal(jax.random.key(1), (1, 4, MODEL.d_model))
-  assert token_losses(params, x_BTD, TOKENS[:1, :4], 2).log_z_BT.shape == (1, 4)
-  pieces = [TOKENS[0, :4], TOKENS[0, 5:], TOKENS[1], TOKENS[2, :7], TOKENS[2, 7:]]
-  alone = sum(float(loss_of({"tokens": piece[None]}, z_loss=1.0)(params)[0]) for piece in pieces)
+  alone = sum(float(loss(params, {"tokens": piece[None]}, z_loss=z_loss)[0]) for piece in pieces)
   np.testing.assert_allclose(total, alone, rtol=1e-5)
-  assert total > sums["nll"]
+
+
+def test_z_loss_adds_its_weight_times_the_squared_log_partition(params, logits_BTV):
+  plain, _ = loss(params, {"tokens": TOKENS})
+  total, sums = loss(params, {"tokens": TOKENS}, z_loss=0.25)
+  np.testing.assert_allclose((total - plain) / 30, 0.25 * (log_partition(logits_BTV) ** 2).mean(), rtol=1e-4)
+  assert sums["nll"] == plain  # what is reported stays comparable
 
 
 def test_losses_are_float32_whatever_the_activations(params):
   x_BTD = jax.random.normal(jax.random.key(1), (2, 6, MODEL.d_model), jnp.bfloat16)
-  found = token_losses(params, x_BTD, TOKENS[:2, :6], 4)
+  found = jax.jit(token_losses, static_argnums=3)(params, x_BTD, TOKENS[:2, :6], 4)
   assert found.nll_BT.dtype == found.log_z_BT.dtype == jnp.float32

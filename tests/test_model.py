@@ -473,7 +473,7 @@ def test_initial_parameters_are_normal_matrices_zero_biases_and_norms_of_one():
   norms = {"attention_norm", "mlp_norm", "q_norm", "k_norm"}
   assert {name for name, value in params["layers"].items() if (value == 1).all()} == norms
   assert (params["final_norm"] == 1).all()
-  matrices = [value for name, value in params["layers"].items() if name in "q k v o gate up down".split()]
+  matrices = [value for name, value in params["layers"].items() if name in ("q", "k", "v", "o", "gate", "up", "down")]
   assert all(np.abs(value[0] - value[1]).max() > 0.01 for value in matrices)  # layers differ
 
 

@@ -17,7 +17,6 @@ import pytest
 
 from drope_jax.config import ComputeConfig, ConfigError, MeshConfig, ModelConfig, QKNorm
 from drope_jax.model import hidden_states, init_params, map_specs, parameter_specs, unembed
-from drope_jax.positions import Layer, LayerPattern, RoPE
 from drope_jax.sharding import AXES, RULES, constrain, make_mesh, named_sharding, partition_spec
 
 MODEL = ModelConfig(
@@ -28,7 +27,6 @@ MODEL = ModelConfig(
   num_kv_heads=2,
   head_dim=6,
   d_ff=24,
-  positions=LayerPattern((Layer(RoPE(100.0), 5), Layer(None))),
   qk_norm=QKNorm(),
   qkv_bias=True,
   tie_embeddings=False,

@@ -39,9 +39,12 @@ def retrieve(
     raise ValueError("samples is empty; there is nothing to measure")
   prompts = [_cropped(sample, inference.crop) for sample in samples]
   by_length = sorted(range(len(samples)), key=lambda i: len(prompts[i]))
+  num_batches = -(-len(samples) // batch_size)
+  size = -(-len(samples) // num_batches)
   correct_N = np.zeros(len(samples), bool)
-  for start in range(0, len(samples), batch_size):
-    batch = by_length[start : start + batch_size]
+  for start in range(0, len(samples), size):
+    # The last batch is filled up with samples from the front, so that there is one compiled shape.
+    batch = [by_length[i % len(samples)] for i in range(start, start + size)]
     continuations = generate(
       params,
       inference.config,

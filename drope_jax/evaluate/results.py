@@ -9,6 +9,8 @@ One *measurement* (a run under a method on a task at a context with a seed) give
 | "accuracy"            | share of samples answered exactly, 0 to 1                                     |
 | "accuracy@depth=0.25" | the same for needles near that depth: 0 is the haystack's start, 1 its end    |
 | "beta"                | the factor on the attention logits that was used                              |
+| "loss@beta=1.20"      | task "temperature": the loss on the split for fitting, with that factor       |
+| "c"                   | task "temperature": the coefficient fitted to the best factors of all lengths |
 """
 
 import dataclasses
