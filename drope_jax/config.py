@@ -15,7 +15,7 @@ import typing
 from pathlib import Path
 from typing import Any, TypeVar
 
-from drope_jax.positions import Positions, RoPE, layer_cycle
+from drope_jax.positions import NTK, ALiBi, DynamicNTK, Layer, LayerPattern, Positions, RoPE, layer_cycle
 
 T = TypeVar("T")
 
@@ -57,6 +57,24 @@ class QKNorm:
     _check(self.queries or self.keys, "QKNorm normalises neither queries nor keys; use None for no norm")
 
 
+def _check_positions(config: "ModelConfig") -> None:
+  allowed = (RoPE, ALiBi, LayerPattern, type(None))
+  layers = config.positions.layers if isinstance(config.positions, LayerPattern) else (Layer(),)
+  holds = isinstance(config.positions, allowed) and all(isinstance(layer, Layer) for layer in layers)
+  _check(
+    holds, f"ModelConfig.positions is {config.positions!r}; allowed: RoPE, ALiBi, LayerPattern of Layer, None (NoPE)"
+  )
+  for rope in (layer.positions for layer in layer_cycle(config.positions) if isinstance(layer.positions, RoPE)):
+    _check(
+      config.head_dim % 2 == 0,
+      f"ModelConfig.head_dim is {config.head_dim}; RoPE rotates pairs, so it must be even",
+    )
+    _check(
+      config.head_dim > 2 or not isinstance(rope.scaling, NTK | DynamicNTK),
+      f"ModelConfig.head_dim is {config.head_dim}; NTK scaling raises theta to h / (h - 2), so it must exceed 2",
+    )
+
+
 @dataclasses.dataclass(unsafe_hash=True, kw_only=True)
 class ModelConfig:
   """A Llama-shaped decoder: RMSNorm, grouped-query attention, SwiGLU. The letters are those of model.py."""
@@ -68,7 +86,7 @@ class ModelConfig:
   num_kv_heads: int  # K
   head_dim: int  # h
   d_ff: int  # F
-  positions: Positions = RoPE()
+  positions: Positions = dataclasses.field(default_factory=RoPE)
   qk_norm: QKNorm | None = None
   qkv_bias: bool = False
   tie_embeddings: bool = True
@@ -81,11 +99,7 @@ class ModelConfig:
       self.num_heads % self.num_kv_heads == 0,
       f"ModelConfig.num_heads is {self.num_heads}; it must be divisible by num_kv_heads ({self.num_kv_heads})",
     )
-    rotates = any(isinstance(layer.positions, RoPE) for layer in layer_cycle(self.positions))
-    _check(
-      not rotates or self.head_dim % 2 == 0,
-      f"ModelConfig.head_dim is {self.head_dim}; RoPE rotates pairs, so it must be even",
-    )
+    _check_positions(self)
     _check(self.norm_eps > 0, f"ModelConfig.norm_eps is {self.norm_eps}; it must be positive")
     _check(self.init_std > 0, f"ModelConfig.init_std is {self.init_std}; it must be positive")
 
@@ -145,6 +159,10 @@ class OptimConfig:
     _check_choice(self, "schedule", ("cosine", "wsd", "constant"))
     _check_at_least(self, 0, "peak_lr", "warmup_steps", "decay_steps", "weight_decay", "z_loss")
     _check_at_least(self, 1, "accumulation")
+    for beta in ("beta1", "beta2"):
+      value = getattr(self, beta)
+      _check(0 <= value < 1, f"OptimConfig.{beta} is {value}; it must lie in [0, 1)")
+    _check(self.eps > 0, f"OptimConfig.eps is {self.eps}; it must be positive")
     _check(0 <= self.floor <= 1, f"OptimConfig.floor is {self.floor}; it must lie in [0, 1]")
     _check(self.clip_norm > 0, f"OptimConfig.clip_norm is {self.clip_norm}; it must be positive")
     _check(
@@ -206,6 +224,8 @@ class TrainConfig:
       "TrainConfig needs model (train from scratch) or init (start from a checkpoint's weights)",
     )
     _check_at_least(self, 1, "steps", "log_every", "checkpoint_every", "keep_latest")
+    if self.keep_every is not None:
+      _check_at_least(self, 1, "keep_every")
     _check(
       self.data.batch_size % self.optim.accumulation == 0,
       f"OptimConfig.accumulation is {self.optim.accumulation}; "
@@ -267,6 +287,9 @@ def _read(annotation: Any, data: Any, path: str) -> Any:
 def from_dict(cls: type[T], data: dict[str, Any], path: str = "") -> T:
   """The inverse of `to_dict`. Raises ConfigError naming an unknown, missing or mistyped field."""
   path = path or cls.__name__
+  _check(isinstance(data, dict), f"{path} is {data!r}; it must be an object")
+  name = data.get("type", cls.__name__)
+  _check(name == cls.__name__, f"{path}.type is {name!r}; it must be {cls.__name__!r}")
   hints = typing.get_type_hints(cls)
   names = [field.name for field in dataclasses.fields(cls)]  # type: ignore[arg-type]
   unknown = sorted(set(data) - {"type", *names})
@@ -313,7 +336,8 @@ def load_config(cls: type[T], path: Path) -> T:
     data = json.loads(path.read_text())
   except (OSError, json.JSONDecodeError) as error:
     raise ConfigError(f"{path}: not a readable config ({error})") from error
-  data.pop("versions", None)
+  if isinstance(data, dict):
+    data.pop("versions", None)
   try:
     return from_dict(cls, data)
   except ConfigError as error:

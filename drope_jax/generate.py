@@ -174,9 +174,9 @@ def _generate(
   rows = jnp.arange(batch)
 
   def extend(cache: Cache, tokens_BT: Array) -> tuple[Array, Cache]:
-    length_B11 = (lengths_B + max_new_tokens)[:, None, None]
+    length_B1 = (lengths_B + max_new_tokens)[:, None]
     x_BTD, extended = hidden_states(
-      params, config, tokens_BT, compute=compute, cache=cache, length=length_B11, logit_scale=logit_scale
+      params, config, tokens_BT, compute=compute, cache=cache, length=length_B1, logit_scale=logit_scale
     )
     assert extended is not None  # since a cache was given
     return x_BTD, extended

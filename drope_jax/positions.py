@@ -72,8 +72,9 @@ def _dynamic_factor(length: Any, original_context: int) -> tuple[Any, Any]:
   """max(1, length / original_context), and the namespace (numpy or jax.numpy) that suits a static or traced length."""
   if length is None:
     raise ValueError("a dynamic RoPE scaling needs the current length: pass `length`")
-  xp = np if isinstance(length, int) else jnp
-  return xp.maximum(1.0, length / original_context), xp
+  if isinstance(length, int):
+    return np.maximum(1.0, length / original_context), np
+  return jnp.maximum(1.0, length / original_context)[..., None], jnp  # beside the axis of the frequencies
 
 
 def _check_factor(scaling: Any) -> None:
@@ -84,6 +85,14 @@ def _check_factor(scaling: Any) -> None:
 def _check_context(scaling: Any) -> None:
   if not scaling.original_context >= 1:
     raise ValueError(f"{type(scaling).__name__}.original_context is {scaling.original_context}; it must be at least 1")
+
+
+def _check_betas(scaling: Any) -> None:
+  name = type(scaling).__name__
+  if not scaling.beta_slow > 0:
+    raise ValueError(f"{name}.beta_slow is {scaling.beta_slow}; it must be positive")
+  if not scaling.beta_fast > scaling.beta_slow:
+    raise ValueError(f"{name}.beta_fast is {scaling.beta_fast}; it must exceed beta_slow ({scaling.beta_slow})")
 
 
 @dataclasses.dataclass(unsafe_hash=True)
@@ -144,6 +153,7 @@ class YaRN:
   def __post_init__(self) -> None:
     _check_factor(self)
     _check_context(self)
+    _check_betas(self)
 
   def frequencies(self, theta: float, head_dim: int, length: Any = None) -> tuple[Array, Any]:
     omega = _yarn_frequencies(theta, head_dim, self.factor, self.original_context, self.beta_fast, self.beta_slow)
@@ -177,6 +187,7 @@ class DynamicYaRN:
 
   def __post_init__(self) -> None:
     _check_context(self)
+    _check_betas(self)
 
   def frequencies(self, theta: float, head_dim: int, length: Any = None) -> tuple[Array, Any]:
     factor, xp = _dynamic_factor(length, self.original_context)
@@ -231,10 +242,12 @@ class RoPE:
 
     Args:
       head_dim: h, even.
-      length: tokens seen so far (an int or a traced scalar); only the dynamic scalings read it.
+      length: tokens seen so far, an int or an array: a scalar, or (B, 1) for rows with lengths of their own; only the
+        dynamic scalings read it.
 
     Returns:
-      omega of shape (h/2,) in radians per token (float64 when static), and the factor that multiplies cos and sin.
+      omega of shape (h/2,), or (B, 1, h/2), in radians per token (float64 when static), and the factor that multiplies
+      cos and sin.
     """
     if self.scaling is None:
       return _base_frequencies(self.theta, head_dim), 1.0

@@ -1,6 +1,7 @@
 """Needles with oracles in place of the model: all of the path is real but `hidden_states`."""
 
 import dataclasses
+import itertools
 import sys
 
 import jax
@@ -25,13 +26,14 @@ QUESTION = len(" able ->")  # tokens, of bytes, that name a fact and that no oth
 ORACLE = ModelConfig(
   vocab_size=257, d_model=257, num_layers=1, num_heads=1, num_kv_heads=1, head_dim=1, d_ff=1, positions=None
 )
+UNUSED = itertools.count(1.0)
 ORACLE_PARAMS = {"embedding": jnp.eye(257)}  # so that a hidden state of one-hot is a logit of one-hot
 
 
 def oracle(reach: int):
-  """`hidden_states` of a model that finds its last QUESTION tokens again among the last `reach`, and says what followed.
+  """`hidden_states` that finds its last QUESTION tokens again among the last `reach` tokens, and says what followed.
 
-  The tokens it saw lie in its cache, as keys.
+  The tokens seen so far lie in the cache, as keys.
   """
 
   def hidden_states(params, config, tokens_BT, *, cache, **inputs):
@@ -58,11 +60,9 @@ def model(monkeypatch):
 
   def put(hidden_states):
     monkeypatch.setattr(sys.modules["drope_jax.generate"], "hidden_states", hidden_states)
-    jax.clear_caches()  # of the programs that hold another one
-    return ORACLE
+    return dataclasses.replace(ORACLE, init_std=next(UNUSED))  # another config, so that it gets a program of its own
 
-  yield put
-  jax.clear_caches()
+  return put
 
 
 @pytest.fixture(scope="module")

@@ -42,7 +42,7 @@ LENGTH = 200  # read by the dynamic scalings alone: beyond their original contex
 
 
 def normal(seed, *shape, dtype=jnp.float32):
-  return jax.random.normal(jax.random.key(seed), shape, dtype)
+  return jnp.asarray(np.random.default_rng(seed).standard_normal(shape), dtype)
 
 
 def plain_frequencies(theta, head_dim):

@@ -1,0 +1,221 @@
+"""The commands as a person types them: what bad input is told, by which exit status, and that nothing is overwritten."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+from tiny_run import compile_once, contents, records, tiny_corpus, tiny_model, tiny_run
+
+from drope_jax import checkpoint
+from drope_jax.train import train
+
+ROOT = Path(__file__).parents[1]
+CONFIG_FILE = """
+from drope_jax.config import DataConfig, InitConfig, ModelConfig, OptimConfig, TrainConfig
+
+
+def get_config(init=None):
+  sizes = {{"d_model": 16, "num_layers": 2, "num_heads": 4, "num_kv_heads": 2, "head_dim": 4, "d_ff": 24}}
+  return TrainConfig(
+    model=ModelConfig(vocab_size=264, **sizes),
+    init=InitConfig(checkpoint=init, drop=False) if init else None,
+    data=DataConfig(directory={corpus!r}, context=16, batch_size=8),
+    optim=OptimConfig(peak_lr=1e-2, warmup_steps=2),
+    steps=10,
+    log_every=1,
+    checkpoint_every=5,
+    trackers=(),
+  )
+"""
+
+
+class Ended(NamedTuple):
+  """How a command ended."""
+
+  status: int
+  stdout: str
+  stderr: str
+
+  def error(self) -> str:
+    """What it says, if that is one line as promised."""
+    lines = self.stderr.splitlines()
+    assert len(lines) == 1 and lines[0].startswith("error: "), self.stderr
+    return lines[0]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _compile_once(tmp_path_factory):
+  yield from compile_once(tmp_path_factory.getbasetemp() / "compiled")
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+  """A corpus, a config file that trains on it, and a run that did."""
+  directory = tmp_path_factory.mktemp("commands")
+  corpus = tiny_corpus(directory / "corpus")
+  (directory / "tiny.py").write_text(CONFIG_FILE.format(corpus=corpus))
+  train(tiny_run(corpus), directory / "finished")
+  train(tiny_run(corpus, steps=1, model=tiny_model(d_ff=32), optim={"warmup_steps": 0}), directory / "wider")
+  return directory
+
+
+@pytest.fixture(scope="module")
+def command(tmp_path_factory):
+  """Runs `python -m MODULE ARGUMENTS`."""
+  server = subprocess.Popen(
+    [sys.executable, str(ROOT / "tests" / "command_server.py")],
+    stdin=subprocess.PIPE,
+    stdout=subprocess.PIPE,
+    text=True,
+    cwd=ROOT,
+    env={
+      **os.environ,
+      "JAX_PLATFORMS": "cpu",
+      "PYTHONPATH": str(ROOT),
+      "JAX_COMPILATION_CACHE_DIR": str(tmp_path_factory.getbasetemp() / "compiled"),
+      "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+      "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
+    },
+  )
+
+  def run(module, *arguments):
+    server.stdin.write(json.dumps([module, *map(str, arguments)]) + "\n")
+    server.stdin.flush()
+    return Ended(**json.loads(server.stdout.readline()))
+
+  yield run
+  server.stdin.close()
+  server.wait()
+
+
+def test_train_with_an_override(command, files, tmp_path):
+  arguments = (f"--config={files / 'tiny.py'}", f"--workdir={tmp_path / 'run'}", "--config.optim.peak_lr=0.02")
+  ended = command("experiments.train", *arguments)
+  assert ended.status == 0, ended.stderr
+  assert f"finished: step 10 in {tmp_path / 'run'}" in ended.stderr
+  assert checkpoint.load(tmp_path / "run").config.optim.peak_lr == 0.02
+  assert len(records(tmp_path / "run")) == 10
+  before = contents(tmp_path / "run")
+  assert command("experiments.train", *arguments).status == 0
+  assert contents(tmp_path / "run") == before
+
+
+def test_evaluate_appends_each_figure_once(command, files, tmp_path):
+  # The corpus has no held-out split: what is missing is named, and nothing is written.
+  ended = command("experiments.evaluate", f"--checkpoint={files / 'finished'}", f"--out={tmp_path / 'out'}")
+  assert ended.status == 2
+  assert "'heldout' is missing" in ended.error() and str(files / "corpus") in ended.error()
+  assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+  ("overrides", "named"),
+  [
+    (["--config.optim.peek_lr=1"], "peek_lr"),
+    (["--config.depth=1"], "depth"),
+    (["--config.steps=many"], "steps"),
+    (["--no_such_flag"], "no_such_flag"),
+    (["positional"], "positional"),
+    (["--config.model.num_heads=3"], "ModelConfig.num_heads is 3"),
+    (["--config.model.head_dim=5"], "ModelConfig.head_dim is 5"),
+    (["--config.data.context=0"], "DataConfig.context is 0"),
+    (["--config.data.batch_size=-1"], "DataConfig.batch_size is -1"),
+    (["--config.optim.schedule=linear"], "OptimConfig.schedule is 'linear'"),
+    (["--config.data.directory=/nowhere/at/all"], "/nowhere/at/all: no dataset here"),
+    (["--config.data.split=test"], "split 'test' is missing or empty"),
+    (["--config.data.tokenizer=/nowhere/tokenizer.json"], "/nowhere/tokenizer.json"),
+    (["--config.mesh.fsdp=3"], "MeshConfig (data=-1, fsdp=3"),
+  ],
+)
+def test_train_names_what_is_wrong_and_writes_nothing(command, files, tmp_path, overrides, named):
+  ended = command("experiments.train", f"--config={files / 'tiny.py'}", f"--workdir={tmp_path / 'run'}", *overrides)
+  assert named in ended.error()
+  assert ended.status == 2
+  assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+  ("arguments", "named"),
+  [
+    (["--workdir=/tmp/unused"], "--config"),
+    (["--config=/nowhere/config.py", "--workdir=/tmp/unused"], "/nowhere/config.py"),
+  ],
+)
+def test_train_without_a_config(command, arguments, named):
+  ended = command("experiments.train", *arguments)
+  assert named in ended.error()
+  assert ended.status == 2
+
+
+def test_train_refuses_the_workdir_of_another_config(command, files):
+  before = contents(files / "finished")
+  ended = command(
+    "experiments.train", f"--config={files / 'tiny.py'}", f"--workdir={files / 'finished'}", "--config.optim.peak_lr=0.5"
+  )
+  assert ended.status == 1
+  assert f"{files / 'finished'} belongs to another run: optim.peak_lr: 0.01 there, 0.5 here" in ended.error()
+  assert contents(files / "finished") == before
+
+
+def test_train_refuses_a_checkpoint_of_another_architecture(command, files, tmp_path):
+  config = f"--config={files / 'tiny.py'}:{files / 'wider'}"
+  ended = command("experiments.train", config, f"--workdir={tmp_path / 'run'}")
+  assert ended.status == 2
+  assert "d_ff: 32 there, 24 here" in ended.error() and str(files / "wider") in ended.error()
+  assert not (tmp_path / "run").exists()
+
+
+def test_train_names_a_checkpoint_that_is_not_there(command, files, tmp_path):
+  ended = command("experiments.train", f"--config={files / 'tiny.py'}:/nowhere/run", f"--workdir={tmp_path / 'run'}")
+  assert ended.status == 1
+  assert "/nowhere/run: not the workdir of a run" in ended.error()
+
+
+@pytest.mark.parametrize(
+  ("arguments", "named", "status"),
+  [
+    (["--checkpoint=/nowhere/run"], "/nowhere/run", 1),
+    (["--step=7"], "no checkpoint of step 7; there are 5, 10", 1),
+    (["--methods=rope,yarm"], "method is 'yarm'; allowed: rope, ", 2),
+    (["--methods=drope"], "method 'drope' is impossible for a checkpoint with positions RoPE", 2),
+    (["--tasks=perplexity,needle"], "task is 'needle'; allowed: perplexity, needles", 2),
+    (["--lengths=0x"], "--lengths has '0x'", 2),
+    (["--lengths=far"], "--lengths has 'far'", 2),
+    (["--documents=few"], "documents", 2),
+  ],
+)
+def test_evaluate_names_what_is_wrong_and_writes_nothing(command, files, tmp_path, arguments, named, status):
+  if not arguments[0].startswith("--checkpoint"):
+    arguments = [f"--checkpoint={files / 'finished'}", *arguments]
+  ended = command("experiments.evaluate", *arguments, f"--out={tmp_path / 'out'}")
+  assert named in ended.error()
+  assert ended.status == status
+  assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+  ("overrides", "named"),
+  [
+    (["--config.contxt=3"], "contxt"),
+    (["--config.context=0"], "context is 0"),
+    (["--config.recall_share=1.5"], "Quickstart.recall_share is 1.5"),
+    (["--config.model.num_heads=3"], "ModelConfig.num_heads is 3"),
+    (["--steps=0"], "steps"),
+  ],
+)
+def test_quickstart_names_what_is_wrong_and_writes_nothing(command, tmp_path, overrides, named):
+  ended = command("experiments.quickstart", f"--workdir={tmp_path / 'study'}", *overrides)
+  assert named in ended.error()
+  assert ended.status == 2
+  assert not (tmp_path / "study").exists()
+
+
+def test_quickstart_names_a_package_that_is_not_installed(command, tmp_path):
+  overrides = ["--config.packages=('no_such_package',)"]
+  ended = command("experiments.quickstart", f"--workdir={tmp_path / 'study'}", *overrides)
+  assert "no_such_package" in ended.error()
+  assert ended.status in (1, 2)

@@ -1,0 +1,112 @@
+"""The main job end to end, in the smallest setting that has all of its parts."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from tiny_run import contents, records
+
+ROOT = Path(__file__).parents[1]
+SETTINGS = (
+  "--steps=4",
+  "--seed=3",
+  "--config.recalibrate_steps=2",
+  "--config.context=32",
+  "--config.extensions=(1, 2)",
+  "--config.batch_size=2",
+  "--config.model.num_layers=2",
+  "--config.model.d_model=16",
+  "--config.model.num_heads=2",
+  "--config.model.num_kv_heads=2",
+  "--config.model.head_dim=8",
+  "--config.model.d_ff=24",
+  "--config.packages=('absl', 'optax')",
+  "--config.documents=2",
+  "--config.needles_per_depth=1",
+)
+RUNS = {"rope": 4, "rope_continued": 2, "drope": 2, "nope": 6}
+ROWS = [
+  *(("rope_continued", method) for method in ("rope", "pi", "ntk", "yarn", "crop")),
+  *(("drope", method) for method in ("nope", "drope")),
+  ("nope", "nope"),
+]
+
+
+def quickstart(workdir):
+  environment = {
+    **os.environ,
+    "JAX_PLATFORMS": "cpu",
+    "JAX_COMPILATION_CACHE_DIR": str(workdir.parent / "compiled"),
+    "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+    "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
+  }
+  command = [sys.executable, "-m", "experiments.quickstart", f"--workdir={workdir}", *SETTINGS]
+  started = time.monotonic()
+  done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+  assert done.returncode == 0, done.stderr[-4000:]
+  return done.stderr, time.monotonic() - started
+
+
+@pytest.fixture(scope="module")
+def first(tmp_path_factory):
+  """The workdir, and the seconds it took."""
+  workdir = tmp_path_factory.mktemp("quickstart") / "study"
+  _, seconds = quickstart(workdir)
+  return workdir, seconds
+
+
+def test_every_run_has_its_metrics(first):
+  workdir, _ = first
+  assert {path.name for path in (workdir / "runs").iterdir()} == RUNS.keys()
+  assert {name: records(workdir / "runs" / name)[-1]["step"] for name in RUNS} == RUNS
+
+
+def test_every_row_is_measured_at_every_length_on_every_task(first):
+  workdir, _ = first
+  results = [json.loads(line) for line in (workdir / "results.jsonl").read_text().splitlines()]
+  keys = {"run", "method", "task", "context", "extension", "metric", "value", "n", "seed"}
+  assert all(result.keys() == keys and result["seed"] == 3 for result in results)
+  means = [
+    (result["run"], result["method"], result["context"], result["metric"])
+    for result in results
+    if result["metric"] in ("loss", "accuracy")
+  ]
+  expected = [(*row, length, metric) for row in ROWS for length in (32, 64) for metric in ("loss", "accuracy")]
+  assert sorted(means) == sorted(expected)  # none missing, none twice
+  assert [r["extension"] for r in results if (r["task"], r["metric"]) == ("temperature", "c")] == [2.0]
+
+
+def test_methods_agree_within_the_training_context_and_differ_beyond(first):
+  workdir, _ = first
+  results = [json.loads(line) for line in (workdir / "results.jsonl").read_text().splitlines()]
+  loss = {(r["run"], r["method"], r["extension"]): r["value"] for r in results if r["metric"] == "loss"}
+  methods = ("rope", "pi", "ntk", "yarn", "crop")
+  assert len({loss["rope_continued", method, 1.0] for method in methods}) == 1
+  assert len({loss["rope_continued", method, 2.0] for method in methods}) == len(methods)
+
+
+def test_report_and_plots(first):
+  workdir, _ = first
+  pictures = {path.name for path in workdir.glob("*.png")}
+  assert pictures == {"summary.png", "loss.png", "perplexity_by_position.png", "needles.png", "frequencies.png"}
+  assert all((workdir / name).read_bytes().startswith(b"\x89PNG") for name in pictures)
+  report = (workdir / "report.md").read_text()
+  assert all(f"]({name})" in report for name in pictures)
+  assert "experiments.quickstart" in report and "--steps=4" in report
+  assert all(label in report for label in ("RoPE, continued", "RoPE + YaRN", "DroPE, fitted β", "NoPE from scratch"))
+
+
+def test_doing_it_again_does_nothing(first):
+  workdir, seconds = first
+  before = contents(workdir)
+  log, again = quickstart(workdir)
+  after = contents(workdir)
+  # Its own duration is written down, and with it the report's last section.
+  changed = {name for name in before.keys() | after.keys() if before.get(name) != after.get(name)}
+  assert changed <= {"study.json", "report.md"}
+  assert "step 4/4" not in log and "perplexity at" not in log
+  assert again < 0.7 * seconds
