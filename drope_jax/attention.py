@@ -132,7 +132,8 @@ def _reference(q_BKGTh, k_BKSh, v_BKSh, offset_B, segments, slopes_KG, window):
   q_index_BT = offset_B[:, None] + jnp.arange(q_BKGTh.shape[3])
   k_index_S = jnp.arange(k_BKSh.shape[2])
   scores, visible = _scores(q_BKGTh, k_BKSh, q_index_BT, k_index_S, segments, slopes_KG, window)
-  weights = jax.nn.softmax(jnp.where(visible, scores, _MASKED), axis=-1).astype(v_BKSh.dtype)
+  weights = jax.nn.softmax(jnp.where(visible, scores, _MASKED), axis=-1)
+  weights = jnp.where(visible, weights, 0.0).astype(v_BKSh.dtype)  # a query that sees nothing gets nothing
   return _mix_keys(weights, v_BKSh).astype(q_BKGTh.dtype)
 
 
@@ -141,6 +142,15 @@ def _reference(q_BKGTh, k_BKSh, v_BKSh, offset_B, segments, slopes_KG, window):
 # The forward pass is the online softmax (Milakov 2018, Rabe 2021), and the backward pass recomputes the scores of a
 # block from the saved log-sum-exp (Dao 2022/2023). Loop bounds are run-time numbers, so a skipped block costs nothing;
 # the backward pass is written by hand because JAX cannot differentiate such loops.
+
+
+class _Layout(NamedTuple):
+  """What is known about a call before it runs."""
+
+  window: int | None
+  num_keys: int  # without the padding
+  q_size: int  # queries of a block
+  k_size: int  # keys of a block
 
 
 class _Problem(NamedTuple):
@@ -163,10 +173,9 @@ def _blockwise(q_BKGTh, k_BKSh, v_BKSh, offset_B, segments, slopes_KG, window):
 
   if segments is not None:
     segments = Segments(pad(segments.queries, 1, q_size), pad(segments.keys, 1, k_size))
-  # Padded keys need no mask: their indices are beyond those of every query but the padded ones, which are cut off here.
   keys_and_values = pad(k_BKSh, 2, k_size), pad(v_BKSh, 2, k_size)
   problem = _Problem(pad(q_BKGTh, 3, q_size), *keys_and_values, offset_B, segments, slopes_KG)
-  return _flash(problem, window, (q_size, k_size))[:, :, :, :num_queries]
+  return _flash(problem, _Layout(window, num_keys, q_size, k_size))[:, :, :, :num_queries]
 
 
 def _block(x: Array, index: Array, size: int, axis: int) -> Array:
@@ -174,21 +183,22 @@ def _block(x: Array, index: Array, size: int, axis: int) -> Array:
   return lax.dynamic_slice_in_dim(x, index * size, size, axis)
 
 
-def _block_scores(problem: _Problem, q_block: Array, i: Array, j: Array, window: int | None, blocks: tuple[int, int]):
+def _block_scores(problem: _Problem, q_block: Array, i: Array, j: Array, layout: _Layout) -> tuple[Array, Array]:
   """Scores and visibility of query block i against key block j."""
-  q_size, k_size = blocks
+  window, num_keys, q_size, k_size = layout
   q_index_BT = problem.offset_B[:, None] + i * q_size + jnp.arange(q_size)
   k_index_S = j * k_size + jnp.arange(k_size)
   segments = problem.segments
   if segments is not None:
     segments = Segments(_block(segments.queries, i, q_size, 1), _block(segments.keys, j, k_size, 1))
   k_block = _block(problem.k_BKSh, j, k_size, 2)
-  return _scores(q_block, k_block, q_index_BT, k_index_S, segments, problem.slopes_KG, window)
+  scores, visible = _scores(q_block, k_block, q_index_BT, k_index_S, segments, problem.slopes_KG, window)
+  return scores, visible & (k_index_S < num_keys)
 
 
-def _flash_forward(problem: _Problem, window: int | None, blocks: tuple[int, int]) -> tuple[Array, Array]:
+def _flash_forward(problem: _Problem, layout: _Layout) -> tuple[Array, Array]:
   """Output (B, K, G, T, h) and log-sum-exp (B, K, G, T)."""
-  q_size, k_size = blocks
+  window, _, q_size, k_size = layout
   *rows, num_queries, head_dim = problem.q_BKGTh.shape
   num_key_blocks = problem.k_BKSh.shape[2] // k_size
   first_offset, last_offset = problem.offset_B.min(), problem.offset_B.max()
@@ -198,7 +208,7 @@ def _flash_forward(problem: _Problem, window: int | None, blocks: tuple[int, int
 
     def key_block(j: Array, state: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
       highest, total, out = state
-      scores, visible = _block_scores(problem, q_block, i, j, window, blocks)
+      scores, visible = _block_scores(problem, q_block, i, j, layout)
       new_highest = jnp.maximum(highest, jnp.where(visible, scores, _MASKED).max(-1))
       weights = jnp.where(visible, jnp.exp(scores - new_highest[..., None]), 0.0)
       rescale = jnp.exp(highest - new_highest)
@@ -219,19 +229,19 @@ def _flash_forward(problem: _Problem, window: int | None, blocks: tuple[int, int
   return out_BKGTh, jnp.moveaxis(log_sum, 0, 3).reshape(*rows, num_queries)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2))
-def _flash(problem: _Problem, window: int | None, blocks: tuple[int, int]) -> Array:
-  return _flash_forward(problem, window, blocks)[0]
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
+def _flash(problem: _Problem, layout: _Layout) -> Array:
+  return _flash_forward(problem, layout)[0]
 
 
-def _flash_fwd(problem: _Problem, window: int | None, blocks: tuple[int, int]):
-  out, log_sum = _flash_forward(problem, window, blocks)
+def _flash_fwd(problem: _Problem, layout: _Layout):
+  out, log_sum = _flash_forward(problem, layout)
   return out, (problem, out, log_sum)
 
 
-def _flash_bwd(window: int | None, blocks: tuple[int, int], residuals, d_out_BKGTh: Array):
+def _flash_bwd(layout: _Layout, residuals, d_out_BKGTh: Array):
   problem, out_BKGTh, log_sum_BKGT = residuals
-  q_size, k_size = blocks
+  window, _, q_size, k_size = layout
   num_query_blocks = problem.q_BKGTh.shape[3] // q_size
   num_key_blocks = problem.k_BKSh.shape[2] // k_size
   first_offset, last_offset = problem.offset_B.min(), problem.offset_B.max()
@@ -245,7 +255,7 @@ def _flash_bwd(window: int | None, blocks: tuple[int, int], residuals, d_out_BKG
       d_q, d_k, d_v = state
       arrays = (problem.q_BKGTh, d_out_BKGTh, log_sum_BKGT, delta_BKGT, d_q)
       q_block, d_out, log_sum, delta, d_q_block = (_block(x, i, q_size, 3) for x in arrays)
-      scores, visible = _block_scores(problem, q_block, i, j, window, blocks)
+      scores, visible = _block_scores(problem, q_block, i, j, layout)
       weights = jnp.where(visible, jnp.exp(scores - log_sum[..., None]), 0.0)
       d_scores = (weights * (_dot_keys(d_out, v_block) - delta[..., None])).astype(q_block.dtype)
       d_v += _mix_queries(weights.astype(d_out.dtype), d_out)

@@ -79,9 +79,18 @@ def save(
   )
 
 
+def _restore(manager: ocp.CheckpointManager, step: int, **items: Any) -> Any:
+  """These items of a step. Raises CheckpointError naming one that is missing."""
+  path = manager.directory / str(step)
+  for name in items:
+    if not (path / name).exists():
+      raise CheckpointError(f"{path}: this checkpoint is not complete, it has no {name}")
+  return manager.restore(step, args=ocp.args.Composite(**items))
+
+
 def read_meta(manager: ocp.CheckpointManager, step: int) -> dict[str, Any]:
   """The `meta` of a step."""
-  return manager.restore(step, args=ocp.args.Composite(meta=ocp.args.JsonRestore()))["meta"]
+  return _restore(manager, step, meta=ocp.args.JsonRestore())["meta"]
 
 
 def resume(
@@ -92,14 +101,13 @@ def resume(
   Args:
     abstract: shapes, dtypes and shardings of the state, which may be of another mesh than the one that saved.
   """
-  restored = manager.restore(
+  restored = _restore(
+    manager,
     step,
-    args=ocp.args.Composite(
-      params=ocp.args.StandardRestore(abstract.params),
-      opt_state=ocp.args.StandardRestore(abstract.opt_state),
-      data=grain.checkpoint.CheckpointRestore(data),
-      meta=ocp.args.JsonRestore(),
-    ),
+    params=ocp.args.StandardRestore(abstract.params),
+    opt_state=ocp.args.StandardRestore(abstract.opt_state),
+    data=grain.checkpoint.CheckpointRestore(data),
+    meta=ocp.args.JsonRestore(),
   )
   return TrainState(restored["params"], restored["opt_state"]), restored["meta"]
 
@@ -170,13 +178,13 @@ def load(workdir: epath.PathLike, step: int | None = None, mesh: Mesh | None = N
     meta = read_meta(manager, step)
     config, model = _trained_config(meta)
     abstract = abstract_params(model, mesh)
-    params = manager.restore(step, args=ocp.args.Composite(params=ocp.args.StandardRestore(abstract)))["params"]
+    params = _restore(manager, step, params=ocp.args.StandardRestore(abstract))["params"]
   return Checkpoint(model, params, config, step, meta["tokens"])
 
 
 def load_optimizer_state(workdir: epath.PathLike, step: int, abstract_opt_state: Any) -> Any:
   """The optimizer state of a run's checkpoint, laid out as `abstract_opt_state` says."""
   with _open_for_reading(workdir) as manager:
-    restored = manager.restore(step, args=ocp.args.Composite(opt_state=ocp.args.StandardRestore(abstract_opt_state)))
+    restored = _restore(manager, step, opt_state=ocp.args.StandardRestore(abstract_opt_state))
   logger.info("optimizer state carried over from %s, step %d", workdir, step)
   return restored["opt_state"]

@@ -269,7 +269,8 @@ def hidden_states(
     params: the tree of `parameter_specs(config)`.
     tokens_BT: int32 token ids; with a cache, the tokens that follow it.
     compute: how to compute it; the default ComputeConfig if None.
-    position_ids_BT: int32, read by RoPE alone; default 0, 1, ... (from the cache's length on).
+    position_ids_BT: int32, read by RoPE alone; default 0, 1, ... (from the cache's length on);
+      not with a cache, whose keys are rotated by their slots.
     segments_BT: document numbers that attention must not cross; not with a cache.
     cache: see Cache. It must have room for T more tokens in each row.
     length: tokens of the whole sequence, an int or an int array of shape (B, 1): read by the dynamic scalings, which
@@ -281,6 +282,8 @@ def hidden_states(
   """
   if cache is not None and segments_BT is not None:
     raise ValueError("segments_BT cannot be used with a cache: cached tokens have no document numbers")
+  if cache is not None and position_ids_BT is not None:
+    raise ValueError("position_ids_BT cannot be used with a cache: cached keys are rotated by their slots")
   compute = compute or ComputeConfig()
   length = tokens_BT.shape[1] if length is None and cache is None else length
   offset_B = 0 if cache is None else cache.lengths_B

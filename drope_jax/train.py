@@ -10,6 +10,7 @@ Where weights come from, in this order:
 import contextlib
 import dataclasses
 import logging
+import math
 import signal
 import threading
 import time
@@ -93,7 +94,7 @@ def train(config: TrainConfig, workdir: epath.PathLike) -> Outcome:
   Raises:
     ConfigError: the config cannot be, or does not fit the devices.
     CheckpointError: the workdir is another run's, or a checkpoint is missing.
-    FloatingPointError: the loss is no longer finite; nothing after the last checkpoint is kept.
+    FloatingPointError: the loss or its gradient is no longer finite; nothing after the last checkpoint is kept.
   """
   workdir = epath.Path(workdir)
   config = resolve(config)
@@ -331,8 +332,10 @@ class _Loop:
     eta = None if speed is None else (self.config.steps - step) * new_tokens / len(reports) / speed
     if jax.process_index() == 0:
       logger.info(metrics.progress_line(record, self.config.steps, eta))
-    if not jnp.isfinite(loss):
-      raise FloatingPointError(f"the loss at step {step} is {loss}; {self.workdir} keeps its earlier checkpoints")
+    # The loss is of the weights before the update: a gradient that is not finite would be saved with a fine loss.
+    for name, value in (("loss", loss), ("gradient norm", record["grad_norm"])):
+      if not math.isfinite(value):
+        raise FloatingPointError(f"the {name} at step {step} is {value}; {self.workdir} keeps its earlier checkpoints")
     return round(new_tokens)
 
 

@@ -62,8 +62,7 @@ def test_a_step_is_a_composite_of_four(workdir):
 
 
 def test_meta_is_json_with_config_step_tokens_and_versions(workdir, config):
-  (path,) = (path for path in (workdir / "checkpoints" / "12" / "meta").iterdir() if path.is_file())
-  meta = json.loads(path.read_text())
+  meta = json.loads((workdir / "checkpoints" / "12" / "meta" / "metadata").read_text())
   assert meta["step"] == 12
   assert meta["tokens"] == 12 * 8 * 16
   assert meta["seconds"] > 0

@@ -39,9 +39,9 @@ def tiny(positions=None):
 
 
 @functools.partial(jax.jit, static_argnums=1)
-def next_tokens(params, config, tokens_BT, lengths_B, length_B11, logit_scale):
+def next_tokens(params, config, tokens_BT, lengths_B, length_B1, logit_scale):
   """The most likely token after each of the left-aligned rows, without a cache."""
-  x_BTD, _ = hidden_states(params, config, tokens_BT, length=length_B11, logit_scale=logit_scale)
+  x_BTD, _ = hidden_states(params, config, tokens_BT, length=length_B1, logit_scale=logit_scale)
   last_B1D = x_BTD[jnp.arange(len(lengths_B)), lengths_B - 1][:, None]
   return unembed(params, last_B1D)[:, 0].argmax(-1)
 
@@ -53,7 +53,7 @@ def recomputed(params, config, prompts, new, *, logit_scale=1.0):
   for row, prompt in zip(tokens_BT, prompts, strict=True):
     row[: len(prompt)] = prompt
   for i in range(new):
-    next_B = next_tokens(params, config, tokens_BT, lengths_B + i, (lengths_B + new)[:, None, None], logit_scale)
+    next_B = next_tokens(params, config, tokens_BT, lengths_B + i, (lengths_B + new)[:, None], logit_scale)
     tokens_BT[np.arange(len(prompts)), lengths_B + i] = next_B
   return [row[length : length + new].tolist() for row, length in zip(tokens_BT, lengths_B, strict=True)]
 

@@ -12,9 +12,8 @@ from tiny_run import contents, records
 
 ROOT = Path(__file__).parents[1]
 SETTINGS = (
-  "--steps=4",
+  "--steps=4",  # and half as many of recalibration, as ever
   "--seed=3",
-  "--config.recalibrate_steps=2",
   "--config.context=32",
   "--config.extensions=(1, 2)",
   "--config.batch_size=2",

@@ -152,6 +152,23 @@ def test_a_loss_that_is_not_finite_ends_the_run_and_earlier_checkpoints_stay(con
   assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(loaded.params))
 
 
+def test_a_gradient_that_is_not_finite_is_not_saved_with_a_fine_loss(config, tmp_path, monkeypatch):
+  original = train_module.make_train_step
+
+  def make_train_step(*args):
+    def step(state, batch):
+      state, report = original(*args)(state, batch)
+      count = optax.tree_utils.tree_get(state.opt_state, "ScaleByAdamState").count
+      return state, {**report, "grad_norm": jnp.where(count == 10, jnp.inf, report["grad_norm"])}
+
+    return step
+
+  monkeypatch.setattr(train_module, "make_train_step", make_train_step)
+  with pytest.raises(FloatingPointError, match="the gradient norm at step 10 is inf"):
+    train(config, tmp_path)
+  assert checkpoint.load(tmp_path).step == 5
+
+
 @pytest.mark.parametrize(
   ("changed", "message"),
   [
