@@ -62,5 +62,7 @@ if __name__ == "__main__":
     directory = workdir / job["run"]
     if not job.get("load"):
       run(corpus, directory, job["mesh"], job.get("crash_at"))
-    answers.append({"losses": losses(directory), "loaded": loaded_on(directory, job["mesh"]), "devices": jax.device_count()})
+    answers.append(
+      {"losses": losses(directory), "loaded": loaded_on(directory, job["mesh"]), "devices": jax.device_count()}
+    )
   print(json.dumps(answers))

@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
-from tiny_run import compile_once, contents, records, tiny_corpus, tiny_model, tiny_run
+from tiny_run import WORDS, compile_once, contents, records, tiny_corpus, tiny_model, tiny_run
 
 from drope_jax import checkpoint
+from drope_jax.data.corpus import build_corpus, documents
 from drope_jax.train import train
 
 ROOT = Path(__file__).parents[1]
@@ -56,10 +57,14 @@ def _compile_once(tmp_path_factory):
 def files(tmp_path_factory):
   """A corpus, a config file that trains on it, and a run that did."""
   directory = tmp_path_factory.mktemp("commands")
-  corpus = tiny_corpus(directory / "corpus")
+  training = list(documents(tiny_corpus(directory / "unevaluated"), "train"))
+  prose = [" ".join(training[part::8]) for part in range(8)]  # long enough to be measured on
+  splits = {"train": training, "heldout": prose[:4], "fit": prose[4:], "words": WORDS}
+  corpus = str(build_corpus(directory / "corpus", splits))
   (directory / "tiny.py").write_text(CONFIG_FILE.format(corpus=corpus))
   train(tiny_run(corpus), directory / "finished")
-  train(tiny_run(corpus, steps=1, model=tiny_model(d_ff=32), optim={"warmup_steps": 0}), directory / "wider")
+  wider = {"model": tiny_model(d_ff=32), "optim": {"warmup_steps": 0}, "steps": 1}
+  train(tiny_run(str(directory / "unevaluated"), **wider), directory / "wider")
   return directory
 
 
@@ -104,11 +109,33 @@ def test_train_with_an_override(command, files, tmp_path):
   assert contents(tmp_path / "run") == before
 
 
-def test_evaluate_appends_each_figure_once(command, files, tmp_path):
-  # The corpus has no held-out split: what is missing is named, and nothing is written.
-  ended = command("experiments.evaluate", f"--checkpoint={files / 'finished'}", f"--out={tmp_path / 'out'}")
+def test_evaluate_measures_each_figure_once(command, files, tmp_path):
+  before = contents(files / "finished")
+  arguments = (
+    f"--checkpoint={files / 'finished'}",
+    f"--out={tmp_path / 'out'}",
+    "--methods=rope,yarn",
+    "--lengths=1x,32",
+    "--tasks=perplexity",
+    "--documents=2",
+  )
+  ended = command("experiments.evaluate", *arguments)
+  assert ended.status == 0, ended.stderr
+  results = (tmp_path / "out" / "results.jsonl").read_text()
+  loss = {(r["method"], r["context"]): r for r in map(json.loads, results.splitlines()) if r["metric"] == "loss"}
+  assert loss.keys() == {("rope", 16), ("rope", 32), ("yarn", 16), ("yarn", 32)}
+  assert {r["run"] for r in loss.values()} == {"finished"}
+  assert loss["rope", 16]["value"] == loss["yarn", 16]["value"]
+  assert loss["rope", 32]["n"] == 2 * 32
+  assert command("experiments.evaluate", *arguments).status == 0
+  assert (tmp_path / "out" / "results.jsonl").read_text() == results
+  assert contents(files / "finished") == before
+
+
+def test_evaluate_names_a_split_that_is_missing(command, files, tmp_path):
+  ended = command("experiments.evaluate", f"--checkpoint={files / 'wider'}", f"--out={tmp_path / 'out'}")
   assert ended.status == 2
-  assert "'heldout' is missing" in ended.error() and str(files / "corpus") in ended.error()
+  assert f"{files / 'unevaluated'}: the split 'heldout' is missing" in ended.error()
   assert not (tmp_path / "out").exists()
 
 
@@ -154,7 +181,10 @@ def test_train_without_a_config(command, arguments, named):
 def test_train_refuses_the_workdir_of_another_config(command, files):
   before = contents(files / "finished")
   ended = command(
-    "experiments.train", f"--config={files / 'tiny.py'}", f"--workdir={files / 'finished'}", "--config.optim.peak_lr=0.5"
+    "experiments.train",
+    f"--config={files / 'tiny.py'}",
+    f"--workdir={files / 'finished'}",
+    "--config.optim.peak_lr=0.5",
   )
   assert ended.status == 1
   assert f"{files / 'finished'} belongs to another run: optim.peak_lr: 0.01 there, 0.5 here" in ended.error()

@@ -26,7 +26,17 @@ from drope_jax.positions import (
 )
 
 NEW = 9
-PROMPTS = [np.random.default_rng(length).integers(0, 61, length).tolist() for length in (1, 8, 13, 23)]
+LENGTHS = (
+  1,
+  8,
+  13,
+  16,
+  21,
+  22,
+  22,
+  22,
+)  # of the longest, 21 tokens are prefilled: in chunks of 5, the last holds only one
+PROMPTS = [np.random.default_rng(i).integers(0, 61, length).tolist() for i, length in enumerate(LENGTHS)]
 
 
 @functools.cache
@@ -111,8 +121,8 @@ def test_each_row_is_what_it_would_be_alone():
 
 def test_rows_that_fill_a_batch_up_are_not_returned():
   config, params = tiny(RoPE())
-  rows = generate(params, config, (PROMPTS * 4)[:13], max_new_tokens=NEW)  # a batch of 14
-  assert rows == (generate(params, config, PROMPTS, max_new_tokens=NEW) * 4)[:13]
+  rows = generate(params, config, (PROMPTS * 2)[:13], max_new_tokens=NEW)  # a batch of 14
+  assert rows == (generate(params, config, PROMPTS, max_new_tokens=NEW) * 2)[:13]
 
 
 def test_no_prompts_no_rows():
@@ -143,7 +153,7 @@ def test_decoding_stops_when_all_rows_are_done(monkeypatch):
 
   monkeypatch.setattr(sys.modules["drope_jax.generate"], "hidden_states", counting)  # `generate` is the function too
   config = dataclasses.replace(config, init_std=0.7)  # the same function, but a program of its own, for the counter
-  rows = generate(params, config, [PROMPTS[2]] * 4, max_new_tokens=NEW, eos_id=free[3])
+  rows = generate(params, config, [PROMPTS[2]] * len(PROMPTS), max_new_tokens=NEW, eos_id=free[3])
   jax.effects_barrier()
   assert len(steps) == len(rows[0]) == free.index(free[3]) + 1 < NEW
 
@@ -153,7 +163,7 @@ def test_calls_of_similar_size_share_a_program():
   sample = functools.partial(generate, params, config, key=jax.random.key(0))
   sample(PROMPTS, max_new_tokens=NEW, temperature=5.0, top_p=0.95)
   programs = _generate._cache_size()
-  sample([prompt[:22] for prompt in PROMPTS], max_new_tokens=4, temperature=0.3, top_p=0.2, logit_scale=2.0)
+  sample([prompt[:21] for prompt in PROMPTS], max_new_tokens=4, temperature=0.3, top_p=0.2, logit_scale=2.0)
   assert _generate._cache_size() == programs
 
 
@@ -191,7 +201,7 @@ def test_sampling_depends_on_key_and_step_but_not_on_other_rows():
   assert sample(PROMPTS, key=jax.random.key(0)) == first
   assert sample(PROMPTS, key=jax.random.key(1)) != first
   assert sample(PROMPTS[:2], key=jax.random.key(0)) == first[:2]
-  same = sample([PROMPTS[3]] * 4, key=jax.random.key(0))
+  same = sample([PROMPTS[7]] * len(PROMPTS), key=jax.random.key(0))
   assert same[0] != same[1]  # rows draw for themselves
 
 

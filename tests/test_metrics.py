@@ -64,7 +64,8 @@ def test_tensorboard_gets_every_number(tmp_path):
 
 
 def test_progress_line():
-  record = {"step": 40, "loss": 3.2141, "grad_norm": 0.91, "learning_rate": 1e-3, "tokens_per_second": 12345.0, "mfu": 0.4}
+  record = {"step": 40, "loss": 3.2141, "grad_norm": 0.91, "learning_rate": 1e-3}
+  record |= {"tokens_per_second": 12345.0, "mfu": 0.4}
   line = metrics.progress_line(record, 800, 62.3)
   assert line == "step 40/800  loss 3.214  grad 0.91  lr 1.0e-03  12.3k tok/s  MFU 40.0% (PaLM)  ETA 0:01:02"
   first = metrics.progress_line({**record, "tokens_per_second": None, "mfu": None}, 800, None)

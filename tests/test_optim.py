@@ -79,9 +79,11 @@ def after_one_step(config, grads):
 def test_weight_decay_shrinks_matrices_and_embeddings_alone():
   updates = first_update(jax.tree.map(np.zeros_like, params()), weight_decay=0.1)
   flat = {jax.tree_util.keystr(path, simple=True, separator="/"): u for path, u in jax.tree.leaves_with_path(updates)}
-  before = {jax.tree_util.keystr(path, simple=True, separator="/"): w for path, w in jax.tree.leaves_with_path(params())}
+  leaves = jax.tree.leaves_with_path(params())
+  before = {jax.tree_util.keystr(path, simple=True, separator="/"): w for path, w in leaves}
   decayed = {name for name, update in flat.items() if np.any(update)}
-  assert decayed == {"embedding", "unembedding", *(f"layers/{name}" for name in ("q", "k", "v", "o", "gate", "up", "down"))}
+  matrices = ("q", "k", "v", "o", "gate", "up", "down")
+  assert decayed == {"embedding", "unembedding", *(f"layers/{name}" for name in matrices)}
   assert {"final_norm", "layers/attention_norm", "layers/q_norm", "layers/k_norm", "layers/q_bias"} <= flat.keys()
   for name in decayed:
     np.testing.assert_allclose(flat[name], -0.5 * 0.1 * before[name], rtol=1e-5)

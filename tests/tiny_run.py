@@ -10,7 +10,22 @@ import jax
 from drope_jax.config import DataConfig, ModelConfig, OptimConfig, TrainConfig
 from drope_jax.data.corpus import build_corpus
 
-WORDS = "the model drops its positions and reads a longer text than it has seen".split()
+WORDS = [
+  "the",
+  "model",
+  "drops",
+  "its",
+  "positions",
+  "and",
+  "reads",
+  "a",
+  "longer",
+  "text",
+  "than",
+  "it",
+  "has",
+  "seen",
+]
 
 
 def tiny_model(**changes) -> ModelConfig:
