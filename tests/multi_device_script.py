@@ -1,6 +1,6 @@
 """Run by test_multi_device.py in a process with its own number of devices: `CORPUS WORKDIR`, a job a line on stdin.
 
-A job is {"run": directory, "mesh": {...}, "crash_at": step or null}; the answer is what became of it, as a line of JSON.
+A job is {"run": directory, "mesh": {...}, "crash_at": step or null}; the answer, a line of JSON, is what became of it.
 """
 
 import json

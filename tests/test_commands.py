@@ -1,4 +1,4 @@
-"""The commands as a person types them: what bad input is told, by which exit status, and that nothing is overwritten."""
+"""The commands as a person types them: what bad input is told, its exit status, and that nothing is lost."""
 
 import json
 import os
