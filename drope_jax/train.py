@@ -314,6 +314,11 @@ class _Loop:
     reports = jax.device_get(pending)
     new_tokens = sum(float(report["tokens"]) for report in reports)
     loss = sum(float(report["loss"]) * float(report["tokens"]) for report in reports) / new_tokens
+    grad_norm = float(reports[-1]["grad_norm"])
+    # The loss is of the weights before the update: a gradient that is not finite would be saved with a fine loss.
+    for name, value in (("loss", loss), ("gradient norm", grad_norm)):
+      if not math.isfinite(value):
+        raise FloatingPointError(f"the {name} at step {step} is {value}; {self.workdir} keeps its earlier checkpoints")
     elapsed = clock.lap()
     # The first lap is mostly compilation: it counts as time, but says nothing about speed.
     speed = None if clock.laps == 1 else new_tokens / elapsed
@@ -321,7 +326,7 @@ class _Loop:
       "step": step,
       "tokens": round(tokens + new_tokens),
       "loss": loss,
-      "grad_norm": float(reports[-1]["grad_norm"]),
+      "grad_norm": grad_norm,
       "learning_rate": float(self.schedule(step - 1)),
       "tokens_per_second": speed,
       "mfu": None if speed is None else metrics.mfu(speed, self.flops),
@@ -332,10 +337,6 @@ class _Loop:
     eta = None if speed is None else (self.config.steps - step) * new_tokens / len(reports) / speed
     if jax.process_index() == 0:
       logger.info(metrics.progress_line(record, self.config.steps, eta))
-    # The loss is of the weights before the update: a gradient that is not finite would be saved with a fine loss.
-    for name, value in (("loss", loss), ("gradient norm", record["grad_norm"])):
-      if not math.isfinite(value):
-        raise FloatingPointError(f"the {name} at step {step} is {value}; {self.workdir} keeps its earlier checkpoints")
     return round(new_tokens)
 
 
