@@ -284,6 +284,8 @@ def hidden_states(
     raise ValueError("segments_BT cannot be used with a cache: cached tokens have no document numbers")
   if cache is not None and position_ids_BT is not None:
     raise ValueError("position_ids_BT cannot be used with a cache: cached keys are rotated by their slots")
+  if cache is not None and tokens_BT.shape[1] > cache.k_LBSKh.shape[2]:
+    raise ValueError(f"{tokens_BT.shape[1]} tokens do not fit into a cache of {cache.k_LBSKh.shape[2]}")
   compute = compute or ComputeConfig()
   length = tokens_BT.shape[1] if length is None and cache is None else length
   offset_B = 0 if cache is None else cache.lengths_B

@@ -58,7 +58,7 @@ def files(tmp_path_factory):
   """A corpus, a config file that trains on it, and a run that did."""
   directory = tmp_path_factory.mktemp("commands")
   training = list(documents(tiny_corpus(directory / "unevaluated"), "train"))
-  prose = [" ".join(training[part::8]) for part in range(8)]  # long enough to be measured on
+  prose = ["\n".join(training[part::8]) for part in range(8)]  # long enough to be measured on
   splits = {"train": training, "heldout": prose[:4], "fit": prose[4:], "words": WORDS}
   corpus = str(build_corpus(directory / "corpus", splits))
   (directory / "tiny.py").write_text(CONFIG_FILE.format(corpus=corpus))
