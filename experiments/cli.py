@@ -16,9 +16,26 @@ from drope_jax.config import ConfigError
 from experiments.reporting.records import ReportError
 
 
-def run(main: Callable[[], Any]) -> None:
-  """Parses the flags, runs `main`, and ends the process with its exit status."""
-  app.run(lambda _: sys.exit(_run(main)), flags_parser=_parse)
+def run(main: Callable[[], Any], default_config: str | None = None) -> None:
+  """Parses the flags (`--config` is `default_config` if it is not given), runs `main`, and ends with its exit status."""
+
+  def parse(arguments: list[str]) -> list[str]:
+    if default_config is not None and not any(a.split("=")[0].lstrip("-") == "config" for a in arguments):
+      # Not as the flag's own default: config_flags would read the overrides, and fail, where the flag is defined.
+      arguments = [arguments[0], f"--config={default_config}", *arguments[1:]]
+    return _parse(arguments)
+
+  app.run(lambda _: sys.exit(_run(main)), flags_parser=parse)
+
+
+def settings(flag: flags.FlagHolder) -> Any:
+  """The value of a config flag. Raises ConfigError if its file could not be read: config_flags keeps that for later."""
+  try:
+    fields = flag.value.__dataclass_fields__
+  except (OSError, AttributeError) as error:
+    raise ConfigError(f"--config: {str(error).splitlines()[0]}") from error
+  assert fields
+  return flag.value
 
 
 def _fail(message: object, status: int) -> int:
@@ -49,6 +66,8 @@ def _run(main: Callable[[], Any]) -> int:
     main()
   except ConfigError as error:
     return _fail(error, 2)
+  except ModuleNotFoundError as error:
+    return _fail(error, 1)
   except (CheckpointError, ReportError, FloatingPointError, OSError) as error:
     return _fail(error, 1)
   return 0

@@ -53,7 +53,6 @@ def main() -> None:
     seed=SEED.value,
   )
   out = Path(OUT.value)
-  out.mkdir(parents=True, exist_ok=True)
   methods = METHODS.value or allowed_methods(loaded.model)
   name = Path(CHECKPOINT.value).resolve().name
   evaluate(name, loaded, methods, lengths, TASK_LIST.value, data, out / "results.jsonl", COEFFICIENT.value)

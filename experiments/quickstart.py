@@ -13,7 +13,7 @@ from experiments import cli
 from experiments.study import run_study
 
 SETTINGS = str(Path(__file__).parent / "studies" / "quickstart.py")
-CONFIG = config_flags.DEFINE_config_file("config", SETTINGS, "Settings of the study.")
+CONFIG = config_flags.DEFINE_config_file("config", None, "Settings of the study.")
 WORKDIR = flags.DEFINE_string("workdir", "runs/quickstart", "Where everything goes.")
 STEPS = flags.DEFINE_integer(
   "steps", None, "Steps of the pretraining; the recalibration keeps its share.", lower_bound=1
@@ -22,7 +22,7 @@ SEED = flags.DEFINE_integer("seed", None, "Of weights, data and needles.")
 
 
 def main() -> None:
-  settings = CONFIG.value
+  settings = cli.settings(CONFIG)
   if STEPS.value is not None:
     share = settings.recalibrate_steps / settings.pretrain_steps
     settings.pretrain_steps, settings.recalibrate_steps = STEPS.value, max(round(STEPS.value * share), 1)
@@ -32,4 +32,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-  cli.run(main)
+  cli.run(main, default_config=SETTINGS)

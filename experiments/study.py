@@ -143,7 +143,7 @@ def _processor() -> str:
 
 
 def main() -> None:
-  run_study(CONFIG.value, Path(WORKDIR.value).resolve())
+  run_study(cli.settings(CONFIG), Path(WORKDIR.value).resolve())
 
 
 if __name__ == "__main__":

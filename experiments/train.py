@@ -20,7 +20,7 @@ logger = logging.getLogger("experiments.train")
 
 
 def main() -> None:
-  outcome = train(checked(CONFIG.value), WORKDIR.value)
+  outcome = train(checked(cli.settings(CONFIG)), WORKDIR.value)
   if outcome.finished:
     logger.info("finished: step %d in %s", outcome.step, WORKDIR.value)
   else:

@@ -78,6 +78,7 @@ def append(path: Path, results: Iterable[Result]) -> None:
     if not math.isfinite(result.value):
       raise ValueError(f"{result.metric} of {result.measurement} is {result.value}; a result must be finite")
   lines = "".join(json.dumps(dataclasses.asdict(result)) + "\n" for result in results)
+  path.parent.mkdir(parents=True, exist_ok=True)
   with path.open("a+b") as file:  # writes go to the end, wherever was read
     if file.tell():
       file.seek(-1, os.SEEK_END)
