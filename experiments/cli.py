@@ -17,7 +17,7 @@ from experiments.reporting.records import ReportError
 
 
 def run(main: Callable[[], Any], default_config: str | None = None) -> None:
-  """Parses the flags (`--config` is `default_config` if it is not given), runs `main`, and ends with its exit status."""
+  """Parses the flags (`--config` is `default_config` if not given), runs `main`, and ends with its exit status."""
 
   def parse(arguments: list[str]) -> list[str]:
     if default_config is not None and not any(a.split("=")[0].lstrip("-") == "config" for a in arguments):
@@ -33,7 +33,7 @@ def settings(flag: flags.FlagHolder) -> Any:
   try:
     fields = flag.value.__dataclass_fields__
   except (OSError, AttributeError) as error:
-    raise ConfigError(f"--config: {str(error).splitlines()[0]}") from error
+    raise ConfigError(f"--config: {' '.join(str(error).split())}") from error
   assert fields
   return flag.value
 
