@@ -1,15 +1,15 @@
-"""Recall: facts "key -> value" placed in prose and asked for again; to learn from, and to test with as needles.
+"""Recall: facts "topic -> value" placed in prose and asked for again; to learn from, and to test with as needles.
 
-Everything is made of lines. A filler is one sentence; a fact is a key, an arrow and a value; the question is the same
-line without its value, so that a model which continues it answers. Whatever is generated is a pure function of the
-`Lines`, the parameters, the seed and the index.
+Everything is made of lines. A filler is one sentence; a fact is a topic, an arrow and a value of that topic; the
+question is the same line without its value, so that a model which continues it answers. What a topic's values are can
+be learnt; which of them it has here must be read. Whatever is generated is a pure function of the `Lines`, the
+parameters, the seed and the index.
 """
 
-import collections
 import dataclasses
 import random
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
@@ -17,22 +17,41 @@ from drope_jax.config import ConfigError
 from drope_jax.data.tokenizers import Tokenizer
 
 ARROW = " ->"
+# Eight values each, so that knowing a topic's values but not the context is right one time in eight.
+TOPICS: Mapping[str, tuple[str, ...]] = {
+  "bird": ("robin", "falcon", "pelican", "raven", "finch", "magpie", "stork", "cuckoo"),
+  "boat": ("canoe", "yacht", "raft", "ferry", "kayak", "barge", "sloop", "dinghy"),
+  "city": ("lisbon", "oslo", "cairo", "lima", "kyoto", "dublin", "quito", "tunis"),
+  "color": ("crimson", "teal", "amber", "violet", "ivory", "indigo", "maroon", "beige"),
+  "dish": ("soup", "stew", "curry", "pasta", "salad", "risotto", "pancake", "paella"),
+  "fabric": ("linen", "velvet", "denim", "satin", "wool", "silk", "cotton", "tweed"),
+  "flower": ("tulip", "daisy", "orchid", "lily", "poppy", "lotus", "dahlia", "peony"),
+  "fruit": ("mango", "papaya", "cherry", "quince", "lemon", "apricot", "peach", "plum"),
+  "gem": ("ruby", "opal", "topaz", "pearl", "jade", "garnet", "emerald", "sapphire"),
+  "instrument": ("cello", "flute", "harp", "banjo", "oboe", "viola", "tuba", "lute"),
+  "mammal": ("otter", "badger", "hyena", "lynx", "walrus", "ferret", "bison", "zebra"),
+  "metal": ("copper", "zinc", "nickel", "cobalt", "silver", "chrome", "brass", "iridium"),
+  "rock": ("granite", "marble", "slate", "basalt", "gypsum", "chalk", "quartz", "flint"),
+  "sport": ("tennis", "hockey", "fencing", "rowing", "judo", "rugby", "cricket", "golf"),
+  "tool": ("hammer", "chisel", "wrench", "pliers", "trowel", "sickle", "spade", "shovel"),
+  "tree": ("birch", "cedar", "willow", "maple", "aspen", "larch", "spruce", "beech"),
+}
+_VALUES = re.compile(r"\b(?:" + "|".join(value for values in TOPICS.values() for value in values) + ")", re.IGNORECASE)
 
 
-def single_token_words(tokenizer: Tokenizer, texts: Iterable[str], minimum_count: int = 50) -> tuple[str, ...]:
-  """Whole words of four letters or more that are one token after a space and common in `texts`, sorted.
+def vocabulary(topics: Mapping[str, Sequence[str]] = TOPICS) -> list[str]:
+  """What a tokenizer should hold as one token each for a small model: topics with their arrow, and values.
 
-  A vocabulary alone would not do: it also holds the beginnings of words.
+  The value then follows the one token that asks for it, and a model need not carry the topic over the arrow.
   """
-  counts = collections.Counter(word for text in texts for word in re.findall(r"(?<= )[a-z]{4,}(?= )", text))
-  common = (word for word, count in counts.items() if count >= minimum_count)
-  return tuple(sorted(word for word in common if len(tokenizer.encode(f" {word}")) == 1))
+  return [f" {topic}{ARROW}" for topic in topics] + [f" {value}" for values in topics.values() for value in values]
 
 
 def sentences(text: str) -> list[str]:
-  """The sentences of `text` that read as prose: 15 to 120 characters, beginning with a letter, without an arrow."""
+  """The sentences of `text` that can be fillers: 15 to 120 characters of prose, without an arrow or a topic's value."""
   candidates = (" ".join(part.split()) for part in re.split(r"(?<=[.!?:])\s+|\n+", text))
-  return [one for one in candidates if 15 <= len(one) <= 120 and one[0].isalpha() and ARROW not in one]
+  prose = (one for one in candidates if 15 <= len(one) <= 120 and one[0].isalpha())
+  return [one for one in prose if ARROW not in one and not _VALUES.search(one)]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,13 +67,13 @@ class Lines:
 
   Args:
     tokenizer: counts the tokens.
-    words: to draw from; every other one is a key, the rest are values.
     fillers: sentences to hide facts among; of held-out documents for a test.
+    topics: and their values, to draw facts from.
   """
 
-  def __init__(self, tokenizer: Tokenizer, words: Sequence[str], fillers: Iterable[str]):
+  def __init__(self, tokenizer: Tokenizer, fillers: Iterable[str], topics: Mapping[str, Sequence[str]] = TOPICS):
     self.tokenizer = tokenizer
-    self.keys, self.values = words[::2], words[1::2]
+    self.topics = topics
     self.fillers = [self.line(f"\n{sentence}") for sentence in fillers]
     if not self.fillers:
       raise ConfigError("recall needs at least one filler sentence")
@@ -63,22 +82,22 @@ class Lines:
   def line(self, text: str) -> Line:
     return Line(text, tuple(self.tokenizer.encode(text)))
 
-  def question(self, key: str) -> Line:
-    return self.line(f"\n {key}{ARROW}")
+  def question(self, topic: str) -> Line:
+    return self.line(f"\n {topic}{ARROW}")
 
   def answer(self, value: str) -> Line:
     return self.line(f" {value}")
 
-  def fact(self, key: str, value: str) -> Line:
+  def fact(self, topic: str, value: str) -> Line:
     """A question and its answer, in the same tokens as when they come apart."""
-    question, answer = self.question(key), self.answer(value)
+    question, answer = self.question(topic), self.answer(value)
     return Line(question.text + answer.text, question.ids + answer.ids)
 
-  def draw_pairs(self, rng: random.Random, count: int) -> list[tuple[str, str]]:
-    """`count` different keys, with different values."""
-    if count > len(self.values):
-      raise ConfigError(f"{count} facts need {count} keys and values; there are {len(self.values)}")
-    return list(zip(rng.sample(self.keys, count), rng.sample(self.values, count), strict=True))
+  def draw_facts(self, rng: random.Random, count: int) -> list[tuple[str, str]]:
+    """`count` different topics, each with one of its values."""
+    if count > len(self.topics):
+      raise ConfigError(f"{count} facts need {count} topics; there are {len(self.topics)}")
+    return [(topic, rng.choice(self.topics[topic])) for topic in rng.sample(list(self.topics), count)]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -86,22 +105,17 @@ class RecallParameters:
   """How recall documents vary; dense ones are what a small model learns to retrieve from."""
 
   tokens: tuple[int, int] = (64, 128)  # a document's length is drawn from this range, and exceeded by a line at most
-  pairs: tuple[int, int] = (2, 8)  # facts of a document; fewer, down to 2, where stating them would take half of it
+  facts: tuple[int, int] = (4, 12)  # of a document; fewer, down to 2, where stating them would take half of it
   filler: tuple[float, ...] = (0.0, 0.3, 0.6)  # the share of tokens that are filler is one of these
-  ordered: float = 0.5  # chance that a round repeats the facts in the order in which they were stated
 
 
 def recall_document(lines: Lines, parameters: RecallParameters, seed: int, index: int) -> str:
-  """Facts among fillers: a round that states them, then rounds that repeat them, until the document is full.
-
-  Rounds in the same order are the easiest to continue (all of a line can be foretold, not its value alone), and what a
-  small model learns first; those in another order want the key looked up.
-  """
+  """Facts among fillers: a round that states them, then rounds that repeat them in other orders, until it is full."""
   rng = random.Random(f"recall {seed} {index}")
   length = rng.randint(*parameters.tokens)
   share = rng.choice(parameters.filler)
-  fewest, most = parameters.pairs
-  facts = [lines.fact(key, value) for key, value in lines.draw_pairs(rng, most)]
+  fewest, most = parameters.facts
+  facts = [lines.fact(*fact) for fact in lines.draw_facts(rng, most)]
   fact_tokens = len(facts[0].ids)
   fitting = max(2, int(length / 2 * (1 - share) / fact_tokens))
   facts = facts[: rng.randint(min(fewest, fitting), min(most, fitting))]
@@ -114,9 +128,7 @@ def recall_document(lines: Lines, parameters: RecallParameters, seed: int, index
     if rng.random() < filler_chance:
       line = rng.choice(lines.fillers)
     else:
-      if not waiting:
-        again = bool(document) and rng.random() >= parameters.ordered
-        waiting = rng.sample(facts, len(facts)) if again else facts[::-1]
+      waiting = waiting or rng.sample(facts, len(facts))
       line = waiting.pop()
     document.append(line.text)
     tokens += len(line.ids)
@@ -147,18 +159,18 @@ def needle_sample(lines: Lines, length: int, depth: float, seed: int, index: int
     ConfigError: if `length` is too short for the facts and the question.
   """
   rng = random.Random(f"needle {seed} {index} {length} {depth}")
-  pairs = lines.draw_pairs(rng, facts)
-  key, value = pairs[0]
-  question = lines.question(key).ids
-  needles = [lines.fact(*pair).ids for pair in pairs]
+  drawn = lines.draw_facts(rng, facts)
+  topic, value = drawn[0]
+  question = lines.question(topic).ids
+  needles = [lines.fact(*fact).ids for fact in drawn]
   room = length - len(question) - sum(map(len, needles))
   if room < 0:
     raise ConfigError(f"{facts} facts and a question take {length - room} tokens; they do not fit into {length}")
 
   haystack, ends = _haystack(lines, room, rng.randrange(len(lines.fillers)))
-  depths = [depth, *(rng.random() for _ in pairs[1:])]
+  depths = [depth, *(rng.random() for _ in drawn[1:])]
   places = [min(ends, key=lambda end: abs(end - wanted * room)) for wanted in depths]
-  in_order = sorted(zip(places, (rng.random() for _ in pairs), needles, strict=True))  # ties in random order
+  in_order = sorted(zip(places, (rng.random() for _ in drawn), needles, strict=True))  # ties in random order
   tokens: list[int] = []
   begin = 0
   for place, _, needle in in_order:

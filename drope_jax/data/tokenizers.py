@@ -105,16 +105,23 @@ class JsonTokenizer:
     _save_json(self._tokenizer, directory, self._eos, self._bos)
 
 
-def train_bpe(texts: Iterable[str], vocab_size: int, directory: str | Path) -> JsonTokenizer:
+def train_bpe(
+  texts: Iterable[str], vocab_size: int, directory: str | Path, whole: Sequence[str] = ()
+) -> JsonTokenizer:
   """Trains byte-level BPE, digits apart (as SmolLM's), and saves it. The same texts give the same file.
 
   Args:
     texts: what to learn merges from.
-    vocab_size: ids in all, at least 257 (EOS, which is id 0, and the bytes); fewer come out of too little text.
+    vocab_size: ids in all, at least 257 (EOS, which is id 0, and the bytes) and one for each of `whole`; fewer come out
+      of too little text.
     directory: where tokenizer.json and tokenizer_config.json go.
+    whole: strings that are one token wherever they occur, however rare they are in the texts.
   """
-  if vocab_size < 257:
-    raise ConfigError(f"vocab_size is {vocab_size}; it must be at least 257, for the bytes and EOS")
+  needed = 257 + len(whole)
+  if vocab_size < needed:
+    raise ConfigError(
+      f"vocab_size is {vocab_size}; it must be at least {needed}, for the bytes, EOS and {len(whole)} strings"
+    )
   tokenizer = tokenizers.Tokenizer(models.BPE())
   tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
     [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
@@ -122,12 +129,13 @@ def train_bpe(texts: Iterable[str], vocab_size: int, directory: str | Path) -> J
   tokenizer.decoder = decoders.ByteLevel()
   eos = KNOWN_EOS[0]
   trainer = trainers.BpeTrainer(
-    vocab_size=vocab_size,
+    vocab_size=vocab_size - len(whole),
     special_tokens=[eos],
     initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
     show_progress=False,
   )
   tokenizer.train_from_iterator(texts, trainer)
+  tokenizer.add_tokens([tokenizers.AddedToken(string, normalized=False) for string in whole])
   _save_json(tokenizer, Path(directory), eos, None)
   return JsonTokenizer(Path(directory) / "tokenizer.json")
 

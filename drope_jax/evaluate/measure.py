@@ -43,14 +43,14 @@ class EvalData:
 def load_data(
   dataset: str, tokenizer_path: str, longest: int, *, documents_per_task: int, needles_per_depth: int, seed: int
 ) -> EvalData:
-  """The held-out parts of a corpus: its splits `heldout` and `fit` (prose) and `words` (a word a document).
+  """The held-out parts of a corpus: its splits `heldout`, whose sentences are the haystack too, and `fit`.
 
   Raises:
     ConfigError: if a split is missing, or has no document longer than `longest` tokens.
   """
   tokenizer = load_tokenizer(tokenizer_path)
-  held_out, fit, words = (documents(dataset, split) for split in ("heldout", "fit", "words"))
-  lines = Lines(tokenizer, tuple(words), [sentence for text in held_out for sentence in sentences(text)])
+  held_out, fit = (documents(dataset, split) for split in ("heldout", "fit"))
+  lines = Lines(tokenizer, [sentence for text in held_out for sentence in sentences(text)])
   return EvalData(
     documents=evaluation_documents(held_out, tokenizer, longest + 1, documents_per_task),
     fit_documents=evaluation_documents(fit, tokenizer, longest + 1, documents_per_task),

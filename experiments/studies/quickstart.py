@@ -22,13 +22,13 @@ from drope_jax.config import (
 )
 from drope_jax.data import docstrings
 from drope_jax.data.corpus import build_corpus
-from drope_jax.data.recall import ARROW, Lines, RecallParameters, recall_document, sentences, single_token_words
-from drope_jax.data.tokenizers import load_tokenizer, train_bpe
+from drope_jax.data.recall import Lines, RecallParameters, recall_document, sentences, vocabulary
+from drope_jax.data.tokenizers import train_bpe
 from drope_jax.evaluate.measure import TASKS, load_data
 from drope_jax.positions import RoPE
 from experiments.study import Arm, Row, Study, run_directory
 
-FILLER = (0.0, 0.0, 0.3)  # shares of filler in recall documents: denser ones are learnt from sooner
+FILLER = (0.0, 0.3, 0.6, 0.85)  # shares of filler in recall documents: dense ones teach, sparse ones are the test
 FILLER_PIECES = 1000  # pieces of prose whose sentences fill recall documents
 
 
@@ -151,25 +151,22 @@ def get_config() -> Quickstart:
 def prepare(settings: Quickstart, corpus: Path, tokenizer: Path) -> None:
   """Prose and recall documents as a corpus, and a tokenizer; made once.
 
-  Splits: `train`; `heldout` and `fit`, prose that is in no training document; `words`, what facts are made of.
+  Splits: `train`; `heldout` and `fit`, prose that is in no training document.
   """
   if (corpus / "dataset_info.json").exists():
     return
   prose = docstrings.gather(settings.packages)[: settings.prose_limit]
   train, held_out = docstrings.split_held_out(prose)
-  # The arrow is common in what the model will read, though not in prose: repeated here, it becomes one token.
-  train_bpe([*train, ARROW * 10_000], settings.model.vocab_size, tokenizer)
-  encoder = load_tokenizer(tokenizer)
-  words = single_token_words(encoder, train)
+  encoder = train_bpe(train, settings.model.vocab_size, tokenizer, whole=vocabulary())
   pieces = [piece for text in train for piece in _pieces(text)]
   random.Random(settings.seed).shuffle(pieces)
   tokens_per_character = len(encoder.encode("".join(pieces[:200]))) / sum(map(len, pieces[:200]))
   prose_tokens = sum(map(len, pieces)) * tokens_per_character
   fillers = [sentence for piece in pieces[:FILLER_PIECES] for sentence in sentences(piece)]
-  recall = _recall(Lines(encoder, words, fillers), settings, prose_tokens)
+  recall = _recall(Lines(encoder, fillers), settings, prose_tokens)
   build_corpus(
     corpus,
-    {"train": itertools.chain(pieces, recall), "heldout": held_out[::2], "fit": held_out[1::2], "words": words},
+    {"train": itertools.chain(pieces, recall), "heldout": held_out[::2], "fit": held_out[1::2]},
   )
 
 
