@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
-from tiny_run import WORDS, compile_once, contents, records, tiny_corpus, tiny_model, tiny_run
+from tiny_run import compile_once, contents, records, tiny_corpus, tiny_model, tiny_run
 
 from drope_jax import checkpoint
 from drope_jax.data.corpus import build_corpus, documents
@@ -59,7 +59,7 @@ def files(tmp_path_factory):
   directory = tmp_path_factory.mktemp("commands")
   training = list(documents(tiny_corpus(directory / "unevaluated"), "train"))
   prose = ["\n".join(training[part::8]) for part in range(8)]  # long enough to be measured on
-  splits = {"train": training, "heldout": prose[:4], "fit": prose[4:], "words": WORDS}
+  splits = {"train": training, "heldout": prose[:4], "fit": prose[4:]}
   corpus = str(build_corpus(directory / "corpus", splits))
   (directory / "tiny.py").write_text(CONFIG_FILE.format(corpus=corpus))
   train(tiny_run(corpus), directory / "finished")

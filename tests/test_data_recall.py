@@ -10,49 +10,56 @@ from hypothesis import strategies as st
 
 from drope_jax.config import ConfigError
 from drope_jax.data.recall import (
+  TOPICS,
   Lines,
   RecallParameters,
   needle_sample,
   recall_document,
   sentences,
-  single_token_words,
+  vocabulary,
 )
 from drope_jax.data.tokenizers import ByteTokenizer, train_bpe
 
-WORDS = [left + right for left in ("value", "array", "shape", "index") for right in "abcdefgh"]
 FILLERS = [f"Sentence number {i} says nothing that matters here." for i in range(50)]
 FACT = re.compile(r"\n (\w+) -> (\w+)")
 
 
 @pytest.fixture(scope="module")
 def lines(tmp_path_factory):
-  texts = [f" {word} {word}" for word in WORDS for _ in range(20)]
-  return Lines(train_bpe([*texts, *FILLERS], 600, tmp_path_factory.mktemp("bpe")), WORDS, FILLERS)
+  return Lines(train_bpe(FILLERS, 500, tmp_path_factory.mktemp("bpe"), whole=vocabulary()), FILLERS)
 
 
-def test_single_token_words(tmp_path):
-  texts = ["the frequent frequent word and the frequency of some rarest word " * 30, "rarest of words"]
-  tokenizer = train_bpe(texts, 320, tmp_path)
-  assert single_token_words(tokenizer, texts, minimum_count=31) == ("frequent", "word")
-  assert single_token_words(ByteTokenizer(), texts) == ()
+def test_values_belong_to_one_topic():
+  values = [value for topic in TOPICS.values() for value in topic]
+  assert len(set(values)) == len(values)
+  assert {len(topic) for topic in TOPICS.values()} == {8}  # the chance of a guess that the docstring and report state
+
+
+def test_a_question_and_an_answer_end_in_one_token_each(lines):
+  for topic, values in TOPICS.items():
+    assert lines.tokenizer.decode(lines.question(topic).ids[-1:]) == f" {topic} ->"
+    for value in values:
+      assert len(lines.answer(value).ids) == 1
+      fact = lines.fact(topic, value)
+      assert fact.ids == tuple(lines.tokenizer.encode(fact.text))
 
 
 def test_sentences():
   text = "A first sentence, over two\tlines. Short.\n\n>>> print('this is code')\n"
-  text += "A map f -> g is no prose.\nIt ends: without a full stop"
+  text += "A map f -> g is no prose. A Robin redbreast is a value.\nIt ends: without a full stop"
   assert sentences(text) == ["A first sentence, over two lines.", "without a full stop"]
 
 
 @settings(max_examples=40, deadline=None)
 @given(seed=st.integers(0, 2**32), index=st.integers(0, 10**6))
 def test_recall_documents_are_consistent_dense_and_of_the_length_asked_for(lines, seed, index):
-  parameters = RecallParameters(tokens=(80, 160), pairs=(3, 6))
+  parameters = RecallParameters(tokens=(80, 160), facts=(3, 6))
   document = recall_document(lines, parameters, seed, index)
   assert document == recall_document(lines, parameters, seed, index)
   facts = FACT.findall(document)
   pairs = dict(facts)
-  assert len(set(facts)) == len(pairs)  # a key has one value
-  assert len({*pairs.keys(), *pairs.values()}) == 2 * len(pairs)
+  assert len(set(facts)) == len(pairs)  # a topic has one value
+  assert all(value in TOPICS[topic] for topic, value in pairs.items())
   assert len(pairs) <= 6
   assert all(line in FILLERS or FACT.fullmatch(f"\n{line}") for line in document.split("\n")[1:])
   longest = max(len(line.ids) for line in lines.fillers)
@@ -86,6 +93,7 @@ def test_needles(lines, length, depth, index, facts):
   assert haystack.count(f"\n{question}{answer}") == 1
   pairs = FACT.findall(haystack + "\n")
   assert len(pairs) == len(dict(pairs)) == facts
+  assert text.count(answer) == 1  # no filler gives it away
 
   # The needle lies where it was asked to, to half a filler, and that is the depth reported.
   before = lines.tokenizer.encode(FACT.sub("", haystack[: haystack.index(f"\n{question}{answer}")]))
@@ -97,8 +105,9 @@ def test_needles(lines, length, depth, index, facts):
 def test_needles_lie_between_sentences(lines):
   for index in range(20):
     text = lines.tokenizer.decode(needle_sample(lines, 300, 0.5, seed=1, index=index).tokens)
-    rows = text.split("\n")
-    assert all(row in FILLERS or FACT.fullmatch(f"\n{row}") for row in rows[1:-2])  # the last filler may be cut
+    others = [row for row in text.split("\n")[1:-1] if row not in FILLERS and not FACT.fullmatch(f"\n{row}")]
+    assert len(others) <= 1  # the last filler may be cut
+    assert all(any(filler.startswith(row) for filler in FILLERS) for row in others)
 
 
 def test_depth_zero_and_one_are_the_ends(lines):
@@ -108,16 +117,16 @@ def test_depth_zero_and_one_are_the_ends(lines):
   assert FACT.fullmatch("\n" + last.split("\n")[-2])
 
 
-def test_byte_tokenizer_needs_no_single_token_words():
-  lines = Lines(ByteTokenizer(), ["one", "two", "three", "four"], FILLERS)
+def test_topics_can_be_ones_own_and_need_not_be_single_tokens():
+  lines = Lines(ByteTokenizer(), FILLERS, {"one": ["two"], "three": ["four", "five"]})
   sample = needle_sample(lines, 200, 0.5, seed=0, index=0, facts=2)
-  assert ByteTokenizer().decode(sample.answer).strip() in {"one", "two", "three", "four"}
+  assert ByteTokenizer().decode(sample.answer).strip() in {"two", "four", "five"}
 
 
 def test_errors_are_one_line(lines):
-  with pytest.raises(ConfigError, match="do not fit into 20"):
-    needle_sample(lines, 20, 0.5, seed=0, index=0)
-  with pytest.raises(ConfigError, match="17 facts need 17 keys and values; there are 16"):
+  with pytest.raises(ConfigError, match="do not fit into 19"):
+    needle_sample(lines, 19, 0.5, seed=0, index=0)
+  with pytest.raises(ConfigError, match="17 facts need 17 topics; there are 16"):
     needle_sample(lines, 500, 0.5, seed=0, index=0, facts=17)
   with pytest.raises(ConfigError, match="at least one filler"):
-    Lines(ByteTokenizer(), WORDS, [])
+    Lines(ByteTokenizer(), [])

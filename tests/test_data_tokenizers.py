@@ -40,6 +40,18 @@ def test_training_merges_frequent_words_and_keeps_digits_apart(bpe):
   assert len(bpe.encode("12345")) == 5
 
 
+def test_whole_strings_are_one_token_and_part_of_the_size(tmp_path):
+  whole = (" crimson", " color ->")
+  tokenizer = train_bpe(TEXTS, 280, tmp_path, whole=whole)
+  assert tokenizer.vocab_size == 280
+  assert [len(tokenizer.encode(string)) for string in whole] == [1, 1]
+  text = "\n color -> crimson; a value"
+  assert tokenizer.decode(load_tokenizer(tmp_path).encode(text)) == text
+  assert len(tokenizer.encode("\n color -> crimson")) == 3
+  with pytest.raises(ConfigError, match="vocab_size is 258; it must be at least 259"):
+    train_bpe(TEXTS, 258, tmp_path / "none", whole=whole)
+
+
 def test_training_is_deterministic_across_processes(tmp_path):
   program = (
     "import sys; from drope_jax.data.tokenizers import train_bpe\n"

@@ -18,7 +18,7 @@ from drope_jax.generate import generate
 from drope_jax.model import map_specs
 
 TOKENIZER = ByteTokenizer()
-WORDS = ("able", "acid", "army", "away", "baby", "back", "ball", "band", "bank", "base", "bath", "bear")
+TOPICS = {"able": ["acid"], "army": ["away"], "baby": ["back"], "ball": ["band"], "bank": ["base"], "bath": ["bear"]}
 FILLERS = ("The weather was fine that day.", "Nobody had seen the ship leave.", "There is little more to tell.")
 LENGTH = 300
 DEPTHS = (0.0, 0.25, 0.5, 0.75, 1.0)
@@ -67,7 +67,7 @@ def model(monkeypatch):
 
 @pytest.fixture(scope="module")
 def samples():
-  lines = Lines(TOKENIZER, WORDS, FILLERS)
+  lines = Lines(TOKENIZER, FILLERS, TOPICS)
   return [
     needle_sample(lines, LENGTH + 7 * index, depth, seed=0, index=index, facts=3)
     for depth in DEPTHS

@@ -28,7 +28,7 @@ from drope_jax.evaluate.measure import TASKS, load_data
 from drope_jax.positions import RoPE
 from experiments.study import Arm, Row, Study, run_directory
 
-FILLER = (0.0, 0.3, 0.6, 0.85)  # shares of filler in recall documents: dense ones teach, sparse ones are the test
+FILLER = (0.0, 0.3, 0.6)  # shares of filler in recall documents
 FILLER_PIECES = 1000  # pieces of prose whose sentences fill recall documents
 
 
