@@ -28,8 +28,10 @@ loss over all positions of documents of that length); lower is better. n: predic
 column, and those level with it. {tables.MISSING}: not measured."""
 
 ABOUT_NEEDLES = """\
-A fact lies somewhere in a long text and is asked for at its end. Per cent answered exactly, over all depths (± one
-standard error); higher is better. n: prompts."""
+A fact (“color -> teal”) lies somewhere in a long text, as do facts of other topics, and is asked for at the end
+(“color ->”). Which values a topic can have, eight of them, is learnt in training; which one it has here must be found:
+a guess is right 12.5 % of the time. Per cent answered exactly, over all depths (± one standard error); higher is
+better. n: prompts."""
 
 ABOUT_TEMPERATURE = """\
 At each length every β of a grid is tried on held-out text, and c of β = 1 + c·ln s (s: the length as a multiple of
