@@ -111,7 +111,7 @@ def train(config: TrainConfig, workdir: epath.PathLike) -> Outcome:
   tokenizer.save(workdir)
 
   optimizer = make_optimizer(config.optim, model, config.steps)
-  abstract = _abstract_state(model, optimizer, mesh)
+  abstract = abstract_state(model, optimizer, mesh)
   with checkpoint.open_manager(workdir, config) as manager, jax.set_mesh(mesh):
     step, tokens, seconds = 0, 0, 0.0
     last = manager.latest_step()
@@ -129,7 +129,7 @@ def train(config: TrainConfig, workdir: epath.PathLike) -> Outcome:
     if step >= config.steps:
       return Outcome(step, finished=True)
 
-    loop = _Loop(config, mesh, manager, workdir, optimizer)
+    loop = _Loop(config, mesh, manager, workdir, jit_train_step(config, optimizer, mesh))
     with _sigterm() as stop_asked:
       return loop.run(state, data, step, tokens, seconds, stop_asked)
 
@@ -142,7 +142,7 @@ def _fresh_state(model: ModelConfig, optimizer: optax.GradientTransformation, ke
   return TrainState(params, optimizer.init(params))
 
 
-def _abstract_state(model: ModelConfig, optimizer: optax.GradientTransformation, mesh: Mesh) -> TrainState:
+def abstract_state(model: ModelConfig, optimizer: optax.GradientTransformation, mesh: Mesh) -> TrainState:
   """Shapes, dtypes and shardings: moments lie where their parameters do, everything else on every device."""
   params = checkpoint.abstract_params(model, mesh)
   everywhere = NamedSharding(mesh, PartitionSpec())
@@ -179,7 +179,7 @@ def _state_from(
   opt_state = jax.jit(optimizer.init, out_shardings=shardings.opt_state)(params)
   if init.keep_optimizer:
     source_optimizer = make_optimizer(source.config.optim, source.model, source.config.steps)
-    abstract_source = _abstract_state(source.model, source_optimizer, mesh).opt_state
+    abstract_source = abstract_state(source.model, source_optimizer, mesh).opt_state
     adam = optax.tree_utils.tree_get(
       checkpoint.load_optimizer_state(init.checkpoint, source.step, abstract_source), "ScaleByAdamState"
     )
@@ -235,6 +235,23 @@ def make_train_step(config: TrainConfig, optimizer: optax.GradientTransformation
   return train_step
 
 
+def jit_train_step(config: TrainConfig, optimizer: optax.GradientTransformation, mesh: Mesh):
+  """`make_train_step` under `jax.jit`: the state stays where it is and is reused, batches lie as `batch_sharding`."""
+  assert config.model is not None
+  state = jax.tree.map(lambda leaf: leaf.sharding, abstract_state(config.model, optimizer, mesh))
+  return jax.jit(
+    make_train_step(config, optimizer),
+    in_shardings=(state, batch_sharding(mesh)),
+    out_shardings=(state, NamedSharding(mesh, PartitionSpec())),
+    donate_argnums=0,
+  )
+
+
+def batch_sharding(mesh: Mesh) -> NamedSharding:
+  """Where the rows of a training batch lie."""
+  return named_sharding(mesh, ("batch",))
+
+
 # --- the loop ----------------------------------------------------------------------------------
 
 
@@ -255,20 +272,12 @@ def _sigterm() -> Iterator[threading.Event]:
 class _Loop:
   """The training loop: it dispatches step t + 1 before it looks at step t, and saves and logs on the way."""
 
-  def __init__(self, config: TrainConfig, mesh: Mesh, manager: Any, workdir: epath.Path, optimizer: Any):
+  def __init__(self, config: TrainConfig, mesh: Mesh, manager: Any, workdir: epath.Path, step: Any):
     assert config.model is not None
-    self.config, self.manager, self.workdir = config, manager, workdir
+    self.config, self.manager, self.workdir, self.step = config, manager, workdir, step
     self.schedule = learning_rate(config.optim, config.steps)
     self.flops = metrics.flops_per_token(config.model, config.data.context)
-    self.batch_sharding = named_sharding(mesh, ("batch",))
-    everywhere = NamedSharding(mesh, PartitionSpec())
-    state = jax.tree.map(lambda leaf: leaf.sharding, _abstract_state(config.model, optimizer, mesh))
-    self.step = jax.jit(
-      make_train_step(config, optimizer),
-      in_shardings=(state, self.batch_sharding),
-      out_shardings=(state, everywhere),
-      donate_argnums=0,
-    )
+    self.batch_sharding = batch_sharding(mesh)
 
   def run(
     self, state: TrainState, data: Iterator[Any], step: int, tokens: int, seconds: float, stop: threading.Event

@@ -105,9 +105,7 @@ class JsonTokenizer:
     _save_json(self._tokenizer, directory, self._eos, self._bos)
 
 
-def train_bpe(
-  texts: Iterable[str], vocab_size: int, directory: str | Path, whole: Sequence[str] = ()
-) -> JsonTokenizer:
+def train_bpe(texts: Iterable[str], vocab_size: int, directory: str | Path, whole: Sequence[str] = ()) -> JsonTokenizer:
   """Trains byte-level BPE, digits apart (as SmolLM's), and saves it. The same texts give the same file.
 
   Args:
