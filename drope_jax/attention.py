@@ -5,7 +5,8 @@ those of its own segment. Indices count places in the row (or cache slots), so a
 that are not yet written lie at indices no query has reached. Positions, which only the rotation reads, do not matter.
 
 Kernels: "reference" writes the T x S scores out; "blockwise" keeps one block of them at a time, forward and backward,
-and skips the blocks that causality or the window empties. Scores, softmax and sums are float32 in both.
+and skips the blocks that causality or the window empties. Scores, softmax and sums are float32 in both. "splash" (TPU)
+and "cudnn" (GPU) are the accelerators' own, see kernels.py.
 Letters as in model.py, and G = H / K, the query heads that share a key/value head.
 """
 
@@ -16,6 +17,9 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import lax
+
+from drope_jax.config import ConfigError
+from drope_jax.kernels import ACCELERATED, PLATFORMS, obstacle
 
 Array = jax.Array
 
@@ -52,25 +56,37 @@ def attention(
     segments: document numbers, or None.
     slopes_H: ALiBi slopes (H,), positive; adds slope * (j - i) to the logits. Constants: no gradient flows to them.
     logit_scale: beta of the paper's appendix C.2, a scalar or (H,); multiplies 1/sqrt(h).
-    kernel: "reference", "blockwise", or "auto": the reference while T * S is small, else blockwise.
+    kernel: one of the module's docstring, or "auto": the accelerator's where there is one and it can serve the call,
+      else the reference while T * S is small, else blockwise.
 
   Returns:
     (B, T, H, h) in the dtype of q.
 
   Raises:
-    ValueError: for an unknown kernel or head counts that do not divide.
+    ValueError: for head counts that do not divide.
+    ConfigError: for an unknown kernel, or one that cannot serve the call; the message says what hinders it.
   """
   batch, num_queries, num_heads, head_dim = q_BTHh.shape
   num_keys, num_kv_heads = k_BSKh.shape[1:3]
   if num_heads % num_kv_heads:
     raise ValueError(f"{num_heads} query heads cannot share {num_kv_heads} key/value heads evenly")
+  hindered = functools.partial(
+    obstacle, q_BTHh=q_BTHh, k_BSKh=k_BSKh, offset=offset, segments=segments, slopes_H=slopes_H
+  )
   if kernel == "auto":
-    kernel = "reference" if num_queries * num_keys <= _LARGEST_REFERENCE else "blockwise"
-  if kernel not in _KERNELS:
-    raise ValueError(f"attention kernel is {kernel!r}; allowed: auto, {', '.join(_KERNELS)}")
+    kernel = PLATFORMS.get(jax.default_backend(), "")
+    if not kernel or hindered(kernel):
+      kernel = "reference" if num_queries * num_keys <= _LARGEST_REFERENCE else "blockwise"
+  if kernel not in (*_KERNELS, *ACCELERATED):
+    allowed = ("auto", *_KERNELS, *ACCELERATED)
+    raise ConfigError(f"ComputeConfig.attention is {kernel!r}; allowed: {', '.join(allowed)}")
 
   scale = jnp.asarray(logit_scale, jnp.float32) / math.sqrt(head_dim)
   scaled = (q_BTHh * scale[..., None]).astype(q_BTHh.dtype)
+  if kernel in ACCELERATED:
+    if reason := hindered(kernel):
+      raise ConfigError(f"ComputeConfig.attention is {kernel!r}, which cannot take {reason}; choose another, or 'auto'")
+    return ACCELERATED[kernel](scaled, k_BSKh, v_BSKh, window, segments)
   groups = (num_kv_heads, num_heads // num_kv_heads)
   # Heads before positions: every product below is then a plain batched matrix product, without transposes of its own.
   q_BKGTh = scaled.swapaxes(1, 2).reshape(batch, *groups, num_queries, head_dim)

@@ -116,7 +116,7 @@ class ComputeConfig:
 
   def __post_init__(self) -> None:
     _check_choice(self, "dtype", ("auto", "float32", "bfloat16"))
-    _check_choice(self, "attention", ("auto", "reference", "blockwise"))
+    _check_choice(self, "attention", ("auto", "reference", "blockwise", "splash", "cudnn"))
     _check_choice(self, "remat", ("none", "full", "dots"))
     _check_at_least(self, 1, "loss_chunk")
 
