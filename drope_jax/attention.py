@@ -24,8 +24,8 @@ from drope_jax.kernels import ACCELERATED, PLATFORMS, obstacle
 Array = jax.Array
 
 _MASKED = -1e30  # finite: a block that is masked whole must not produce inf - inf
-_BLOCK = 256  # queries and keys per block of the blockwise kernel
-_LARGEST_REFERENCE = 1 << 20  # scores per head up to which "auto" takes the reference kernel
+_BLOCK = 128  # queries and keys per block of the blockwise kernel; four times the scores fit no CPU cache
+_LARGEST_REFERENCE = 1 << 16  # scores per head up to which "auto" takes the reference kernel
 
 
 class Segments(NamedTuple):

@@ -21,7 +21,7 @@ def retrieve(
   inference: Inference,
   samples: Sequence[NeedleSample],
   *,
-  batch_size: int = 32,
+  batch_size: int = 8,
   compute: ComputeConfig | None = None,
 ) -> np.ndarray:
   """Which samples are answered exactly: bool, in the order of `samples`.

@@ -63,7 +63,7 @@ class Quickstart:
   recall_share: float = 0.65  # of the training tokens, about
   extensions: tuple[int, ...] = (1, 2, 4, 8)
   documents: int = 24  # held out, to measure the loss on
-  needles_per_depth: int = 40
+  needles_per_depth: int = 20
   packages: tuple[str, ...] = docstrings.PACKAGES
   prose_limit: int | None = None  # documents; None: all
 
