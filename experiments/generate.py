@@ -106,7 +106,7 @@ def choose(trained: checkpoint.Checkpoint, method: str | None, c: float | None, 
     method = "drope" if c is not None else allowed_methods(trained.model)[0]
   if c is not None and method != "drope":
     raise ConfigError(f"--c is {c}, which method {method!r} does not read; leave it out, or choose drope")
-  return method, inference(method, trained.model, trained.config.data.context, length, c)
+  return method, inference(method, trained.model, trained.context, length, c)
 
 
 def _encode(tokenizer: Tokenizer, prompts: Sequence[str], bos: bool) -> list[list[int]]:
@@ -168,7 +168,7 @@ def main() -> None:
   times.append(time.monotonic())
 
   compiling, reading, answering = (after - before for before, after in itertools.pairwise(times))
-  extension = length / loaded.config.data.context
+  extension = length / loaded.context
   logger.info("method %s, beta %.3f, at %.3gx the training context", method, how.logit_scale, extension)
   logger.info("prompts: %s", _speed(sum(map(len, seen)), reading))
   logger.info("answers: %s; before that, %.1f s of compiling", _speed(generated, answering), compiling)

@@ -108,7 +108,7 @@ def test_a_file_that_is_no_package_is_named(debs, tmp_path):
 
 def test_too_few_long_documents_are_refused(debs):
   long = [document for document in prose.gather(debs) if len(document.text) >= prose.LONG]
-  with pytest.raises(ConfigError, match="^17 documents have 140,000 characters or more; 18 are needed"):
+  with pytest.raises(ConfigError, match=r"^17 documents have 140,000 characters or more; 18 are needed"):
     prose.split(long[:17])
 
 
