@@ -98,7 +98,10 @@ def save_weights(
   handlers = {"params": ocp.StandardCheckpointHandler(save_concurrent_gb=math.ceil(largest / 1e9))}
   directory = epath.Path(workdir).resolve() / "checkpoints"
   with ocp.CheckpointManager(directory, options=options, item_handlers=handlers) as manager:
-    items = {"params": ocp.args.StandardSave(params), "meta": ocp.args.JsonSave({**meta, "versions": library_versions()})}
+    items = {
+      "params": ocp.args.StandardSave(params),
+      "meta": ocp.args.JsonSave({**meta, "versions": library_versions()}),
+    }
     manager.save(0, args=ocp.args.Composite(**items))
 
 

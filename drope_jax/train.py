@@ -58,7 +58,11 @@ class Outcome(NamedTuple):
 
 
 def resolve(config: TrainConfig) -> TrainConfig:
-  """The config with `model` filled in from `init`'s checkpoint. Raises ConfigError if both are given and disagree."""
+  """The config with `model`, and a tokenizer "init", filled in from `init`'s checkpoint.
+
+  Raises:
+    ConfigError: if `model` is given too and disagrees.
+  """
   config = checked(config)
   if config.init is None:
     return config
@@ -75,6 +79,8 @@ def resolve(config: TrainConfig) -> TrainConfig:
     found = differences(to_dict(model), to_dict(config.model))
     if found:
       raise ConfigError(f"TrainConfig.model is not that of init.checkpoint ({config.init.checkpoint}): {found[0]}")
+  if config.data.tokenizer == "init":
+    config = dataclasses.replace(config, data=dataclasses.replace(config.data, tokenizer=config.init.checkpoint))
   return dataclasses.replace(config, model=model)
 
 

@@ -45,10 +45,11 @@ def parse_lengths(texts: Sequence[str], train_context: int) -> list[int]:
 def main() -> None:
   loaded = checkpoint.load(CHECKPOINT.value, STEP.value)
   lengths = parse_lengths(LENGTHS.value, loaded.context)
-  if DATASET.value is None and loaded.config is None:
+  dataset = DATASET.value if loaded.config is None else DATASET.value or loaded.config.data.directory
+  if dataset is None:
     raise ConfigError(f"--dataset is needed: {CHECKPOINT.value} is an imported model, no run says what to measure on")
   data = load_data(
-    DATASET.value or loaded.config.data.directory,
+    dataset,
     CHECKPOINT.value,
     max(lengths),
     documents_per_task=DOCUMENTS.value,

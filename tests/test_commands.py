@@ -5,15 +5,18 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from pydoc_data import topics
 from typing import NamedTuple
 
 import pytest
 from tiny_run import WORDS, compile_once, contents, records, tiny_corpus, tiny_model, tiny_run
 
 from drope_jax import checkpoint
+from drope_jax.config import differences, to_dict
 from drope_jax.data.corpus import build_corpus, documents
 from drope_jax.data.tokenizers import load_tokenizer
 from drope_jax.generate import generate
+from drope_jax.positions import RoPE
 from drope_jax.train import train
 
 ROOT = Path(__file__).parents[1]
@@ -109,6 +112,58 @@ def test_train_with_an_override(command, files, tmp_path):
   before = contents(tmp_path / "run")
   assert command("experiments.train", *arguments).status == 0
   assert contents(tmp_path / "run") == before
+
+
+RECALIBRATE = ROOT / "experiments" / "configs" / "recalibrate.py"
+SHORT = ("--config.steps=10", "--config.optim.warmup_steps=2", "--config.log_every=1", "--config.trackers=()")
+
+
+def test_a_recalibration_and_its_control_differ_in_one_override(command, files, tmp_path):
+  corpus = checkpoint.load(files / "finished").config.data.directory
+  arguments = (
+    f"--config={RECALIBRATE}:smollm2_135m",
+    f"--config.init.checkpoint={files / 'finished'}",
+    f"--config.data.directory={corpus}",
+    "--config.data.context=16",
+    "--config.data.batch_size=8",
+    "--config.optim.peak_lr=0.01",
+    *SHORT,
+  )
+  for name, override in (("dropped", ()), ("control", ("--config.init.drop=false",))):
+    ended = command("experiments.train", *arguments, f"--workdir={tmp_path / name}", *override)
+    assert ended.status == 0, ended.stderr
+  dropped, control = (checkpoint.load(tmp_path / name) for name in ("dropped", "control"))
+  assert sorted(differences(to_dict(control.config), to_dict(dropped.config))) == [
+    "init.drop: False there, True here",
+    f"model.positions: {to_dict(RoPE())} there, None here",
+  ]
+  assert dropped.config.data.tokenizer == str(files / "finished")  # which its own copy came from
+  assert dropped.model.qk_norm is not None
+  loss = [record["loss"] for record in records(tmp_path / "dropped")]
+  assert min(loss[-3:]) < loss[0] - 0.1
+
+
+@pytest.mark.slow
+def test_ten_steps_of_recalibration_help_a_dropped_smollm2(command, tmp_path):
+  pretrained = ROOT / "runs" / "smollm2_135m" / "checkpoint"
+  if not pretrained.exists():
+    pytest.skip(f"SmolLM2-135M is not at {pretrained}; `python -m experiments.fetch_smollm2` puts it there")
+  texts = [text for _, text in sorted(topics.topics.items())]
+  corpus = build_corpus(tmp_path / "topics", {"train": texts})
+  ended = command(
+    "experiments.train",
+    f"--config={RECALIBRATE}:smollm2_135m",
+    f"--workdir={tmp_path / 'run'}",
+    f"--config.init.checkpoint={pretrained}",
+    f"--config.data.directory={corpus}",
+    "--config.data.context=256",
+    "--config.data.batch_size=4",
+    *SHORT,
+  )
+  assert ended.status == 0, ended.stderr
+  loss = [record["loss"] for record in records(tmp_path / "run")]
+  assert len(loss) == 10
+  assert sum(loss[-3:]) / 3 < loss[0] - 1
 
 
 def test_evaluate_measures_each_figure_once(command, files, tmp_path):
