@@ -202,6 +202,11 @@ def load_meta(workdir: epath.PathLike, step: int | None = None) -> dict[str, Any
     return read_meta(manager, _checkpoint_step(manager, workdir, step))
 
 
+def load_context(workdir: epath.PathLike, step: int | None = None) -> int:
+  """Tokens that the model of a checkpoint was trained at. Raises CheckpointError as `load` does."""
+  return _described(load_meta(workdir, step))[2]
+
+
 def load(workdir: epath.PathLike, step: int | None = None, mesh: Mesh | None = None) -> Checkpoint:
   """Loads the weights of a run, or of an imported model.
 

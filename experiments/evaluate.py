@@ -48,6 +48,7 @@ def main() -> None:
   dataset = DATASET.value if loaded.config is None else DATASET.value or loaded.config.data.directory
   if dataset is None:
     raise ConfigError(f"--dataset is needed: {CHECKPOINT.value} is an imported model, no run says what to measure on")
+  methods = METHODS.value or allowed_methods(loaded.model)
   data = load_data(
     dataset,
     CHECKPOINT.value,
@@ -55,9 +56,10 @@ def main() -> None:
     documents_per_task=DOCUMENTS.value,
     needles_per_depth=NEEDLES.value,
     seed=SEED.value,
+    tasks=TASK_LIST.value,
+    fit="drope" in methods and COEFFICIENT.value is None,
   )
   out = Path(OUT.value)
-  methods = METHODS.value or allowed_methods(loaded.model)
   name = Path(CHECKPOINT.value).resolve().name
   evaluate(name, loaded, methods, lengths, TASK_LIST.value, data, out / "results.jsonl", COEFFICIENT.value)
 
