@@ -95,7 +95,10 @@ def save_weights(
   options = ocp.CheckpointManagerOptions(enable_async_checkpointing=False)
   # By default every array is compressed at one time, which needs about the size of all of them again.
   largest = max(leaf.nbytes for leaf in jax.tree.leaves(params))
-  handlers = {"params": ocp.StandardCheckpointHandler(save_concurrent_gb=math.ceil(largest / 1e9))}
+  handlers = {
+    "params": ocp.StandardCheckpointHandler(save_concurrent_gb=math.ceil(largest / 1e9)),
+    "meta": ocp.JsonCheckpointHandler(),
+  }
   directory = epath.Path(workdir).resolve() / "checkpoints"
   with ocp.CheckpointManager(directory, options=options, item_handlers=handlers) as manager:
     items = {
@@ -202,11 +205,6 @@ def load_meta(workdir: epath.PathLike, step: int | None = None) -> dict[str, Any
     return read_meta(manager, _checkpoint_step(manager, workdir, step))
 
 
-def load_context(workdir: epath.PathLike, step: int | None = None) -> int:
-  """Tokens that the model of a checkpoint was trained at. Raises CheckpointError as `load` does."""
-  return _described(load_meta(workdir, step))[2]
-
-
 def load(workdir: epath.PathLike, step: int | None = None, mesh: Mesh | None = None) -> Checkpoint:
   """Loads the weights of a run, or of an imported model.
 
@@ -233,3 +231,8 @@ def load_optimizer_state(workdir: epath.PathLike, step: int, abstract_opt_state:
     restored = _restore(manager, step, opt_state=ocp.args.StandardRestore(abstract_opt_state))
   logger.info("optimizer state carried over from %s, step %d", workdir, step)
   return restored["opt_state"]
+
+
+def load_context(workdir: epath.PathLike, step: int | None = None) -> int:
+  """Tokens that the model of a checkpoint was trained at. Raises CheckpointError as `load` does."""
+  return _described(load_meta(workdir, step))[2]

@@ -45,10 +45,9 @@ def parse_lengths(texts: Sequence[str], train_context: int) -> list[int]:
 def main() -> None:
   loaded = checkpoint.load(CHECKPOINT.value, STEP.value)
   lengths = parse_lengths(LENGTHS.value, loaded.context)
-  dataset = DATASET.value if loaded.config is None else DATASET.value or loaded.config.data.directory
+  dataset = DATASET.value or (loaded.config.data.directory if loaded.config else None)
   if dataset is None:
     raise ConfigError(f"--dataset is needed: {CHECKPOINT.value} is an imported model, no run says what to measure on")
-  methods = METHODS.value or allowed_methods(loaded.model)
   data = load_data(
     dataset,
     CHECKPOINT.value,
@@ -57,9 +56,10 @@ def main() -> None:
     needles_per_depth=NEEDLES.value,
     seed=SEED.value,
     tasks=TASK_LIST.value,
-    fit="drope" in methods and COEFFICIENT.value is None,
+    fit=COEFFICIENT.value is None and "drope" in (METHODS.value or allowed_methods(loaded.model)),
   )
   out = Path(OUT.value)
+  methods = METHODS.value or allowed_methods(loaded.model)
   name = Path(CHECKPOINT.value).resolve().name
   evaluate(name, loaded, methods, lengths, TASK_LIST.value, data, out / "results.jsonl", COEFFICIENT.value)
 
