@@ -127,7 +127,7 @@ class DataConfig:
 
   directory: str  # of the prepared dataset (where its dataset_info.json lies)
   split: str = "train"
-  tokenizer: str = "byte"  # "byte", or the path of a tokenizer.json
+  tokenizer: str = "byte"  # "byte", the path of a tokenizer.json, or "init": that of the checkpoint of InitConfig
   context: int  # T, in tokens; the training context
   batch_size: int  # B, rows per optimizer step over all hosts
   document_mask: bool = False  # whether attention stops at document boundaries (the paper: it does not)
@@ -222,6 +222,10 @@ class TrainConfig:
     _check(
       self.model is not None or self.init is not None,
       "TrainConfig needs model (train from scratch) or init (start from a checkpoint's weights)",
+    )
+    _check(
+      self.data.tokenizer != "init" or self.init is not None,
+      "DataConfig.tokenizer is 'init', which needs TrainConfig.init; name a tokenizer.json, or 'byte'",
     )
     _check_at_least(self, 1, "steps", "log_every", "checkpoint_every", "keep_latest")
     if self.keep_every is not None:

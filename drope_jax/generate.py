@@ -1,14 +1,14 @@
 """Generation with a key/value cache: batched, with prompts of different lengths, greedy or sampled.
 
-One compiled program does a whole call: it prefills the cache in chunks and then decodes until every row is done. Rows
-lie left-aligned in one array that holds prompt and answer; each continues from its own length. Shapes are rounded up
-(see `_round_up`), and all numbers of a call are arguments, so that calls of similar size share one program.
+Two compiled programs do it: one prefills the cache in chunks, one decodes so many tokens, or until every row is done.
+Rows lie left-aligned in one array that holds prompt and answer; each continues from its own length. Shapes are rounded
+up (see `_round_up`), and all numbers of a call are arguments, so that calls of similar size share these programs.
 """
 
 import dataclasses
 import functools
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -27,6 +27,16 @@ class _Sampler(NamedTuple):
   temperature: float
   top_p: float | None
   key: Array
+
+
+class _Request(NamedTuple):
+  """What is asked for, beside the prompts' tokens: all that stays the same while it is answered."""
+
+  lengths_B: np.ndarray  # of the prompts
+  max_new_tokens: int
+  eos_id: int | None
+  logit_scale: float | Array
+  sampler: _Sampler | None  # None: greedy
 
 
 class _State(NamedTuple):
@@ -76,39 +86,103 @@ def generate(
   Raises:
     ValueError: for an empty prompt, a token outside of the vocabulary, or an argument out of range, naming it.
   """
-  _check_arguments(config, prompts, max_new_tokens, eos_id, prefill_chunk)
-  sampler = _make_sampler(temperature, top_p, key)
+  batch = Generation(
+    params,
+    config,
+    prompts,
+    max_new_tokens=max_new_tokens,
+    temperature=temperature,
+    top_p=top_p,
+    key=key,
+    eos_id=eos_id,
+    logit_scale=logit_scale,
+    compute=compute,
+    prefill_chunk=prefill_chunk,
+  )
   if not prompts:
     return []
-  lengths = [len(prompt) for prompt in prompts]
-  capacity = max(_round_up(max(lengths) + max_new_tokens), _SMALLEST_CAPACITY)
-  chunk = min(prefill_chunk, _round_up(max(lengths)))
+  batch.prefill()
+  return batch.decode(max_new_tokens)
 
-  num_rows = _round_up(len(prompts))
-  tokens_BS = np.zeros((num_rows, capacity), np.int32)
-  for row, prompt in zip(tokens_BS, prompts, strict=False):
-    row[: len(prompt)] = prompt
-  lengths_B = np.array(lengths + [1] * (num_rows - len(prompts)), np.int32)
-  done_B = np.arange(num_rows) >= len(prompts)  # rows that only fill the batch up
 
-  new_BS = _generate(
-    params,
-    tokens_BS,
-    lengths_B,
-    done_B,
-    max_new_tokens,
-    eos_id,
-    logit_scale,
-    sampler,
-    config,
-    compute or ComputeConfig(),
-    chunk,
-  )
-  rows = np.asarray(new_BS)[: len(prompts)]
-  return [
-    _until_eos(row[length : length + max_new_tokens].tolist(), eos_id)
-    for row, length in zip(rows, lengths, strict=True)
-  ]
+class Generation:
+  """A call of `generate` taken apart, to show tokens as they come and to time its parts.
+
+  `prefill` once, then `decode` while not `finished`; the pieces put together are what `generate` returns. Arguments and
+  errors are those of `generate`.
+  """
+
+  def __init__(
+    self,
+    params: Params,
+    config: ModelConfig,
+    prompts: Sequence[Sequence[int] | np.ndarray],
+    *,
+    max_new_tokens: int,
+    temperature: float = 0.0,
+    top_p: float = 1.0,
+    key: Array | None = None,
+    eos_id: int | None = None,
+    logit_scale: float | Array = 1.0,
+    compute: ComputeConfig | None = None,
+    prefill_chunk: int = 512,
+  ):
+    _check_arguments(config, prompts, max_new_tokens, eos_id, prefill_chunk)
+    sampler = _make_sampler(temperature, top_p, key)
+    self._params, self._num_prompts, self._max_new_tokens = params, len(prompts), max_new_tokens
+    longest = max(map(len, prompts), default=1)
+    capacity = max(_round_up(longest + max_new_tokens), _SMALLEST_CAPACITY)
+    num_rows = _round_up(len(prompts))
+    self._tokens_BS = np.zeros((num_rows, capacity), np.int32)
+    for row, prompt in zip(self._tokens_BS, prompts, strict=False):
+      row[: len(prompt)] = prompt
+    lengths_B = np.array([len(prompt) for prompt in prompts] + [1] * (num_rows - len(prompts)), np.int32)
+    self._request = _Request(lengths_B, max_new_tokens, eos_id, logit_scale, sampler)
+    self._how: dict[str, Any] = {"config": config, "compute": compute or ComputeConfig()}
+    self._chunk = min(prefill_chunk, _round_up(longest))
+    self._state: _State | None = None  # None until `prefill`
+
+  @property
+  def ended(self) -> list[bool]:
+    """For each prompt, whether its answer is whole."""
+    if self._state is None:
+      return [False] * self._num_prompts
+    full = int(self._state.step) >= self._max_new_tokens
+    return [full or bool(done) for done in np.array(self._state.done_B)[: self._num_prompts]]
+
+  @property
+  def finished(self) -> bool:
+    """Whether every answer is whole."""
+    return all(self.ended)
+
+  def compile(self) -> None:
+    """Compiles now what would be compiled on the way, so that the rest can be timed."""
+    prefill = _prefill.lower(*self._prompts(), **self._how, chunk=self._chunk)
+    prefill.compile()
+    _decode.lower(self._params, self._request, prefill.out_info, 0, **self._how).compile()
+
+  def prefill(self) -> None:
+    """Reads the prompts; returns when they are read."""
+    self._state = jax.block_until_ready(_prefill(*self._prompts(), **self._how, chunk=self._chunk))
+
+  def decode(self, num_tokens: int) -> list[list[int]]:
+    """The next tokens of each prompt, at most `num_tokens`; none for a row that has ended."""
+    if self._state is None:
+      raise ValueError("nothing is read yet; call prefill before decode")
+    step, ended = int(self._state.step), self.ended
+    until = min(step + num_tokens, self._max_new_tokens)
+    self._state = _decode(self._params, self._request, self._state, until, **self._how)
+    new_steps = int(self._state.step) - step
+    rows = np.array(self._state.tokens_BS)  # a copy: the array itself is given to the next call
+    starts = self._request.lengths_B[: self._num_prompts] + step
+    return [
+      [] if has_ended else _until_eos(row[start : start + new_steps].tolist(), self._request.eos_id)
+      for row, start, has_ended in zip(rows[: self._num_prompts], starts, ended, strict=True)
+    ]
+
+  def _prompts(self) -> tuple[Params, _Request, np.ndarray, np.ndarray]:
+    filling_B = np.arange(len(self._tokens_BS)) >= self._num_prompts  # rows that only fill the batch up
+    return self._params, self._request, self._tokens_BS, filling_B
 
 
 def _check_arguments(
@@ -155,53 +229,65 @@ def _until_eos(tokens: list[int], eos_id: int | None) -> list[int]:
   return tokens[: tokens.index(eos_id) + 1] if eos_id in tokens else tokens
 
 
+def _extend(
+  params: Params, request: _Request, tokens_BT: Array, cache: Cache, config: ModelConfig, compute: ComputeConfig
+) -> tuple[Array, Cache]:
+  """Hidden states of tokens that follow the cache, and the cache that holds them too."""
+  length_B1 = jnp.asarray(request.lengths_B + request.max_new_tokens)[:, None]
+  x_BTD, extended = hidden_states(
+    params, config, tokens_BT, compute=compute, cache=cache, length=length_B1, logit_scale=request.logit_scale
+  )
+  assert extended is not None  # since a cache was given
+  return x_BTD, extended
+
+
 @functools.partial(jax.jit, static_argnames=("config", "compute", "chunk"))
-def _generate(
+def _prefill(
   params: Params,
+  request: _Request,
   tokens_BS: Array,
-  lengths_B: Array,
   done_B: Array,
-  max_new_tokens: Array,
-  eos_id: Array | None,
-  logit_scale: float | Array,
-  sampler: _Sampler | None,
+  *,
   config: ModelConfig,
   compute: ComputeConfig,
   chunk: int,
-) -> Array:
-  """`tokens_BS` with up to `max_new_tokens` tokens after each row's length."""
+) -> _State:
+  """The state before the first new token. `tokens_BS` holds the prompts; rows that are `done_B` are not answered."""
   batch, capacity = tokens_BS.shape
-  rows = jnp.arange(batch)
 
-  def extend(cache: Cache, tokens_BT: Array) -> tuple[Array, Cache]:
-    length_B1 = (lengths_B + max_new_tokens)[:, None]
-    x_BTD, extended = hidden_states(
-      params, config, tokens_BT, compute=compute, cache=cache, length=length_B1, logit_scale=logit_scale
-    )
-    assert extended is not None  # since a cache was given
-    return x_BTD, extended
-
-  def prefill(i: Array, cache: Cache) -> Cache:
+  def read(i: Array, cache: Cache) -> Cache:
     start = jnp.minimum(i * chunk, capacity - chunk)  # the last chunk may repeat some of the one before it
     cache = dataclasses.replace(cache, lengths_B=jnp.full(batch, start))
-    return extend(cache, lax.dynamic_slice_in_dim(tokens_BS, start, chunk, axis=1))[1]
-
-  def unfinished(state: _State) -> Array:
-    return (state.step < max_new_tokens) & ~state.done_B.all()
-
-  def decode(state: _State) -> _State:
-    step, tokens_BS, cache, done_B = state
-    x_B1D, cache = extend(cache, tokens_BS[rows, cache.lengths_B][:, None])
-    token_B = _choose(unembed(params, x_B1D)[:, 0], step, sampler)
-    tokens_BS = tokens_BS.at[rows, cache.lengths_B].set(token_B)
-    return _State(step + 1, tokens_BS, cache, done_B if eos_id is None else done_B | (token_B == eos_id))
+    tokens_BT = lax.dynamic_slice_in_dim(tokens_BS, start, chunk, axis=1)
+    return _extend(params, request, tokens_BT, cache, config, compute)[1]
 
   # The last token of a prompt is left to the decode loop, whose first step turns it into logits: prefill needs none.
   # What shorter rows wrote beyond their own length lies past every index they see, and is overwritten as they grow.
   cache = init_cache(config, batch, capacity, compute)
-  cache = lax.fori_loop(0, -(-(lengths_B.max() - 1) // chunk), prefill, cache)
-  cache = dataclasses.replace(cache, lengths_B=lengths_B - 1)
-  return lax.while_loop(unfinished, decode, _State(jnp.int32(0), tokens_BS, cache, done_B)).tokens_BS
+  cache = lax.fori_loop(0, -(-(request.lengths_B.max() - 1) // chunk), read, cache)
+  cache = dataclasses.replace(cache, lengths_B=request.lengths_B - 1)
+  return _State(jnp.int32(0), tokens_BS, cache, done_B)
+
+
+@functools.partial(jax.jit, static_argnames=("config", "compute"), donate_argnames="state")
+def _decode(
+  params: Params, request: _Request, state: _State, until: int, *, config: ModelConfig, compute: ComputeConfig
+) -> _State:
+  """Goes on to step `until`, or until all rows are done. The memory of `state` is used for the new one."""
+  rows = jnp.arange(state.tokens_BS.shape[0])
+
+  def unfinished(state: _State) -> Array:
+    return (state.step < until) & ~state.done_B.all()
+
+  def next_token(state: _State) -> _State:
+    step, tokens_BS, cache, done_B = state
+    x_B1D, cache = _extend(params, request, tokens_BS[rows, cache.lengths_B][:, None], cache, config, compute)
+    token_B = _choose(unembed(params, x_B1D)[:, 0], step, request.sampler)
+    tokens_BS = tokens_BS.at[rows, cache.lengths_B].set(token_B)
+    done_B = done_B if request.eos_id is None else done_B | (token_B == request.eos_id)
+    return _State(step + 1, tokens_BS, cache, done_B)
+
+  return lax.while_loop(unfinished, next_token, state)
 
 
 def _choose(logits_BV: Array, step: Array, sampler: _Sampler | None) -> Array:

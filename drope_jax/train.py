@@ -58,11 +58,19 @@ class Outcome(NamedTuple):
 
 
 def resolve(config: TrainConfig) -> TrainConfig:
-  """The config with `model` filled in from `init`'s checkpoint. Raises ConfigError if both are given and disagree."""
+  """The config with `model`, and a tokenizer "init", filled in from `init`'s checkpoint.
+
+  Raises:
+    ConfigError: if `model` is given too and disagrees.
+  """
   config = checked(config)
   if config.init is None:
     return config
   model = checkpoint.load_model_config(config.init.checkpoint, config.init.step)
+  if config.init.keep_optimizer and checkpoint.load_run_config(config.init.checkpoint, config.init.step) is None:
+    raise ConfigError(
+      f"InitConfig.keep_optimizer is True; {config.init.checkpoint} is an imported model, without an optimizer state"
+    )
   if config.init.drop:
     model = drope.drop(model)
   if config.init.qk_norm is not None:
@@ -71,6 +79,8 @@ def resolve(config: TrainConfig) -> TrainConfig:
     found = differences(to_dict(model), to_dict(config.model))
     if found:
       raise ConfigError(f"TrainConfig.model is not that of init.checkpoint ({config.init.checkpoint}): {found[0]}")
+  if config.data.tokenizer == "init":
+    config = dataclasses.replace(config, data=dataclasses.replace(config.data, tokenizer=config.init.checkpoint))
   return dataclasses.replace(config, model=model)
 
 
@@ -178,6 +188,7 @@ def _state_from(
   params = jax.device_put(params, shardings.params)
   opt_state = jax.jit(optimizer.init, out_shardings=shardings.opt_state)(params)
   if init.keep_optimizer:
+    assert source.config is not None  # see resolve
     source_optimizer = make_optimizer(source.config.optim, source.model, source.config.steps)
     abstract_source = abstract_state(source.model, source_optimizer, mesh).opt_state
     adam = optax.tree_utils.tree_get(

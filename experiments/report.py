@@ -22,6 +22,13 @@ with methods that need no training: they rescale the control's rotations, or cut
 may spread its attention thin over a long text; a **temperature**, a factor β on the attention logits that is fitted
 on held-out text, is meant to sharpen it again."""
 
+BACKGROUND_UNTRAINED = """\
+A language model must know in which order its tokens stand. Most are told by **RoPE**: queries and keys are rotated
+by an angle that grows with the position, and beyond the lengths of the training these angles are new to the model.
+Here a pretrained model is used as it is: beyond its training context, with methods that rescale its rotations, and
+with the rotations *dropped*, which is where **DroPE** (arXiv 2512.12167) begins. DroPE then *recalibrates*, a short
+further training, which is **not** done here: what the dropped row shows is how much there is to recover."""
+
 ABOUT_PERPLEXITY = f"""\
 Among how many tokens the model is, in effect, undecided when it predicts the next one (the exponential of the mean
 loss over all positions of documents of that length); lower is better. n: predicted tokens. Bold: the best of each
@@ -38,8 +45,7 @@ At each length every β of a grid is tried on held-out text, and c of β = 1 + c
 the training context) is fitted to the best ones by least squares."""
 
 CAPTIONS = {
-  "summary.png": "Perplexity and needle retrieval against length. Shaded: the training context. "
-  "Bars: one standard error.",
+  "summary.png": "What was measured, against length. Shaded: the training context. Bars: one standard error.",
   "loss.png": "Training loss of every arm. Dotted line: the positional embedding is dropped.",
   "perplexity_by_position.png": "Perplexity by position in the longest documents. Shaded: the training context.",
   "needles.png": "Needles found, in per cent, by length and by depth: how far into the text the fact stands. "
@@ -58,35 +64,34 @@ def _picture(name: str, drawn: set[str]) -> str:
 def _compose(study: Study, drawn: set[str]) -> str:
   """The whole report.md."""
   unnamed = tables.unnamed_results(study)
-  unfinished = [run.name for run in study.runs.values() if run.last is None]
+  unfinished = [run.name for run in study.runs.values() if run.last is None and run.pretrained is None]
   gaps = [f"No training record yet: {', '.join(f'`{name}`' for name in unfinished)}."] if unfinished else []
   gaps += [f"Measured, but not shown above (no row or table for it): {', '.join(unnamed)}."] if unnamed else []
   versions = ", ".join(f"{name} {version}" for name, version in study.versions.items()) or tables.MISSING
+  retrieval = ["## Needle retrieval", ABOUT_NEEDLES, tables.results_table(study, RETRIEVAL)]
+  retrieval += [_picture("needles.png", drawn)]
+  temperature = ["## The temperature", ABOUT_TEMPERATURE, tables.temperature_section(study)]
+  training = ["## The training", tables.runs_table(study), tables.arms_described(study)]
+  pretrained = tables.pretrained_described(study)
   parts = [
     f"# {study.title}",
     f"**{finding(study)}**",
-    spread_note(),
+    spread_note(study),
     _picture("summary.png", drawn),
     "## What is compared",
-    BACKGROUND,
+    BACKGROUND if study.trained else BACKGROUND_UNTRAINED,
     tables.rows_described(study),
     "## Perplexity",
     ABOUT_PERPLEXITY,
     tables.results_table(study, PERPLEXITY),
     _picture("perplexity_by_position.png", drawn),
     f"<details><summary>Perplexity by position, in numbers</summary>\n\n{tables.blocks_table(study)}\n\n</details>",
-    "## Needle retrieval",
-    ABOUT_NEEDLES,
-    tables.results_table(study, RETRIEVAL),
-    _picture("needles.png", drawn),
-    "## The temperature",
-    ABOUT_TEMPERATURE,
-    tables.temperature_section(study),
-    "## The training",
-    tables.runs_table(study),
-    tables.arms_described(study),
+    *(retrieval if RETRIEVAL.task in study.tasks else []),
+    *(temperature if study.has_temperature else []),
+    *(training if study.trained else []),
+    *(["## Pretrained, and measured without training", pretrained] if pretrained else []),
     *gaps,
-    _picture("loss.png", drawn),
+    *([_picture("loss.png", drawn)] if study.trained else []),
     "## The rotations",
     _picture("frequencies.png", drawn),
     "## How this was made",
@@ -94,7 +99,7 @@ def _compose(study: Study, drawn: set[str]) -> str:
     f"Seed {study.seed}. {study.machine.rstrip('.')}. "
     + (f"The whole study took {tables.show_duration(study.seconds)}. " if study.seconds is not None else "")
     + f"{versions}. `python -m experiments.report` writes this report again from the records beside it: "
-    "`results.jsonl` has every figure, `runs/*/metrics.jsonl` every logged step.",
+    "`results.jsonl` has every figure" + (", `runs/*/metrics.jsonl` every logged step." if study.trained else "."),
   ]
   return "\n\n".join(parts) + "\n"
 

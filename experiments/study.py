@@ -14,7 +14,7 @@ import platform
 import shlex
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from ml_collections import config_flags
 
 from drope_jax import checkpoint
 from drope_jax.config import ConfigError, TrainConfig, from_dict, library_versions, load_config, save_config, to_dict
+from drope_jax.drope import drop
 from drope_jax.evaluate.measure import EvalData, evaluate
 from drope_jax.train import train
 from experiments import cli
@@ -39,6 +40,14 @@ class Arm:
   label: str
   runs: tuple[str, ...]
   role: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Pretrained:
+  """In the place of a run: a checkpoint that is measured without training, as it is or without its embedding."""
+
+  checkpoint: str  # an imported model, or the workdir of a run
+  drop: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,7 +67,7 @@ class Study:
   seed: int
   train_context: int
   prepare: Callable[[], None]  # makes the dataset, if it is not there
-  runs: dict[str, TrainConfig]  # in order: a run may start from the weights of an earlier one
+  runs: Mapping[str, TrainConfig | Pretrained]  # in order: a run may start from the weights of an earlier one
   arms: Sequence[Arm]
   rows: Sequence[Row]
   lengths: Sequence[int]  # in tokens
@@ -96,6 +105,8 @@ def run_study(settings: Any, workdir: Path) -> bool:
   started = time.monotonic()
   study.prepare()
   for name, config in study.runs.items():
+    if isinstance(config, Pretrained):
+      continue
     logger.info("run %s (%d steps)", name, config.steps)
     outcome = train(config, run_directory(workdir, name))
     if not outcome.finished:
@@ -104,14 +115,22 @@ def run_study(settings: Any, workdir: Path) -> bool:
       )
       return False
   data = study.eval_data()
-  for name in study.runs:
+  for name, config in study.runs.items():
     methods = [row.method for row in study.rows if row.run == name]
     if methods:
-      loaded = checkpoint.load(run_directory(workdir, name))
+      loaded = _load(config, run_directory(workdir, name))
       evaluate(name, loaded, methods, study.lengths, study.tasks, data, workdir / "results.jsonl")
   _describe(study, workdir, time.monotonic() - started)
   logger.info("report: %s", write_report(workdir))
   return True
+
+
+def _load(run: TrainConfig | Pretrained, directory: Path) -> checkpoint.Checkpoint:
+  """The last checkpoint of a run, or the pretrained one."""
+  if isinstance(run, TrainConfig):
+    return checkpoint.load(directory)
+  loaded = checkpoint.load(run.checkpoint)
+  return loaded._replace(model=drop(loaded.model)) if run.drop else loaded
 
 
 def _describe(study: Study, workdir: Path, seconds: float) -> None:
@@ -123,11 +142,17 @@ def _describe(study: Study, workdir: Path, seconds: float) -> None:
     "command": _command(),
     "seed": study.seed,
     "train_context": study.train_context,
+    "tasks": list(study.tasks),
     "machine": f"{jax.device_count()} x {jax.devices()[0].device_kind}, {_processor()}",
     "versions": {"python": platform.python_version(), **library_versions()},
     "seconds": before + seconds,
     "arms": [dataclasses.asdict(arm) for arm in study.arms],
     "rows": [dataclasses.asdict(row) for row in study.rows],
+    "pretrained": {
+      name: dataclasses.asdict(run) | {"model": to_dict(checkpoint.load_model_config(run.checkpoint))}
+      for name, run in study.runs.items()
+      if isinstance(run, Pretrained)
+    },
   }
   path.write_text(json.dumps(description, indent=2) + "\n")
 

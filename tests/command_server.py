@@ -18,6 +18,7 @@ import orbax.checkpoint  # noqa: F401
 import tensorflow_datasets  # noqa: F401
 
 import drope_jax.evaluate.measure
+import drope_jax.generate
 import drope_jax.train  # noqa: F401
 import experiments.cli
 import experiments.study  # noqa: F401

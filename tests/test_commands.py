@@ -5,13 +5,18 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from pydoc_data import topics
 from typing import NamedTuple
 
 import pytest
 from tiny_run import compile_once, contents, records, tiny_corpus, tiny_model, tiny_run
 
 from drope_jax import checkpoint
+from drope_jax.config import differences, to_dict
 from drope_jax.data.corpus import build_corpus, documents
+from drope_jax.data.tokenizers import load_tokenizer
+from drope_jax.generate import generate
+from drope_jax.positions import RoPE
 from drope_jax.train import train
 
 ROOT = Path(__file__).parents[1]
@@ -107,6 +112,58 @@ def test_train_with_an_override(command, files, tmp_path):
   before = contents(tmp_path / "run")
   assert command("experiments.train", *arguments).status == 0
   assert contents(tmp_path / "run") == before
+
+
+RECALIBRATE = ROOT / "experiments" / "configs" / "recalibrate.py"
+SHORT = ("--config.steps=10", "--config.optim.warmup_steps=2", "--config.log_every=1", "--config.trackers=()")
+
+
+def test_a_recalibration_and_its_control_differ_in_one_override(command, files, tmp_path):
+  corpus = checkpoint.load(files / "finished").config.data.directory
+  arguments = (
+    f"--config={RECALIBRATE}:smollm2_135m",
+    f"--config.init.checkpoint={files / 'finished'}",
+    f"--config.data.directory={corpus}",
+    "--config.data.context=16",
+    "--config.data.batch_size=8",
+    "--config.optim.peak_lr=0.01",
+    *SHORT,
+  )
+  for name, override in (("dropped", ()), ("control", ("--config.init.drop=false",))):
+    ended = command("experiments.train", *arguments, f"--workdir={tmp_path / name}", *override)
+    assert ended.status == 0, ended.stderr
+  dropped, control = (checkpoint.load(tmp_path / name) for name in ("dropped", "control"))
+  assert sorted(differences(to_dict(control.config), to_dict(dropped.config))) == [
+    "init.drop: False there, True here",
+    f"model.positions: {to_dict(RoPE())} there, None here",
+  ]
+  assert dropped.config.data.tokenizer == str(files / "finished")  # which its own copy came from
+  assert dropped.model.qk_norm is not None
+  loss = [record["loss"] for record in records(tmp_path / "dropped")]
+  assert min(loss[-3:]) < loss[0] - 0.1
+
+
+@pytest.mark.slow
+def test_ten_steps_of_recalibration_help_a_dropped_smollm2(command, tmp_path):
+  pretrained = ROOT / "runs" / "smollm2_135m" / "checkpoint"
+  if not pretrained.exists():
+    pytest.skip(f"SmolLM2-135M is not at {pretrained}; `python -m experiments.fetch_smollm2` puts it there")
+  texts = [text for _, text in sorted(topics.topics.items())]
+  corpus = build_corpus(tmp_path / "topics", {"train": texts})
+  ended = command(
+    "experiments.train",
+    f"--config={RECALIBRATE}:smollm2_135m",
+    f"--workdir={tmp_path / 'run'}",
+    f"--config.init.checkpoint={pretrained}",
+    f"--config.data.directory={corpus}",
+    "--config.data.context=256",
+    "--config.data.batch_size=4",
+    *SHORT,
+  )
+  assert ended.status == 0, ended.stderr
+  loss = [record["loss"] for record in records(tmp_path / "run")]
+  assert len(loss) == 10
+  assert sum(loss[-3:]) / 3 < loss[0] - 1
 
 
 def test_evaluate_measures_each_figure_once(command, files, tmp_path):
@@ -225,6 +282,59 @@ def test_evaluate_names_what_is_wrong_and_writes_nothing(command, files, tmp_pat
   assert named in ended.error()
   assert ended.status == status
   assert not (tmp_path / "out").exists()
+
+
+def answers(ended):
+  """The text below each heading of experiments.generate."""
+  return [part.split("\n", 1)[1] for part in ended.stdout.split("--- ")[1:]]
+
+
+def test_generate_answers_all_prompts_as_each_alone(command, files, tmp_path):
+  (tmp_path / "long.txt").write_text("the model drops its positions and reads a longer text than it has seen")
+  arguments = (f"--checkpoint={files / 'finished'}", "--max_new_tokens=9", "--prefill_chunk=16")
+  both = command("experiments.generate", *arguments, "--prompt=the", f"--prompt_file={tmp_path / 'long.txt'}")
+  assert both.status == 0, both.stderr
+  assert [line.split(" ", 1)[1].split(":")[0] for line in both.stderr.splitlines()] == [
+    "method rope, beta 1.000, at 4.94x the training context",
+    "prompts",
+    "answers",
+  ]
+  assert "--- 2 of 2: the model drops its positions and reads a longer text than i\n" in both.stdout
+  trained, tokenizer = checkpoint.load(files / "finished"), load_tokenizer(files / "finished")
+  for shown, text in zip(answers(both), ("the", (tmp_path / "long.txt").read_text()), strict=True):
+    expected = generate(trained.params, trained.model, [tokenizer.encode(text)], max_new_tokens=9, eos_id=0)
+    assert shown == tokenizer.decode(expected[0]) + "\n"
+
+
+def test_generate_samples_by_seed_and_crops(command, files):
+  prompt = (f"--checkpoint={files / 'finished'}", "--prompt=the model drops", "--max_new_tokens=6")
+  sampled = [command("experiments.generate", *prompt, "--temperature=5", f"--seed={seed}") for seed in (1, 2)]
+  assert sampled[0].stdout != sampled[1].stdout
+  cropped = command("experiments.generate", *prompt, "--method=crop")
+  assert "prompts: 10 tokens" in cropped.stderr  # 16 of the training context less 6
+
+
+@pytest.mark.parametrize(
+  ("arguments", "named", "status"),
+  [
+    ([], "--prompt or --prompt_file is needed", 2),
+    (["--prompt="], "prompt 1 is empty", 2),
+    (["--prompt_file=/nowhere/prompt.txt"], "/nowhere/prompt.txt cannot be read", 2),
+    (["--prompt=a", "--checkpoint=/nowhere/run"], "/nowhere/run", 1),
+    (["--prompt=a", "--step=7"], "no checkpoint of step 7; there are 5, 10", 1),
+    (["--prompt=a", "--temperature=-1"], "temperature", 2),
+    (["--prompt=a", "--top_p=0"], "top_p", 2),
+    (["--prompt=a", "--max_new_tokens=0"], "max_new_tokens", 2),
+    (["--prompt=a", "--method=drope"], "method 'drope' is impossible for a checkpoint with positions RoPE", 2),
+    (["--prompt=a", "--method=yarn", "--c=0.1"], "--c is 0.1, which method 'yarn' does not read", 2),
+    (["--prompt=a", "--method=crop", "--max_new_tokens=20"], "--max_new_tokens is 20: crop is 16", 2),
+    (["--prompt=a", "--bos"], "--bos: the checkpoint's tokenizer has no token that begins a document", 2),
+  ],
+)
+def test_generate_names_what_is_wrong(command, files, arguments, named, status):
+  ended = command("experiments.generate", f"--checkpoint={files / 'finished'}", *arguments)
+  assert named in ended.error()
+  assert (ended.status, ended.stdout) == (status, "")
 
 
 @pytest.mark.parametrize(

@@ -228,6 +228,10 @@ def test_sizes_are_positive(field, value):
     (lambda: MeshConfig(data=2, tensor=-2), "MeshConfig.tensor is -2"),
     (lambda: MeshConfig(data=-1, fsdp=-1), "more than one -1"),
     (lambda: run(model=None), "TrainConfig needs model"),
+    (
+      lambda: run(data=DataConfig(directory="d", tokenizer="init", context=8, batch_size=1)),
+      "DataConfig.tokenizer is 'init', which needs TrainConfig.init",
+    ),
     (lambda: run(steps=0), "TrainConfig.steps is 0"),
     (lambda: run(log_every=0), "TrainConfig.log_every is 0"),
     (lambda: run(checkpoint_every=0), "TrainConfig.checkpoint_every is 0"),

@@ -1,5 +1,6 @@
 """What every experiment config promises: it builds, its docstring's numbers are true, and its train step lowers."""
 
+import dataclasses
 import re
 
 import jax
@@ -15,13 +16,28 @@ from drope_jax.model import count_parameters, map_specs
 from drope_jax.optim import make_optimizer
 from drope_jax.sharding import AXES, named_sharding
 from drope_jax.train import make_train_step
-from experiments.configs import pretrain
+from experiments.configs import pretrain, recalibrate
+
+TRACED = {
+  **{f"pretrain:{arg}": (pretrain, arg) for arg in pretrain.ARGS if arg != "drope"},  # which starts from a checkpoint
+  **{f"recalibrate:{arg}": (recalibrate, arg) for arg in recalibrate.RECIPES},
+}
 
 
-@pytest.mark.parametrize("arg", [arg for arg in pretrain.ARGS if arg != "drope"])
-def test_the_train_step_of_every_config_lowers_on_an_abstract_mesh(arg):
-  config = checked(pretrain.get_config(arg))
-  mesh = AbstractMesh((2, 4, 2, 1), AXES, axis_types=(AxisType.Auto,) * 4)
+def with_model(module, arg):
+  """The config, with the model that a recalibration would read from the checkpoint it is meant for."""
+  config = checked(module.get_config(arg))
+  if config.init is None:
+    return config
+  model = drop(recalibrate.BASES[recalibrate.RECIPES[arg].base].model)
+  return dataclasses.replace(config, model=dataclasses.replace(model, qk_norm=config.init.qk_norm))
+
+
+@pytest.mark.parametrize("name", TRACED)
+def test_the_train_step_of_every_config_lowers_on_an_abstract_mesh(name):
+  config = with_model(*TRACED[name])
+  tensor = 2 if config.model.num_kv_heads % 2 == 0 else 1
+  mesh = AbstractMesh((2, 8 // tensor, tensor, 1), AXES, axis_types=(AxisType.Auto,) * 4)
 
   def abstract(spec):
     return jax.ShapeDtypeStruct(spec.shape, jnp.float32, sharding=named_sharding(mesh, spec.dimensions))
@@ -49,13 +65,57 @@ def test_the_numbers_in_the_docstring_are_those_of_the_model():
   assert f"a 16,000-step run: {per_run:.2e}".replace("e+", "e") in text
 
 
-@pytest.mark.parametrize("arg", [arg for arg in pretrain.ARGS])
+@pytest.mark.parametrize("base", recalibrate.BASES)
+def test_the_numbers_of_the_pretrained_models(base):
+  model, context, batch_size = recalibrate.BASES[base]
+  first = next(recipe for recipe in recalibrate.RECIPES.values() if recipe.base == base)
+  per_token = flops_per_token(model, context)
+  cells = [cell.strip() for cell in table_row(recalibrate, base).split("|")[1:-1]]
+  assert cells == [
+    base,
+    f"{count_parameters(model) / 1e6:.1f}M",
+    f"{context:,}",
+    exponent(per_token, 3),
+    exponent(per_token * context * batch_size * first.steps, 2),
+  ]
+
+
+def exponent(number, digits):
+  return f"{number:.{digits}e}".replace("e+0", "e").replace("e+", "e")
+
+
+def table_row(module, name):
+  *_, row = re.findall(rf"^\| {name} .*$", module.__doc__, re.MULTILINE)  # of the last table that has it
+  return row
+
+
+@pytest.mark.parametrize("arg", pretrain.ARGS)
 def test_the_tokens_in_the_docstring_are_those_of_the_run(arg):
   config = pretrain.get_config(arg)
   tokens = config.steps * config.data.batch_size * config.data.context
-  row = re.search(rf"^\| {arg} .*$", pretrain.__doc__, re.MULTILINE).group()
+  row = table_row(pretrain, arg)
   assert f"{config.steps:,}" in row
   assert f"{tokens / 1e9:.1f}B" in row
+
+
+@pytest.mark.parametrize("arg", recalibrate.RECIPES)
+def test_each_recipe_is_what_the_docstring_says(arg):
+  config = recalibrate.get_config(arg)
+  tokens = config.steps * config.data.batch_size * config.data.context
+  rows = [row.split("|") for row in re.findall(rf"^\| {arg} .*$", recalibrate.__doc__, re.MULTILINE)]
+  cells = [cell.strip() for cell in rows[0][1:-1]]
+  assert cells[2:] == [
+    f"{config.optim.peak_lr:.0e}".replace("e-0", "e-"),
+    "no" if config.init.qk_norm is None else "yes",
+    f"{config.steps:,}",
+    f"{tokens / 1e9:.1f}B",
+  ]
+  assert config.init.drop and config.data.tokenizer == "init"
+
+
+def test_recipes_do_not_share_what_flags_may_change():
+  recalibrate.get_config("smollm_360m_30b").optim.peak_lr = 0.5
+  assert recalibrate.get_config("smollm_360m_30b").optim.peak_lr == 1e-3
 
 
 def test_dropping_any_of_them_leaves_the_parameters_alone():
@@ -66,3 +126,5 @@ def test_dropping_any_of_them_leaves_the_parameters_alone():
 def test_an_unknown_argument_is_refused_by_name():
   with pytest.raises(ConfigError, match="no 'rop'"):
     pretrain.get_config("rop")
+  with pytest.raises(ConfigError, match="no 'smollm'"):
+    recalibrate.get_config("smollm")

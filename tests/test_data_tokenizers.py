@@ -80,6 +80,10 @@ def test_pickles(bpe, text):
   assert pickle.loads(pickle.dumps(bpe)).encode(text) == bpe.encode(text)
 
 
+def test_ids_that_are_no_token_have_no_text():
+  assert ByteTokenizer().decode([300, *ByteTokenizer().encode("a"), 257, 0]) == "a"
+
+
 def with_tokens(bpe, directory, *tokens):
   """A tokenizer.json whose special tokens are `tokens` and nothing else."""
   bpe.save(directory)

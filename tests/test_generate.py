@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from drope_jax.config import ModelConfig
-from drope_jax.generate import _choose, _generate, _round_up, _Sampler, generate
+from drope_jax.generate import Generation, _choose, _decode, _prefill, _round_up, _Sampler, generate
 from drope_jax.model import hidden_states, map_specs, unembed
 from drope_jax.positions import (
   NTK,
@@ -130,6 +130,48 @@ def test_no_prompts_no_rows():
   assert generate(params, config, [], max_new_tokens=3) == []
 
 
+# --- piece by piece ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("size", [1, 4])
+def test_the_pieces_together_are_the_whole(size):
+  config, params = tiny(RoPE())
+  free = generate(params, config, PROMPTS, max_new_tokens=NEW)
+  sampling = {"temperature": 5.0, "top_p": 0.95, "key": jax.random.key(1)}
+  for how in ({"eos_id": free[2][3]}, sampling):
+    how["max_new_tokens"] = NEW
+    batch = Generation(params, config, PROMPTS, **how)
+    batch.prefill()
+    rows = [[] for _ in PROMPTS]
+    while not batch.finished:
+      for row, piece, ended in zip(rows, batch.decode(size), batch.ended, strict=True):
+        row.extend(piece)
+        assert len(piece) <= size
+        assert ended == (len(row) == NEW or row[-1] == how.get("eos_id"))
+    assert rows == generate(params, config, PROMPTS, **how)
+    assert batch.decode(size) == [[] for _ in PROMPTS]
+
+
+def test_nothing_is_compiled_after_compile():
+  config, params = tiny(RoPE())
+  config = dataclasses.replace(config, init_std=0.6)  # the same function, but a program of its own
+  batch = Generation(params, config, PROMPTS, max_new_tokens=NEW)
+  compiled = []
+  jax.monitoring.register_event_duration_secs_listener(lambda name, *_, **__: compiled.append(name))
+  batch.compile()
+  assert sum("backend_compile" in name for name in compiled) >= 2
+  compiled.clear()
+  batch.prefill()
+  batch.decode(NEW)
+  assert not any("backend_compile" in name for name in compiled)
+
+
+def test_decoding_wants_the_prompts_read():
+  config, params = tiny(RoPE())
+  with pytest.raises(ValueError, match="call prefill before decode"):
+    Generation(params, config, PROMPTS, max_new_tokens=1).decode(1)
+
+
 # --- the end -----------------------------------------------------------------------------------
 
 
@@ -162,9 +204,9 @@ def test_calls_of_similar_size_share_a_program():
   config, params = tiny(RoPE())
   sample = functools.partial(generate, params, config, key=jax.random.key(0))
   sample(PROMPTS, max_new_tokens=NEW, temperature=5.0, top_p=0.95)
-  programs = _generate._cache_size()
+  programs = _prefill._cache_size(), _decode._cache_size()
   sample([prompt[:21] for prompt in PROMPTS], max_new_tokens=4, temperature=0.3, top_p=0.2, logit_scale=2.0)
-  assert _generate._cache_size() == programs
+  assert (_prefill._cache_size(), _decode._cache_size()) == programs
 
 
 def test_rounding_up_adds_at_most_a_quarter_and_leaves_few_sizes():

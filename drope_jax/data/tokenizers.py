@@ -48,7 +48,8 @@ class ByteTokenizer:
     return [byte + 1 for byte in text.encode()]
 
   def decode(self, ids: Sequence[int]) -> str:
-    return bytes(i - 1 for i in ids if i != self.eos_id).decode(errors="replace")
+    # A model may have more ids than there are tokens; those have no text.
+    return bytes(i - 1 for i in ids if 0 < i < self.vocab_size).decode(errors="replace")
 
   def save(self, directory: Path) -> None:
     _write(directory / "tokenizer_config.json", json.dumps({"tokenizer_class": "ByteTokenizer"}))

@@ -4,6 +4,7 @@ import dataclasses
 import logging
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -32,29 +33,49 @@ class EvalData:
   """What is held out: long documents, and the makings of needle samples."""
 
   documents: Sequence[np.ndarray]  # token ids, each longer than the longest length
-  fit_documents: Sequence[np.ndarray]  # others, to fit the temperature on
-  lines: Lines
+  fit_documents: Sequence[np.ndarray] = ()  # others, to fit the temperature on
+  lines: Lines | None = None  # for needles
   depths: tuple[float, ...] = (0.0, 0.25, 0.5, 0.75, 1.0)
   needles_per_depth: int = 40
   facts: int = 4
   seed: int = 0
+  block: int | None = None  # positions of a block of the loss by position; None: half the training context
+  batch_size: int = 8  # documents on the device at one time
 
 
 def load_data(
-  dataset: str, tokenizer_path: str, longest: int, *, documents_per_task: int, needles_per_depth: int, seed: int
+  dataset: str,
+  tokenizer_path: str,
+  longest: int,
+  *,
+  documents_per_task: int,
+  needles_per_depth: int = 0,
+  seed: int,
+  tasks: Sequence[str] = TASKS,
+  fit: bool = True,
+  **details: Any,
 ) -> EvalData:
   """The held-out parts of a corpus: its splits `heldout`, whose sentences are the haystack too, and `fit`.
+
+  Args:
+    longest: tokens that each document must have, and one more.
+    tasks: the haystack is made for needles alone.
+    fit: whether a temperature is to be fitted; `fit` is read for that alone.
+    details: `block` and `batch_size` of EvalData.
 
   Raises:
     ConfigError: if a split is missing, or has no document longer than `longest` tokens.
   """
   tokenizer = load_tokenizer(tokenizer_path)
-  held_out, fit = (documents(dataset, split) for split in ("heldout", "fit"))
-  lines = Lines(tokenizer, [sentence for text in held_out for sentence in sentences(text)])
+  held_out = documents(dataset, "heldout")
+  # Its sentences are the haystack; without needles nobody needs them, nor one sentence of them.
+  lines = Lines(tokenizer, [s for text in held_out for s in sentences(text)]) if "needles" in tasks else None
+  to_fit = documents(dataset, "fit") if fit else None
   return EvalData(
     documents=evaluation_documents(held_out, tokenizer, longest + 1, documents_per_task),
-    fit_documents=evaluation_documents(fit, tokenizer, longest + 1, documents_per_task),
+    fit_documents=() if to_fit is None else evaluation_documents(to_fit, tokenizer, longest + 1, documents_per_task),
     lines=lines,
+    **details,
     needles_per_depth=needles_per_depth,
     seed=seed,
   )
@@ -62,14 +83,18 @@ def load_data(
 
 def fit_temperature(run: str, loaded: Checkpoint, data: EvalData, lengths: Sequence[int], out: Path) -> float:
   """c of beta = 1 + c ln s on the `fit` split, its whole grid written to results.jsonl; read from there if it is."""
-  context = loaded.config.data.context
+  context = loaded.context
   earlier = [r for r in results.read(out) if (r.run, r.task, r.metric, r.seed) == (run, FIT_TASK, "c", data.seed)]
   if earlier:
     return earlier[-1].value
 
   def loss_of(extension: float, beta: float) -> float:
     nll = position_losses(
-      loaded.params, Inference(loaded.model, logit_scale=beta), data.fit_documents, length=round(extension * context)
+      loaded.params,
+      Inference(loaded.model, logit_scale=beta),
+      data.fit_documents,
+      length=round(extension * context),
+      batch_size=data.batch_size,
     )
     return float(nll.mean(dtype=np.float64))
 
@@ -101,7 +126,7 @@ def evaluate(
   Raises:
     ConfigError: for an unknown task, or a method that is impossible for this checkpoint, before anything is measured.
   """
-  context = loaded.config.data.context
+  context = loaded.context
   for task in tasks:
     if task not in TASKS:
       raise ConfigError(f"task is {task!r}; allowed: {', '.join(TASKS)}")
@@ -112,20 +137,28 @@ def evaluate(
   done = results.measured(out)
   for length in lengths:
     samples = _needles(data, length) if "needles" in tasks else []
+    # What two methods run may be the same: within the training context all that rescale RoPE leave it as it is.
+    losses: dict[Inference, np.ndarray] = {}
+    answers: dict[Inference, np.ndarray] = {}
     for method in methods:
       how = inference(method, loaded.model, context, length, c)
       for task in tasks:
         if results.Measurement(run, method, task, length, data.seed) in done:
           continue
         if task == "perplexity":
-          records = _perplexity(run, method, loaded, how, data, length, context)
+          if how not in losses:
+            losses[how] = position_losses(loaded.params, how, data.documents, length=length, batch_size=data.batch_size)
+          records = _perplexity(run, method, losses[how], how, data, context)
         else:
-          records = _retrieval(run, method, loaded, how, data, samples, length, context)
+          if how not in answers:
+            answers[how] = retrieve(loaded.params, how, samples)
+          records = _retrieval(run, method, answers[how], how, data, samples, length, context)
         results.append(out, records)
         logger.info("%s  %s  %s at %d tokens: %s %.3f", run, method, task, length, records[0].metric, records[0].value)
 
 
 def _needles(data: EvalData, length: int) -> list[NeedleSample]:
+  assert data.lines is not None  # see load_data
   return [
     needle_sample(data.lines, length, depth, data.seed, index, data.facts)
     for depth in data.depths
@@ -153,12 +186,11 @@ def _records(
 
 
 def _perplexity(
-  run: str, method: str, loaded: Checkpoint, how: Inference, data: EvalData, length: int, context: int
+  run: str, method: str, nll_NT: np.ndarray, how: Inference, data: EvalData, context: int
 ) -> list[Result]:
-  nll_NT = position_losses(loaded.params, how, data.documents, length=length)
-  place = (run, method, "perplexity", length, context, data.seed)
+  place = (run, method, "perplexity", nll_NT.shape[1], context, data.seed)
   records = _records(*place, {LOSS: float(nll_NT.mean(dtype=np.float64)), BETA: how.logit_scale}, nll_NT.size)
-  for block in blocks(nll_NT, max(context // 2, 1)):
+  for block in blocks(nll_NT, data.block or max(context // 2, 1)):
     records += _records(*place, {loss_between(block.start, block.stop): block.loss}, block.n)
   return records
 
@@ -166,14 +198,13 @@ def _perplexity(
 def _retrieval(
   run: str,
   method: str,
-  loaded: Checkpoint,
+  correct_N: np.ndarray,
   how: Inference,
   data: EvalData,
   samples: Sequence[NeedleSample],
   length: int,
   context: int,
 ) -> list[Result]:
-  correct_N = retrieve(loaded.params, how, samples)
   place = (run, method, "needles", length, context, data.seed)
   records = _records(*place, {ACCURACY: float(correct_N.mean()), BETA: how.logit_scale}, len(samples))
   for depth, accuracy, n in by_depth(samples, correct_N, data.depths):

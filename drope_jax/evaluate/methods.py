@@ -16,6 +16,8 @@ Up to the training context every method runs the model as it was trained. See th
 import dataclasses
 from collections.abc import Callable
 
+import numpy as np
+
 from drope_jax.config import ConfigError, ModelConfig
 from drope_jax.drope import temperature
 from drope_jax.positions import NTK, PI, ALiBi, DynamicNTK, DynamicYaRN, RoPE, Scaling, YaRN, layer_cycle
@@ -38,6 +40,18 @@ class Inference:
   config: ModelConfig
   logit_scale: float = 1.0
   crop: int | None = None
+
+  def seen(self, prompt: np.ndarray, new_tokens: int) -> np.ndarray:
+    """What generation reads of a prompt: all, or the last tokens that leave room for `new_tokens` within `crop`.
+
+    Raises:
+      ValueError: if there is no room.
+    """
+    if self.crop is None:
+      return prompt
+    if self.crop <= new_tokens:
+      raise ValueError(f"crop is {self.crop}; an answer of {new_tokens} tokens leaves no room for its question")
+    return prompt[-(self.crop - new_tokens) :]
 
 
 def allowed_methods(trained: ModelConfig) -> tuple[str, ...]:

@@ -37,7 +37,7 @@ def retrieve(
   """
   if not samples:
     raise ValueError("samples is empty; there is nothing to measure")
-  prompts = [_cropped(sample, inference.crop) for sample in samples]
+  prompts = [inference.seen(sample.tokens, len(sample.answer)) for sample in samples]
   by_length = sorted(range(len(samples)), key=lambda i: len(prompts[i]))
   num_batches = -(-len(samples) // batch_size)
   size = -(-len(samples) // num_batches)
@@ -72,11 +72,3 @@ def by_depth(samples: Sequence[NeedleSample], correct_N: np.ndarray, depths: Seq
   nearest_N = np.abs(actual_N[:, None] - np.asarray(depths)).argmin(axis=1)
   groups = [(depth, correct_N[nearest_N == i]) for i, depth in enumerate(depths)]
   return [DepthAccuracy(depth, float(group.mean()), group.size) for depth, group in groups if group.size]
-
-
-def _cropped(sample: NeedleSample, crop: int | None) -> np.ndarray:
-  if crop is None:
-    return sample.tokens
-  if crop <= len(sample.answer):
-    raise ValueError(f"crop is {crop}; an answer of {len(sample.answer)} tokens leaves no room for its question")
-  return sample.tokens[-(crop - len(sample.answer)) :]

@@ -47,7 +47,7 @@ def position_losses(
   Args:
     inference: see methods.inference.
     documents: token ids; the first length + 1 of each are read.
-    batch_size: documents on the device at one time; it does not change the result.
+    batch_size: documents on the device at one time, if there are as many; it does not change the result.
 
   Raises:
     ValueError: if there is no document, or one is too short.
@@ -59,6 +59,7 @@ def position_losses(
       raise ValueError(f"documents[{i}] has {len(document)} tokens; length {length} needs {length + 1}")
   tokens_NS = np.stack([np.asarray(document[: length + 1], np.int32) for document in documents])
   nll_NT = np.empty((len(documents), length), np.float32)
+  batch_size = min(batch_size, len(documents))
   for start, stop, first_scored in _windows(length, inference.crop or length):
     for batch in range(0, len(documents), batch_size):
       tokens_BS = tokens_NS[batch : batch + batch_size, start : stop + 1]

@@ -65,6 +65,11 @@ RETRIEVAL = Measure(
 MEASURES = (PERPLEXITY, RETRIEVAL)
 
 
+def measures(study: Study) -> list[Measure]:
+  """What this study measures."""
+  return [measure for measure in MEASURES if measure.task in study.tasks]
+
+
 def best_rows(figures: Mapping[Row, Figure], measure: Measure) -> list[Row]:
   """The row with the best figure, then those level with it, in the order of the table; no row twice."""
   if not figures:
@@ -104,7 +109,7 @@ Side = dict[Measure, tuple[Row, Figure]]  # for each measure the row that stands
 def _side(study: Study, rows: Sequence[Row], context: int) -> Side:
   """For each measure the best of `rows` at `context`."""
   found = {}
-  for measure in MEASURES:
+  for measure in measures(study):
     figures = measured(study, rows, measure, context)
     if figures:
       best = best_rows(figures, measure)[0]
@@ -140,7 +145,7 @@ def _budget(study: Study, arms: Sequence[Arm], controls: Sequence[Arm]) -> str:
 
 def _in_context(study: Study) -> str:
   context = study.train_context
-  start = f"With one seed and at the training context of {context:,} tokens"
+  start = ("With one seed and at" if study.trained else "At") + f" the training context of {context:,} tokens"
   if not study.rows_of("drope"):
     return f"{start}, nothing can be said of dropping: no row of this study is of a dropped model."
   # Up to the training context every method runs the model as it was trained, so a side is named by its arm.
@@ -178,12 +183,12 @@ def _leader(figures: Mapping[Row, Figure], measure: Measure) -> str:
 
 def _leaders(study: Study, context: int) -> str:
   """Who is best in each measure."""
-  figures = {measure: measured(study, study.rows, measure, context) for measure in MEASURES}
-  best = [best_rows(figures[measure], measure) for measure in MEASURES]
-  if best[0] == best[1] and len(best[0]) == 1 and figures[RETRIEVAL][best[0][0]].value > 0:
+  figures = {measure: measured(study, study.rows, measure, context) for measure in measures(study)}
+  best = [best_rows(figures[measure], measure) for measure in figures]
+  if len(best) == 2 and best[0] == best[1] and len(best[0]) == 1 and figures[RETRIEVAL][best[0][0]].value > 0:
     row = best[0][0]
     return f"{row.label} has both " + _enumerate([f"{m.best} ({m.show(figures[m][row].value)})" for m in MEASURES])
-  return ", while ".join(_leader(figures[measure], measure) for measure in MEASURES)
+  return ", while ".join(_leader(figures[measure], measure) for measure in figures)
 
 
 def _numbers(side: Side) -> str:
@@ -202,7 +207,7 @@ def _is_one_row(side: Side) -> bool:
 
 
 def _beyond(study: Study) -> str:
-  contexts = study.contexts(*(measure.task for measure in MEASURES))
+  contexts = study.contexts(*(measure.task for measure in measures(study)))
   if not contexts or contexts[-1] <= study.train_context:
     return "Nothing was measured beyond the training context."
   context = contexts[-1]
@@ -236,8 +241,14 @@ def finding(study: Study) -> str:
   return f"{_in_context(study)} {_beyond(study)}"
 
 
-def spread_note() -> str:
+def spread_note(study: Study) -> str:
   """What "level" means in the finding and in the tables."""
+  if not study.trained:
+    return (
+      f"“Level” means that two losses are closer than {LOSS_MARGIN} nats per token "
+      f"({100 * (math.exp(LOSS_MARGIN) - 1):.0f} % of the perplexity; more where few tokens were measured). All rows "
+      "read the same documents, which are few: an ordering that rests on a small difference may turn with others."
+    )
   return (
     f"“Level” means within the spread: two losses closer than {LOSS_MARGIN} nats per token "
     f"({100 * (math.exp(LOSS_MARGIN) - 1):.0f} % of the perplexity, about what another seed can change; more where few "

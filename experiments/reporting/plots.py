@@ -18,7 +18,7 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLoca
 
 from drope_jax.config import ModelConfig
 from drope_jax.positions import NTK, PI, RoPE, YaRN, layer_cycle
-from experiments.reporting.finding import PERPLEXITY, RETRIEVAL, measured, standard_error
+from experiments.reporting.finding import PERPLEXITY, RETRIEVAL, measured, measures, standard_error
 from experiments.reporting.records import TEMPERATURE, Arm, Row, Study
 from experiments.reporting.tables import longest, position_blocks, show_count
 
@@ -357,11 +357,11 @@ def plot_needles(study: Study, path: Path) -> bool:
 
 
 def plot_summary(study: Study, path: Path) -> bool:
-  """Perplexity and needle accuracy against length, a line a row."""
-  styles = looks(study)
-  canvas, panels = plt.subplots(1, 2, figsize=(10, 4.9))
+  """What is measured, perplexity and needle accuracy, against length, a line a row."""
+  styles, shown = looks(study), measures(study)
+  canvas, panels = plt.subplots(1, len(shown), figsize=(10, 4.9), squeeze=False)
   drawn: dict[Row, Any] = {}
-  for axes, measure in zip(panels, (PERPLEXITY, RETRIEVAL), strict=True):
+  for axes, measure in zip(panels[0], shown, strict=True):
     contexts = study.contexts(measure.task)
     by_row: dict[Row, dict[int, Any]] = {row: {} for row in study.rows}
     for context in contexts:
@@ -405,11 +405,11 @@ def _rotary_model(study: Study) -> tuple[ModelConfig, RoPE] | None:
   """The first model of the study that rotates, controls first, and its rotation."""
   arms = sorted(study.arms, key=lambda arm: arm.role != "control")
   for name in (name for arm in arms for name in arm.runs):
-    config = study.runs[name].config
-    if config is not None and config.model is not None:
-      for layer in layer_cycle(config.model.positions):
+    model = study.runs[name].model
+    if model is not None:
+      for layer in layer_cycle(model.positions):
         if isinstance(layer.positions, RoPE):
-          return config.model, layer.positions
+          return model, layer.positions
   return None
 
 

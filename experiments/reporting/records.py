@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from drope_jax.config import ConfigError, TrainConfig, load_config
+from drope_jax.config import ConfigError, ModelConfig, TrainConfig, from_dict, load_config
 from drope_jax.evaluate import results
 from drope_jax.model import count_parameters
 
@@ -14,6 +14,7 @@ from drope_jax.model import count_parameters
 PLAIN = ("rope", "nope", "alibi", "pattern")  # the model as it was trained
 TEMPERATURE = "drope"
 FIT_TASK = "temperature"
+ALL_TASKS = ("perplexity", "needles")  # of a study that does not say
 ROLES = ("control", "drope", "baseline")
 
 
@@ -52,12 +53,29 @@ class Arm:
 
 
 @dataclasses.dataclass(frozen=True)
+class Pretrained:
+  """What stands in the place of a run: a checkpoint that is measured without training."""
+
+  checkpoint: str
+  drop: bool  # whether its positional embedding is left out
+  model: ModelConfig  # of the checkpoint, with its embedding
+
+
+@dataclasses.dataclass(frozen=True)
 class Run:
-  """A run's config.json and metrics.jsonl; None and empty for a run that has not begun."""
+  """A run's config.json and metrics.jsonl; None and empty for a run that has not begun, or is pretrained."""
 
   name: str
   config: TrainConfig | None
   metrics: tuple[dict[str, Any], ...]
+  pretrained: Pretrained | None = None
+
+  @property
+  def model(self) -> ModelConfig | None:
+    """What the run trains, or the pretrained checkpoint holds."""
+    if self.pretrained is not None:
+      return self.pretrained.model
+    return None if self.config is None else self.config.model
 
   @property
   def last(self) -> dict[str, Any] | None:
@@ -69,7 +87,7 @@ class Run:
 
   @property
   def parameters(self) -> int | None:
-    return None if self.config is None or self.config.model is None else count_parameters(self.config.model)
+    return None if self.model is None else count_parameters(self.model)
 
   @property
   def dropped(self) -> bool:
@@ -95,10 +113,21 @@ class Study:
   machine: str
   versions: dict[str, str]
   seconds: float | None
+  tasks: tuple[str, ...]  # that were to be measured
   arms: tuple[Arm, ...]
   rows: tuple[Row, ...]
   runs: dict[str, Run]
   results: dict[tuple[str, str, str], dict[int, dict[str, Figure]]]  # (run, method, task) -> context -> metric
+
+  @property
+  def trained(self) -> bool:
+    """Whether anything was, or is to be, trained."""
+    return any(run.pretrained is None for run in self.runs.values())
+
+  @property
+  def has_temperature(self) -> bool:
+    """Whether a temperature is part of it: a row with one, or a fit."""
+    return any(row.method == TEMPERATURE for row in self.rows) or any(task == FIT_TASK for _, _, task in self.results)
 
   def figure(self, row: Row, task: str, context: int, metric: str) -> Figure | None:
     return self.results.get((row.run, row.method, task), {}).get(context, {}).get(metric)
@@ -168,7 +197,12 @@ def _read_study(path: Path) -> dict[str, Any]:
   return data
 
 
-def _read_run(directory: Path, name: str) -> Run:
+def _read_run(directory: Path, name: str, pretrained: dict[str, Any] | None) -> Run:
+  if pretrained is not None:
+    try:
+      return Run(name, None, (), from_dict(Pretrained, pretrained))
+    except ConfigError as error:
+      raise ReportError(f"study.json: pretrained.{name}: {error}") from error
   config, metrics = directory / "config.json", directory / "metrics.jsonl"
   try:
     return Run(
@@ -236,12 +270,14 @@ def read_study(directory: Path) -> Study:
     raise ReportError(f"{path}: an arm or a row lacks {error}") from error
   _check_names(path, arms, rows)
   names = dict.fromkeys(name for arm in arms for name in arm.runs)
+  pretrained = data.get("pretrained", {})
   return Study(
     directory=directory,
     **{name: data[name] for name in ("title", "command", "seed", "train_context", "machine", "versions")},
     seconds=data.get("seconds"),
+    tasks=tuple(data.get("tasks", ALL_TASKS)),
     arms=arms,
     rows=rows,
-    runs={name: _read_run(directory / "runs" / name, name) for name in names},
+    runs={name: _read_run(directory / "runs" / name, name, pretrained.get(name)) for name in names},
     results=_read_results(directory / "results.jsonl"),
   )

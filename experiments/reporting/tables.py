@@ -200,12 +200,23 @@ def _start(run: Run) -> str:
   return ", ".join(parts)
 
 
+def pretrained_described(study: Study) -> str:
+  """A bullet for each checkpoint that was measured without training."""
+  found = {run.pretrained.checkpoint: run for run in study.runs.values() if run.pretrained is not None}
+  return "\n".join(
+    f"- `{path}`: {run.parameters:,} parameters, trained{_embedding(run)}, at {study.train_context:,} tokens."
+    for path, run in found.items()
+  )
+
+
 def runs_table(study: Study) -> str:
   """What was trained: a run a line."""
   with_mfu = any(record.get("mfu") is not None for run in study.runs.values() for record in run.metrics)
   header = ["run", "starts from", "parameters", "steps", "tokens", "last loss", "time", "tokens/s"]
   lines = []
   for run in study.runs.values():
+    if run.pretrained is not None:
+      continue
     steps = MISSING
     if run.last is not None:
       steps = f"{run.last['step']:,}"
@@ -238,9 +249,9 @@ def unnamed_results(study: Study) -> list[str]:
 
 def _embedding(run: Run) -> str:
   """Which positional embedding a run trains with, in words."""
-  if run.config is None or run.config.model is None:
+  if run.model is None:
     return ""
-  match run.config.model.positions:
+  match run.model.positions:
     case None:
       return " without any positional embedding"
     case ALiBi():
@@ -255,6 +266,12 @@ def _describe(study: Study, row: Row) -> str:
   """What a row is."""
   arm = next((arm for arm in study.arms if arm.runs[-1] == row.run), None)
   role = None if arm is None else arm.role
+  pretrained = study.runs[row.run].pretrained
+  if pretrained is not None:
+    model = f"the pretrained model (`{row.run}`), " + (
+      "its positional embedding dropped and nothing recalibrated" if pretrained.drop else "as it is"
+    )
+    return model if row.plain else f"{model}, with {METHODS.get(row.method, f'method `{row.method}`')}"
   if not row.plain:
     names = {"control": "the control", "drope": "the dropped model", "baseline": "the baseline", None: "run"}
     return f"{names[role]} (`{row.run}`), with {METHODS.get(row.method, f'method `{row.method}`')}"
@@ -273,6 +290,7 @@ def rows_described(study: Study) -> str:
 
 def arms_described(study: Study) -> str:
   """The training tokens of each arm, which a fair comparison wants equal."""
-  totals = {arm.label: study.arm_tokens(arm) for arm in study.arms}
+  trained = [arm for arm in study.arms if study.runs[arm.runs[-1]].pretrained is None]
+  totals = {arm.label: study.arm_tokens(arm) for arm in trained}
   shown = [f"{label} {MISSING if total is None else show_count(total)}" for label, total in totals.items()]
   return f"Training tokens of each arm, from scratch to its end: {', '.join(shown)}."

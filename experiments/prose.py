@@ -1,0 +1,139 @@
+"""English prose from Debian packages, as a dataset: `python -m experiments.prose --out=DIR [--debs=FOLDER]`.
+
+| package        | documents                                                              |
+|----------------|------------------------------------------------------------------------|
+| anarchism      | An Anarchist FAQ: long chapters of plain prose (GPL-2)                 |
+| python3.11-doc | the documentation of Python, in reStructuredText (PSF)                 |
+| linux-doc-6.1  | the documentation of the Linux kernel, in reStructuredText (GPL-2)     |
+
+`apt-get download` fetches them (nothing is installed, and no rights are needed), or they are read from a folder of .deb
+files. OUT becomes a TFDS dataset with the splits `train`; `heldout` and `fit`, long documents that are in no other
+split: to measure on, and to fit a temperature on. The same packages give the same dataset.
+"""
+
+import gzip
+import hashlib
+import logging
+import subprocess
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from absl import flags
+
+from drope_jax.config import ConfigError
+from drope_jax.data.corpus import build_corpus
+from experiments import cli
+
+OUT = flags.DEFINE_string("out", None, "Directory of the dataset; left as it is if there is one.", required=True)
+DEBS = flags.DEFINE_string("debs", None, "Folder of .deb files; downloaded with apt-get if not given.")
+
+SOURCES = {  # package -> folder, and what is read below it
+  "anarchism": ("usr/share/doc/anarchism/markdown", "*.md.gz"),
+  "python3.11-doc": ("usr/share/doc/python3.11/html/_sources", "**/*.txt"),
+  "linux-doc-6.1": ("usr/share/doc/linux-doc-6.1/html/_sources", "**/*.txt"),
+}
+LONG = 140_000  # characters: more than 32,768 tokens, 4 times SmolLM2's context, in plain English
+HELD_OUT, FIT = 12, 6  # long documents
+
+logger = logging.getLogger("experiments.prose")
+
+
+class Document(NamedTuple):
+  """A text, and where it is from: package and path."""
+
+  name: str
+  text: str
+
+
+def _run(command: Sequence[str], directory: Path) -> None:
+  """Raises ConfigError in one line if the program is missing or fails."""
+  try:
+    subprocess.run(command, cwd=directory, check=True, capture_output=True, text=True)
+  except FileNotFoundError as error:
+    raise ConfigError(
+      f"{command[0]} is not installed here; "
+      f"give --debs=FOLDER with the .deb files of {', '.join(SOURCES)}, and dpkg to unpack them"
+    ) from error
+  except subprocess.CalledProcessError as error:
+    said = [line for line in error.stderr.splitlines() if line.startswith(("E:", "dpkg"))] or [
+      f"exit {error.returncode}"
+    ]
+    raise ConfigError(f"{' '.join(command)}: {said[0]}") from error
+
+
+def _package_file(package: str, folder: Path) -> Path:
+  """The package's .deb in `folder`, the last by name if there are several."""
+  found = sorted(folder.glob(f"{package}_*.deb"))
+  if not found:
+    raise ConfigError(f"--debs: {folder} has no {package}_*.deb")
+  return found[-1]
+
+
+def gather(debs: Path | None) -> list[Document]:
+  """The documents of all packages, in the order of their names.
+
+  Args:
+    debs: a folder with a .deb file of each; None: they are downloaded.
+
+  Raises:
+    ConfigError: naming what is missing: a program, a package, or a package's documents.
+  """
+  documents = []
+  with tempfile.TemporaryDirectory() as draft:
+    for package, (folder, pattern) in SOURCES.items():
+      if debs is None:
+        logger.info("downloading %s", package)
+        _run(["apt-get", "download", package], Path(draft))
+      unpacked = Path(draft) / package
+      _run(["dpkg", "-x", str(_package_file(package, debs or Path(draft))), str(unpacked)], Path(draft))
+      paths = sorted(path for path in (unpacked / folder).glob(pattern) if path.is_file())
+      if not paths:
+        raise ConfigError(f"the package {package} has no {folder}/{pattern}; is it another version?")
+      documents += [Document(str(path.relative_to(unpacked)), _text(path)) for path in paths]
+  return [document for document in documents if document.text]
+
+
+def _text(path: Path) -> str:
+  data = path.read_bytes()
+  return (gzip.decompress(data) if path.suffix == ".gz" else data).decode(errors="replace").strip()
+
+
+def split(documents: Sequence[Document]) -> dict[str, list[str]]:
+  """The texts of each split. Which long documents are held out is decided by a hash of their names.
+
+  Raises:
+    ConfigError: if there are not enough long documents.
+  """
+  long = [document for document in documents if len(document.text) >= LONG]
+  if len(long) < HELD_OUT + FIT:
+    raise ConfigError(
+      f"{len(long)} documents have {LONG:,} characters or more; {HELD_OUT + FIT} are needed to be held out"
+    )
+  long.sort(key=lambda document: hashlib.sha256(document.name.encode()).digest())
+  apart = {document.name for document in long[: HELD_OUT + FIT]}
+  return {
+    "train": [document.text for document in documents if document.name not in apart],
+    "heldout": [document.text for document in long[:HELD_OUT]],
+    "fit": [document.text for document in long[HELD_OUT : HELD_OUT + FIT]],
+  }
+
+
+def main() -> None:
+  out = Path(OUT.value)
+  if (out / "dataset_info.json").exists():
+    logger.info("%s: there is a dataset already", out)
+    return
+  if out.exists() and (not out.is_dir() or any(out.iterdir())):
+    raise ConfigError(f"--out: {out} holds something else; choose another directory")
+  if DEBS.value is not None and not Path(DEBS.value).is_dir():
+    raise ConfigError(f"--debs: {DEBS.value} is no folder")
+  splits = split(gather(None if DEBS.value is None else Path(DEBS.value).resolve()))
+  build_corpus(out, splits)
+  for name, texts in splits.items():
+    logger.info("%-8s %5d documents, %10d characters", name, len(texts), sum(map(len, texts)))
+
+
+if __name__ == "__main__":
+  cli.run(main)

@@ -1,0 +1,74 @@
+"""What becomes of a real model beyond its context, without training: SmolLM2-135M to 16,384 tokens, twice its 8,192.
+
+`python -m experiments.study --config=experiments/studies/smollm2_lengths.py --workdir=runs/smollm2_lengths`, after
+`python -m experiments.fetch_smollm2` (the model) and `python -m experiments.prose --out=data/prose` (the text). RoPE as
+it is and rescaled by PI, NTK and YaRN, and the same weights with the rotations dropped, which is where recalibration
+would begin. Any imported model with RoPE will do (`--config.checkpoint`), at any multiples of its context.
+"""
+
+import dataclasses
+from pathlib import Path
+
+from drope_jax import checkpoint
+from drope_jax.config import ConfigError
+from drope_jax.evaluate.measure import load_data
+from experiments.study import Arm, Pretrained, Row, Study
+
+
+@dataclasses.dataclass(unsafe_hash=True, kw_only=True)
+class Lengths:
+  """Everything that can be set, as `--config.NAME=VALUE`."""
+
+  checkpoint: str = "runs/smollm2_135m/checkpoint"
+  dataset: str = "data/prose"  # with a split `heldout` of long documents
+  extensions: tuple[int, ...] = (1, 2)  # multiples of the model's context
+  documents: int = 1  # each is read alone: more of them take longer, but no more memory
+  block: int = 2048  # positions that one point of the loss by position is the mean of
+
+  def __post_init__(self) -> None:
+    for field in ("documents", "block"):
+      if getattr(self, field) < 1:
+        raise ConfigError(f"Lengths.{field} is {getattr(self, field)}; it must be at least 1")
+    if not self.extensions or min(self.extensions) < 1:
+      raise ConfigError(f"Lengths.extensions is {self.extensions}; it needs whole numbers from 1 on")
+
+  def study(self, workdir: Path) -> Study:
+    if not Path(self.checkpoint).exists():
+      raise ConfigError(f"Lengths.checkpoint: {self.checkpoint} is not there; `python -m experiments.fetch_smollm2`")
+    if not Path(self.dataset).exists():
+      raise ConfigError(f"Lengths.dataset: {self.dataset} is not there; `python -m experiments.prose --out=DIR`")
+    context = checkpoint.load_context(self.checkpoint)
+    lengths = [extension * context for extension in self.extensions]
+    tasks = ("perplexity",)
+    return Study(
+      title=f"A pretrained model to {max(self.extensions)} times its context, without training",
+      seed=0,
+      train_context=context,
+      prepare=lambda: None,
+      runs={"rope": Pretrained(self.checkpoint), "dropped": Pretrained(self.checkpoint, drop=True)},
+      arms=(Arm("RoPE", ("rope",), "control"), Arm("Dropped, not recalibrated", ("dropped",), "drope")),
+      rows=(
+        Row("rope", "rope", "RoPE"),
+        Row("rope", "pi", "RoPE + PI"),
+        Row("rope", "ntk", "RoPE + NTK"),
+        Row("rope", "yarn", "RoPE + YaRN"),
+        Row("dropped", "nope", "Dropped, not recalibrated"),
+      ),
+      lengths=lengths,
+      tasks=tasks,
+      eval_data=lambda: load_data(
+        self.dataset,
+        self.checkpoint,
+        max(lengths),
+        documents_per_task=self.documents,
+        seed=0,
+        tasks=tasks,
+        fit=False,
+        block=self.block,
+        batch_size=1,
+      ),
+    )
+
+
+def get_config() -> Lengths:
+  return Lengths()

@@ -1,0 +1,129 @@
+"""A study of a checkpoint that is not trained any further: experiments/studies/smollm2_lengths.py at a tiny size."""
+
+import json
+import random
+
+import jax
+import pytest
+from tiny_run import WORDS, compile_once, contents, tiny_corpus, tiny_run
+
+from drope_jax import checkpoint
+from drope_jax.config import ConfigError
+from drope_jax.data.corpus import build_corpus
+from drope_jax.drope import drop
+from drope_jax.evaluate.measure import load_data
+from drope_jax.evaluate.methods import Inference
+from drope_jax.evaluate.perplexity import position_losses
+from drope_jax.model import count_parameters
+from drope_jax.train import train
+from experiments.report import write_report
+from experiments.studies.smollm2_lengths import Lengths
+from experiments.study import run_study
+
+ROWS = [*(("rope", method) for method in ("rope", "pi", "ntk", "yarn")), ("dropped", "nope")]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _compile_once(tmp_path_factory):
+  yield from compile_once(tmp_path_factory.getbasetemp() / "compiled")
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory):
+  """The settings, and the workdir of the finished study: a model of context 16, two documents, blocks of 4."""
+  directory = tmp_path_factory.mktemp("study")
+  train(tiny_run(tiny_corpus(directory / "corpus"), steps=5), directory / "model")
+  rng = random.Random(0)
+  long = [" ".join(rng.choices(WORDS, k=20)) for _ in range(3)]
+  prose = build_corpus(directory / "prose", {"heldout": ["too short", *long]})  # neither `fit` nor `words`
+  settings = Lengths(checkpoint=str(directory / "model"), dataset=str(prose), documents=2, block=4)
+  assert run_study(settings, directory / "study")
+  return settings, directory / "study"
+
+
+def results(workdir):
+  return [json.loads(line) for line in (workdir / "results.jsonl").read_text().splitlines()]
+
+
+def test_every_row_is_measured_at_every_length(study):
+  found = [(r["run"], r["method"], r["context"], r["n"]) for r in results(study[1]) if r["metric"] == "loss"]
+  assert sorted(found) == sorted((*row, length, 2 * length) for row in ROWS for length in (16, 32))
+  blocks = [
+    r["metric"] for r in results(study[1]) if r["method"] == "ntk" and r["context"] == 32 and "@" in r["metric"]
+  ]
+  assert blocks == [f"loss@{start}-{start + 4}" for start in range(0, 32, 4)]
+
+
+def test_the_dropped_row_is_the_same_weights_without_the_embedding(study):
+  settings, workdir = study
+  loaded = checkpoint.load(settings.checkpoint)
+  data = load_data(settings.dataset, settings.checkpoint, 32, documents_per_task=2, seed=0, tasks=(), fit=False)
+  losses = {
+    (r["run"], r["method"]): r["value"] for r in results(workdir) if (r["metric"], r["context"]) == ("loss", 32)
+  }
+  for model, row in ((loaded.model, ("rope", "rope")), (drop(loaded.model), ("dropped", "nope"))):
+    expected = position_losses(loaded.params, Inference(model), data.documents, length=32, batch_size=1)
+    assert losses[row] == pytest.approx(expected.mean(), rel=1e-6)
+  assert len(set(losses.values())) == len(ROWS)
+
+
+def test_the_report_speaks_of_no_training_and_no_retrieval(study):
+  report = (study[1] / "report.md").read_text()
+  pictures = {path.name for path in study[1].glob("*.png")}
+  assert pictures == {"summary.png", "perplexity_by_position.png", "frequencies.png"}
+  for absent in (
+    "Needle",
+    "needle",
+    "retrieval",
+    "The training",
+    "training loss",
+    "The temperature",
+    "seed 0 and",
+    "–\n",
+  ):
+    assert absent not in report.replace("## Pretrained, and measured without training", "")
+  assert "At the training context of 16 tokens, Dropped, not recalibrated is" in report
+  assert "its positional embedding dropped and nothing recalibrated" in report
+  parameters = count_parameters(checkpoint.load_model_config(study[0].checkpoint))
+  assert f"`{study[0].checkpoint}`: {parameters:,} parameters, trained with RoPE, at 16 tokens" in report
+  assert "| RoPE + YaRN |" in report
+
+
+def test_nothing_is_measured_twice(study):
+  settings, workdir = study
+  before = contents(workdir)
+  assert run_study(settings, workdir)
+  changed = {name for name, data in contents(workdir).items() if before.get(name) != data}
+  assert changed <= {"study.json", "report.md"}
+  write_report(workdir)
+
+
+def test_equal_methods_are_computed_once(study, tmp_path, monkeypatch):
+  calls = []
+
+  def counting(params, how, documents, **inputs):
+    calls.append(inputs["length"])
+    return position_losses(params, how, documents, **inputs)
+
+  monkeypatch.setattr("drope_jax.evaluate.measure.position_losses", counting)
+  assert run_study(study[0], tmp_path / "again")
+  assert sorted(calls) == [16] * 2 + [32] * 5  # within the context the four RoPE rows are one
+  assert jax.tree.leaves(results(tmp_path / "again")) == jax.tree.leaves(results(study[1]))
+
+
+@pytest.mark.parametrize(
+  ("changes", "message"),
+  [
+    ({"checkpoint": "/nowhere/model"}, "/nowhere/model is not there; `python -m experiments.fetch_smollm2`"),
+    ({"dataset": "/nowhere/prose"}, "/nowhere/prose is not there; `python -m experiments.prose"),
+    ({"documents": 0}, "Lengths.documents is 0"),
+    ({"extensions": ()}, "Lengths.extensions is ()"),
+  ],
+)
+def test_what_is_missing_is_named_before_anything_is_written(study, tmp_path, changes, message):
+  settings, _ = study
+  values = {"checkpoint": settings.checkpoint, "dataset": settings.dataset, **changes}
+  with pytest.raises(ConfigError) as raised:
+    run_study(Lengths(**values), tmp_path / "study")
+  assert message in str(raised.value)
+  assert not (tmp_path / "study").exists()
