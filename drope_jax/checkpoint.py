@@ -1,10 +1,12 @@
 """Checkpoints of a run: an orbax composite of `params`, `opt_state`, `data` and `meta` per step.
 
 `params` is an item of its own, so weights load alone, on any mesh, without knowing the optimizer. `meta` is JSON: step,
-tokens, seconds, the run's complete config and the library versions.
+tokens, seconds, the run's complete config and the library versions. A pretrained model that was imported is a single
+step 0 of `params` and `meta`, which then holds the model's config, its context and where it comes from.
 """
 
 import logging
+import math
 from typing import Any, NamedTuple
 
 import grain
@@ -40,9 +42,10 @@ class Checkpoint(NamedTuple):
 
   model: ModelConfig
   params: Params
-  config: TrainConfig  # of the run that wrote it
+  config: TrainConfig | None  # of the run that wrote it; None: imported (drope_jax.interop)
   step: int
   tokens: int
+  context: int  # tokens it was trained at
 
 
 def open_manager(workdir: epath.PathLike, config: TrainConfig | None = None) -> ocp.CheckpointManager:
@@ -77,6 +80,32 @@ def save(
     ),
     force=True,
   )
+
+
+def save_weights(
+  workdir: epath.PathLike, model: ModelConfig, params: Params, context: int, origin: dict[str, Any]
+) -> None:
+  """Writes weights that no run of ours has made, as step 0 of `workdir`.
+
+  Args:
+    context: tokens that the model was made for.
+    origin: where it comes from, as JSON.
+  """
+  meta = {"step": 0, "tokens": 0, "seconds": 0.0, "model": to_dict(model), "context": context, "origin": origin}
+  options = ocp.CheckpointManagerOptions(enable_async_checkpointing=False)
+  # By default every array is compressed at one time, which needs about the size of all of them again.
+  largest = max(leaf.nbytes for leaf in jax.tree.leaves(params))
+  handlers = {
+    "params": ocp.StandardCheckpointHandler(save_concurrent_gb=math.ceil(largest / 1e9)),
+    "meta": ocp.JsonCheckpointHandler(),
+  }
+  directory = epath.Path(workdir).resolve() / "checkpoints"
+  with ocp.CheckpointManager(directory, options=options, item_handlers=handlers) as manager:
+    items = {
+      "params": ocp.args.StandardSave(params),
+      "meta": ocp.args.JsonSave({**meta, "versions": library_versions()}),
+    }
+    manager.save(0, args=ocp.args.Composite(**items))
 
 
 def _restore(manager: ocp.CheckpointManager, step: int, **items: Any) -> Any:
@@ -150,23 +179,37 @@ def _open_for_reading(workdir: epath.PathLike) -> ocp.CheckpointManager:
   return open_manager(workdir)
 
 
-def _trained_config(meta: dict[str, Any]) -> tuple[TrainConfig, ModelConfig]:
+def _described(meta: dict[str, Any]) -> tuple[TrainConfig | None, ModelConfig, int]:
+  """The run's config (None for an imported model), the model, and the context that it was trained at."""
+  if "origin" in meta:
+    return None, from_dict(ModelConfig, meta["model"]), meta["context"]
   config = from_dict(TrainConfig, meta["config"])
   assert config.model is not None  # a run writes its resolved config
-  return config, config.model
+  return config, config.model, config.data.context
 
 
 def load_model_config(workdir: epath.PathLike, step: int | None = None) -> ModelConfig:
   """The model of a run's checkpoint, without its weights. Raises CheckpointError as `load` does."""
   with _open_for_reading(workdir) as manager:
-    return _trained_config(read_meta(manager, _checkpoint_step(manager, workdir, step)))[1]
+    return _described(read_meta(manager, _checkpoint_step(manager, workdir, step)))[1]
+
+
+def load_run_config(workdir: epath.PathLike, step: int | None = None) -> TrainConfig | None:
+  """The config of the run that wrote a checkpoint; None if it was imported. Raises CheckpointError as `load` does."""
+  return _described(load_meta(workdir, step))[0]
+
+
+def load_meta(workdir: epath.PathLike, step: int | None = None) -> dict[str, Any]:
+  """What a checkpoint says of itself. Raises CheckpointError as `load` does."""
+  with _open_for_reading(workdir) as manager:
+    return read_meta(manager, _checkpoint_step(manager, workdir, step))
 
 
 def load(workdir: epath.PathLike, step: int | None = None, mesh: Mesh | None = None) -> Checkpoint:
-  """Loads the weights of a run.
+  """Loads the weights of a run, or of an imported model.
 
   Args:
-    workdir: the run's directory (the one that holds config.json and checkpoints/).
+    workdir: the run's directory (the one that holds checkpoints/).
     step: which checkpoint; None for the last complete one.
     mesh: where the weights go, sharded by the rules of sharding.py; None for the first local device.
 
@@ -176,10 +219,10 @@ def load(workdir: epath.PathLike, step: int | None = None, mesh: Mesh | None = N
   with _open_for_reading(workdir) as manager:
     step = _checkpoint_step(manager, workdir, step)
     meta = read_meta(manager, step)
-    config, model = _trained_config(meta)
+    config, model, context = _described(meta)
     abstract = abstract_params(model, mesh)
     params = _restore(manager, step, params=ocp.args.StandardRestore(abstract))["params"]
-  return Checkpoint(model, params, config, step, meta["tokens"])
+  return Checkpoint(model, params, config, step, meta["tokens"], context)
 
 
 def load_optimizer_state(workdir: epath.PathLike, step: int, abstract_opt_state: Any) -> Any:

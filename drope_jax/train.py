@@ -63,6 +63,10 @@ def resolve(config: TrainConfig) -> TrainConfig:
   if config.init is None:
     return config
   model = checkpoint.load_model_config(config.init.checkpoint, config.init.step)
+  if config.init.keep_optimizer and checkpoint.load_run_config(config.init.checkpoint, config.init.step) is None:
+    raise ConfigError(
+      f"InitConfig.keep_optimizer is True; {config.init.checkpoint} is an imported model, without an optimizer state"
+    )
   if config.init.drop:
     model = drope.drop(model)
   if config.init.qk_norm is not None:
@@ -178,6 +182,7 @@ def _state_from(
   params = jax.device_put(params, shardings.params)
   opt_state = jax.jit(optimizer.init, out_shardings=shardings.opt_state)(params)
   if init.keep_optimizer:
+    assert source.config is not None  # see resolve
     source_optimizer = make_optimizer(source.config.optim, source.model, source.config.steps)
     abstract_source = _abstract_state(source.model, source_optimizer, mesh).opt_state
     adam = optax.tree_utils.tree_get(

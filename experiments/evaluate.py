@@ -16,7 +16,8 @@ from drope_jax.evaluate.measure import TASKS, evaluate, load_data
 from drope_jax.evaluate.methods import allowed_methods
 from experiments import cli
 
-CHECKPOINT = flags.DEFINE_string("checkpoint", None, "Workdir of a run.", required=True)
+CHECKPOINT = flags.DEFINE_string("checkpoint", None, "Workdir of a run, or an imported model.", required=True)
+DATASET = flags.DEFINE_string("dataset", None, "Corpus to measure on; that of the run by default.")
 STEP = flags.DEFINE_integer("step", None, "Step of the checkpoint; its last by default.")
 METHODS = flags.DEFINE_list(
   "methods", None, "Of drope_jax/evaluate/methods.py; default: all that the checkpoint allows."
@@ -43,9 +44,12 @@ def parse_lengths(texts: Sequence[str], train_context: int) -> list[int]:
 
 def main() -> None:
   loaded = checkpoint.load(CHECKPOINT.value, STEP.value)
-  lengths = parse_lengths(LENGTHS.value, loaded.config.data.context)
+  lengths = parse_lengths(LENGTHS.value, loaded.context)
+  dataset = DATASET.value or (loaded.config.data.directory if loaded.config else None)
+  if dataset is None:
+    raise ConfigError(f"--dataset is needed: {CHECKPOINT.value} is an imported model, no run says what to measure on")
   data = load_data(
-    loaded.config.data.directory,
+    dataset,
     CHECKPOINT.value,
     max(lengths),
     documents_per_task=DOCUMENTS.value,

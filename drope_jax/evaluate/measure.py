@@ -62,7 +62,7 @@ def load_data(
 
 def fit_temperature(run: str, loaded: Checkpoint, data: EvalData, lengths: Sequence[int], out: Path) -> float:
   """c of beta = 1 + c ln s on the `fit` split, its whole grid written to results.jsonl; read from there if it is."""
-  context = loaded.config.data.context
+  context = loaded.context
   earlier = [r for r in results.read(out) if (r.run, r.task, r.metric, r.seed) == (run, FIT_TASK, "c", data.seed)]
   if earlier:
     return earlier[-1].value
@@ -101,7 +101,7 @@ def evaluate(
   Raises:
     ConfigError: for an unknown task, or a method that is impossible for this checkpoint, before anything is measured.
   """
-  context = loaded.config.data.context
+  context = loaded.context
   for task in tasks:
     if task not in TASKS:
       raise ConfigError(f"task is {task!r}; allowed: {', '.join(TASKS)}")
