@@ -89,6 +89,7 @@ def test_a_folder_becomes_a_checkpoint(llama, folder, tmp_path):
   assert not [path for path in tmp_path.iterdir() if path.name != "imported"]  # no draft is left
 
 
+@pytest.mark.slow
 def test_a_recalibration_starts_from_it(folder, tmp_path):
   import_model(folder, tmp_path / "imported")
   init = InitConfig(checkpoint=str(tmp_path / "imported"), qk_norm=QKNorm())

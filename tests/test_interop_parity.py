@@ -148,6 +148,8 @@ def test_beyond_the_context_with_rope_scaling(kind, tmp_path):
   assert np.ptp(gamma) > 0.1 or kind == "linear"  # fast and slow frequencies are treated differently
   assert np.abs(gamma - 1).max() > 0.1
 
+  if "attention factor" in kind:  # yarn's frequencies; the factor changes nothing about the cache
+    return
   tokens_BT = TOKENS_BT[:, : PROMPT + 4]
   if kind == "dynamic":
     # transformers caches keys as they were rotated for an earlier length, and keeps the frequencies of the longest text

@@ -118,7 +118,7 @@ def conversion(path: Path) -> str:
 
 
 def copy_tokenizer(source: Path, directory: Path) -> None:
-  """Copies a tokenizer.json and what lies beside it. Raises ConfigError if there is none that `load_tokenizer` reads."""
+  """Copies a tokenizer.json and what lies beside it. Raises ConfigError if there is none that can be read."""
   folder = source if source.is_dir() else source.parent
   if not (folder / "tokenizer.json").exists():
     raise ConfigError(f"{folder}: no tokenizer.json; name one of the same model with --tokenizer=PATH")
