@@ -1,0 +1,79 @@
+"""Pretrained models in, extended models out.
+
+`python -m drope_jax.interop import SRC DIR` makes a checkpoint of a Hugging Face folder (safetensors) or a .gguf file:
+one as any other, for `drope_jax.load`, `python -m experiments.evaluate --checkpoint=DIR`, and as
+`--config.init.checkpoint=DIR` of a recalibration.
+
+`python -m drope_jax.interop export DIR DST` makes of a checkpoint a folder that stock transformers loads; the formats
+are those of formats.py.
+
+Exit status: 0 done; 1 failed; 2 bad usage, or a model that is not supported.
+"""
+
+import argparse
+import logging
+import sys
+from collections.abc import Sequence
+
+from absl import logging as absl_logging
+
+from drope_jax.checkpoint import CheckpointError
+from drope_jax.config import ConfigError
+from drope_jax.interop.exporting import DTYPES, SHARD_BYTES, export_model
+from drope_jax.interop.formats import FORMATS
+from drope_jax.interop.importing import import_model
+
+
+def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
+  parser = argparse.ArgumentParser(prog="python -m drope_jax.interop")
+  commands = parser.add_subparsers(dest="command", required=True)
+  into = commands.add_parser("import", help="a pretrained model into a checkpoint")
+  into.add_argument("source", metavar="SRC", help="folder with config.json and safetensors, or a .gguf file")
+  into.add_argument("directory", metavar="DIR", help="where the checkpoint goes")
+  into.add_argument("--tokenizer", metavar="PATH", help="a tokenizer.json (or its folder) instead of SRC's")
+  out = commands.add_parser("export", help="a checkpoint into a folder for transformers")
+  out.add_argument("directory", metavar="DIR", help="workdir of a run, or an imported model")
+  out.add_argument("target", metavar="DST", help="where the folder goes")
+  out.add_argument("--format", choices=FORMATS, help="by default the one that says best what the model is")
+  out.add_argument("--target-length", type=int, metavar="N", help="tokens it is meant for (default: as it was trained)")
+  out.add_argument("--c", type=float, help="fold in beta = 1 + c ln(target length / context)")
+  out.add_argument("--dtype", choices=DTYPES, default="float32", help="of the weights")
+  out.add_argument("--shard-bytes", type=int, default=SHARD_BYTES, metavar="N", help="largest file of weights")
+  out.add_argument("--step", type=int, help="of the checkpoint; its last by default")
+  out.add_argument("--results", metavar="FILE", help="results.jsonl of an evaluation, for the model card")
+  return parser.parse_args(arguments)
+
+
+def _run(args: argparse.Namespace) -> None:
+  if args.command == "import":
+    import_model(args.source, args.directory, tokenizer=args.tokenizer)
+    return
+  export_model(
+    args.directory,
+    args.target,
+    format=args.format,
+    target_length=args.target_length,
+    c=args.c,
+    dtype=args.dtype,
+    shard_bytes=args.shard_bytes,
+    step=args.step,
+    results=args.results,
+  )
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+  """Runs one command and returns its exit status."""
+  args = _arguments(arguments)
+  absl_logging.set_verbosity(absl_logging.ERROR)  # orbax tells of every file it touches
+  logging.basicConfig(format="%(message)s")
+  logging.getLogger("drope_jax").setLevel(logging.INFO)
+  try:
+    _run(args)
+  except (ConfigError, CheckpointError, ModuleNotFoundError, OSError) as error:
+    print(f"error: {error}", file=sys.stderr)
+    return 2 if isinstance(error, ConfigError) else 1
+  return 0
+
+
+if __name__ == "__main__":
+  sys.exit(main())

