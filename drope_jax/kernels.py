@@ -5,6 +5,8 @@ out nor repeat keys for the query heads that share them. What else a call may as
 """
 
 import functools
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -45,15 +47,8 @@ def cudnn(
   """softmax(q.k) v, causal, (B, T, H, h); q carries its scale."""
   assert segments is None
   reach = None if window is None else (window - 1, 0)
-  return jax.nn.dot_product_attention(
-    q_BTHh,
-    k_BTKh,
-    v_BTKh,
-    is_causal=True,
-    scale=1.0,
-    local_window_size=reach,
-    implementation=implementation,  # type: ignore[arg-type]
-  )
+  settings: dict[str, Any] = {"local_window_size": reach, "implementation": implementation}
+  return jax.nn.dot_product_attention(q_BTHh, k_BTKh, v_BTKh, is_causal=True, scale=1.0, **settings)
 
 
 def splash(q_BTHh: Array, k_BTKh: Array, v_BTKh: Array, window: int | None, segments, interpret: bool = False) -> Array:
@@ -109,4 +104,4 @@ def _splash_here(
   return out_BKGTh.reshape(batch, num_heads, padded, head_dim).swapaxes(1, 2)[:, :length]
 
 
-ACCELERATED = {"cudnn": cudnn, "splash": splash}
+ACCELERATED: dict[str, Callable[..., Array]] = {"cudnn": cudnn, "splash": splash}
