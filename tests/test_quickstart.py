@@ -12,7 +12,7 @@ from tiny_run import contents, records
 
 ROOT = Path(__file__).parents[1]
 SETTINGS = (
-  "--steps=4",  # and 350 to 1,000 of them of recalibration, as ever
+  "--steps=4",  # and a third of them of recalibration, as ever
   "--seed=3",
   "--config.context=32",
   "--config.extensions=(1, 2)",
