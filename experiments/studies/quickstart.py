@@ -54,8 +54,8 @@ class Quickstart:
   model: ModelConfig = dataclasses.field(default_factory=_model)
   context: int = 128  # tokens
   batch_size: int = 8
-  pretrain_steps: int = 900
-  recalibrate_steps: int = 300
+  pretrain_steps: int = 750
+  recalibrate_steps: int = 250
   peak_lr: float = 3e-3
   recalibrate_lr: float = 3e-3
   warmup_steps: int = 50
