@@ -6,7 +6,6 @@ step 0 of `params` and `meta`, which then holds the model's config, its context 
 """
 
 import logging
-import math
 from typing import Any, NamedTuple
 
 import grain
@@ -93,10 +92,10 @@ def save_weights(
   """
   meta = {"step": 0, "tokens": 0, "seconds": 0.0, "model": to_dict(model), "context": context, "origin": origin}
   options = ocp.CheckpointManagerOptions(enable_async_checkpointing=False)
-  # By default every array is compressed at one time, which needs about the size of all of them again.
+  # By default all arrays are compressed at one time, which needs about the memory of all of them again.
   largest = max(leaf.nbytes for leaf in jax.tree.leaves(params))
   handlers = {
-    "params": ocp.StandardCheckpointHandler(save_concurrent_gb=math.ceil(largest / 1e9)),
+    "params": ocp.StandardCheckpointHandler(save_concurrent_gb=1.01 * largest / 1e9),
     "meta": ocp.JsonCheckpointHandler(),
   }
   directory = epath.Path(workdir).resolve() / "checkpoints"

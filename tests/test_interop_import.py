@@ -1,8 +1,11 @@
 """Importing: from a folder or a GGUF file to a checkpoint that everything else can use; what is refused, and how."""
 
 import json
+import os
 import re
 import shutil
+import subprocess
+import sys
 
 import jax
 import numpy as np
@@ -21,14 +24,17 @@ from pretrained import (
   write_gguf,
   write_tokenizer,
 )
+from safetensors.numpy import save_file
 from tiny_run import compile_once, contents, losses, tiny_corpus, tiny_run
 
 import drope_jax
 from drope_jax.config import ConfigError, InitConfig, QKNorm
 from drope_jax.data.tokenizers import load_tokenizer
 from drope_jax.interop.__main__ import main
+from drope_jax.interop.formats import write_config
 from drope_jax.interop.gguf_file import CUTS
 from drope_jax.interop.importing import import_model, open_source, read_params
+from drope_jax.interop.weights import foreign_names, foreign_shape
 from drope_jax.model import Decoder
 from drope_jax.positions import PI, RoPE
 from drope_jax.train import train
@@ -114,6 +120,55 @@ def test_bfloat16_and_shards(size, tmp_path):
   weight = model.state_dict()["model.layers.1.mlp.down_proj.weight"].float().numpy()
   np.testing.assert_array_equal(params["layers"]["down"][1], weight.T)
   assert all(leaf.dtype == np.float32 for leaf in jax.tree.leaves(params))
+
+
+@pytest.mark.slow
+def test_weights_go_to_their_shards_on_a_mesh(folder, tmp_path):
+  """Eight devices in a process of its own: what each holds is its part, and together it is the model."""
+  script = f"""
+import jax, numpy as np
+from drope_jax.config import MeshConfig
+from drope_jax.interop.importing import import_model, open_source, read_params
+from drope_jax.sharding import make_mesh
+import drope_jax
+mesh = make_mesh(MeshConfig(data=1, fsdp=4, tensor=2))
+source, pretrained = open_source({str(folder)!r})
+params, alone = read_params(source, pretrained.model, mesh), read_params(source, pretrained.model)
+jax.tree.map(np.testing.assert_array_equal, params, alone)
+gate = params["layers"]["gate"]
+assert {{shard.data.shape for shard in gate.addressable_shards}} == {{(2, 8, 20)}}, gate.sharding
+import_model({str(folder)!r}, {str(tmp_path / "imported")!r}, mesh=mesh)
+jax.tree.map(np.testing.assert_array_equal, drope_jax.load({str(tmp_path / "imported")!r}).params, alone)
+"""
+  environment = {**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=8", "JAX_PLATFORMS": "cpu"}
+  subprocess.run([sys.executable, "-c", script], check=True, env=environment)
+
+
+@pytest.mark.slow
+def test_the_host_does_not_hold_the_model_twice(tmp_path):
+  """Peak memory of importing a gigabyte, above that of importing next to nothing."""
+  rng = np.random.default_rng(0)
+  peaks = []
+  for layers in (1, 60):
+    model = shaped(d_model=512, num_heads=8, num_kv_heads=8, head_dim=64, d_ff=2048, num_layers=layers)
+    source = tmp_path / f"source-{layers}"
+    source.mkdir()
+    arrays = {name: rng.normal(size=foreign_shape(*row)).astype("f") for name, row in foreign_names(model).items()}
+    save_file(arrays, source / "model.safetensors")
+    said = write_config("llama", model, max_position=16, dtype="float32", logit_scale=1, eos_id=0, bos_id=None)
+    (source / "config.json").write_text(json.dumps(said))
+    write_tokenizer(source)
+    bytes_read = sum(array.nbytes for array in arrays.values())
+    command = f"""
+import resource
+from drope_jax.interop.__main__ import main
+assert main(["import", {str(source)!r}, {str(tmp_path / str(layers))!r}]) == 0
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
+"""
+    ended = subprocess.run([sys.executable, "-c", command], check=True, stdout=subprocess.PIPE, text=True)
+    peaks.append(int(ended.stdout.split()[-1]))
+  print(f"a model of {bytes_read / 1e6:.0f} MB adds {(peaks[1] - peaks[0]) / 1e6:.0f} MB")
+  assert peaks[1] - peaks[0] < 1.5 * bytes_read
 
 
 # --- GGUF --------------------------------------------------------------------------------------
@@ -280,6 +335,13 @@ def test_a_rotation_that_is_not_supported_names_its_key(key, own_folder, tmp_pat
   assert status == 2 and message in error and str(own_folder) in error
 
 
+def test_a_rotation_that_is_no_object(own_folder, tmp_path, capsys):
+  config = json.loads((own_folder / "config.json").read_text())
+  (own_folder / "config.json").write_text(json.dumps({**config, "rope_scaling": "linear"}))
+  status, error = error_of(capsys, "import", own_folder, tmp_path / "imported")
+  assert status == 2 and "rope_scaling is 'linear'; it must be an object" in error
+
+
 def test_pickles_are_refused_with_the_command_that_converts_them(llama, own_folder, tmp_path, capsys):
   torch.save(llama.state_dict(), own_folder / "pytorch_model.bin")
   (own_folder / "model.safetensors").unlink()
@@ -323,18 +385,19 @@ def test_a_folder_that_is_damaged(how, own_folder, tmp_path, capsys):
 
 
 def test_arrays_that_have_no_place(llama, own_folder, tmp_path, capsys):
-  from safetensors.torch import load_file, save_file
+  from safetensors.torch import load_file
+  from safetensors.torch import save_file as save
 
   path = own_folder / "model.safetensors"
   weights = load_file(path)
-  save_file({**weights, "model.layers.0.self_attn.q_proj.bias": torch.zeros(48)}, path)
+  save({**weights, "model.layers.0.self_attn.q_proj.bias": torch.zeros(48)}, path)
   assert "self_attn.q_proj.bias has no place" in error_of(capsys, "import", own_folder, tmp_path / "imported")[1]
   embedding = weights["model.embed_tokens.weight"]
-  save_file({**weights, "lm_head.weight": embedding + 1}, path)
+  save({**weights, "lm_head.weight": embedding + 1}, path)
   assert "lm_head.weight is not the embedding" in error_of(capsys, "import", own_folder, tmp_path / "imported")[1]
-  save_file({**weights, "lm_head.weight": embedding.clone()}, path)
+  save({**weights, "lm_head.weight": embedding.clone()}, path)
   assert open_source(own_folder)[1].model == SHAPE
-  save_file({**weights, "model.norm.weight": weights["model.norm.weight"].to(torch.float64)}, path)
+  save({**weights, "model.norm.weight": weights["model.norm.weight"].to(torch.float64)}, path)
   assert "dtype F64; allowed: F32, F16, BF16" in error_of(capsys, "import", own_folder, tmp_path / "imported")[1]
 
 

@@ -122,9 +122,8 @@ def test_back_out_it_is_exactly_what_it_was(directory, reference, english, tmp_p
 def test_dropped_and_out(directory, imported, english, tmp_path):
   """Without its embedding, before any recalibration: the class without RoPE computes what ours does, beta included."""
   dropped, beta = drope_jax.drop(imported.model), drope_jax.temperature(2, 0.1)
-  checkpoint.save_weights(
-    tmp_path / "dropped", dropped, imported.params, imported.context, checkpoint_origin(directory)
-  )
+  origin = checkpoint.load_meta(directory)["origin"]
+  checkpoint.save_weights(tmp_path / "dropped", dropped, imported.params, imported.context, origin)
   load_tokenizer(directory).save(tmp_path / "dropped")
   export_model(tmp_path / "dropped", tmp_path / "exported", target_length=2 * imported.context, c=0.1)
   theirs = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "exported", dtype=torch.float32).eval()
@@ -134,7 +133,3 @@ def test_dropped_and_out(directory, imported, english, tmp_path):
     expected = losses(theirs(torch.from_numpy(tokens_BT)).logits.numpy(), tokens_BT)
   apply = jax.jit(lambda params, tokens: Decoder(dropped).apply({"params": params}, tokens, logit_scale=beta))
   np.testing.assert_allclose(losses(apply(imported.params, jnp.asarray(tokens_BT)), tokens_BT), expected, atol=2e-4)
-
-
-def checkpoint_origin(directory):
-  return checkpoint.load_meta(directory)["origin"]

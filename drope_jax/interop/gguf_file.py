@@ -136,7 +136,10 @@ class GGUFFile:
 
   def read(self, name: str) -> np.ndarray:
     tensor = self._tensors[self._names[name]]
-    array = self._dequantize(tensor.data, tensor.tensor_type).astype(np.float32, copy=False).reshape(self.shapes[name])
+    # Not tensor.data: the file is mapped, and all that was ever read of it stays in memory.
+    stored = np.fromfile(self.path, tensor.data.dtype, tensor.data.size, offset=tensor.data_offset)
+    array = self._dequantize(stored.reshape(tensor.data.shape), tensor.tensor_type)
+    array = array.astype(np.float32, copy=False).reshape(self.shapes[name])
     if _INTERLEAVED[self.config["model_type"]]:
       for part, heads in (("q_proj", "num_attention_heads"), ("k_proj", "num_key_value_heads")):
         if f"{part}.weight" in name:

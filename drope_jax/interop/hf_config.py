@@ -153,6 +153,8 @@ def read_rope(config: dict[str, Any], default_theta: float, context: int, where:
   """The rotation of `rope_scaling` (transformers 4) or `rope_parameters` (5); None if it rotates nothing."""
   name = "rope_scaling" if config.get("rope_scaling") else "rope_parameters"
   given = config.get(name) or {}
+  if not isinstance(given, dict):
+    raise ConfigError(f"{where}: {name} is {given!r}; it must be an object")
   if any(isinstance(value, dict) for value in given.values()):
     raise ConfigError(f"{where}: {name} differs by kind of layer ({', '.join(given)}); that is not supported")
   theta = given.get("rope_theta", config.get("rope_theta", default_theta))

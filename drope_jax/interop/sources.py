@@ -53,7 +53,6 @@ class HuggingFaceFolder:
     self.path = Path(path)
     self.config = read_json(self.path / "config.json")
     self._files: dict[str, Path] = {}
-    self._open: tuple[Path, Any] | None = None
     self.shapes: dict[str, tuple[int, ...]] = {}
     for file in self._weight_files():
       for name, (shape, dtype) in self._header(file).items():
@@ -78,21 +77,17 @@ class HuggingFaceFolder:
     raise ConfigError(f"{self.path}: neither model.safetensors nor model.safetensors.index.json is here")
 
   def _header(self, file: Path) -> dict[str, tuple[tuple[int, ...], str]]:
-    weights = self._weights(file)
-    slices = {name: weights.get_slice(name) for name in weights.keys()}  # noqa: SIM118 (no mapping)
-    return {name: (tuple(piece.get_shape()), piece.get_dtype()) for name, piece in slices.items()}
-
-  def _weights(self, file: Path) -> Any:
-    """The open file; one at a time, since each maps all of its bytes."""
-    if self._open is None or self._open[0] != file:
-      try:
-        self._open = file, safetensors.safe_open(file, "np")
-      except (safetensors.SafetensorError, OSError) as error:
-        raise ConfigError(f"{file}: not a readable safetensors file ({error})") from error
-    return self._open[1]
+    try:
+      with safetensors.safe_open(file, "np") as weights:
+        slices = {name: weights.get_slice(name) for name in weights.keys()}  # noqa: SIM118 (no mapping)
+        return {name: (tuple(piece.get_shape()), piece.get_dtype()) for name, piece in slices.items()}
+    except (safetensors.SafetensorError, OSError) as error:
+      raise ConfigError(f"{file}: not a readable safetensors file ({error})") from error
 
   def read(self, name: str) -> np.ndarray:
-    return self._weights(self._files[name]).get_tensor(name)
+    # Opened for each array: the file is mapped, and all that was ever read of an open one stays in memory.
+    with safetensors.safe_open(self._files[name], "np") as weights:
+      return weights.get_tensor(name)
 
   def write_tokenizer(self, directory: Path) -> None:
     copy_tokenizer(self.path, directory)
