@@ -83,7 +83,8 @@ def test_the_report_speaks_of_no_training_and_no_retrieval(study):
   ):
     assert absent not in report.replace("## Pretrained, and measured without training", "")
   assert "At the training context of 16 tokens, Dropped, not recalibrated is" in report
-  assert "its positional embedding dropped and nothing recalibrated" in report
+  assert "- **RoPE**: the pretrained model (`rope`), as it is.\n" in report
+  assert "the pretrained model (`dropped`), its positional embedding dropped and nothing recalibrated.\n" in report
   parameters = count_parameters(checkpoint.load_model_config(study[0].checkpoint))
   assert f"`{study[0].checkpoint}`: {parameters:,} parameters, trained with RoPE, at 16 tokens" in report
   assert "| RoPE + YaRN |" in report

@@ -268,10 +268,10 @@ def _describe(study: Study, row: Row) -> str:
   role = None if arm is None else arm.role
   pretrained = study.runs[row.run].pretrained
   if pretrained is not None:
-    model = f"the pretrained model (`{row.run}`), " + (
-      "its positional embedding dropped and nothing recalibrated" if pretrained.drop else "as it is"
-    )
-    return model if row.plain else f"{model}, with {METHODS.get(row.method, f'method `{row.method}`')}"
+    parts = [f"the pretrained model (`{row.run}`)"]
+    parts += ["its positional embedding dropped and nothing recalibrated"] if pretrained.drop else []
+    parts += [] if row.plain else [f"with {METHODS.get(row.method, f'method `{row.method}`')}"]
+    return ", ".join(parts) + (", as it is" if len(parts) == 1 else "")
   if not row.plain:
     names = {"control": "the control", "drope": "the dropped model", "baseline": "the baseline", None: "run"}
     return f"{names[role]} (`{row.run}`), with {METHODS.get(row.method, f'method `{row.method}`')}"
