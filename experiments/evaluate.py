@@ -1,8 +1,9 @@
-"""Any checkpoint, any method, any length: loss by position and needles.
+"""Any checkpoint, any method, any length, any task.
 
 `python -m experiments.evaluate --checkpoint=DIR --out=DIR [--methods=rope,yarn --lengths=1x,4x --tasks=needles]`
 
-Figures are appended to OUT/results.jsonl (see drope_jax/evaluate/results.py); what is there is not measured again.
+Figures are appended to OUT/results.jsonl (see drope_jax/evaluate/results.py), each with its number of samples and a
+95 % bootstrap interval; what is there is not measured again. Generated answers are kept in OUT/samples/.
 """
 
 from collections.abc import Sequence
@@ -12,20 +13,24 @@ from absl import flags
 
 from drope_jax import checkpoint
 from drope_jax.config import ConfigError
-from drope_jax.evaluate.measure import TASKS, evaluate, load_data
+from drope_jax.data.tokenizers import load_tokenizer
+from drope_jax.evaluate.catalog import DEFAULT, NAMES, EvalData, make_tasks
+from drope_jax.evaluate.measure import evaluate
 from drope_jax.evaluate.methods import allowed_methods
 from experiments import cli
 
 CHECKPOINT = flags.DEFINE_string("checkpoint", None, "Workdir of a run.", required=True)
 STEP = flags.DEFINE_integer("step", None, "Step of the checkpoint; its last by default.")
 METHODS = flags.DEFINE_list(
-  "methods", None, "Of drope_jax/evaluate/methods.py; default: all that the checkpoint allows."
+  "methods", None, "Of drope_jax/evaluate/methods.py, as rope,yarn,yarn:8; default: all that the checkpoint allows."
 )
 LENGTHS = flags.DEFINE_list("lengths", ["1x", "2x", "4x", "8x"], "Tokens, or multiples of the training context.")
-TASK_LIST = flags.DEFINE_list("tasks", list(TASKS), f"Any of {', '.join(TASKS)}.")
+TASK_LIST = flags.DEFINE_list("tasks", list(DEFAULT), f"Any of {', '.join(NAMES)}.")
 COEFFICIENT = flags.DEFINE_float("c", None, "c of beta = 1 + c ln s; fitted on the split `fit` by default.")
 DOCUMENTS = flags.DEFINE_integer("documents", 24, "Held-out documents to measure the loss on.")
 NEEDLES = flags.DEFINE_integer("needles_per_depth", 40, "Needle samples for each of five depths.")
+BATCH_TOKENS = flags.DEFINE_integer("batch_tokens", 16_384, "Tokens on the device at one time; changes no figure.")
+BOS = flags.DEFINE_bool("bos", False, "Begin prompts with the tokenizer's BOS, for models that were trained so.")
 SEED = flags.DEFINE_integer("seed", 0, "Of the needle samples.")
 OUT = flags.DEFINE_string("out", None, "Directory of results.jsonl.", required=True)
 
@@ -44,18 +49,27 @@ def parse_lengths(texts: Sequence[str], train_context: int) -> list[int]:
 def main() -> None:
   loaded = checkpoint.load(CHECKPOINT.value, STEP.value)
   lengths = parse_lengths(LENGTHS.value, loaded.config.data.context)
-  data = load_data(
-    loaded.config.data.directory,
-    CHECKPOINT.value,
-    max(lengths),
-    documents_per_task=DOCUMENTS.value,
+  data = EvalData(
+    tokenizer=load_tokenizer(CHECKPOINT.value),
+    longest=max(lengths),
+    dataset=loaded.config.data.directory,
+    num_documents=DOCUMENTS.value,
     needles_per_depth=NEEDLES.value,
     seed=SEED.value,
   )
-  out = Path(OUT.value)
-  methods = METHODS.value or allowed_methods(loaded.model)
-  name = Path(CHECKPOINT.value).resolve().name
-  evaluate(name, loaded, methods, lengths, TASK_LIST.value, data, out / "results.jsonl", COEFFICIENT.value)
+  evaluate(
+    Path(CHECKPOINT.value).resolve().name,
+    loaded,
+    METHODS.value or allowed_methods(loaded.model),
+    lengths,
+    make_tasks(TASK_LIST.value, data),
+    data,
+    Path(OUT.value) / "results.jsonl",
+    COEFFICIENT.value,
+    command=cli.command_line(),
+    batch_tokens=BATCH_TOKENS.value,
+    bos=BOS.value,
+  )
 
 
 if __name__ == "__main__":

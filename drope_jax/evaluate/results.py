@@ -6,6 +6,7 @@ One *measurement* (a run under a method on a task at a context with a seed) give
 |-----------------------|-------------------------------------------------------------------------------|
 | "loss"                | mean loss in nats per token over all positions                                |
 | "loss@128-192"        | the same over positions 128 .. 191 (see perplexity.py for what a position is) |
+| "bits_per_byte"       | the loss over all positions in bits, per byte of the text they spell          |
 | "accuracy"            | share of samples answered exactly, 0 to 1                                     |
 | "accuracy@depth=0.25" | the same for needles near that depth: 0 is the haystack's start, 1 its end    |
 | "beta"                | the factor on the attention logits that was used                              |
@@ -24,6 +25,7 @@ from typing import NamedTuple
 from drope_jax.config import ConfigError, from_dict
 
 LOSS = "loss"
+BITS_PER_BYTE = "bits_per_byte"
 ACCURACY = "accuracy"
 BETA = "beta"
 
@@ -61,6 +63,9 @@ class Result:
   value: float
   n: int  # samples behind the value: tokens of a loss, prompts of an accuracy
   seed: int  # of the evaluation data
+  low: float | None = None  # of the 95 % bootstrap interval over samples; None: none was made
+  high: float | None = None
+  command: str = ""  # that measured it
 
   @property
   def measurement(self) -> Measurement:
