@@ -29,6 +29,8 @@ TASK_LIST = flags.DEFINE_list("tasks", list(DEFAULT), f"Any of {', '.join(NAMES)
 COEFFICIENT = flags.DEFINE_float("c", None, "c of beta = 1 + c ln s; fitted on the split `fit` by default.")
 DOCUMENTS = flags.DEFINE_integer("documents", 24, "Held-out documents to measure the loss on.")
 NEEDLES = flags.DEFINE_integer("needles_per_depth", 40, "Needle samples for each of five depths.")
+SAMPLES = flags.DEFINE_integer("samples", 100, "Samples of each RULER task and probe.")
+HAYSTACK = flags.DEFINE_string("haystack", None, "Folder of .txt essays for RULER; default: prose from Python itself.")
 BATCH_TOKENS = flags.DEFINE_integer("batch_tokens", 16_384, "Tokens on the device at one time; changes no figure.")
 BOS = flags.DEFINE_bool("bos", False, "Begin prompts with the tokenizer's BOS, for models that were trained so.")
 SEED = flags.DEFINE_integer("seed", 0, "Of the needle samples.")
@@ -55,6 +57,8 @@ def main() -> None:
     dataset=loaded.config.data.directory,
     num_documents=DOCUMENTS.value,
     needles_per_depth=NEEDLES.value,
+    num_samples=SAMPLES.value,
+    haystack=Path(HAYSTACK.value) if HAYSTACK.value else None,
     seed=SEED.value,
   )
   evaluate(
