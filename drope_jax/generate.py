@@ -2,7 +2,7 @@
 
 One compiled program does a whole call: it prefills the cache in chunks and then decodes until every row is done. Rows
 lie left-aligned in one array that holds prompt and answer; each continues from its own length. Shapes are rounded up
-(see `_round_up`), and all numbers of a call are arguments, so that calls of similar size share one program.
+(see `round_up`), and all numbers of a call are arguments, so that calls of similar size share one program.
 """
 
 import dataclasses
@@ -81,10 +81,10 @@ def generate(
   if not prompts:
     return []
   lengths = [len(prompt) for prompt in prompts]
-  capacity = max(_round_up(max(lengths) + max_new_tokens), _SMALLEST_CAPACITY)
-  chunk = min(prefill_chunk, _round_up(max(lengths)))
+  capacity = max(round_up(max(lengths) + max_new_tokens), _SMALLEST_CAPACITY)
+  chunk = min(prefill_chunk, round_up(max(lengths)))
 
-  num_rows = _round_up(len(prompts))
+  num_rows = round_up(len(prompts))
   tokens_BS = np.zeros((num_rows, capacity), np.int32)
   for row, prompt in zip(tokens_BS, prompts, strict=False):
     row[: len(prompt)] = prompt
@@ -145,7 +145,7 @@ def _make_sampler(temperature: float, top_p: float, key: Array | None) -> _Sampl
   return _Sampler(temperature, None if top_p == 1 else top_p, key)
 
 
-def _round_up(size: int) -> int:
+def round_up(size: int) -> int:
   """`size` rounded up to three leading binary digits: four sizes an octave, at most a quarter too many."""
   step = 1 << max(size.bit_length() - 3, 0)
   return -(-size // step) * step

@@ -14,7 +14,7 @@ from absl import flags
 from drope_jax import checkpoint
 from drope_jax.config import ConfigError
 from drope_jax.data.tokenizers import load_tokenizer
-from drope_jax.evaluate.catalog import DEFAULT, NAMES, EvalData, make_tasks
+from drope_jax.evaluate.catalog import ALLOWED, DEFAULT, EvalData, make_tasks
 from drope_jax.evaluate.measure import evaluate
 from drope_jax.evaluate.methods import allowed_methods
 from experiments import cli
@@ -25,12 +25,15 @@ METHODS = flags.DEFINE_list(
   "methods", None, "Of drope_jax/evaluate/methods.py, as rope,yarn,yarn:8; default: all that the checkpoint allows."
 )
 LENGTHS = flags.DEFINE_list("lengths", ["1x", "2x", "4x", "8x"], "Tokens, or multiples of the training context.")
-TASK_LIST = flags.DEFINE_list("tasks", list(DEFAULT), f"Any of {', '.join(NAMES)}.")
+TASK_LIST = flags.DEFINE_list("tasks", list(DEFAULT), f"Any of {ALLOWED}.")
 COEFFICIENT = flags.DEFINE_float("c", None, "c of beta = 1 + c ln s; fitted on the split `fit` by default.")
 DOCUMENTS = flags.DEFINE_integer("documents", 24, "Held-out documents to measure the loss on.")
 NEEDLES = flags.DEFINE_integer("needles_per_depth", 40, "Needle samples for each of five depths.")
 SAMPLES = flags.DEFINE_integer("samples", 100, "Samples of each RULER task and probe.")
 HAYSTACK = flags.DEFINE_string("haystack", None, "Folder of .txt essays for RULER; default: prose from Python itself.")
+LIMIT = flags.DEFINE_integer("limit", None, "Samples of each data set (LongBench, multiple choice); default: all.")
+LONGBENCH = flags.DEFINE_string("longbench", None, "Folder of LongBench's released files, as musique.jsonl.")
+CHOICES = flags.DEFINE_string("multiple_choice", None, "Folder of arc_easy.jsonl, piqa.jsonl, ...")
 BATCH_TOKENS = flags.DEFINE_integer("batch_tokens", 16_384, "Tokens on the device at one time; changes no figure.")
 BOS = flags.DEFINE_bool("bos", False, "Begin prompts with the tokenizer's BOS, for models that were trained so.")
 SEED = flags.DEFINE_integer("seed", 0, "Of the needle samples.")
@@ -58,6 +61,9 @@ def main() -> None:
     num_documents=DOCUMENTS.value,
     needles_per_depth=NEEDLES.value,
     num_samples=SAMPLES.value,
+    limit=LIMIT.value,
+    longbench=Path(LONGBENCH.value) if LONGBENCH.value else None,
+    multiple_choice=Path(CHOICES.value) if CHOICES.value else None,
     haystack=Path(HAYSTACK.value) if HAYSTACK.value else None,
     seed=SEED.value,
   )
