@@ -2,7 +2,7 @@
 
 Two compiled programs do it: one prefills the cache in chunks, one decodes so many tokens, or until every row is done.
 Rows lie left-aligned in one array that holds prompt and answer; each continues from its own length. Shapes are rounded
-up (see `_round_up`), and all numbers of a call are arguments, so that calls of similar size share these programs.
+up (see `round_up`), and all numbers of a call are arguments, so that calls of similar size share these programs.
 """
 
 import dataclasses
@@ -131,15 +131,15 @@ class Generation:
     sampler = _make_sampler(temperature, top_p, key)
     self._params, self._num_prompts, self._max_new_tokens = params, len(prompts), max_new_tokens
     longest = max(map(len, prompts), default=1)
-    capacity = max(_round_up(longest + max_new_tokens), _SMALLEST_CAPACITY)
-    num_rows = _round_up(len(prompts))
+    capacity = max(round_up(longest + max_new_tokens), _SMALLEST_CAPACITY)
+    num_rows = round_up(len(prompts))
     self._tokens_BS = np.zeros((num_rows, capacity), np.int32)
     for row, prompt in zip(self._tokens_BS, prompts, strict=False):
       row[: len(prompt)] = prompt
     lengths_B = np.array([len(prompt) for prompt in prompts] + [1] * (num_rows - len(prompts)), np.int32)
     self._request = _Request(lengths_B, max_new_tokens, eos_id, logit_scale, sampler)
     self._how: dict[str, Any] = {"config": config, "compute": compute or ComputeConfig()}
-    self._chunk = min(prefill_chunk, _round_up(longest))
+    self._chunk = min(prefill_chunk, round_up(longest))
     self._state: _State | None = None  # None until `prefill`
 
   @property
@@ -219,7 +219,7 @@ def _make_sampler(temperature: float, top_p: float, key: Array | None) -> _Sampl
   return _Sampler(temperature, None if top_p == 1 else top_p, key)
 
 
-def _round_up(size: int) -> int:
+def round_up(size: int) -> int:
   """`size` rounded up to three leading binary digits: four sizes an octave, at most a quarter too many."""
   step = 1 << max(size.bit_length() - 3, 0)
   return -(-size // step) * step

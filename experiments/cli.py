@@ -4,6 +4,7 @@ Exit status: 0 done, 1 failed, 2 bad usage or config.
 """
 
 import logging
+import shlex
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -36,6 +37,13 @@ def settings(flag: flags.FlagHolder) -> Any:
     raise ConfigError(f"--config: {' '.join(str(error).split())}") from error
   assert fields
   return flag.value
+
+
+def command_line() -> str:
+  """The command that runs, as one would type it."""
+  module = getattr(sys.modules["__main__"], "__spec__", None)
+  name = ["python", "-m", module.name] if module else ["python", sys.argv[0]]
+  return shlex.join([*name, *sys.argv[1:]])
 
 
 def _fail(message: object, status: int) -> int:

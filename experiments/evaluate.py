@@ -1,8 +1,9 @@
-"""Any checkpoint, any method, any length: loss by position and needles.
+"""Any checkpoint, any method, any length, any task.
 
 `python -m experiments.evaluate --checkpoint=DIR --out=DIR [--methods=rope,yarn --lengths=1x,4x --tasks=needles]`
 
-Figures are appended to OUT/results.jsonl (see drope_jax/evaluate/results.py); what is there is not measured again.
+Figures are appended to OUT/results.jsonl (see drope_jax/evaluate/results.py), each with its number of samples and a
+95 % bootstrap interval; what is there is not measured again. Generated answers are kept in OUT/samples/.
 """
 
 from collections.abc import Sequence
@@ -12,7 +13,9 @@ from absl import flags
 
 from drope_jax import checkpoint
 from drope_jax.config import ConfigError
-from drope_jax.evaluate.measure import TASKS, evaluate, load_data
+from drope_jax.data.tokenizers import load_tokenizer
+from drope_jax.evaluate.catalog import ALLOWED, DEFAULT, EvalData, make_tasks
+from drope_jax.evaluate.measure import evaluate
 from drope_jax.evaluate.methods import allowed_methods
 from experiments import cli
 
@@ -20,13 +23,20 @@ CHECKPOINT = flags.DEFINE_string("checkpoint", None, "Workdir of a run, or an im
 DATASET = flags.DEFINE_string("dataset", None, "Corpus to measure on; that of the run by default.")
 STEP = flags.DEFINE_integer("step", None, "Step of the checkpoint; its last by default.")
 METHODS = flags.DEFINE_list(
-  "methods", None, "Of drope_jax/evaluate/methods.py; default: all that the checkpoint allows."
+  "methods", None, "Of drope_jax/evaluate/methods.py, as rope,yarn,yarn:8; default: all that the checkpoint allows."
 )
 LENGTHS = flags.DEFINE_list("lengths", ["1x", "2x", "4x", "8x"], "Tokens, or multiples of the training context.")
-TASK_LIST = flags.DEFINE_list("tasks", list(TASKS), f"Any of {', '.join(TASKS)}.")
+TASK_LIST = flags.DEFINE_list("tasks", list(DEFAULT), f"Any of {ALLOWED}.")
 COEFFICIENT = flags.DEFINE_float("c", None, "c of beta = 1 + c ln s; fitted on the split `fit` by default.")
 DOCUMENTS = flags.DEFINE_integer("documents", 24, "Held-out documents to measure the loss on.")
 NEEDLES = flags.DEFINE_integer("needles_per_depth", 40, "Needle samples for each of five depths.")
+SAMPLES = flags.DEFINE_integer("samples", 100, "Samples of each RULER task and probe.")
+HAYSTACK = flags.DEFINE_string("haystack", None, "Folder of .txt essays for RULER; default: prose from Python itself.")
+LIMIT = flags.DEFINE_integer("limit", None, "Samples of each data set (LongBench, multiple choice); default: all.")
+LONGBENCH = flags.DEFINE_string("longbench", None, "Folder of LongBench's released files, as musique.jsonl.")
+CHOICES = flags.DEFINE_string("multiple_choice", None, "Folder of arc_easy.jsonl, piqa.jsonl, ...")
+BATCH_TOKENS = flags.DEFINE_integer("batch_tokens", 16_384, "Tokens on the device at one time; changes no figure.")
+BOS = flags.DEFINE_bool("bos", False, "Begin prompts with the tokenizer's BOS, for models that were trained so.")
 SEED = flags.DEFINE_integer("seed", 0, "Of the needle samples.")
 OUT = flags.DEFINE_string("out", None, "Directory of results.jsonl.", required=True)
 
@@ -45,23 +55,32 @@ def parse_lengths(texts: Sequence[str], train_context: int) -> list[int]:
 def main() -> None:
   loaded = checkpoint.load(CHECKPOINT.value, STEP.value)
   lengths = parse_lengths(LENGTHS.value, loaded.context)
-  dataset = DATASET.value or (loaded.config.data.directory if loaded.config else None)
-  if dataset is None:
-    raise ConfigError(f"--dataset is needed: {CHECKPOINT.value} is an imported model, no run says what to measure on")
-  data = load_data(
-    dataset,
-    CHECKPOINT.value,
-    max(lengths),
-    documents_per_task=DOCUMENTS.value,
+  data = EvalData(
+    tokenizer=load_tokenizer(CHECKPOINT.value),
+    longest=max(lengths),
+    dataset=DATASET.value or (loaded.config.data.directory if loaded.config else ""),
+    num_documents=DOCUMENTS.value,
     needles_per_depth=NEEDLES.value,
+    num_samples=SAMPLES.value,
+    limit=LIMIT.value,
+    longbench=Path(LONGBENCH.value) if LONGBENCH.value else None,
+    multiple_choice=Path(CHOICES.value) if CHOICES.value else None,
+    haystack=Path(HAYSTACK.value) if HAYSTACK.value else None,
     seed=SEED.value,
-    tasks=TASK_LIST.value,
-    fit=COEFFICIENT.value is None and "drope" in (METHODS.value or allowed_methods(loaded.model)),
   )
-  out = Path(OUT.value)
-  methods = METHODS.value or allowed_methods(loaded.model)
-  name = Path(CHECKPOINT.value).resolve().name
-  evaluate(name, loaded, methods, lengths, TASK_LIST.value, data, out / "results.jsonl", COEFFICIENT.value)
+  evaluate(
+    Path(CHECKPOINT.value).resolve().name,
+    loaded,
+    METHODS.value or allowed_methods(loaded.model),
+    lengths,
+    make_tasks(TASK_LIST.value, data),
+    data,
+    Path(OUT.value) / "results.jsonl",
+    COEFFICIENT.value,
+    command=cli.command_line(),
+    batch_tokens=BATCH_TOKENS.value,
+    bos=BOS.value,
+  )
 
 
 if __name__ == "__main__":

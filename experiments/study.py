@@ -11,8 +11,6 @@ import json
 import logging
 import os
 import platform
-import shlex
-import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -25,7 +23,8 @@ from ml_collections import config_flags
 from drope_jax import checkpoint
 from drope_jax.config import ConfigError, TrainConfig, from_dict, library_versions, load_config, save_config, to_dict
 from drope_jax.drope import drop
-from drope_jax.evaluate.measure import EvalData, evaluate
+from drope_jax.evaluate.catalog import EvalData, make_tasks
+from drope_jax.evaluate.measure import evaluate
 from drope_jax.train import train
 from experiments import cli
 from experiments.report import write_report
@@ -115,11 +114,12 @@ def run_study(settings: Any, workdir: Path) -> bool:
       )
       return False
   data = study.eval_data()
+  tasks = make_tasks(study.tasks, data)
   for name, config in study.runs.items():
     methods = [row.method for row in study.rows if row.run == name]
     if methods:
       loaded = _load(config, run_directory(workdir, name))
-      evaluate(name, loaded, methods, study.lengths, study.tasks, data, workdir / "results.jsonl")
+      evaluate(name, loaded, methods, study.lengths, tasks, data, workdir / "results.jsonl", command=cli.command_line())
   _describe(study, workdir, time.monotonic() - started)
   logger.info("report: %s", write_report(workdir))
   return True
@@ -139,7 +139,7 @@ def _describe(study: Study, workdir: Path, seconds: float) -> None:
   before = json.loads(path.read_text())["seconds"] if path.exists() else 0.0
   description = {
     "title": study.title,
-    "command": _command(),
+    "command": cli.command_line(),
     "seed": study.seed,
     "train_context": study.train_context,
     "tasks": list(study.tasks),
@@ -155,12 +155,6 @@ def _describe(study: Study, workdir: Path, seconds: float) -> None:
     },
   }
   path.write_text(json.dumps(description, indent=2) + "\n")
-
-
-def _command() -> str:
-  module = getattr(sys.modules["__main__"], "__spec__", None)
-  name = ["python", "-m", module.name] if module else ["python", sys.argv[0]]
-  return shlex.join([*name, *sys.argv[1:]])
 
 
 def _processor() -> str:

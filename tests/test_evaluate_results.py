@@ -35,6 +35,7 @@ def test_the_file_is_plain_json_lines_with_the_fields_of_the_contract(tmp_path):
   lines = path.read_text().split("\n")
   assert lines.pop() == ""
   fields = ["run", "method", "task", "context", "extension", "metric", "value", "n", "seed"]
+  fields += ["low", "high", "command"]
   assert [list(json.loads(line)) for line in lines] == [fields] * 2
 
 

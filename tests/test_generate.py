@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from drope_jax.config import ModelConfig
-from drope_jax.generate import Generation, _choose, _decode, _prefill, _round_up, _Sampler, generate
+from drope_jax.generate import Generation, _choose, _decode, _prefill, _Sampler, generate, round_up
 from drope_jax.model import hidden_states, map_specs, unembed
 from drope_jax.positions import (
   NTK,
@@ -210,7 +210,7 @@ def test_calls_of_similar_size_share_a_program():
 
 
 def test_rounding_up_adds_at_most_a_quarter_and_leaves_few_sizes():
-  sizes = [_round_up(size) for size in range(1, 4097)]
+  sizes = [round_up(size) for size in range(1, 4097)]
   assert all(size <= rounded <= 1.25 * size for size, rounded in enumerate(sizes, start=1))
   assert len(set(sizes)) < 50
 

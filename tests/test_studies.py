@@ -10,8 +10,9 @@ from tiny_run import WORDS, compile_once, contents, tiny_corpus, tiny_run
 from drope_jax import checkpoint
 from drope_jax.config import ConfigError
 from drope_jax.data.corpus import build_corpus
+from drope_jax.data.tokenizers import load_tokenizer
 from drope_jax.drope import drop
-from drope_jax.evaluate.measure import load_data
+from drope_jax.evaluate.catalog import EvalData
 from drope_jax.evaluate.methods import Inference
 from drope_jax.evaluate.perplexity import position_losses
 from drope_jax.model import count_parameters
@@ -57,7 +58,7 @@ def test_every_row_is_measured_at_every_length(study):
 def test_the_dropped_row_is_the_same_weights_without_the_embedding(study):
   settings, workdir = study
   loaded = checkpoint.load(settings.checkpoint)
-  data = load_data(settings.dataset, settings.checkpoint, 32, documents_per_task=2, seed=0, tasks=(), fit=False)
+  data = EvalData(tokenizer=load_tokenizer(settings.checkpoint), longest=32, dataset=settings.dataset, num_documents=2)
   losses = {
     (r["run"], r["method"]): r["value"] for r in results(workdir) if (r["metric"], r["context"]) == ("loss", 32)
   }

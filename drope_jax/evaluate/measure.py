@@ -2,26 +2,22 @@
 
 import dataclasses
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from drope_jax import drope
 from drope_jax.checkpoint import Checkpoint
-from drope_jax.config import ConfigError
-from drope_jax.data.corpus import documents
-from drope_jax.data.pipeline import evaluation_documents
-from drope_jax.data.recall import Lines, NeedleSample, needle_sample, sentences
-from drope_jax.data.tokenizers import load_tokenizer
 from drope_jax.evaluate import results
+from drope_jax.evaluate.catalog import EvalData
 from drope_jax.evaluate.methods import Inference, inference
-from drope_jax.evaluate.needles import by_depth, retrieve
-from drope_jax.evaluate.perplexity import blocks, position_losses
-from drope_jax.evaluate.results import ACCURACY, BETA, LOSS, Result, accuracy_at, loss_between
+from drope_jax.evaluate.perplexity import position_losses
+from drope_jax.evaluate.progress import Progress
+from drope_jax.evaluate.results import BETA, LOSS, Measurement, Result
+from drope_jax.evaluate.samples import SampleLog
+from drope_jax.evaluate.tasks import BATCH_TOKENS, Figure, Subject, Task
 
-TASKS = ("perplexity", "needles")
 FIT_TASK = "temperature"
 BETAS = (0.8, 0.9, 1.0, 1.1, 1.2, 1.3, 1.4, 1.6, 1.8, 2.0)
 
@@ -29,85 +25,57 @@ logger = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class EvalData:
-  """What is held out: long documents, and the makings of needle samples."""
+class Place:
+  """Where figures go: what their records say beside the measurement itself."""
 
-  documents: Sequence[np.ndarray]  # token ids, each longer than the longest length
-  fit_documents: Sequence[np.ndarray] = ()  # others, to fit the temperature on
-  lines: Lines | None = None  # for needles
-  depths: tuple[float, ...] = (0.0, 0.25, 0.5, 0.75, 1.0)
-  needles_per_depth: int = 40
-  facts: int = 4
-  seed: int = 0
-  block: int | None = None  # positions of a block of the loss by position; None: half the training context
-  batch_size: int = 8  # documents on the device at one time
+  path: Path  # of results.jsonl; answers to samples go into `samples/` beside it
+  train_context: int
+  command: str = ""
 
+  def write(self, measurement: Measurement, figures: Iterable[Figure]) -> None:
+    """Appends the figures of one measurement."""
+    results.append(
+      self.path,
+      [
+        Result(
+          **measurement._asdict(),
+          extension=measurement.context / self.train_context,
+          **figure._asdict(),
+          command=self.command,
+        )
+        for figure in figures
+      ],
+    )
 
-def load_data(
-  dataset: str,
-  tokenizer_path: str,
-  longest: int,
-  *,
-  documents_per_task: int,
-  needles_per_depth: int = 0,
-  seed: int,
-  tasks: Sequence[str] = TASKS,
-  fit: bool = True,
-  **details: Any,
-) -> EvalData:
-  """The held-out parts of a corpus: its splits `heldout`, whose sentences are the haystack too, and `fit`.
-
-  Args:
-    longest: tokens that each document must have, and one more.
-    tasks: the haystack is made for needles alone.
-    fit: whether a temperature is to be fitted; `fit` is read for that alone.
-    details: `block` and `batch_size` of EvalData.
-
-  Raises:
-    ConfigError: if a split is missing, or has no document longer than `longest` tokens.
-  """
-  tokenizer = load_tokenizer(tokenizer_path)
-  held_out = documents(dataset, "heldout")
-  # Its sentences are the haystack; without needles nobody needs them, nor one sentence of them.
-  lines = Lines(tokenizer, [s for text in held_out for s in sentences(text)]) if "needles" in tasks else None
-  to_fit = documents(dataset, "fit") if fit else None
-  return EvalData(
-    documents=evaluation_documents(held_out, tokenizer, longest + 1, documents_per_task),
-    fit_documents=() if to_fit is None else evaluation_documents(to_fit, tokenizer, longest + 1, documents_per_task),
-    lines=lines,
-    **details,
-    needles_per_depth=needles_per_depth,
-    seed=seed,
-  )
+  def log_of(self, measurement: Measurement) -> SampleLog:
+    name = ".".join(map(str, measurement)).replace("/", "-")
+    return SampleLog(self.path.parent / "samples" / f"{name}.jsonl")
 
 
-def fit_temperature(run: str, loaded: Checkpoint, data: EvalData, lengths: Sequence[int], out: Path) -> float:
+def fit_temperature(run: str, loaded: Checkpoint, data: EvalData, lengths: Sequence[int], place: Place) -> float:
   """c of beta = 1 + c ln s on the `fit` split, its whole grid written to results.jsonl; read from there if it is."""
   context = loaded.context
-  earlier = [r for r in results.read(out) if (r.run, r.task, r.metric, r.seed) == (run, FIT_TASK, "c", data.seed)]
+  known = (run, FIT_TASK, "c", data.seed)
+  earlier = [r for r in results.read(place.path) if (r.run, r.task, r.metric, r.seed) == known]
   if earlier:
     return earlier[-1].value
 
   def loss_of(extension: float, beta: float) -> float:
     nll = position_losses(
-      loaded.params,
-      Inference(loaded.model, logit_scale=beta),
-      data.fit_documents,
-      length=round(extension * context),
-      batch_size=data.batch_size,
+      loaded.params, Inference(loaded.model, logit_scale=beta), data.fit_documents, length=round(extension * context)
     )
     return float(nll.mean(dtype=np.float64))
 
   beyond = [length / context for length in lengths if length > context]
   fit = drope.fit_temperature(loss_of, beyond, BETAS)
-  records = []
+  count = len(data.fit_documents)
   for extension, row in fit.losses.items():
-    figures = {f"{LOSS}@beta={beta:.2f}": loss for beta, loss in row.items()} | {BETA: fit.best[extension]}
-    n = len(data.fit_documents) * round(extension * context)
-    records += _records(run, "drope", FIT_TASK, round(extension * context), context, data.seed, figures, n)
+    length = round(extension * context)
+    losses = [Figure(f"{LOSS}@beta={beta:.2f}", loss, count * length) for beta, loss in row.items()]
+    figures = [*losses, Figure(BETA, fit.best[extension], count * length)]
+    place.write(Measurement(run, "drope", FIT_TASK, length, data.seed), figures)
   longest = round(max(beyond) * context)
-  records += _records(run, "drope", FIT_TASK, longest, context, data.seed, {"c": fit.c}, len(data.fit_documents))
-  results.append(out, records)
+  place.write(Measurement(run, "drope", FIT_TASK, longest, data.seed), [Figure("c", fit.c, count)])
   return fit.c
 
 
@@ -116,97 +84,69 @@ def evaluate(
   loaded: Checkpoint,
   methods: Sequence[str],
   lengths: Sequence[int],
-  tasks: Sequence[str],
+  tasks: Sequence[Task],
   data: EvalData,
   out: Path,
   c: float | None = None,
+  *,
+  command: str = "",
+  batch_tokens: int = BATCH_TOKENS,
+  bos: bool = False,
 ) -> None:
-  """Measures what `out` does not hold yet. `c` is the temperature's coefficient; None: fitted if a method needs it.
+  """Measures what `out`, a results.jsonl, does not hold yet.
+
+  Args:
+    methods: see methods.py.
+    tasks: see catalog.py.
+    c: the temperature's coefficient; None: fitted if a method needs it.
+    command: written into every record.
+    batch_tokens, bos: see tasks.Subject.
 
   Raises:
-    ConfigError: for an unknown task, or a method that is impossible for this checkpoint, before anything is measured.
+    ConfigError: for a method that is impossible for this checkpoint, or a task that is impossible at a length, before
+      anything is measured.
   """
   context = loaded.context
-  for task in tasks:
-    if task not in TASKS:
-      raise ConfigError(f"task is {task!r}; allowed: {', '.join(TASKS)}")
-  for method in methods:
-    inference(method, loaded.model, context, context, c=0.0)
-  if "drope" in methods and c is None:
-    c = fit_temperature(run, loaded, data, lengths, out)
-  done = results.measured(out)
   for length in lengths:
-    samples = _needles(data, length) if "needles" in tasks else []
-    # What two methods run may be the same: within the training context all that rescale RoPE leave it as it is.
-    losses: dict[Inference, np.ndarray] = {}
-    answers: dict[Inference, np.ndarray] = {}
-    for method in methods:
-      how = inference(method, loaded.model, context, length, c)
-      for task in tasks:
-        if results.Measurement(run, method, task, length, data.seed) in done:
-          continue
-        if task == "perplexity":
-          if how not in losses:
-            losses[how] = position_losses(loaded.params, how, data.documents, length=length, batch_size=data.batch_size)
-          records = _perplexity(run, method, losses[how], how, data, context)
-        else:
-          if how not in answers:
-            answers[how] = retrieve(loaded.params, how, samples)
-          records = _retrieval(run, method, answers[how], how, data, samples, length, context)
-        results.append(out, records)
-        logger.info("%s  %s  %s at %d tokens: %s %.3f", run, method, task, length, records[0].metric, records[0].value)
-
-
-def _needles(data: EvalData, length: int) -> list[NeedleSample]:
-  assert data.lines is not None  # see load_data
-  return [
-    needle_sample(data.lines, length, depth, data.seed, index, data.facts)
-    for depth in data.depths
-    for index in range(data.needles_per_depth)
+    for task in tasks:
+      for method in methods:
+        task.check(length, inference(method, loaded.model, context, length, c=0.0).crop)
+  place = Place(path=out, train_context=context, command=command)
+  if "drope" in methods and c is None and max(lengths) > context:
+    c = fit_temperature(run, loaded, data, lengths, place)
+  done = results.measured(out)
+  wanted = [
+    (task, Measurement(run, method, task.name, length, data.seed))
+    for length in lengths
+    for task in tasks
+    for method in methods
   ]
-
-
-def _records(
-  run: str, method: str, task: str, length: int, context: int, seed: int, figures: dict[str, float], n: int
-) -> list[Result]:
-  return [
-    Result(
-      run=run,
-      method=method,
-      task=task,
-      context=length,
-      extension=length / context,
-      metric=metric,
-      value=value,
-      n=n,
-      seed=seed,
+  missing = [(task, measurement) for task, measurement in wanted if measurement not in done]
+  # What two methods run may be the same: within the training context all that rescale RoPE leave it as it is.
+  measured: dict[tuple[str, int, Inference], list[Figure]] = {}
+  progress = Progress.to_terminal([measurement.context for _, measurement in missing])
+  for task, measurement in missing:
+    how = inference(measurement.method, loaded.model, context, measurement.context, c if c is not None else 0.0)
+    progress.begin(f"{run}  {measurement.method}  {task.name} at {measurement.context} tokens")
+    subject = Subject(
+      params=loaded.params,
+      how=how,
+      tokenizer=data.tokenizer,
+      train_context=context,
+      batch_tokens=batch_tokens,
+      bos=bos,
+      progress=progress,
+      log=place.log_of(measurement),
     )
-    for metric, value in figures.items()
-  ]
+    same = (task.name, measurement.context, how)
+    if same not in measured:
+      measured[same] = task.measure(subject, measurement.context)
+    first, *others = measured[same]
+    place.write(measurement, [first, Figure(BETA, how.logit_scale, first.n), *others])
+    progress(1.0)
+    logger.info("%s  %s  %s at %d tokens: %s  %s", *measurement[:4], _shown(first), progress.remaining())
 
 
-def _perplexity(
-  run: str, method: str, nll_NT: np.ndarray, how: Inference, data: EvalData, context: int
-) -> list[Result]:
-  place = (run, method, "perplexity", nll_NT.shape[1], context, data.seed)
-  records = _records(*place, {LOSS: float(nll_NT.mean(dtype=np.float64)), BETA: how.logit_scale}, nll_NT.size)
-  for block in blocks(nll_NT, data.block or max(context // 2, 1)):
-    records += _records(*place, {loss_between(block.start, block.stop): block.loss}, block.n)
-  return records
-
-
-def _retrieval(
-  run: str,
-  method: str,
-  correct_N: np.ndarray,
-  how: Inference,
-  data: EvalData,
-  samples: Sequence[NeedleSample],
-  length: int,
-  context: int,
-) -> list[Result]:
-  place = (run, method, "needles", length, context, data.seed)
-  records = _records(*place, {ACCURACY: float(correct_N.mean()), BETA: how.logit_scale}, len(samples))
-  for depth, accuracy, n in by_depth(samples, correct_N, data.depths):
-    records += _records(*place, {accuracy_at(depth): accuracy}, n)
-  return records
+def _shown(figure: Figure) -> str:
+  interval = "" if figure.low is None else f" ({figure.low:.3f} to {figure.high:.3f})"
+  return f"{figure.metric} {figure.value:.3f}{interval}, n = {figure.n:,}"

@@ -8,6 +8,9 @@
 | drope                      | none                 | the model at beta = 1 + c ln s (drope.temperature)               |
 | crop                       | any                  | the model on the last train_context tokens only                  |
 
+A number after a colon fixes by hand what would be computed: `yarn:8` has factor 8 at every length, within the training
+context too, and `drope:0.2` has c = 0.2. (c = 0 is `nope`.) That is another method, with records of its own.
+
 A dropped model and one trained from scratch without embedding have the same methods, so that each can be measured with
 and without the temperature. A RoPE checkpoint has no `nope`: dropping is `drope_jax.drop`, and it wants recalibration.
 Up to the training context every method runs the model as it was trained. See the paper's section 4 and appendix C.2.
@@ -30,6 +33,7 @@ _SCALINGS: dict[str, Callable[[float, int], Scaling]] = {  # of (factor, origina
   "dynamic_yarn": lambda factor, context: DynamicYaRN(context),
 }
 
+FIXABLE = ("pi", "ntk", "yarn", "drope")  # methods that take a number
 METHODS = ("rope", *_SCALINGS, "alibi", "pattern", "nope", "drope", "crop")
 
 
@@ -70,7 +74,7 @@ def inference(method: str, trained: ModelConfig, train_context: int, length: int
   """What `method` runs for a checkpoint of config `trained` on sequences of `length` tokens.
 
   Args:
-    method: one of METHODS.
+    method: one of METHODS, and possibly a colon and a number.
     train_context: tokens; the context of pretraining and recalibration.
     length: tokens, prompt and answer together.
     c: of beta = 1 + c ln s; `drope` needs it, the others are at beta 1 by definition and do not read it.
@@ -78,6 +82,7 @@ def inference(method: str, trained: ModelConfig, train_context: int, length: int
   Raises:
     ConfigError: for an unknown method, one that the checkpoint's embedding rules out, or `drope` without c.
   """
+  method, fixed = _parsed(method)
   if method not in METHODS:
     raise ConfigError(f"method is {method!r}; allowed: {', '.join(METHODS)}")
   allowed = allowed_methods(trained)
@@ -88,12 +93,29 @@ def inference(method: str, trained: ModelConfig, train_context: int, length: int
     )
   extension = length / train_context
   if method == "drope":
+    c = c if fixed is None else fixed
     if c is None:
       raise ConfigError("method 'drope' needs c, the coefficient of beta = 1 + c ln s; beta 1 is method 'nope'")
     return Inference(trained, logit_scale=temperature(extension, c))
   if extension > 1 and method == "crop":
     return Inference(trained, crop=train_context)
-  if extension > 1 and method in _SCALINGS and isinstance(trained.positions, RoPE):
-    rope = dataclasses.replace(trained.positions, scaling=_SCALINGS[method](extension, train_context))
+  if (fixed or extension > 1) and method in _SCALINGS and isinstance(trained.positions, RoPE):
+    rope = dataclasses.replace(trained.positions, scaling=_SCALINGS[method](fixed or extension, train_context))
     return Inference(dataclasses.replace(trained, positions=rope))
   return Inference(trained)
+
+
+def _parsed(method: str) -> tuple[str, float | None]:
+  """A method and the number that it was given."""
+  name, colon, number = method.partition(":")
+  if not colon:
+    return name, None
+  if name not in FIXABLE:
+    raise ConfigError(f"method is {method!r}; a number can be given to {', '.join(FIXABLE)}")
+  try:
+    value = float(number)
+  except ValueError:
+    value = -1.0
+  if not (0 <= value < float("inf") if name == "drope" else 1 <= value < float("inf")):
+    raise ConfigError(f"method is {method!r}; a factor is a number of at least 1, and c one of at least 0")
+  return name, value

@@ -4,14 +4,18 @@ A sample is a prompt that ends with a question, the tokens that answer it, and t
 `drope_jax.data.recall.needle_sample`). An answer counts if greedy generation begins with exactly its tokens.
 """
 
+import dataclasses
+import functools
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 
 from drope_jax.config import ComputeConfig
-from drope_jax.data.recall import NeedleSample
+from drope_jax.data.recall import Lines, NeedleSample, needle_sample
 from drope_jax.evaluate.methods import Inference
+from drope_jax.evaluate.results import ACCURACY, accuracy_at
+from drope_jax.evaluate.tasks import Figure, Subject, mean_figure
 from drope_jax.generate import generate
 from drope_jax.model import Params
 
@@ -21,7 +25,7 @@ def retrieve(
   inference: Inference,
   samples: Sequence[NeedleSample],
   *,
-  batch_size: int = 8,
+  batch_size: int = 32,
   compute: ComputeConfig | None = None,
 ) -> np.ndarray:
   """Which samples are answered exactly: bool, in the order of `samples`.
@@ -58,6 +62,39 @@ def retrieve(
   return correct_N
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Needles:
+  """The task: facts among the fillers of `lines`, one of them asked for."""
+
+  lines: Lines
+  depths: tuple[float, ...] = (0.0, 0.25, 0.5, 0.75, 1.0)
+  per_depth: int = 40  # samples
+  facts: int = 4
+  seed: int = 0
+  name: str = "needles"
+
+  def check(self, length: int, crop: int | None) -> None:
+    needle_sample(self.lines, length, 0.0, self.seed, 0, self.facts)
+
+  def samples(self, length: int) -> list[NeedleSample]:
+    return _needle_samples(self.lines, length, self.depths, self.per_depth, self.seed, self.facts)
+
+  def measure(self, subject: Subject, length: int) -> list[Figure]:
+    samples = self.samples(length)
+    correct_N = retrieve(subject.params, subject.how, samples, compute=subject.compute)
+    figures = [mean_figure(ACCURACY, correct_N)]
+    for depth, group_N in grouped_by_depth(samples, correct_N, self.depths):
+      figures.append(mean_figure(accuracy_at(depth), group_N))
+    return figures
+
+
+@functools.lru_cache(maxsize=1)  # every method is asked the same
+def _needle_samples(
+  lines: Lines, length: int, depths: tuple[float, ...], per_depth: int, seed: int, facts: int
+) -> list[NeedleSample]:
+  return [needle_sample(lines, length, depth, seed, index, facts) for depth in depths for index in range(per_depth)]
+
+
 class DepthAccuracy(NamedTuple):
   """Share of the `n` samples near `depth` that were answered."""
 
@@ -68,7 +105,15 @@ class DepthAccuracy(NamedTuple):
 
 def by_depth(samples: Sequence[NeedleSample], correct_N: np.ndarray, depths: Sequence[float]) -> list[DepthAccuracy]:
   """Accuracy at each of `depths` that has samples; a sample counts for the one nearest to where its fact lies."""
+  groups = grouped_by_depth(samples, correct_N, depths)
+  return [DepthAccuracy(depth, float(group.mean()), group.size) for depth, group in groups]
+
+
+def grouped_by_depth(
+  samples: Sequence[NeedleSample], correct_N: np.ndarray, depths: Sequence[float]
+) -> list[tuple[float, np.ndarray]]:
+  """The parts of `correct_N` that belong to each of `depths`, where there are any."""
   actual_N = np.array([sample.depth for sample in samples])
   nearest_N = np.abs(actual_N[:, None] - np.asarray(depths)).argmin(axis=1)
   groups = [(depth, correct_N[nearest_N == i]) for i, depth in enumerate(depths)]
-  return [DepthAccuracy(depth, float(group.mean()), group.size) for depth, group in groups if group.size]
+  return [(depth, group) for depth, group in groups if group.size]

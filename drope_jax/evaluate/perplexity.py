@@ -5,15 +5,20 @@ the positions 0 .. C-1. Documents are never concatenated: what lies beyond C is 
 are in nats per token; perplexity is exp of a mean loss.
 """
 
+import dataclasses
 import functools
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
 import numpy as np
 
-from drope_jax.config import ComputeConfig, ModelConfig
+from drope_jax.config import ComputeConfig, ConfigError, ModelConfig
+from drope_jax.data.tokenizers import Tokenizer
 from drope_jax.evaluate.methods import Inference
+from drope_jax.evaluate.results import BITS_PER_BYTE, LOSS, loss_between
+from drope_jax.evaluate.tasks import Figure, Subject, mean_figure
 from drope_jax.loss import token_losses
 from drope_jax.model import Array, Params, hidden_states
 
@@ -33,6 +38,7 @@ def position_losses(
   documents: Sequence[Sequence[int] | np.ndarray],
   *,
   length: int,
+  window: int | None = None,
   batch_size: int = 8,
   compute: ComputeConfig | None = None,
 ) -> np.ndarray:
@@ -41,13 +47,14 @@ def position_losses(
   Its mean is the loss at that length; rows are independent samples, for intervals. Memory on the device is linear in
   `length`: neither logits nor scores of a whole sequence exist.
 
-  With `inference.crop` = W each prediction sees a window of W tokens at most. Windows move by W/2, and every position
-  is scored once, by the first window that reaches it: with W/2 tokens of context at least, except at the start.
+  With a `window` of W, or `inference.crop` = W, each prediction sees W tokens at most. Windows move by W/2, and each
+  position is scored once, by the first window that reaches it: with W/2 tokens of context or more, save at the start.
 
   Args:
     inference: see methods.inference.
     documents: token ids; the first length + 1 of each are read.
-    batch_size: documents on the device at one time, if there are as many; it does not change the result.
+    window: tokens that a prediction sees at most (sliding evaluation); None: all that precede it.
+    batch_size: documents on the device at one time; it does not change the result.
 
   Raises:
     ValueError: if there is no document, or one is too short.
@@ -59,8 +66,7 @@ def position_losses(
       raise ValueError(f"documents[{i}] has {len(document)} tokens; length {length} needs {length + 1}")
   tokens_NS = np.stack([np.asarray(document[: length + 1], np.int32) for document in documents])
   nll_NT = np.empty((len(documents), length), np.float32)
-  batch_size = min(batch_size, len(documents))
-  for start, stop, first_scored in _windows(length, inference.crop or length):
+  for start, stop, first_scored in _windows(length, min(inference.crop or length, window or length)):
     for batch in range(0, len(documents), batch_size):
       tokens_BS = tokens_NS[batch : batch + batch_size, start : stop + 1]
       # A last batch that is not full is filled up with zeros, so that there is one compiled shape.
@@ -76,6 +82,66 @@ def blocks(nll_NT: np.ndarray, size: int) -> list[Block]:
   cuts = [(start, min(start + size, length)) for start in range(0, length, size)]
   parts = [(start, stop, nll_NT[:, start:stop]) for start, stop in cuts]
   return [Block(start, stop, float(part.mean(dtype=np.float64)), part.size) for start, stop, part in parts]
+
+
+@dataclasses.dataclass(frozen=True)
+class Perplexity:
+  """Loss on long documents up to a length, by position, and in bits per byte of their text.
+
+  Args:
+    documents: token ids, each longer than the longest length.
+    tokenizer: counts the bytes.
+    span: None: the first `length` tokens of each document are predicted. A number: so many are, whatever the length,
+      and the length is that of the window which slides over them (task "sliding_perplexity").
+    block: positions of a block of the loss by position; None: half the training context.
+  """
+
+  documents: Sequence[np.ndarray]
+  tokenizer: Tokenizer
+  span: int | None = None
+  block: int | None = None
+
+  @property
+  def name(self) -> str:
+    return "perplexity" if self.span is None else "sliding_perplexity"
+
+  def check(self, length: int, crop: int | None) -> None:
+    shortest = min(map(len, self.documents))
+    needed = length if self.span is None else self.span
+    if shortest <= needed:
+      raise ConfigError(f"{self.name}: a document has {shortest} tokens; {needed + 1} are needed")
+    if self.span is not None and length > self.span:
+      raise ConfigError(f"{self.name}: a window of {length} tokens is longer than the {self.span} that are predicted")
+
+  def measure(self, subject: Subject, length: int) -> list[Figure]:
+    predicted = self.span or length
+    nll_NT = position_losses(
+      subject.params,
+      subject.how,
+      self.documents,
+      length=predicted,
+      window=length,
+      batch_size=min(max(1, subject.batch_tokens // length), len(self.documents)),
+      compute=subject.compute,
+    )
+    means_N = nll_NT.mean(axis=1, dtype=np.float64)
+    bytes_N = np.array([text_bytes(self.tokenizer, document[: predicted + 1]) for document in self.documents])
+    figures = [
+      mean_figure(LOSS, means_N, n=nll_NT.size),
+      mean_figure(BITS_PER_BYTE, means_N * predicted / bytes_N / math.log(2), weights_N=bytes_N, n=int(bytes_N.sum())),
+    ]
+    if self.span is not None:
+      return figures
+    for block in blocks(nll_NT, self.block or max(subject.train_context // 2, 1)):
+      rows_N = nll_NT[:, block.start : block.stop].mean(axis=1, dtype=np.float64)
+      figures.append(mean_figure(loss_between(block.start, block.stop), rows_N, n=block.n))
+    return figures
+
+
+def text_bytes(tokenizer: Tokenizer, tokens: np.ndarray) -> int:
+  """Bytes of UTF-8 that the tokens after the first spell, which are those that are predicted."""
+  whole, first = (len(tokenizer.decode(part.tolist()).encode()) for part in (tokens, tokens[:1]))
+  return max(whole - first, 1)
 
 
 def _windows(length: int, width: int) -> list[tuple[int, int, int]]:

@@ -2,15 +2,21 @@
 
 One *measurement* (a run under a method on a task at a context with a seed) gives several figures, its metrics:
 
-| metric                | value                                                                         |
-|-----------------------|-------------------------------------------------------------------------------|
-| "loss"                | mean loss in nats per token over all positions                                |
-| "loss@128-192"        | the same over positions 128 .. 191 (see perplexity.py for what a position is) |
-| "accuracy"            | share of samples answered exactly, 0 to 1                                     |
-| "accuracy@depth=0.25" | the same for needles near that depth: 0 is the haystack's start, 1 its end    |
-| "beta"                | the factor on the attention logits that was used                              |
-| "loss@beta=1.20"      | task "temperature": the loss on the split for fitting, with that factor       |
-| "c"                   | task "temperature": the coefficient fitted to the best factors of all lengths |
+| metric                | value                                                                                      |
+|-----------------------|--------------------------------------------------------------------------------------------|
+| "loss"                | mean loss in nats per token over all positions                                             |
+| "loss@128-192"        | the same over positions 128 .. 191 (see perplexity.py for what a position is)              |
+| "bits_per_byte"       | the loss over all positions in bits, per byte of the text they spell                       |
+| "accuracy"            | share of samples answered exactly, 0 to 1                                                  |
+| "accuracy@depth=0.25" | the same for needles near that depth: 0 is the haystack's start, 1 its end                 |
+| "string_match_all"    | RULER: the share of the references that an answer holds, "all_or_nothing": all of them     |
+| "score"               | LongBench: the data set's own score, 0 to 1; "score@tokens=0-4096": of prompts so long     |
+| "accuracy_norm"       | multiple choice by log-likelihood per character; "accuracy" is without it                  |
+| "latest", "first"     | order probe: which of the assignments is likeliest; "p_latest": its probability among them |
+| "gain"                | copy probes: nats a token that copying saves; "gain@distance=64": from so far back         |
+| "beta"                | the factor on the attention logits that was used                                           |
+| "loss@beta=1.20"      | task "temperature": the loss on the split for fitting, with that factor                    |
+| "c"                   | task "temperature": the coefficient fitted to the best factors of all lengths              |
 """
 
 import dataclasses
@@ -24,6 +30,7 @@ from typing import NamedTuple
 from drope_jax.config import ConfigError, from_dict
 
 LOSS = "loss"
+BITS_PER_BYTE = "bits_per_byte"
 ACCURACY = "accuracy"
 BETA = "beta"
 
@@ -61,6 +68,9 @@ class Result:
   value: float
   n: int  # samples behind the value: tokens of a loss, prompts of an accuracy
   seed: int  # of the evaluation data
+  low: float | None = None  # of the 95 % bootstrap interval over samples; None: none was made
+  high: float | None = None
+  command: str = ""  # that measured it
 
   @property
   def measurement(self) -> Measurement:

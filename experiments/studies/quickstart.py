@@ -23,8 +23,8 @@ from drope_jax.config import (
 from drope_jax.data import docstrings
 from drope_jax.data.corpus import build_corpus
 from drope_jax.data.recall import Lines, RecallParameters, recall_document, sentences, vocabulary
-from drope_jax.data.tokenizers import train_bpe
-from drope_jax.evaluate.measure import TASKS, load_data
+from drope_jax.data.tokenizers import load_tokenizer, train_bpe
+from drope_jax.evaluate.catalog import DEFAULT, EvalData
 from drope_jax.positions import RoPE
 from experiments.study import Arm, Row, Study, run_directory
 
@@ -131,12 +131,12 @@ class Quickstart:
         Row("nope", "nope", "NoPE from scratch"),
       ),
       lengths=lengths,
-      tasks=TASKS,
-      eval_data=lambda: load_data(
-        str(corpus),
-        str(tokenizer / "tokenizer.json"),
-        max(lengths),
-        documents_per_task=self.documents,
+      tasks=DEFAULT,
+      eval_data=lambda: EvalData(
+        tokenizer=load_tokenizer(tokenizer / "tokenizer.json"),
+        longest=max(lengths),
+        dataset=str(corpus),
+        num_documents=self.documents,
         needles_per_depth=self.needles_per_depth,
         seed=self.seed,
       ),

@@ -11,7 +11,8 @@ from pathlib import Path
 
 from drope_jax import checkpoint
 from drope_jax.config import ConfigError
-from drope_jax.evaluate.measure import load_data
+from drope_jax.data.tokenizers import load_tokenizer
+from drope_jax.evaluate.catalog import EvalData
 from experiments.study import Arm, Pretrained, Row, Study
 
 
@@ -39,7 +40,6 @@ class Lengths:
       raise ConfigError(f"Lengths.dataset: {self.dataset} is not there; `python -m experiments.prose --out=DIR`")
     context = checkpoint.load_context(self.checkpoint)
     lengths = [extension * context for extension in self.extensions]
-    tasks = ("perplexity",)
     return Study(
       title=f"A pretrained model to {max(self.extensions)} times its context, without training",
       seed=0,
@@ -55,17 +55,13 @@ class Lengths:
         Row("dropped", "nope", "Dropped, not recalibrated"),
       ),
       lengths=lengths,
-      tasks=tasks,
-      eval_data=lambda: load_data(
-        self.dataset,
-        self.checkpoint,
-        max(lengths),
-        documents_per_task=self.documents,
-        seed=0,
-        tasks=tasks,
-        fit=False,
+      tasks=("perplexity",),
+      eval_data=lambda: EvalData(
+        tokenizer=load_tokenizer(self.checkpoint),
+        longest=max(lengths),
+        dataset=self.dataset,
+        num_documents=self.documents,
         block=self.block,
-        batch_size=1,
       ),
     )
 

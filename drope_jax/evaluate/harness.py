@@ -1,0 +1,155 @@
+"""lm-evaluation-harness runs our checkpoints: this module is its command `lm_eval`, with the model `drope_jax`.
+
+`python -m drope_jax.evaluate.harness run --model drope_jax --model_args checkpoint=DIR,method=drope,c=0.1 --tasks ...`
+
+Needs the extra `eval`. Nothing else in drope_jax imports this module.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+try:
+  from lm_eval.api.instance import Instance
+  from lm_eval.api.model import TemplateLM
+  from lm_eval.api.registry import register_model
+  from lm_eval.models.utils import normalize_gen_kwargs
+  from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
+except ModuleNotFoundError as error:
+  raise ModuleNotFoundError("lm-evaluation-harness is not installed: pip install 'drope_jax[eval]'") from error
+
+from drope_jax import checkpoint as checkpoints
+from drope_jax.config import ConfigError
+from drope_jax.data.tokenizers import load_tokenizer
+from drope_jax.evaluate.generation import complete
+from drope_jax.evaluate.likelihood import score_continuations
+from drope_jax.evaluate.methods import allowed_methods, inference
+from drope_jax.evaluate.tasks import BATCH_TOKENS, Subject
+
+MAX_NEW_TOKENS = 256  # where a task does not say; the harness's own default
+
+
+@register_model("drope_jax")
+class DropeJax(TemplateLM):
+  """A checkpoint under a method, as the harness wants a model.
+
+  Args:
+    checkpoint: workdir of a run.
+    method: see methods.py; the checkpoint as it was trained if None.
+    c: of the temperature, which method `drope` needs.
+    length: tokens of a sequence at most, prompt and answer together; what is longer loses its begin. The method is that
+      for this length. The training context if None.
+    step: of the checkpoint; None: its last.
+    bos: whether texts begin with the tokenizer's BOS.
+    batch_tokens: on the device at one time; changes no result.
+    batch_size, max_batch_size, device: the harness always gives them. Batches are packed by tokens, and the device is
+      JAX's, so a `batch_size` above 1 or a `device` is refused rather than passed over.
+  """
+
+  def __init__(
+    self,
+    checkpoint: str,
+    method: str | None = None,
+    c: float | None = None,
+    length: int | None = None,
+    step: int | None = None,
+    bos: bool = False,
+    batch_tokens: int = BATCH_TOKENS,
+    batch_size: int | str = 1,
+    max_batch_size: int | None = None,
+    device: str | None = None,
+  ):
+    super().__init__()
+    if str(batch_size) != "1" or device is not None or max_batch_size is not None:
+      raise ConfigError("give batch_tokens in --model_args; --batch_size and --device are not read")
+    loaded = checkpoints.load(checkpoint, step)
+    context = loaded.context
+    self.max_length = int(length) if length else context
+    self._tokenizer = load_tokenizer(checkpoint)
+    self._subject = Subject(
+      params=loaded.params,
+      how=inference(method or allowed_methods(loaded.model)[0], loaded.model, context, self.max_length, c),
+      tokenizer=self._tokenizer,
+      train_context=context,
+      batch_tokens=batch_tokens,
+      bos=bos,
+    )
+
+  @property
+  def eot_token_id(self) -> int:
+    return self._tokenizer.eos_id
+
+  @property
+  def prefix_token_id(self) -> int:
+    return self._tokenizer.eos_id if self._tokenizer.bos_id is None else self._tokenizer.bos_id
+
+  @property
+  def tokenizer_name(self) -> str:
+    return type(self._tokenizer).__name__
+
+  def tok_encode(self, string: str, add_special_tokens: bool | None = None, **kwargs: Any) -> list[int]:
+    """Token ids, with a BOS before them if texts have one and it is not asked for without."""
+    if add_special_tokens is False:
+      return self._tokenizer.encode(string)
+    return self._subject.encode(string).tolist()
+
+  def _loglikelihood_tokens(
+    self, requests: Sequence[tuple[Any, list[int], list[int]]], disable_tqdm: bool = False, **kwargs: Any
+  ) -> list[tuple[float, bool]]:
+    pairs = []
+    for texts, context, continuation in requests:
+      if len(continuation) > self.max_length:
+        raise ConfigError(f"a continuation of {len(continuation)} tokens is longer than length={self.max_length}")
+      kept = context[-(self.max_length + 1 - len(continuation)) :]
+      pairs.append((texts, np.asarray(kept, np.int32), np.asarray(continuation, np.int32)))
+    scored = score_continuations(self._subject, [pair[1:] for pair in pairs])
+    for (texts, _, _), one in zip(pairs, scored, strict=True):
+      if texts is not None:
+        self.cache_hook.add_partial("loglikelihood", texts, tuple(one))
+    return [(one.log_prob, one.greedy) for one in scored]
+
+  def loglikelihood_rolling(self, requests: Sequence[Instance], disable_tqdm: bool = False) -> list[float]:
+    """Log-likelihood of whole texts, in windows of `max_length` that do not overlap (as the harness's own models)."""
+    windows, owners = [], []
+    for owner, request in enumerate(requests):
+      tokens = self.tok_encode(request.args[0])
+      for window in get_rolling_token_windows(tokens, self.prefix_token_id, self.max_length, context_len=1):
+        windows.append((None, *make_disjoint_window(window)))
+        owners.append(owner)
+    totals = np.zeros(len(requests))
+    for owner, (log_prob, _) in zip(owners, self._loglikelihood_tokens(windows), strict=True):
+      totals[owner] += log_prob
+    return totals.tolist()
+
+  def generate_until(self, requests: Sequence[Instance], disable_tqdm: bool = False) -> list[str]:
+    """Greedy answers, each up to the first of its stop strings. Raises ConfigError where a task asks for sampling."""
+    answers = [""] * len(requests)
+    by_size: dict[int, list[int]] = {}
+    settings = [normalize_gen_kwargs(request.args[1], MAX_NEW_TOKENS) for request in requests]
+    for i, setting in enumerate(settings):
+      if setting["do_sample"] and setting.get("temperature", 1.0) > 0:
+        raise ConfigError("a task asks for sampling; the model drope_jax decodes greedily")
+      by_size.setdefault(setting["max_gen_toks"], []).append(i)
+    for size, indices in by_size.items():
+      room = self.max_length - size
+      if room < 1:
+        raise ConfigError(f"a task generates {size} tokens; length={self.max_length} leaves none for the prompt")
+      prompts = [self._subject.encode(requests[i].args[0])[-room:] for i in indices]
+      for i, text in zip(indices, complete(self._subject, prompts, size), strict=True):
+        answers[i] = _until(text, settings[i]["until"])
+    for request, answer in zip(requests, answers, strict=True):
+      self.cache_hook.add_partial("generate_until", request.args, answer)
+    return answers
+
+
+def _until(text: str, stops: Sequence[str]) -> str:
+  for stop in filter(None, stops):
+    text = text.split(stop)[0]
+  return text
+
+
+if __name__ == "__main__":
+  from lm_eval.__main__ import cli_evaluate
+
+  cli_evaluate()

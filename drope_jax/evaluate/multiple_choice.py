@@ -1,0 +1,152 @@
+"""Multiple choice by log-likelihood: ARC, HellaSwag, OpenBookQA, PIQA, WinoGrande (the paper's table 5).
+
+Data are the released files, under these names in one folder: `arc_easy.jsonl`, `arc_challenge.jsonl`,
+`openbookqa.jsonl`, `hellaswag.jsonl`, `winogrande.jsonl`, `piqa.jsonl` with its labels in `piqa-labels.lst`. ARC and
+OpenBookQA may be AI2's release (`question.stem`) or the hub's (`question` or `question_stem`, `choices.text`).
+Prompts, and what is compared, are those of lm-evaluation-harness 0.4.13: no examples are shown.
+"""
+
+import dataclasses
+import functools
+import re
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from drope_jax.config import ConfigError
+from drope_jax.evaluate.likelihood import score_continuations
+from drope_jax.evaluate.local_files import read_jsonl
+from drope_jax.evaluate.tasks import Figure, Subject, mean_figure
+
+
+class Question(NamedTuple):
+  """For each choice a context and what follows it; which choice is right; and how many characters each choice has."""
+
+  pairs: tuple[tuple[str, str], ...]
+  right: int
+  characters: tuple[int, ...]
+
+
+def same_context(context: str, choices: list[str], right: int) -> Question:
+  """Choices that follow one context after a blank."""
+  return Question(tuple((context, f" {choice}") for choice in choices), right, tuple(map(len, choices)))
+
+
+def _lettered(record: Mapping[str, Any]) -> tuple[str, list[str], int]:
+  """The question, the choices and the right one of a record of ARC or OpenBookQA."""
+  question = record.get("question_stem", record.get("question"))
+  choices: Any = record.get("choices")
+  if isinstance(question, Mapping):  # AI2's release
+    question, choices = question["stem"], question["choices"]
+  if isinstance(choices, Mapping):  # the hub's
+    texts, labels = choices["text"], choices["label"]
+  else:
+    texts, labels = [one["text"] for one in choices], [one["label"] for one in choices]
+  return question, list(texts), list(labels).index(record["answerKey"].strip())
+
+
+def _arc(record: Mapping[str, Any]) -> Question:
+  question, choices, right = _lettered(record)
+  return same_context(f"Question: {question}\nAnswer:", choices, right)
+
+
+def _openbookqa(record: Mapping[str, Any]) -> Question:
+  return same_context(*_lettered(record))
+
+
+def _hellaswag(record: Mapping[str, Any]) -> Question:
+  def clean(text: str) -> str:
+    """Without what is left of WikiHow's markup."""
+    return re.sub(r"\[.*?\]", "", text.strip().replace(" [title]", ". ")).replace("  ", " ")
+
+  context = f"{record['activity_label']}: {record['ctx_a']} {record['ctx_b'].capitalize()}"
+  return same_context(clean(context), [clean(ending) for ending in record["endings"]], int(record["label"]))
+
+
+def _piqa(record: Mapping[str, Any]) -> Question:
+  return same_context(f"Question: {record['goal']}\nAnswer:", [record["sol1"], record["sol2"]], int(record["label"]))
+
+
+def _winogrande(record: Mapping[str, Any]) -> Question:
+  before, after = record["sentence"].split("_", 1)
+  end = f" {after.strip()}"
+  options = (record["option1"], record["option2"])
+  return Question(tuple((before + option, end) for option in options), int(record["answer"]) - 1, (len(end), len(end)))
+
+
+TASKS: Mapping[str, Callable[[Mapping[str, Any]], Question]] = {
+  "arc_easy": _arc,
+  "arc_challenge": _arc,
+  "hellaswag": _hellaswag,
+  "openbookqa": _openbookqa,
+  "piqa": _piqa,
+  "winogrande": _winogrande,
+}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class MultipleChoice:
+  """The task of one data set: the share of questions whose right choice is the likeliest.
+
+  "accuracy" compares log-likelihoods, "accuracy_norm" log-likelihoods by character.
+  """
+
+  name: str  # of TASKS
+  folder: Path
+  limit: int | None = None
+
+  @functools.cached_property
+  def questions(self) -> list[Question]:
+    """Raises ConfigError naming the file, and the record that is not as released."""
+    path = self.folder / f"{self.name}.jsonl"
+    records = read_jsonl(path, (), self.limit)
+    if self.name == "piqa" and "label" not in records[0]:
+      records = [{**record, "label": label} for record, label in zip(records, self._labels(len(records)), strict=True)]
+    questions = []
+    for number, record in enumerate(records, start=1):
+      try:
+        questions.append(TASKS[self.name](record))
+      except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise ConfigError(f"{path}: record {number} is not one of {self.name} ({error!r})") from error
+    return questions
+
+  def check(self, length: int, crop: int | None) -> None:
+    assert self.questions
+
+  def measure(self, subject: Subject, length: int) -> list[Figure]:
+    pairs = [encode_pair(subject, *pair) for question in self.questions for pair in question.pairs]
+    scored = iter(score_continuations(subject, pairs))
+    raw, normalised = [], []
+    for question in self.questions:
+      log_probs = np.array([next(scored).log_prob for _ in question.pairs])
+      raw.append(log_probs.argmax() == question.right)
+      normalised.append((log_probs / np.array(question.characters)).argmax() == question.right)
+    return [mean_figure("accuracy", raw), mean_figure("accuracy_norm", normalised)]
+
+  def _labels(self, count: int) -> list[str]:
+    path = self.folder / "piqa-labels.lst"
+    try:
+      labels = path.read_text().split()[: count if self.limit else None]
+    except OSError as error:
+      raise ConfigError(f"{path}: cannot be read ({error}); piqa's labels are a file of their own") from error
+    if len(labels) != count:
+      raise ConfigError(f"{path}: {len(labels)} labels for {count} questions")
+    return labels
+
+
+def encode_pair(subject: Subject, context: str, continuation: str) -> tuple[np.ndarray, np.ndarray]:
+  """Token ids of both, as the whole text is cut into tokens; blanks between them belong to the continuation."""
+  blanks = len(context) - len(context.rstrip())
+  if blanks:
+    context, continuation = context[:-blanks], context[-blanks:] + continuation
+  whole, size = subject.encode(context + continuation), len(subject.encode(context))
+  return whole[:size], whole[size:]
+
+
+def make_multiple_choice(name: str, folder: Path | None, limit: int | None) -> MultipleChoice:
+  """The task of that name. Raises ConfigError without a folder."""
+  if folder is None:
+    raise ConfigError(f"task {name!r} needs the folder of its released file (--multiple_choice)")
+  return MultipleChoice(name=name, folder=folder, limit=limit)

@@ -1,0 +1,65 @@
+"""One line that says how much of an evaluation is done, and about how long the rest will take."""
+
+import logging
+import sys
+import time
+from collections.abc import Callable, Sequence
+
+logger = logging.getLogger(__name__)
+WIDTH = 24  # characters of the bar
+EVERY = 30.0  # seconds between lines, where a line cannot be written over
+
+
+class Progress:
+  """Parts of different weight, done one after another.
+
+  On a terminal the line is written over; elsewhere it is logged every half a minute.
+
+  Args:
+    weights: of the parts, in proportion to the time they take.
+    write: where a terminal's line goes; None: there is no terminal.
+  """
+
+  def __init__(
+    self,
+    weights: Sequence[float],
+    write: Callable[[str], object] | None = None,
+    clock: Callable[[], float] = time.monotonic,
+  ):
+    self._weights, self._write, self._clock = list(weights), write, clock
+    self._part, self._label = -1, ""
+    self._started = self._said = clock()
+
+  @classmethod
+  def to_terminal(cls, weights: Sequence[float]) -> "Progress":
+    return cls(weights, sys.stderr.write if sys.stderr.isatty() else None)
+
+  def begin(self, label: str) -> None:
+    """The next part begins."""
+    self._part, self._label = self._part + 1, label
+    self(0.0)
+
+  def __call__(self, share: float) -> None:
+    """`share` of the part that was begun last is done."""
+    if self._write:
+      done = self._done(share)
+      bar = "#" * round(WIDTH * done)
+      self._write(f"\r[{bar:.<{WIDTH}}] {done:4.0%}  {self._label}  {self.remaining(share)}\x1b[K")
+      if share >= 1:
+        self._write("\r\x1b[K")  # what is logged next has the line for itself
+    elif self._clock() - self._said > EVERY:
+      self._said = self._clock()
+      logger.info("%.0f %%  %s  %s", 100 * self._done(share), self._label, self.remaining(share))
+
+  def remaining(self, share: float = 1.0) -> str:
+    """About how long the rest takes, as text; nothing where it cannot be told yet, or there is no rest."""
+    done = self._done(share)
+    if not 0.01 < done < 1:
+      return ""
+    seconds = (self._clock() - self._started) * (1 - done) / done
+    if seconds < 90:
+      return f"about {seconds:.0f} s left"
+    return f"about {seconds / 60:.0f} min left" if seconds < 5400 else f"about {seconds / 3600:.1f} h left"
+
+  def _done(self, share: float) -> float:
+    return (sum(self._weights[: self._part]) + share * self._weights[self._part]) / (sum(self._weights) or 1.0)

@@ -1,0 +1,352 @@
+"""RULER's synthetic tasks: eight needle tasks, variable tracking, common words, frequent words.
+
+After Hsieh et al., "RULER: What's the Real Context Size of Your Long-Context Language Models?" (arXiv 2404.06654), and
+its published settings (NVIDIA/RULER at c3f5e3b, scripts/synthetic.yaml and scripts/data/synthetic/constants.py): the
+wording, the counts, the 40 depths, where needles go, the room left for the answer, and the score are those. Its two
+question-answering tasks, which need data sets, are not here. What differs, and why:
+
+- Keys and words come from words.py and the haystack's own text, the haystack from haystack.py: all can be had offline.
+- Every sample is fitted to the length by itself; RULER fits one and shortens the others in large steps.
+- Keys and values of a sample are all different, so that no question has two answers.
+"""
+
+import dataclasses
+import functools
+import itertools
+import math
+import random
+import re
+import string
+import uuid
+from collections.abc import Callable, Mapping, Sequence
+from typing import Protocol
+
+import numpy as np
+
+from drope_jax.config import ConfigError
+from drope_jax.data.tokenizers import Tokenizer
+from drope_jax.evaluate.generation import complete
+from drope_jax.evaluate.haystack import split_sentences
+from drope_jax.evaluate.tasks import Figure, Subject, check_room, mean_figure
+from drope_jax.evaluate.words import ADJECTIVES, NOUNS, key_words
+
+NOISE = "The grass is green. The sky is blue. The sun is yellow. Here we go. There and back again."
+DEPTHS = tuple(round(100 * i / 39) for i in range(40))  # per cent of the haystack's sentences
+DEPTH_BINS = (0.0, 0.25, 0.5, 0.75, 1.0)  # accuracy by depth counts a needle for the nearest of these
+
+NEEDLE = "One of the special magic {type} for {key} is: {value}."
+NIAH = (
+  "Some special magic {type} are hidden within the following text. Make sure to memorize it. I will quiz you about the "
+  "{type} afterwards.\n{context}\nWhat are all the special magic {type} for {query} mentioned in the provided text?"
+  " The special magic {type} for {query} mentioned in the provided text are"
+)
+VARIABLES = (
+  "Memorize and track the chain(s) of variable assignment hidden in the following text.\n\n{context}\nQuestion: Find "
+  "all variables that are assigned the value {query} in the text above. Answer: According to the chain(s) of variable "
+  "assignment in the text above, {count} variables are assigned the value {query}, they are: "
+)
+COMMON = (
+  "Below is a numbered list of words. In these words, some appear more often than others. Memorize the ones that "
+  "appear most often.\n{context}\nQuestion: What are the 10 most common words in the above list? Answer: The top 10 "
+  "words that appear most often in the list are:"
+)
+FREQUENT = (
+  "Read the following coded text and track the frequency of each coded word. Find the three most frequently appeared "
+  "coded words. {context}\nQuestion: Do not provide any explanation. Please ignore the dots '....'. What are the three "
+  "most frequently appeared words in the above coded text? Answer: According to the coded text above, the three most "
+  "frequently appeared words are:"
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Sample:
+  """A prompt, the strings that its answer should hold, and where in the context each of them lies (0 to 1)."""
+
+  prompt: str
+  references: tuple[str, ...]
+  depths: tuple[float, ...] = ()  # none where there is no such place
+
+
+class Material:
+  """What samples are made of: a tokenizer that counts, and words."""
+
+  def __init__(self, tokenizer: Tokenizer, essay: str):
+    self.tokenizer = tokenizer
+    self.essay = essay.split()
+    self.keys = key_words()
+    self.words = sorted({*ADJECTIVES, *NOUNS, *re.findall(r"\b[a-z]{3,}\b", essay)})
+    if not self.essay:
+      raise ConfigError("the haystack has no words")
+
+  def count(self, text: str) -> int:
+    return len(self.tokenizer.encode(text))
+
+
+class Family(Protocol):
+  """A kind of task: samples of any size, and the largest one that fits is asked for."""
+
+  max_new_tokens: int
+  smallest: int
+
+  def sample(self, rng: random.Random, size: int, length: int, material: Material) -> Sample:
+    """A sample with `size` units of haystack, for sequences of `length` tokens."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Niah(Family):
+  """Needles in a haystack. Its units: words of an essay, lines of noise, or needles that are not asked for."""
+
+  haystack: str = "essay"  # or "noise", "needle"
+  keys: str = "words"  # or "uuids"
+  values: str = "numbers"  # or "uuids"
+  num_keys: int = 1
+  num_values: int = 1  # of each key
+  num_queries: int = 1
+  max_new_tokens: int = 128
+  smallest: int = 4
+
+  def sample(self, rng: random.Random, size: int, length: int, material: Material) -> Sample:
+    used: set[str] = set()
+
+    def draw(kind: str) -> str:
+      while (drawn := _DRAWS[kind](rng, material)) in used:
+        pass
+      used.add(drawn)
+      return drawn
+
+    def needle(key: str, value: str) -> str:
+      return NEEDLE.format(type=self.values, key=key, value=value)
+
+    facts = {draw(self.keys): [draw(self.values) for _ in range(self.num_values)] for _ in range(self.num_keys)}
+    needles = [(value, needle(key, value)) for key, values in facts.items() for value in values]
+    rng.shuffle(needles)
+    queries = rng.sample(list(facts), self.num_queries)
+    texts = [text for _, text in needles]
+    if self.haystack == "essay":
+      context, depths = _among_sentences(rng, _cycled(material.essay, size), texts)
+    else:
+      others = [NOISE if self.haystack == "noise" else needle(draw(self.keys), draw(self.values)) for _ in range(size)]
+      context, depths = _among_lines(rng, others, texts)
+    depth_of = {value: depth for (value, _), depth in zip(needles, depths, strict=True)}
+    template, kind = NIAH, self.values
+    if self.num_queries * self.num_values == 1:
+      template = template.replace("Some", "A").replace("are all", "is").replace("are", "is")
+      kind = kind.removesuffix("s")
+    query = queries[0] if len(queries) == 1 else f"{', '.join(queries[:-1])}, and {queries[-1]}"
+    references = tuple(value for key in queries for value in facts[key])
+    prompt = template.format(type=kind, context=context, query=query)
+    return Sample(prompt, references, tuple(depth_of[value] for value in references))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class VariableTracking(Family):
+  """A chain of assignments among lines of noise, after a short worked example; all of its variables are asked for."""
+
+  hops: int = 4
+  example_tokens: int = 500
+  max_new_tokens: int = 30
+  smallest: int = 5
+
+  def sample(self, rng: random.Random, size: int, length: int, material: Material) -> Sample:
+    begin = rng.getstate()
+
+    def example(lines: int) -> Sample:
+      rng.setstate(begin)
+      return self._tracked(rng, lines, letters=3)
+
+    few = self.hops + 1
+    limit = max(self.example_tokens, material.count(example(few).prompt))  # tokens as short as bytes need more
+    shown, _ = fitted(example, material.count, limit, smallest=few, guess=few)
+    asked = self._tracked(rng, size, letters=5)
+    return Sample(f"{shown.prompt} {' '.join(shown.references)}\n\n{asked.prompt}", asked.references)
+
+  def _tracked(self, rng: random.Random, lines: int, letters: int) -> Sample:
+    names: dict[str, None] = {}
+    while len(names) <= self.hops:
+      names["".join(rng.choices(string.ascii_uppercase, k=letters))] = None
+    chain = list(names)
+    value = str(rng.randrange(10_000, 99_999))
+    assignments = [f"VAR {chain[0]} = {value}"]
+    assignments += [f"VAR {name} = VAR {before} " for before, name in itertools.pairwise(chain)]
+    context = [NOISE] * lines
+    for shift, place in enumerate(sorted(rng.sample(range(lines), len(assignments)))):
+      context.insert(place + shift, assignments[shift])
+    return Sample(VARIABLES.format(context="\n".join(context), query=value, count=len(chain)), tuple(chain))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class CommonWords(Family):
+  """A numbered list in which ten words come up more often than all others, after a short worked example."""
+
+  max_new_tokens: int = 120
+  smallest: int = 11
+
+  def sample(self, rng: random.Random, size: int, length: int, material: Material) -> Sample:
+    short = length < 4096
+    shown = self._listed(rng, 20 if short else 40, (3, 1) if short else (10, 3), material)
+    asked = self._listed(rng, size, (6, 1) if short else (30, 3), material)
+    return Sample(f"{shown.prompt} {_numbered(shown.references)}\n{asked.prompt}", asked.references)
+
+  def _listed(self, rng: random.Random, size: int, repeats: tuple[int, int], material: Material) -> Sample:
+    if size > len(material.words):
+      raise ConfigError(f"common words: {size} different words are needed; the haystack has {len(material.words)}")
+    drawn = rng.sample(material.words, size)
+    common, others = drawn[:10], drawn[10:]
+    words = common * repeats[0] + others * repeats[1]
+    rng.shuffle(words)
+    return Sample(COMMON.format(context=_numbered(words)), tuple(common))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class FrequentWords(Family):
+  """Coded words whose frequencies follow a zeta distribution; the most frequent one is blanked out to dots."""
+
+  alpha: float = 2.0
+  max_new_tokens: int = 50
+  smallest: int = 100
+
+  def sample(self, rng: random.Random, size: int, length: int, material: Material) -> Sample:
+    words: dict[str, None] = {}
+    while len(words) < max((length - self.max_new_tokens) // 50, 5):
+      words["".join(rng.choices(string.ascii_lowercase, k=6))] = None
+    vocabulary = ["...", *list(words)[1:]]
+    zeta = sum(k**-self.alpha for k in range(1, 1000)) + 1000 ** (1 - self.alpha) / (self.alpha - 1)
+    text = [word for k, word in enumerate(vocabulary, 1) for _ in range(int(size * k**-self.alpha / zeta))]
+    rng.shuffle(text)
+    return Sample(FREQUENT.format(context=" ".join(text)), tuple(vocabulary[1:4]))
+
+
+TASKS: Mapping[str, Family] = {
+  "niah_single_1": Niah(haystack="noise"),
+  "niah_single_2": Niah(),
+  "niah_single_3": Niah(values="uuids"),
+  "niah_multikey_1": Niah(num_keys=4),
+  "niah_multikey_2": Niah(haystack="needle"),
+  "niah_multikey_3": Niah(haystack="needle", keys="uuids", values="uuids"),
+  "niah_multivalue": Niah(num_values=4),
+  "niah_multiquery": Niah(num_keys=4, num_queries=4),
+  "vt": VariableTracking(),
+  "cwe": CommonWords(),
+  "fwe": FrequentWords(),
+}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Ruler:
+  """The task of one family."""
+
+  name: str  # of TASKS
+  material: Material
+  num_samples: int = 100
+  seed: int = 0
+
+  @property
+  def family(self) -> Family:
+    return TASKS[self.name]
+
+  def check(self, length: int, crop: int | None) -> None:
+    check_room(self.name, length, crop, self.family.max_new_tokens)
+    self._sample(length, 0, self.family.smallest)
+
+  def samples(self, length: int) -> list[Sample]:
+    """Prompts that leave room for the answer within `length` tokens; the same seed gives the same."""
+    return _samples(self, length)
+
+  def measure(self, subject: Subject, length: int) -> list[Figure]:
+    samples = self.samples(length)
+    prompts = [subject.encode(sample.prompt) for sample in samples]
+    answers = complete(subject, prompts, self.family.max_new_tokens)
+    found = [found_references(answer, sample.references) for answer, sample in zip(answers, samples, strict=True)]
+    figures = [
+      mean_figure("string_match_all", [sum(row) / len(row) for row in found]),
+      mean_figure("all_or_nothing", [all(row) for row in found]),
+    ]
+    pairs = [pair for row, sample in zip(found, samples, strict=True) for pair in zip(sample.depths, row, strict=False)]
+    nearest = [int(np.abs(np.subtract(DEPTH_BINS, depth)).argmin()) for depth, _ in pairs]
+    for i, depth in enumerate(DEPTH_BINS):
+      hits = [hit for (_, hit), place in zip(pairs, nearest, strict=True) if place == i]
+      if hits:
+        figures.append(mean_figure(f"string_match_all@depth={depth:g}", hits))
+    return figures
+
+  def _sample(self, length: int, index: int, guess: int) -> tuple[Sample, int]:
+    def build(size: int) -> Sample:
+      rng = random.Random(f"{self.name} {self.seed} {index} {length}")  # anew: a size must not change what is drawn
+      return self.family.sample(rng, size, length, self.material)
+
+    room = length - self.family.max_new_tokens - 1  # one for a BOS
+    return fitted(build, self.material.count, room, smallest=self.family.smallest, guess=guess)
+
+
+@functools.lru_cache(maxsize=1)  # every method is asked the same
+def _samples(task: Ruler, length: int) -> list[Sample]:
+  _, size = task._sample(length, 0, task.family.smallest)
+  return [task._sample(length, index, size)[0] for index in range(task.num_samples)]
+
+
+def fitted(
+  build: Callable[[int], Sample], count: Callable[[str], int], limit: int, *, smallest: int, guess: int
+) -> tuple[Sample, int]:
+  """The largest sample, to within a hundredth, whose prompt has at most `limit` tokens; and its size.
+
+  Raises:
+    ConfigError: if the smallest is longer.
+  """
+  fits: tuple[Sample, int] | None = None
+  low, high, size = smallest - 1, math.inf, max(guess, smallest)  # low fits, or is too small; high does not
+  while True:
+    sample = build(size)
+    tokens = count(sample.prompt)
+    if tokens <= limit:
+      fits, low = (sample, size), size
+      if limit - tokens <= limit // 100:
+        return fits
+    else:
+      high = size
+    if high - low <= 1:
+      break
+    wanted = size + math.trunc((limit - tokens) * size / tokens)  # cautious, since not all tokens are haystack
+    size = int(min(max(wanted, low + 1), high - 1))
+  if fits is None:
+    raise ConfigError(f"the smallest prompt has {tokens} tokens; {limit} are left for it at this length")
+  return fits
+
+
+def found_references(answer: str, references: Sequence[str]) -> list[bool]:
+  """Which references are in the answer, upper or lower case. Their mean is RULER's `string_match_all` of a sample."""
+  cleaned = re.sub(r"[\x00-\x1f]", "\n", answer).strip().lower()
+  return [reference.lower() in cleaned for reference in references]
+
+
+_DRAWS: Mapping[str, Callable[[random.Random, Material], str]] = {
+  "numbers": lambda rng, material: str(rng.randint(10**6, 10**7 - 1)),
+  "words": lambda rng, material: rng.choice(material.keys),
+  "uuids": lambda rng, material: str(uuid.UUID(int=rng.getrandbits(128), version=4)),
+}
+
+
+def _among_sentences(rng: random.Random, words: list[str], needles: list[str]) -> tuple[str, list[float]]:
+  sentences = split_sentences(" ".join(words))
+  depths = sorted(rng.sample(DEPTHS, len(needles)))
+  pieces, begin = [], 0
+  for depth, needle in zip(depths, needles, strict=True):
+    end = int(len(sentences) * depth / 100)
+    pieces += [" ".join(sentences[begin:end]), needle]
+    begin = end
+  return " ".join([*pieces, " ".join(sentences[begin:])]), [depth / 100 for depth in depths]
+
+
+def _among_lines(rng: random.Random, lines: list[str], needles: list[str]) -> tuple[str, list[float]]:
+  places = sorted(rng.sample(range(len(lines)), len(needles)), reverse=True)
+  depths = [place / len(lines) for place in places]
+  for place, needle in zip(places, needles, strict=True):
+    lines.insert(place, needle)
+  return "\n".join(lines), depths
+
+
+def _cycled(words: list[str], size: int) -> list[str]:
+  return (words * -(-size // len(words)))[:size]
+
+
+def _numbered(words: Sequence[str]) -> str:
+  return " ".join(f"{number}. {word}" for number, word in enumerate(words, 1))

@@ -1,0 +1,142 @@
+"""lm-evaluation-harness's own tasks, offline, against what we measure natively."""
+
+import json
+import math
+import random
+
+import jax
+import numpy as np
+import pytest
+from tiny_run import tiny_corpus, tiny_model, tiny_run
+
+pytest.importorskip("lm_eval", reason="the extra `eval` is not installed")
+
+from lm_eval.evaluator import simple_evaluate
+from lm_eval.tasks import TaskManager
+
+from drope_jax import checkpoint
+from drope_jax.config import ConfigError
+from drope_jax.data.tokenizers import load_tokenizer
+from drope_jax.evaluate.harness import DropeJax
+from drope_jax.evaluate.methods import inference
+from drope_jax.evaluate.multiple_choice import MultipleChoice
+from drope_jax.evaluate.perplexity import position_losses
+from drope_jax.evaluate.tasks import Subject
+from drope_jax.generate import generate
+from drope_jax.train import train
+
+LENGTH = 256
+TEXTS = ["The model drops its positions. " * 3, "A longer text than it has seen, and some more of it."]
+
+
+@pytest.fixture(scope="module")
+def workdir(tmp_path_factory):
+  directory = tmp_path_factory.mktemp("harness")
+  model = tiny_model(positions=None)
+  train(tiny_run(tiny_corpus(directory / "corpus"), model=model, steps=5), directory / "run")
+  return directory / "run"
+
+
+@pytest.fixture(scope="module")
+def native(workdir):
+  loaded = checkpoint.load(workdir)
+  how = inference("drope", loaded.model, 16, LENGTH, c=0.1)
+  return Subject(params=loaded.params, how=how, tokenizer=load_tokenizer(workdir), train_context=16)
+
+
+@pytest.fixture(scope="module")
+def tasks(tmp_path_factory):
+  """A folder with a rolling perplexity, ARC as released to the hub, and answers to be generated."""
+  folder = tmp_path_factory.mktemp("tasks")
+  rng = random.Random(0)
+  words = ["the", "model", "drops", "text", "longer", "seen"]
+  arc = [
+    {
+      "question": " ".join(rng.choices(words, k=5)) + "?",
+      "choices": {"text": [" ".join(rng.choices(words, k=rng.randint(1, 4))) for _ in range(4)], "label": list("ABCD")},
+      "answerKey": rng.choice("ABCD"),
+    }
+    for _ in range(40)
+  ]
+  data = {
+    "text": [{"text": text} for text in TEXTS],
+    "arc_easy": arc,
+    "asked": [{"q": f"{word} ", "a": word} for word in words],
+  }
+  for name, records in data.items():
+    (folder / f"{name}.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+  head = "dataset_path: json\ndataset_kwargs:\n  data_files: {file}\ntest_split: train\ntask: {name}\n"
+  bodies = {
+    "text": 'output_type: loglikelihood_rolling\ndoc_to_text: ""\ndoc_to_target: "{{text}}"\nmetric_list:\n'
+    "  - metric: word_perplexity\n  - metric: byte_perplexity\n  - metric: bits_per_byte\n",
+    "arc_easy": 'output_type: multiple_choice\ndoc_to_text: "Question: {{question}}\\nAnswer:"\n'
+    'doc_to_target: "{{choices.label.index(answerKey)}}"\ndoc_to_choice: "{{choices.text}}"\nmetric_list:\n'
+    "  - metric: acc\n  - metric: acc_norm\n",
+    "asked": 'output_type: generate_until\ndoc_to_text: "{{q}}"\ndoc_to_target: "{{a}}"\ngeneration_kwargs:\n'
+    '  until: ["e"]\n  max_gen_toks: 12\n  do_sample: false\nmetric_list:\n  - metric: exact_match\n',
+  }
+  for name, body in bodies.items():
+    (folder / f"{name}.yaml").write_text(head.format(file=folder / f"{name}.jsonl", name=f"own_{name}") + body)
+  return folder
+
+
+@pytest.fixture(scope="module")
+def measured(workdir, tasks):
+  return simple_evaluate(
+    model="drope_jax",
+    model_args=f"checkpoint={workdir},method=drope,c=0.1,length={LENGTH}",
+    tasks=["own_text", "own_arc_easy", "own_asked"],
+    task_manager=TaskManager(include_path=str(tasks), include_defaults=False),
+    bootstrap_iters=0,
+    log_samples=True,
+  )
+
+
+def test_rolling_perplexity_is_ours(measured, native):
+  total_nll, total_bytes = 0.0, 0
+  for text in TEXTS:
+    tokens = np.asarray([native.tokenizer.eos_id, *native.tokenizer.encode(text)], np.int32)
+    total_nll += position_losses(native.params, native.how, [tokens], length=len(tokens) - 1).sum()
+    total_bytes += len(text.encode())
+  assert measured["results"]["own_text"]["bits_per_byte,none"] == pytest.approx(
+    total_nll / total_bytes / math.log(2), rel=1e-4
+  )
+
+
+def test_multiple_choice_is_ours(measured, native, tasks):
+  raw, normalised = MultipleChoice(name="arc_easy", folder=tasks).measure(native, LENGTH)
+  assert measured["results"]["own_arc_easy"]["acc,none"] == pytest.approx(raw.value)
+  assert measured["results"]["own_arc_easy"]["acc_norm,none"] == pytest.approx(normalised.value)
+  assert 0 < raw.value < 1
+
+
+def test_generated_text_is_ours_up_to_the_stop(measured, native):
+  for sample in measured["samples"]["own_asked"]:
+    prompt = native.tokenizer.encode(sample["doc"]["q"].rstrip(" ") + " ")
+    (row,) = generate(
+      native.params,
+      native.how.config,
+      [prompt],
+      max_new_tokens=12,
+      eos_id=native.tokenizer.eos_id,
+      logit_scale=native.how.logit_scale,
+    )
+    assert sample["resps"][0][0] == native.tokenizer.decode(row).split("e")[0]
+
+
+def test_long_contexts_lose_their_begin(workdir, native):
+  model = DropeJax(str(workdir), method="nope", length=32)
+  context, continuation = list(range(1, 100)), [5, 6]
+  cut = model._loglikelihood_tokens([(None, context, continuation)])
+  assert cut == model._loglikelihood_tokens([(None, context[-31:], continuation)])
+  assert cut != model._loglikelihood_tokens([(None, context[-30:], continuation)])
+
+
+def test_what_it_cannot_do_is_refused(workdir):
+  with pytest.raises(ConfigError, match="method 'rope' is impossible"):
+    DropeJax(str(workdir), method="rope")
+  with pytest.raises(ConfigError, match="--batch_size and --device are not read"):
+    DropeJax(str(workdir), batch_size=8)
+  with pytest.raises(ConfigError, match="is longer than length=16"):
+    DropeJax(str(workdir))._loglikelihood_tokens([(None, [1], list(range(17)))])
+  assert jax.default_backend()  # torch is not needed

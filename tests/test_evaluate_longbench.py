@@ -1,0 +1,210 @@
+"""LongBench: scores against the package they were defined by and by hand, prompts, truncation, the whole path."""
+
+import json
+import random
+import string
+
+import numpy as np
+import pytest
+from stub_model import put, reader
+
+from drope_jax.config import ConfigError
+from drope_jax.data.tokenizers import ByteTokenizer
+from drope_jax.evaluate.catalog import EvalData, make_tasks
+from drope_jax.evaluate.longbench import TASKS, LongBench, cut_middle, score, token_buckets
+from drope_jax.evaluate.text_scores import classification, counting, edit_similarity, f1, retrieval, rouge_l
+
+EDGES = [
+  "",
+  " ",
+  ".",
+  "..",
+  "a",
+  "The",
+  "a. b. a",
+  ". a b .",
+  "the the cat. ",
+  "\n",
+  "x\ty  z",
+  "Ünïcode, naïve!",
+  "A.B.C",
+]
+
+
+def random_texts(count: int, seed: int) -> list[str]:
+  rng = random.Random(seed)
+  words = ["the", "a", "cat", "Cat", "sat", "on", "mat", "mat.", "dog,", ".", "an", "it's", "\n", "42", "é"]
+  return [rng.choice([" ", "  "]).join(rng.choices(words, k=rng.randint(0, 14))) for _ in range(count)]
+
+
+def cases() -> list[tuple[str, str]]:
+  pairs = [(one, other) for one in EDGES for other in EDGES]
+  return pairs + list(zip(random_texts(400, 0), random_texts(400, 1), strict=True))
+
+
+def test_rouge_l_is_the_packages():
+  package = pytest.importorskip("rouge").Rouge()
+  for answer, reference in cases():
+    try:
+      expected = package.get_scores([answer], [reference], avg=True)["rouge-l"]["f"]
+    except (ValueError, AssertionError):  # what LongBench counts as 0
+      expected = 0.0
+    assert rouge_l(answer, reference) == pytest.approx(expected, abs=1e-12), (answer, reference)
+
+
+def test_f1_by_counting():
+  for answer, reference in cases():
+    said, true = (
+      [
+        word
+        for word in "".join(c for c in text.lower() if c not in string.punctuation).split()
+        if word not in ("a", "an", "the")
+      ]
+      for text in (answer, reference)
+    )
+    left, common = list(true), 0
+    for word in said:
+      if word in left:
+        left.remove(word)
+        common += 1
+    expected = 2 * common / (len(said) + len(true)) if common else 0.0
+    assert f1(answer, reference) == pytest.approx(expected), (answer, reference)
+
+
+@pytest.mark.parametrize(
+  ("answer", "reference", "expected"),
+  [  # values of fuzzywuzzy 0.18.0 over difflib
+    ("return x", "return x", 1.0),
+    ("\n\n# a comment\n// another\n```\nreturn y", "return x", 0.88),
+    ("return y\nreturn x", "return x", 0.88),
+    ("", "return x", 0.0),
+    ("# only a comment", "return x", 0.0),
+    ("", "", 1.0),
+    ("abcd", "bcda", 0.75),
+    ("    for i in range(10):", "for j in range(n):", 0.78),
+  ],
+)
+def test_edit_similarity(answer, reference, expected):
+  assert edit_similarity(answer, reference) == expected
+
+
+def test_edit_similarity_is_at_most_that_of_the_best_alignment():
+  fuzz = pytest.importorskip("rapidfuzz").fuzz
+  rng = random.Random(3)
+  for _ in range(300):
+    one, other = ("".join(rng.choices("abc (=", k=rng.randint(1, 30))) for _ in range(2))
+    best = fuzz.ratio(one, other) / 100
+    assert edit_similarity(one, other) <= best + 0.005 + 1e-9  # it is rounded
+    same = one + other
+    assert edit_similarity(same, one) == pytest.approx(fuzz.ratio(same, one) / 100, abs=0.005 + 1e-9)
+
+
+@pytest.mark.parametrize(
+  ("answer", "expected"),
+  [
+    ("Description of a person", 1.0),
+    ("It is a Description of a person or a City", 0.5),
+    ("City", 0.0),
+    ("nothing", 0.0),
+    ("person", 0.0),
+  ],
+)
+def test_classification(answer, expected):
+  classes = ["Description of a person", "person", "City", "Country"]
+  assert classification(answer, "Description of a person", classes) == expected
+
+
+def test_classification_steps_over_a_name_as_the_original_does():
+  # "b" and "c" are parts of the right name and follow one another: the second one stays, and counts.
+  assert classification("a b c", "a b c", ["b", "c", "a b c"]) == 0.5
+  assert classification("a b c", "a b c", ["b", "x", "a b c"]) == 1.0
+
+
+def test_counting_and_retrieval():
+  assert counting("There are 3, or 3, or 14.", "3") == pytest.approx(2 / 3)
+  assert counting("none", "3") == counting("33", "3") == 0.0
+  assert retrieval("Paragraph 12", "Paragraph 12") == 1.0
+  assert retrieval("Paragraph 12 or 1", "Paragraph 1") == 0.5
+  with pytest.raises(ValueError, match="names no paragraph"):
+    retrieval("1", "the first")
+
+
+def record(**fields):
+  return {"input": "Who?", "context": "It was Ann.", "answers": ["Ann"], "length": 3, "all_classes": None, **fields}
+
+
+def test_the_best_reference_counts_and_for_some_only_the_first_line():
+  assert score("musique", "bob", record(answers=["Ann", "Bob"])) == 1.0
+  assert score("musique", "\nann\nand others", record()) < 1.0
+  assert score("triviaqa", "\nann\nand others", record()) == 1.0
+  assert score("samsum", "ann went\nthen", record(answers=["ann went"])) == pytest.approx(1.0)
+  assert score("trec", "City\nperson", record(answers=["City"], all_classes=["City", "person"])) == 1.0
+
+
+def test_prompts_and_generated_tokens():
+  tokens = {name: definition.max_new_tokens for name, definition in TASKS.items()}
+  assert [name for name, size in tokens.items() if size == 512] == ["gov_report", "qmsum", "multi_news"]
+  assert (tokens["musique"], tokens["multifieldqa_en"], tokens["samsum"], tokens["lcc"]) == (32, 64, 128, 64)
+  assert len(TASKS) == 16
+  for name, definition in TASKS.items():
+    prompt = definition.prompt.format(context="{CONTEXT}", input="INPUT")
+    assert "{CONTEXT}" in prompt
+    assert ("INPUT" in prompt) == (name not in ("gov_report", "multi_news", "passage_count", "lcc"))
+
+
+def test_the_middle_is_cut_out():
+  tokens = np.arange(10)
+  assert cut_middle(tokens, 10).tolist() == list(range(10))
+  assert cut_middle(tokens, 6).tolist() == [0, 1, 2, 7, 8, 9]
+  assert cut_middle(tokens, 5).tolist() == [0, 1, 8, 9]
+  assert token_buckets(2048, 20_000) == [(0, 4096), (4096, 8192), (8192, 16384), (16384, 32768)]
+
+
+def write(folder, dataset, records):
+  (folder / f"{dataset}.jsonl").write_text("".join(json.dumps(one) + "\n" for one in records))
+
+
+def test_the_whole_path(monkeypatch, tmp_path):
+  tokenizer, filler = ByteTokenizer(), "Nothing here. " * 20
+  contexts = [("It was Ann. " + filler, 100), (filler + "It was Ann. " + filler, 5000), ("It was Ann.", 9000)]
+  write(tmp_path, "musique", [record(context=context, length=words) for context, words in contexts])
+
+  def read(text):
+    if not text.endswith("Answer:"):
+      return ""
+    return "Ann" if "It was Ann" in text else "Bob"
+
+  def answer(text):
+    asked, _, said = text.rpartition("Answer:")
+    wanted = read(asked + "Answer:")
+    return wanted[len(said) :] if wanted.startswith(said) else ""
+
+  subject = put(monkeypatch, reader(answer, tokenizer), tokenizer)
+  task, whole = (LongBench(dataset="musique", folder=tmp_path, whole=whole) for whole in (False, True))
+  figures = {figure.metric: (figure.value, figure.n) for figure in task.measure(subject, 700)}
+  assert figures["score"] == (pytest.approx(2 / 3), 3)  # what stood in the middle of the second one is cut out
+  assert (figures["score@words=0-4000"], figures["score@words=4000-8000"], figures["score@words=8000-"]) == (
+    (1.0, 1),
+    (0.0, 1),
+    (1.0, 1),
+  )
+  assert figures["score@tokens=512-1024"] == (0.5, 2) and figures["score@tokens=256-512"] == (1.0, 1)
+  assert whole.measure(subject, 700)[0].value == 1.0
+  assert (task.name, whole.name) == ("longbench_musique", "longbench_musique_whole")
+
+
+def test_files_are_named_when_they_are_not_as_released(tmp_path):
+  data = EvalData(tokenizer=ByteTokenizer(), longest=64, longbench=tmp_path, limit=1)
+  (task,) = make_tasks(["longbench_lcc"], data)
+  with pytest.raises(ConfigError, match=r"lcc\.jsonl: cannot be read"):
+    task.check(256, None)
+  (tmp_path / "qasper.jsonl").write_text('{"input": "x"}\n')
+  with pytest.raises(ConfigError, match=r"qasper\.jsonl:1: the field 'context' is missing"):
+    make_tasks(["longbench_qasper"], data)[0].check(256, None)
+  write(tmp_path, "trec_e", [record(), record()])
+  (task,) = make_tasks(["longbench_trec"], data)
+  assert len(task.records) == 1
+  with pytest.raises(ConfigError, match="longbench_trec at 64 tokens"):
+    task.check(64, None)
+  with pytest.raises(ConfigError, match="needs the folder of LongBench's released files"):
+    make_tasks(["longbench"], EvalData(tokenizer=ByteTokenizer(), longest=64))

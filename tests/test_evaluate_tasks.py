@@ -1,0 +1,230 @@
+"""What all tasks share: intervals, batches, progress, records, and going on after an interruption."""
+
+import dataclasses
+import json
+import math
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from stub_model import put, reader
+from tiny_run import tiny_model, tiny_run
+
+from drope_jax.checkpoint import Checkpoint
+from drope_jax.config import ConfigError
+from drope_jax.data.tokenizers import ByteTokenizer
+from drope_jax.evaluate import generation, results
+from drope_jax.evaluate.catalog import NAMES, EvalData, make_tasks
+from drope_jax.evaluate.generation import complete
+from drope_jax.evaluate.measure import evaluate
+from drope_jax.evaluate.methods import Inference, inference
+from drope_jax.evaluate.perplexity import Perplexity, position_losses, text_bytes
+from drope_jax.evaluate.progress import Progress
+from drope_jax.evaluate.samples import SampleLog
+from drope_jax.evaluate.tasks import Figure, Subject, batches, bootstrap, mean_figure
+from drope_jax.model import map_specs
+from drope_jax.positions import NTK, PI, RoPE, YaRN
+
+TOKENIZER = ByteTokenizer()
+RNG = np.random.default_rng(0)
+MODEL = tiny_model(positions=RoPE())
+PARAMS = map_specs(lambda spec: jnp.asarray(RNG.normal(not spec.decay, 0.3, spec.shape), jnp.float32), MODEL)
+
+
+# --- intervals and batches -------------------------------------------------------------------------
+
+
+def test_intervals_cover_the_true_mean_as_often_as_they_say():
+  rng = np.random.default_rng(1)
+  intervals = [bootstrap(rng.random(60) < 0.3, np.ones(60)) for _ in range(300)]
+  covered = np.mean([low <= 0.3 <= high for low, high in intervals])
+  assert 0.89 < covered < 0.99
+
+
+def test_an_interval_is_that_of_the_samples_and_reproducible():
+  values = np.random.default_rng(2).normal(5.0, 2.0, 400)
+  figure = mean_figure("loss", values)
+  assert figure.value == pytest.approx(values.mean()) and figure.n == 400
+  assert (figure.high - figure.low) / 2 == pytest.approx(1.96 * values.std() / 20, rel=0.1)
+  assert mean_figure("loss", values) == figure
+  assert mean_figure("loss", [3.0]) == Figure("loss", 3.0, 1, None, None)
+  with pytest.raises(ValueError, match="loss: there is no sample"):
+    mean_figure("loss", [])
+
+
+def test_weights_make_a_ratio_of_sums():
+  figure = mean_figure("bits", [1.0, 4.0], weights_N=np.array([3.0, 1.0]), n=7)
+  assert (figure.value, figure.n) == (1.75, 7) and 1.0 <= figure.low <= figure.high <= 4.0
+
+
+def test_batches_hold_each_index_once_within_the_budget():
+  lengths = RNG.integers(1, 500, 100).tolist()
+  groups = batches(lengths, 1000)
+  assert sorted(i for group in groups for i in group) == list(range(100))
+  assert all(len(group) * max(lengths[i] for i in group) <= 1000 for group in groups)
+  order = [lengths[i] for group in groups for i in group]
+  assert order == sorted(lengths, reverse=True)
+  assert batches([5000, 3], 1000) == [[0], [1]]  # one that is longer than the budget goes alone
+
+
+# --- progress --------------------------------------------------------------------------------------
+
+
+def test_progress_tells_the_share_and_the_time_left():
+  now, said = [0.0], []
+  progress = Progress([1, 3], said.append, lambda: now[0])
+  progress.begin("first")
+  now[0] = 10.0
+  progress(1.0)
+  progress.begin("second")
+  assert said[-1].startswith("\r[######..................]  25%  second  about 30 s left")
+  now[0] = 130.0
+  progress(1 / 3)
+  assert " 50%  second  about 2 min left" in said[-1]
+  progress(1.0)
+  assert progress.remaining() == ""
+
+
+# --- a method and the number it was given ------------------------------------------------------------
+
+
+def test_a_factor_by_hand_holds_at_every_length():
+  for method, scaling in (("pi:8", PI(8.0)), ("ntk:8", NTK(8.0)), ("yarn:8", YaRN(8.0, 16))):
+    for length in (16, 64):
+      assert inference(method, MODEL, 16, length) == Inference(dataclasses.replace(MODEL, positions=RoPE(1e4, scaling)))
+  nope = dataclasses.replace(MODEL, positions=None)
+  assert inference("drope:0.5", nope, 16, 64, c=9.0).logit_scale == 1 + 0.5 * math.log(4)
+
+
+@pytest.mark.parametrize("method", ["yarn:0.5", "pi:", "ntk:two", "rope:2", "drope:-1", "yarn:inf", "yarn:nan"])
+def test_a_bad_number_is_refused(method):
+  with pytest.raises(ConfigError, match="method is '" + method.split(":")[0]):
+    inference(method, MODEL, 16, 64)
+
+
+# --- perplexity --------------------------------------------------------------------------------------
+
+
+def subject(**fields) -> Subject:
+  return Subject(**{"params": PARAMS, "how": Inference(MODEL), "tokenizer": TOKENIZER, "train_context": 16, **fields})
+
+
+DOCUMENTS = [np.asarray(TOKENIZER.encode(text), np.int32) for text in ("ab cd é " * 12, "The tides turn. " * 6)]
+
+
+def test_bits_per_byte_are_the_loss_over_the_bytes():
+  task = Perplexity(DOCUMENTS, TOKENIZER)
+  loss, bits, *blocks = task.measure(subject(), 40)
+  nll_NT = position_losses(PARAMS, Inference(MODEL), DOCUMENTS, length=40, batch_size=2)
+  assert loss.value == pytest.approx(nll_NT.mean()) and loss.n == 80
+  assert bits.metric == "bits_per_byte"
+  assert bits.value == pytest.approx(loss.value / math.log(2), rel=1e-5)  # a token of this tokenizer is a byte
+  assert [block.metric for block in blocks[:2]] == ["loss@0-8", "loss@8-16"] and len(blocks) == 5
+  assert loss.low <= loss.value <= loss.high
+
+
+def test_bytes_are_those_of_the_predicted_tokens():
+  ids = TOKENIZER.encode("aé")
+  assert text_bytes(TOKENIZER, np.asarray(ids)) == 2  # é, without the token that nothing predicts
+
+
+def test_a_sliding_window_sees_no_more_than_its_length_and_predicts_the_same_tokens_at_every_length():
+  task = Perplexity(DOCUMENTS, TOKENIZER, span=64)
+  assert task.name == "sliding_perplexity"
+  loss, _ = task.measure(subject(), 16)
+  cropped = position_losses(PARAMS, Inference(MODEL, crop=16), DOCUMENTS, length=64, batch_size=2)
+  assert loss.value == pytest.approx(cropped.mean(), rel=1e-6) and loss.n == 128
+  whole, _ = task.measure(subject(), 64)
+  assert whole.value == pytest.approx(
+    position_losses(PARAMS, Inference(MODEL), DOCUMENTS, length=64, batch_size=2).mean(), rel=1e-6
+  )
+  with pytest.raises(ConfigError, match="a window of 65 tokens is longer than the 64"):
+    task.check(65, None)
+
+
+# --- answers and records ------------------------------------------------------------------------------
+
+
+def test_answers_are_kept_and_not_asked_for_again(monkeypatch, tmp_path):
+  model = put(monkeypatch, reader(lambda text: text[-1] if text[-3:] != "zzz" else "", TOKENIZER), TOKENIZER)
+  prompts = [model.encode(text) for text in ("az", "bbb", "ccccz")]
+  asked = []
+  real = generation.generate
+  monkeypatch.setattr(generation, "generate", lambda *args, **how: asked.append(len(args[2])) or real(*args, **how))
+  path = tmp_path / "samples.jsonl"
+  small = dataclasses.replace(model, log=SampleLog(path), batch_tokens=1)
+  assert complete(small, prompts, 5) == ["zz", "bbbbb", "zz"] and asked == [1, 1, 1]
+  lines = path.read_text().splitlines()
+  assert sorted((json.loads(line)["index"], json.loads(line)["text"]) for line in lines) == [
+    (0, "zz"),
+    (1, "bbbbb"),
+    (2, "zz"),
+  ]
+  path.write_text("\n".join(lines)[:-9])  # the last record is torn, and its newline gone
+  again = dataclasses.replace(model, log=SampleLog(path))
+  assert complete(again, [*prompts[:2], model.encode("changed"), prompts[2]], 5)[:2] == ["zz", "bbbbb"]
+  assert asked[3:] == [3 if json.loads(lines[-1])["index"] in (0, 1) else 2]
+  assert len(SampleLog(path)._known) >= 4
+
+
+class Counting:
+  """A task that counts how often it is measured, and fails once."""
+
+  def __init__(self, name, fails_at=None):
+    self.name, self.fails_at, self.measured = name, fails_at, []
+
+  def check(self, length, crop):
+    if length == 1:
+      raise ConfigError(f"{self.name}: too short")
+
+  def measure(self, subject, length):
+    if (subject.how.logit_scale, length) == self.fails_at:
+      self.fails_at = None
+      raise KeyboardInterrupt
+    self.measured.append(length)
+    return [Figure("score", 0.5, 10, 0.4, 0.6), Figure("score@depth=0", 1.0, 5)]
+
+
+@pytest.fixture
+def loaded():
+  config = tiny_run("nowhere", model=dataclasses.replace(MODEL, positions=None))
+  return Checkpoint(config.model, PARAMS, config, 1, 1)
+
+
+def test_an_interrupted_evaluation_goes_on_where_it_was(tmp_path, loaded):
+  out, data = tmp_path / "results.jsonl", EvalData(tokenizer=TOKENIZER, longest=64)
+  tasks = [Counting("one"), Counting("two", fails_at=(1 + 0.5 * math.log(2), 32))]
+  arguments = ("run", loaded, ["nope", "drope:0.5"], [16, 32], tasks, data, out)
+  with pytest.raises(KeyboardInterrupt):
+    evaluate(*arguments, command="first")
+  evaluate(*arguments, command="second")
+  evaluate(*arguments, command="third")
+  assert tasks[0].measured == tasks[1].measured == [16, 16, 32, 32]
+  records = results.read(out)
+  assert len({(r.measurement, r.metric) for r in records}) == len(records) == 8 * 3
+  assert {r.command for r in records} == {"first", "second"}
+  first = records[0]
+  assert (first.metric, first.value, first.n, first.low, first.high) == ("score", 0.5, 10, 0.4, 0.6)
+  assert (first.run, first.context, first.extension, first.seed) == ("run", 16, 1.0, 0)
+  betas = {(r.method, r.context): r.value for r in records if r.metric == "beta"}
+  assert betas["drope:0.5", 32] == 1 + 0.5 * math.log(2) and betas["nope", 32] == 1.0
+
+
+def test_what_cannot_be_measured_is_refused_before_anything_is(tmp_path, loaded):
+  out, data = tmp_path / "results.jsonl", EvalData(tokenizer=TOKENIZER, longest=64)
+  task = Counting("one")
+  with pytest.raises(ConfigError, match="one: too short"):
+    evaluate("run", loaded, ["nope"], [16, 1], [task], data, out)
+  with pytest.raises(ConfigError, match="method 'rope' is impossible"):
+    evaluate("run", loaded, ["nope", "rope"], [16], [task], data, out)
+  assert not task.measured and not out.exists()
+
+
+def test_tasks_by_name():
+  data = EvalData(tokenizer=TOKENIZER, longest=64, num_samples=3)
+  tasks = make_tasks(["niah", "vt", "niah_single_1", "probes"], data)
+  names = [task.name for task in tasks]
+  assert len(names) == len(set(names)) == 12 and names[-1] == "copy" and "vt" in names
+  with pytest.raises(ConfigError, match=r"task is 'needle'; allowed: perplexity, needles"):
+    make_tasks(["needle"], data)
+  assert {"ruler", "probes", *names} <= set(NAMES)
