@@ -4,15 +4,18 @@ import json
 import random
 
 import pytest
-from test_evaluate_probes import SUBJECT
+from tiny_run import tiny_model
 
 from drope_jax.config import ConfigError
 from drope_jax.data.tokenizers import ByteTokenizer
 from drope_jax.evaluate import multiple_choice
 from drope_jax.evaluate.likelihood import Scored
+from drope_jax.evaluate.methods import Inference
 from drope_jax.evaluate.multiple_choice import TASKS, MultipleChoice, encode_pair
+from drope_jax.evaluate.tasks import Subject
 
 TOKENIZER = ByteTokenizer()
+SUBJECT = Subject(params={}, how=Inference(tiny_model()), tokenizer=TOKENIZER, train_context=16)  # its scores are stubs
 ARC = {
   "id": "1",
   "question": {"stem": "What falls?", "choices": [{"text": "rain", "label": "A"}, {"text": "a hat", "label": "B"}]},

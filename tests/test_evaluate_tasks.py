@@ -167,6 +167,11 @@ def test_answers_are_kept_and_not_asked_for_again(monkeypatch, tmp_path):
   assert len(SampleLog(path)._known) >= 4
 
 
+def test_a_crop_without_room_for_a_prompt_is_refused():
+  with pytest.raises(ValueError, match="crop is 5; an answer of 5 tokens leaves no room"):
+    complete(subject(how=Inference(MODEL, crop=5)), [np.arange(9)], 5)
+
+
 class Counting:
   """A task that counts how often it is measured, and fails once."""
 

@@ -113,7 +113,7 @@ class MultipleChoice:
     return questions
 
   def check(self, length: int, crop: int | None) -> None:
-    assert self.questions
+    _ = self.questions  # read now, so that a bad file is named before anything is measured
 
   def measure(self, subject: Subject, length: int) -> list[Figure]:
     pairs = [encode_pair(subject, *pair) for question in self.questions for pair in question.pairs]
