@@ -107,7 +107,7 @@ def test_equal_methods_are_computed_once(study, tmp_path, monkeypatch):
     calls.append(inputs["length"])
     return position_losses(params, how, documents, **inputs)
 
-  monkeypatch.setattr("drope_jax.evaluate.measure.position_losses", counting)
+  monkeypatch.setattr("drope_jax.evaluate.perplexity.position_losses", counting)
   assert run_study(study[0], tmp_path / "again")
   assert sorted(calls) == [16] * 2 + [32] * 5  # within the context the four RoPE rows are one
   assert jax.tree.leaves(results(tmp_path / "again")) == jax.tree.leaves(results(study[1]))
