@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -25,11 +26,13 @@ from pretrained import (
   write_tokenizer,
 )
 from safetensors.numpy import save_file
-from tiny_run import compile_once, contents, losses, tiny_corpus, tiny_run
+from tiny_run import WORDS, compile_once, contents, losses, tiny_corpus, tiny_run
 
 import drope_jax
 from drope_jax.config import ConfigError, InitConfig, QKNorm
+from drope_jax.data.corpus import build_corpus, documents
 from drope_jax.data.tokenizers import load_tokenizer
+from drope_jax.evaluate import results
 from drope_jax.interop.__main__ import main
 from drope_jax.interop.formats import write_config
 from drope_jax.interop.gguf_file import CUTS
@@ -40,6 +43,7 @@ from drope_jax.positions import PI, RoPE
 from drope_jax.train import train
 
 gguf = pytest.importorskip("gguf")
+ROOT = Path(__file__).parents[1]
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -109,6 +113,29 @@ def test_a_recalibration_starts_from_it(folder, tmp_path):
   with pytest.raises(ConfigError, match=r"keep_optimizer.*imported model"):
     train(tiny_run(tiny_corpus(tmp_path / "corpus"), init=init, data=data), tmp_path / "other")
   assert not (tmp_path / "other").exists()
+
+
+@pytest.mark.slow
+def test_it_is_evaluated_on_a_dataset_that_is_named(folder, tmp_path):
+  import_model(folder, tmp_path / "imported")
+  lines = list(documents(tiny_corpus(tmp_path / "lines"), "train"))
+  prose = ["\n".join(lines[part::8]) for part in range(8)]
+  corpus = build_corpus(tmp_path / "corpus", {"heldout": prose[:4], "fit": prose[4:], "words": WORDS})
+  asked = [f"--checkpoint={tmp_path / 'imported'}", f"--out={tmp_path / 'out'}", "--lengths=1x,2x"]
+  asked += ["--tasks=perplexity", "--methods=rope,yarn", "--documents=2"]
+
+  def evaluate(*more):
+    command = [sys.executable, "-m", "experiments.evaluate", *asked, *more]
+    return subprocess.run(command, cwd=ROOT, stderr=subprocess.PIPE, text=True, check=False)
+
+  refused = evaluate()
+  assert refused.returncode == 2 and "--dataset is needed" in refused.stderr.splitlines()[-1]
+  assert not (tmp_path / "out").exists()
+  done = evaluate(f"--dataset={corpus}")
+  assert done.returncode == 0, done.stderr
+  found = {(r.method, r.context): r.value for r in results.read(tmp_path / "out/results.jsonl") if r.metric == "loss"}
+  assert found.keys() == {(method, length) for method in ("rope", "yarn") for length in (16, 32)}
+  assert found["rope", 32] != found["yarn", 32] and found["rope", 16] == found["yarn", 16]
 
 
 @pytest.mark.parametrize("size", [None, "20KB"], ids=["single", "sharded"])
