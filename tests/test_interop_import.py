@@ -26,7 +26,7 @@ from pretrained import (
   write_tokenizer,
 )
 from safetensors.numpy import save_file
-from tiny_run import WORDS, compile_once, contents, losses, tiny_corpus, tiny_run
+from tiny_run import compile_once, contents, losses, tiny_corpus, tiny_run
 
 import drope_jax
 from drope_jax.config import ConfigError, InitConfig, QKNorm
@@ -120,7 +120,7 @@ def test_it_is_evaluated_on_a_dataset_that_is_named(folder, tmp_path):
   import_model(folder, tmp_path / "imported")
   lines = list(documents(tiny_corpus(tmp_path / "lines"), "train"))
   prose = ["\n".join(lines[part::8]) for part in range(8)]
-  corpus = build_corpus(tmp_path / "corpus", {"heldout": prose[:4], "fit": prose[4:], "words": WORDS})
+  corpus = build_corpus(tmp_path / "corpus", {"heldout": prose[:4], "fit": prose[4:]})
   asked = [f"--checkpoint={tmp_path / 'imported'}", f"--out={tmp_path / 'out'}", "--lengths=1x,2x"]
   asked += ["--tasks=perplexity", "--methods=rope,yarn", "--documents=2"]
 
@@ -129,7 +129,7 @@ def test_it_is_evaluated_on_a_dataset_that_is_named(folder, tmp_path):
     return subprocess.run(command, cwd=ROOT, stderr=subprocess.PIPE, text=True, check=False)
 
   refused = evaluate()
-  assert refused.returncode == 2 and "--dataset is needed" in refused.stderr.splitlines()[-1]
+  assert refused.returncode == 2 and "dataset is needed" in refused.stderr.splitlines()[-1]
   assert not (tmp_path / "out").exists()
   done = evaluate(f"--dataset={corpus}")
   assert done.returncode == 0, done.stderr
