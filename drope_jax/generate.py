@@ -16,7 +16,9 @@ import numpy as np
 from jax import lax
 
 from drope_jax.config import ComputeConfig, ModelConfig
-from drope_jax.model import Array, Cache, Params, hidden_states, init_cache, unembed
+from drope_jax.model import Array, Cache, Params, hidden_states, init_cache, separate_frequencies, unembed
+from drope_jax.positions import Frequencies
+from drope_jax.sharding import divisible
 
 _SMALLEST_CAPACITY = 64  # tokens: below, shorter rows save less than another compilation costs
 
@@ -37,6 +39,7 @@ class _Request(NamedTuple):
   eos_id: int | None
   logit_scale: float | Array
   sampler: _Sampler | None  # None: greedy
+  frequencies: Frequencies | None  # see separate_frequencies
 
 
 class _State(NamedTuple):
@@ -131,15 +134,16 @@ class Generation:
     sampler = _make_sampler(temperature, top_p, key)
     self._params, self._num_prompts, self._max_new_tokens = params, len(prompts), max_new_tokens
     longest = max(map(len, prompts), default=1)
-    capacity = max(round_up(longest + max_new_tokens), _SMALLEST_CAPACITY)
-    num_rows = round_up(len(prompts))
+    capacity = max(padded(longest + max_new_tokens, "length"), padded(_SMALLEST_CAPACITY, "length"))
+    num_rows = padded(len(prompts), "batch")
     self._tokens_BS = np.zeros((num_rows, capacity), np.int32)
     for row, prompt in zip(self._tokens_BS, prompts, strict=False):
       row[: len(prompt)] = prompt
     lengths_B = np.array([len(prompt) for prompt in prompts] + [1] * (num_rows - len(prompts)), np.int32)
-    self._request = _Request(lengths_B, max_new_tokens, eos_id, logit_scale, sampler)
+    config, frequencies = separate_frequencies(config)
+    self._request = _Request(lengths_B, max_new_tokens, eos_id, logit_scale, sampler, frequencies)
     self._how: dict[str, Any] = {"config": config, "compute": compute or ComputeConfig()}
-    self._chunk = min(prefill_chunk, round_up(longest))
+    self._chunk = min(divisible(prefill_chunk, "length"), padded(longest, "length"))
     self._state: _State | None = None  # None until `prefill`
 
   @property
@@ -225,6 +229,11 @@ def round_up(size: int) -> int:
   return -(-size // step) * step
 
 
+def padded(size: int, dimension: str) -> int:
+  """What a dimension ("batch" or "length") of this size is padded to: a size that others share and the mesh divides."""
+  return divisible(round_up(size), dimension)
+
+
 def _until_eos(tokens: list[int], eos_id: int | None) -> list[int]:
   return tokens[: tokens.index(eos_id) + 1] if eos_id in tokens else tokens
 
@@ -235,7 +244,14 @@ def _extend(
   """Hidden states of tokens that follow the cache, and the cache that holds them too."""
   length_B1 = jnp.asarray(request.lengths_B + request.max_new_tokens)[:, None]
   x_BTD, extended = hidden_states(
-    params, config, tokens_BT, compute=compute, cache=cache, length=length_B1, logit_scale=request.logit_scale
+    params,
+    config,
+    tokens_BT,
+    compute=compute,
+    cache=cache,
+    length=length_B1,
+    logit_scale=request.logit_scale,
+    frequencies=request.frequencies,
   )
   assert extended is not None  # since a cache was given
   return x_BTD, extended

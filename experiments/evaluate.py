@@ -3,20 +3,25 @@
 `python -m experiments.evaluate --checkpoint=DIR --out=DIR [--methods=rope,yarn --lengths=1x,4x --tasks=needles]`
 
 Figures are appended to OUT/results.jsonl (see drope_jax/evaluate/results.py), each with its number of samples and a
-95 % bootstrap interval; what is there is not measured again. Generated answers are kept in OUT/samples/.
+95 % bootstrap interval; what is there is not measured again, unless with other settings. Generated answers are kept in
+OUT/samples/.
 """
 
+import contextlib
 from collections.abc import Sequence
 from pathlib import Path
 
+import jax
 from absl import flags
 
 from drope_jax import checkpoint
 from drope_jax.config import ConfigError
 from drope_jax.data.tokenizers import load_tokenizer
+from drope_jax.evaluate import tasks
 from drope_jax.evaluate.catalog import ALLOWED, DEFAULT, EvalData, make_tasks
 from drope_jax.evaluate.measure import evaluate
 from drope_jax.evaluate.methods import allowed_methods
+from drope_jax.sharding import make_mesh
 from experiments import cli
 
 CHECKPOINT = flags.DEFINE_string("checkpoint", None, "Workdir of a run, or an imported model.", required=True)
@@ -35,8 +40,15 @@ HAYSTACK = flags.DEFINE_string("haystack", None, "Folder of .txt essays for RULE
 LIMIT = flags.DEFINE_integer("limit", None, "Samples of each data set (LongBench, multiple choice); default: all.")
 LONGBENCH = flags.DEFINE_string("longbench", None, "Folder of LongBench's released files, as musique.jsonl.")
 CHOICES = flags.DEFINE_string("multiple_choice", None, "Folder of arc_easy.jsonl, piqa.jsonl, ...")
-BATCH_TOKENS = flags.DEFINE_integer("batch_tokens", 16_384, "Tokens on the device at one time; changes no figure.")
+BATCH_TOKENS = flags.DEFINE_integer(
+  "batch_tokens", tasks.BATCH_TOKENS, "Tokens on the device at one time; changes no figure."
+)
 BOS = flags.DEFINE_bool("bos", False, "Begin prompts with the tokenizer's BOS, for models that were trained so.")
+MESH = flags.DEFINE_list(
+  "mesh",
+  [],
+  "Devices along the axes of sharding.py, as data=4,context=2, or a preset: spreads samples, or their length.",
+)
 SEED = flags.DEFINE_integer("seed", 0, "Of the needle samples.")
 OUT = flags.DEFINE_string("out", None, "Directory of results.jsonl.", required=True)
 
@@ -53,7 +65,12 @@ def parse_lengths(texts: Sequence[str], train_context: int) -> list[int]:
 
 
 def main() -> None:
-  loaded = checkpoint.load(CHECKPOINT.value, STEP.value)
+  mesh = make_mesh(cli.parse_mesh(MESH.value)) if MESH.value else None
+  with contextlib.nullcontext() if mesh is None else jax.set_mesh(mesh):
+    _evaluate(checkpoint.load(CHECKPOINT.value, STEP.value, mesh))
+
+
+def _evaluate(loaded: checkpoint.Checkpoint) -> None:
   lengths = parse_lengths(LENGTHS.value, loaded.context)
   data = EvalData(
     tokenizer=load_tokenizer(CHECKPOINT.value),

@@ -1,6 +1,7 @@
-"""Tables and plots of a study again, from its records alone: `python -m experiments.report DIR`.
+"""Tables and plots, from the records alone: `python -m experiments.report DIR`.
 
-Reads study.json, results.jsonl and each run's config.json and metrics.jsonl in DIR; writes DIR/report.md and PNG plots.
+DIR is the workdir of a study, of which study.json, results.jsonl and each run's config.json and metrics.jsonl are read,
+or the output of `experiments.evaluate`, a results.jsonl alone. Writes DIR/report.md and PNG plots.
 """
 
 import argparse
@@ -8,9 +9,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from experiments.reporting import plots, tables
+from experiments.reporting import evaluation, plots, tables
 from experiments.reporting.finding import PERPLEXITY, RETRIEVAL, finding, spread_note
-from experiments.reporting.records import ReportError, Study, read_study
+from experiments.reporting.records import ReportError, Study, read_evaluation, read_study
 
 BACKGROUND = """\
 A language model must know in which order its tokens stand. Most are told by **RoPE**: queries and keys are rotated
@@ -105,21 +106,27 @@ def _compose(study: Study, drawn: set[str]) -> str:
 
 
 def write_report(directory: Path) -> Path:
-  """Writes report.md and the plots of the study in `directory`; returns the path of report.md.
+  """Writes report.md and the plots of what lies in `directory`; returns the path of report.md.
 
   Raises:
     ReportError: records are missing, empty or malformed; the message names the file.
   """
-  study = read_study(directory)
   path = directory / "report.md"
-  path.write_text(_compose(study, plots.draw_all(study)))
+  of_a_study = any((directory / name).exists() for name in ("study.json", "runs"))
+  if not of_a_study and (directory / "results.jsonl").exists():
+    study = read_evaluation(directory)
+    text = evaluation.compose(study, plots.draw_depths(study))
+  else:
+    study = read_study(directory)
+    text = _compose(study, plots.draw_all(study))
+  path.write_text(text)
   return path
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
   """The command; returns its exit status."""
   parser = argparse.ArgumentParser(prog="python -m experiments.report", description="Writes report.md and plots again.")
-  parser.add_argument("directory", type=Path, metavar="DIR", help="workdir of a study (where its study.json lies)")
+  parser.add_argument("directory", type=Path, metavar="DIR", help="workdir of a study, or output of an evaluation")
   directory = parser.parse_args(arguments).directory
   try:
     print(write_report(directory))

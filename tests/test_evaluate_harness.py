@@ -1,12 +1,18 @@
 """lm-evaluation-harness's own tasks, offline, against what we measure natively."""
 
+import dataclasses
 import json
 import math
+import os
 import random
+import re
+import subprocess
+import sys
 
 import jax
 import numpy as np
 import pytest
+from stub_model import put, reader
 from tiny_run import tiny_corpus, tiny_model, tiny_run
 
 pytest.importorskip("lm_eval", reason="the extra `eval` is not installed")
@@ -16,13 +22,16 @@ from lm_eval.tasks import TaskManager
 
 from drope_jax import checkpoint
 from drope_jax.config import ConfigError
-from drope_jax.data.tokenizers import load_tokenizer
+from drope_jax.data.tokenizers import ByteTokenizer, load_tokenizer
+from drope_jax.evaluate.generation import complete
 from drope_jax.evaluate.harness import DropeJax
 from drope_jax.evaluate.methods import inference
 from drope_jax.evaluate.multiple_choice import MultipleChoice
 from drope_jax.evaluate.perplexity import position_losses
+from drope_jax.evaluate.ruler import found_references
 from drope_jax.evaluate.tasks import Subject
 from drope_jax.generate import generate
+from drope_jax.interop.exporting import export_model
 from drope_jax.train import train
 
 LENGTH = 256
@@ -124,6 +133,101 @@ def test_generated_text_is_ours_up_to_the_stop(measured, native):
     assert sample["resps"][0][0] == native.tokenizer.decode(row).split("e")[0]
 
 
+# --- RULER, as the harness makes it: the three tasks whose haystack is not downloaded ------------------
+
+RULER = ("niah_single_1", "niah_multikey_2", "niah_multikey_3")
+RULER_LENGTH = 1536  # tokens, which are bytes here: the wording alone takes 400, and the answer has 128
+RULER_SAMPLES = 4
+
+
+@pytest.fixture
+def ruler(workdir, tmp_path, monkeypatch):
+  """Runs the tasks; they size their prompts by a tokenizer of transformers, and would make 500 of them."""
+  pytest.importorskip("transformers")
+  pytest.importorskip("wonderwords")
+  export_model(workdir, tmp_path / "exported", format="llama")
+  from lm_eval.tasks.ruler import prepare_niah
+
+  def few(*args, num_samples, make=prepare_niah.generate_samples, **how):
+    return make(*args, num_samples=RULER_SAMPLES, **how)
+
+  monkeypatch.setattr(prepare_niah, "generate_samples", few)
+  random.seed(0)
+
+  def run():
+    return simple_evaluate(
+      model="drope_jax",
+      model_args=f"checkpoint={workdir},method=drope,c=0.1,length={RULER_LENGTH}",
+      tasks=list(RULER),
+      task_manager=TaskManager(
+        metadata={"tokenizer": str(tmp_path / "exported"), "max_seq_lengths": [RULER_LENGTH]},
+      ),
+      bootstrap_iters=0,
+      log_samples=True,
+    )
+
+  return run
+
+
+@pytest.mark.slow
+def test_answers_to_ruler_are_ours(ruler, native, workdir):
+  measured = ruler()
+  loaded = checkpoint.load(workdir)
+  how = inference("drope", loaded.model, 16, RULER_LENGTH, c=0.1)
+  for task in RULER:
+    samples = measured["samples"][task]
+    assert len(samples) == RULER_SAMPLES
+    prompts = [native.encode(sample["arguments"][0][0]) for sample in samples]
+    assert all(RULER_LENGTH / 2 < len(prompt) <= RULER_LENGTH - 128 for prompt in prompts)
+    answers = complete(dataclasses.replace(native, how=how), prompts, 128)
+    assert [sample["resps"][0][0] for sample in samples] == answers
+    scores = [np.mean(found_references(a, s["doc"]["outputs"])) for a, s in zip(answers, samples, strict=True)]
+    assert measured["results"][task][f"{RULER_LENGTH},none"] == np.mean(scores)
+
+
+@pytest.mark.slow
+def test_one_that_finds_every_needle_has_all_of_ruler(ruler, monkeypatch):
+  """A model that reads the value out of the prompt, and says it wrongly where it is a UUID, as in the last task."""
+  tokenizer = ByteTokenizer()
+
+  def answer(text):
+    prompt, _, begun = text.rpartition(" mentioned in the provided text is")
+    (value,) = re.findall(rf"for {prompt.split()[-1]} is: (\S+)\.", prompt)
+    return f" {value[::-1] if '-' in value else value}"[len(begun) :]
+
+  model = put(monkeypatch, reader(answer, tokenizer), tokenizer)
+  oracle = checkpoint.Checkpoint(model.how.config, model.params, None, 0, 0, RULER_LENGTH)
+  monkeypatch.setattr("drope_jax.checkpoint.load", lambda *_: oracle)
+  results = ruler()["results"]
+  assert [results[task][f"{RULER_LENGTH},none"] for task in RULER] == [1.0, 1.0, 0.0]
+
+
+# --- the command --------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_the_command_of_the_readme(workdir, tasks, measured, tmp_path):
+  command = [sys.executable, "-m", "drope_jax.evaluate.harness", "run", "--model", "drope_jax"]
+  command += ["--model_args", f"checkpoint={workdir},method=drope,c=0.1,length={LENGTH}"]
+  command += ["--tasks", "own_text,own_arc_easy,own_asked", "--include_path", str(tasks)]
+  offline = {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "JAX_PLATFORMS": "cpu"}
+  done = subprocess.run(
+    [*command, "--output_path", str(tmp_path / "out")],
+    env={**os.environ, **offline, "PYTHONPATH": os.pathsep.join(sys.path)},
+    capture_output=True,
+    text=True,
+    cwd=tmp_path,
+  )
+  assert done.returncode == 0, done.stderr[-2000:]
+  (file,) = (tmp_path / "out").rglob("results*.json")
+  found = json.loads(file.read_text())["results"]
+  for task, metrics in measured["results"].items():
+    for metric, value in metrics.items():
+      if isinstance(value, float) and "stderr" not in metric:
+        assert found[task][metric] == pytest.approx(value, rel=1e-6)
+  assert "own_arc_easy" in done.stdout
+
+
 def test_long_contexts_lose_their_begin(workdir, native):
   model = DropeJax(str(workdir), method="nope", length=32)
   context, continuation = list(range(1, 100)), [5, 6]
@@ -135,7 +239,7 @@ def test_long_contexts_lose_their_begin(workdir, native):
 def test_what_it_cannot_do_is_refused(workdir):
   with pytest.raises(ConfigError, match="method 'rope' is impossible"):
     DropeJax(str(workdir), method="rope")
-  with pytest.raises(ConfigError, match="--batch_size and --device are not read"):
+  with pytest.raises(ConfigError, match="--batch_size is not read"):
     DropeJax(str(workdir), batch_size=8)
   with pytest.raises(ConfigError, match="is longer than length=16"):
     DropeJax(str(workdir))._loglikelihood_tokens([(None, [1], list(range(17)))])

@@ -13,7 +13,9 @@ from drope_jax.config import ModelConfig
 from drope_jax.data.recall import Lines, NeedleSample, needle_sample
 from drope_jax.data.tokenizers import ByteTokenizer
 from drope_jax.evaluate.methods import Inference
-from drope_jax.evaluate.needles import by_depth, retrieve
+from drope_jax.evaluate.needles import accuracy_by_depth, retrieve
+from drope_jax.evaluate.results import ACCURACY, at_depth
+from drope_jax.evaluate.tasks import Subject
 from drope_jax.generate import generate
 from drope_jax.model import map_specs
 
@@ -54,6 +56,11 @@ def oracle(reach: int):
   return hidden_states
 
 
+def subject(config: ModelConfig, crop: int | None = None, **fields) -> Subject:
+  how = Inference(config, crop=crop)
+  return Subject(**{"params": ORACLE_PARAMS, "how": how, "tokenizer": TOKENIZER, "train_context": 128, **fields})
+
+
 @pytest.fixture
 def model(monkeypatch):
   """Puts a `hidden_states` into generate.py, and hands out the config to run it under."""
@@ -84,36 +91,38 @@ def fact_to_end(sample) -> int:
 
 def test_an_oracle_answers_all(model, samples):
   config = model(oracle(reach=10_000))
-  correct_N = retrieve(ORACLE_PARAMS, Inference(config), samples)
+  correct_N = retrieve(subject(config), samples)
   assert correct_N.all()
-  assert [tuple(row) for row in by_depth(samples, correct_N, DEPTHS)] == [(depth, 1.0, 4) for depth in DEPTHS]
+  assert [row[:3] for row in accuracy_by_depth(samples, correct_N, DEPTHS)] == [
+    (at_depth(ACCURACY, depth), 1.0, 4) for depth in DEPTHS
+  ]
 
 
 def test_one_that_sees_the_last_tokens_fails_exactly_on_needles_outside(model, samples):
   reach = 150
-  correct_N = retrieve(ORACLE_PARAMS, Inference(model(oracle(reach))), samples)
+  correct_N = retrieve(subject(model(oracle(reach))), samples)
   assert correct_N.tolist() == [fact_to_end(sample) <= reach for sample in samples]
   assert 0 < correct_N.sum() < len(samples)
-  assert [row.accuracy for row in by_depth(samples, correct_N, DEPTHS)][:: len(DEPTHS) - 1] == [0.0, 1.0]
+  assert [row.value for row in accuracy_by_depth(samples, correct_N, DEPTHS)][:: len(DEPTHS) - 1] == [0.0, 1.0]
 
 
 def test_a_crop_hides_exactly_the_needles_outside_and_leaves_room_for_the_answer(model, samples):
   crop = 150
-  correct_N = retrieve(ORACLE_PARAMS, Inference(model(oracle(reach=10_000)), crop=crop), samples)
+  correct_N = retrieve(subject(model(oracle(reach=10_000)), crop=crop), samples)
   expected = [fact_to_end(sample) + len(sample.answer) <= crop for sample in samples]
   assert correct_N.tolist() == expected
   assert 0 < sum(expected) < len(samples)
 
 
 def test_one_that_says_nothing_answers_none(model, samples):
-  assert not retrieve(ORACLE_PARAMS, Inference(model(oracle(reach=1))), samples).any()
+  assert not retrieve(subject(model(oracle(reach=1))), samples).any()
 
 
 def test_an_answer_that_is_only_begun_is_wrong(model, samples):
   first = samples[0]
   longer = dataclasses.replace(first, answer=(*first.answer, 7))
   config = model(oracle(reach=10_000))
-  assert retrieve(ORACLE_PARAMS, Inference(config), [first, longer]).tolist() == [True, False]
+  assert retrieve(subject(config), [first, longer]).tolist() == [True, False]
 
 
 def test_batch_size_does_not_change_answers_nor_their_order():
@@ -130,19 +139,23 @@ def test_batch_size_does_not_change_answers_nor_their_order():
     answers[4],
   ]
   samples = [NeedleSample(prompt, answer, 0.5) for prompt, answer in zip(prompts, wrong, strict=True)]
-  for batch_size in (2, 3, 100):
-    correct_N = retrieve(params, Inference(config), samples, batch_size=batch_size)
+  for batch_tokens in (1, 110, 10_000):  # one, three and all samples at one time
+    correct_N = retrieve(subject(config, params=params, batch_tokens=batch_tokens), samples)
     assert correct_N.tolist() == [True, False, True, False, True]
 
 
 def test_samples_count_for_the_nearest_depth():
   samples = [NeedleSample(np.zeros(1, np.int32), (1,), depth) for depth in (0.02, 0.48, 0.97, 1.0)]
-  rows = by_depth(samples, np.array([True, False, True, False]), (0.0, 0.25, 0.5, 1.0))
-  assert [tuple(row) for row in rows] == [(0.0, 1.0, 1), (0.5, 0.0, 1), (1.0, 0.5, 2)]
+  rows = accuracy_by_depth(samples, np.array([True, False, True, False]), (0.0, 0.25, 0.5, 1.0))
+  assert [row[:3] for row in rows] == [
+    (at_depth(ACCURACY, 0.0), 1.0, 1),
+    (at_depth(ACCURACY, 0.5), 0.0, 1),
+    (at_depth(ACCURACY, 1.0), 0.5, 2),
+  ]
 
 
 def test_bad_input_is_named(samples):
   with pytest.raises(ValueError, match="samples is empty"):
-    retrieve(ORACLE_PARAMS, Inference(ORACLE), [])
+    retrieve(subject(ORACLE), [])
   with pytest.raises(ValueError, match="crop is 3; an answer of 5 tokens"):
-    retrieve(ORACLE_PARAMS, Inference(ORACLE, crop=3), samples)
+    retrieve(subject(ORACLE, crop=3), samples)

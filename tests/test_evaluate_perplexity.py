@@ -9,7 +9,7 @@ from drope_jax.config import ComputeConfig, ModelConfig
 from drope_jax.evaluate.methods import Inference
 from drope_jax.evaluate.perplexity import _token_losses, _windows, blocks, position_losses
 from drope_jax.model import hidden_states, map_specs, unembed
-from drope_jax.positions import DynamicYaRN, RoPE, YaRN
+from drope_jax.positions import NTK, DynamicYaRN, RoPE, YaRN
 
 LENGTH = 20
 CONFIG = ModelConfig(vocab_size=31, d_model=16, num_layers=2, num_heads=2, num_kv_heads=2, head_dim=8, d_ff=24)
@@ -18,9 +18,9 @@ PARAMS = map_specs(lambda spec: jnp.asarray(RNG.normal(not spec.decay, 0.5, spec
 DOCUMENTS = [np.random.default_rng(i).integers(0, 31, LENGTH + 1 + i) for i in range(3)]
 
 
-def plain(tokens, **inputs) -> np.ndarray:
+def plain(tokens, config=CONFIG, **inputs) -> np.ndarray:
   """Losses (T,) of predicting tokens[1:], from the logits of the whole sequence."""
-  x_BTD, _ = jax.jit(hidden_states, static_argnums=1)(PARAMS, CONFIG, jnp.asarray(tokens[:-1])[None], **inputs)
+  x_BTD, _ = jax.jit(hidden_states, static_argnums=1)(PARAMS, config, jnp.asarray(tokens[:-1])[None], **inputs)
   log_p_TV = jax.nn.log_softmax(unembed(PARAMS, x_BTD)[0])
   return -np.asarray(log_p_TV)[np.arange(len(tokens) - 1), tokens[1:]]
 
@@ -50,6 +50,17 @@ def test_a_grid_of_logit_scales_shares_one_program():
   position_losses(PARAMS, Inference(CONFIG, logit_scale=1.5), DOCUMENTS, length=LENGTH)
   programs = _token_losses._cache_size()
   position_losses(PARAMS, Inference(CONFIG, logit_scale=1.6), DOCUMENTS, length=LENGTH)
+  assert _token_losses._cache_size() == programs
+
+
+def test_static_scalings_share_one_program_and_are_each_themselves():
+  position_losses(PARAMS, Inference(CONFIG), DOCUMENTS, length=LENGTH)
+  programs = _token_losses._cache_size()
+  for rope in (RoPE(scaling=YaRN(4.0, 5)), RoPE(scaling=NTK(3.0)), RoPE(theta=50.0)):
+    config = dataclasses.replace(CONFIG, positions=rope)
+    nll_NT = position_losses(PARAMS, Inference(config), DOCUMENTS, length=LENGTH)
+    np.testing.assert_allclose(nll_NT[0], plain(DOCUMENTS[0], config), rtol=1e-4, atol=1e-5)
+    assert not np.allclose(nll_NT[0], plain(DOCUMENTS[0]), atol=1e-2)
   assert _token_losses._cache_size() == programs
 
 
@@ -86,7 +97,7 @@ def test_memory_is_linear_in_the_length():
 
   def temporary_bytes(length: int) -> int:
     tokens_BS = jax.ShapeDtypeStruct((1, length + 1), jnp.int32)
-    lowered = _token_losses.lower(PARAMS, tokens_BS, 1.0, CONFIG, compute)
+    lowered = _token_losses.lower(PARAMS, tokens_BS, 1.0, None, CONFIG, compute, length)
     return lowered.compile().memory_analysis().temp_size_in_bytes
 
   assert temporary_bytes(8192) < 2.5 * temporary_bytes(4096)  # scores of T x T would make it 4

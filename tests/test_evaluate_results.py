@@ -8,8 +8,8 @@ from drope_jax.evaluate.results import (
   LOSS,
   Measurement,
   Result,
-  accuracy_at,
   append,
+  at_depth,
   loss_between,
   measured,
   read,
@@ -23,7 +23,10 @@ def result(**changes) -> Result:
 
 def test_what_is_appended_is_read_in_order(tmp_path):
   path = tmp_path / "results.jsonl"
-  first, second = [result(), result(metric=accuracy_at(0.25))], [result(task="perplexity", metric=LOSS, value=2.5)]
+  first, second = (
+    [result(), result(metric=at_depth(ACCURACY, 0.25))],
+    [result(task="perplexity", metric=LOSS, value=2.5)],
+  )
   append(path, first)
   append(path, second)
   assert read(path) == first + second
@@ -35,7 +38,7 @@ def test_the_file_is_plain_json_lines_with_the_fields_of_the_contract(tmp_path):
   lines = path.read_text().split("\n")
   assert lines.pop() == ""
   fields = ["run", "method", "task", "context", "extension", "metric", "value", "n", "seed"]
-  fields += ["low", "high", "command"]
+  fields += ["low", "high", "command", "settings"]
   assert [list(json.loads(line)) for line in lines] == [fields] * 2
 
 
@@ -49,17 +52,32 @@ def test_appending_leaves_earlier_bytes(tmp_path):
 
 def test_metric_names():
   assert loss_between(128, 192) == "loss@128-192"
-  assert accuracy_at(0.25) == "accuracy@depth=0.25"
-  assert accuracy_at(1.0) == "accuracy@depth=1"
+  assert at_depth(ACCURACY, 0.25) == "accuracy@depth=0.25"
+  assert at_depth(ACCURACY, 1.0) == "accuracy@depth=1"
 
 
 def test_a_measurement_is_known_by_all_but_its_figures(tmp_path):
   path = tmp_path / "results.jsonl"
   assert measured(path) == set()
-  append(path, [result(), result(metric=accuracy_at(0.5), value=1.0)])
+  append(path, [result(), result(metric=at_depth(ACCURACY, 0.5), value=1.0)])
   assert measured(path) == {Measurement("drope", "nope", "needles", 512, 3)}
   for change in ({"run": "r"}, {"method": "rope"}, {"task": "t"}, {"context": 1}, {"seed": 0}):
     assert result(**change).measurement not in measured(path)
+
+
+def test_other_settings_are_another_measurement_whatever_their_order(tmp_path):
+  path = tmp_path / "results.jsonl"
+  append(path, [result(settings={"samples": 100, "beta": 1.25})])
+  assert result(settings={"beta": 1.25, "samples": 100}).measurement in measured(path)
+  for other in ({"samples": 200, "beta": 1.25}, {"samples": 100}, {}, None):
+    assert result(settings=other).measurement not in measured(path)
+
+
+def test_a_record_from_before_there_were_settings_is_read(tmp_path):
+  path = tmp_path / "results.jsonl"
+  record = {name: value for name, value in vars(result()).items() if name != "settings"}
+  path.write_text(json.dumps(record) + "\n")
+  assert read(path) == [result()] and read(path)[0].settings is None
 
 
 @pytest.mark.parametrize(

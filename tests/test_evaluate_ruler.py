@@ -195,7 +195,7 @@ def test_too_short_a_length_is_refused(material):
     Ruler(name="niah_single_1", material=material).check(128, None)
   with pytest.raises(ConfigError, match="64 of them are seen"):
     Ruler(name="niah_single_1", material=material).check(1024, 64)
-  with pytest.raises(ConfigError, match="the smallest prompt has"):
+  with pytest.raises(ConfigError, match="vt at 200 tokens: the smallest prompt has"):
     Ruler(name="vt", material=material).check(200, None)
 
 

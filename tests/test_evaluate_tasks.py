@@ -4,6 +4,7 @@ import dataclasses
 import json
 import math
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -16,10 +17,11 @@ from drope_jax.data.tokenizers import ByteTokenizer
 from drope_jax.evaluate import generation, results
 from drope_jax.evaluate.catalog import NAMES, EvalData, make_tasks
 from drope_jax.evaluate.generation import complete
-from drope_jax.evaluate.measure import evaluate
+from drope_jax.evaluate.measure import Place, evaluate
 from drope_jax.evaluate.methods import Inference, inference
 from drope_jax.evaluate.perplexity import Perplexity, position_losses, text_bytes
 from drope_jax.evaluate.progress import Progress
+from drope_jax.evaluate.results import Measurement
 from drope_jax.evaluate.samples import SampleLog
 from drope_jax.evaluate.tasks import Figure, Subject, batches, bootstrap, mean_figure
 from drope_jax.model import map_specs
@@ -60,11 +62,22 @@ def test_weights_make_a_ratio_of_sums():
 def test_batches_hold_each_index_once_within_the_budget():
   lengths = RNG.integers(1, 500, 100).tolist()
   groups = batches(lengths, 1000)
-  assert sorted(i for group in groups for i in group) == list(range(100))
-  assert all(len(group) * max(lengths[i] for i in group) <= 1000 for group in groups)
-  order = [lengths[i] for group in groups for i in group]
+  assert sorted(i for group in groups for i in group.indices) == list(range(100))
+  assert all(len(group.indices) * max(lengths[i] for i in group.indices) <= 1000 for group in groups)
+  order = [lengths[i] for group in groups for i in group.indices]
   assert order == sorted(lengths, reverse=True)
-  assert batches([5000, 3], 1000) == [[0], [1]]  # one that is longer than the budget goes alone
+  for group in groups:
+    longest = max(lengths[i] for i in group.indices)
+    assert longest <= group.width <= 1.25 * longest and len(group.indices) <= group.rows
+  assert [group.indices for group in batches([5000, 3], 1000)] == [[0], [1]]  # one longer than the budget goes alone
+
+
+def test_samples_of_one_length_are_one_shape_with_little_filling():
+  for count in range(1, 60):
+    groups = batches([100] * count, 1600)
+    assert len({(group.rows, group.width) for group in groups}) == 1
+    filled = sum(group.rows for group in groups)
+    assert filled - count < 0.25 * count + len(groups) and max(len(group.indices) for group in groups) <= 16
 
 
 # --- progress --------------------------------------------------------------------------------------
@@ -175,8 +188,11 @@ def test_a_crop_without_room_for_a_prompt_is_refused():
 class Counting:
   """A task that counts how often it is measured, and fails once."""
 
-  def __init__(self, name, fails_at=None):
-    self.name, self.fails_at, self.measured = name, fails_at, []
+  def __init__(self, name, fails_at=None, samples=10):
+    self.name, self.fails_at, self.samples, self.measured = name, fails_at, samples, []
+
+  def settings(self, length):
+    return {"samples": self.samples}
 
   def check(self, length, crop):
     if length == 1:
@@ -213,6 +229,66 @@ def test_an_interrupted_evaluation_goes_on_where_it_was(tmp_path, loaded):
   assert (first.run, first.context, first.extension, first.seed) == ("run", 16, 1.0, 0)
   betas = {(r.method, r.context): r.value for r in records if r.metric == "beta"}
   assert betas["drope:0.5", 32] == 1 + 0.5 * math.log(2) and betas["nope", 32] == 1.0
+
+
+@pytest.mark.parametrize(
+  "change",
+  [
+    {"samples": 11},
+    {"seed": 1},
+    {"c": 0.25},
+    {"bos": True},
+    {"step": 2},
+    {"params": jax.tree.map(lambda w: 2 * w, PARAMS)},
+  ],
+  ids=lambda change: next(iter(change)),
+)
+def test_what_is_asked_with_another_setting_is_measured_anew(tmp_path, loaded, change):
+  out = tmp_path / "results.jsonl"
+
+  def ask(samples=10, seed=0, c=0.5, bos=False, step=1, params=PARAMS):
+    data = EvalData(tokenizer=TOKENIZER, longest=64, seed=seed)
+    task = Counting("one", samples=samples)
+    changed = loaded._replace(step=step, params=params)
+    evaluate("run", changed, ["nope", "drope"], [16, 32], [task], data, out, c, bos=bos)
+    return task.measured
+
+  assert ask() == [16, 32, 32]
+  before = out.read_bytes()
+  anew = ask(**change)
+  assert anew == ([32] if "c" in change else [16, 32, 32])  # beta follows c beyond the context alone
+  assert ask() == ask(**change) == []
+  assert out.read_bytes().startswith(before)
+
+
+def test_figures_of_before_there_were_settings_are_measured_anew_and_stay(tmp_path, loaded):
+  out, data = tmp_path / "results.jsonl", EvalData(tokenizer=TOKENIZER, longest=64)
+  evaluate("run", loaded, ["nope"], [16], [Counting("one")], data, out)
+  old = [{k: v for k, v in json.loads(line).items() if k != "settings"} for line in out.read_text().splitlines()]
+  out.write_text("".join(json.dumps(record) + "\n" for record in old))
+  task = Counting("one")
+  evaluate("run", loaded, ["nope"], [16], [task], data, out)
+  assert task.measured == [16] and [r.settings is None for r in results.read(out)] == [True] * 3 + [False] * 3
+
+
+def test_answers_under_other_settings_are_not_taken_for_these(tmp_path):
+  one, other = ({"beta": beta} for beta in (1.0, 1.5))
+  place = Place(path=tmp_path / "results.jsonl", train_context=16)
+  logs = [place.log_of(Measurement("run", "drope", "vt", 64, 0, results.as_text(s))) for s in (one, other, one)]
+  logs[0].append([{"index": 0, "prompt": "p", "tokens": [1], "text": "a"}])
+  assert logs[0].path == logs[2].path != logs[1].path
+
+
+@pytest.mark.parametrize("name", ["order", "induction", "copy", "vt", "perplexity", "sliding_perplexity", "needles"])
+def test_settings_of_a_task_are_json_and_tell_its_samples_apart(name, tmp_path, monkeypatch):
+  first, second = ("The sea is calm tonight. The tide is full.", "The moon lies fair upon the straits of old.")
+  found = set()
+  for text in (first, first, second):
+    (tmp_path / "essay.txt").write_text(f"{text} " * 40)
+    monkeypatch.setattr(EvalData, "_split", lambda *_, text=text: [f"{text} " * 40])
+    data = EvalData(tokenizer=TOKENIZER, longest=64, haystack=tmp_path, num_samples=3)
+    found.add(results.as_text(make_tasks([name], data)[0].settings(64)))
+  assert len(found) == 2
 
 
 def test_what_cannot_be_measured_is_refused_before_anything_is(tmp_path, loaded):

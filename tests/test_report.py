@@ -99,7 +99,9 @@ def _figures(losses: Mapping[str, Any], accuracies: Mapping[str, Any]) -> list[R
         found += [Result(task="perplexity", metric=name, value=v, n=TOKENS, **common) for name, v in metrics.items()]
       if accuracy is not None:
         metrics = {"accuracy": accuracy}
-        metrics |= {results.accuracy_at(d): min(max(accuracy + 0.3 * (d - 0.5), 0.0), 1.0) for d in DEPTHS}
+        metrics |= {
+          results.at_depth(results.ACCURACY, d): min(max(accuracy + 0.3 * (d - 0.5), 0.0), 1.0) for d in DEPTHS
+        }
         found += [Result(task="needles", metric=name, value=v, n=PROMPTS, **common) for name, v in metrics.items()]
   return found
 
@@ -323,6 +325,13 @@ def test_evaluation_seeds_are_pooled(workdir):
   assert study.figure(study.rows[5], "needles", 128, "accuracy") == Figure(pytest.approx(0.6), 300)
 
 
+def test_of_a_measurement_with_other_settings_only_the_last_counts(workdir):
+  common = {"run": "drope", "method": "nope", "task": "needles", "context": 128, "extension": 1.0, "seed": 0}
+  first = [Result(value=0.4, n=100, metric=metric, **common) for metric in ("accuracy", "accuracy@depth=0.25")]
+  study = _study(workdir, [*first, Result(value=0.7, n=200, metric="accuracy", settings={"samples": 200}, **common)])
+  assert study.figures(study.rows[5], "needles", 128) == {"accuracy": Figure(0.7, 200)}
+
+
 def test_the_temperature_fit_warns_at_the_edge_of_its_grid(workdir):
   text = tables.temperature_section(_study(workdir, _temperature({256: 1.2, 512: 1.4, 1024: 1.8})))
   assert "c = **0.290**" in text
@@ -398,6 +407,28 @@ def test_rows_keep_apart(workdir):
   assert len({(look.color, look.dashed) for look in looks.values()}) == len(ROWS)
   plain, tempered = looks[list(looks)[5]], looks[list(looks)[6]]
   assert plain.color == tempered.color and plain.dashed and not tempered.dashed
+
+
+# --- an evaluation that is no study's -----------------------------------------------------------
+
+
+def test_an_evaluation_has_tables_with_intervals_and_heat_maps(tmp_path):
+  common = {"run": "model", "context": 64, "extension": 2.0, "n": 50, "seed": 0, "command": "evaluate it"}
+  needle = {**common, "method": "yarn", "task": "niah_single_1"}
+  found = [
+    Result(metric="string_match_all", value=0.5, low=0.375, high=0.625, **needle),
+    Result(metric="beta", value=1.0, **needle),
+    *(Result(metric=results.at_depth("string_match_all", depth), value=depth, **needle) for depth in DEPTHS),
+    Result(metric="loss", value=2.5, method="rope", task="perplexity", **common),
+    Result(metric="loss@0-16", value=2.75, method="rope", task="perplexity", **common),
+  ]
+  results.append(tmp_path / "results.jsonl", found)
+  assert write_report(tmp_path) == tmp_path / "report.md"
+  report = (tmp_path / "report.md").read_text()
+  assert "training context of 32 tokens" in report and "evaluate it" in report
+  assert "| yarn | 0.500 (0.375 to 0.625), 50 |" in report and "| rope | 2.500, 50 |" in report
+  assert "2.750" not in report and "beta" not in report  # of positions and settings there is no table
+  assert {path.name for path in tmp_path.glob("*.png")} == {"niah_single_1.png"} and "](niah_single_1.png)" in report
 
 
 # --- the command -------------------------------------------------------------------------------

@@ -7,6 +7,8 @@ parameters, the seed and the index.
 """
 
 import dataclasses
+import functools
+import hashlib
 import random
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -78,6 +80,14 @@ class Lines:
     if not self.fillers:
       raise ConfigError("recall needs at least one filler sentence")
     self.mean_filler = sum(len(filler.ids) for filler in self.fillers) / len(self.fillers)  # tokens
+
+  @functools.cached_property
+  def fingerprint(self) -> str:
+    """What the fillers and topics are known by, in tokens."""
+    known = hashlib.sha256(repr(sorted((topic, tuple(values)) for topic, values in self.topics.items())).encode())
+    for filler in self.fillers:
+      known.update(repr(filler.ids).encode())
+    return known.hexdigest()[:12]
 
   def line(self, text: str) -> Line:
     return Line(text, tuple(self.tokenizer.encode(text)))

@@ -43,8 +43,8 @@ class DropeJax(TemplateLM):
     step: of the checkpoint; None: its last.
     bos: whether texts begin with the tokenizer's BOS.
     batch_tokens: on the device at one time; changes no result.
-    batch_size, max_batch_size, device: the harness always gives them. Batches are packed by tokens, and the device is
-      JAX's, so a `batch_size` above 1 or a `device` is refused rather than passed over.
+    batch_size, max_batch_size: batches are packed by tokens, so one that is given is refused rather than passed over.
+    device: not read: it is JAX's, and the harness's command gives one whether or not it was asked for.
   """
 
   def __init__(
@@ -61,8 +61,8 @@ class DropeJax(TemplateLM):
     device: str | None = None,
   ):
     super().__init__()
-    if str(batch_size) != "1" or device is not None or max_batch_size is not None:
-      raise ConfigError("give batch_tokens in --model_args; --batch_size and --device are not read")
+    if str(batch_size) != "1" or max_batch_size is not None:
+      raise ConfigError("give batch_tokens in --model_args; --batch_size is not read")
     loaded = checkpoints.load(checkpoint, step)
     context = loaded.context
     self.max_length = int(length) if length else context

@@ -12,7 +12,8 @@ from jax import lax
 from drope_jax.config import ComputeConfig, ModelConfig
 from drope_jax.evaluate.tasks import Subject, batches
 from drope_jax.generate import round_up
-from drope_jax.model import Array, Params, hidden_states, unembed
+from drope_jax.model import Array, Params, hidden_states, separate_frequencies, unembed
+from drope_jax.positions import Frequencies
 
 
 class Scored(NamedTuple):
@@ -40,14 +41,14 @@ def score_continuations(subject: Subject, pairs: Sequence[tuple[np.ndarray, np.n
     sequence = np.concatenate([context, continuation]).astype(np.int32)
     sequences.append(sequence if crop is None else sequence[-(crop + 1) :])
   lengths = [len(sequence) - 1 for sequence in sequences]  # what the model reads
+  config, frequencies = separate_frequencies(subject.how.config)
   scored: list[Scored | None] = [None] * len(pairs)
   done = 0
   for batch in batches(lengths, subject.batch_tokens):
-    width = round_up(max(lengths[i] for i in batch))
-    scored_width = round_up(max(len(pairs[i][1]) for i in batch))
-    tokens_BS = np.zeros((round_up(len(batch)), width + 1), np.int32)
+    scored_width = min(round_up(max(len(pairs[i][1]) for i in batch.indices)), batch.width)
+    tokens_BS = np.zeros((batch.rows, batch.width + 1), np.int32)
     starts_B, lengths_B = np.zeros(len(tokens_BS), np.int32), np.ones(len(tokens_BS), np.int32)
-    for row, i in enumerate(batch):
+    for row, i in enumerate(batch.indices):
       tokens_BS[row, : lengths[i] + 1] = sequences[i]
       starts_B[row], lengths_B[row] = lengths[i] - len(pairs[i][1]), lengths[i]
     nll_BK, top_BK = _scores(
@@ -56,15 +57,16 @@ def score_continuations(subject: Subject, pairs: Sequence[tuple[np.ndarray, np.n
       starts_B,
       lengths_B[:, None],
       subject.how.logit_scale,
-      subject.how.config,
+      frequencies,
+      config,
       subject.compute or ComputeConfig(),
-      min(scored_width, width),
+      scored_width,
     )
     nll_BK, top_BK = np.asarray(nll_BK, np.float64), np.asarray(top_BK)
-    for row, i in enumerate(batch):
+    for row, i in enumerate(batch.indices):
       size = len(pairs[i][1])
       scored[i] = Scored(-float(nll_BK[row, :size].sum()), bool(top_BK[row, :size].all()))
-    done += len(batch)
+    done += len(batch.indices)
     subject.progress(done / len(pairs))
   return [one for one in scored if one is not None]
 
@@ -76,6 +78,7 @@ def _scores(
   starts_B: Array,
   lengths_B1: Array,
   logit_scale: float | Array,
+  frequencies: Frequencies | None,
   config: ModelConfig,
   compute: ComputeConfig,
   size: int,
@@ -85,7 +88,13 @@ def _scores(
   `lengths_B1` is what the dynamic scalings read, so that padding does not change a result.
   """
   x_BTD, _ = hidden_states(
-    params, config, tokens_BS[:, :-1], compute=compute, length=lengths_B1, logit_scale=logit_scale
+    params,
+    config,
+    tokens_BS[:, :-1],
+    compute=compute,
+    length=lengths_B1,
+    logit_scale=logit_scale,
+    frequencies=frequencies,
   )
   places_BK = jnp.minimum(starts_B[:, None] + jnp.arange(size), x_BTD.shape[1] - 1)
   x_ND = jnp.take_along_axis(x_BTD, places_BK[..., None], axis=1).reshape(-1, x_BTD.shape[-1])

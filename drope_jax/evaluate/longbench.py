@@ -9,6 +9,7 @@ tokens may be generated (dataset2maxlen.json), scores (eval.py), and truncation 
 
 import dataclasses
 import functools
+import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,6 +19,7 @@ import numpy as np
 from drope_jax.config import ConfigError
 from drope_jax.evaluate.generation import complete
 from drope_jax.evaluate.local_files import read_jsonl
+from drope_jax.evaluate.samples import fingerprint
 from drope_jax.evaluate.tasks import Figure, Subject, check_room, mean_figure
 from drope_jax.evaluate.text_scores import classification, counting, edit_similarity, f1, retrieval, rouge_l
 
@@ -161,6 +163,9 @@ class LongBench:
     if not path.exists() and (self.folder / f"{self.dataset}_e.jsonl").exists():
       path = self.folder / f"{self.dataset}_e.jsonl"
     return read_jsonl(path, ("input", "context", "answers", "length", "all_classes"), self.limit)
+
+  def settings(self, length: int) -> dict[str, Any]:
+    return {"samples": len(self.records), "text": fingerprint(json.dumps(record) for record in self.records)}
 
   def check(self, length: int, crop: int | None) -> None:
     check_room(self.name, length, crop, TASKS[self.dataset].max_new_tokens + 1)

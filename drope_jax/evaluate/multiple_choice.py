@@ -18,6 +18,7 @@ import numpy as np
 from drope_jax.config import ConfigError
 from drope_jax.evaluate.likelihood import score_continuations
 from drope_jax.evaluate.local_files import read_jsonl
+from drope_jax.evaluate.samples import fingerprint
 from drope_jax.evaluate.tasks import Figure, Subject, mean_figure
 
 
@@ -111,6 +112,9 @@ class MultipleChoice:
       except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise ConfigError(f"{path}: record {number} is not one of {self.name} ({error!r})") from error
     return questions
+
+  def settings(self, length: int) -> dict[str, Any]:
+    return {"samples": len(self.questions), "text": fingerprint(repr(question) for question in self.questions)}
 
   def check(self, length: int, crop: int | None) -> None:
     _ = self.questions  # read now, so that a bad file is named before anything is measured

@@ -9,7 +9,7 @@ import dataclasses
 import functools
 import math
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -18,9 +18,12 @@ from drope_jax.config import ComputeConfig, ConfigError, ModelConfig
 from drope_jax.data.tokenizers import Tokenizer
 from drope_jax.evaluate.methods import Inference
 from drope_jax.evaluate.results import BITS_PER_BYTE, LOSS, loss_between
-from drope_jax.evaluate.tasks import Figure, Subject, mean_figure
+from drope_jax.evaluate.samples import fingerprint
+from drope_jax.evaluate.tasks import BATCH_TOKENS, Figure, Subject, batches, mean_figure
 from drope_jax.loss import token_losses
-from drope_jax.model import Array, Params, hidden_states
+from drope_jax.model import Array, Params, hidden_states, separate_frequencies
+from drope_jax.positions import Frequencies
+from drope_jax.sharding import divisible
 
 
 class Block(NamedTuple):
@@ -66,14 +69,34 @@ def position_losses(
       raise ValueError(f"documents[{i}] has {len(document)} tokens; length {length} needs {length + 1}")
   tokens_NS = np.stack([np.asarray(document[: length + 1], np.int32) for document in documents])
   nll_NT = np.empty((len(documents), length), np.float32)
+  config, frequencies = separate_frequencies(inference.config)
   for start, stop, first_scored in _windows(length, min(inference.crop or length, window or length)):
     for batch in range(0, len(documents), batch_size):
       tokens_BS = tokens_NS[batch : batch + batch_size, start : stop + 1]
-      # A last batch that is not full is filled up with zeros, so that there is one compiled shape.
-      filled_BS = np.pad(tokens_BS, [(0, batch_size - len(tokens_BS)), (0, 0)])
-      nll_BT = _token_losses(params, filled_BS, inference.logit_scale, inference.config, compute or ComputeConfig())
-      nll_NT[batch : batch + batch_size, first_scored:stop] = nll_BT[: len(tokens_BS), first_scored - start :]
+      # A last batch that is not full is filled up with zeros, so that there is one compiled shape; and on a mesh both
+      # dimensions are, so that it divides them.
+      rows, width = divisible(batch_size, "batch"), divisible(stop - start, "length")
+      filled_BS = np.pad(tokens_BS, [(0, rows - len(tokens_BS)), (0, width - (stop - start))])
+      nll_BT = _token_losses(
+        params, filled_BS, inference.logit_scale, frequencies, config, compute or ComputeConfig(), stop - start
+      )
+      scored_BT = nll_BT[: len(tokens_BS), first_scored - start : stop - start]
+      nll_NT[batch : batch + batch_size, first_scored:stop] = scored_BT
   return nll_NT
+
+
+def documents_at_once(inference: Inference, num_documents: int, length: int, tokens: int = BATCH_TOKENS) -> int:
+  """Documents at one time for `position_losses` with windows of `length` tokens: see tasks.batches."""
+  return batches([min(length, inference.crop or length)] * num_documents, tokens)[0].rows
+
+
+def trace_losses(
+  params: Params, inference: Inference, rows: int, length: int, compute: ComputeConfig
+) -> jax.stages.Traced:
+  """The program that `position_losses` runs on `rows` documents at a time, of abstract `params` (drope_jax.aot)."""
+  tokens_BS = jax.ShapeDtypeStruct((rows, length + 1), np.int32)
+  config, frequencies = separate_frequencies(inference.config)
+  return _token_losses.trace(params, tokens_BS, inference.logit_scale, frequencies, config, compute, length)
 
 
 def blocks(nll_NT: np.ndarray, size: int) -> list[Block]:
@@ -105,6 +128,10 @@ class Perplexity:
   def name(self) -> str:
     return "perplexity" if self.span is None else "sliding_perplexity"
 
+  def settings(self, length: int) -> dict[str, Any]:
+    read = [document[: (self.span or length) + 1] for document in self.documents]
+    return {"documents": len(read), "text": fingerprint(read), "span": self.span, "block": self.block}
+
   def check(self, length: int, crop: int | None) -> None:
     shortest = min(map(len, self.documents))
     needed = length if self.span is None else self.span
@@ -121,7 +148,7 @@ class Perplexity:
       self.documents,
       length=predicted,
       window=length,
-      batch_size=min(max(1, subject.batch_tokens // length), len(self.documents)),
+      batch_size=documents_at_once(subject.how, len(self.documents), length, subject.batch_tokens),
       compute=subject.compute,
     )
     means_N = nll_NT.mean(axis=1, dtype=np.float64)
@@ -152,9 +179,24 @@ def _windows(length: int, width: int) -> list[tuple[int, int, int]]:
   return [(max(stop - width, 0), stop, scored) for scored, stop in zip([0, *stops[:-1]], stops, strict=True)]
 
 
-@functools.partial(jax.jit, static_argnames=("config", "compute"))
+@functools.partial(jax.jit, static_argnames=("config", "compute", "length"))
 def _token_losses(
-  params: Params, tokens_BS: Array, logit_scale: float | Array, config: ModelConfig, compute: ComputeConfig
+  params: Params,
+  tokens_BS: Array,
+  logit_scale: float | Array,
+  frequencies: Frequencies | None,
+  config: ModelConfig,
+  compute: ComputeConfig,
+  length: int,
 ) -> Array:
-  x_BTD, _ = hidden_states(params, config, tokens_BS[:, :-1], compute=compute, logit_scale=logit_scale)
+  """Losses (B, T) of sequences of `length` tokens, which is T unless they are padded."""
+  x_BTD, _ = hidden_states(
+    params,
+    config,
+    tokens_BS[:, :-1],
+    compute=compute,
+    length=length,
+    logit_scale=logit_scale,
+    frequencies=frequencies,
+  )
   return token_losses(params, x_BTD, tokens_BS[:, 1:], compute.loss_chunk).nll_BT

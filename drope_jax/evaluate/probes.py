@@ -12,6 +12,7 @@ import dataclasses
 import functools
 import random
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -19,7 +20,8 @@ from drope_jax.config import ConfigError
 from drope_jax.data.recall import Line, Lines
 from drope_jax.evaluate.likelihood import score_continuations
 from drope_jax.evaluate.results import ACCURACY, LOSS
-from drope_jax.evaluate.tasks import Figure, Subject, check_room, mean_figure
+from drope_jax.evaluate.samples import fingerprint
+from drope_jax.evaluate.tasks import Figure, Subject, check_room, figures_by_depth, mean_figure
 from drope_jax.evaluate.words import ADJECTIVES, NOUNS
 
 DEPTH_BINS = (0.0, 0.25, 0.5, 0.75, 1.0)
@@ -44,6 +46,9 @@ class Order:
   assignments: int = 4
   seed: int = 0
   name: str = "order"
+
+  def settings(self, length: int) -> dict[str, Any]:
+    return {"samples": self.num_samples, "assignments": self.assignments, "text": self.lines.fingerprint}
 
   def check(self, length: int, crop: int | None) -> None:
     self.sample(length, 0)
@@ -92,11 +97,7 @@ class Order:
       mean_figure("p_latest", p_NA[:, -1]),
       mean_figure("p_first", p_NA[:, 0]),
     ]
-    nearest_N = np.abs(np.subtract.outer([sample.depth for sample in samples], DEPTH_BINS)).argmin(axis=1)
-    for i, depth in enumerate(DEPTH_BINS):
-      if (nearest_N == i).any():
-        figures.append(mean_figure(f"latest@depth={depth:g}", latest_N[nearest_N == i]))
-    return figures
+    return figures + figures_by_depth("latest", [sample.depth for sample in samples], latest_N, DEPTH_BINS)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -113,6 +114,10 @@ class Copy:
   alphabet: tuple[int, ...]  # token ids to draw from
   num_samples: int = 100
   seed: int = 0
+
+  def settings(self, length: int) -> dict[str, Any]:
+    how = {"samples": self.num_samples, "cue": self.cue, "predicted": self.predicted}
+    return {**how, "alphabet": fingerprint([np.asarray(self.alphabet, np.int32)])}
 
   def check(self, length: int, crop: int | None) -> None:
     check_room(self.name, length, None, 2 * (self.cue + self.predicted) + NEAREST)

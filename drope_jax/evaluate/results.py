@@ -1,6 +1,8 @@
 """results.jsonl: a record a measured figure, appended as it is measured.
 
-One *measurement* (a run under a method on a task at a context with a seed) gives several figures, its metrics:
+One *measurement* (a run under a method on a task at a context, with a seed and settings) gives several figures, its
+metrics. With any other settings, as more samples or another c, it is another measurement, and stands beside the first;
+where one figure is wanted, as in a report, the last one counts.
 
 | metric                | value                                                                                      |
 |-----------------------|--------------------------------------------------------------------------------------------|
@@ -25,7 +27,7 @@ import math
 import os
 from collections.abc import Iterable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from drope_jax.config import ConfigError, from_dict
 
@@ -33,6 +35,7 @@ LOSS = "loss"
 BITS_PER_BYTE = "bits_per_byte"
 ACCURACY = "accuracy"
 BETA = "beta"
+BY_DEPTH = "@depth="
 
 
 def loss_between(start: int, stop: int) -> str:
@@ -40,9 +43,9 @@ def loss_between(start: int, stop: int) -> str:
   return f"{LOSS}@{start}-{stop}"
 
 
-def accuracy_at(depth: float) -> str:
-  """The metric of the accuracy on needles at `depth`."""
-  return f"{ACCURACY}@depth={depth:g}"
+def at_depth(metric: str, depth: float) -> str:
+  """The metric of the same score over needles near `depth`."""
+  return f"{metric}{BY_DEPTH}{depth:g}"
 
 
 class Measurement(NamedTuple):
@@ -53,6 +56,7 @@ class Measurement(NamedTuple):
   task: str
   context: int
   seed: int
+  settings: str = ""  # JSON, see Result
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -71,10 +75,17 @@ class Result:
   low: float | None = None  # of the 95 % bootstrap interval over samples; None: none was made
   high: float | None = None
   command: str = ""  # that measured it
+  settings: dict | None = None  # what else decides the figure: the weights, beta, the samples; None: an old record
 
   @property
   def measurement(self) -> Measurement:
-    return Measurement(self.run, self.method, self.task, self.context, self.seed)
+    settings = "" if self.settings is None else as_text(self.settings)
+    return Measurement(self.run, self.method, self.task, self.context, self.seed, settings)
+
+
+def as_text(settings: dict[str, Any]) -> str:
+  """Settings as JSON that is the same for the same settings."""
+  return json.dumps(settings, sort_keys=True)
 
 
 def append(path: Path, results: Iterable[Result]) -> None:

@@ -19,15 +19,14 @@ import re
 import string
 import uuid
 from collections.abc import Callable, Mapping, Sequence
-from typing import Protocol
-
-import numpy as np
+from typing import Any, Protocol
 
 from drope_jax.config import ConfigError
 from drope_jax.data.tokenizers import Tokenizer
 from drope_jax.evaluate.generation import complete
 from drope_jax.evaluate.haystack import split_sentences
-from drope_jax.evaluate.tasks import Figure, Subject, check_room, mean_figure
+from drope_jax.evaluate.samples import fingerprint
+from drope_jax.evaluate.tasks import Figure, Subject, check_room, figures_by_depth, mean_figure
 from drope_jax.evaluate.words import ADJECTIVES, NOUNS, key_words
 
 NOISE = "The grass is green. The sky is blue. The sun is yellow. Here we go. There and back again."
@@ -77,6 +76,11 @@ class Material:
     self.words = sorted({*ADJECTIVES, *NOUNS, *re.findall(r"\b[a-z]{3,}\b", essay)})
     if not self.essay:
       raise ConfigError("the haystack has no words")
+
+  @functools.cached_property
+  def fingerprint(self) -> str:
+    """What the haystack is known by."""
+    return fingerprint([" ".join(self.essay)])
 
   def count(self, text: str) -> int:
     return len(self.tokenizer.encode(text))
@@ -244,6 +248,9 @@ class Ruler:
   def family(self) -> Family:
     return TASKS[self.name]
 
+  def settings(self, length: int) -> dict[str, Any]:
+    return {"samples": self.num_samples, "text": self.material.fingerprint}
+
   def check(self, length: int, crop: int | None) -> None:
     check_room(self.name, length, crop, self.family.max_new_tokens)
     self._sample(length, 0, self.family.smallest)
@@ -262,12 +269,10 @@ class Ruler:
       mean_figure("all_or_nothing", [all(row) for row in found]),
     ]
     pairs = [pair for row, sample in zip(found, samples, strict=True) for pair in zip(sample.depths, row, strict=False)]
-    nearest = [int(np.abs(np.subtract(DEPTH_BINS, depth)).argmin()) for depth, _ in pairs]
-    for i, depth in enumerate(DEPTH_BINS):
-      hits = [hit for (_, hit), place in zip(pairs, nearest, strict=True) if place == i]
-      if hits:
-        figures.append(mean_figure(f"string_match_all@depth={depth:g}", hits))
-    return figures
+    if not pairs:  # of a family without depths
+      return figures
+    depths, hits = zip(*pairs, strict=True)
+    return figures + figures_by_depth("string_match_all", depths, hits, DEPTH_BINS)
 
   def _sample(self, length: int, index: int, guess: int) -> tuple[Sample, int]:
     def build(size: int) -> Sample:
@@ -275,7 +280,10 @@ class Ruler:
       return self.family.sample(rng, size, length, self.material)
 
     room = length - self.family.max_new_tokens - 1  # one for a BOS
-    return fitted(build, self.material.count, room, smallest=self.family.smallest, guess=guess)
+    try:
+      return fitted(build, self.material.count, room, smallest=self.family.smallest, guess=guess)
+    except ConfigError as error:
+      raise ConfigError(f"{self.name} at {length} tokens: {error}") from error
 
 
 @functools.lru_cache(maxsize=1)  # every method is asked the same
@@ -308,7 +316,7 @@ def fitted(
     wanted = size + math.trunc((limit - tokens) * size / tokens)  # cautious, since not all tokens are haystack
     size = int(min(max(wanted, low + 1), high - 1))
   if fits is None:
-    raise ConfigError(f"the smallest prompt has {tokens} tokens; {limit} are left for it at this length")
+    raise ConfigError(f"the smallest prompt has {tokens} tokens; {limit} are left for it")
   return fits
 
 

@@ -20,6 +20,15 @@ def digest(tokens: Sequence[int] | np.ndarray) -> str:
   return hashlib.sha256(np.asarray(tokens, np.int32).tobytes()).hexdigest()[:16]
 
 
+def fingerprint(parts: Iterable[str | np.ndarray]) -> str:
+  """What texts, or arrays of numbers, are known by together: 12 hexadecimal digits."""
+  known = hashlib.sha256()
+  for part in parts:
+    data = part.encode() if isinstance(part, str) else np.ascontiguousarray(part).tobytes()
+    known.update(len(data).to_bytes(8, "little") + data)
+  return known.hexdigest()[:12]
+
+
 class SampleLog:
   """The file of one measurement: what it holds is not asked for again, as long as the prompt is the same."""
 

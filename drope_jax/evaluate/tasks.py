@@ -6,15 +6,18 @@ multiple_choice.MultipleChoice, the probes. `catalog.py` makes them from what is
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
 from drope_jax.config import ComputeConfig, ConfigError
 from drope_jax.data.tokenizers import Tokenizer
 from drope_jax.evaluate.methods import Inference
+from drope_jax.evaluate.results import at_depth
 from drope_jax.evaluate.samples import SampleLog
+from drope_jax.generate import padded
 from drope_jax.model import Params
+from drope_jax.sharding import pieces
 
 RESAMPLES = 1000  # bootstrap resamples behind an interval
 BATCH_TOKENS = 16_384  # tokens on the device at one time, unless one sample alone is longer
@@ -57,6 +60,9 @@ class Task(Protocol):
   def name(self) -> str:
     """As in results.jsonl."""
 
+  def settings(self, length: int) -> dict[str, Any]:
+    """What else decides its figures at `length`, as JSON: with other settings it is another measurement."""
+
   def check(self, length: int, crop: int | None) -> None:
     """Raises ConfigError if it cannot be measured at `length` tokens, of which the model sees the last `crop`."""
 
@@ -83,6 +89,19 @@ def mean_figure(
   return Figure(metric, value, len(values_N) if n is None else n, low, high)
 
 
+def figures_by_depth(
+  metric: str,
+  actual_N: Sequence[float],
+  values_N: Sequence[float] | np.ndarray,
+  depths: Sequence[float],
+) -> list[Figure]:
+  """The mean at each of `depths` that has values; a value counts for the depth nearest to its actual one."""
+  values_N = np.asarray(values_N)
+  nearest_N = np.abs(np.asarray(actual_N)[:, None] - np.asarray(depths)).argmin(axis=1)
+  groups = [(depth, values_N[nearest_N == i]) for i, depth in enumerate(depths)]
+  return [mean_figure(at_depth(metric, depth), group_N) for depth, group_N in groups if len(group_N)]
+
+
 def bootstrap(values_N: np.ndarray, weights_N: np.ndarray, seed: int = 0) -> tuple[float, float]:
   """The 2.5th and 97.5th percentile of the weighted mean over RESAMPLES resamples; the same samples give the same."""
   size = len(values_N)
@@ -97,18 +116,38 @@ def bootstrap(values_N: np.ndarray, weights_N: np.ndarray, seed: int = 0) -> tup
   return float(low), float(high)
 
 
-def batches(lengths: Sequence[int], tokens: int) -> list[list[int]]:
-  """Indices of `lengths` in groups of similar length, each of at most `tokens` when padded, or a single one.
+class Batch(NamedTuple):
+  """Samples that are computed together, and the shape they are padded to: few shapes, since each is compiled."""
 
-  The longest come first, so that what does not fit into memory fails at once.
+  indices: list[int]
+  rows: int
+  width: int  # tokens
+
+
+def batches(lengths: Sequence[int], tokens: int) -> list[Batch]:
+  """Samples of these lengths in groups of similar length, each of at most `tokens` unpadded, or a single one.
+
+  The longest come first, so that what does not fit into memory fails at once. Groups of one width are of one size, or
+  nearly: then the filling is less than a row a group, and there is one shape. On a mesh (`jax.set_mesh`) every device
+  that the batch is spread over has `tokens`, and all of them have rows.
   """
+  tokens *= pieces("batch") * pieces("length")
   groups: list[list[int]] = []
   for index in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
     if groups and lengths[groups[-1][0]] * (len(groups[-1]) + 1) <= tokens:
       groups[-1].append(index)
     else:
       groups.append([index])
-  return groups
+  by_width: dict[int, list[list[int]]] = {}
+  for group in groups:
+    by_width.setdefault(padded(lengths[group[0]], "length"), []).append(group)
+  packed = []
+  for width, alike in by_width.items():
+    indices = [i for group in alike for i in group]
+    size = -(-len(indices) // -(-len(indices) // len(alike[0])))
+    rows = padded(size, "batch")
+    packed += [Batch(indices[i : i + size], rows, width) for i in range(0, len(indices), size)]
+  return packed
 
 
 def check_room(name: str, length: int, crop: int | None, needed: int) -> None:

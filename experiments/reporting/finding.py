@@ -255,5 +255,5 @@ def spread_note(study: Study) -> str:
     f"({100 * (math.exp(LOSS_MARGIN) - 1):.0f} % of the perplexity, about what another seed can change; more where few "
     "tokens were measured), and two retrievals that do not differ significantly (95 %, from the number of prompts). "
     "Everything here is one seed. Another moves what a small model has learnt to retrieve by more than the number of "
-    "prompts says: in the quickstart by up to 27 points (standard deviation over three seeds, experiments/RESULTS.md)."
+    "prompts says: in the quickstart by up to 24 points (standard deviation over three seeds, experiments/RESULTS.md)."
   )

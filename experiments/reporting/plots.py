@@ -1,8 +1,9 @@
 """The plots of a report. Every row of a study keeps its colour, line and marker in all of them."""
 
 import dataclasses
+import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from matplotlib.figure import Figure as Canvas
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 
 from drope_jax.config import ModelConfig
+from drope_jax.evaluate.results import BY_DEPTH
 from drope_jax.positions import NTK, PI, RoPE, YaRN, layer_cycle
 from experiments.reporting.finding import PERPLEXITY, RETRIEVAL, measured, measures, standard_error
 from experiments.reporting.records import TEMPERATURE, Arm, Row, Study
@@ -311,15 +313,14 @@ def plot_positions(study: Study, path: Path) -> bool:
   return True
 
 
-def plot_needles(study: Study, path: Path) -> bool:
-  """Needle accuracy by depth and length, a panel a row."""
-  contexts = study.contexts("needles")
-  metric = "accuracy@depth="
-  names = {name for row in study.rows for context in contexts for name in study.figures(row, "needles", context)}
-  depths = sorted(float(name.removeprefix(metric)) for name in names if name.startswith(metric))
+def plot_depths(study: Study, path: Path, task: str) -> bool:
+  """A task's score by depth of the needle and by length, a panel a row; False if it has none by depth."""
+  contexts = study.contexts(task)
+  names = {name for row in study.rows for context in contexts for name in study.figures(row, task, context)}
+  by_depth = {float(name.split(BY_DEPTH)[1]): name for name in names if BY_DEPTH in name}
+  depths = sorted(by_depth)
   if not depths:
     return False
-  by_depth = {float(name.removeprefix(metric)): name for name in names if name.startswith(metric)}
   columns = min(4, len(study.rows))
   lines = -(-len(study.rows) // columns)
   size = (1.0 + columns * max(2.0, 0.5 * len(contexts) + 0.2), lines * (0.75 + 0.36 * len(depths)) + 0.45)
@@ -332,7 +333,7 @@ def plot_needles(study: Study, path: Path) -> bool:
     axes.axis("off")
   for index, row in enumerate(study.rows):
     axes = panels.flat[index]
-    found = [[study.figure(row, "needles", c, by_depth[d]) for c in contexts] for d in depths]
+    found = [[study.figure(row, task, c, by_depth[d]) for c in contexts] for d in depths]
     grid = np.array([[math.nan if figure is None else figure.value for figure in line] for line in found])
     axes.imshow(np.ma.masked_invalid(grid), cmap=colormap, vmin=0, vmax=1, aspect="auto")
     for (y, x), value in np.ndenumerate(grid):
@@ -449,13 +450,24 @@ def plot_frequencies(study: Study, path: Path) -> bool:
   return True
 
 
-PLOTS = {
+PLOTS: dict[str, Callable[[Study, Path], bool]] = {
   "summary.png": plot_summary,
   "loss.png": plot_loss,
   "perplexity_by_position.png": plot_positions,
-  "needles.png": plot_needles,
+  "needles.png": functools.partial(plot_depths, task="needles"),
   "frequencies.png": plot_frequencies,
 }
+
+
+def draw_depths(study: Study) -> dict[str, str]:
+  """Draws every task that has a score by depth; returns the names of the pictures by task."""
+  drawn = {}
+  with plt.rc_context(STYLE):
+    for task in study.tasks:
+      name = f"{task}.png"
+      if plot_depths(study, study.directory / name, task):
+        drawn[task] = name
+  return drawn
 
 
 def draw_all(study: Study) -> set[str]:

@@ -27,6 +27,8 @@ class Figure(NamedTuple):
 
   value: float
   n: int
+  low: float | None = None  # of the 95 % bootstrap interval, where there is one
+  high: float | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -224,11 +226,14 @@ def _read_results(path: Path) -> dict[tuple[str, str, str], dict[int, dict[str, 
   empty = next((number for number, record in enumerate(records, 1) if record.n < 1), None)
   if empty is not None:
     raise ReportError(f"{path}:{empty}: n is {records[empty - 1].n}; a figure stands on at least one sample")
+  # One measured again replaces the earlier one; with other settings it may have other metrics, so none of that is kept.
+  last = {record.measurement._replace(settings=""): record.settings for record in records}
+  records = [record for record in records if record.settings == last[record.measurement._replace(settings="")]]
   by_seed: dict[tuple[str, str, str], dict[int, dict[str, dict[int, Figure]]]] = {}
   for record in records:
     by_context = by_seed.setdefault((record.run, record.method, record.task), {})
     seeds = by_context.setdefault(record.context, {}).setdefault(record.metric, {})
-    seeds[record.seed] = Figure(record.value, record.n)  # one measured again replaces the earlier one
+    seeds[record.seed] = Figure(record.value, record.n, record.low, record.high)
   return {
     key: {c: {metric: _pool(list(seeds.values())) for metric, seeds in metrics.items()} for c, metrics in found.items()}
     for key, found in by_seed.items()
@@ -236,7 +241,7 @@ def _read_results(path: Path) -> dict[tuple[str, str, str], dict[int, dict[str, 
 
 
 def _pool(figures: Sequence[Figure]) -> Figure:
-  """One figure over the samples of several: those of different evaluation seeds."""
+  """One figure over the samples of several: those of different evaluation seeds. It has no interval."""
   if len(figures) == 1:
     return figures[0]
   n = sum(figure.n for figure in figures)
@@ -280,4 +285,33 @@ def read_study(directory: Path) -> Study:
     rows=rows,
     runs={name: _read_run(directory / "runs" / name, name, pretrained.get(name)) for name in names},
     results=_read_results(directory / "results.jsonl"),
+  )
+
+
+def read_evaluation(directory: Path) -> Study:
+  """Reads the output of `experiments.evaluate`, a results.jsonl alone: a study without arms, runs or training.
+
+  Raises:
+    ReportError: the file is missing, empty or malformed.
+  """
+  path = directory / "results.jsonl"
+  found = _read_results(path)
+  records = results.read(path)
+  names = dict.fromkeys((record.run, record.method) for record in records if record.task != FIT_TASK)
+  several = len({run for run, _ in names}) > 1
+  last = records[-1]
+  return Study(
+    directory=directory,
+    title="Measured: " + ", ".join(dict.fromkeys(run for run, _ in names)),
+    command=last.command,
+    seed=last.seed,
+    train_context=round(last.context / last.extension),
+    machine="",
+    versions={},
+    seconds=None,
+    tasks=tuple(dict.fromkeys(record.task for record in records if record.task != FIT_TASK)),
+    arms=(),
+    rows=tuple(Row(run, method, f"{run}, {method}" if several else method) for run, method in names),
+    runs={},
+    results=found,
   )
