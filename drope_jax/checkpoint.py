@@ -5,6 +5,7 @@ tokens, seconds, the run's complete config and the library versions. A pretraine
 step 0 of `params` and `meta`, which then holds the model's config, its context and where it comes from.
 """
 
+import json
 import logging
 from typing import Any, NamedTuple
 
@@ -16,6 +17,7 @@ from etils import epath
 from jax.sharding import Mesh, SingleDeviceSharding
 
 from drope_jax.config import ModelConfig, TrainConfig, differences, from_dict, library_versions, to_dict
+from drope_jax.data.pipeline import join_states
 from drope_jax.model import Params, map_specs
 from drope_jax.sharding import named_sharding
 
@@ -134,10 +136,28 @@ def resume(
     step,
     params=ocp.args.StandardRestore(abstract.params),
     opt_state=ocp.args.StandardRestore(abstract.opt_state),
-    data=grain.checkpoint.CheckpointRestore(data),
     meta=ocp.args.JsonRestore(),
   )
+  data.set_state(_data_state(manager.directory / str(step) / "data"))
+  data.start_prefetch()
   return TrainState(restored["params"], restored["opt_state"]), restored["meta"]
+
+
+def _data_state(directory: epath.Path) -> dict[str, Any]:
+  """The place in the stream, from the files of all processes that wrote it: grain's handler reads one's own alone."""
+  files = sorted(directory.glob("process_*-of-*.json")) if directory.exists() else []
+
+  def read(file: epath.Path) -> dict[str, Any]:
+    state = json.loads(file.read_text())
+    if "shares" in state:
+      return state
+    index, count = file.stem.removeprefix("process_").split("-of-")  # of the time when every process had one share
+    return {"shares": int(count), "states": {index: state}}
+
+  try:
+    return join_states(map(read, files))
+  except (IndexError, KeyError, ValueError) as error:
+    raise CheckpointError(f"{directory}: the place in the data cannot be read ({error!r})") from error
 
 
 def refuse_other_run(there: dict[str, Any], config: TrainConfig, where: Any) -> None:
@@ -189,8 +209,7 @@ def _described(meta: dict[str, Any]) -> tuple[TrainConfig | None, ModelConfig, i
 
 def load_model_config(workdir: epath.PathLike, step: int | None = None) -> ModelConfig:
   """The model of a run's checkpoint, without its weights. Raises CheckpointError as `load` does."""
-  with _open_for_reading(workdir) as manager:
-    return _described(read_meta(manager, _checkpoint_step(manager, workdir, step)))[1]
+  return _described(load_meta(workdir, step))[1]
 
 
 def load_run_config(workdir: epath.PathLike, step: int | None = None) -> TrainConfig | None:

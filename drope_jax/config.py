@@ -116,7 +116,7 @@ class ComputeConfig:
 
   def __post_init__(self) -> None:
     _check_choice(self, "dtype", ("auto", "float32", "bfloat16"))
-    _check_choice(self, "attention", ("auto", "reference", "blockwise", "splash", "cudnn"))
+    _check_choice(self, "attention", ("auto", "reference", "blockwise", "unrolled", "splash", "cudnn"))
     _check_choice(self, "remat", ("none", "full", "dots"))
     _check_at_least(self, 1, "loss_chunk")
 
@@ -173,15 +173,22 @@ class OptimConfig:
 
 @dataclasses.dataclass(unsafe_hash=True, kw_only=True)
 class MeshConfig:
-  """Devices along each mesh axis; -1 for at most one axis: all that are left."""
+  """Devices along each mesh axis of one slice; -1 for at most one axis: all that are left.
+
+  Several slices, which only the data-centre network (DCN) joins, lengthen `data` or `fsdp` by their number: the axes
+  that communicate once a step, or once a layer. sharding.PRESETS holds the usual ones, by name.
+  """
 
   data: int = -1
   fsdp: int = 1
   tensor: int = 1
   context: int = 1
+  dcn_data: int = 1  # slices along data
+  dcn_fsdp: int = 1  # slices along fsdp
 
   def __post_init__(self) -> None:
-    sizes = dataclasses.asdict(self)
+    _check_at_least(self, 1, "dcn_data", "dcn_fsdp")
+    sizes = {name: size for name, size in dataclasses.asdict(self).items() if not name.startswith("dcn_")}
     for axis, size in sizes.items():
       _check(size == -1 or size >= 1, f"MeshConfig.{axis} is {size}; it must be positive, or -1 for the rest")
     _check(list(sizes.values()).count(-1) <= 1, f"MeshConfig has more than one -1: {sizes}")
@@ -192,6 +199,7 @@ class InitConfig:
   """Weights from another run: the start of a recalibration, or of its control with the embedding kept."""
 
   checkpoint: str  # the other run's workdir
+  model: ModelConfig | None = None  # what it is meant to hold, for `drope_jax.aot` before it is there; a run looks
   step: int | None = None  # None: its last complete step
   drop: bool = True  # drop the positional embedding of every layer
   qk_norm: QKNorm | None = None  # insert this norm, with weights of one

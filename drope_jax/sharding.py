@@ -1,14 +1,19 @@
 """Layout: one mesh, and one table from the names of array dimensions to its axes.
 
 Mesh axes: `data` splits the batch, `fsdp` the batch and the parameters, `tensor` heads, feed-forward and vocabulary,
-`context` the length. `jax.jit` with these shardings is what used to be called pjit.
+`context` the length, and the parameters too: its devices hold the same rows, so nothing need lie on all of them.
+`jax.jit` with these shardings is what used to be called pjit.
 """
 
 import math
+from collections import Counter
+from collections.abc import Iterable
 from typing import Any
 
 import jax
-from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+import numpy as np
+from jax.experimental import mesh_utils
+from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
 
 from drope_jax.config import ConfigError, MeshConfig
 
@@ -18,10 +23,11 @@ RULES: dict[str, str | tuple[str, ...] | None] = {
   # dimensions of activations
   "batch": ("data", "fsdp"),
   "length": "context",
+  "all_keys": None,  # the length again, gathered: what the queries of one device attend to
   "features": None,
   # dimensions of parameters (vocab, heads, kv_heads and mlp name activations too)
   "layers": None,
-  "embed": "fsdp",
+  "embed": ("fsdp", "context"),
   "vocab": "tensor",
   "heads": "tensor",
   "kv_heads": "tensor",
@@ -30,33 +36,102 @@ RULES: dict[str, str | tuple[str, ...] | None] = {
   "norm": None,
 }
 
+# Meshes by name (`--mesh=NAME` of the commands); further fields are set on top, as in `--config.mesh.tensor=4`.
+PRESETS: dict[str, MeshConfig] = {
+  "dp": MeshConfig(),  # parameters on every device
+  "fsdp": MeshConfig(data=1, fsdp=-1),  # parameters in pieces, gathered layer by layer
+  "fsdp_tp": MeshConfig(data=1, fsdp=-1, tensor=2),  # heads and feed-forward in pieces too; 2 divides most head counts
+  "context": MeshConfig(data=1, context=-1),  # every row over all devices: texts too long for one of them
+}
+
 
 def make_mesh(config: MeshConfig, devices: list[jax.Device] | None = None) -> Mesh:
   """The mesh of `config` over `devices` (default: all of every host). Raises ConfigError if the sizes do not fit."""
-  devices = jax.devices() if devices is None else devices
+  # Auto axes: the compiler propagates shardings from the constraints in the model (Explicit would reject the gathers).
+  arranged = arrange_devices(config, jax.devices() if devices is None else devices)
+  return Mesh(arranged, AXES, axis_types=(AxisType.Auto,) * len(AXES))
+
+
+def arrange_devices(config: MeshConfig, devices: list[Any]) -> np.ndarray:
+  """The devices by their places on the axes, (data, fsdp, tensor, context), as near to each other as their network is.
+
+  Slices are TPU slices, or NVLink domains of GPUs (jax's `slice_index`); on CPUs, which have none, the processes.
+  """
+  wanted = ", ".join(f"{name}={size}" for name, size in vars(config).items() if name in AXES or size != 1)
+  slices = config.dcn_data * config.dcn_fsdp
+  if len(devices) % slices:
+    raise ConfigError(f"MeshConfig ({wanted}) does not fit {len(devices)} devices: they are not {slices} equal slices")
   sizes = [getattr(config, axis) for axis in AXES]
   given = math.prod(size for size in sizes if size != -1)
-  if -1 in sizes and len(devices) % given == 0:
-    sizes[sizes.index(-1)] = len(devices) // given
-  if math.prod(sizes) != len(devices):
-    wanted = ", ".join(f"{axis}={getattr(config, axis)}" for axis in AXES)
-    raise ConfigError(f"MeshConfig ({wanted}) does not fit {len(devices)} devices")
-  # Auto axes: the compiler propagates shardings from the constraints in the model (Explicit would reject the gathers).
-  return jax.make_mesh(sizes, AXES, devices=devices, axis_types=(AxisType.Auto,) * len(AXES))
+  per_slice = len(devices) // slices
+  if -1 in sizes and per_slice % given == 0:
+    sizes[sizes.index(-1)] = per_slice // given
+  if math.prod(sizes) != per_slice:
+    each = f" in each of {slices} slices" if slices > 1 else ""
+    raise ConfigError(f"MeshConfig ({wanted}) does not fit {per_slice} devices{each}")
+  # The devices of one slice that are compiled for without being here do not have it either.
+  has_slices = devices[0].platform != "cpu" and hasattr(devices[0], "slice_index")
+  attribute = "slice_index" if has_slices else "process_index"
+  found = Counter(getattr(device, attribute) for device in devices)
+  if slices == 1:
+    if has_slices and devices[0].platform == "tpu" and len(found) > 1:
+      raise ConfigError(f"MeshConfig ({wanted}) is of one slice; the TPUs lie in {len(found)} slices: set dcn_data")
+    return mesh_utils.create_device_mesh(sizes, devices, allow_split_physical_axes=True)
+  if len(found) != slices or len(set(found.values())) > 1:
+    lie = ", ".join(f"{count} in {attribute} {index}" for index, count in sorted(found.items()))
+    raise ConfigError(f"MeshConfig ({wanted}) wants {slices} equal slices; there are {lie}")
+  return mesh_utils.create_hybrid_device_mesh(
+    sizes,
+    [config.dcn_data, config.dcn_fsdp, 1, 1],
+    devices,
+    process_is_granule=not has_slices,
+    allow_split_physical_axes=True,
+  )
 
 
 def partition_spec(dimensions: tuple[str, ...]) -> PartitionSpec:
   """The mesh axes of an array with these dimension names. Raises ValueError if two of them want the same axis."""
   axes = [RULES[name] for name in dimensions]
-  used = [axis for entry in axes if entry for axis in ([entry] if isinstance(entry, str) else entry)]
+  used = [axis for name in dimensions for axis in mesh_axes(name)]
   if len(used) != len(set(used)):
     raise ValueError(f"dimensions {dimensions} want one mesh axis twice: {axes}")
   return PartitionSpec(*axes)
 
 
-def named_sharding(mesh: Mesh, dimensions: tuple[str, ...]) -> NamedSharding:
+def mesh_axes(dimension: str) -> tuple[str, ...]:
+  """The mesh axes that split a dimension of this name."""
+  axes = RULES[dimension]
+  return () if axes is None else (axes,) if isinstance(axes, str) else axes
+
+
+def pieces(dimension: str, mesh: Any = None) -> int:
+  """In how many pieces `mesh` (default: that of `jax.set_mesh`; outside of one: 1) cuts a dimension of this name."""
+  shape = (jax.sharding.get_abstract_mesh() if mesh is None else mesh).shape
+  return math.prod(shape.get(axis, 1) for axis in mesh_axes(dimension))
+
+
+def cut_evenly(x: Any, *dimensions: str) -> bool:
+  """Whether the mesh of `jax.set_mesh` cuts the first dimensions of `x`, which have these names, into equal pieces."""
+  return not any(size % pieces(dimension) for dimension, size in zip(dimensions, x.shape, strict=False))
+
+
+def check_divides(mesh: Any, sizes: Iterable[tuple[str, str, int]]) -> None:
+  """Raises ConfigError for the first of (what it is, dimension, size) that `mesh` does not cut into equal pieces."""
+  for what, dimension, size in sizes:
+    count = pieces(dimension, mesh)
+    if size % count:
+      axes = " x ".join(f"{axis} {mesh.shape[axis]}" for axis in mesh_axes(dimension))
+      raise ConfigError(f"{what} is {size}; the mesh ({axes}) cuts it into {count} pieces, which must divide it")
+
+
+def named_sharding(mesh: Mesh | AbstractMesh, dimensions: tuple[str, ...]) -> NamedSharding:
   """Where an array with these dimension names lives on `mesh`."""
   return NamedSharding(mesh, partition_spec(dimensions))
+
+
+def divisible(size: int, dimension: str) -> int:
+  """The least number from `size` on that the mesh of `jax.set_mesh` cuts into equal pieces along this dimension."""
+  return -(-size // pieces(dimension)) * pieces(dimension)
 
 
 def constrain(x: Any, *dimensions: str) -> Any:

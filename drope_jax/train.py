@@ -7,23 +7,22 @@ Where weights come from, in this order:
   3. scratch: `config.model` initialised from `config.seed`.
 """
 
-import contextlib
 import dataclasses
 import logging
 import math
-import signal
-import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from etils import epath
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.experimental import multihost_utils
+from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
 
-from drope_jax import checkpoint, drope, metrics
+from drope_jax import checkpoint, distributed, drope, metrics
 from drope_jax.checkpoint import CheckpointError, TrainState
 from drope_jax.config import (
   ConfigError,
@@ -38,17 +37,23 @@ from drope_jax.config import (
 from drope_jax.data.pipeline import train_batches
 from drope_jax.data.tokenizers import load_tokenizer
 from drope_jax.loss import summed_loss
-from drope_jax.model import init_params
+from drope_jax.model import init_params, map_specs
 from drope_jax.optim import learning_rate, make_optimizer
-from drope_jax.sharding import make_mesh, named_sharding
+from drope_jax.sharding import check_divides, make_mesh, named_sharding
 
 Array = jax.Array
 
 logger = logging.getLogger(__name__)
 
 # What the step is compiled with, by platform. On CPUs XLA may give products to YNNPACK; its own take a tenth less time
-# for the narrow models that one trains there (benchmarks/train_step.py).
-XLA_OPTIONS = {"cpu": {"xla_cpu_experimental_ynn_fusion_type": ""}}
+# for the narrow models that one trains there (jax 0.10.2).
+# On TPUs XLA may split the product of a weight that is gathered along its contracted dimension, one product a piece,
+# and adds them up: with 16 pieces it writes and reads all logits 16 times, and the step of the 494M model moves 2196 GB
+# instead of 596 (libtpu 0.0.42, by drope_jax.aot). Whole gathers overlap with other products all the same.
+XLA_OPTIONS = {
+  "cpu": {"xla_cpu_experimental_ynn_fusion_type": ""},
+  "tpu": {"xla_jf_spmd_threshold_for_windowed_einsum_mib": "1000000"},
+}
 
 
 class Outcome(NamedTuple):
@@ -70,11 +75,19 @@ def resolve(config: TrainConfig) -> TrainConfig:
   config = checked(config)
   if config.init is None:
     return config
-  model = checkpoint.load_model_config(config.init.checkpoint, config.init.step)
   if config.init.keep_optimizer and checkpoint.load_run_config(config.init.checkpoint, config.init.step) is None:
     raise ConfigError(
       f"InitConfig.keep_optimizer is True; {config.init.checkpoint} is an imported model, without an optimizer state"
     )
+  source = checkpoint.load_model_config(config.init.checkpoint, config.init.step)
+  if config.data.tokenizer == "init":
+    config = dataclasses.replace(config, data=dataclasses.replace(config.data, tokenizer=config.init.checkpoint))
+  return start_from(config, source)
+
+
+def start_from(config: TrainConfig, model: ModelConfig) -> TrainConfig:
+  """The config with the model that `config.init` makes of its checkpoint's `model`; raises as `resolve` does."""
+  assert config.init is not None
   if config.init.drop:
     model = drope.drop(model)
   if config.init.qk_norm is not None:
@@ -83,21 +96,40 @@ def resolve(config: TrainConfig) -> TrainConfig:
     found = differences(to_dict(model), to_dict(config.model))
     if found:
       raise ConfigError(f"TrainConfig.model is not that of init.checkpoint ({config.init.checkpoint}): {found[0]}")
-  if config.data.tokenizer == "init":
-    config = dataclasses.replace(config, data=dataclasses.replace(config.data, tokenizer=config.init.checkpoint))
-  return dataclasses.replace(config, model=model)
+  # The run's model says it all from here on.
+  return dataclasses.replace(config, model=model, init=dataclasses.replace(config.init, model=None))
 
 
 def claim(workdir: epath.Path, config: TrainConfig) -> None:
-  """Makes `workdir` this run's, with its config.json; raises CheckpointError if it is another run's."""
+  """Makes `workdir` this run's, with its config.json; raises CheckpointError if it is another run's.
+
+  All hosts look before the first writes, so that all of them refuse or none does.
+  """
   path = workdir / "config.json"
   if path.exists():
     checkpoint.refuse_other_run(to_dict(load_config(TrainConfig, path)), config, workdir)
   elif workdir.exists() and any(workdir.iterdir()):
     raise CheckpointError(f"{workdir} is not empty and holds no config.json; choose another workdir")
-  workdir.mkdir(parents=True, exist_ok=True)
+  multihost_utils.sync_global_devices("every host has looked at the workdir")
   if jax.process_index() == 0:
+    workdir.mkdir(parents=True, exist_ok=True)
     save_config(config, path)
+
+
+def check_layout(config: TrainConfig, mesh: Mesh | AbstractMesh) -> None:
+  """Raises ConfigError naming a size of the model or its batches that `mesh` does not cut into equal pieces."""
+  assert config.model is not None
+  specs = jax.tree_util.tree_leaves_with_path(
+    map_specs(lambda spec: (spec,), config.model), is_leaf=lambda node: isinstance(node, tuple)
+  )
+  sizes = [
+    (f"the {dimension!r} of {jax.tree_util.keystr(path, simple=True, separator='.')}", dimension, size)
+    for path, (spec,) in specs
+    for dimension, size in zip(spec.dimensions, spec.shape, strict=True)
+  ]
+  rows = config.data.batch_size // config.optim.accumulation
+  check_divides(mesh, [("DataConfig.context", "length", config.data.context), *sizes])
+  check_divides(mesh, [("DataConfig.batch_size / OptimConfig.accumulation", "batch", rows)])
 
 
 def train(config: TrainConfig, workdir: epath.PathLike) -> Outcome:
@@ -120,9 +152,11 @@ def train(config: TrainConfig, workdir: epath.PathLike) -> Outcome:
     raise ConfigError(
       f"ModelConfig.vocab_size is {model.vocab_size}; the tokenizer {config.data.tokenizer} has {tokenizer.vocab_size}"
     )
-  data = train_batches(config.data, config.seed, jax.process_index(), jax.process_count())
+  check_layout(config, mesh)
+  data = train_batches(config.data, config.seed, *distributed.reader(batch_sharding(mesh), config.data.batch_size))
   claim(workdir, config)
-  tokenizer.save(workdir)
+  if jax.process_index() == 0:
+    tokenizer.save(workdir)
 
   optimizer = make_optimizer(config.optim, model, config.steps)
   abstract = abstract_state(model, optimizer, mesh)
@@ -136,24 +170,16 @@ def train(config: TrainConfig, workdir: epath.PathLike) -> Outcome:
     elif config.init is not None:
       state = _state_from(config, mesh, optimizer, abstract)
     else:
-      shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract)
-      state = jax.jit(lambda key: _fresh_state(model, optimizer, key), out_shardings=shardings)(
-        jax.random.key(config.seed)
-      )
+      state = fresh_state(model, optimizer, abstract, config.seed)
     if step >= config.steps:
       return Outcome(step, finished=True)
 
-    loop = _Loop(config, mesh, manager, workdir, jit_train_step(config, optimizer, mesh))
-    with _sigterm() as stop_asked:
-      return loop.run(state, data, step, tokens, seconds, stop_asked)
+    loop = _Loop(config, mesh, manager, workdir, jit_train_step(config, optimizer, abstract, mesh))
+    with distributed.sigterm() as stop_at:
+      return loop.run(state, data, step, tokens, seconds, stop_at)
 
 
 # --- state -------------------------------------------------------------------------------------
-
-
-def _fresh_state(model: ModelConfig, optimizer: optax.GradientTransformation, key: Array) -> TrainState:
-  params = init_params(model, key)
-  return TrainState(params, optimizer.init(params))
 
 
 def abstract_state(model: ModelConfig, optimizer: optax.GradientTransformation, mesh: Mesh) -> TrainState:
@@ -168,6 +194,19 @@ def abstract_state(model: ModelConfig, optimizer: optax.GradientTransformation, 
     transform_non_params=lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=everywhere),
   )
   return TrainState(params, opt_state)
+
+
+def fresh_state(
+  model: ModelConfig, optimizer: optax.GradientTransformation, abstract: TrainState, seed: int
+) -> TrainState:
+  """Parameters drawn by `seed` and an optimizer state, born where those of `abstract` (an abstract_state) lie."""
+
+  def draw(key: Array) -> TrainState:
+    params = init_params(model, key)
+    return TrainState(params, optimizer.init(params))
+
+  shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract)
+  return jax.jit(draw, out_shardings=shardings)(jax.random.key(seed))
 
 
 def _state_from(
@@ -250,10 +289,9 @@ def make_train_step(config: TrainConfig, optimizer: optax.GradientTransformation
   return train_step
 
 
-def jit_train_step(config: TrainConfig, optimizer: optax.GradientTransformation, mesh: Mesh):
+def jit_train_step(config: TrainConfig, optimizer: optax.GradientTransformation, abstract: TrainState, mesh: Mesh):
   """`make_train_step` under `jax.jit`: the state stays where it is and is reused, batches lie as `batch_sharding`."""
-  assert config.model is not None
-  state = jax.tree.map(lambda leaf: leaf.sharding, abstract_state(config.model, optimizer, mesh))
+  state = jax.tree.map(lambda leaf: leaf.sharding, abstract)
   return jax.jit(
     make_train_step(config, optimizer),
     in_shardings=(state, batch_sharding(mesh)),
@@ -271,20 +309,6 @@ def batch_sharding(mesh: Mesh) -> NamedSharding:
 # --- the loop ----------------------------------------------------------------------------------
 
 
-@contextlib.contextmanager
-def _sigterm() -> Iterator[threading.Event]:
-  """An event that SIGTERM sets, instead of ending the process; only the main thread can listen."""
-  asked = threading.Event()
-  if threading.current_thread() is not threading.main_thread():
-    yield asked
-    return
-  before = signal.signal(signal.SIGTERM, lambda *_: asked.set())
-  try:
-    yield asked
-  finally:
-    signal.signal(signal.SIGTERM, before)
-
-
 class _Loop:
   """The training loop: it dispatches step t + 1 before it looks at step t, and saves and logs on the way."""
 
@@ -296,7 +320,13 @@ class _Loop:
     self.batch_sharding = batch_sharding(mesh)
 
   def run(
-    self, state: TrainState, data: Iterator[Any], step: int, tokens: int, seconds: float, stop: threading.Event
+    self,
+    state: TrainState,
+    data: Iterator[Any],
+    step: int,
+    tokens: int,
+    seconds: float,
+    stop_at: Callable[[int], bool],
   ) -> Outcome:
     config = self.config
     trackers: list[metrics.Tracker] = []
@@ -306,8 +336,8 @@ class _Loop:
     pending: list[dict[str, Array]] = []  # reports of dispatched steps that nobody has looked at yet
     saved = None
     try:
-      while step < config.steps and not stop.is_set():
-        batch = jax.tree.map(lambda x: jax.make_array_from_process_local_data(self.batch_sharding, x), next(data))
+      while step < config.steps and not stop_at(step):
+        batch = jax.tree.map(self._on_devices, next(data))
         state, report = self.step(state, batch)
         # Before this step's own report is queued: reading the earlier ones waits for step t while t + 1 runs.
         if pending and (step % config.log_every == 0 or step == 1):
@@ -328,6 +358,11 @@ class _Loop:
       for tracker in trackers:
         tracker.close()
     return Outcome(step, finished=step >= config.steps)
+
+  def _on_devices(self, rows: np.ndarray) -> Array:
+    """The global array of the rows that each host has read."""
+    shape = (self.config.data.batch_size, *rows.shape[1:])
+    return jax.make_array_from_process_local_data(self.batch_sharding, rows, shape)
 
   def _save(self, step: int, state: TrainState, data: Any, tokens: int, clock: "_Clock") -> None:
     checkpoint.save(self.manager, step, state, data, self.config, tokens, clock.total)

@@ -1,30 +1,73 @@
 """One run: `python -m experiments.train --config=FILE[:ARG] --workdir=DIR [--config.optim.peak_lr=1e-3 ...]`.
 
-FILE's `get_config(ARG)` returns a TrainConfig. The same command goes on where an interrupted run stopped.
+FILE's `get_config(ARG)` returns a TrainConfig; `--mesh=fsdp_tp` replaces its mesh by one of sharding.PRESETS, on top of
+which overrides count (`--config.mesh.tensor=4`). The same command goes on where an interrupted run stopped.
+
+On several hosts the same command runs on each (see launch/): srun, mpirun and TPU pods are recognised, and elsewhere
+`--coordinator=HOST:PORT --num_processes=N --process_id=I` says who is who.
 """
 
+import dataclasses
 import logging
+import sys
 
+import jax
 from absl import flags
 from ml_collections import config_flags
 
-from drope_jax.config import checked
+from drope_jax import distributed
+from drope_jax.config import TrainConfig, checked
+from drope_jax.sharding import PRESETS
 from drope_jax.train import train
 from experiments import cli
 
 CONFIG = config_flags.DEFINE_config_file("config", None, "Config file, and its argument: FILE[:ARG].")
 WORKDIR = flags.DEFINE_string("workdir", None, "Directory of the run: config, metrics and checkpoints.", required=True)
+MESH = flags.DEFINE_enum("mesh", None, list(PRESETS), "Arrangement of the devices, instead of the config's.")
+DISTRIBUTED = flags.DEFINE_bool("distributed", None, "Is this one of several processes? Default: as the launcher says.")
+COORDINATOR = flags.DEFINE_string("coordinator", None, "HOST:PORT of process 0, where no launcher says it.")
+NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "How many processes there are, where no launcher says it.")
+PROCESS_ID = flags.DEFINE_integer("process_id", None, "Which of them this is, from 0, where no launcher says it.")
+START_TIMEOUT = flags.DEFINE_integer("start_timeout", 300, "Seconds that the processes wait for each other.")
+SHARED_WORKDIR = flags.DEFINE_bool("shared_workdir", False, "All hosts see the same directory at --workdir (NFS, ...).")
+STOPPED_STATUS = flags.DEFINE_integer("stopped_status", 0, "Exit status of a run that SIGTERM stopped, after it saved.")
 flags.mark_flag_as_required("config")
 
 logger = logging.getLogger("experiments.train")
 
 
+def configured() -> TrainConfig:
+  """The config with the mesh of `--mesh`, and the overrides on top of it."""
+  config = checked(cli.settings(CONFIG))
+  if MESH.value is None:
+    return config
+  overrides = config_flags.get_override_values(flags.FLAGS["config"])
+  fields = {name.removeprefix("mesh."): value for name, value in overrides.items() if name.startswith("mesh.")}
+  return checked(dataclasses.replace(config, mesh=dataclasses.replace(PRESETS[MESH.value], **fields)))
+
+
+def connect() -> None:
+  """Joins the other processes, if there are any; the first line of the log then says which this is."""
+  named = (COORDINATOR.value, NUM_PROCESSES.value, PROCESS_ID.value)
+  given = any(value is not None for value in named)
+  if DISTRIBUTED.value or given or (DISTRIBUTED.value is None and distributed.asked_for()):
+    distributed.initialise(*named, timeout=START_TIMEOUT.value)
+  if jax.process_count() > 1:  # one process has nothing to say before its errors, which are a line by themselves
+    logger.info(distributed.describe())
+  if jax.process_index() > 0:  # what follows is alike on all of them
+    logging.getLogger("drope_jax").setLevel(logging.WARNING)
+  distributed.refuse_local(WORKDIR.value, SHARED_WORKDIR.value)
+
+
 def main() -> None:
-  outcome = train(checked(cli.settings(CONFIG)), WORKDIR.value)
+  config = configured()
+  connect()
+  outcome = train(config, WORKDIR.value)
   if outcome.finished:
     logger.info("finished: step %d in %s", outcome.step, WORKDIR.value)
   else:
     logger.info("stopped at step %d, which is saved; run the same command to go on from there", outcome.step)
+    sys.exit(STOPPED_STATUS.value)
 
 
 if __name__ == "__main__":

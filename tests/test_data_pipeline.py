@@ -14,7 +14,7 @@ import pytest
 from drope_jax.config import ConfigError, DataConfig
 from drope_jax.data import pipeline
 from drope_jax.data.corpus import build_corpus
-from drope_jax.data.pipeline import evaluation_documents, train_batches
+from drope_jax.data.pipeline import evaluation_documents, join_states, train_batches
 from drope_jax.data.tokenizers import ByteTokenizer, train_bpe
 
 TOKENIZER = ByteTokenizer()
@@ -119,7 +119,7 @@ def test_resumes_exactly_from_any_row_through_json(in_order, monkeypatch, window
     states.append(json.loads(json.dumps(batches.get_state())))
     seen.append(next(batches))
   if window == 1:
-    offsets = [state["parent_window_start_state"]["offset"] for state in states]
+    offsets = [state["states"]["0"]["parent_window_start_state"]["offset"] for state in states]
     assert 0 in offsets[2:] and any(offsets)  # rows begin with a document, and within one
   for index in range(0, 48, 1 if window == 1 else 5):
     resumed = train_batches(config, seed=0)
@@ -184,3 +184,29 @@ def test_bad_input_is_one_line(config, change, processes, message):
 def test_one_row_is_enough(in_order):
   (row,) = next(train_batches(dataclasses.replace(in_order, split="tiny", context=7), seed=0))["tokens"]
   assert TOKENIZER.decode(row.tolist()) in ("abcdef", "defabc")
+
+
+@pytest.mark.parametrize("processes", [1, 2, 4])
+def test_a_stream_goes_on_in_another_number_of_processes(config, processes):
+  config = dataclasses.replace(config, batch_size=8)
+
+  def whole_batches(streams, count):
+    return [np.concatenate([next(stream)["tokens"] for stream in streams]) for _ in range(count)]
+
+  two = [train_batches(config, 0, index, 2) for index in range(2)]
+  whole_batches(two, 3)
+  state = join_states([json.loads(json.dumps(stream.get_state())) for stream in two])
+  expected = whole_batches(two, 3)
+  others = [train_batches(config, 0, index, processes) for index in range(processes)]
+  for stream in others:
+    stream.set_state(state)
+  np.testing.assert_array_equal(whole_batches(others, 2), expected[:2])
+  again = train_batches(config, seed=0)  # and once more, from what they have become
+  again.set_state(join_states([stream.get_state() for stream in others]))
+  np.testing.assert_array_equal(next(again)["tokens"], expected[2])
+
+
+def test_a_share_of_the_stream_that_is_missing_is_named(config):
+  state = train_batches(dataclasses.replace(config, batch_size=8), 0, 1, 2).get_state()
+  with pytest.raises(ValueError, match=r"of 2 shares of the data there are the positions of \['1'\]"):
+    join_states([state])

@@ -3,6 +3,7 @@
 The tests of several devices run this file as a program of its own, because the number of devices is fixed at start-up.
 """
 
+import dataclasses
 import functools
 import json
 import math
@@ -14,10 +15,21 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import AbstractMesh
 
 from drope_jax.config import ComputeConfig, ConfigError, MeshConfig, ModelConfig, QKNorm
 from drope_jax.model import hidden_states, init_params, map_specs, parameter_specs, unembed
-from drope_jax.sharding import AXES, RULES, constrain, make_mesh, named_sharding, partition_spec
+from drope_jax.sharding import (
+  AXES,
+  RULES,
+  arrange_devices,
+  check_divides,
+  constrain,
+  make_mesh,
+  mesh_axes,
+  named_sharding,
+  partition_spec,
+)
 
 MODEL = ModelConfig(
   vocab_size=32,
@@ -33,7 +45,6 @@ MODEL = ModelConfig(
   init_std=0.3,
 )
 MESHES = {
-  "data 8": (MeshConfig(data=8), "reference"),
   "fsdp 8": (MeshConfig(data=1, fsdp=8), "reference"),
   "data 2, fsdp 2, tensor 2": (MeshConfig(fsdp=2, tensor=2), "reference"),
   "fsdp 2, tensor 2, context 2": (MeshConfig(data=1, fsdp=2, tensor=2, context=2), "reference"),
@@ -72,11 +83,10 @@ def test_every_parameter_has_a_layout_with_an_entry_for_each_dimension(scope, ti
     assert len(partition_spec(spec[0].dimensions)) == len(spec[0].shape)
 
 
-def test_every_matrix_is_split_over_fsdp_and_over_tensor():
+def test_every_matrix_is_split_over_fsdp_context_and_tensor():
   for name in ("q", "k", "v", "o", "gate", "up", "down"):
-    axes = set(partition_spec(parameter_specs(MODEL)["layers"][name].dimensions))
-    assert {"fsdp", "tensor"} <= axes, name
-  assert set(partition_spec(parameter_specs(MODEL)["embedding"].dimensions)) == {"fsdp", "tensor"}
+    axes = {axis for dimension in parameter_specs(MODEL)["layers"][name].dimensions for axis in mesh_axes(dimension)}
+    assert axes == {"fsdp", "context", "tensor"}, name
 
 
 def test_outside_of_a_mesh_a_constraint_does_nothing():
@@ -106,6 +116,59 @@ def test_one_axis_takes_all_devices_that_are_left():
   mesh = make_mesh(MeshConfig(data=1, tensor=-1), [device])
   assert dict(mesh.shape) == {"data": 1, "fsdp": 1, "tensor": 1, "context": 1}
   assert mesh.axis_names == AXES
+
+
+@dataclasses.dataclass(frozen=True)
+class Chip:
+  """As much of a device as its place in the mesh depends on."""
+
+  id: int
+  slice_index: int
+  process_index: int = 0
+  platform: str = "tpu"
+  device_kind: str = "chip of a test"
+  core_on_chip: int = 0
+
+  @property
+  def coords(self):
+    return self.id % 2, self.id % 100 // 2, 0
+
+
+def chips(*per_slice):
+  return [Chip(100 * slice_ + i, slice_) for slice_, count in enumerate(per_slice) for i in range(count)]
+
+
+@pytest.mark.parametrize("axis", ["data", "fsdp"])
+def test_slices_lie_along_the_axis_of_their_factor_and_every_other_axis_stays_in_one(axis):
+  config = MeshConfig(data=2, fsdp=2, tensor=-1, **{f"dcn_{axis}": 2})
+  arranged = arrange_devices(config, chips(8, 8)[::-1])
+  assert arranged.shape == ((4, 2, 2, 1) if axis == "data" else (2, 4, 2, 1))
+  slices = np.array([chip.slice_index for chip in arranged.ravel()]).reshape(arranged.shape)
+  along = AXES.index(axis)
+  first, second = np.split(slices, 2, along)
+  assert set(first.ravel()) == {0} and set(second.ravel()) == {1}
+
+
+@pytest.mark.parametrize(
+  ("config", "devices", "message"),
+  [
+    (MeshConfig(), chips(4, 4), "is of one slice; the TPUs lie in 2 slices: set dcn_data"),
+    (MeshConfig(dcn_data=2), chips(8), "wants 2 equal slices; there are 8 in slice_index 0"),
+    (MeshConfig(dcn_data=2), chips(4, 2), "wants 2 equal slices; there are 4 in slice_index 0, 2 in slice_index 1"),
+    (MeshConfig(dcn_data=2), chips(3), "does not fit 3 devices: they are not 2 equal slices"),
+    (MeshConfig(data=3, dcn_data=2), chips(4, 4), "does not fit 4 devices in each of 2 slices"),
+  ],
+)
+def test_slices_that_are_not_those_of_the_devices_are_refused(config, devices, message):
+  with pytest.raises(ConfigError, match=message):
+    arrange_devices(config, devices)
+
+
+def test_sizes_that_the_mesh_does_not_divide_are_refused_by_name():
+  mesh = AbstractMesh((2, 4, 1, 3), AXES)
+  check_divides(mesh, [("heads", "heads", 5), ("rows", "batch", 16), ("width", "embed", 24)])
+  with pytest.raises(ConfigError, match=r"^width is 20; the mesh \(fsdp 4 x context 3\) cuts it into 12 pieces"):
+    check_divides(mesh, [("rows", "batch", 16), ("width", "embed", 20)])
 
 
 # --- eight devices are one ---------------------------------------------------------------------
@@ -192,7 +255,8 @@ def test_parameters_are_born_in_pieces(reports, name):
 
   def shard_of(spec):
     return [
-      size // sizes[RULES[dim]] if RULES[dim] else size for size, dim in zip(spec.shape, spec.dimensions, strict=True)
+      size // math.prod(sizes[axis] for axis in mesh_axes(dim))
+      for size, dim in zip(spec.shape, spec.dimensions, strict=True)
     ]
 
   specs = jax.tree_util.tree_leaves_with_path(

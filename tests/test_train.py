@@ -74,6 +74,14 @@ def equal(ours, theirs):
   jax.tree.map(np.testing.assert_array_equal, ours, theirs)
 
 
+def test_the_step_is_compiled_once(config, tmp_path, monkeypatch):
+  steps = []
+  original = train_module.jit_train_step
+  monkeypatch.setattr(train_module, "jit_train_step", lambda *args: steps.append(original(*args)) or steps[-1])
+  train(config, tmp_path / "run")
+  assert [step._cache_size() for step in steps] == [1]
+
+
 # --- the records ------------------------------------------------------------------------------------------------------
 
 

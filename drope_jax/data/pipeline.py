@@ -6,7 +6,7 @@ more, so that a long document does not fill a batch.
 """
 
 import dataclasses
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import grain
@@ -29,8 +29,9 @@ def train_batches(
   """This process's share of an endless stream of batches.
 
   The stream is a function of the arguments alone: `num_workers` changes its speed, not its content. Its position is
-  saved and restored by `get_state` and `set_state` (plain data, through JSON too) or by `grain.checkpoint`; it
-  belongs to one `process_count`. With workers, `close` the iterator when done.
+  saved and restored by `get_state` and `set_state` (plain data, through JSON too) or by `grain.checkpoint`. A stream
+  that several processes began goes on in another number of them: see `_Batches`. With workers, `close` the iterator
+  when done.
 
   Args:
     config: `batch_size` rows are shared equally by the processes.
@@ -46,8 +47,7 @@ def train_batches(
     ConfigError: if the dataset, its split or the tokenizer is missing or empty, the split is shorter than one row, or
       `batch_size` is not divisible by `process_count`.
   """
-  rows, left_over = divmod(config.batch_size, process_count)
-  if left_over:
+  if config.batch_size % process_count:
     raise ConfigError(
       f"DataConfig.batch_size is {config.batch_size}; it must be divisible by the number of processes ({process_count})"
     )
@@ -55,12 +55,75 @@ def train_batches(
   tokenizer = load_tokenizer(config.tokenizer)
   _check_fills_a_row(texts, tokenizer, config)
 
-  # Every process shuffles the whole corpus alike and then takes its share; all that keeps state comes after.
-  dealt = grain.MapDataset.source(texts).seed(seed).shuffle().repeat()[process_index::process_count]
-  packed = _Rows(dealt.map(Tokenize(tokenizer)), config.context + 1, config.num_workers)
-  shuffled = grain.experimental.WindowShuffleIterDataset(packed, window_size=SHUFFLED_BATCHES * rows, seed=seed)
-  batches = shuffled.batch(rows, drop_remainder=True)
-  return iter(batches if config.document_mask else batches.map(_tokens_only))
+  def open_share(index: int, count: int) -> grain.DatasetIterator[Batch]:
+    rows = config.batch_size // count
+    # Every share shuffles the whole corpus alike and then takes its documents; all that keeps state comes after.
+    dealt = grain.MapDataset.source(texts).seed(seed).shuffle().repeat()[index::count]
+    packed = _Rows(dealt.map(Tokenize(tokenizer)), config.context + 1, config.num_workers)
+    shuffled = grain.experimental.WindowShuffleIterDataset(packed, window_size=SHUFFLED_BATCHES * rows, seed=seed)
+    batches = shuffled.batch(rows, drop_remainder=True)
+    return iter(batches if config.document_mask else batches.map(_tokens_only))
+
+  return _Batches(open_share, config.batch_size, process_index, process_count)
+
+
+class _Batches(grain.DatasetIterator[Batch]):
+  """One process's rows of every batch, from the shares that they lie in.
+
+  A batch is its shares one behind the other, and there are as many as there were processes when the stream began: so
+  the stream stays the same when it goes on in fewer processes, which read several shares each, or in more, which read
+  one together and take their rows of it. The state holds those shares that this process reads; `set_state` takes those
+  of all processes, joined by `join_states`.
+  """
+
+  def __init__(
+    self, open_share: Callable[[int, int], grain.DatasetIterator[Batch]], batch_size: int, index: int, count: int
+  ):
+    super().__init__()
+    self._open_share, self._batch_size = open_share, batch_size
+    self._first, self._last = batch_size * index // count, batch_size * (index + 1) // count  # rows of this process
+    self._shares: dict[int, grain.DatasetIterator[Batch]] = {}
+    self._go_to(count)
+
+  def _go_to(self, count: int) -> None:
+    self.close()
+    rows = self._batch_size // count
+    self._count, self._skipped = count, self._first % rows  # rows of the first share that are another process's
+    needed = range(self._first // rows, -(-self._last // rows))
+    self._shares = {index: self._open_share(index, count) for index in needed}
+
+  def __next__(self) -> Batch:
+    parts = [next(share) for share in self._shares.values()]
+    mine = slice(self._skipped, self._skipped + self._last - self._first)
+    return {name: np.concatenate([part[name] for part in parts])[mine] for name in parts[0]}
+
+  def get_state(self) -> dict[str, Any]:
+    return {"shares": self._count, "states": {str(index): share.get_state() for index, share in self._shares.items()}}
+
+  def set_state(self, state: dict[str, Any]) -> None:
+    self._go_to(state["shares"])
+    for index, share in self._shares.items():
+      share.set_state(state["states"][str(index)])
+
+  def start_prefetch(self) -> None:
+    for share in self._shares.values():
+      share.start_prefetch()
+
+  def close(self) -> None:
+    for share in self._shares.values():
+      share.close()
+
+
+def join_states(states: Iterable[dict[str, Any]]) -> dict[str, Any]:
+  """The state of a whole stream from those of its processes. Raises ValueError if one is missing."""
+  states = list(states)
+  shares = states[0]["shares"]
+  found: dict[str, Any] = {}
+  for state in states:
+    found |= state["states"]
+  if {state["shares"] for state in states} != {shares} or len(found) != shares:
+    raise ValueError(f"of {shares} shares of the data there are the positions of {sorted(found)}")
+  return {"shares": shares, "states": found}
 
 
 def evaluation_documents(

@@ -1,0 +1,129 @@
+"""One run on several hosts: how its processes find each other, share the reading, and stop together.
+
+The engine is JAX's own: `jax.distributed` connects the processes, and every one of them runs the same program. What a
+host does alone (its log, its files, the rows it reads) is decided by `jax.process_index()`.
+"""
+
+import contextlib
+import logging
+import os
+import signal
+import sys
+import threading
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import jax
+from etils import epath
+from jax.experimental import multihost_utils
+from jax.sharding import Sharding
+
+from drope_jax.config import ConfigError
+
+logger = logging.getLogger(__name__)
+
+# Counts of processes, as launchers leave them in the environment: SLURM's srun, Open MPI's mpirun.
+_COUNTS = ("SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE")
+
+
+def asked_for() -> bool:
+  """Whether the environment says that this is one of several processes: of srun, mpirun or a TPU pod."""
+  hosts = os.environ.get("TPU_WORKER_HOSTNAMES", "")
+  several_slices = int(os.environ.get("MEGASCALE_NUM_SLICES", "1")) > 1
+  return any(int(os.environ.get(name, "1")) > 1 for name in _COUNTS) or "," in hosts or several_slices
+
+
+def initialise(
+  coordinator: str | None = None, num_processes: int | None = None, process_id: int | None = None, timeout: int = 300
+) -> None:
+  """Connects this process with the others; what is None is found by JAX (SLURM, Open MPI, Cloud TPU, GKE).
+
+  To be called before anything asks for devices. When the others have not come after `timeout` seconds, the process
+  ends with status 1 and one line: JAX's runtime waits in native code, and would abort it with a stack trace.
+
+  Args:
+    coordinator: HOST:PORT of process 0, as all of them reach it.
+
+  Raises:
+    ConfigError: if something is None that JAX does not find.
+  """
+
+  def give_up() -> None:
+    who = f"process {process_id} of {num_processes}" if num_processes else "this process"
+    at = f" at {coordinator}" if coordinator else ""
+    print(f"error: {who} did not find all others{at} within {timeout} s; were all of them started?", file=sys.stderr)
+    sys.stderr.flush()
+    os._exit(1)
+
+  watch = threading.Timer(timeout, give_up)
+  watch.daemon = True
+  watch.start()
+  try:
+    # The runtime's own limit comes after ours.
+    jax.distributed.initialize(coordinator, num_processes, process_id, initialization_timeout=timeout + 60)
+  except (ValueError, RuntimeError) as error:
+    raise ConfigError(f"the processes cannot be connected: {' '.join(str(error).split())}") from error
+  finally:
+    watch.cancel()
+
+
+def describe() -> str:
+  """The first line of a log: which process this is, and what devices it has."""
+  kind = jax.devices()[0].device_kind
+  return (
+    f"process {jax.process_index()} of {jax.process_count()}: "
+    f"{jax.local_device_count()} of {jax.device_count()} devices ({kind})"
+  )
+
+
+def is_local(path: epath.PathLike) -> bool:
+  """Whether a path is one of the operating system's, and not in a bucket (gs://, s3://)."""
+  return "://" not in os.fspath(epath.Path(path))
+
+
+def refuse_local(workdir: epath.PathLike, shared: bool) -> None:
+  """Raises ConfigError for a local workdir of several processes, unless it is said that all of them `shared` it."""
+  if jax.process_count() > 1 and not shared and is_local(workdir):
+    raise ConfigError(
+      f"--workdir: {workdir} is a local path, and there are {jax.process_count()} processes; "
+      "use a bucket (gs://...), or say --shared_workdir if all hosts see the same directory there"
+    )
+
+
+def reader(batch: Sharding, batch_size: int) -> tuple[int, int]:
+  """Which share of every batch this process reads, and of how many: processes that hold the same rows read the same.
+
+  Raises:
+    ConfigError: if the rows that processes hold overlap without being the same, or are not equally many.
+  """
+  held: dict[int, set[tuple[int, int]]] = defaultdict(set)
+  rows_of: Mapping[Any, Any] = batch.devices_indices_map((batch_size,))
+  for device, (rows,) in rows_of.items():
+    first, last, _ = rows.indices(batch_size)
+    held[device.process_index].add((first, last))
+  groups = sorted({tuple(sorted(rows)) for rows in held.values()})
+  if sum(map(len, groups)) != len(set().union(*groups)) or len(set(map(len, groups))) > 1:
+    raise ConfigError(f"the rows of a batch cannot be dealt out evenly to {len(held)} processes on this mesh")
+  return groups.index(tuple(sorted(held[jax.process_index()]))), len(groups)
+
+
+@contextlib.contextmanager
+def sigterm() -> Iterator[Callable[[int], bool]]:
+  """Instead of ending the process, SIGTERM makes the given function say True: of a step, whether to stop before it.
+
+  With several processes, one that hears the signal is enough, and all of them stop at the same step: JAX's preemption
+  service agrees on it, if every process asks at every step. With one, only the main thread can listen.
+  """
+  if jax.process_count() > 1:
+    yield multihost_utils.reached_preemption_sync_point
+    return
+  asked = threading.Event()
+  if threading.current_thread() is not threading.main_thread():
+    yield lambda step: False
+    return
+  before = signal.signal(signal.SIGTERM, lambda *_: asked.set())
+  try:
+    yield lambda step: asked.is_set()
+  finally:
+    signal.signal(signal.SIGTERM, before)
