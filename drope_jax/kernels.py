@@ -5,6 +5,7 @@ out nor repeat keys for the query heads that share them. What else a call may as
 """
 
 import functools
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -13,7 +14,7 @@ import jax.numpy as jnp
 from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_kernel as splash_kernel
 from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_mask as splash_mask
 
-from drope_jax.sharding import partition_spec
+from drope_jax.sharding import cut_evenly, named_sharding, partition_spec, pieces
 
 Array = jax.Array
 
@@ -27,13 +28,19 @@ def obstacle(kernel: str, q_BTHh: Array, k_BSKh: Array, *, offset, segments, slo
 
   Args: as `attention` takes them.
   """
-  mesh = jax.sharding.get_abstract_mesh()
+  shards = pieces("length")
   if not isinstance(offset, int) or offset != 0 or q_BTHh.shape[1] != k_BSKh.shape[1]:
     return "cached keys"
+  if kernel in ("cudnn", "unrolled") and shards > 1:
+    return "rows split over the mesh axis 'context'"
+  if kernel == "unrolled":
+    return None
   if slopes_H is not None:
     return "ALiBi slopes"
-  if not mesh.empty and mesh.shape.get("context", 1) > 1:
-    return "rows split over the mesh axis 'context'"
+  if kernel == "splash" and not cut_evenly(q_BTHh, "batch", "length"):
+    return f"{q_BTHh.shape[0]} rows of {q_BTHh.shape[1]} tokens, which the mesh cuts unevenly"
+  if kernel == "splash" and shards > 1 and q_BTHh.shape[1] % (shards * _SPLASH_LANES):
+    return f"rows of {q_BTHh.shape[1]} tokens in {shards} pieces (each must be a multiple of {_SPLASH_LANES})"
   if kernel == "cudnn" and segments is not None:
     return "segments"
   if kernel == "cudnn" and q_BTHh.dtype not in (jnp.bfloat16, jnp.float16):
@@ -54,35 +61,34 @@ def cudnn(
 def splash(q_BTHh: Array, k_BTKh: Array, v_BTKh: Array, window: int | None, segments, interpret: bool = False) -> Array:
   """softmax(q.k) v, causal, (B, T, H, h); q carries its scale. `interpret` runs it anywhere, slowly.
 
-  Each device computes its own rows and heads: the compiler cannot split a kernel by itself.
+  Each device computes its own rows, heads and queries (against all keys, if the mesh axis `context` splits the rows):
+  the compiler cannot split a kernel by itself.
   """
-  run = functools.partial(_splash_here, window=window, interpret=interpret)
-  segments_BT = None if segments is None else segments.queries
-  if jax.sharding.get_abstract_mesh().empty:
-    return run(q_BTHh, k_BTKh, v_BTKh, segments_BT)
+  mesh, shards = jax.sharding.get_abstract_mesh(), pieces("length")
+  lanes = -(-q_BTHh.shape[1] // (shards * _SPLASH_LANES))  # of the queries of one device
+  # Rows in pieces cannot be padded (the padding would lie on the last device alone), so the block must divide a piece.
+  widest = _SPLASH_BLOCK // _SPLASH_LANES
+  block = _SPLASH_LANES * (min(widest, lanes) if shards == 1 else math.gcd(widest, lanes))
+  padding = -q_BTHh.shape[1] % block  # behind everything, where causality hides it
+  kernel = _splash_kernel(
+    q_BTHh.shape[1] + padding, q_BTHh.shape[2] // k_BTKh.shape[2], window, block, shards, interpret
+  )
+  run = functools.partial(_splash_here, padding=padding)
+  ids = (None, None) if segments is None else tuple(segments)
+  if mesh.empty:
+    return run(kernel, q_BTHh, k_BTKh, v_BTKh, *ids)
   heads = partition_spec(("batch", "length", "heads", "head_dim"))
-  kv_heads = partition_spec(("batch", "length", "kv_heads", "head_dim"))
-  rows = None if segments is None else partition_spec(("batch", "length"))
-  return jax.shard_map(run, in_specs=(heads, kv_heads, kv_heads, rows), out_specs=heads, check_vma=False)(
-    q_BTHh, k_BTKh, v_BTKh, segments_BT
+  keys = partition_spec(("batch", "all_keys", "kv_heads", "head_dim"))
+  rows = (None, None) if segments is None else map(partition_spec, (("batch", "length"), ("batch", "all_keys")))
+  masks = kernel.manual_sharding_spec(named_sharding(mesh, ("layers", "length")))  # all heads, their own queries
+  return jax.shard_map(run, in_specs=(masks, heads, keys, keys, *rows), out_specs=heads, check_vma=False)(
+    kernel, q_BTHh, k_BTKh, v_BTKh, *ids
   )
 
 
-def _splash_here(
-  q_BTHh: Array, k_BTKh: Array, v_BTKh: Array, segments_BT: Array | None, *, window: int | None, interpret: bool
-) -> Array:
-  batch, length, num_heads, head_dim = q_BTHh.shape
-  num_kv_heads = k_BTKh.shape[2]
-  lanes = -(-length // _SPLASH_LANES) * _SPLASH_LANES
-  block = min(_SPLASH_BLOCK, lanes)
-  padding = -length % block  # behind everything, where causality hides it
-
-  def pad(x: Array) -> Array:
-    return jnp.pad(x, [(0, padding if axis == 1 else 0) for axis in range(x.ndim)])
-
-  padded = length + padding
-  groups = num_heads // num_kv_heads
-  shape = (padded, padded)
+def _splash_kernel(length: int, groups: int, window: int | None, block: int, shards: int, interpret: bool) -> Any:
+  """The kernel of `groups` query heads that share a key head, for queries in so many pieces."""
+  shape = (length, length)
   mask = splash_mask.CausalMask(shape) if window is None else splash_mask.LocalMask(shape, (window - 1, 0), offset=0)
   sizes = splash_kernel.BlockSizes(
     block_q=block,
@@ -93,14 +99,27 @@ def _splash_here(
     block_q_dq=block,
     block_kv_dq=block,
   )
-  kernel = splash_kernel.make_splash_mqa(
-    splash_mask.MultiHeadMask([mask] * groups), block_sizes=sizes, head_shards=1, q_seq_shards=1, interpret=interpret
+  masks = splash_mask.MultiHeadMask([mask] * groups)
+  return splash_kernel.make_splash_mqa(
+    masks, block_sizes=sizes, head_shards=1, q_seq_shards=shards, interpret=interpret
   )
+
+
+def _splash_here(
+  kernel: Any, q_BTHh: Array, k_BSKh: Array, v_BSKh: Array, q_segments: Any, k_segments: Any, *, padding: int
+) -> Array:
+  batch, length, num_heads, head_dim = q_BTHh.shape
+  num_kv_heads = k_BSKh.shape[2]
+
+  def pad(x: Array) -> Array:
+    return jnp.pad(x, [(0, padding if axis == 1 else 0) for axis in range(x.ndim)])
+
+  groups, padded = num_heads // num_kv_heads, length + padding
   q_BKGTh = pad(q_BTHh).swapaxes(1, 2).reshape(batch, num_kv_heads, groups, padded, head_dim)
-  k_BKTh, v_BKTh = pad(k_BTKh).swapaxes(1, 2), pad(v_BTKh).swapaxes(1, 2)
-  ids = None if segments_BT is None else splash_kernel.SegmentIds(pad(segments_BT), pad(segments_BT))
+  k_BKSh, v_BKSh = pad(k_BSKh).swapaxes(1, 2), pad(v_BSKh).swapaxes(1, 2)
+  ids = None if q_segments is None else splash_kernel.SegmentIds(pad(q_segments), pad(k_segments))
   over_heads = jax.vmap(kernel, in_axes=(0, 0, 0, None))
-  out_BKGTh = jax.vmap(over_heads, in_axes=(0, 0, 0, None if ids is None else 0))(q_BKGTh, k_BKTh, v_BKTh, ids)
+  out_BKGTh = jax.vmap(over_heads, in_axes=(0, 0, 0, None if ids is None else 0))(q_BKGTh, k_BKSh, v_BKSh, ids)
   return out_BKGTh.reshape(batch, num_heads, padded, head_dim).swapaxes(1, 2)[:, :length]
 
 

@@ -3,26 +3,20 @@
 import datetime
 import importlib.util
 import json
+import logging
 import math
-from pathlib import Path
+import os
 from typing import Any, Protocol
 
 import jax
+from etils import epath
 
+from drope_jax.chips import PEAK_FLOPS
 from drope_jax.config import ConfigError, ModelConfig
+from drope_jax.distributed import is_local
 from drope_jax.model import map_specs
 
-# Dense bfloat16 FLOP/s of one device, by jax's device_kind (vendors' data sheets). Anything else has no MFU.
-PEAK_FLOPS = {
-  "TPU v4": 275e12,
-  "TPU v5 lite": 197e12,
-  "TPU v5": 459e12,
-  "TPU v5p": 459e12,
-  "TPU v6 lite": 918e12,
-  "NVIDIA A100-SXM4-80GB": 312e12,
-  "NVIDIA H100 80GB HBM3": 989e12,
-  "NVIDIA H200": 989e12,
-}
+logger = logging.getLogger(__name__)
 
 
 def flops_per_token(config: ModelConfig, context: int, convention: str = "palm") -> float:
@@ -54,29 +48,41 @@ class Tracker(Protocol):
 
 
 class JsonLines:
-  """A record a line. Records after `step` are dropped on opening: a resumed run writes them again."""
+  """A record a line. Records after `step` are dropped on opening: a resumed run writes them again.
 
-  def __init__(self, path: Path, step: int):
+  In a bucket, where nothing can be appended, the whole file is written again for every record: some 200 bytes of each
+  logged step, in one request.
+  """
+
+  def __init__(self, path: epath.PathLike, step: int):
+    self._path = epath.Path(path)
     kept = []
-    if path.exists():
-      lines = path.read_text().splitlines(keepends=True)
+    if self._path.exists():
+      lines = self._path.read_text().splitlines(keepends=True)
       # A line cut off by a crash has no newline and is later than any checkpoint.
       kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= step]
-      path.write_text("".join(kept))
-    self._file = path.open("a")
+      self._path.write_text("".join(kept))
+    self._file = self._path.open("a") if is_local(path) else None
+    self._lines = kept
 
   def write(self, record: dict[str, Any]) -> None:
-    self._file.write(json.dumps(record) + "\n")
-    self._file.flush()
+    line = json.dumps(record) + "\n"
+    if self._file is None:
+      self._lines.append(line)
+      self._path.write_text("".join(self._lines))
+    else:
+      self._file.write(line)
+      self._file.flush()
 
   def close(self) -> None:
-    self._file.close()
+    if self._file is not None:
+      self._file.close()
 
 
 class TensorBoard:
-  """Event files through tensorboardX."""
+  """Event files through tensorboardX, which itself writes to gs:// and s3:// where their client library is there."""
 
-  def __init__(self, directory: Path):
+  def __init__(self, directory: epath.Path):
     from tensorboardX import SummaryWriter  # optional, and slow to import
 
     self._writer = SummaryWriter(str(directory))
@@ -93,10 +99,11 @@ class TensorBoard:
 class WandB:
   """A Weights & Biases run named after the workdir."""
 
-  def __init__(self, workdir: Path, config: dict[str, Any]):
+  def __init__(self, workdir: epath.Path, config: dict[str, Any]):
     import wandb  # optional
 
-    self._run = wandb.init(dir=str(workdir), name=workdir.name, config=config, resume="allow")
+    local = str(workdir) if is_local(workdir) else None  # None: wandb's own choice
+    self._run = wandb.init(dir=local, name=workdir.name, config=config, resume="allow")
 
   def write(self, record: dict[str, Any]) -> None:
     self._run.log({name: value for name, value in record.items() if value is not None}, step=record["step"])
@@ -105,10 +112,27 @@ class WandB:
     self._run.finish()
 
 
-def open_trackers(names: tuple[str, ...], workdir: Path, config: dict[str, Any], step: int) -> list[Tracker]:
+# The library through which tensorboardX writes to a bucket, by the beginning of its address.
+_BUCKET_CLIENTS = {"gs": "google.cloud.storage", "s3": "boto3"}
+
+
+def _can_write_events(workdir: epath.Path) -> bool:
+  if not importlib.util.find_spec("tensorboardX"):
+    return False
+  client = None if is_local(workdir) else _BUCKET_CLIENTS.get(os.fspath(workdir).split("://")[0])
+  try:
+    there = is_local(workdir) or (client is not None and importlib.util.find_spec(client) is not None)
+  except ModuleNotFoundError:  # of the package that holds it
+    there = False
+  if not there:
+    logger.info("no TensorBoard events: tensorboardX needs %s to write to %s", client or "a local path", workdir)
+  return there
+
+
+def open_trackers(names: tuple[str, ...], workdir: epath.Path, config: dict[str, Any], step: int) -> list[Tracker]:
   """metrics.jsonl, and the trackers asked for: TensorBoard where tensorboardX is installed, W&B or an error."""
   trackers: list[Tracker] = [JsonLines(workdir / "metrics.jsonl", step)]
-  if "tensorboard" in names and importlib.util.find_spec("tensorboardX"):
+  if "tensorboard" in names and _can_write_events(workdir):
     trackers.append(TensorBoard(workdir / "tensorboard"))
   if "wandb" in names:
     if not importlib.util.find_spec("wandb"):

@@ -1,7 +1,9 @@
 """What every experiment config promises: it builds, its docstring's numbers are true, and its train step lowers."""
 
 import dataclasses
+import math
 import re
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -14,8 +16,8 @@ from drope_jax.drope import drop
 from drope_jax.metrics import flops_per_token
 from drope_jax.model import count_parameters, map_specs
 from drope_jax.optim import make_optimizer
-from drope_jax.sharding import AXES, named_sharding
-from drope_jax.train import make_train_step
+from drope_jax.sharding import AXES, PRESETS, named_sharding
+from drope_jax.train import check_layout, make_train_step
 from experiments.configs import pretrain, recalibrate
 
 # Recipes of one model differ in numbers alone, which make no other program, but for the QK-norm.
@@ -39,7 +41,11 @@ def with_model(module, arg):
 def test_the_train_step_of_every_model_lowers_on_an_abstract_mesh(name):
   config = with_model(*TRACED[name])
   tensor = 2 if config.model.num_kv_heads % 2 == 0 else 1
-  mesh = AbstractMesh((2, 8 // tensor, tensor, 1), AXES, axis_types=(AxisType.Auto,) * 4)
+  assert "sharding" in lower(config, AbstractMesh((2, 8 // tensor, tensor, 1), AXES, axis_types=(AxisType.Auto,) * 4))
+
+
+def lower(config, mesh):
+  """The train step for TPUs, as text."""
 
   def abstract(spec):
     return jax.ShapeDtypeStruct(spec.shape, jnp.float32, sharding=named_sharding(mesh, spec.dimensions))
@@ -51,8 +57,46 @@ def test_the_train_step_of_every_model_lowers_on_an_abstract_mesh(name):
   batch = {"tokens": jax.ShapeDtypeStruct(rows, jnp.int32, sharding=named_sharding(mesh, ("batch",)))}
   step = jax.jit(make_train_step(config, optimizer), donate_argnums=0)
   with jax.sharding.use_abstract_mesh(mesh):
-    lowered = step.trace(state, batch).lower(lowering_platforms=("tpu",))
-  assert "sharding" in lowered.as_text()
+    return step.trace(state, batch).lower(lowering_platforms=("tpu",)).as_text()
+
+
+LAUNCH_TABLE = (Path(__file__).parents[1] / "experiments" / "launch" / "README.md").read_text()
+PRETRAINED = {"SmolLM-360M": "smollm_360m_30b", "SmolLM-1.7B": "smollm_1_7b", "Llama2-7B": "llama2_7b"}
+
+
+def launch_cells():
+  """(model, context, chips, preset, settings) of every cell of the table that names a mesh."""
+  lines = [line.strip("| ").split(" | ") for line in LAUNCH_TABLE.splitlines() if line.startswith("| ")]
+  first = next(i for i, line in enumerate(lines) if line[0] == "model (context)")
+  machines = [int(re.search(r": (\d+)", name).group(1)) for name in lines[first][1:]]
+  for name, *cells in lines[first + 1 :]:
+    model, context = re.fullmatch(r"(\S+) \((\d+)\)", name).groups()
+    for chips, cell in zip(machines, cells, strict=True):
+      if cell != "-":
+        settings = {key: int(value) for key, value in re.findall(r"(\w+)=(\d+)", cell)}
+        yield model, int(context), chips, re.match(r"`(\w+)`", cell).group(1), settings
+
+
+@pytest.mark.parametrize("cell", list(launch_cells()), ids=str)
+def test_the_meshes_of_the_launch_table_cut_their_models_into_equal_pieces(cell):
+  name, context, chips, preset, settings = cell
+  config = with_model(recalibrate, PRETRAINED[name]) if name in PRETRAINED else with_model(pretrain, "rope")
+  optim = dataclasses.replace(config.optim, accumulation=settings.pop("accumulation", 1))
+  batch_size = config.data.batch_size if preset != "context" else 8
+  data = dataclasses.replace(config.data, context=context, batch_size=batch_size)
+  mesh_config = dataclasses.replace(PRESETS[preset], **settings)
+  sizes = [getattr(mesh_config, axis) for axis in AXES]
+  sizes = [size if size != -1 else chips // -math.prod(sizes) for size in sizes]
+  assert math.prod(sizes) == chips
+  check_layout(dataclasses.replace(config, data=data, optim=optim), AbstractMesh(tuple(sizes), AXES))
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_the_train_step_lowers_under_every_preset(preset):
+  config = with_model(recalibrate, "smollm_1_7b")
+  sizes = [getattr(PRESETS[preset], axis) for axis in AXES]
+  sizes = [size if size != -1 else 8 // -math.prod(sizes) for size in sizes]
+  assert "sharding" in lower(config, AbstractMesh(tuple(sizes), AXES, axis_types=(AxisType.Auto,) * 4))
 
 
 def test_the_numbers_in_the_docstring_are_those_of_the_model():

@@ -1,6 +1,9 @@
 """The accelerators' kernels against the reference, in the forms that run on a CPU."""
 
 import functools
+import os
+import subprocess
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -9,7 +12,8 @@ import pytest
 
 from drope_jax import kernels
 from drope_jax.attention import Segments, attention
-from drope_jax.config import ConfigError
+from drope_jax.config import ConfigError, MeshConfig
+from drope_jax.sharding import make_mesh
 
 
 @pytest.fixture
@@ -76,4 +80,33 @@ def test_what_a_kernel_cannot_do_is_said(kernel, settings, reason):
 def test_auto_takes_another_kernel_where_the_accelerators_cannot_serve(monkeypatch):
   arrays, _ = inputs(128)
   monkeypatch.setattr(jax, "default_backend", lambda: "gpu")  # whose kernel takes no float32
-  np.testing.assert_array_equal(attention(*arrays), attention(*arrays, kernel="reference"))
+  np.testing.assert_array_equal(attention(*arrays), attention(*arrays, kernel="unrolled"))
+
+
+@pytest.mark.slow  # the interpreter takes its time
+def test_splash_on_rows_in_pieces_is_the_reference():
+  """In a process with four devices: two for the halves of each row, two for the heads."""
+  environment = {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": "--xla_force_host_platform_device_count=4"}
+  done = subprocess.run([sys.executable, __file__], env=environment, capture_output=True, text=True)
+  assert done.returncode == 0, done.stderr[-3000:]
+  assert done.stdout.splitlines() == [
+    "agrees",
+    "agrees",
+    "rows of 200 tokens in 2 pieces (each must be a multiple of 128)",
+  ]
+
+
+def rows_in_pieces():
+  kernels.ACCELERATED["splash"] = functools.partial(kernels.splash, interpret=True)
+  with jax.set_mesh(make_mesh(MeshConfig(data=1, tensor=2, context=2))):
+    for window, segmented in ((None, True), (40, False)):
+      arrays, segments = inputs(256)
+      settings = {"window": window, "segments": segments if segmented else None, "logit_scale": 1.3}
+      compare(arrays, "splash", 2e-5, settings)
+      print("agrees")
+    (q, k, _), _ = inputs(200)
+    print(kernels.obstacle("splash", q, k, offset=0, segments=None, slopes_H=None))
+
+
+if __name__ == "__main__":
+  rows_in_pieces()

@@ -4,6 +4,7 @@ import json
 
 import jax
 import pytest
+from etils import epath
 from tiny_run import tiny_model
 
 from drope_jax import metrics
@@ -43,6 +44,25 @@ def test_records_after_the_step_of_a_resumed_run_are_dropped(tmp_path):
   sink.write({"step": 7})
   assert [json.loads(line)["step"] for line in path.read_text().splitlines()] == [1, 5, 6, 7]  # before it is closed
   sink.close()
+
+
+def test_in_a_bucket_where_nothing_can_be_appended_the_file_is_written_anew(tmp_path, monkeypatch):
+  monkeypatch.setattr(metrics, "is_local", lambda path: False)
+  path_type = type(epath.Path(tmp_path))
+  open_path = path_type.open
+
+  def no_appending(self, mode="r", *arguments, **settings):
+    assert "a" not in mode
+    return open_path(self, mode, *arguments, **settings)
+
+  monkeypatch.setattr(path_type, "open", no_appending)
+  path = tmp_path / "metrics.jsonl"
+  for step, expected in ((0, [1, 2, 3]), (2, [1, 2, 3])):
+    sink = metrics.JsonLines(path, step)
+    for number in range(step + 1, 4):
+      sink.write({"step": number})
+    assert [json.loads(line)["step"] for line in path.read_text().splitlines()] == expected  # before it is closed
+    sink.close()
 
 
 def test_a_tracker_that_is_not_installed(tmp_path, monkeypatch):

@@ -39,25 +39,26 @@ def get_config(arg: str = "rope") -> TrainConfig:
   if arg not in ARGS:
     raise ConfigError(f"pretrain.py has no {arg!r}; allowed: {', '.join(ARGS)}")
   data = DataConfig(directory="data/fineweb", tokenizer="data/qwen2/tokenizer.json", context=CONTEXT, batch_size=1024)
+  model = ModelConfig(
+    vocab_size=151_936,
+    d_model=896,
+    num_layers=24,
+    num_heads=14,
+    num_kv_heads=2,
+    head_dim=64,
+    d_ff=4864,
+    positions=POSITIONS["rope_14k" if arg == "drope" else arg],
+    norm_eps=1e-6,
+  )
   if arg == "drope":
     return TrainConfig(
-      init=InitConfig(checkpoint="runs/rope_14k"),
+      init=InitConfig(checkpoint="runs/rope_14k", model=model),
       data=data,
       optim=OptimConfig(peak_lr=1e-3, warmup_steps=70),
       steps=2_000,
     )
   return TrainConfig(
-    model=ModelConfig(
-      vocab_size=151_936,
-      d_model=896,
-      num_layers=24,
-      num_heads=14,
-      num_kv_heads=2,
-      head_dim=64,
-      d_ff=4864,
-      positions=POSITIONS[arg],
-      norm_eps=1e-6,
-    ),
+    model=model,
     data=data,
     optim=OptimConfig(peak_lr=3e-4, warmup_steps=520),
     steps=14_000 if arg == "rope_14k" else 16_000,

@@ -180,7 +180,11 @@ def get_config(arg: str = "smollm2_135m") -> TrainConfig:
   base = BASES[recipe.base]
   small = recipe.base == "smollm2_135m"
   return TrainConfig(
-    init=InitConfig(checkpoint=f"runs/{recipe.base}/checkpoint", qk_norm=QKNorm() if recipe.qk_norm else None),
+    init=InitConfig(
+      checkpoint=f"runs/{recipe.base}/checkpoint",
+      model=dataclasses.replace(base.model),  # a copy, as below
+      qk_norm=QKNorm() if recipe.qk_norm else None,
+    ),
     data=DataConfig(
       directory="data/prose" if small else "data/fineweb_edu",
       tokenizer="init",

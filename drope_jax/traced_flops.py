@@ -1,0 +1,85 @@
+"""FLOPs of a traced program's matrix products: loops counted as often as they run, recomputation and kernels too."""
+
+import math
+from typing import Any, NamedTuple
+
+from jax.extend.core import ClosedJaxpr, Jaxpr
+
+
+class Traced(NamedTuple):
+  """FLOPs over all devices, and in how many loops of unknown length a run of the body was counted once."""
+
+  flops: float
+  unknown_loops: int
+
+
+def traced_flops(jaxpr: Any) -> Traced:
+  """FLOPs of all matrix products in a jaxpr, 2 for a multiplication and its addition.
+
+  A causal kernel (splash) counts the blocks that it does not skip, for the device that has the most of them: where
+  rows are split over devices, the one with the last queries. Windows are not known here: with them it is too much.
+  """
+  total, unknown = 0.0, 0
+  for equation in _open(jaxpr).eqns:
+    name, params = equation.primitive.name, equation.params
+    if name == "dot_general":
+      (contracted, _), _ = params["dimension_numbers"]
+      left, out = _shape(equation.invars[0]), _shape(equation.outvars[0])
+      total += 2.0 * math.prod(out) * math.prod(left[axis] for axis in contracted)
+      continue
+    parts = [traced_flops(inner) for inner in _inner(params)]
+    if not parts:
+      continue
+    factor = 1.0
+    match name:
+      case "scan":
+        factor = params["length"]
+      case "while":
+        unknown += any(part.flops for part in parts)
+      case "shard_map":
+        factor = math.prod(params["mesh"].shape[axis] for axis in params["newly_manual_axes"])
+      case "pallas_call":
+        grid = params["grid_mapping"].grid
+        factor = math.prod(grid) * visible_blocks(grid, by_key="dkv" in params["name"])
+    branches = [part.flops for part in parts]
+    total += factor * (max(branches) if name == "cond" else sum(branches))
+    unknown += sum(part.unknown_loops for part in parts)
+  return Traced(total, unknown)
+
+
+def visible_blocks(grid: tuple[int, ...], by_key: bool) -> float:
+  """The share of (query block, key block) pairs that causality leaves to the last queries of a row.
+
+  Args:
+    grid: of a splash kernel: (..., heads, queries, keys), or `by_key` (..., keys, heads, queries).
+  """
+  queries, keys = (grid[-1], grid[-3]) if by_key else (grid[-2], grid[-1])
+  return (keys - (queries - 1) / 2) / keys if queries <= keys else 1.0
+
+
+def traced_squares(jaxpr: Any, length: int, other: int) -> list[str]:
+  """Types of a traced program's arrays, outside of kernels, with a dimension of `length` and another of `other`."""
+  found = set()
+  for equation in _open(jaxpr).eqns:
+    for variable in equation.outvars:
+      rest = list(_shape(variable))
+      if length in rest:
+        rest.remove(length)
+        if other in rest:
+          found.add(str(variable.aval))
+    if equation.primitive.name != "pallas_call":
+      found.update(*(traced_squares(inner, length, other) for inner in _inner(equation.params)))
+  return sorted(found)
+
+
+def _shape(variable: Any) -> tuple[int, ...]:
+  return getattr(variable.aval, "shape", ())
+
+
+def _open(jaxpr: Any) -> Jaxpr:
+  return jaxpr.jaxpr if isinstance(jaxpr, ClosedJaxpr) else jaxpr
+
+
+def _inner(params: dict[str, Any]) -> list[Any]:
+  values = [item for value in params.values() for item in (value if isinstance(value, tuple | list) else [value])]
+  return [value for value in values if isinstance(value, ClosedJaxpr | Jaxpr)]
