@@ -5,8 +5,8 @@ those of its own segment. Indices count places in the row (or cache slots), so a
 that are not yet written lie at indices no query has reached. Positions, which only the rotation reads, do not matter.
 
 Kernels: "reference" writes the T x S scores out; "blockwise" keeps one block of them at a time, forward and backward,
-and skips the blocks that causality or the window empties. Scores, softmax and sums are float32 in both. "splash" (TPU)
-and "cudnn" (GPU) are the accelerators' own, see kernels.py.
+and skips the blocks that causality or the window empties; "unrolled" is for short whole rows on a CPU. Scores, softmax
+and sums are float32 in all. "splash" (TPU) and "cudnn" (GPU) are the accelerators' own, see kernels.py.
 Letters as in model.py, and G = H / K, the query heads that share a key/value head.
 """
 
@@ -18,14 +18,18 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from drope_jax.chips import target_platform
 from drope_jax.config import ConfigError
 from drope_jax.kernels import ACCELERATED, PLATFORMS, obstacle
+from drope_jax.sharding import cut_evenly, partition_spec, pieces
 
 Array = jax.Array
 
 _MASKED = -1e30  # finite: a block that is masked whole must not produce inf - inf
 _BLOCK = 128  # queries and keys per block of the blockwise kernel; four times the scores fit no CPU cache
-_LARGEST_REFERENCE = 1 << 16  # scores per head up to which "auto" takes the reference kernel
+_LARGEST_REFERENCE = 1 << 16  # scores per head up to which "auto" takes the reference kernel, or the unrolled one
+_UNROLLED = 2  # blocks of queries of the unrolled kernel, at most
+_SMALLEST_UNROLLED = 64  # queries of a block, at least: below, compiling more blocks costs more than it saves
 
 
 class Segments(NamedTuple):
@@ -57,7 +61,7 @@ def attention(
     slopes_H: ALiBi slopes (H,), positive; adds slope * (j - i) to the logits. Constants: no gradient flows to them.
     logit_scale: beta of the paper's appendix C.2, a scalar or (H,); multiplies 1/sqrt(h).
     kernel: one of the module's docstring, or "auto": the accelerator's where there is one and it can serve the call,
-      else the reference while T * S is small, else blockwise.
+      else, while T * S is small, "unrolled" (with a cache "reference"), else blockwise.
 
   Returns:
     (B, T, H, h) in the dtype of q.
@@ -66,7 +70,7 @@ def attention(
     ValueError: for head counts that do not divide.
     ConfigError: for an unknown kernel, or one that cannot serve the call; the message says what hinders it.
   """
-  batch, num_queries, num_heads, head_dim = q_BTHh.shape
+  num_queries, num_heads, head_dim = q_BTHh.shape[1:]
   num_keys, num_kv_heads = k_BSKh.shape[1:3]
   if num_heads % num_kv_heads:
     raise ValueError(f"{num_heads} query heads cannot share {num_kv_heads} key/value heads evenly")
@@ -74,22 +78,55 @@ def attention(
     obstacle, q_BTHh=q_BTHh, k_BSKh=k_BSKh, offset=offset, segments=segments, slopes_H=slopes_H
   )
   if kernel == "auto":
-    kernel = PLATFORMS.get(jax.default_backend(), "")
+    kernel = PLATFORMS.get(target_platform(), "")
     if not kernel or hindered(kernel):
-      kernel = "reference" if num_queries * num_keys <= _LARGEST_REFERENCE else "blockwise"
+      short = num_queries * num_keys <= _LARGEST_REFERENCE
+      kernel = "blockwise" if not short else "reference" if hindered("unrolled") else "unrolled"
   if kernel not in (*_KERNELS, *ACCELERATED):
     allowed = ("auto", *_KERNELS, *ACCELERATED)
     raise ConfigError(f"ComputeConfig.attention is {kernel!r}; allowed: {', '.join(allowed)}")
 
   scale = jnp.asarray(logit_scale, jnp.float32) / math.sqrt(head_dim)
   scaled = (q_BTHh * scale[..., None]).astype(q_BTHh.dtype)
+  if kernel in (*ACCELERATED, "unrolled") and (reason := hindered(kernel)):
+    raise ConfigError(f"ComputeConfig.attention is {kernel!r}, which cannot take {reason}; choose another, or 'auto'")
   if kernel in ACCELERATED:
-    if reason := hindered(kernel):
-      raise ConfigError(f"ComputeConfig.attention is {kernel!r}, which cannot take {reason}; choose another, or 'auto'")
     return ACCELERATED[kernel](scaled, k_BSKh, v_BSKh, window, segments)
+  # With a cache, or a row too short to be cut, the compiler's own way will do.
+  whole_rows = num_queries == num_keys and cut_evenly(q_BTHh, "batch", "length")
+  if pieces("length") > 1 and whole_rows and isinstance(offset, int):
+    return _over_context(scaled, k_BSKh, v_BSKh, offset, segments, slopes_H, window, kernel)
+  return _compute(scaled, k_BSKh, v_BSKh, offset, segments, slopes_H, window, kernel)
+
+
+def _over_context(q_BTHh, k_BSKh, v_BSKh, offset: int, segments, slopes_H, window, kernel: str) -> Array:
+  """`_compute` where rows are split over the mesh axis `context`: a device has its queries, and gathers all keys.
+
+  Said with shard_map, because the compiler does not see how the blocks of a loop could be dealt out.
+  """
+  heads = partition_spec(("batch", "length", "heads", "head_dim"))
+  keys = partition_spec(("batch", "all_keys", "kv_heads", "head_dim"))
+  rows: Any = None
+  if segments is not None:
+    rows = Segments(partition_spec(("batch", "length")), partition_spec(("batch", "all_keys")))  # type: ignore[arg-type]
+  slopes = None if slopes_H is None else jnp.asarray(slopes_H, jnp.float32)
+
+  def here(q_BTHh, k_BSKh, v_BSKh, segments, slopes_H):
+    first = offset + lax.axis_index("context") * q_BTHh.shape[1]
+    return _compute(q_BTHh, k_BSKh, v_BSKh, first, segments, slopes_H, window, kernel)
+
+  specs = (heads, keys, keys, rows, None if slopes is None else partition_spec(("heads",)))
+  run = jax.shard_map(here, in_specs=specs, out_specs=heads, check_vma=False)
+  return run(q_BTHh, k_BSKh, v_BSKh, segments, slopes)
+
+
+def _compute(scaled_BTHh, k_BSKh, v_BSKh, offset, segments, slopes_H, window, kernel: str) -> Array:
+  """One of this file's own kernels; the arguments are those of `attention`, with the scale already in the queries."""
+  batch, num_queries, num_heads, head_dim = scaled_BTHh.shape
+  num_kv_heads = k_BSKh.shape[2]
   groups = (num_kv_heads, num_heads // num_kv_heads)
   # Heads before positions: every product below is then a plain batched matrix product, without transposes of its own.
-  q_BKGTh = scaled.swapaxes(1, 2).reshape(batch, *groups, num_queries, head_dim)
+  q_BKGTh = scaled_BTHh.swapaxes(1, 2).reshape(batch, *groups, num_queries, head_dim)
   k_BKSh, v_BKSh = k_BSKh.swapaxes(1, 2), v_BSKh.swapaxes(1, 2)
   offset_B = jnp.atleast_1d(jnp.asarray(offset, jnp.int32))  # (1,) where all rows share it: one mask serves the batch
   slopes_KG = None if slopes_H is None else jnp.asarray(slopes_H, jnp.float32).reshape(groups)
@@ -291,7 +328,12 @@ def _flash_bwd(layout: _Layout, residuals, d_out_BKGTh: Array):
   d_q = jnp.zeros(problem.q_BKGTh.shape, jnp.float32)
   d_q, d_kv = lax.scan(key_block, d_q, jnp.arange(num_key_blocks))
   d_k, d_v = (jnp.moveaxis(x, 0, 2).reshape(problem.k_BKSh.shape) for x in d_kv)
-  gradient = _Problem(
+  return (_gradient(problem, d_q, d_k, d_v),)
+
+
+def _gradient(problem: _Problem, d_q: Array, d_k: Array, d_v: Array) -> _Problem:
+  """The gradient of a call, in the dtypes of its arrays."""
+  return _Problem(
     d_q.astype(problem.q_BKGTh.dtype),
     d_k.astype(problem.k_BKSh.dtype),
     d_v.astype(problem.v_BKSh.dtype),
@@ -299,9 +341,77 @@ def _flash_bwd(layout: _Layout, residuals, d_out_BKGTh: Array):
     segments=None,
     slopes_KG=None,
   )
-  return (gradient,)
 
 
 _flash.defvjp(_flash_fwd, _flash_bwd)
 
-_KERNELS = {"reference": _reference, "blockwise": _blockwise}
+
+# --- unrolled: short rows on a CPU --------------------------------------------------------------
+#
+# The rows are cut into two blocks of queries, each of which meets only the keys up to its own end: 3/4 of the products.
+# The weights are kept for the backward pass, unnormalised: it passes over them once, where the derivative of the
+# reference takes several passes.
+
+
+def _unrolled(q_BKGTh, k_BKSh, v_BKSh, offset_B, segments, slopes_KG, window):
+  return _rows_by_block(_Problem(q_BKGTh, k_BKSh, v_BKSh, offset_B, segments, slopes_KG), window)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
+def _rows_by_block(problem: _Problem, window: int | None) -> Array:
+  return _rows_by_block_fwd(problem, window)[0]
+
+
+def _query_blocks(num_queries: int) -> list[tuple[int, int]]:
+  size = max(-(-num_queries // _UNROLLED), _SMALLEST_UNROLLED)
+  return [(start, min(start + size, num_queries)) for start in range(0, num_queries, size)]
+
+
+def _rows_by_block_fwd(problem: _Problem, window: int | None):
+  # What comes before is computed once, and not again in each slice below.
+  q_BKGTh, k_BKSh, v_BKSh = lax.optimization_barrier(problem[:3])
+  problem = _Problem(q_BKGTh, k_BKSh, v_BKSh, *problem[3:])
+  offset_B, segments, slopes_KG = problem[3:]
+  outs, saved = [], []
+  for start, stop in _query_blocks(q_BKGTh.shape[3]):
+    here = None if segments is None else Segments(segments.queries[:, start:stop], segments.keys[:, :stop])
+    scores, visible = _scores(
+      q_BKGTh[:, :, :, start:stop],
+      k_BKSh[:, :, :stop],
+      offset_B[:, None] + jnp.arange(start, stop),
+      jnp.arange(stop),
+      here,
+      slopes_KG,
+      window,
+    )
+    scores = jnp.where(visible, scores, _MASKED)
+    weights = jnp.where(visible, jnp.exp(scores - scores.max(-1, keepdims=True)), 0.0)
+    total = weights.sum(-1, keepdims=True)
+    inverse = 1 / jnp.where(total == 0, 1.0, total)  # a query that sees nothing gets nothing
+    weights = weights.astype(v_BKSh.dtype)
+    outs.append(_mix_keys(weights, v_BKSh[:, :, :stop]) * inverse)
+    saved.append((weights, inverse))
+  out = jnp.concatenate(outs, axis=3)
+  return out.astype(q_BKGTh.dtype), (problem, out, saved)
+
+
+def _rows_by_block_bwd(window: int | None, residuals, d_out_BKGTh: Array):
+  problem, out_BKGTh, saved = residuals
+  q_BKGTh, k_BKSh, v_BKSh = problem[:3]
+  d_out_BKGTh = lax.optimization_barrier(d_out_BKGTh)
+  d_q: list[Array] = []
+  d_k, d_v = jnp.zeros(k_BKSh.shape, jnp.float32), jnp.zeros(v_BKSh.shape, jnp.float32)
+  for (start, stop), (weights, inverse) in zip(_query_blocks(q_BKGTh.shape[3]), saved, strict=True):
+    d_out = d_out_BKGTh[:, :, :, start:stop].astype(jnp.float32) * inverse
+    delta = (d_out * out_BKGTh[:, :, :, start:stop]).sum(-1, keepdims=True)  # as in _flash_bwd
+    d_out = d_out.astype(q_BKGTh.dtype)
+    d_scores = (weights * (_dot_keys(d_out, v_BKSh[:, :, :stop]) - delta)).astype(q_BKGTh.dtype)
+    d_q.append(_mix_keys(d_scores, k_BKSh[:, :, :stop]))
+    d_k = d_k.at[:, :, :stop].add(_mix_queries(d_scores, q_BKGTh[:, :, :, start:stop]))
+    d_v = d_v.at[:, :, :stop].add(_mix_queries(weights, d_out))
+  return (_gradient(problem, jnp.concatenate(d_q, axis=3), d_k, d_v),)
+
+
+_rows_by_block.defvjp(_rows_by_block_fwd, _rows_by_block_bwd)
+
+_KERNELS = {"reference": _reference, "blockwise": _blockwise, "unrolled": _unrolled}

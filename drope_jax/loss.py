@@ -1,5 +1,6 @@
 """Next-token cross-entropy, in chunks of positions so that no (B, T, V) array exists."""
 
+import math
 from typing import Any, NamedTuple
 
 import jax
@@ -8,6 +9,7 @@ from jax import lax
 
 from drope_jax.config import ComputeConfig, ModelConfig
 from drope_jax.model import Params, hidden_states, unembed
+from drope_jax.sharding import pieces
 
 Array = jax.Array
 
@@ -32,14 +34,21 @@ def token_losses(params: Params, x_BTD: Array, targets_BT: Array, chunk: int) ->
   if length <= chunk:
     return losses(x_BTD, targets_BT)
 
+  # Where devices hold pieces of the rows, a chunk has some positions of every piece: all work on each chunk.
+  shards = math.gcd(pieces("length"), chunk)
   num_chunks = -(-length // chunk)
 
   def split(x: Array) -> Array:
     padded = jnp.pad(x, [(0, 0), (0, num_chunks * chunk - length)] + [(0, 0)] * (x.ndim - 2))
-    return jnp.moveaxis(padded.reshape(batch, num_chunks, chunk, *x.shape[2:]), 1, 0)
+    by_piece = padded.reshape(batch, shards, num_chunks, chunk // shards, *x.shape[2:])
+    return jnp.moveaxis(by_piece, 2, 0).reshape(num_chunks, batch, chunk, *x.shape[2:])
+
+  def join(y: Array) -> Array:
+    by_piece = jnp.moveaxis(y.reshape(num_chunks, batch, shards, -1), 0, 2)
+    return by_piece.reshape(batch, -1)[:, :length]
 
   chunks = lax.map(jax.checkpoint(lambda xs: losses(*xs)), (split(x_BTD), split(targets_BT)))
-  return jax.tree.map(lambda y: jnp.moveaxis(y, 0, 1).reshape(batch, -1)[:, :length], chunks)
+  return jax.tree.map(join, chunks)
 
 
 def summed_loss(

@@ -9,6 +9,7 @@ change of config, not of weights.
 """
 
 import dataclasses
+import functools
 import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -16,11 +17,13 @@ from typing import Any, NamedTuple
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 from drope_jax.attention import Segments, attention
+from drope_jax.chips import target_platform
 from drope_jax.config import ComputeConfig, ModelConfig
-from drope_jax.positions import ALiBi, Layer, alibi_slopes, layer_cycle, rotate, rotation
+from drope_jax.positions import ALiBi, Frequencies, Layer, RoPE, Rotation, alibi_slopes, layer_cycle, rotate, rotation
 from drope_jax.sharding import constrain
 
 Array = jax.Array
@@ -114,7 +117,7 @@ class Cache:
 def compute_dtype(compute: ComputeConfig) -> jnp.dtype:
   """The dtype of activations: "auto" is float32 on CPU, bfloat16 elsewhere."""
   if compute.dtype == "auto":
-    return jnp.dtype(jnp.float32 if jax.default_backend() == "cpu" else jnp.bfloat16)
+    return jnp.dtype(jnp.float32 if target_platform() == "cpu" else jnp.bfloat16)
   return jnp.dtype(compute.dtype)
 
 
@@ -122,7 +125,11 @@ def init_cache(config: ModelConfig, batch: int, capacity: int, compute: ComputeC
   """An empty cache for `capacity` tokens in each of `batch` rows."""
   shape = (config.num_layers, batch, capacity, config.num_kv_heads, config.head_dim)
   dtype = compute_dtype(compute or ComputeConfig())
-  return Cache(jnp.zeros(shape, dtype), jnp.zeros(shape, dtype), jnp.zeros(batch, jnp.int32))
+
+  def zeros() -> Array:
+    return constrain(jnp.zeros(shape, dtype), "layers", "batch", "length", "kv_heads", "head_dim")
+
+  return Cache(zeros(), zeros(), jnp.zeros(batch, jnp.int32))
 
 
 def rms_norm(x: Array, weight: Array, eps: float) -> Array:
@@ -130,6 +137,35 @@ def rms_norm(x: Array, weight: Array, eps: float) -> Array:
   axes = tuple(range(-weight.ndim, 0))
   x32 = x.astype(jnp.float32)
   return (x32 * lax.rsqrt((x32 * x32).mean(axes, keepdims=True) + eps) * weight).astype(x.dtype)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def _project(x: Array, weight: Array, axes: int = 1) -> Array:
+  """Product over the last `axes` of `x` and the first of `weight`.
+
+  It has a derivative of its own for the order of the operands in the weight's gradient: XLA's CPU backend writes out
+  the transpose of the first, so that it should be the narrower one. JAX's own derivative always takes g first, which
+  costs a fifth of the step's time at our widths.
+  """
+  return jnp.tensordot(x, weight, axes)
+
+
+def _project_fwd(x: Array, weight: Array, axes: int) -> tuple[Array, tuple[Array, Array]]:
+  return jnp.tensordot(x, weight, axes), (x, weight)
+
+
+def _project_bwd(axes: int, saved: tuple[Array, Array], g: Array) -> tuple[Array, Array]:
+  x, weight = saved
+  rows = tuple(range(x.ndim - axes))
+  outputs = tuple(range(len(rows), g.ndim))
+  d_x = jnp.tensordot(g, weight, (outputs, tuple(range(axes, weight.ndim))))
+  if math.prod(weight.shape[:axes]) <= math.prod(weight.shape[axes:]):
+    return d_x, jnp.tensordot(x, g, (rows, rows))
+  d_weight = jnp.tensordot(g, x, (rows, rows))
+  return d_x, jnp.moveaxis(d_weight, range(len(outputs)), range(-len(outputs), 0))
+
+
+_project.defvjp(_project_fwd, _project_bwd)
 
 
 class _Context(NamedTuple):
@@ -142,6 +178,7 @@ class _Context(NamedTuple):
   offset_B: Array | int  # index of each row's first query: the number of cached tokens
   length: Any  # for dynamic scalings
   logit_scale: float | Array
+  frequencies: Frequencies | None
 
 
 def _write(cache_LBSKh: Array, new_BTKh: Array, layer: Array | int, offset_B: Array) -> Array:
@@ -157,15 +194,15 @@ def _attention_block(params: Params, x_BTD: Array, cache: Cache | None, index: A
   dtype = x_BTD.dtype
   y_BTD = rms_norm(x_BTD, params["attention_norm"], config.norm_eps)
 
-  def project(name: str, equation: str, heads: str) -> Array:
-    out = jnp.einsum(equation, y_BTD, params[name].astype(dtype))
+  def project(name: str, heads: str) -> Array:
+    out = _project(y_BTD, params[name].astype(dtype))
     if config.qkv_bias:
       out += params[f"{name}_bias"].astype(dtype)
     return constrain(out, "batch", "length", heads, "head_dim")
 
-  q_BTHh = project("q", "BTD,DHh->BTHh", "heads")
-  k_BSKh = project("k", "BTD,DKh->BTKh", "kv_heads")
-  v_BSKh = project("v", "BTD,DKh->BTKh", "kv_heads")
+  q_BTHh = project("q", "heads")
+  k_BSKh = project("k", "kv_heads")
+  v_BSKh = project("v", "kv_heads")
   if "q_norm" in params:
     q_BTHh = rms_norm(q_BTHh, params["q_norm"], config.norm_eps)
   if "k_norm" in params:
@@ -181,10 +218,13 @@ def _attention_block(params: Params, x_BTD: Array, cache: Cache | None, index: A
     k_BSKh, v_BSKh = cache.k_LBSKh[index], cache.v_LBSKh[index]
     key_position_ids = jnp.arange(k_BSKh.shape[1])[None]
 
+  def rotation_at(position_ids_BT: Array) -> Rotation | None:
+    return rotation(layer.positions, position_ids_BT, config.head_dim, context.length, context.frequencies)
+
   segments = context.segments_BT
   out_BTHh = attention(
-    rotate(q_BTHh, rotation(layer.positions, context.position_ids_BT, config.head_dim, context.length)),
-    rotate(k_BSKh, rotation(layer.positions, key_position_ids, config.head_dim, context.length)),
+    rotate(q_BTHh, rotation_at(context.position_ids_BT)),
+    rotate(k_BSKh, rotation_at(key_position_ids)),
     v_BSKh,
     offset=context.offset_B,
     window=layer.window,
@@ -193,17 +233,17 @@ def _attention_block(params: Params, x_BTD: Array, cache: Cache | None, index: A
     logit_scale=context.logit_scale,
     kernel=context.compute.attention,
   )
-  return jnp.einsum("BTHh,HhD->BTD", out_BTHh, params["o"].astype(dtype)), cache
+  return _project(out_BTHh, params["o"].astype(dtype), 2), cache
 
 
 def _mlp_block(params: Params, x_BTD: Array, config: ModelConfig) -> Array:
   """Residual update of the SwiGLU sublayer."""
   dtype = x_BTD.dtype
   y_BTD = rms_norm(x_BTD, params["mlp_norm"], config.norm_eps)
-  gate_BTF = jnp.einsum("BTD,DF->BTF", y_BTD, params["gate"].astype(dtype))
-  up_BTF = jnp.einsum("BTD,DF->BTF", y_BTD, params["up"].astype(dtype))
+  gate_BTF = _project(y_BTD, params["gate"].astype(dtype))
+  up_BTF = _project(y_BTD, params["up"].astype(dtype))
   hidden_BTF = constrain(jax.nn.silu(gate_BTF) * up_BTF, "batch", "length", "mlp")
-  return jnp.einsum("BTF,FD->BTD", hidden_BTF, params["down"].astype(dtype))
+  return _project(hidden_BTF, params["down"].astype(dtype))
 
 
 def _remat(function: Callable, policy: str, **static: Any) -> Callable:
@@ -251,6 +291,19 @@ def _run_layers(params: Params, x_BTD: Array, cache: Cache | None, context: _Con
   return carry
 
 
+def separate_frequencies(config: ModelConfig) -> tuple[ModelConfig, Frequencies | None]:
+  """A config, and the table to run it with, that are the model of `config` (None: there is no such table).
+
+  Models that differ in theta or in the factor of their scaling alone are one config, and so one compiled program.
+  """
+  rope = config.positions
+  if not isinstance(rope, RoPE) or rope.dynamic:
+    return config, None
+  omega, factor = rope.frequencies(config.head_dim)
+  table = Frequencies(np.asarray(omega, np.float32), np.asarray(factor, np.float32))
+  return dataclasses.replace(config, positions=RoPE()), table
+
+
 def hidden_states(
   params: Params,
   config: ModelConfig,
@@ -262,6 +315,7 @@ def hidden_states(
   cache: Cache | None = None,
   length: Any = None,
   logit_scale: float | Array = 1.0,
+  frequencies: Frequencies | None = None,
 ) -> tuple[Array, Cache | None]:
   """The decoder up to its final norm, and the cache that now holds `tokens_BT` too (None if none was given).
 
@@ -276,6 +330,7 @@ def hidden_states(
     length: tokens of the whole sequence, an int or an int array of shape (B, 1): read by the dynamic scalings, which
       take T without a cache and need it said with one.
     logit_scale: beta of paper appendix C.2 (see drope.temperature); a scalar or (H,).
+    frequencies: the table of every RoPE layer, in the place of that of `config` (see `separate_frequencies`).
 
   Returns:
     x_BTD in the compute dtype, normalised; and the new cache.
@@ -293,7 +348,7 @@ def hidden_states(
     position_ids_BT = jnp.arange(tokens_BT.shape[1])[None]
     if cache is not None:
       position_ids_BT = position_ids_BT + cache.lengths_B[:, None]
-  context = _Context(config, compute, position_ids_BT, segments_BT, offset_B, length, logit_scale)
+  context = _Context(config, compute, position_ids_BT, segments_BT, offset_B, length, logit_scale, frequencies)
 
   x_BTD = params["embedding"][tokens_BT].astype(compute_dtype(compute))
   x_BTD = constrain(x_BTD, "batch", "length", "features")
@@ -347,4 +402,5 @@ class Decoder(nn.Module):
 
 def init_params(config: ModelConfig, key: Array) -> Params:
   """Fresh parameters of `config` (a pure function, so that `jax.jit` with shardings creates them in place)."""
-  return Decoder(config).init(key, jnp.zeros((1, 1), jnp.int32))["params"]
+  # One token, which no mesh can cut up: a kernel that deals out rows itself could not serve it.
+  return Decoder(config, ComputeConfig(attention="reference")).init(key, jnp.zeros((1, 1), jnp.int32))["params"]

@@ -15,15 +15,7 @@ from drope_jax.positions import alibi_slopes
 
 BLOCK = 6  # of queries and of keys, in the tests with small_blocks
 KERNELS = ["reference", "blockwise"]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def quick_compilation():
-  """These programs run once: most of the time would go into optimising them."""
-  before = jax.config.read("jax_disable_most_optimizations")
-  jax.config.update("jax_disable_most_optimizations", True)
-  yield
-  jax.config.update("jax_disable_most_optimizations", before)
+pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 
 @pytest.fixture
@@ -307,15 +299,49 @@ def test_blockwise_memory_is_linear_in_the_length(direction):
 # --- the call ----------------------------------------------------------------------------------
 
 
-def test_auto_takes_the_reference_while_the_scores_are_small(monkeypatch):
+@pytest.mark.parametrize("masks", MASKS, ids=lambda masks: f"window={masks[0]},segments={masks[1]},alibi={masks[2]}")
+@pytest.mark.parametrize("heads", [(2, 2), (4, 2)], ids=["a key head each", "grouped heads"])
+def test_the_unrolled_kernel_is_the_reference_with_its_gradients(heads, masks, monkeypatch, eager):
+  monkeypatch.setattr(attention_module, "_SMALLEST_UNROLLED", 1)  # two blocks of 5 queries
+  inputs = [*qkv(10, 10, heads), jnp.linspace(0.5, 2.0, heads[0])]
+  features = mask_features(masks, 10, 10, heads[0], (0, 0))
+  d_out_BTHh = qkv(10, 10, heads)[0][::-1]
+  expected, ours = (
+    values_and_gradients(kernel, inputs, 0, d_out_BTHh, **features) for kernel in ("reference", "unrolled")
+  )
+  jax.tree.map(functools.partial(np.testing.assert_allclose, atol=1e-5), ours, expected)
+
+
+def test_the_unrolled_kernel_gives_nothing_to_a_query_that_sees_nothing(eager):
+  segments = Segments(jnp.array([[0, 0, 7, 7]] * 2), jnp.zeros((2, 4), jnp.int32))
+  out = attention(*qkv(4, 4), segments=segments, kernel="unrolled")
+  np.testing.assert_array_equal(out[:, 2:], np.zeros_like(out[:, 2:]))
+  assert np.isfinite(out).all() and np.abs(out[:, :2]).min() > 0
+
+
+def test_the_unrolled_kernel_refuses_cached_keys():
+  with pytest.raises(ValueError, match="'unrolled', which cannot take cached keys"):
+    attention(*qkv(4, 8), offset=4, kernel="unrolled")
+
+
+def test_auto_takes_the_unrolled_kernel_for_short_whole_rows_and_the_reference_for_others():
+  def program(kernel, num_keys, offset):
+    call = functools.partial(attention, kernel=kernel, offset=offset)
+    return str(jax.make_jaxpr(call)(*qkv(8, num_keys)))
+
+  assert program("auto", 8, 0) == program("unrolled", 8, 0) != program("reference", 8, 0)
+  assert program("auto", 13, 5) == program("reference", 13, 5)
+
+
+def test_auto_takes_the_blockwise_kernel_for_long_rows(monkeypatch):
   inputs = qkv(8, 8)
 
   def program(kernel):
     return str(jax.make_jaxpr(functools.partial(attention, kernel=kernel))(*inputs))
 
-  assert program("auto") == program("reference") != program("blockwise")
+  assert program("auto") != program("blockwise")
   monkeypatch.setattr(attention_module, "_LARGEST_REFERENCE", 8 * 8 - 1)
-  assert "custom_vjp" in program("auto") and "custom_vjp" not in program("reference")
+  assert program("auto") == program("blockwise")
 
 
 def test_heads_that_do_not_divide_are_refused():

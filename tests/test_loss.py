@@ -81,6 +81,24 @@ def test_no_array_of_all_logits_when_chunked(params):
   assert positions_with_logits(params, 2) == 3 * 2
 
 
+def test_a_vocabulary_of_152k_costs_the_memory_of_a_few_chunks():
+  vocab, width, length = 151_936, 8, 1024
+  weight = jax.ShapeDtypeStruct((vocab, width), jnp.float32)
+  x_BTD = jax.ShapeDtypeStruct((1, length, width), jnp.float32)
+  targets_BT = jax.ShapeDtypeStruct((1, length), jnp.int32)
+
+  def temporaries(chunk):
+    def mean(weight, x_BTD, targets_BT):
+      return token_losses({"embedding": weight}, x_BTD, targets_BT, chunk).nll_BT.mean()
+
+    compiled = jax.jit(jax.grad(mean, argnums=(0, 1))).lower(weight, x_BTD, targets_BT).compile()
+    return compiled.memory_analysis().temp_size_in_bytes
+
+  whole_logits = length * vocab * 4
+  assert temporaries(length) > whole_logits  # this measure sees them
+  assert temporaries(32) < whole_logits / 4
+
+
 def test_the_first_target_of_a_document_does_not_count(params):
   _, sums = loss(params, PACKED)
   assert sums["tokens"] == 30 - 3

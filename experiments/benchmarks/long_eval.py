@@ -1,0 +1,60 @@
+"""Loss of one long text: time and peak memory against its length, ours against transformers with torch.
+
+`python -m experiments.benchmarks.long_eval [--lengths=2048,4096,8192,16384 --sides=ours,torch --json=FILE]`
+
+SmolLM2-135M's shape with random weights, or `--checkpoint`. Each length has a process of its own, so that its peak is
+its own. torch's side is `model(tokens, labels=tokens).loss` with sdpa, which makes the logits of the whole text.
+"""
+
+from absl import flags
+
+from drope_jax import checkpoint
+from drope_jax.config import ConfigError, to_dict
+from experiments import cli
+from experiments.benchmarks import measuring
+from experiments.benchmarks.figures import TEXT_HEADER, text_figures, text_rows
+from experiments.benchmarks.measuring import Side, in_turns
+from experiments.benchmarks.shapes import shape_named
+
+MODULES = {"ours": "experiments.benchmarks.ours", "torch": "experiments.benchmarks.theirs"}
+
+LENGTHS = flags.DEFINE_list("lengths", ["2048", "4096", "8192", "16384", "32768", "65536"], "Tokens.")
+SIDES = flags.DEFINE_list("sides", list(MODULES), f"Any of {', '.join(MODULES)}.")
+SHAPE = flags.DEFINE_string("shapes", "smollm2_135m", "One of experiments/benchmarks/shapes.py.")
+CHECKPOINT = flags.DEFINE_string("checkpoint", None, "Workdir of a run, or an imported model, in place of --shapes.")
+ROUNDS = flags.DEFINE_integer("rounds", 1, "Times that each length is measured.", lower_bound=1)
+JSON = flags.DEFINE_string("json", None, "Also write the figures to this file, which must not exist.")
+
+
+def read_lengths(texts: list[str]) -> list[int]:
+  """Raises ConfigError for what is no length."""
+  for text in texts:
+    if not text.isdigit() or int(text) < 2:
+      raise ConfigError(f"--lengths has {text!r}; it must be a number of tokens, 2 at least")
+  return [int(text) for text in texts]
+
+
+def main() -> None:
+  measuring.check_free(JSON.value)
+  lengths = read_lengths(LENGTHS.value)
+  for name in SIDES.value:
+    if name not in MODULES:
+      raise ConfigError(f"--sides has {name!r}; allowed: {', '.join(MODULES)}")
+  if CHECKPOINT.value is None:
+    model = shape_named(SHAPE.value).model
+  else:
+    model = checkpoint.load_model_config(CHECKPOINT.value, None)
+  arguments = {"model": to_dict(model), "directory": CHECKPOINT.value}
+  measured: dict[str, dict[int, Side]] = {name: {} for name in SIDES.value}
+  for length in lengths:
+    for name in SIDES.value:
+      job = (f"{MODULES[name]}:loss_of_a_text", {**arguments, "length": length})
+      measured[name][length] = in_turns({name: job}, ROUNDS.value, {})[name]
+  found = {name: text_figures(sides) for name, sides in measured.items()}
+  lines = [line for name in found for line in text_rows(name, lengths, found[name])]
+  everyone = [side for sides in measured.values() for side in sides.values()]
+  measuring.finish(JSON.value, TEXT_HEADER, lines, everyone, found)
+
+
+if __name__ == "__main__":
+  cli.run(main)

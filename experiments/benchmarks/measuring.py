@@ -1,0 +1,192 @@
+"""What the benchmarks share: processes that measure in turn, spreads, growth, and how a result is shown and kept.
+
+Each side of a comparison lives in a process of its own (two runtimes in one would share threads and memory), and only
+one of them computes at a time. They take turns, A B A B, so that what the machine does beside concerns both; a ratio is
+taken within each round.
+"""
+
+import contextlib
+import json
+import math
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from drope_jax.config import ConfigError
+from experiments import cli
+
+
+class WorkerError(Exception):
+  """A worker ended; the message is the last line it wrote, or its exit status."""
+
+
+class Worker:
+  """A child process (worker.py) that prepares `function` of `arguments`, and then measures when asked."""
+
+  def __init__(self, function: str, **arguments: Any):
+    self._errors = tempfile.TemporaryFile("w+")  # noqa: SIM115  # closed with the worker
+    command = [sys.executable, "-m", "experiments.benchmarks.worker"]
+    # Neither side takes the whole of a GPU's memory, where the other lives too.
+    environment = {"XLA_PYTHON_CLIENT_PREALLOCATE": "false", **os.environ}
+    self._process = subprocess.Popen(
+      command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._errors, text=True, env=environment
+    )
+    self.about = self._ask({"function": function, "arguments": arguments})
+
+  def measure(self, **request: Any) -> dict[str, Any]:
+    """What the worker measured. Raises WorkerError if it ended instead."""
+    return self._ask(request)
+
+  def _ask(self, request: dict[str, Any]) -> dict[str, Any]:
+    assert self._process.stdin is not None and self._process.stdout is not None
+    with contextlib.suppress(BrokenPipeError):  # it has ended: that is read below
+      self._process.stdin.write(json.dumps(request) + "\n")
+      self._process.stdin.flush()
+    line = self._process.stdout.readline()
+    if line:
+      return json.loads(line)
+    status = self._process.wait()
+    self._errors.seek(0)
+    said = [text.strip() for text in self._errors if text.strip()]
+    self.close()
+    raise WorkerError(said[-1][:200] if said and status > 0 else f"ended with status {status}")
+
+  def close(self) -> None:
+    """Ends the process."""
+    assert self._process.stdin is not None and self._process.stdout is not None
+    with contextlib.suppress(BrokenPipeError):
+      self._process.stdin.close()
+    self._process.wait()
+    self._process.stdout.close()
+    self._errors.close()
+
+  def __enter__(self) -> "Worker":
+    return self
+
+  def __exit__(self, *_: object) -> None:
+    if self._process.poll() is None:
+      self.close()
+
+
+class Side(NamedTuple):
+  """One side of a comparison: what it said of itself, its measurements by round, or why there are none."""
+
+  about: dict[str, Any]
+  rounds: list[dict[str, Any]]
+  failure: str | None = None
+
+  def values(self, field: str) -> list[float]:
+    return [one[field] for one in self.rounds]
+
+
+def in_turns(jobs: Mapping[str, tuple[str, dict[str, Any]]], rounds: int, request: dict[str, Any]) -> dict[str, Side]:
+  """Measures all jobs (function, arguments) in turn, `rounds` times; one that fails does not keep the others."""
+  sides: dict[str, Side] = {}
+  with contextlib.ExitStack() as stack:
+    workers = {}
+    for name, (function, arguments) in jobs.items():
+      try:
+        workers[name] = stack.enter_context(Worker(function, **arguments))
+        sides[name] = Side(workers[name].about, [])
+      except WorkerError as error:
+        sides[name] = Side({}, [], str(error))
+    for _ in range(rounds):
+      for name, worker in list(workers.items()):
+        try:
+          sides[name].rounds.append(worker.measure(**request))
+        except WorkerError as error:
+          sides[name] = Side(worker.about, [], str(error))
+          del workers[name]
+  return sides
+
+
+# --- figures -----------------------------------------------------------------------------------
+
+
+class Spread(NamedTuple):
+  """Median, least and greatest of repeated measurements."""
+
+  median: float
+  least: float
+  greatest: float
+
+  def show(self, digits: int = 0) -> str:
+    return f"{self.median:,.{digits}f} ({self.least:,.{digits}f} to {self.greatest:,.{digits}f})"
+
+
+def spread(values: Sequence[float]) -> Spread:
+  return Spread(statistics.median(values), min(values), max(values))
+
+
+def ratios(ours: Sequence[float], theirs: Sequence[float]) -> Spread:
+  """ours / theirs, round by round: what disturbs a round disturbs both sides of it."""
+  return spread([a / b for a, b in zip(ours, theirs, strict=True)])
+
+
+def growth_exponent(lengths: Sequence[int], values: Sequence[float]) -> float | None:
+  """The slope of log(value) over log(length), by least squares; None for fewer than two lengths."""
+  if len(lengths) < 2:
+    return None
+  return statistics.linear_regression([math.log(x) for x in lengths], [math.log(y) for y in values]).slope
+
+
+# --- the machine -------------------------------------------------------------------------------
+
+
+def host_memory_peak() -> int:
+  """Most bytes that this process had in memory, since it began.
+
+  Not getrusage's ru_maxrss: a child begins with that of its parent.
+  """
+  status = Path("/proc/self/status").read_text()
+  return int(status.split("VmHWM:")[1].split()[0]) * 1024
+
+
+def hardware() -> str:
+  """Processor, cores that this process may use, and memory."""
+  information = Path("/proc/cpuinfo")
+  lines = information.read_text().splitlines() if information.exists() else []
+  names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+  cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+  memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+  return f"{names[0] if names else platform.processor()}, {cores} cores, {memory:.0f} GiB"
+
+
+# --- what is shown and kept --------------------------------------------------------------------
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+  """A Markdown table, the first column to the left."""
+  lines = [header, [":--", *["--:"] * (len(header) - 1)], *rows]
+  return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def check_free(path: str | None) -> None:
+  """Raises ConfigError if the file of --json is there, before anything is measured."""
+  if path is not None and Path(path).exists():
+    raise ConfigError(f"--json: {path} exists; name another file")
+
+
+def finish(
+  path: str | None, header: Sequence[str], rows: Sequence[Sequence[str]], sides: Iterable[Side], figures: Any
+) -> None:
+  """Prints the table with the command, the hardware and the versions of all sides, and writes the file of --json."""
+  versions: dict[str, str] = {"python": platform.python_version()}
+  devices: list[str] = []
+  for side in sides:
+    versions |= side.about.get("versions", {})
+    device = side.about.get("device")
+    if device is not None and device not in devices:
+      devices.append(device)
+  machine = "; ".join([hardware(), *devices])
+  print(f"\n{cli.command_line()}\n{machine}\n" + ", ".join(f"{name} {v}" for name, v in versions.items()) + "\n")
+  print(table(header, rows), flush=True)
+  if path is not None:
+    record = {"command": cli.command_line(), "hardware": machine, "versions": versions, "figures": figures}
+    Path(path).write_text(json.dumps(record, indent=2) + "\n")

@@ -1,0 +1,202 @@
+"""What the workers of our side measure; each function is described in worker.py."""
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+
+from drope_jax import checkpoint
+from drope_jax.config import (
+  ComputeConfig,
+  DataConfig,
+  ModelConfig,
+  OptimConfig,
+  TrainConfig,
+  from_dict,
+  library_versions,
+)
+from drope_jax.data.pipeline import SHUFFLED_BATCHES, train_batches
+from drope_jax.generate import Generation
+from drope_jax.loss import token_losses
+from drope_jax.model import compute_dtype, count_parameters, hidden_states, init_params
+from drope_jax.optim import make_optimizer
+from drope_jax.sharding import make_mesh
+from drope_jax.train import abstract_state, batch_sharding, fresh_state, jit_train_step
+from experiments.benchmarks.measuring import host_memory_peak
+
+Measure = Callable[..., dict[str, Any]]
+
+OPTIM = OptimConfig(peak_lr=1e-4)
+STEPS = 1_000_000  # of the schedule: its end is out of reach
+
+
+def _about(**more: Any) -> dict[str, Any]:
+  versions = {name: version for name, version in library_versions().items() if name in ("jax", "jaxlib")}
+  return {"versions": versions, "device": jax.devices()[0].device_kind, **more}
+
+
+def memory_peak() -> int:
+  """Bytes: of the device where it keeps count, else of this process."""
+  stats = jax.devices()[0].memory_stats()
+  return stats["peak_bytes_in_use"] if stats else host_memory_peak()
+
+
+def matmul(size: int, dtype: str) -> tuple[dict[str, Any], Measure]:
+  """A product of two matrices of size x size: FLOP/s."""
+  x = jax.random.normal(jax.random.key(0), (size, size), dtype)
+  product = jax.jit(lambda x, y: x @ y)
+  jax.block_until_ready(product(x, x))
+
+  def measure(repeats: int) -> dict[str, Any]:
+    begin = time.perf_counter()
+    for _ in range(repeats):
+      out = product(x, x)
+    jax.block_until_ready(out)
+    return {"flops": 2 * size**3 * repeats / (time.perf_counter() - begin)}
+
+  return _about(), measure
+
+
+def _random_tokens(model: ModelConfig, *shape: int) -> np.ndarray:
+  return np.random.default_rng(0).integers(0, model.vocab_size, shape).astype(np.int32)
+
+
+class _Training:
+  """A compiled train step with a state, as `train` runs it."""
+
+  def __init__(self, config: TrainConfig):
+    assert config.model is not None
+    model, self.mesh = config.model, make_mesh(config.mesh)
+    optimizer = make_optimizer(config.optim, model, config.steps)
+    abstract = abstract_state(model, optimizer, self.mesh)
+    with jax.set_mesh(self.mesh):
+      self.state = fresh_state(model, optimizer, abstract, seed=0)
+      self._step = jit_train_step(config, optimizer, abstract, self.mesh)
+
+  def put(self, batch: dict[str, np.ndarray]) -> Any:
+    return jax.tree.map(lambda x: jax.make_array_from_process_local_data(batch_sharding(self.mesh), x), batch)
+
+  def step(self, batch: Any) -> jax.Array:
+    """Dispatches a step; its loss comes later."""
+    with jax.set_mesh(self.mesh):
+      self.state, report = self._step(self.state, batch)
+    return report["loss"]
+
+
+def _train_config(model: dict[str, Any], data: DataConfig, compute: dict[str, Any]) -> TrainConfig:
+  return TrainConfig(
+    model=from_dict(ModelConfig, model), data=data, optim=OPTIM, compute=ComputeConfig(**compute), steps=STEPS
+  )
+
+
+def train_step(
+  model: dict[str, Any], context: int, batch_size: int, compute: dict[str, Any]
+) -> tuple[dict[str, Any], Measure]:
+  """Seconds of a training step on one fixed batch."""
+  config = _train_config(model, DataConfig(directory="", context=context, batch_size=batch_size), compute)
+  assert config.model is not None
+  training = _Training(config)
+  batch = training.put({"tokens": _random_tokens(config.model, batch_size, context + 1)})
+  begin = time.perf_counter()
+  training.step(batch).block_until_ready()
+  first = time.perf_counter() - begin
+
+  def measure(steps: int) -> dict[str, Any]:
+    begin = time.perf_counter()
+    for _ in range(steps):
+      loss = training.step(batch)
+    loss.block_until_ready()
+    return {"seconds": (time.perf_counter() - begin) / steps, "loss": float(loss), "memory": memory_peak()}
+
+  return _about(first_step_seconds=first, dtype=str(compute_dtype(config.compute))), measure
+
+
+def training_with_data(
+  model: dict[str, Any], compute: dict[str, Any], data: dict[str, Any]
+) -> tuple[dict[str, Any], Measure]:
+  """A training step on the pipeline's batches, the same on one fixed batch, and the pipeline alone."""
+  config = _train_config(model, from_dict(DataConfig, data), compute)
+  training, batches = _Training(config), train_batches(config.data, seed=0)
+  fixed = training.put(next(batches))
+  training.step(fixed).block_until_ready()
+
+  def timed(steps: int, next_batch: Callable[[], Any]) -> tuple[float, float]:
+    """Seconds of a step, and of these the host's in getting a batch."""
+    waited, begin = 0.0, time.perf_counter()
+    for _ in range(steps):
+      before = time.perf_counter()
+      batch = next_batch()
+      waited += time.perf_counter() - before
+      loss = training.step(batch)
+    loss.block_until_ready()
+    return (time.perf_counter() - begin) / steps, waited / steps
+
+  def measure(steps: int) -> dict[str, Any]:
+    with_data, getting = timed(steps, lambda: training.put(next(batches)))
+    without, _ = timed(steps, lambda: fixed)
+    begin = time.perf_counter()
+    for _ in range(SHUFFLED_BATCHES):  # a whole window of rows: all of them are read when its first batch is asked for
+      next(batches)
+    alone = (time.perf_counter() - begin) / SHUFFLED_BATCHES
+    return {"with_data": with_data, "getting": getting, "without": without, "alone": alone}
+
+  return _about(), measure
+
+
+def _model_and_params(model: dict[str, Any] | None, directory: str | None) -> tuple[ModelConfig, Any]:
+  if directory is not None:
+    loaded = checkpoint.load(directory)
+    return loaded.model, loaded.params
+  assert model is not None
+  config = from_dict(ModelConfig, model)
+  return config, jax.jit(lambda key: init_params(config, key))(jax.random.key(0))
+
+
+def loss_of_a_text(
+  length: int, model: dict[str, Any] | None = None, directory: str | None = None
+) -> tuple[dict[str, Any], Measure]:
+  """The mean loss of one text of `length` tokens: seconds without compiling, and the peak of memory."""
+  config, params = _model_and_params(model, directory)
+  compute = ComputeConfig()
+  tokens_BS = _random_tokens(config, 1, length + 1)
+
+  @jax.jit
+  def mean_loss(params: Any, tokens_BS: jax.Array) -> jax.Array:
+    x_BTD, _ = hidden_states(params, config, tokens_BS[:, :-1], compute=compute)
+    return token_losses(params, x_BTD, tokens_BS[:, 1:], compute.loss_chunk).nll_BT.mean()
+
+  begin = time.perf_counter()
+  compiled = mean_loss.lower(params, tokens_BS).compile()
+  compiling = time.perf_counter() - begin
+  before = memory_peak()
+
+  def measure() -> dict[str, Any]:
+    begin = time.perf_counter()
+    loss = float(compiled(params, tokens_BS))
+    return {"seconds": time.perf_counter() - begin, "loss": loss, "memory": memory_peak(), "memory_before": before}
+
+  return _about(compile_seconds=compiling, parameters=count_parameters(config)), measure
+
+
+def generation(model: dict[str, Any], batch_size: int, prompt: int, new_tokens: int) -> tuple[dict[str, Any], Measure]:
+  """Seconds of reading `batch_size` prompts of `prompt` tokens, and of `new_tokens` greedy answers to them."""
+  config, params = _model_and_params(model, None)
+  prompts = list(_random_tokens(config, batch_size, prompt))
+
+  def fresh() -> Generation:
+    return Generation(params, config, prompts, max_new_tokens=new_tokens)
+
+  fresh().compile()
+
+  def measure() -> dict[str, Any]:
+    batch, times = fresh(), [time.perf_counter()]
+    batch.prefill()
+    times.append(time.perf_counter())
+    batch.decode(new_tokens)
+    times.append(time.perf_counter())
+    return {"prefill": times[1] - times[0], "decode": times[2] - times[1]}
+
+  warm = measure()
+  return _about(first=warm, dtype=str(compute_dtype(ComputeConfig())), parameters=count_parameters(config)), measure

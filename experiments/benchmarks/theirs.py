@@ -1,0 +1,160 @@
+"""What the workers of the other side measure: transformers' model with torch (extra `hf`), as ours.py does ours."""
+
+import tempfile
+import time
+from typing import Any
+
+import numpy as np
+import torch
+import transformers
+
+from drope_jax.config import ModelConfig, from_dict
+from drope_jax.interop import formats
+from drope_jax.interop.exporting import export_model
+from experiments.benchmarks.measuring import host_memory_peak
+from experiments.benchmarks.ours import OPTIM, Measure
+
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def _about(**more: Any) -> dict[str, Any]:
+  versions = {"torch": torch.__version__, "transformers": transformers.__version__}
+  return {"versions": versions, "device": torch.cuda.get_device_name() if DEVICE == "cuda" else "cpu", **more}
+
+
+def memory_peak() -> int:
+  """Bytes: of the card where there is one, else of this process."""
+  return torch.cuda.max_memory_allocated() if DEVICE == "cuda" else host_memory_peak()
+
+
+def _wait() -> None:
+  if DEVICE == "cuda":
+    torch.cuda.synchronize()
+
+
+def _model(model: dict[str, Any], max_position: int) -> Any:
+  """The class of transformers that computes `model`, with random float32 weights, attention through sdpa."""
+  config = from_dict(ModelConfig, model)
+  name = "qwen2" if config.qkv_bias else "llama"
+  settings = formats.write_config(
+    name, config, max_position=max_position, dtype="float32", logit_scale=1.0, eos_id=0, bos_id=None
+  )
+  kind = settings.pop("model_type")
+  torch.manual_seed(0)
+  made = transformers.AutoModelForCausalLM.from_config(
+    transformers.AutoConfig.for_model(kind, **settings), attn_implementation="sdpa"
+  )
+  return made.to(DEVICE)
+
+
+def _random_tokens(model: dict[str, Any], *shape: int) -> torch.Tensor:
+  return torch.from_numpy(np.random.default_rng(0).integers(0, model["vocab_size"], shape)).to(DEVICE)
+
+
+def matmul(size: int, dtype: str) -> tuple[dict[str, Any], Measure]:
+  """A product of two matrices of size x size: FLOP/s."""
+  x = torch.randn(size, size, dtype=getattr(torch, dtype), device=DEVICE)
+  x @ x
+  _wait()
+
+  def measure(repeats: int) -> dict[str, Any]:
+    begin = time.perf_counter()
+    for _ in range(repeats):
+      x @ x
+    _wait()
+    return {"flops": 2 * size**3 * repeats / (time.perf_counter() - begin)}
+
+  return _about(), measure
+
+
+def train_step(
+  model: dict[str, Any], context: int, batch_size: int, dtype: str, compiled: bool
+) -> tuple[dict[str, Any], Measure]:
+  """Seconds of a training step on one fixed batch: forward, backward, clip, AdamW (torch's fused one)."""
+  net = _model(model, context)
+  decayed = [p for p in net.parameters() if p.ndim > 1]
+  kept = [p for p in net.parameters() if p.ndim <= 1]
+  groups = [{"params": decayed, "weight_decay": OPTIM.weight_decay}, {"params": kept, "weight_decay": 0.0}]
+  betas = (OPTIM.beta1, OPTIM.beta2)
+  optimizer = torch.optim.AdamW(groups, lr=OPTIM.peak_lr, betas=betas, eps=OPTIM.eps, fused=True)
+  tokens = _random_tokens(model, batch_size, context + 1)
+  forward = torch.compile(net) if compiled else net
+
+  def step() -> torch.Tensor:
+    with torch.autocast(DEVICE, torch.bfloat16, enabled=dtype == "bfloat16"):
+      logits = forward(input_ids=tokens[:, :-1], use_cache=False).logits
+    loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1).float(), tokens[:, 1:].flatten())
+    loss.backward()
+    torch.nn.utils.clip_grad_norm_(net.parameters(), OPTIM.clip_norm)
+    optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
+    return loss
+
+  begin = time.perf_counter()
+  step()
+  _wait()
+  first = time.perf_counter() - begin
+
+  def measure(steps: int) -> dict[str, Any]:
+    begin = time.perf_counter()
+    for _ in range(steps):
+      loss = step()
+    _wait()
+    return {"seconds": (time.perf_counter() - begin) / steps, "loss": float(loss), "memory": memory_peak()}
+
+  return _about(first_step_seconds=first, dtype=dtype), measure
+
+
+def loss_of_a_text(length: int, model: dict[str, Any], directory: str | None = None) -> tuple[dict[str, Any], Measure]:
+  """The mean loss of one text of `length` tokens as `model(tokens, labels=tokens)` gives it: seconds and memory."""
+  net: Any
+  if directory is None:
+    net = _model(model, length)
+  else:
+    with tempfile.TemporaryDirectory() as folder:
+      target = f"{folder}/exported"
+      export_model(directory, target)
+      net = transformers.AutoModelForCausalLM.from_pretrained(target, attn_implementation="sdpa")
+      net = net.to(DEVICE)
+  if DEVICE == "cuda":
+    net = net.bfloat16()  # as ours computes there
+  tokens = _random_tokens(model, 1, length)
+  before = memory_peak()
+
+  def measure() -> dict[str, Any]:
+    begin = time.perf_counter()
+    with torch.no_grad():
+      loss = float(net(input_ids=tokens, labels=tokens, use_cache=False).loss)
+    return {"seconds": time.perf_counter() - begin, "loss": loss, "memory": memory_peak(), "memory_before": before}
+
+  return _about(), measure
+
+
+def generation(model: dict[str, Any], batch_size: int, prompt: int, new_tokens: int) -> tuple[dict[str, Any], Measure]:
+  """Seconds of reading prompts (a `generate` of one token), and of `new_tokens` greedy answers less that."""
+  net = _model(model, prompt + new_tokens)
+  if DEVICE == "cuda":
+    net = net.bfloat16()
+  tokens = _random_tokens(model, batch_size, prompt)
+
+  def seconds(count: int) -> float:
+    begin = time.perf_counter()
+    net.generate(
+      tokens,
+      attention_mask=torch.ones_like(tokens),
+      do_sample=False,
+      min_new_tokens=count,
+      max_new_tokens=count,
+      pad_token_id=0,
+    )
+    _wait()
+    return time.perf_counter() - begin
+
+  seconds(2)
+
+  def measure() -> dict[str, Any]:
+    reading = seconds(1)
+    # One token came with the reading: the others are scaled up to all.
+    return {"prefill": reading, "decode": (seconds(new_tokens) - reading) * new_tokens / (new_tokens - 1)}
+
+  return _about(), measure

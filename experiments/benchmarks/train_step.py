@@ -1,0 +1,79 @@
+"""Speed of a training step, ours against transformers with torch: forward, backward, clip by norm, AdamW.
+
+`python -m experiments.benchmarks.train_step [--shapes=1m,30m --sides=ours,torch,torch_compiled --json=FILE]`
+
+Needs the extra `hf` for torch's sides. Both compute in float32 on a CPU; on a GPU both hold float32 weights and compute
+in bfloat16. "Share" is of the machine's measured matmul ceiling: of one square product, by JAX or torch, whichever is
+faster, in the same run. Its FLOPs are counted by PaLM's convention and by the causal one (see drope_jax/metrics.py).
+"""
+
+import itertools
+from typing import Any
+
+from absl import flags
+
+from drope_jax.config import ConfigError, to_dict
+from experiments import cli
+from experiments.benchmarks import measuring
+from experiments.benchmarks.figures import TRAINING_HEADER, training_figures, training_rows
+from experiments.benchmarks.measuring import in_turns
+from experiments.benchmarks.shapes import Shape, shape_named
+
+SIDES = ("ours", "torch", "torch_compiled")
+CEILING = {"cpu": (2048, "float32"), "gpu": (8192, "bfloat16")}  # size and dtype of the product that is the ceiling
+
+SHAPES = flags.DEFINE_list("shapes", ["1m", "30m"], "Of experiments/benchmarks/shapes.py.")
+WHICH = flags.DEFINE_list("sides", list(SIDES), f"Any of {', '.join(SIDES)}.")
+ROUNDS = flags.DEFINE_integer("rounds", 5, "Times that the sides take turns.", lower_bound=1)
+STEPS = flags.DEFINE_integer("steps", 2, "Steps of a turn.", lower_bound=1)
+BATCH = flags.DEFINE_integer("batch", None, "Rows of a step; the shape's own by default.", lower_bound=1)
+SCAN = flags.DEFINE_bool("scan", False, "Ours with its layers scanned; by default they are unrolled.")
+REMAT = flags.DEFINE_string("remat", "none", "Of ours: none, dots or full.")
+PLATFORM = flags.DEFINE_enum("platform", "cpu", sorted(CEILING), "Where both sides compute.")
+JSON = flags.DEFINE_string("json", None, "Also write the figures to this file, which must not exist.")
+
+
+def jobs(shape: Shape, sides: list[str], platform: str, compute: dict[str, Any]) -> dict[str, tuple[str, dict]]:
+  """What the workers of one shape are told."""
+  dtype = CEILING[platform][1]
+  common = {"model": to_dict(shape.model), "context": shape.context, "batch_size": shape.batch_size}
+  known = {
+    "ours": ("experiments.benchmarks.ours:train_step", {**common, "compute": {**compute, "dtype": dtype}}),
+    "torch": ("experiments.benchmarks.theirs:train_step", {**common, "dtype": dtype, "compiled": False}),
+    "torch_compiled": ("experiments.benchmarks.theirs:train_step", {**common, "dtype": dtype, "compiled": True}),
+  }
+  for side in sides:
+    if side not in known:
+      raise ConfigError(f"--sides has {side!r}; allowed: {', '.join(known)}")
+  return {side: known[side] for side in sides}
+
+
+def matmul_ceiling(platform: str, torch_too: bool, rounds: int) -> float:
+  """FLOP/s of one square product: the most that any round of either library reached."""
+  size, dtype = CEILING[platform]
+  modules = ("ours", "theirs") if torch_too else ("ours",)
+  products = {name: (f"experiments.benchmarks.{name}:matmul", {"size": size, "dtype": dtype}) for name in modules}
+  sides = in_turns(products, rounds, {"repeats": 5})
+  return max(itertools.chain.from_iterable(side.values("flops") for side in sides.values()))
+
+
+def main() -> None:
+  measuring.check_free(JSON.value)
+  shapes = {name: shape_named(name) for name in SHAPES.value}
+  if BATCH.value is not None:
+    shapes = {name: shape._replace(batch_size=BATCH.value) for name, shape in shapes.items()}
+  compute = {"scan_layers": SCAN.value, "remat": REMAT.value}
+  todo = {name: jobs(shape, WHICH.value, PLATFORM.value, compute) for name, shape in shapes.items()}
+  ceiling = matmul_ceiling(PLATFORM.value, any(side != "ours" for side in WHICH.value), ROUNDS.value)
+  found, lines, everyone = {}, [], []
+  for name, shape in shapes.items():
+    sides = in_turns(todo[name], ROUNDS.value, {"steps": STEPS.value})
+    found[name] = training_figures(shape, sides, ceiling)
+    lines += training_rows(name, found[name])
+    everyone += list(sides.values())
+  measuring.finish(JSON.value, TRAINING_HEADER, lines, everyone, {"matmul_ceiling": ceiling, "shapes": found})
+  print(f"\nmatmul ceiling: {ceiling / 1e12:.3f} TFLOP/s ({CEILING[PLATFORM.value][1]})")
+
+
+if __name__ == "__main__":
+  cli.run(main)
