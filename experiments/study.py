@@ -20,7 +20,7 @@ import jax
 from absl import flags
 from ml_collections import config_flags
 
-from drope_jax import checkpoint
+from drope_jax import checkpoint, distributed
 from drope_jax.config import ConfigError, TrainConfig, from_dict, library_versions, load_config, save_config, to_dict
 from drope_jax.drope import drop
 from drope_jax.evaluate.catalog import EvalData, make_tasks
@@ -74,6 +74,14 @@ class Study:
   eval_data: Callable[[], EvalData]
 
 
+def require(settings: Any, **commands: str) -> None:
+  """Raises ConfigError if the path in one of the named fields is not there, with the command that makes it."""
+  for field, command in commands.items():
+    path = getattr(settings, field)
+    if not Path(path).exists():
+      raise ConfigError(f"{type(settings).__name__}.{field}: {path} is not there; `python -m {command}`")
+
+
 def run_directory(workdir: Path, run: str) -> Path:
   """Where a run of a study lies."""
   return workdir / "runs" / run
@@ -104,7 +112,8 @@ def run_study(settings: Any, workdir: Path) -> bool:
   started = time.monotonic()
   study.prepare()
   for name, config in study.runs.items():
-    if isinstance(config, Pretrained):
+    # Not `isinstance(config, Pretrained)`: a study's file imports this module anew where it is run as a program.
+    if not isinstance(config, TrainConfig):
       continue
     logger.info("run %s (%d steps)", name, config.steps)
     outcome = train(config, run_directory(workdir, name))
@@ -151,7 +160,7 @@ def _describe(study: Study, workdir: Path, seconds: float) -> None:
     "pretrained": {
       name: dataclasses.asdict(run) | {"model": to_dict(checkpoint.load_model_config(run.checkpoint))}
       for name, run in study.runs.items()
-      if isinstance(run, Pretrained)
+      if not isinstance(run, TrainConfig)
     },
   }
   path.write_text(json.dumps(description, indent=2) + "\n")
@@ -162,6 +171,8 @@ def _processor() -> str:
 
 
 def main() -> None:
+  if distributed.asked_for():
+    raise ConfigError("a study runs in one process; of several, start its runs with experiments.train")
   run_study(cli.settings(CONFIG), Path(WORKDIR.value).resolve())
 
 

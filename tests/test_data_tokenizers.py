@@ -123,3 +123,21 @@ def test_no_eos_is_an_error_naming_the_file(bpe, tmp_path):
   assert str(path) in str(error.value)
   with pytest.raises(ConfigError, match="<stop>"):
     JsonTokenizer(path, eos="<stop>")
+
+
+def test_what_a_released_tokenizer_comes_with_is_kept_when_it_is_saved(bpe, tmp_path):
+  source, copy, again = tmp_path / "source", tmp_path / "copy", tmp_path / "again"
+  bpe.save(source)
+  config = {"chat_template": "{{ 'é' }}", "eos_token": {"content": "<|endoftext|>", "lstrip": False}, "x": 1}
+  (source / "tokenizer_config.json").write_text(json.dumps(config))
+  (source / "chat_template.jinja").write_text("{{ messages }}\n")
+  (source / "generation_config.json").write_text('{"eos_token_id": 0}')
+  load_tokenizer(source).save(copy)
+  load_tokenizer(copy).save(again)
+  for directory in (copy, again):
+    assert json.loads((directory / "tokenizer_config.json").read_text()) == config
+    assert (directory / "chat_template.jinja").read_text() == "{{ messages }}\n"
+    assert json.loads((directory / "generation_config.json").read_text()) == {"eos_token_id": 0}
+  assert load_tokenizer(again).eos_id == bpe.eos_id
+  JsonTokenizer(source / "tokenizer.json", eos="The").save(tmp_path / "other")
+  assert json.loads((tmp_path / "other" / "tokenizer_config.json").read_text()) == {**config, "eos_token": "The"}

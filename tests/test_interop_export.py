@@ -244,7 +244,10 @@ def test_the_card_says_what_was_done(recalibrated, tmp_path):
   other = {**measured, "run": "another", "value": 9.75}
   results.append(
     tmp_path / "results.jsonl",
-    [results.Result(**m, metric="loss", seed=0) for m in ({**measured, "value": 3.25}, other)],
+    [
+      results.Result(**m, metric="loss", seed=0)
+      for m in ({**measured, "value": 3.75}, {**measured, "value": 3.25, "settings": {"documents": 2}}, other)
+    ],
   )
   arguments = ["--target-length=64", "--c=0.25", f"--results={tmp_path / 'results.jsonl'}"]
   assert main(["export", str(recalibrated), str(tmp_path / "exported"), *arguments]) == 0
@@ -260,7 +263,7 @@ def test_the_card_says_what_was_done(recalibrated, tmp_path):
     "| drope | perplexity | 64 | loss | 3.2500 | 640 |",
   ):
     assert said in card, said
-  assert "9.75" not in card and str(tmp_path) not in card and str(recalibrated) not in card
+  assert "9.75" not in card and "3.7500" not in card and str(tmp_path) not in card and str(recalibrated) not in card
 
 
 REFUSED = {

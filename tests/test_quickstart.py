@@ -68,7 +68,7 @@ def test_every_row_is_measured_at_every_length_on_every_task(first):
   workdir, _ = first
   results = [json.loads(line) for line in (workdir / "results.jsonl").read_text().splitlines()]
   keys = {"run", "method", "task", "context", "extension", "metric", "value", "n", "seed"}
-  keys |= {"low", "high", "command"}  # beside those of the contract
+  keys |= {"low", "high", "command", "settings"}  # beside those of the contract
   assert all(result.keys() == keys and result["seed"] == 3 for result in results)
   means = [
     (result["run"], result["method"], result["context"], result["metric"])

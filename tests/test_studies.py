@@ -1,9 +1,11 @@
-"""A study of a checkpoint that is not trained any further: experiments/studies/smollm2_lengths.py at a tiny size."""
+"""The studies of a pretrained model at a tiny size: measured as it is, and recalibrated beside its controls."""
 
 import json
 import random
+import subprocess
+import sys
+from pathlib import Path
 
-import jax
 import pytest
 from tiny_run import WORDS, compile_once, contents, tiny_corpus, tiny_run
 
@@ -19,8 +21,10 @@ from drope_jax.model import count_parameters
 from drope_jax.train import train
 from experiments.report import write_report
 from experiments.studies.smollm2_lengths import Lengths
+from experiments.studies.smollm2_recalibration import Recalibration
 from experiments.study import run_study
 
+ROOT = Path(__file__).parents[1]
 ROWS = [*(("rope", method) for method in ("rope", "pi", "ntk", "yarn")), ("dropped", "nope")]
 
 
@@ -31,14 +35,16 @@ def _compile_once(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def study(tmp_path_factory):
-  """The settings, and the workdir of the finished study: a model of context 16, two documents, blocks of 4."""
+  """The settings, and the workdir of the study done by its command: a model of context 16, 2 documents, blocks of 4."""
   directory = tmp_path_factory.mktemp("study")
   train(tiny_run(tiny_corpus(directory / "corpus"), steps=5), directory / "model")
   rng = random.Random(0)
   long = [" ".join(rng.choices(WORDS, k=20)) for _ in range(3)]
   prose = build_corpus(directory / "prose", {"heldout": ["too short", *long]})  # neither `fit` nor `words`
   settings = Lengths(checkpoint=str(directory / "model"), dataset=str(prose), documents=2, block=4)
-  assert run_study(settings, directory / "study")
+  command = [sys.executable, "-m", "experiments.study", "--config=experiments/studies/smollm2_lengths.py"]
+  command += [f"--config.{name}={getattr(settings, name)}" for name in ("checkpoint", "dataset", "documents", "block")]
+  subprocess.run([*command, f"--workdir={directory / 'study'}"], cwd=ROOT, check=True)
   return settings, directory / "study"
 
 
@@ -110,7 +116,8 @@ def test_equal_methods_are_computed_once(study, tmp_path, monkeypatch):
   monkeypatch.setattr("drope_jax.evaluate.perplexity.position_losses", counting)
   assert run_study(study[0], tmp_path / "again")
   assert sorted(calls) == [16] * 2 + [32] * 5  # within the context the four RoPE rows are one
-  assert jax.tree.leaves(results(tmp_path / "again")) == jax.tree.leaves(results(study[1]))
+  again, first = ([r | {"command": ""} for r in results(where)] for where in (tmp_path / "again", study[1]))
+  assert again == first
 
 
 @pytest.mark.parametrize(
@@ -129,3 +136,26 @@ def test_what_is_missing_is_named_before_anything_is_written(study, tmp_path, ch
     run_study(Lengths(**values), tmp_path / "study")
   assert message in str(raised.value)
   assert not (tmp_path / "study").exists()
+
+
+@pytest.mark.slow  # four runs
+def test_a_recalibration_is_measured_beside_its_controls(tmp_path):
+  train(tiny_run(tiny_corpus(tmp_path / "corpus"), data={"context": 256}, steps=5), tmp_path / "model")
+  rng = random.Random(0)
+  long = ["".join(" ".join(["It", *rng.choices(WORDS, k=7)]) + ". " for _ in range(25)) for _ in range(6)]
+  prose = build_corpus(tmp_path / "prose", {"train": long, "heldout": long[:3], "fit": long[3:]})
+  settings = Recalibration(
+    checkpoint=str(tmp_path / "model"), dataset=str(prose), steps=2, batch_size=2, extensions=(1, 2), documents=2,
+    needles_per_depth=1, block=64,
+  )  # fmt: skip
+  assert run_study(settings, tmp_path / "study")
+  found = [(r["run"], r["method"], r["context"], r["metric"]) for r in results(tmp_path / "study")]
+  methods = {"rope": ("rope", "yarn"), "drope": ("nope", "drope")}
+  rows = [(f"{kept}_{name}", method) for name in ("qk_norm", "plain") for kept in methods for method in methods[kept]]
+  measured = [row for row in found if row[3] in ("loss", "accuracy")]
+  assert sorted(measured) == sorted(
+    (*row, n, metric) for row in rows for n in (256, 512) for metric in ("loss", "accuracy")
+  )
+  assert checkpoint.load(tmp_path / "study" / "runs" / "rope_qk_norm").model.qk_norm is not None
+  report = (tmp_path / "study" / "report.md").read_text()
+  assert "DroPE (QK-norm, 1e-3), fitted β" in report and "RoPE, continued (3e-4) + YaRN" in report

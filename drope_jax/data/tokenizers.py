@@ -6,11 +6,12 @@ saved beside a checkpoint, and that directory is a name again.
 
 import json
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
 import tokenizers
+from etils import epath
 from tokenizers import decoders, models, pre_tokenizers, trainers
 
 from drope_jax.config import ConfigError
@@ -18,6 +19,10 @@ from drope_jax.config import ConfigError
 # What released models call them, for a tokenizer.json that comes without its tokenizer_config.json.
 KNOWN_EOS = ("<|endoftext|>", "<|end_of_text|>", "</s>", "<eos>", "<|im_end|>")
 KNOWN_BOS = ("<|begin_of_text|>", "<s>", "<bos>")
+
+ROLES = "tokenizer_config.json"  # what says which tokens these are
+# What else a released tokenizer comes with; we read none of it, and keep it for those who do.
+COMPANIONS = ("special_tokens_map.json", "added_tokens.json", "chat_template.jinja", "generation_config.json")
 
 
 class Tokenizer(Protocol):
@@ -52,7 +57,7 @@ class ByteTokenizer:
     return bytes(i - 1 for i in ids if 0 < i < self.vocab_size).decode(errors="replace")
 
   def save(self, directory: Path) -> None:
-    _write(directory / "tokenizer_config.json", json.dumps({"tokenizer_class": "ByteTokenizer"}))
+    _write(directory / ROLES, json.dumps({"tokenizer_class": "ByteTokenizer"}))
 
 
 class JsonTokenizer:
@@ -72,14 +77,16 @@ class JsonTokenizer:
   """
 
   def __init__(self, path: str | Path, eos: str | None = None, bos: str | None = None):
-    path = Path(path)
+    file = epath.Path(path)
     try:
-      self._tokenizer = tokenizers.Tokenizer.from_file(str(path))
+      self._tokenizer = tokenizers.Tokenizer.from_str(file.read_text(encoding="utf-8"))
     except Exception as error:  # the library raises nothing narrower
       raise ConfigError(f"{path}: not a readable tokenizer.json ({error})") from error
     ids = self._tokenizer.get_vocab(with_added_tokens=True)
     self.vocab_size = max(ids.values()) + 1
-    roles = _roles(path.with_name("tokenizer_config.json"))
+    roles = _roles(file.with_name(ROLES))
+    beside = {name: file.with_name(name) for name in (ROLES, *COMPANIONS)}
+    self._beside = {name: one.read_text(encoding="utf-8") for name, one in beside.items() if one.exists()}
     eos = eos or roles.get("eos_token") or next((token for token in KNOWN_EOS if token in ids), None)
     bos = bos or roles.get("bos_token") or next((token for token in KNOWN_BOS if token in ids), None)
     if eos is None:
@@ -103,7 +110,7 @@ class JsonTokenizer:
     return self._tokenizer.decode([int(i) for i in ids], skip_special_tokens=True)
 
   def save(self, directory: Path) -> None:
-    _save_json(self._tokenizer, directory, self._eos, self._bos)
+    _save_json(self._tokenizer, directory, self._eos, self._bos, self._beside)
 
 
 def train_bpe(texts: Iterable[str], vocab_size: int, directory: str | Path, whole: Sequence[str] = ()) -> JsonTokenizer:
@@ -147,12 +154,12 @@ def load_tokenizer(spec: str | Path) -> Tokenizer:
   """
   if spec == "byte":
     return ByteTokenizer()
-  path = Path(spec)
+  path = epath.Path(spec)
   if not path.is_dir():
     return JsonTokenizer(path)
   if (path / "tokenizer.json").exists():
     return JsonTokenizer(path / "tokenizer.json")
-  if _roles(path / "tokenizer_config.json").get("tokenizer_class") == "ByteTokenizer":
+  if _roles(path / ROLES).get("tokenizer_class") == "ByteTokenizer":
     return ByteTokenizer()
   raise ConfigError(f"{path}: no tokenizer here (neither tokenizer.json nor a saved byte tokenizer)")
 
@@ -165,13 +172,27 @@ def _roles(path: Path) -> dict[str, str]:
     return {}
   except (OSError, ValueError) as error:
     raise ConfigError(f"{path}: not readable ({error})") from error
+  return _strings(config)
+
+
+def _strings(config: dict[str, Any]) -> dict[str, str]:
   texts = {key: value.get("content") if isinstance(value, dict) else value for key, value in config.items()}
   return {key: text for key, text in texts.items() if isinstance(text, str)}
 
 
-def _save_json(tokenizer: tokenizers.Tokenizer, directory: Path, eos: str, bos: str | None) -> None:
-  roles = {"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": eos, "bos_token": bos}
-  _write(directory / "tokenizer_config.json", json.dumps(roles, indent=2))
+def _save_json(
+  tokenizer: tokenizers.Tokenizer, directory: Path, eos: str, bos: str | None, beside: Mapping[str, str] | None = None
+) -> None:
+  """Writes a tokenizer, and what lay beside it where it was read; the roles there say what they are here."""
+  beside = beside or {}
+  config = json.loads(beside.get(ROLES, '{"tokenizer_class": "PreTrainedTokenizerFast"}'))
+  said = _strings(config)
+  for role, token in (("eos_token", eos), ("bos_token", bos)):
+    if said.get(role) != token:
+      config[role] = token
+  for name in beside.keys() - {ROLES}:
+    _write(directory / name, beside[name].removesuffix("\n"))
+  _write(directory / ROLES, json.dumps(config, indent=2, ensure_ascii=False))
   _write(directory / "tokenizer.json", tokenizer.to_str(pretty=True))  # last: where it is, its roles are too
 
 

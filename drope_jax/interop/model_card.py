@@ -125,7 +125,9 @@ def _notes(made: Made, without: bool) -> list[str]:
 
 def _figures(name: str, results: Path | None) -> list[str]:
   measured = [] if results is None else [r for r in records.read(results) if r.run == name]
-  shown = [r for r in measured if r.metric in (records.LOSS, records.ACCURACY, records.BETA)]
+  # One measured again, with the same settings or others, replaces the earlier one.
+  last = {(r.measurement._replace(settings=""), r.metric): r for r in measured}
+  shown = [r for r in last.values() if r.metric in (records.LOSS, records.ACCURACY, records.BETA)]
   if not shown:
     return ["## Figures", "", "None were measured for this card."]
   rows = [f"| {r.method} | {r.task} | {r.context:,} | {r.metric} | {r.value:.4f} | {r.n:,} |" for r in shown]

@@ -10,19 +10,9 @@ import numpy as np
 import safetensors
 
 from drope_jax.config import ConfigError
-from drope_jax.data.tokenizers import load_tokenizer
+from drope_jax.data.tokenizers import COMPANIONS, ROLES, load_tokenizer
 
 FLOATS = ("F32", "F16", "BF16")
-
-# Files that say how text becomes tokens; the first two must be there or be guessed.
-TOKENIZER_FILES = (
-  "tokenizer.json",
-  "tokenizer_config.json",
-  "special_tokens_map.json",
-  "added_tokens.json",
-  "chat_template.jinja",
-  "generation_config.json",
-)
 
 
 class Source(Protocol):
@@ -118,7 +108,7 @@ def copy_tokenizer(source: Path, directory: Path) -> None:
   if not (folder / "tokenizer.json").exists():
     raise ConfigError(f"{folder}: no tokenizer.json; name one of the same model with --tokenizer=PATH")
   load_tokenizer(folder / "tokenizer.json")
-  for name in TOKENIZER_FILES:
+  for name in ("tokenizer.json", ROLES, *COMPANIONS):
     if (folder / name).exists():
       (directory / name).write_bytes((folder / name).read_bytes())
 

@@ -13,7 +13,7 @@ from drope_jax import checkpoint
 from drope_jax.config import ConfigError
 from drope_jax.data.tokenizers import load_tokenizer
 from drope_jax.evaluate.catalog import EvalData
-from experiments.study import Arm, Pretrained, Row, Study
+from experiments.study import Arm, Pretrained, Row, Study, require
 
 
 @dataclasses.dataclass(unsafe_hash=True, kw_only=True)
@@ -34,10 +34,7 @@ class Lengths:
       raise ConfigError(f"Lengths.extensions is {self.extensions}; it needs whole numbers from 1 on")
 
   def study(self, workdir: Path) -> Study:
-    if not Path(self.checkpoint).exists():
-      raise ConfigError(f"Lengths.checkpoint: {self.checkpoint} is not there; `python -m experiments.fetch_smollm2`")
-    if not Path(self.dataset).exists():
-      raise ConfigError(f"Lengths.dataset: {self.dataset} is not there; `python -m experiments.prose --out=DIR`")
+    require(self, checkpoint="experiments.fetch_smollm2", dataset="experiments.prose --out=DIR")
     context = checkpoint.load_context(self.checkpoint)
     lengths = [extension * context for extension in self.extensions]
     return Study(

@@ -1,0 +1,93 @@
+"""A real model recalibrated: SmolLM2-135M, dropped and trained on, each run beside its control with RoPE kept.
+
+`python -m experiments.study --config=experiments/studies/smollm2_recalibration.py --workdir=runs/recalibration`, after
+`python -m experiments.fetch_smollm2` (the model) and `python -m experiments.prose --out=data/prose` (the text). The two
+recipes are those of experiments/configs/recalibrate.py: QK-norm and the high rate, and neither. It wants an
+accelerator; `--config.steps` sets the budget: the recipes' 4,000 steps are 1.0B tokens a run.
+"""
+
+import dataclasses
+from pathlib import Path
+
+from drope_jax import checkpoint
+from drope_jax.config import ConfigError, TrainConfig
+from drope_jax.data.tokenizers import load_tokenizer
+from drope_jax.evaluate.catalog import EvalData
+from experiments.configs import recalibrate
+from experiments.study import Arm, Row, Study, require
+
+RECIPES = {"qk_norm": "smollm2_135m", "plain": "smollm2_135m_moderate"}  # our name -> that of the config
+LABELS = {"qk_norm": "QK-norm, 1e-3", "plain": "3e-4"}
+
+
+@dataclasses.dataclass(unsafe_hash=True, kw_only=True)
+class Recalibration:
+  """Everything that can be set, as `--config.NAME=VALUE`."""
+
+  checkpoint: str = "runs/smollm2_135m/checkpoint"
+  dataset: str = "data/prose"  # with the splits `train`, and `heldout` and `fit` of long documents
+  steps: int = 4000  # of each of the four runs
+  batch_size: int = 32  # rows of the model's context
+  extensions: tuple[int, ...] = (1, 2, 4)  # multiples of the model's context
+  documents: int = 8  # held out, to measure the loss on
+  needles_per_depth: int = 20
+  block: int = 2048  # positions that one point of the loss by position is the mean of
+  seed: int = 0
+
+  def __post_init__(self) -> None:
+    if self.steps < 1:
+      raise ConfigError(f"Recalibration.steps is {self.steps}; it must be at least 1")
+    if not self.extensions or min(self.extensions) < 1:
+      raise ConfigError(f"Recalibration.extensions is {self.extensions}; it needs whole numbers from 1 on")
+
+  def study(self, workdir: Path) -> Study:
+    require(self, checkpoint="experiments.fetch_smollm2", dataset="experiments.prose --out=DIR")
+    context = checkpoint.load_context(self.checkpoint)
+    lengths = [extension * context for extension in self.extensions]
+    runs, arms, rows = {}, [], []
+    for name, recipe in RECIPES.items():
+      for kept, role, methods in (("rope", "control", ("rope", "yarn")), ("drope", "drope", ("nope", "drope"))):
+        run = f"{kept}_{name}"
+        runs[run] = self._run(recipe, context, drop=kept == "drope")
+        label = f"{'DroPE' if kept == 'drope' else 'RoPE, continued'} ({LABELS[name]})"
+        arms.append(Arm(label, (run,), role))
+        suffix = {"rope": "", "yarn": " + YaRN", "nope": ", β = 1", "drope": ", fitted β"}
+        rows += [Row(run, method, label + suffix[method]) for method in methods]
+    return Study(
+      title="A pretrained model, dropped and recalibrated, beside the same model trained on",
+      seed=self.seed,
+      train_context=context,
+      prepare=lambda: None,
+      runs=runs,
+      arms=arms,
+      rows=rows,
+      lengths=lengths,
+      tasks=("perplexity", "needles"),
+      eval_data=lambda: EvalData(
+        tokenizer=load_tokenizer(self.checkpoint),
+        longest=max(lengths),
+        dataset=self.dataset,
+        num_documents=self.documents,
+        needles_per_depth=self.needles_per_depth,
+        block=self.block,
+        seed=self.seed,
+      ),
+    )
+
+  def _run(self, recipe: str, context: int, drop: bool) -> TrainConfig:
+    """The recipe with these settings; its warmup takes no more than a tenth of the steps."""
+    config = recalibrate.get_config(recipe)
+    assert config.init is not None
+    return dataclasses.replace(
+      config,
+      init=dataclasses.replace(config.init, checkpoint=self.checkpoint, drop=drop),
+      data=dataclasses.replace(config.data, directory=self.dataset, context=context, batch_size=self.batch_size),
+      optim=dataclasses.replace(config.optim, warmup_steps=min(config.optim.warmup_steps, self.steps // 10)),
+      steps=self.steps,
+      seed=self.seed,
+      log_every=10,
+    )
+
+
+def get_config() -> Recalibration:
+  return Recalibration()
