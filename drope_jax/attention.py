@@ -385,7 +385,9 @@ def _rows_by_block_fwd(problem: _Problem, window: int | None):
       window,
     )
     scores = jnp.where(visible, scores, _MASKED)
-    weights = jnp.where(visible, jnp.exp(scores - scores.max(-1, keepdims=True)), 0.0)
+    weights = jnp.exp(scores - scores.max(-1, keepdims=True))
+    if segments is not None:  # else every query sees itself, and a masked score is so far below that it is 0 here
+      weights = jnp.where(visible, weights, 0.0)
     total = weights.sum(-1, keepdims=True)
     inverse = 1 / jnp.where(total == 0, 1.0, total)  # a query that sees nothing gets nothing
     weights = weights.astype(v_BKSh.dtype)

@@ -21,15 +21,38 @@ class TokenLosses(NamedTuple):
   log_z_BT: Array
 
 
+@jax.custom_vjp
+def _cross_entropy(logits_BTV: Array, targets_BT: Array) -> TokenLosses:
+  """Losses of float32 logits.
+
+  Its own derivative passes over the logits once; JAX's keeps their exponentials, and scatters into an array of zeros.
+  """
+  log_z_BT = jax.nn.logsumexp(logits_BTV, axis=-1)
+  target_logits_BT = jnp.take_along_axis(logits_BTV, targets_BT[..., None], axis=-1)[..., 0]
+  return TokenLosses(log_z_BT - target_logits_BT, log_z_BT)
+
+
+def _cross_entropy_fwd(logits_BTV: Array, targets_BT: Array) -> tuple[TokenLosses, tuple[Array, Array, Array]]:
+  out = _cross_entropy(logits_BTV, targets_BT)
+  return out, (logits_BTV, targets_BT, out.log_z_BT)
+
+
+def _cross_entropy_bwd(saved: tuple[Array, Array, Array], g: TokenLosses) -> tuple[Array, None]:
+  logits_BTV, targets_BT, log_z_BT = saved
+  d_log_z = (g.nll_BT + g.log_z_BT)[..., None] * jnp.exp(logits_BTV - log_z_BT[..., None])
+  is_target_BTV = targets_BT[..., None] == jnp.arange(logits_BTV.shape[-1])
+  return jnp.where(is_target_BTV, d_log_z - g.nll_BT[..., None], d_log_z), None
+
+
+_cross_entropy.defvjp(_cross_entropy_fwd, _cross_entropy_bwd)
+
+
 def token_losses(params: Params, x_BTD: Array, targets_BT: Array, chunk: int) -> TokenLosses:
   """Losses of int32 `targets_BT` given normalised hidden states, `chunk` positions at a time, gradients too."""
   batch, length = targets_BT.shape
 
   def losses(x: Array, targets: Array) -> TokenLosses:
-    logits_BTV = unembed(params, x)
-    log_z_BT = jax.nn.logsumexp(logits_BTV, axis=-1)
-    target_logits_BT = jnp.take_along_axis(logits_BTV, targets[..., None], axis=-1)[..., 0]
-    return TokenLosses(log_z_BT - target_logits_BT, log_z_BT)
+    return _cross_entropy(unembed(params, x), targets)
 
   if length <= chunk:
     return losses(x_BTD, targets_BT)

@@ -72,7 +72,10 @@ def shapes_in(jaxpr):
 def positions_with_logits(params, chunk):
   """How many positions of logits the arrays of value and gradient hold at most."""
   program = jax.make_jaxpr(jax.grad(functools.partial(loss, chunk=chunk), has_aux=True))(params, {"tokens": TOKENS})
-  sizes = [int(np.prod(shape[:-1])) for shape in shapes_in(program.jaxpr) if shape and shape[-1] == MODEL.vocab_size]
+  shapes = [
+    shape for shape in shapes_in(program.jaxpr) if len(shape) > 2 and shape[-1] == MODEL.vocab_size
+  ]  # (B, T, V)
+  sizes = [int(np.prod(shape[:-1])) for shape in shapes]
   return max(sizes)
 
 
