@@ -198,6 +198,12 @@ def test_sizes_are_positive(field, value):
     (lambda: model(positions="rope"), "ModelConfig.positions"),
     (lambda: model(positions=PI(2.0)), "ModelConfig.positions"),  # forgot RoPE(scaling=...)
     (lambda: model(positions=LayerPattern((RoPE(), None))), "ModelConfig.positions"),  # forgot Layer(...)
+    (lambda: model(positions=LayerPattern((Layer("rope"),))), "ModelConfig.positions.layers[0].positions is 'rope'"),
+    (lambda: model(positions=LayerPattern((Layer(), Layer(PI(2.0))))), "layers[1].positions is PI(factor=2.0)"),
+    (lambda: model(positions=LayerPattern((Layer(RoPE(), 2.5),))), "ModelConfig.positions.layers[0].window is 2.5"),
+    (lambda: model(positions=LayerPattern((Layer(RoPE(), True),))), "ModelConfig.positions.layers[0].window is True"),
+    (lambda: model(positions=RoPE(scaling="yarn")), "ModelConfig.positions.scaling is 'yarn'; allowed: PI, NTK"),
+    (lambda: model(positions=LayerPattern((Layer(RoPE(scaling=2.0)),))), "layers[0].positions.scaling is 2.0"),
     (lambda: model(norm_eps=0.0), "ModelConfig.norm_eps"),
     (lambda: model(norm_eps=float("nan")), "ModelConfig.norm_eps"),
     (lambda: model(init_std=-0.1), "ModelConfig.init_std"),
@@ -217,6 +223,7 @@ def test_sizes_are_positive(field, value):
     (lambda: OptimConfig(peak_lr=1.0, decay_steps=5), "OptimConfig.decay_steps is 5"),
     (lambda: OptimConfig(peak_lr=1.0, warmup_steps=-1), "OptimConfig.warmup_steps is -1"),
     (lambda: OptimConfig(peak_lr=1.0, floor=1.5), "OptimConfig.floor is 1.5"),
+    (lambda: OptimConfig(peak_lr=1.0, schedule="constant", floor=0.1), "OptimConfig.floor is 0.1; schedule 'constant'"),
     (lambda: OptimConfig(peak_lr=1.0, clip_norm=0.0), "OptimConfig.clip_norm is 0.0"),
     (lambda: OptimConfig(peak_lr=1.0, weight_decay=-0.1), "OptimConfig.weight_decay is -0.1"),
     (lambda: OptimConfig(peak_lr=1.0, z_loss=-1e-4), "OptimConfig.z_loss is -0.0001"),
