@@ -78,9 +78,17 @@ def _parse(arguments: list[str]) -> list[str]:
       raise flags.UnrecognizedFlagError(positional[1])
     return positional
   # config_flags reports an unknown field or a bad value by whatever setting it raised.
-  except (flags.Error, AttributeError, KeyError, TypeError, ValueError, OSError) as error:
-    first, *_ = str(error).strip("'\"").splitlines() or [repr(error)]
-    sys.exit(_fail(first, 2))
+  except (flags.Error, AttributeError, ImportError, KeyError, TypeError, ValueError, OSError) as error:
+    sys.exit(_fail(_one_line(error), 2))
+
+
+def _one_line(error: Exception) -> str:
+  """What an error says; of one that quotes the traceback of another, as config_flags' of a config file, the end too."""
+  said = error.args[0] if isinstance(error, KeyError) and error.args else error  # str() of one puts it into quotes
+  lines = [line for line in str(said).splitlines() if line] or [repr(error)]
+  if not any(line.startswith("Traceback") for line in lines):
+    return lines[0]
+  return f"{lines[0]} {lines[-1].removeprefix('drope_jax.config.ConfigError: ')}"
 
 
 def _run(main: Callable[[], Any]) -> int:

@@ -243,6 +243,23 @@ def test_train_without_a_config(command, arguments, named):
   assert ended.status == 2
 
 
+@pytest.mark.parametrize(
+  ("raised", "said"),
+  [
+    ("raise ValueError", "config.py: Error whilst parsing config file: ValueError"),
+    ("raise ConfigError('no rop')", "config.py: Error whilst parsing config file: no rop"),
+    ("raise KeyError", "KeyError()"),
+    ("import no_such_module", "No module named 'no_such_module'"),
+  ],
+)
+def test_a_config_file_that_fails_is_told_by_what_it_says(command, tmp_path, raised, said):
+  program = f"from drope_jax.config import ConfigError\ndef get_config():\n  {raised}\n"
+  (tmp_path / "config.py").write_text(program)
+  ended = command("experiments.train", f"--config={tmp_path / 'config.py'}", "--workdir=/tmp/unused")
+  assert ended.error().endswith(said)
+  assert ended.status == 2
+
+
 def test_train_refuses_the_workdir_of_another_config(command, files):
   before = contents(files / "finished")
   ended = command(

@@ -239,7 +239,13 @@ def test_what_changes_speed_and_memory_alone_may_change_on_the_way(corpus, finis
   other = tiny_run(corpus, data={"num_workers": 1}, optim={"accumulation": 2})
   assert train(other, tmp_path) == (10, True)
   np.testing.assert_allclose(losses(tmp_path), losses(finished), rtol=1e-5)
-  assert not multiprocessing.active_children()  # the reading process ends with the run
+
+
+def test_a_run_that_fails_leaves_no_reading_process_behind(corpus, tmp_path, monkeypatch):
+  when_step_is_logged(monkeypatch, 3, crash)
+  with pytest.raises(InterruptedError) as failed:  # whose traceback would keep the iterator alive
+    train(tiny_run(corpus, data={"num_workers": 1}), tmp_path)
+  assert not multiprocessing.active_children(), failed
 
 
 def test_a_checkpoint_of_another_run_is_refused_by_its_meta(config, finished, tmp_path):
