@@ -353,6 +353,9 @@ def library_versions() -> dict[str, str]:
   return {name: importlib.metadata.version(name) for name in LIBRARIES}
 
 
+DRAFT = ".draft"  # behind the name of a file that is being written
+
+
 def save_config(config: Any, path: Path) -> None:
   """Writes `config` as JSON, with the library versions; a file that is there keeps the versions it began with.
 
@@ -364,9 +367,14 @@ def save_config(config: Any, path: Path) -> None:
     there = {}
   data = {**to_dict(config), "versions": there.get("versions", library_versions())}
   if data != there:
-    draft = path.with_name(f"{path.name}.draft")
+    draft = path.with_name(path.name + DRAFT)
     draft.write_text(json.dumps(data, indent=2) + "\n")
     draft.replace(path)
+
+
+def holds_something(directory: Path) -> bool:
+  """Whether a directory is there and not empty; a draft that a crash has left does not count."""
+  return directory.exists() and any(not path.name.endswith(DRAFT) for path in directory.iterdir())
 
 
 def is_cut_off(path: Path, cls: type) -> bool:

@@ -32,6 +32,7 @@ from drope_jax.config import (
   TrainConfig,
   checked,
   differences,
+  holds_something,
   is_cut_off,
   load_config,
   save_config,
@@ -116,7 +117,7 @@ def claim(workdir: epath.Path, config: TrainConfig) -> None:
     logger.warning("%s was cut off; it is written anew", path)
   elif path.exists():
     checkpoint.refuse_other_run(to_dict(load_config(TrainConfig, path)), config, workdir)
-  elif workdir.exists() and any(workdir.iterdir()):
+  elif holds_something(workdir):
     raise CheckpointError(f"{workdir} is not empty and holds no config.json; choose another workdir")
   multihost_utils.sync_global_devices("every host has looked at the workdir")
   if jax.process_index() == 0:

@@ -96,9 +96,9 @@ def _run(main: Callable[[], Any]) -> int:
   handler = logging.StreamHandler()
   handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", datefmt="%H:%M:%S"))
   for name in ("drope_jax", "experiments"):
-    logger = logging.getLogger(name)
-    logger.handlers, logger.propagate = [handler], False
-    logger.setLevel(logging.INFO)
+    ours = logging.getLogger(name)
+    ours.handlers, ours.propagate = [handler], False
+    ours.setLevel(logging.INFO)
   try:
     with _terminable():
       main()

@@ -24,11 +24,13 @@ from ml_collections import config_flags
 
 from drope_jax import checkpoint, distributed
 from drope_jax.config import (
+  DRAFT,
   ConfigError,
   ModelConfig,
   TrainConfig,
   differences,
   from_dict,
+  holds_something,
   is_cut_off,
   library_versions,
   load_config,
@@ -69,7 +71,7 @@ def claim(workdir: Path, settings: Any) -> None:
     if not _says(begun, settings):
       shutil.rmtree(workdir / "data", ignore_errors=True)  # made for other settings, by a start that went no further
       begun.unlink()
-  elif not path.exists() and workdir.exists() and any(workdir.iterdir()):
+  elif not path.exists() and holds_something(workdir):
     raise ConfigError(f"--workdir: {workdir} is not empty and holds no study; choose another")
   workdir.mkdir(parents=True, exist_ok=True)
   save_config(settings, begun)
@@ -213,7 +215,7 @@ def _records(workdir: Path) -> dict[Path, int]:
 
 
 def _write(path: Path, description: dict[str, Any]) -> None:
-  draft = path.with_name(f"{path.name}.draft")
+  draft = path.with_name(path.name + DRAFT)
   draft.write_text(json.dumps(description, indent=2) + "\n")
   draft.replace(path)
 

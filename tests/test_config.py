@@ -19,6 +19,8 @@ from drope_jax.config import (
   checked,
   differences,
   from_dict,
+  holds_something,
+  is_cut_off,
   load_config,
   save_config,
   to_dict,
@@ -310,6 +312,34 @@ def test_defaults_are_not_shared_between_configs():
 
 
 # --- files and differences ---------------------------------------------------------------------
+
+
+def test_a_config_is_replaced_whole_and_only_if_it_changes(tmp_path, monkeypatch):
+  path = tmp_path / "config.json"
+  save_config(model(), path)
+  before = path.stat().st_mtime_ns, path.stat().st_ino
+  monkeypatch.setattr(config_module, "library_versions", lambda: {"jax": "99"})
+  save_config(model(), path)
+  assert (path.stat().st_mtime_ns, path.stat().st_ino) == before
+  save_config(model(d_ff=32), path)
+  assert load_config(ModelConfig, path) == model(d_ff=32)
+  assert json.loads(path.read_text())["versions"]["jax"] != "99"
+  assert [file.name for file in tmp_path.iterdir()] == ["config.json"]
+
+
+def test_what_was_cut_off_and_what_a_crash_left_are_told_from_other_files(tmp_path):
+  path = tmp_path / "config.json"
+  save_config(model(), path)
+  whole = path.read_text()
+  assert not is_cut_off(path, ModelConfig)
+  for length in (0, 1, 10, 60, len(whole) - 1):
+    path.write_text(whole[:length])
+    assert is_cut_off(path, ModelConfig)
+    assert not length or is_cut_off(path, TrainConfig) == (length < 12)
+  path.write_text('{"mine": 1}')
+  assert not is_cut_off(path, ModelConfig)
+  path.rename(tmp_path / "config.json.draft")
+  assert not holds_something(tmp_path) and not holds_something(tmp_path / "absent")
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "3", "null", '{"stepz": 3}', '{"data": 3}'])
