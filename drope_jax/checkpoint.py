@@ -16,7 +16,7 @@ import orbax.checkpoint as ocp
 from etils import epath
 from jax.sharding import Mesh, SingleDeviceSharding
 
-from drope_jax.config import ModelConfig, TrainConfig, differences, from_dict, library_versions, to_dict
+from drope_jax.config import ConfigError, ModelConfig, TrainConfig, differences, from_dict, library_versions, to_dict
 from drope_jax.data.pipeline import join_states
 from drope_jax.model import Params, map_specs
 from drope_jax.sharding import named_sharding
@@ -24,7 +24,17 @@ from drope_jax.sharding import named_sharding
 logger = logging.getLogger(__name__)
 
 # What may change between the starts of one run: where and how it is computed and logged, never what is computed.
-_FREE_ON_RESUME = ("mesh", "compute", "log_every", "checkpoint_every", "keep_latest", "keep_every", "trackers")
+_FREE_ON_RESUME = (
+  "mesh",
+  "compute",
+  "data.num_workers",
+  "optim.accumulation",
+  "log_every",
+  "checkpoint_every",
+  "keep_latest",
+  "keep_every",
+  "trackers",
+)
 
 
 class CheckpointError(RuntimeError):
@@ -124,49 +134,53 @@ def read_meta(manager: ocp.CheckpointManager, step: int) -> dict[str, Any]:
 
 
 def resume(
-  manager: ocp.CheckpointManager, step: int, abstract: TrainState, data: grain.DatasetIterator
+  manager: ocp.CheckpointManager, step: int, abstract: TrainState, data: grain.DatasetIterator, config: TrainConfig
 ) -> tuple[TrainState, dict[str, Any]]:
   """State and meta of a step; `data` is set to where it was.
 
   Args:
     abstract: shapes, dtypes and shardings of the state, which may be of another mesh than the one that saved.
+    config: of the run that goes on.
+
+  Raises:
+    CheckpointError: if the checkpoint is another run's, naming the field, or is not complete.
   """
+  path, meta = manager.directory / str(step), read_meta(manager, step)
+  try:
+    there = _described(meta)[0]
+  except ConfigError as error:
+    raise CheckpointError(f"{path}: its meta has no config of this version ({error})") from error
+  refuse_other_run(to_dict(there), config, path)
+  for difference in differences(meta["versions"], library_versions()):
+    logger.info("%s was written with other versions: %s", path, difference)
   restored = _restore(
     manager,
     step,
     params=ocp.args.StandardRestore(abstract.params),
     opt_state=ocp.args.StandardRestore(abstract.opt_state),
-    meta=ocp.args.JsonRestore(),
   )
-  data.set_state(_data_state(manager.directory / str(step) / "data"))
+  data.set_state(_data_state(path / "data"))
   data.start_prefetch()
-  return TrainState(restored["params"], restored["opt_state"]), restored["meta"]
+  return TrainState(restored["params"], restored["opt_state"]), meta
 
 
 def _data_state(directory: epath.Path) -> dict[str, Any]:
   """The place in the stream, from the files of all processes that wrote it: grain's handler reads one's own alone."""
   files = sorted(directory.glob("process_*-of-*.json")) if directory.exists() else []
-
-  def read(file: epath.Path) -> dict[str, Any]:
-    state = json.loads(file.read_text())
-    if "shares" in state:
-      return state
-    index, count = file.stem.removeprefix("process_").split("-of-")  # of the time when every process had one share
-    return {"shares": int(count), "states": {index: state}}
-
   try:
-    return join_states(map(read, files))
+    return join_states(json.loads(file.read_text()) for file in files)
   except (IndexError, KeyError, ValueError) as error:
     raise CheckpointError(f"{directory}: the place in the data cannot be read ({error!r})") from error
 
 
-def refuse_other_run(there: dict[str, Any], config: TrainConfig, where: Any) -> None:
+def refuse_other_run(there: Any, config: TrainConfig, where: Any) -> None:
   """Raises CheckpointError naming the first field in which `there` (a to_dict) is another run than `config`."""
 
-  def identity(data: dict[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in data.items() if name not in _FREE_ON_RESUME}
+  def free(difference: str) -> bool:
+    path = difference.split(":")[0]
+    return any(path == name or path.startswith(f"{name}.") for name in _FREE_ON_RESUME)
 
-  found = differences(identity(there), identity(to_dict(config)))
+  found = [difference for difference in differences(there, to_dict(config)) if not free(difference)]
   if found:
     raise CheckpointError(f"{where} belongs to another run: {found[0]}")
 

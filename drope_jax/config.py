@@ -15,7 +15,7 @@ import typing
 from pathlib import Path
 from typing import Any, TypeVar
 
-from drope_jax.positions import NTK, ALiBi, DynamicNTK, Layer, LayerPattern, Positions, RoPE, layer_cycle
+from drope_jax.positions import NTK, ALiBi, DynamicNTK, Layer, LayerPattern, Positions, RoPE, Scaling
 
 T = TypeVar("T")
 
@@ -58,21 +58,33 @@ class QKNorm:
 
 
 def _check_positions(config: "ModelConfig") -> None:
-  allowed = (RoPE, ALiBi, LayerPattern, type(None))
-  layers = config.positions.layers if isinstance(config.positions, LayerPattern) else (Layer(),)
-  holds = isinstance(config.positions, allowed) and all(isinstance(layer, Layer) for layer in layers)
+  """Down to the leaves: attention takes whatever is not a RoPE or an ALiBi for the absence of an embedding."""
+  positions, where = config.positions, "ModelConfig.positions"
+  if not isinstance(positions, LayerPattern):
+    _check_embedding(config, positions, where, "RoPE, ALiBi, LayerPattern of Layer, None (NoPE)")
+    return
+  for index, layer in enumerate(positions.layers):
+    at = f"{where}.layers[{index}]"
+    _check(isinstance(layer, Layer), f"{at} is {layer!r}; allowed: Layer")
+    _check_embedding(config, layer.positions, f"{at}.positions", "RoPE, ALiBi, None (NoPE)")
+    whole = isinstance(layer.window, int) and not isinstance(layer.window, bool)
+    _check(layer.window is None or whole, f"{at}.window is {layer.window!r}; it must be a whole number, or None")
+
+
+def _check_embedding(config: "ModelConfig", value: Any, where: str, allowed: str) -> None:
+  _check(value is None or isinstance(value, RoPE | ALiBi), f"{where} is {value!r}; allowed: {allowed}")
+  if not isinstance(value, RoPE):
+    return
+  scalings = ", ".join(item.__name__ for item in typing.get_args(Scaling))
   _check(
-    holds, f"ModelConfig.positions is {config.positions!r}; allowed: RoPE, ALiBi, LayerPattern of Layer, None (NoPE)"
+    value.scaling is None or isinstance(value.scaling, Scaling),
+    f"{where}.scaling is {value.scaling!r}; allowed: {scalings}, None",
   )
-  for rope in (layer.positions for layer in layer_cycle(config.positions) if isinstance(layer.positions, RoPE)):
-    _check(
-      config.head_dim % 2 == 0,
-      f"ModelConfig.head_dim is {config.head_dim}; RoPE rotates pairs, so it must be even",
-    )
-    _check(
-      config.head_dim > 2 or not isinstance(rope.scaling, NTK | DynamicNTK),
-      f"ModelConfig.head_dim is {config.head_dim}; NTK scaling raises theta to h / (h - 2), so it must exceed 2",
-    )
+  _check(config.head_dim % 2 == 0, f"ModelConfig.head_dim is {config.head_dim}; RoPE rotates pairs, so it must be even")
+  _check(
+    config.head_dim > 2 or not isinstance(value.scaling, NTK | DynamicNTK),
+    f"ModelConfig.head_dim is {config.head_dim}; NTK scaling raises theta to h / (h - 2), so it must exceed 2",
+  )
 
 
 @dataclasses.dataclass(unsafe_hash=True, kw_only=True)
@@ -146,7 +158,7 @@ class OptimConfig:
   schedule: str = "cosine"  # "cosine", "wsd" (warmup, stable, linear decay) or "constant"; all warm up linearly
   warmup_steps: int = 0
   decay_steps: int = 0  # wsd only: length of the final decay
-  floor: float = 0.1  # last learning rate as a share of the peak; unused by "constant"
+  floor: float | None = None  # last learning rate as a share of the peak; None: 0.1. "constant" has none
   beta1: float = 0.9
   beta2: float = 0.95
   eps: float = 1e-8
@@ -163,7 +175,11 @@ class OptimConfig:
       value = getattr(self, beta)
       _check(0 <= value < 1, f"OptimConfig.{beta} is {value}; it must lie in [0, 1)")
     _check(self.eps > 0, f"OptimConfig.eps is {self.eps}; it must be positive")
-    _check(0 <= self.floor <= 1, f"OptimConfig.floor is {self.floor}; it must lie in [0, 1]")
+    if self.floor is not None:
+      _check(0 <= self.floor <= 1, f"OptimConfig.floor is {self.floor}; it must lie in [0, 1]")
+      _check(
+        self.schedule != "constant", f"OptimConfig.floor is {self.floor}; schedule 'constant' never falls: leave it out"
+      )
     _check(self.clip_norm > 0, f"OptimConfig.clip_norm is {self.clip_norm}; it must be positive")
     _check(
       (self.decay_steps > 0) == (self.schedule == "wsd"),
@@ -337,9 +353,34 @@ def library_versions() -> dict[str, str]:
   return {name: importlib.metadata.version(name) for name in LIBRARIES}
 
 
+DRAFT = ".draft"  # behind the name of a file that is being written
+
+
 def save_config(config: Any, path: Path) -> None:
-  """Writes `config` and the library versions as JSON."""
-  path.write_text(json.dumps({**to_dict(config), "versions": library_versions()}, indent=2) + "\n")
+  """Writes `config` as JSON, with the library versions; a file that is there keeps the versions it began with.
+
+  The file is replaced whole, and only if it would change.
+  """
+  try:
+    there = json.loads(path.read_text())
+  except (OSError, json.JSONDecodeError):  # none yet, or one cut off
+    there = {}
+  data = {**to_dict(config), "versions": there.get("versions", library_versions())}
+  if data != there:
+    draft = path.with_name(path.name + DRAFT)
+    draft.write_text(json.dumps(data, indent=2) + "\n")
+    draft.replace(path)
+
+
+def holds_something(directory: Path) -> bool:
+  """Whether a directory is there and not empty; a draft that a crash has left does not count."""
+  return directory.exists() and any(not path.name.endswith(DRAFT) for path in directory.iterdir())
+
+
+def is_cut_off(path: Path, cls: type) -> bool:
+  """Whether a file is the beginning of what `save_config` writes of a `cls`, and not all of it."""
+  text, head = path.read_text(), f'{{\n  "type": "{cls.__name__}"'
+  return text[: len(head)] == head[: len(text)] and not text.endswith("\n}\n")
 
 
 def load_config(cls: type[T], path: Path) -> T:

@@ -6,6 +6,7 @@ import json
 import logging
 import math
 import os
+import uuid
 from typing import Any, Protocol
 
 import jax
@@ -80,12 +81,15 @@ class JsonLines:
 
 
 class TensorBoard:
-  """Event files through tensorboardX, which itself writes to gs:// and s3:// where their client library is there."""
+  """Event files through tensorboardX, which itself writes to gs:// and s3:// where their client library is there.
 
-  def __init__(self, directory: epath.Path):
+  TensorBoard no longer shows what an interrupted run has written of the steps after `step`.
+  """
+
+  def __init__(self, directory: epath.Path, step: int):
     from tensorboardX import SummaryWriter  # optional, and slow to import
 
-    self._writer = SummaryWriter(str(directory))
+    self._writer = SummaryWriter(str(directory), purge_step=step + 1 if step else None)
 
   def write(self, record: dict[str, Any]) -> None:
     for name, value in record.items():
@@ -97,13 +101,21 @@ class TensorBoard:
 
 
 class WandB:
-  """A Weights & Biases run named after the workdir."""
+  """A Weights & Biases run named after the workdir, which holds its id: later starts go on in the same run.
+
+  W&B ignores the records of steps that it has already: what an interrupted run wrote after its last checkpoint stays.
+  """
 
   def __init__(self, workdir: epath.Path, config: dict[str, Any]):
     import wandb  # optional
 
+    known = workdir / "wandb_id"
+    if not known.exists():
+      known.write_text(uuid.uuid4().hex + "\n")
     local = str(workdir) if is_local(workdir) else None  # None: wandb's own choice
-    self._run = wandb.init(dir=local, name=workdir.name, config=config, resume="allow")
+    self._run = wandb.init(
+      dir=local, name=workdir.name, config=config, id=known.read_text().strip(), resume="allow", allow_val_change=True
+    )
 
   def write(self, record: dict[str, Any]) -> None:
     self._run.log({name: value for name, value in record.items() if value is not None}, step=record["step"])
@@ -129,14 +141,22 @@ def _can_write_events(workdir: epath.Path) -> bool:
   return there
 
 
+def check_trackers(names: tuple[str, ...]) -> None:
+  """Raises ConfigError for W&B where it is not installed: all hosts ask, though one of them alone will write to it."""
+  if "wandb" in names and not importlib.util.find_spec("wandb"):
+    raise ConfigError("TrainConfig.trackers has 'wandb', which is not installed (pip install wandb)")
+
+
 def open_trackers(names: tuple[str, ...], workdir: epath.Path, config: dict[str, Any], step: int) -> list[Tracker]:
-  """metrics.jsonl, and the trackers asked for: TensorBoard where tensorboardX is installed, W&B or an error."""
+  """metrics.jsonl, and the trackers asked for (see check_trackers); TensorBoard only where tensorboardX is installed.
+
+  Args:
+    step: the last one whose record counts; what an earlier start has written after it is superseded.
+  """
   trackers: list[Tracker] = [JsonLines(workdir / "metrics.jsonl", step)]
   if "tensorboard" in names and _can_write_events(workdir):
-    trackers.append(TensorBoard(workdir / "tensorboard"))
+    trackers.append(TensorBoard(workdir / "tensorboard", step))
   if "wandb" in names:
-    if not importlib.util.find_spec("wandb"):
-      raise ConfigError("TrainConfig.trackers has 'wandb', which is not installed (pip install wandb)")
     trackers.append(WandB(workdir, config))
   return trackers
 

@@ -9,12 +9,13 @@ from drope_jax.model import map_specs
 def learning_rate(config: OptimConfig, steps: int) -> optax.Schedule:
   """The learning rate of each step: linear warmup, then cosine, stable-then-linear-decay, or constant."""
   peak, warmup = config.peak_lr, config.warmup_steps
+  floor = 0.1 if config.floor is None else config.floor
   after = steps - warmup
   match config.schedule:
     case "cosine":
-      main = optax.cosine_decay_schedule(peak, max(after, 1), alpha=config.floor)
+      main = optax.cosine_decay_schedule(peak, max(after, 1), alpha=floor)
     case "wsd":
-      decay = optax.linear_schedule(peak, config.floor * peak, config.decay_steps)
+      decay = optax.linear_schedule(peak, floor * peak, config.decay_steps)
       main = optax.join_schedules([optax.constant_schedule(peak), decay], [after - config.decay_steps])
     case _:
       main = optax.constant_schedule(peak)

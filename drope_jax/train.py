@@ -7,6 +7,7 @@ Where weights come from, in this order:
   3. scratch: `config.model` initialised from `config.seed`.
 """
 
+import contextlib
 import dataclasses
 import logging
 import math
@@ -24,29 +25,34 @@ from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
 
 from drope_jax import checkpoint, distributed, drope, metrics
 from drope_jax.checkpoint import CheckpointError, TrainState
+from drope_jax.chips import target_platform
 from drope_jax.config import (
   ConfigError,
   ModelConfig,
   TrainConfig,
   checked,
   differences,
+  holds_something,
+  is_cut_off,
   load_config,
   save_config,
   to_dict,
 )
 from drope_jax.data.pipeline import train_batches
 from drope_jax.data.tokenizers import load_tokenizer
+from drope_jax.kernels import ACCELERATED, PLATFORMS, obstacle
 from drope_jax.loss import summed_loss
-from drope_jax.model import init_params, map_specs
+from drope_jax.model import compute_dtype, init_params, map_specs
 from drope_jax.optim import learning_rate, make_optimizer
+from drope_jax.positions import ALiBi, layer_cycle
 from drope_jax.sharding import check_divides, make_mesh, named_sharding
 
 Array = jax.Array
 
 logger = logging.getLogger(__name__)
 
-# What the step is compiled with, by platform. On CPUs XLA may give products to YNNPACK; its own take a tenth less time
-# for the narrow models that one trains there (jax 0.10.2).
+# What the step is compiled with, by platform. On CPUs XLA may give products to YNNPACK; its own were faster for the
+# narrow models that one trains there (jax 0.10.2).
 # On TPUs XLA may split the product of a weight that is gathered along its contracted dimension, one product a piece,
 # and adds them up: with 16 pieces it writes and reads all logits 16 times, and the step of the 494M model moves 2196 GB
 # instead of 596 (libtpu 0.0.42, by drope_jax.aot). Whole gathers overlap with other products all the same.
@@ -103,12 +109,15 @@ def start_from(config: TrainConfig, model: ModelConfig) -> TrainConfig:
 def claim(workdir: epath.Path, config: TrainConfig) -> None:
   """Makes `workdir` this run's, with its config.json; raises CheckpointError if it is another run's.
 
-  All hosts look before the first writes, so that all of them refuse or none does.
+  All hosts look before the first writes, so that all of them refuse or none does. A config.json that was cut off is
+  written anew: whose the checkpoints are, they say themselves.
   """
   path = workdir / "config.json"
-  if path.exists():
+  if path.exists() and is_cut_off(path, TrainConfig):
+    logger.warning("%s was cut off; it is written anew", path)
+  elif path.exists():
     checkpoint.refuse_other_run(to_dict(load_config(TrainConfig, path)), config, workdir)
-  elif workdir.exists() and any(workdir.iterdir()):
+  elif holds_something(workdir):
     raise CheckpointError(f"{workdir} is not empty and holds no config.json; choose another workdir")
   multihost_utils.sync_global_devices("every host has looked at the workdir")
   if jax.process_index() == 0:
@@ -132,10 +141,36 @@ def check_layout(config: TrainConfig, mesh: Mesh | AbstractMesh) -> None:
   check_divides(mesh, [("DataConfig.batch_size / OptimConfig.accumulation", "batch", rows)])
 
 
+def check_kernel(config: TrainConfig, mesh: Mesh) -> None:
+  """Raises ConfigError if the attention kernel that is asked for cannot serve the run: its platform, model or data."""
+  assert config.model is not None
+  model, kernel = config.model, config.compute.attention
+  if kernel not in (*ACCELERATED, "unrolled"):  # the others take everything
+    return
+  refused = f"ComputeConfig.attention is {kernel!r}, which"
+  with jax.set_mesh(mesh):
+    wanted, here = {name: platform for platform, name in PLATFORMS.items()}.get(kernel), target_platform()
+    if wanted not in (None, here):
+      raise ConfigError(f"{refused} runs on {wanted}; this is {here} ('auto' chooses)")
+    rows, dtype = config.data.batch_size // config.optim.accumulation, compute_dtype(config.compute)
+
+    def projection(heads: int) -> Any:
+      return jax.ShapeDtypeStruct((rows, config.data.context, heads, model.head_dim), dtype)
+
+    inputs = projection(model.num_heads), projection(model.num_kv_heads)
+    segments = () if config.data.document_mask else None
+    for layer in layer_cycle(model.positions):
+      slopes = () if isinstance(layer.positions, ALiBi) else None
+      found = obstacle(kernel, *inputs, offset=0, segments=segments, slopes_H=slopes)
+      if found:
+        field = " (DataConfig.document_mask)" if found == "segments" else ""
+        raise ConfigError(f"{refused} cannot take {found}{field}; 'auto' chooses another where it must")
+
+
 def train(config: TrainConfig, workdir: epath.PathLike) -> Outcome:
   """Runs `config` in `workdir` to its last step, from wherever it stands; a finished run returns at once.
 
-  Writes config.json, metrics.jsonl, checkpoints/ and a copy of the tokenizer (README.md, "Outputs").
+  Writes config.json, metrics.jsonl, checkpoints/ and a copy of the tokenizer (README.md, "What a run writes").
 
   Raises:
     ConfigError: the config cannot be, or does not fit the devices.
@@ -153,6 +188,8 @@ def train(config: TrainConfig, workdir: epath.PathLike) -> Outcome:
       f"ModelConfig.vocab_size is {model.vocab_size}; the tokenizer {config.data.tokenizer} has {tokenizer.vocab_size}"
     )
   check_layout(config, mesh)
+  check_kernel(config, mesh)
+  metrics.check_trackers(config.trackers)
   data = train_batches(config.data, config.seed, *distributed.reader(batch_sharding(mesh), config.data.batch_size))
   claim(workdir, config)
   if jax.process_index() == 0:
@@ -160,11 +197,11 @@ def train(config: TrainConfig, workdir: epath.PathLike) -> Outcome:
 
   optimizer = make_optimizer(config.optim, model, config.steps)
   abstract = abstract_state(model, optimizer, mesh)
-  with checkpoint.open_manager(workdir, config) as manager, jax.set_mesh(mesh):
+  with contextlib.closing(data), checkpoint.open_manager(workdir, config) as manager, jax.set_mesh(mesh):
     step, tokens, seconds = 0, 0, 0.0
     last = manager.latest_step()
     if last is not None:
-      state, meta = checkpoint.resume(manager, last, abstract, data)
+      state, meta = checkpoint.resume(manager, last, abstract, data, config)
       step, tokens, seconds = meta["step"], meta["tokens"], meta["seconds"]
       logger.info("goes on from step %d of %s", step, workdir)
     elif config.init is not None:
@@ -334,7 +371,7 @@ class _Loop:
       trackers = metrics.open_trackers(config.trackers, self.workdir, to_dict(config), step)
     clock = _Clock(seconds)
     pending: list[dict[str, Array]] = []  # reports of dispatched steps that nobody has looked at yet
-    saved = None
+    saved = step
     try:
       while step < config.steps and not stop_at(step):
         batch = jax.tree.map(self._on_devices, next(data))
@@ -373,6 +410,9 @@ class _Loop:
     """Writes the record of the steps since the last one (losses averaged by tokens); returns their tokens."""
     reports = jax.device_get(pending)
     new_tokens = sum(float(report["tokens"]) for report in reports)
+    if not new_tokens:  # of documents of one token each, behind a document mask: there is no loss to tell
+      logger.warning("the %d steps up to step %d had nothing to predict", len(reports), step)
+      return 0
     loss = sum(float(report["loss"]) * float(report["tokens"]) for report in reports) / new_tokens
     grad_norm = float(reports[-1]["grad_norm"])
     # The loss is of the weights before the update: a gradient that is not finite would be saved with a fine loss.

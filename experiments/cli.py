@@ -1,13 +1,16 @@
 """What the commands share: flags, log lines a person reads, errors of one line, and exit statuses.
 
-Exit status: 0 done, 1 failed, 2 bad usage or config.
+Exit status: 0 done, or stopped by SIGTERM with what was done kept; 1 failed; 2 bad usage or config.
 """
 
+import contextlib
 import dataclasses
 import logging
 import shlex
+import signal
 import sys
-from collections.abc import Callable, Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from absl import app, flags
@@ -15,8 +18,17 @@ from absl import logging as absl_logging
 
 from drope_jax.checkpoint import CheckpointError
 from drope_jax.config import ConfigError, MeshConfig
+from drope_jax.evaluate.results import ResultsError
 from drope_jax.sharding import PRESETS
 from experiments.reporting.records import ReportError
+
+logger = logging.getLogger("experiments")
+
+FAILURES = (ModuleNotFoundError, CheckpointError, ReportError, ResultsError, FloatingPointError, OSError)
+
+
+class Terminated(BaseException):
+  """SIGTERM came. Like KeyboardInterrupt no Exception, which a library might take for an error of its own."""
 
 
 def run(main: Callable[[], Any], default_config: str | None = None) -> None:
@@ -31,14 +43,20 @@ def run(main: Callable[[], Any], default_config: str | None = None) -> None:
   app.run(lambda _: sys.exit(_run(main)), flags_parser=parse)
 
 
-def settings(flag: flags.FlagHolder) -> Any:
-  """The value of a config flag. Raises ConfigError if its file could not be read: config_flags keeps that for later."""
+def settings(flag: flags.FlagHolder, wanted: str, is_wanted: Callable[[Any], bool]) -> Any:
+  """The value of a config flag.
+
+  Raises:
+    ConfigError: its file could not be read (config_flags keeps that for later), or holds the config of another command.
+  """
   try:
-    fields = flag.value.__dataclass_fields__
-  except (OSError, AttributeError) as error:
+    found = flag.value
+    dataclasses.fields(found)  # where the file could not be read, this raises its error
+  except (OSError, AttributeError, TypeError) as error:
     raise ConfigError(f"--config: {' '.join(str(error).split())}") from error
-  assert fields
-  return flag.value
+  if not is_wanted(found):
+    raise ConfigError(f"--config: the file has a {type(found).__name__}; this command needs {wanted}")
+  return found
 
 
 def command_line() -> str:
@@ -60,8 +78,17 @@ def _parse(arguments: list[str]) -> list[str]:
       raise flags.UnrecognizedFlagError(positional[1])
     return positional
   # config_flags reports an unknown field or a bad value by whatever setting it raised.
-  except (flags.Error, AttributeError, KeyError, TypeError, ValueError, OSError) as error:
-    sys.exit(_fail(str(error).strip("'\"").splitlines()[0], 2))
+  except (flags.Error, AttributeError, ImportError, KeyError, TypeError, ValueError, OSError) as error:
+    sys.exit(_fail(_one_line(error), 2))
+
+
+def _one_line(error: Exception) -> str:
+  """What an error says; of one that quotes the traceback of another, as config_flags' of a config file, the end too."""
+  said = error.args[0] if isinstance(error, KeyError) and error.args else error  # str() of one puts it into quotes
+  lines = [line for line in str(said).splitlines() if line] or [repr(error)]
+  if not any(line.startswith("Traceback") for line in lines):
+    return lines[0]
+  return f"{lines[0]} {lines[-1].removeprefix('drope_jax.config.ConfigError: ')}"
 
 
 def _run(main: Callable[[], Any]) -> int:
@@ -69,18 +96,37 @@ def _run(main: Callable[[], Any]) -> int:
   handler = logging.StreamHandler()
   handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", datefmt="%H:%M:%S"))
   for name in ("drope_jax", "experiments"):
-    logger = logging.getLogger(name)
-    logger.handlers, logger.propagate = [handler], False
-    logger.setLevel(logging.INFO)
+    ours = logging.getLogger(name)
+    ours.handlers, ours.propagate = [handler], False
+    ours.setLevel(logging.INFO)
   try:
-    main()
+    with _terminable():
+      main()
+  except Terminated:
+    logger.info("stopped by SIGTERM; run the same command to go on from what is written")
   except ConfigError as error:
     return _fail(error, 2)
-  except ModuleNotFoundError as error:
-    return _fail(error, 1)
-  except (CheckpointError, ReportError, FloatingPointError, OSError) as error:
+  except FAILURES as error:
     return _fail(error, 1)
   return 0
+
+
+@contextlib.contextmanager
+def _terminable() -> Iterator[None]:
+  """SIGTERM raises Terminated, except where someone listens in our place, as the training loop does to save first."""
+  if threading.current_thread() is not threading.main_thread():
+    yield
+    return
+
+  def terminate(number: int, frame: Any) -> None:
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a second one would interrupt the cleaning up
+    raise Terminated
+
+  before = signal.signal(signal.SIGTERM, terminate)
+  try:
+    yield
+  finally:
+    signal.signal(signal.SIGTERM, before)
 
 
 def parse_mesh(texts: Sequence[str]) -> MeshConfig:

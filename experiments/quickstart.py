@@ -22,7 +22,8 @@ SEED = flags.DEFINE_integer("seed", None, "Of weights, data and needles.")
 
 
 def main() -> None:
-  settings = cli.settings(CONFIG)
+  # By name: config_flags imports the file anew, so its class is another one than ours.
+  settings = cli.settings(CONFIG, "a Quickstart", lambda found: type(found).__name__ == "Quickstart")
   if STEPS.value is not None:
     share = settings.recalibrate_steps / settings.pretrain_steps
     settings.pretrain_steps, settings.recalibrate_steps = STEPS.value, max(round(STEPS.value * share), 1)

@@ -2,17 +2,19 @@
 
 `python -m experiments.study --config=experiments/studies/NAME.py --workdir=DIR [--config.seed=1 ...]`
 
-FILE's `get_config()` returns a dataclass of the study's settings with a method `study(workdir) -> Study`. Whatever is
-finished is not done again: runs go on from their last checkpoint, figures that results.jsonl holds are not measured.
+FILE's `get_config()` returns a dataclass of the study's settings with a method `study(workdir) -> plan.Study`. Whatever
+is finished is not done again: runs go on from their last checkpoint, figures that results.jsonl holds are not measured.
 """
 
+import contextlib
 import dataclasses
 import json
 import logging
 import os
 import platform
+import shutil
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,116 +23,139 @@ from absl import flags
 from ml_collections import config_flags
 
 from drope_jax import checkpoint, distributed
-from drope_jax.config import ConfigError, TrainConfig, from_dict, library_versions, load_config, save_config, to_dict
+from drope_jax.config import (
+  DRAFT,
+  ConfigError,
+  ModelConfig,
+  TrainConfig,
+  differences,
+  from_dict,
+  holds_something,
+  is_cut_off,
+  library_versions,
+  load_config,
+  save_config,
+  to_dict,
+)
 from drope_jax.drope import drop
 from drope_jax.evaluate.catalog import EvalData, make_tasks
 from drope_jax.evaluate.measure import evaluate
-from drope_jax.train import train
+from drope_jax.evaluate.methods import inference
+from drope_jax.evaluate.tasks import Task
+from drope_jax.train import start_from, train
 from experiments import cli
+from experiments.plan import Pretrained, Study, run_directory
 from experiments.report import write_report
 
 logger = logging.getLogger("experiments.study")
 
-
-@dataclasses.dataclass(frozen=True)
-class Arm:
-  """Runs that follow one another, as one line of the loss plot. Role: "control", "drope" or "baseline"."""
-
-  label: str
-  runs: tuple[str, ...]
-  role: str
-
-
-@dataclasses.dataclass(frozen=True)
-class Pretrained:
-  """In the place of a run: a checkpoint that is measured without training, as it is or without its embedding."""
-
-  checkpoint: str  # an imported model, or the workdir of a run
-  drop: bool = False
-
-
-@dataclasses.dataclass(frozen=True)
-class Row:
-  """A line of the result tables: a run's last checkpoint under an inference-time method."""
-
-  run: str
-  method: str
-  label: str
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Study:
-  """What to prepare, train and measure."""
-
-  title: str
-  seed: int
-  train_context: int
-  prepare: Callable[[], None]  # makes the dataset, if it is not there
-  runs: Mapping[str, TrainConfig | Pretrained]  # in order: a run may start from the weights of an earlier one
-  arms: Sequence[Arm]
-  rows: Sequence[Row]
-  lengths: Sequence[int]  # in tokens
-  tasks: Sequence[str]
-  eval_data: Callable[[], EvalData]
-
-
-def require(settings: Any, **commands: str) -> None:
-  """Raises ConfigError if the path in one of the named fields is not there, with the command that makes it."""
-  for field, command in commands.items():
-    path = getattr(settings, field)
-    if not Path(path).exists():
-      raise ConfigError(f"{type(settings).__name__}.{field}: {path} is not there; `python -m {command}`")
-
-
-def run_directory(workdir: Path, run: str) -> Path:
-  """Where a run of a study lies."""
-  return workdir / "runs" / run
+# Settings of a start whose data is not ready yet. One with other settings may take the workdir over: nothing has been
+# trained in it. Then config.json takes its place.
+BEGUN = "config.begun.json"
 
 
 def claim(workdir: Path, settings: Any) -> None:
-  """Writes the settings as WORKDIR/config.json; raises ConfigError if the workdir is another study's."""
-  path = workdir / "config.json"
-  if path.exists():
-    earlier = load_config(type(settings), path)
-    if earlier != settings:
-      names = [f.name for f in dataclasses.fields(settings) if getattr(earlier, f.name) != getattr(settings, f.name)]
-      raise checkpoint.CheckpointError(
-        f"{workdir} belongs to another study: {names[0]} is {getattr(earlier, names[0])!r} there, "
-        f"{getattr(settings, names[0])!r} here"
-      )
-  elif workdir.exists() and any(workdir.iterdir()):
+  """Makes the workdir this study's, until `confirm` only for a start with these settings.
+
+  Raises:
+    CheckpointError: it is another study's.
+    ConfigError: it holds something else.
+  """
+  path, begun = workdir / "config.json", workdir / BEGUN
+  if path.exists() and not is_cut_off(path, type(settings)):
+    found = differences(to_dict(load_config(type(settings), path)), to_dict(settings))
+    if found:
+      raise checkpoint.CheckpointError(f"{workdir} belongs to another study: {found[0]}")
+    return
+  if begun.exists():
+    if not _says(begun, settings):
+      shutil.rmtree(workdir / "data", ignore_errors=True)  # made for other settings, by a start that went no further
+      begun.unlink()
+  elif not path.exists() and holds_something(workdir):
     raise ConfigError(f"--workdir: {workdir} is not empty and holds no study; choose another")
   workdir.mkdir(parents=True, exist_ok=True)
-  save_config(settings, path)
+  save_config(settings, begun)
+
+
+def _says(path: Path, settings: Any) -> bool:
+  """Whether a file has these settings, and not others, another study's, or half of them."""
+  try:
+    return load_config(type(settings), path) == settings
+  except ConfigError:
+    return False
+
+
+def confirm(workdir: Path) -> None:
+  """From here on the workdir is this study's alone."""
+  if (workdir / BEGUN).exists():
+    (workdir / BEGUN).replace(workdir / "config.json")
 
 
 def run_study(settings: Any, workdir: Path) -> bool:
-  """Does what is still to be done of a study, and writes its report. False if SIGTERM stopped it in a run."""
+  """Does what is still to be done of a study, and writes its report. False if SIGTERM stopped it in a run.
+
+  What can be known to be impossible is refused before the first run: data, tasks, methods and lengths.
+  """
   settings = from_dict(type(settings), to_dict(settings))  # checks overrides that were set in place
   study: Study = settings.study(workdir)
+  models = run_models(study, workdir)
   claim(workdir, settings)
-  started = time.monotonic()
   study.prepare()
-  for name, config in study.runs.items():
-    # Not `isinstance(config, Pretrained)`: a study's file imports this module anew where it is run as a program.
-    if not isinstance(config, TrainConfig):
-      continue
-    logger.info("run %s (%d steps)", name, config.steps)
-    outcome = train(config, run_directory(workdir, name))
-    if not outcome.finished:
-      logger.info(
-        "stopped in run %s at step %d, which is saved; the same command goes on from there", name, outcome.step
-      )
-      return False
   data = study.eval_data()
   tasks = make_tasks(study.tasks, data)
-  for name, config in study.runs.items():
-    methods = [row.method for row in study.rows if row.run == name]
-    if methods:
-      loaded = _load(config, run_directory(workdir, name))
-      evaluate(name, loaded, methods, study.lengths, tasks, data, workdir / "results.jsonl", command=cli.command_line())
-  _describe(study, workdir, time.monotonic() - started)
+  _check_rows(study, models, tasks, data)
+  confirm(workdir)
+  with _described(study, workdir):
+    if not _train_all(study, workdir):
+      return False
+    for name, run in study.runs.items():
+      methods = [row.method for row in study.rows if row.run == name]
+      if methods:
+        loaded, out = _load(run, run_directory(workdir, name)), workdir / "results.jsonl"
+        evaluate(name, loaded, methods, study.lengths, tasks, data, out, command=cli.command_line())
   logger.info("report: %s", write_report(workdir))
+  return True
+
+
+def run_models(study: Study, workdir: Path) -> dict[str, ModelConfig]:
+  """The model of every run, of which none need be there yet."""
+  models: dict[str, ModelConfig] = {}
+  by_path = {str(run_directory(workdir, name)): name for name in study.runs}
+  for name, run in study.runs.items():
+    if isinstance(run, Pretrained):
+      model = checkpoint.load_model_config(run.checkpoint)
+      models[name] = drop(model) if run.drop else model
+      continue
+    if run.init is not None:
+      source = by_path.get(run.init.checkpoint)
+      model = models[source] if source in models else checkpoint.load_model_config(run.init.checkpoint, run.init.step)
+      run = start_from(run, model)
+    assert run.model is not None
+    models[name] = run.model
+  return models
+
+
+def _check_rows(study: Study, models: dict[str, ModelConfig], tasks: Sequence[Task], data: EvalData) -> None:
+  """Raises ConfigError for a row whose method its model does not allow, or that a task cannot be measured at."""
+  for row in study.rows:
+    for length in study.lengths:
+      how = inference(row.method, models[row.run], study.train_context, length, c=0.0)
+      for task in tasks:
+        task.check(length, how.crop)
+    if row.method == "drope" and max(study.lengths) > study.train_context:
+      _ = data.fit_documents  # read now: the temperature will be fitted on them
+
+
+def _train_all(study: Study, workdir: Path) -> bool:
+  """Every run to its end; False if SIGTERM stopped one of them."""
+  for name, run in study.runs.items():
+    if isinstance(run, Pretrained):
+      continue
+    logger.info("run %s (%d steps)", name, run.steps)
+    outcome = train(run, run_directory(workdir, name))
+    if not outcome.finished:
+      logger.info("stopped in run %s at step %d; run the same command to go on from there", name, outcome.step)
+      return False
   return True
 
 
@@ -142,42 +167,68 @@ def _load(run: TrainConfig | Pretrained, directory: Path) -> checkpoint.Checkpoi
   return loaded._replace(model=drop(loaded.model)) if run.drop else loaded
 
 
-def _describe(study: Study, workdir: Path, seconds: float) -> None:
-  """study.json: what the report needs to know beside the records. The seconds of several starts add up."""
+@contextlib.contextmanager
+def _described(study: Study, workdir: Path) -> Iterator[None]:
+  """study.json: what the report needs beside the records, there while the work goes on.
+
+  How it was made is that of the first start; the seconds of all starts add up, but for those that find nothing to do.
+  """
   path = workdir / "study.json"
-  before = json.loads(path.read_text())["seconds"] if path.exists() else 0.0
-  description = {
+  description = json.loads(path.read_text()) if path.exists() else _provenance()
+  description |= {
     "title": study.title,
-    "command": cli.command_line(),
     "seed": study.seed,
     "train_context": study.train_context,
     "tasks": list(study.tasks),
-    "machine": f"{jax.device_count()} x {jax.devices()[0].device_kind}, {_processor()}",
-    "versions": {"python": platform.python_version(), **library_versions()},
-    "seconds": before + seconds,
+    "spread": study.spread,
     "arms": [dataclasses.asdict(arm) for arm in study.arms],
     "rows": [dataclasses.asdict(row) for row in study.rows],
     "pretrained": {
-      name: dataclasses.asdict(run) | {"model": to_dict(checkpoint.load_model_config(run.checkpoint))}
+      name: {**dataclasses.asdict(run), "model": to_dict(checkpoint.load_model_config(run.checkpoint))}
       for name, run in study.runs.items()
-      if not isinstance(run, TrainConfig)
+      if isinstance(run, Pretrained)
     },
   }
-  path.write_text(json.dumps(description, indent=2) + "\n")
+  _write(path, description)
+  before, started = _records(workdir), time.monotonic()
+  try:
+    yield
+  finally:
+    if _records(workdir) != before:
+      _write(path, description | {"seconds": description["seconds"] + time.monotonic() - started})
 
 
-def _processor() -> str:
-  return f"{os.cpu_count()} CPU cores ({platform.machine()})"
+def _provenance() -> dict[str, Any]:
+  return {
+    "command": cli.command_line(),
+    "machine": f"{jax.device_count()} x {jax.devices()[0].device_kind}, {os.cpu_count()} CPU cores "
+    f"({platform.machine()})",
+    "versions": {"python": platform.python_version(), **library_versions()},
+    "seconds": 0.0,
+  }
 
 
-def main() -> None:
+def _records(workdir: Path) -> dict[Path, int]:
+  """How much has been recorded, by file: unchanged after a start that had nothing to do."""
+  paths = [workdir / "results.jsonl", *workdir.glob("runs/*/metrics.jsonl")]
+  return {path: path.stat().st_size for path in paths if path.exists()}
+
+
+def _write(path: Path, description: dict[str, Any]) -> None:
+  draft = path.with_name(path.name + DRAFT)
+  draft.write_text(json.dumps(description, indent=2) + "\n")
+  draft.replace(path)
+
+
+def main(config: flags.FlagHolder, workdir: flags.FlagHolder) -> None:
   if distributed.asked_for():
     raise ConfigError("a study runs in one process; of several, start its runs with experiments.train")
-  run_study(cli.settings(CONFIG), Path(WORKDIR.value).resolve())
+  settings = cli.settings(config, "the settings of a study", lambda found: callable(getattr(found, "study", None)))
+  run_study(settings, Path(workdir.value).resolve())
 
 
 if __name__ == "__main__":
   CONFIG = config_flags.DEFINE_config_file("config", None, "Settings of the study: FILE[:ARG].")
   WORKDIR = flags.DEFINE_string("workdir", None, "Where everything goes.", required=True)
   flags.mark_flag_as_required("config")
-  cli.run(main)
+  cli.run(lambda: main(CONFIG, WORKDIR))

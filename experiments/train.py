@@ -38,7 +38,7 @@ logger = logging.getLogger("experiments.train")
 
 def configured() -> TrainConfig:
   """The config with the mesh of `--mesh`, and the overrides on top of it."""
-  config = checked(cli.settings(CONFIG))
+  config = checked(cli.settings(CONFIG, "a TrainConfig", lambda found: isinstance(found, TrainConfig)))
   if MESH.value is None:
     return config
   overrides = config_flags.get_override_values(flags.FLAGS["config"])
@@ -62,12 +62,17 @@ def connect() -> None:
 def main() -> None:
   config = configured()
   connect()
-  outcome = train(config, WORKDIR.value)
+  try:
+    outcome = train(config, WORKDIR.value)
+  except cli.Terminated:  # before the loop, which saves and returns by itself, or after it
+    logger.info("stopped by SIGTERM outside of the training; run the same command to go on")
+    sys.exit(STOPPED_STATUS.value)
   if outcome.finished:
     logger.info("finished: step %d in %s", outcome.step, WORKDIR.value)
-  else:
-    logger.info("stopped at step %d, which is saved; run the same command to go on from there", outcome.step)
-    sys.exit(STOPPED_STATUS.value)
+    return
+  saved = f"at step {outcome.step}, which is saved" if outcome.step else "before the first step"
+  logger.info("stopped %s; run the same command to go on from there", saved)
+  sys.exit(STOPPED_STATUS.value)
 
 
 if __name__ == "__main__":

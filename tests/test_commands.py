@@ -2,6 +2,8 @@
 
 import json
 import os
+import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -209,6 +211,8 @@ def test_evaluate_names_a_split_that_is_missing(command, files, tmp_path):
     (["--config.data.context=0"], "DataConfig.context is 0"),
     (["--config.data.batch_size=-1"], "DataConfig.batch_size is -1"),
     (["--config.optim.schedule=linear"], "OptimConfig.schedule is 'linear'"),
+    (["--config.optim.schedule=constant", "--config.optim.floor=0.5"], "OptimConfig.floor is 0.5"),
+    (["--config.compute.attention=splash"], "ComputeConfig.attention is 'splash', which runs on tpu; this is cpu"),
     (["--config.data.directory=/nowhere/at/all"], "/nowhere/at/all: no dataset here"),
     (["--config.data.split=test"], "split 'test' is missing or empty"),
     (["--config.data.tokenizer=/nowhere/tokenizer.json"], "/nowhere/tokenizer.json"),
@@ -227,11 +231,32 @@ def test_train_names_what_is_wrong_and_writes_nothing(command, files, tmp_path, 
   [
     (["--workdir=/tmp/unused"], "--config"),
     (["--config=/nowhere/config.py", "--workdir=/tmp/unused"], "/nowhere/config.py"),
+    (
+      [f"--config={ROOT}/experiments/studies/quickstart.py", "--workdir=/tmp/unused"],
+      "--config: the file has a Quickstart; this command needs a TrainConfig",
+    ),
   ],
 )
 def test_train_without_a_config(command, arguments, named):
   ended = command("experiments.train", *arguments)
   assert named in ended.error()
+  assert ended.status == 2
+
+
+@pytest.mark.parametrize(
+  ("raised", "said"),
+  [
+    ("raise ValueError", "config.py: Error whilst parsing config file: ValueError"),
+    ("raise ConfigError('no rop')", "config.py: Error whilst parsing config file: no rop"),
+    ("raise KeyError", "KeyError()"),
+    ("import no_such_module", "No module named 'no_such_module'"),
+  ],
+)
+def test_a_config_file_that_fails_is_told_by_what_it_says(command, tmp_path, raised, said):
+  program = f"from drope_jax.config import ConfigError\ndef get_config():\n  {raised}\n"
+  (tmp_path / "config.py").write_text(program)
+  ended = command("experiments.train", f"--config={tmp_path / 'config.py'}", "--workdir=/tmp/unused")
+  assert ended.error().endswith(said)
   assert ended.status == 2
 
 
@@ -343,6 +368,12 @@ def test_generate_names_what_is_wrong(command, files, arguments, named, status):
     (["--config.contxt=3"], "contxt"),
     (["--config.context=0"], "context is 0"),
     (["--config.recall_share=1.5"], "Quickstart.recall_share is 1.5"),
+    (["--config.extensions=()"], "Quickstart.extensions is ()"),
+    (["--config.extensions=(0, 1)"], "Quickstart.extensions is (0, 1)"),
+    (["--config.documents=0"], "Quickstart.documents is 0"),
+    (["--config.needles_per_depth=0"], "Quickstart.needles_per_depth is 0"),
+    (["--config.prose_limit=0"], "Quickstart.prose_limit is 0"),
+    (["--config.packages=()"], "Quickstart.packages is ()"),
     (["--config.model.num_heads=3"], "ModelConfig.num_heads is 3"),
     (["--steps=0"], "steps"),
   ],
@@ -358,4 +389,66 @@ def test_quickstart_names_a_package_that_is_not_installed(command, tmp_path):
   overrides = ["--config.packages=('no_such_package',)"]
   ended = command("experiments.quickstart", f"--workdir={tmp_path / 'study'}", *overrides)
   assert "no_such_package" in ended.error()
-  assert ended.status in (1, 2)
+  assert ended.status == 1
+  assert not (tmp_path / "study" / "config.json").exists()  # with the name corrected it may begin there
+
+
+@pytest.mark.parametrize(
+  ("module", "config", "said"),
+  [
+    ("study", "configs/pretrain.py:rope", "the file has a TrainConfig; this command needs the settings of a study"),
+    ("quickstart", "studies/smollm2_lengths.py", "the file has a Lengths; this command needs a Quickstart"),
+  ],
+)
+def test_a_config_of_another_command(command, tmp_path, module, config, said):
+  path = ROOT / "experiments" / config
+  ended = command(f"experiments.{module}", f"--config={path}", f"--workdir={tmp_path / 'study'}")
+  assert said in ended.error()
+  assert ended.status == 2
+  assert not (tmp_path / "study").exists()
+
+
+@pytest.mark.parametrize(
+  ("raised", "status", "said"),
+  [
+    ("drope_jax.evaluate.results.ResultsError('line 3')", 1, "error: line 3\n"),
+    ("ModuleNotFoundError('no gguf')", 1, "error: no gguf\n"),
+    ("drope_jax.config.ConfigError('steps is 0')", 2, "error: steps is 0\n"),
+  ],
+)
+def test_failures_are_one_line(raised, status, said):
+  program = f"import drope_jax.evaluate.results\nfrom experiments import cli\ndef main(): raise {raised}\ncli.run(main)"
+  done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=False)
+  assert (done.returncode, done.stderr) == (status, said)
+
+
+def test_sigterm_while_a_run_starts_ends_with_the_status_asked_for(files, tmp_path):
+  program = """
+import sys, time
+from drope_jax import checkpoint
+from experiments import cli, train
+
+def resume(*arguments):
+  print("resuming", flush=True)
+  time.sleep(60)
+
+checkpoint.resume = resume
+cli.run(train.main)
+"""
+  workdir = shutil.copytree(files / "finished", tmp_path / "run")
+  arguments = [f"--config={files / 'tiny.py'}", f"--workdir={workdir}", "--stopped_status=75"]
+  before = contents(workdir)
+  with subprocess.Popen(
+    [sys.executable, "-c", program, *arguments],
+    cwd=ROOT,
+    stdout=subprocess.PIPE,
+    stderr=subprocess.PIPE,
+    text=True,
+    env={**os.environ, "JAX_PLATFORMS": "cpu"},
+  ) as process:
+    assert process.stdout.readline() == "resuming\n"
+    process.send_signal(signal.SIGTERM)
+    said = process.communicate(timeout=60)[1]
+  assert process.returncode == 75
+  assert said.endswith("stopped by SIGTERM outside of the training; run the same command to go on\n"), said
+  assert contents(workdir) == before

@@ -19,6 +19,8 @@ from drope_jax.config import (
   checked,
   differences,
   from_dict,
+  holds_something,
+  is_cut_off,
   load_config,
   save_config,
   to_dict,
@@ -198,6 +200,12 @@ def test_sizes_are_positive(field, value):
     (lambda: model(positions="rope"), "ModelConfig.positions"),
     (lambda: model(positions=PI(2.0)), "ModelConfig.positions"),  # forgot RoPE(scaling=...)
     (lambda: model(positions=LayerPattern((RoPE(), None))), "ModelConfig.positions"),  # forgot Layer(...)
+    (lambda: model(positions=LayerPattern((Layer("rope"),))), "ModelConfig.positions.layers[0].positions is 'rope'"),
+    (lambda: model(positions=LayerPattern((Layer(), Layer(PI(2.0))))), "layers[1].positions is PI(factor=2.0)"),
+    (lambda: model(positions=LayerPattern((Layer(RoPE(), 2.5),))), "ModelConfig.positions.layers[0].window is 2.5"),
+    (lambda: model(positions=LayerPattern((Layer(RoPE(), True),))), "ModelConfig.positions.layers[0].window is True"),
+    (lambda: model(positions=RoPE(scaling="yarn")), "ModelConfig.positions.scaling is 'yarn'; allowed: PI, NTK"),
+    (lambda: model(positions=LayerPattern((Layer(RoPE(scaling=2.0)),))), "layers[0].positions.scaling is 2.0"),
     (lambda: model(norm_eps=0.0), "ModelConfig.norm_eps"),
     (lambda: model(norm_eps=float("nan")), "ModelConfig.norm_eps"),
     (lambda: model(init_std=-0.1), "ModelConfig.init_std"),
@@ -217,6 +225,7 @@ def test_sizes_are_positive(field, value):
     (lambda: OptimConfig(peak_lr=1.0, decay_steps=5), "OptimConfig.decay_steps is 5"),
     (lambda: OptimConfig(peak_lr=1.0, warmup_steps=-1), "OptimConfig.warmup_steps is -1"),
     (lambda: OptimConfig(peak_lr=1.0, floor=1.5), "OptimConfig.floor is 1.5"),
+    (lambda: OptimConfig(peak_lr=1.0, schedule="constant", floor=0.1), "OptimConfig.floor is 0.1; schedule 'constant'"),
     (lambda: OptimConfig(peak_lr=1.0, clip_norm=0.0), "OptimConfig.clip_norm is 0.0"),
     (lambda: OptimConfig(peak_lr=1.0, weight_decay=-0.1), "OptimConfig.weight_decay is -0.1"),
     (lambda: OptimConfig(peak_lr=1.0, z_loss=-1e-4), "OptimConfig.z_loss is -0.0001"),
@@ -303,6 +312,34 @@ def test_defaults_are_not_shared_between_configs():
 
 
 # --- files and differences ---------------------------------------------------------------------
+
+
+def test_a_config_is_replaced_whole_and_only_if_it_changes(tmp_path, monkeypatch):
+  path = tmp_path / "config.json"
+  save_config(model(), path)
+  before = path.stat().st_mtime_ns, path.stat().st_ino
+  monkeypatch.setattr(config_module, "library_versions", lambda: {"jax": "99"})
+  save_config(model(), path)
+  assert (path.stat().st_mtime_ns, path.stat().st_ino) == before
+  save_config(model(d_ff=32), path)
+  assert load_config(ModelConfig, path) == model(d_ff=32)
+  assert json.loads(path.read_text())["versions"]["jax"] != "99"
+  assert [file.name for file in tmp_path.iterdir()] == ["config.json"]
+
+
+def test_what_was_cut_off_and_what_a_crash_left_are_told_from_other_files(tmp_path):
+  path = tmp_path / "config.json"
+  save_config(model(), path)
+  whole = path.read_text()
+  assert not is_cut_off(path, ModelConfig)
+  for length in (0, 1, 10, 60, len(whole) - 1):
+    path.write_text(whole[:length])
+    assert is_cut_off(path, ModelConfig)
+    assert not length or is_cut_off(path, TrainConfig) == (length < 12)
+  path.write_text('{"mine": 1}')
+  assert not is_cut_off(path, ModelConfig)
+  path.rename(tmp_path / "config.json.draft")
+  assert not holds_something(tmp_path) and not holds_something(tmp_path / "absent")
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "3", "null", '{"stepz": 3}', '{"data": 3}'])

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import pytest
 from jax.sharding import AbstractMesh, AxisType
 
+from drope_jax import checkpoint
 from drope_jax.checkpoint import TrainState
 from drope_jax.config import ConfigError, checked
 from drope_jax.drope import drop
@@ -17,13 +18,15 @@ from drope_jax.metrics import flops_per_token
 from drope_jax.model import count_parameters, map_specs
 from drope_jax.optim import make_optimizer
 from drope_jax.sharding import AXES, PRESETS, named_sharding
-from drope_jax.train import check_layout, make_train_step
+from drope_jax.train import check_layout, make_train_step, start_from
 from experiments.configs import pretrain, recalibrate
+from experiments.studies import quickstart, smollm2_lengths, smollm2_recalibration
+from experiments.study import run_models
 
 # Recipes of one model differ in numbers alone, which make no other program, but for the QK-norm.
 DISTINCT = {(recipe.base, recipe.qk_norm): arg for arg, recipe in recalibrate.RECIPES.items()}
 TRACED = {
-  **{f"pretrain:{arg}": (pretrain, arg) for arg in pretrain.ARGS if arg != "drope"},  # which starts from a checkpoint
+  **{f"pretrain:{arg}": (pretrain, arg) for arg in pretrain.ARGS},
   **{f"recalibrate:{arg}": (recalibrate, arg) for arg in DISTINCT.values()},
 }
 
@@ -31,10 +34,7 @@ TRACED = {
 def with_model(module, arg):
   """The config, with the model that a recalibration would read from the checkpoint it is meant for."""
   config = checked(module.get_config(arg))
-  if config.init is None:
-    return config
-  model = drop(recalibrate.BASES[recalibrate.RECIPES[arg].base].model)
-  return dataclasses.replace(config, model=dataclasses.replace(model, qk_norm=config.init.qk_norm))
+  return config if config.init is None else start_from(config, config.init.model)
 
 
 @pytest.mark.parametrize("name", TRACED)
@@ -42,6 +42,62 @@ def test_the_train_step_of_every_model_lowers_on_an_abstract_mesh(name):
   config = with_model(*TRACED[name])
   tensor = 2 if config.model.num_kv_heads % 2 == 0 else 1
   assert "sharding" in lower(config, AbstractMesh((2, 8 // tensor, tensor, 1), AXES, axis_types=(AxisType.Auto,) * 4))
+
+
+@pytest.fixture
+def recalibration(monkeypatch):
+  """The study with its defaults, as if the checkpoint and the data that it names were there."""
+  model = recalibrate.BASES["smollm2_135m"].model
+  monkeypatch.setattr(smollm2_recalibration, "require", lambda *_, **__: None)
+  monkeypatch.setattr(checkpoint, "load_context", lambda path: recalibrate.BASES["smollm2_135m"].context)
+  monkeypatch.setattr(checkpoint, "load_model_config", lambda path, step=None: model)
+  return smollm2_recalibration.get_config().study(Path("study"))
+
+
+def run_configs(study):
+  """The run's configs, with their models."""
+  models = run_models(study, Path("study"))
+  return {name: dataclasses.replace(run, model=models[name]) for name, run in study.runs.items()}
+
+
+def test_the_train_steps_of_the_studies_lower_on_an_abstract_mesh(recalibration):
+  quick = run_configs(quickstart.get_config().study(Path("study")))
+  again = run_configs(recalibration)
+  assert list(quick) == ["rope", "rope_continued", "drope", "nope"]
+  assert list(again) == ["rope_qk_norm", "drope_qk_norm", "rope_plain", "drope_plain"]
+  for config in (*quick.values(), *again.values()):
+    tensor = 2 if config.model.num_kv_heads % 2 == 0 else 1
+    mesh = AbstractMesh((2, 4 // tensor, tensor, 1), AXES, axis_types=(AxisType.Auto,) * 4)
+    assert "sharding" in lower(config, mesh)
+
+
+def test_the_numbers_in_the_docstrings_of_the_trained_studies(recalibration):
+  settings = quickstart.get_config()
+  quick, again = (next(iter(run_configs(one).values())) for one in (settings.study(Path("study")), recalibration))
+  steps = settings.pretrain_steps + settings.recalibrate_steps
+  per_token, text = flops_per_token(quick.model, 128), " ".join(quickstart.__doc__.split())
+  tokens = steps * quick.data.batch_size * quick.data.context
+  assert f"Tokens: {tokens / 1e6:.2f}M an arm. Parameters: {count_parameters(quick.model):,}." in text
+  assert f"(PaLM, T 128): {exponent(per_token, 3)}; an arm: {exponent(per_token * tokens, 2)}." in text
+  per_token, text = flops_per_token(again.model, 8192), " ".join(smollm2_recalibration.__doc__.split())
+  tokens = again.steps * again.data.batch_size * again.data.context
+  assert f"Four runs of {again.steps:,} steps, {tokens / 1e9:.2f}B tokens each." in text
+  assert f"Parameters: {count_parameters(again.model) / 1e6:.1f}M." in text
+  assert f"(PaLM, T 8,192): {exponent(per_token, 3)}; a run: {exponent(per_token * tokens, 2)}." in text
+
+
+def test_the_numbers_in_the_docstring_of_the_study_that_trains_nothing():
+  model, text = recalibrate.BASES["smollm2_135m"].model, " ".join(smollm2_lengths.__doc__.split())
+  forward = flops_per_token(model, 16_384) / 3
+  assert f"Parameters: {count_parameters(model) / 1e6:.1f}M. FLOPs per token, forward" in text
+  assert f"(PaLM, T 16,384): {exponent(forward, 3)}." in text
+
+
+@pytest.mark.parametrize("module", [pretrain, recalibrate, quickstart, smollm2_lengths, smollm2_recalibration])
+def test_a_docstring_names_what_the_contract_asks_for(module):
+  text = " ".join(module.__doc__.split())
+  for part in ("table", "python -m experiments.", "--workdir", "token", "arameters", "FLOPs", "Numbers to expect"):
+    assert part in text, part
 
 
 def lower(config, mesh):

@@ -1,6 +1,8 @@
 """FLOPs by hand, and the sinks of metric records."""
 
 import json
+import sys
+import types
 
 import jax
 import pytest
@@ -69,8 +71,65 @@ def test_a_tracker_that_is_not_installed(tmp_path, monkeypatch):
   monkeypatch.setattr(metrics.importlib.util, "find_spec", lambda name: None)
   (only,) = metrics.open_trackers(("tensorboard",), tmp_path, {}, 0)  # left out without a word: it is a default
   assert isinstance(only, metrics.JsonLines)
+  metrics.check_trackers(("tensorboard",))
   with pytest.raises(ConfigError, match="'wandb', which is not installed"):
-    metrics.open_trackers(("wandb",), tmp_path, {}, 0)
+    metrics.check_trackers(("tensorboard", "wandb"))
+
+
+@pytest.fixture
+def stub(monkeypatch):
+  """Puts a module in the place of one that need not be installed; returns the calls of its function."""
+
+  def put(module, function):
+    calls = []
+
+    class Sink:
+      def log(self, record, step):
+        calls.append((record, step))
+
+      def add_scalar(self, name, value, step):
+        calls.append((name, value, step))
+
+      def finish(self):
+        calls.append("finished")
+
+      close = finish
+
+    def begin(*arguments, **settings):
+      calls.append((*arguments, settings))
+      return Sink()
+
+    monkeypatch.setitem(sys.modules, module, types.SimpleNamespace(**{function: begin}))
+    return calls
+
+  return put
+
+
+def test_wandb_goes_on_in_the_run_that_it_began(tmp_path, stub):
+  calls = stub("wandb", "init")
+  for step in (0, 5):
+    *_, tracker = metrics.open_trackers(("wandb",), epath.Path(tmp_path), {"seed": 3}, step)
+    tracker.write({"step": step + 1, "loss": 2.0, "mfu": None})
+    tracker.close()
+  (first,), *written, (second,) = calls[0], *calls[1:3], calls[3]
+  assert written == [({"step": 1, "loss": 2.0}, 1), "finished"]
+  assert first["id"] == second["id"] == (tmp_path / "wandb_id").read_text().strip() != ""
+  assert first["resume"] == "allow" and first["config"] == {"seed": 3} and first["name"] == tmp_path.name
+
+
+def test_tensorboard_forgets_the_steps_after_that_of_a_resumed_run(tmp_path, stub, monkeypatch):
+  monkeypatch.setattr(metrics, "_can_write_events", lambda workdir: True)
+  calls = stub("tensorboardX", "SummaryWriter")
+  for step in (0, 5):
+    *_, tracker = metrics.open_trackers(("tensorboard",), tmp_path, {}, step)
+    tracker.write({"step": step + 1, "loss": 2.0, "mfu": None})
+  directory = str(tmp_path / "tensorboard")
+  assert calls == [
+    (directory, {"purge_step": None}),
+    ("loss", 2.0, 1),
+    (directory, {"purge_step": 6}),
+    ("loss", 2.0, 6),
+  ]
 
 
 def test_tensorboard_gets_every_number(tmp_path):

@@ -19,7 +19,7 @@ STEPS = 100
 
 def rates(schedule, **changes):
   """The learning rate of every step of a run of 100, at a peak of 1."""
-  config = OptimConfig(peak_lr=1.0, **{"schedule": schedule, "warmup_steps": 10, "floor": 0.1, **changes})
+  config = OptimConfig(peak_lr=1.0, **{"schedule": schedule, "warmup_steps": 10, **changes})
   return np.asarray(jax.vmap(learning_rate(config, STEPS))(jnp.arange(STEPS)))
 
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -35,7 +36,8 @@ ROWS = [
 ]
 
 
-def quickstart(workdir):
+def quickstart(workdir, terminate_at=None):
+  """What it says on stderr; SIGTERM comes as soon as the path `terminate_at` is there."""
   environment = {
     **os.environ,
     "JAX_PLATFORMS": "cpu",
@@ -44,28 +46,40 @@ def quickstart(workdir):
     "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
   }
   command = [sys.executable, "-m", "experiments.quickstart", f"--workdir={workdir}", *SETTINGS]
-  started = time.monotonic()
-  done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
-  assert done.returncode == 0, done.stderr[-4000:]
-  return done.stderr, time.monotonic() - started
+  process = subprocess.Popen(command, cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True)
+  try:
+    if terminate_at is not None:
+      deadline = time.monotonic() + 240
+      while not terminate_at.exists() and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.02)
+      process.send_signal(signal.SIGTERM)
+    said = process.communicate(timeout=240)[1]
+  finally:
+    process.kill()
+  assert process.returncode == 0, said[-4000:]
+  return said
 
 
 @pytest.fixture(scope="module")
 def first(tmp_path_factory):
-  """The workdir, and the seconds it took."""
+  """The workdir of a study that SIGTERM stopped while its data was made, and while it was measured."""
   workdir = tmp_path_factory.mktemp("quickstart") / "study"
-  _, seconds = quickstart(workdir)
-  return workdir, seconds
+  for path in (workdir / "config.begun.json", workdir / "results.jsonl"):
+    said = quickstart(workdir, terminate_at=path).splitlines()
+    assert "stopped" in said[-1] and "run the same command to go on" in said[-1], said
+    assert not any(line.startswith("Traceback") for line in said)
+  quickstart(workdir)
+  return workdir
 
 
 def test_every_run_has_its_metrics(first):
-  workdir, _ = first
+  workdir = first
   assert {path.name for path in (workdir / "runs").iterdir()} == RUNS.keys()
   assert {name: records(workdir / "runs" / name)[-1]["step"] for name in RUNS} == RUNS
 
 
 def test_every_row_is_measured_at_every_length_on_every_task(first):
-  workdir, _ = first
+  workdir = first
   results = [json.loads(line) for line in (workdir / "results.jsonl").read_text().splitlines()]
   keys = {"run", "method", "task", "context", "extension", "metric", "value", "n", "seed"}
   keys |= {"low", "high", "command", "settings"}  # beside those of the contract
@@ -81,7 +95,7 @@ def test_every_row_is_measured_at_every_length_on_every_task(first):
 
 
 def test_methods_agree_within_the_training_context_and_differ_beyond(first):
-  workdir, _ = first
+  workdir = first
   results = [json.loads(line) for line in (workdir / "results.jsonl").read_text().splitlines()]
   loss = {(r["run"], r["method"], r["extension"]): r["value"] for r in results if r["metric"] == "loss"}
   methods = ("rope", "pi", "ntk", "yarn", "crop")
@@ -90,7 +104,7 @@ def test_methods_agree_within_the_training_context_and_differ_beyond(first):
 
 
 def test_report_and_plots(first):
-  workdir, _ = first
+  workdir = first
   pictures = {path.name for path in workdir.glob("*.png")}
   assert pictures == {"summary.png", "loss.png", "perplexity_by_position.png", "needles.png", "frequencies.png"}
   assert all((workdir / name).read_bytes().startswith(b"\x89PNG") for name in pictures)
@@ -100,13 +114,16 @@ def test_report_and_plots(first):
   assert all(label in report for label in ("RoPE, continued", "RoPE + YaRN", "DroPE, fitted β", "NoPE from scratch"))
 
 
+def test_the_six_lines_of_the_readme_continue_a_prompt(first, capsys):
+  section = (ROOT / "README.md").read_text().split("## A checkpoint in Python")[1]
+  code = section.split("```python\n")[1].split("```")[0]
+  assert len([line for line in code.splitlines() if line]) == 6
+  exec(code.replace("runs/quickstart", str(first)), {})
+  assert len(capsys.readouterr().out.split()) > 3
+
+
 def test_doing_it_again_does_nothing(first):
-  workdir, seconds = first
-  before = contents(workdir)
-  log, again = quickstart(workdir)
-  after = contents(workdir)
-  # Its own duration is written down, and with it the report's last section.
-  changed = {name for name in before.keys() | after.keys() if before.get(name) != after.get(name)}
-  assert changed <= {"study.json", "report.md"}
-  assert "step 4/4" not in log and "perplexity at" not in log
-  assert again < 0.7 * seconds
+  before = contents(first)
+  said = quickstart(first)
+  assert contents(first) == before
+  assert "step 4/4" not in said and "perplexity at" not in said

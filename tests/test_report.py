@@ -1,5 +1,6 @@
 """The report: numbers in the right cells, a finding that follows them, and nothing left out in silence."""
 
+import dataclasses
 import json
 import math
 import subprocess
@@ -16,7 +17,15 @@ from drope_jax.evaluate.results import Result
 from drope_jax.positions import RoPE
 from experiments.report import main, write_report
 from experiments.reporting import plots, tables
-from experiments.reporting.finding import PERPLEXITY, RETRIEVAL, Measure, compare_accuracies, compare_losses, finding
+from experiments.reporting.finding import (
+  PERPLEXITY,
+  RETRIEVAL,
+  Measure,
+  compare_accuracies,
+  compare_losses,
+  finding,
+  spread_note,
+)
 from experiments.reporting.records import Figure, ReportError, Study, read_study
 
 CONTEXT = 128
@@ -127,6 +136,7 @@ def trained(tmp_path_factory) -> Path:
     "machine": "2 CPU cores, 4 GiB",
     "versions": {"jax": "0.9.0", "flax": "0.12.0"},
     "seconds": 512.3,
+    "tasks": ["perplexity", "needles"],
     "arms": ARMS,
     "rows": [dict(zip(("run", "method", "label"), row, strict=True)) for row in ROWS],
   }
@@ -371,6 +381,13 @@ def test_results_that_no_row_shows_are_named(workdir):
   common = {"method": "rope", "context": 128, "extension": 1.0, "metric": "loss", "value": 3.0, "n": 10, "seed": 0}
   study = _study(workdir, [*_figures(LOSSES, {}), Result(run="rope", task="perplexity", **common)])
   assert tables.unnamed_results(study) == ["`rope` / `rope` / `perplexity`"]
+
+
+def test_what_is_known_of_other_seeds_is_said_where_it_is_known(workdir):
+  study = _study(workdir, _figures(LOSSES, ACCURACIES))
+  assert spread_note(study).endswith("from the number of prompts). Everything here is one seed.")
+  assert spread_note(dataclasses.replace(study, spread="Another gives 7.")).endswith("one seed. Another gives 7.")
+  assert "retrieval" not in spread_note(dataclasses.replace(study, tasks=("perplexity",)))
 
 
 # --- plots and the whole -----------------------------------------------------------------------

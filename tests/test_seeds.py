@@ -17,6 +17,7 @@ def study(directory, seed: int, loss: float, accuracy: float | None):
     "machine": "",
     "versions": {},
     "seconds": 1.0,
+    "tasks": ["perplexity", "needles"],
     "arms": [{"label": "RoPE", "runs": ["rope"], "role": "control"}],
     "rows": [{"run": "rope", "method": "rope", "label": "RoPE"}],
   }

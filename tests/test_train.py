@@ -1,7 +1,10 @@
 """One run: what a step computes, where the weights come from, and that stopping at any moment changes nothing."""
 
+import contextlib
 import dataclasses
 import functools
+import json
+import multiprocessing
 import os
 import shutil
 import signal
@@ -18,9 +21,10 @@ from drope_jax import checkpoint, metrics
 from drope_jax import train as train_module
 from drope_jax.checkpoint import CheckpointError, TrainState
 from drope_jax.config import ComputeConfig, ConfigError, InitConfig, QKNorm
+from drope_jax.data.corpus import build_corpus
 from drope_jax.data.pipeline import train_batches
 from drope_jax.model import init_params
-from drope_jax.positions import RoPE
+from drope_jax.positions import ALiBi, Layer, LayerPattern, RoPE
 from drope_jax.train import make_train_step, train
 
 
@@ -137,6 +141,33 @@ def test_sigterm_saves_and_the_same_call_goes_on_exactly(config, finished, tmp_p
   equal(checkpoint.load(tmp_path).params, checkpoint.load(finished).params)
 
 
+@contextlib.contextmanager
+def already_asked_to_stop():
+  yield lambda step: True
+
+
+def test_sigterm_before_the_first_step_of_a_start_changes_nothing(config, finished, tmp_path, monkeypatch):
+  monkeypatch.setattr(train_module.distributed, "sigterm", already_asked_to_stop)
+  assert train(config, tmp_path) == (0, False)
+  monkeypatch.undo()
+  when_step_is_logged(monkeypatch, 3, terminate)
+  assert train(config, tmp_path) == (4, False)
+  before = contents(tmp_path)
+  monkeypatch.setattr(train_module.distributed, "sigterm", already_asked_to_stop)
+  assert train(config, tmp_path) == (4, False)
+  assert contents(tmp_path) == before
+  monkeypatch.undo()
+  assert train(config, tmp_path) == (10, True)
+  assert losses(tmp_path) == losses(finished)
+
+
+def test_steps_with_nothing_to_predict_leave_no_record(tmp_path):
+  corpus = str(build_corpus(tmp_path / "corpus", {"train": [""] * 40}))  # with its EOS, each is a token by itself
+  config = tiny_run(corpus, data={"document_mask": True, "context": 4}, steps=3)
+  assert train(config, tmp_path / "run") == (3, True)
+  assert records(tmp_path / "run") == []
+
+
 def test_a_crash_costs_the_steps_since_the_checkpoint_and_nothing_else(config, finished, tmp_path, monkeypatch):
   when_step_is_logged(monkeypatch, 8, crash)
   with pytest.raises(InterruptedError):
@@ -200,6 +231,101 @@ def test_how_it_is_computed_may_change_on_the_way(config, finished, tmp_path, mo
   other = dataclasses.replace(config, compute=ComputeConfig(scan_layers=False, loss_chunk=5), checkpoint_every=3)
   assert train(other, tmp_path) == (10, True)
   np.testing.assert_allclose(losses(tmp_path), losses(finished), rtol=1e-5)
+
+
+def test_what_changes_speed_and_memory_alone_may_change_on_the_way(corpus, finished, tmp_path, monkeypatch):
+  when_step_is_logged(monkeypatch, 3, terminate)
+  train(tiny_run(corpus), tmp_path)
+  other = tiny_run(corpus, data={"num_workers": 1}, optim={"accumulation": 2})
+  assert train(other, tmp_path) == (10, True)
+  np.testing.assert_allclose(losses(tmp_path), losses(finished), rtol=1e-5)
+
+
+def test_a_run_that_fails_leaves_no_reading_process_behind(corpus, tmp_path, monkeypatch):
+  when_step_is_logged(monkeypatch, 3, crash)
+  with pytest.raises(InterruptedError) as failed:  # whose traceback would keep the iterator alive
+    train(tiny_run(corpus, data={"num_workers": 1}), tmp_path)
+  assert not multiprocessing.active_children(), failed
+
+
+def test_a_checkpoint_of_another_run_is_refused_by_its_meta(config, finished, tmp_path):
+  workdir = shutil.copytree(finished, tmp_path / "run")
+  path = workdir / "checkpoints" / "10" / "meta" / "metadata"
+  meta = json.loads(path.read_text())
+  meta["config"]["optim"]["beta2"] = 0.5
+  path.write_text(json.dumps(meta))
+  with pytest.raises(
+    CheckpointError, match=r"checkpoints/10 belongs to another run: optim.beta2: 0.5 there, 0.95 here"
+  ):
+    train(config, workdir)
+
+
+def test_other_library_versions_are_told(config, finished, tmp_path, caplog):
+  workdir = shutil.copytree(finished, tmp_path / "run")
+  path = workdir / "checkpoints" / "10" / "meta" / "metadata"
+  meta = json.loads(path.read_text())
+  meta["versions"]["optax"] = "0.0.1"
+  path.write_text(json.dumps(meta))
+  with caplog.at_level("INFO", logger="drope_jax"):
+    assert train(config, workdir) == (10, True)
+  assert "was written with other versions: optax: '0.0.1' there" in caplog.text
+
+
+def test_config_json_keeps_the_versions_that_the_run_began_with(config, finished, tmp_path):
+  workdir = shutil.copytree(finished, tmp_path / "run")
+  path = workdir / "config.json"
+  path.write_text(path.read_text().replace(f'"jax": "{jax.__version__}"', '"jax": "0.0.1"'))
+  before = contents(workdir)
+  train(config, workdir)
+  assert contents(workdir) == before
+  train(dataclasses.replace(config, log_every=7), workdir)
+  written = json.loads(path.read_text())
+  assert (written["versions"]["jax"], written["log_every"]) == ("0.0.1", 7)
+
+
+@pytest.mark.parametrize("length", [0, 7, 200])
+def test_a_config_json_that_was_cut_off_is_written_anew(config, finished, tmp_path, length):
+  workdir = shutil.copytree(finished, tmp_path / "run")
+  path = workdir / "config.json"
+  whole = path.read_text()
+  path.write_text(whole[:length])
+  assert train(config, workdir) == (10, True)
+  assert path.read_text() == whole
+
+
+@pytest.mark.parametrize(
+  ("changes", "message"),
+  [
+    ({"trackers": ("wandb",)}, "TrainConfig.trackers has 'wandb', which is not installed"),
+    ({"compute": ComputeConfig(attention="splash")}, "ComputeConfig.attention is 'splash', which runs on tpu; this is"),
+    ({"compute": ComputeConfig(attention="cudnn")}, "ComputeConfig.attention is 'cudnn', which runs on gpu; this is"),
+  ],
+)
+def test_what_this_machine_has_not_is_refused_before_anything_is_written(
+  corpus, tmp_path, monkeypatch, changes, message
+):
+  monkeypatch.setattr(metrics.importlib.util, "find_spec", lambda name: None)
+  with pytest.raises(ConfigError, match=message):
+    train(tiny_run(corpus, **changes), tmp_path / "run")
+  assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+  ("changes", "message"),
+  [
+    ({"data": {"document_mask": True}}, r"cannot take segments \(DataConfig.document_mask\)"),
+    ({"model": tiny_model(positions=LayerPattern((Layer(), Layer(ALiBi()))))}, "cannot take ALiBi slopes"),
+    ({"compute": {"dtype": "float32"}}, r"cannot take float32 \(only bfloat16 and float16\)"),
+  ],
+)
+def test_what_a_kernel_cannot_take_is_refused_before_anything_is_written(
+  corpus, tmp_path, monkeypatch, changes, message
+):
+  monkeypatch.setattr(train_module, "target_platform", lambda: "gpu")
+  with pytest.raises(ConfigError, match=f"ComputeConfig.attention is 'cudnn', which {message}"):
+    compute = {"attention": "cudnn", "dtype": "bfloat16", **changes.pop("compute", {})}
+    train(tiny_run(corpus, compute=ComputeConfig(**compute), **changes), tmp_path / "run")
+  assert not (tmp_path / "run").exists()
 
 
 def test_a_directory_of_other_things_is_refused(config, tmp_path):

@@ -49,7 +49,7 @@ def build_corpus(directory: str | Path, splits: Mapping[str, Iterable[str]]) -> 
     ConfigError: if a split has no documents, or `directory` holds something else.
   """
   directory = Path(directory)
-  if _is_built(directory):
+  if is_built(directory):
     return directory
   directory.parent.mkdir(parents=True, exist_ok=True)
   tfds.disable_progress_bar()
@@ -61,7 +61,7 @@ def build_corpus(directory: str | Path, splits: Mapping[str, Iterable[str]]) -> 
     try:
       os.rename(builder.data_dir, directory)  # fails unless `directory` is missing or empty
     except OSError as error:
-      if not _is_built(directory):  # else another process was faster
+      if not is_built(directory):  # else another process was faster
         raise ConfigError(f"{directory}: holds something that is not a corpus; name another directory") from error
   return directory
 
@@ -77,7 +77,7 @@ def documents(directory: str | Path, split: str) -> Sequence[str]:
     ConfigError: naming the directory, if there is no such dataset or split, or it is empty or of another kind.
   """
   directory = Path(directory)
-  if not _is_built(directory):
+  if not is_built(directory):
     raise ConfigError(f"{directory}: no dataset here (there is no dataset_info.json)")
   builder = tfds.builder_from_directory(str(directory))
   file_format = builder.info.file_format.value
@@ -109,7 +109,8 @@ class Documents(Sequence[str]):
     return self.source[position]["text"].decode()
 
 
-def _is_built(directory: Path) -> bool:
+def is_built(directory: Path) -> bool:
+  """Whether a prepared dataset lies there."""
   return (directory / "dataset_info.json").exists()
 
 

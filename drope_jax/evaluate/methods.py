@@ -35,6 +35,7 @@ _SCALINGS: dict[str, Callable[[float, int], Scaling]] = {  # of (factor, origina
 
 FIXABLE = ("pi", "ntk", "yarn", "drope")  # methods that take a number
 METHODS = ("rope", *_SCALINGS, "alibi", "pattern", "nope", "drope", "crop")
+AS_TRAINED = ("rope", "alibi", "pattern", "nope")  # methods that change nothing
 
 
 @dataclasses.dataclass(frozen=True)

@@ -48,6 +48,10 @@ def at_depth(metric: str, depth: float) -> str:
   return f"{metric}{BY_DEPTH}{depth:g}"
 
 
+class ResultsError(RuntimeError):
+  """A results file that cannot be read or a figure that cannot be written; the message names the file and line."""
+
+
 class Measurement(NamedTuple):
   """What one measurement is known by; its metrics are written together."""
 

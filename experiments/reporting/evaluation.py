@@ -3,7 +3,8 @@
 from collections.abc import Mapping
 
 from drope_jax.evaluate.results import BETA
-from experiments.reporting.records import Figure, Row, Study
+from experiments.plan import Row
+from experiments.reporting.records import Figure, Study
 from experiments.reporting.tables import MISSING, markdown_table
 
 

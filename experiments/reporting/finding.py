@@ -4,12 +4,13 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
-from experiments.reporting.records import Arm, Figure, Row, Study
+from experiments.plan import Arm, Row
+from experiments.reporting.records import Figure, Study
 
 Z = 1.96  # two-sided 95 %
 # Every row is measured on the same documents. So what parts two of them by chance is, with many tokens, less the choice
 # of documents than the seed of the training: twice the standard deviation over three seeds of the quickstart, for most
-# rows at most lengths (experiments/RESULTS.md).
+# rows at most lengths (experiments/RESULTS.md). What another model's is, nobody has measured here.
 LOSS_MARGIN = 0.05  # nats per token, 5 % of the perplexity
 # With few tokens it is the documents: the standard deviation, over tokens, of the difference of two rows' losses. The
 # records have means alone, so this is a round number on the high side.
@@ -244,16 +245,15 @@ def finding(study: Study) -> str:
 
 def spread_note(study: Study) -> str:
   """What "level" means in the finding and in the tables."""
+  losses = (
+    f"two losses are closer than {LOSS_MARGIN} nats per token ({100 * (math.exp(LOSS_MARGIN) - 1):.0f} % of the "
+    "perplexity; more where few tokens were measured)"
+  )
   if not study.trained:
     return (
-      f"“Level” means that two losses are closer than {LOSS_MARGIN} nats per token "
-      f"({100 * (math.exp(LOSS_MARGIN) - 1):.0f} % of the perplexity; more where few tokens were measured). All rows "
-      "read the same documents, which are few: an ordering that rests on a small difference may turn with others."
+      f"“Level” means that {losses}. All rows read the same documents, which are few: an ordering that rests on a "
+      "small difference may turn with others."
     )
-  return (
-    f"“Level” means within the spread: two losses closer than {LOSS_MARGIN} nats per token "
-    f"({100 * (math.exp(LOSS_MARGIN) - 1):.0f} % of the perplexity, about what another seed can change; more where few "
-    "tokens were measured), and two retrievals that do not differ significantly (95 %, from the number of prompts). "
-    "Everything here is one seed. Another moves what a small model has learnt to retrieve by more than the number of "
-    "prompts says: in the quickstart by up to 24 points (standard deviation over three seeds, experiments/RESULTS.md)."
-  )
+  prompts = ", or that two retrievals do not differ significantly (95 %, from the number of prompts)"
+  note = f"“Level” means that {losses}{prompts if RETRIEVAL in measures(study) else ''}. Everything here is one seed."
+  return f"{note} {study.spread}".rstrip()

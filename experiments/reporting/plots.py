@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +15,15 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Canvas
+from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 
 from drope_jax.config import ModelConfig
 from drope_jax.evaluate.results import BY_DEPTH
 from drope_jax.positions import NTK, PI, RoPE, YaRN, layer_cycle
+from experiments.plan import Arm, Row
 from experiments.reporting.finding import PERPLEXITY, RETRIEVAL, measured, measures, standard_error
-from experiments.reporting.records import TEMPERATURE, Arm, Row, Study
+from experiments.reporting.records import TEMPERATURE, Study
 from experiments.reporting.tables import longest, position_blocks, show_count
 
 # Okabe and Ito's colours, which the colour-blind can tell apart; the yellow is left out, too pale for a line.
@@ -227,53 +229,58 @@ def plot_loss(study: Study, path: Path) -> bool:
   if not curves:
     return False
   drops = sorted({curve.start for curve in curves if curve.dropped})
-  end = max(curve.tokens[-1] for curve in curves)
-  canvas, panels = plt.subplots(
-    1,
-    2 if drops else 1,
-    figsize=(10, 3.9),
-    squeeze=False,
-    layout="constrained",
-    width_ratios=[1.15, 1] if drops else None,
-  )
-  lines = {}
+  shape: dict[str, Any] = {"ncols": 2, "width_ratios": [1.15, 1]} if drops else {"ncols": 1}
+  canvas, panels = plt.subplots(1, figsize=(10, 3.9), squeeze=False, layout="constrained", **shape)
   for axes in panels[0]:
-    for curve in curves:
-      order = 4 if curve.arm.role == "drope" else 3
-      (lines[curve.arm],) = axes.plot(curve.tokens, curve.losses, color=colors[curve.arm], linewidth=1.8, zorder=order)
-    for drop in drops:
-      axes.axvline(drop, color=VERMILION, linestyle=":", linewidth=1.4, zorder=2)
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: show_count(value) if value else "0"))
-    axes.xaxis.set_major_locator(MaxNLocator(5))
-    axes.set_xlabel("training tokens of the arm")
+    _draw_losses(axes, curves, drops, colors)
   whole = panels[0][0]
   whole.set_ylabel("training loss (nats per token)")
   whole.set_title("the whole training")
-  whole.set_xlim(0, end * 1.01)
-  for drop in drops[:1]:
+  whole.set_xlim(0, max(curve.tokens[-1] for curve in curves) * 1.01)
+  named: set[Arm] = set()
+  if drops:
     whole.annotate(
-      "drop", xy=(drop, 0.02), xycoords=("data", "axes fraction"), xytext=(-4, 0), textcoords="offset points",
+      "drop", xy=(drops[0], 0.02), xycoords=("data", "axes fraction"), xytext=(-4, 0), textcoords="offset points",
       color=VERMILION, ha="right", va="bottom",
     )  # fmt: skip
-    zoomed = panels[0][1]
-    first = drop - 0.12 * (end - drop)
-    seen = [(curve, curve.losses[curve.tokens >= first]) for curve in curves]
-    # The first moments after the drop are far off; the left panel shows them whole.
-    settled = np.concatenate([losses[len(losses) // 6 :] for curve, losses in seen if len(losses)])
-    zoomed.set_xlim(first, end + 0.01 * (end - drop))
-    low, high = settled.min(), settled.max()
-    zoomed.set_ylim(low - 0.06 * (high - low), high + 0.12 * (high - low))
-    zoomed.set_title("from the drop on, enlarged")
-    canvas.draw_without_rendering()  # fixes the layout, which the labels are placed in
-    ends = {c.arm: c for c in curves if c.tokens[-1] > drop * 1.001}  # of an arm's runs the last
-    _label_ends(zoomed, [(curve.losses[-1], arm.label, colors[arm]) for arm, curve in ends.items()])
-  unlabelled = [curve for curve in curves if not drops or curve.tokens[-1] <= drops[0] * 1.001]
-  labelled = {curve.arm for curve in curves if curve not in unlabelled}
-  handles = {curve.arm.label: lines[curve.arm] for curve in unlabelled if curve.arm not in labelled}
-  if handles:
-    whole.legend(handles.values(), handles.keys(), loc="upper right")
+    named = _enlarge_after(canvas, panels[0][1], curves, drops[0], colors)
+  unnamed = [arm for arm in dict.fromkeys(curve.arm for curve in curves) if arm not in named]
+  if unnamed:
+    handles = [Line2D([], [], color=colors[arm], linewidth=1.8) for arm in unnamed]
+    whole.legend(handles, [arm.label for arm in unnamed], loc="upper right")
   _save(canvas, path)
   return True
+
+
+def _draw_losses(axes: Axes, curves: Sequence[_Curve], drops: Sequence[float], colors: Mapping[Arm, str]) -> None:
+  """Every curve, and a dotted line at each drop."""
+  for curve in curves:
+    order = 4 if curve.arm.role == "drope" else 3
+    axes.plot(curve.tokens, curve.losses, color=colors[curve.arm], linewidth=1.8, zorder=order)
+  for drop in drops:
+    axes.axvline(drop, color=VERMILION, linestyle=":", linewidth=1.4, zorder=2)
+  axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: show_count(value) if value else "0"))
+  axes.xaxis.set_major_locator(MaxNLocator(5))
+  axes.set_xlabel("training tokens of the arm")
+
+
+def _enlarge_after(
+  canvas: Canvas, axes: Axes, curves: Sequence[_Curve], drop: float, colors: Mapping[Arm, str]
+) -> set[Arm]:
+  """Limits the axes to what follows the drop, and names the curves at their ends; returns the arms that are named."""
+  end = max(curve.tokens[-1] for curve in curves)
+  first = drop - 0.12 * (end - drop)
+  seen = [curve.losses[curve.tokens >= first] for curve in curves]
+  # The first moments after the drop are far off; the other panel shows them whole.
+  settled = np.concatenate([losses[len(losses) // 6 :] for losses in seen if len(losses)])
+  low, high = settled.min(), settled.max()
+  axes.set_xlim(first, end + 0.01 * (end - drop))
+  axes.set_ylim(low - 0.06 * (high - low), high + 0.12 * (high - low))
+  axes.set_title("from the drop on, enlarged")
+  canvas.draw_without_rendering()  # fixes the layout, which the labels are placed in
+  ends = {curve.arm: curve for curve in curves if curve.tokens[-1] > drop * 1.001}  # of an arm's runs the last
+  _label_ends(axes, [(curve.losses[-1], arm.label, colors[arm]) for arm, curve in ends.items()])
+  return set(ends)
 
 
 # --- perplexity and retrieval -----------------------------------------------------------------------------------------

@@ -8,14 +8,12 @@ from typing import Any, NamedTuple
 
 from drope_jax.config import ConfigError, ModelConfig, TrainConfig, from_dict, load_config
 from drope_jax.evaluate import results
+from drope_jax.evaluate.measure import FIT_TASK
+from drope_jax.evaluate.results import ResultsError
 from drope_jax.model import count_parameters
+from experiments.plan import ROLES, Arm, Pretrained, Row, run_directory
 
-# Method names are those of drope_jax/evaluate/methods.py.
-PLAIN = ("rope", "nope", "alibi", "pattern")  # the model as it was trained
-TEMPERATURE = "drope"
-FIT_TASK = "temperature"
-ALL_TASKS = ("perplexity", "needles")  # of a study that does not say
-ROLES = ("control", "drope", "baseline")
+TEMPERATURE = "drope"  # the method, see drope_jax/evaluate/methods.py
 
 
 class ReportError(ValueError):
@@ -32,52 +30,14 @@ class Figure(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True)
-class Row:
-  """A line of the tables: a run evaluated with a method."""
-
-  run: str
-  method: str
-  label: str
-
-  @property
-  def plain(self) -> bool:
-    """Whether the model is evaluated as it was trained."""
-    return self.method in PLAIN
-
-
-@dataclasses.dataclass(frozen=True)
-class Arm:
-  """Runs that follow one another, each starting from the weights of the one before."""
-
-  label: str
-  runs: tuple[str, ...]
-  role: str
-
-
-@dataclasses.dataclass(frozen=True)
-class Pretrained:
-  """What stands in the place of a run: a checkpoint that is measured without training."""
-
-  checkpoint: str
-  drop: bool  # whether its positional embedding is left out
-  model: ModelConfig  # of the checkpoint, with its embedding
-
-
-@dataclasses.dataclass(frozen=True)
 class Run:
   """A run's config.json and metrics.jsonl; None and empty for a run that has not begun, or is pretrained."""
 
   name: str
   config: TrainConfig | None
   metrics: tuple[dict[str, Any], ...]
+  model: ModelConfig | None  # what it trains, or the pretrained checkpoint holds, with its embedding
   pretrained: Pretrained | None = None
-
-  @property
-  def model(self) -> ModelConfig | None:
-    """What the run trains, or the pretrained checkpoint holds."""
-    if self.pretrained is not None:
-      return self.pretrained.model
-    return None if self.config is None else self.config.model
 
   @property
   def last(self) -> dict[str, Any] | None:
@@ -116,6 +76,7 @@ class Study:
   versions: dict[str, str]
   seconds: float | None
   tasks: tuple[str, ...]  # that were to be measured
+  spread: str  # what is known of other seeds, in a sentence; "": nothing
   arms: tuple[Arm, ...]
   rows: tuple[Row, ...]
   runs: dict[str, Run]
@@ -185,6 +146,10 @@ def _json_lines(path: Path) -> list[dict[str, Any]]:
   return records
 
 
+# What study.json must have; it may have `seconds`, `pretrained` and `spread`.
+STUDY_FIELDS = ("title", "command", "seed", "train_context", "machine", "versions", "tasks", "arms", "rows")
+
+
 def _read_study(path: Path) -> dict[str, Any]:
   try:
     data = json.loads(path.read_text())
@@ -192,8 +157,7 @@ def _read_study(path: Path) -> dict[str, Any]:
     raise ReportError(f"{path}: cannot be read ({error.strerror}); is this the workdir of a study?") from error
   except json.JSONDecodeError as error:
     raise ReportError(f"{path}: not JSON ({error})") from error
-  needed = ("title", "command", "seed", "train_context", "machine", "versions", "arms", "rows")
-  missing = [name for name in needed if name not in data]
+  missing = [name for name in STUDY_FIELDS if name not in data]
   if missing:
     raise ReportError(f"{path}: {missing[0]} is missing")
   return data
@@ -201,17 +165,17 @@ def _read_study(path: Path) -> dict[str, Any]:
 
 def _read_run(directory: Path, name: str, pretrained: dict[str, Any] | None) -> Run:
   if pretrained is not None:
+    fields = dict(pretrained)
     try:
-      return Run(name, None, (), from_dict(Pretrained, pretrained))
+      model = from_dict(ModelConfig, fields.pop("model", {}))
+      return Run(name, None, (), model, from_dict(Pretrained, fields))
     except ConfigError as error:
       raise ReportError(f"study.json: pretrained.{name}: {error}") from error
-  config, metrics = directory / "config.json", directory / "metrics.jsonl"
+  path, metrics = directory / "config.json", directory / "metrics.jsonl"
   try:
-    return Run(
-      name,
-      load_config(TrainConfig, config) if config.exists() else None,
-      tuple(_json_lines(metrics)) if metrics.exists() else (),
-    )
+    config = load_config(TrainConfig, path) if path.exists() else None
+    records = tuple(_json_lines(metrics)) if metrics.exists() else ()
+    return Run(name, config, records, None if config is None else config.model)
   except ConfigError as error:
     raise ReportError(str(error)) from error
 
@@ -219,7 +183,7 @@ def _read_run(directory: Path, name: str, pretrained: dict[str, Any] | None) -> 
 def _read_results(path: Path) -> dict[tuple[str, str, str], dict[int, dict[str, Figure]]]:
   try:
     records = results.read(path)
-  except ValueError as error:
+  except (ValueError, ResultsError) as error:
     raise ReportError(str(error)) from error
   if not records:
     raise ReportError(f"{path}: holds no figure; nothing has been evaluated yet")
@@ -280,10 +244,11 @@ def read_study(directory: Path) -> Study:
     directory=directory,
     **{name: data[name] for name in ("title", "command", "seed", "train_context", "machine", "versions")},
     seconds=data.get("seconds"),
-    tasks=tuple(data.get("tasks", ALL_TASKS)),
+    tasks=tuple(data["tasks"]),
+    spread=data.get("spread", ""),
     arms=arms,
     rows=rows,
-    runs={name: _read_run(directory / "runs" / name, name, pretrained.get(name)) for name in names},
+    runs={name: _read_run(run_directory(directory, name), name, pretrained.get(name)) for name in names},
     results=_read_results(directory / "results.jsonl"),
   )
 
@@ -310,6 +275,7 @@ def read_evaluation(directory: Path) -> Study:
     versions={},
     seconds=None,
     tasks=tuple(dict.fromkeys(record.task for record in records if record.task != FIT_TASK)),
+    spread="",
     arms=(),
     rows=tuple(Row(run, method, f"{run}, {method}" if several else method) for run, method in names),
     runs={},

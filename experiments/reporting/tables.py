@@ -7,7 +7,9 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from drope_jax.drope import FROM_SCRATCH_COEFFICIENT, SMOLLM_COEFFICIENT, temperature
+from drope_jax.evaluate.measure import FIT_TASK
 from drope_jax.positions import ALiBi, LayerPattern
+from experiments.plan import Row
 from experiments.reporting.finding import (
   MEASURES,
   PERPLEXITY,
@@ -17,7 +19,7 @@ from experiments.reporting.finding import (
   show_perplexity,
   standard_error,
 )
-from experiments.reporting.records import FIT_TASK, TEMPERATURE, Figure, Row, Run, Study
+from experiments.reporting.records import TEMPERATURE, Figure, Run, Study
 
 MISSING = "–"
 

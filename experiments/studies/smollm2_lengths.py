@@ -1,19 +1,24 @@
 """What becomes of a real model beyond its context, without training: SmolLM2-135M to 16,384 tokens, twice its 8,192.
 
+Paper: the rows of table 2 that train nothing, in perplexity and of another model (the paper has no SmolLM2).
+
 `python -m experiments.study --config=experiments/studies/smollm2_lengths.py --workdir=runs/smollm2_lengths`, after
 `python -m experiments.fetch_smollm2` (the model) and `python -m experiments.prose --out=data/prose` (the text). RoPE as
 it is and rescaled by PI, NTK and YaRN, and the same weights with the rotations dropped, which is where recalibration
 would begin. Any imported model with RoPE will do (`--config.checkpoint`), at any multiples of its context.
+
+No token is trained on; each of the 5 rows reads 16,384 and 8,192. Parameters: 134.5M. FLOPs per token, forward (PaLM,
+T 16,384): 1.401e9. Numbers to expect (experiments/RESULTS.md, loss in nats, positions 14,336 to 16,383): RoPE 6.85,
+PI 3.95, NTK 2.85, YaRN 2.81, dropped 6.10.
 """
 
 import dataclasses
 from pathlib import Path
 
 from drope_jax import checkpoint
-from drope_jax.config import ConfigError
 from drope_jax.data.tokenizers import load_tokenizer
 from drope_jax.evaluate.catalog import EvalData
-from experiments.study import Arm, Pretrained, Row, Study, require
+from experiments.plan import Arm, Pretrained, Row, Study, check_at_least_one, require
 
 
 @dataclasses.dataclass(unsafe_hash=True, kw_only=True)
@@ -27,11 +32,7 @@ class Lengths:
   block: int = 2048  # positions that one point of the loss by position is the mean of
 
   def __post_init__(self) -> None:
-    for field in ("documents", "block"):
-      if getattr(self, field) < 1:
-        raise ConfigError(f"Lengths.{field} is {getattr(self, field)}; it must be at least 1")
-    if not self.extensions or min(self.extensions) < 1:
-      raise ConfigError(f"Lengths.extensions is {self.extensions}; it needs whole numbers from 1 on")
+    check_at_least_one(self, "extensions", "documents", "block")
 
   def study(self, workdir: Path) -> Study:
     require(self, checkpoint="experiments.fetch_smollm2", dataset="experiments.prose --out=DIR")

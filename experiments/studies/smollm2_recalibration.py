@@ -1,20 +1,27 @@
 """A real model recalibrated: SmolLM2-135M, dropped and trained on, each run beside its control with RoPE kept.
 
+Paper: tables 2 and 11 (QK-norm and the rate), of another model, with the control that they lack.
+
 `python -m experiments.study --config=experiments/studies/smollm2_recalibration.py --workdir=runs/recalibration`, after
 `python -m experiments.fetch_smollm2` (the model) and `python -m experiments.prose --out=data/prose` (the text). The two
 recipes are those of experiments/configs/recalibrate.py: QK-norm and the high rate, and neither. It wants an
-accelerator; `--config.steps` sets the budget: the recipes' 4,000 steps are 1.0B tokens a run.
+accelerator; `--config.steps` sets the budget.
+
+Four runs of 4,000 steps, 1.05B tokens each. That is about 80 epochs of data/prose, which has 12 to 13M tokens: enough
+to try the recipe, but a figure that is to stand for recalibration wants a larger `--config.dataset`, or fewer steps
+(some 50 are one epoch). Parameters: 134.5M. FLOPs per token (PaLM, T 8,192): 2.506e9; a run: 2.63e18. Numbers to
+expect: not yet run.
 """
 
 import dataclasses
 from pathlib import Path
 
 from drope_jax import checkpoint
-from drope_jax.config import ConfigError, TrainConfig
+from drope_jax.config import TrainConfig
 from drope_jax.data.tokenizers import load_tokenizer
 from drope_jax.evaluate.catalog import EvalData
 from experiments.configs import recalibrate
-from experiments.study import Arm, Row, Study, require
+from experiments.plan import Arm, Row, Study, check_at_least_one, require
 
 RECIPES = {"qk_norm": "smollm2_135m", "plain": "smollm2_135m_moderate"}  # our name -> that of the config
 LABELS = {"qk_norm": "QK-norm, 1e-3", "plain": "3e-4"}
@@ -35,10 +42,7 @@ class Recalibration:
   seed: int = 0
 
   def __post_init__(self) -> None:
-    if self.steps < 1:
-      raise ConfigError(f"Recalibration.steps is {self.steps}; it must be at least 1")
-    if not self.extensions or min(self.extensions) < 1:
-      raise ConfigError(f"Recalibration.extensions is {self.extensions}; it needs whole numbers from 1 on")
+    check_at_least_one(self, "steps", "batch_size", "extensions", "documents", "needles_per_depth", "block")
 
   def study(self, workdir: Path) -> Study:
     require(self, checkpoint="experiments.fetch_smollm2", dataset="experiments.prose --out=DIR")

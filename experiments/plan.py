@@ -1,0 +1,87 @@
+"""What a study is made of, as declarations: runs, the arms that they form, the rows of its tables, the study itself.
+
+The files in experiments/studies/ return them, experiments/study.py carries them out, and the report reads them again.
+"""
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from drope_jax.config import ConfigError, TrainConfig
+from drope_jax.evaluate.catalog import EvalData
+from drope_jax.evaluate.methods import AS_TRAINED
+
+ROLES = ("control", "drope", "baseline")
+
+
+@dataclasses.dataclass(frozen=True)
+class Arm:
+  """Runs that follow one another, each from the weights of the one before; one line of the loss plot."""
+
+  label: str
+  runs: tuple[str, ...]
+  role: str  # one of ROLES
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+  """A line of the result tables: a run's last checkpoint under an inference-time method."""
+
+  run: str
+  method: str
+  label: str
+
+  @property
+  def plain(self) -> bool:
+    """Whether the model is evaluated as it was trained."""
+    return self.method in AS_TRAINED
+
+
+@dataclasses.dataclass(frozen=True)
+class Pretrained:
+  """In the place of a run: a checkpoint that is measured without training, as it is or without its embedding."""
+
+  checkpoint: str  # an imported model, or the workdir of a run
+  drop: bool = False
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Study:
+  """What to prepare, train and measure."""
+
+  title: str
+  seed: int
+  train_context: int  # tokens
+  prepare: Callable[[], None]  # makes the dataset below WORKDIR/data, if it is not there
+  runs: Mapping[str, TrainConfig | Pretrained]  # in order: a run may start from the weights of an earlier one
+  arms: Sequence[Arm]
+  rows: Sequence[Row]
+  lengths: Sequence[int]  # in tokens
+  tasks: Sequence[str]
+  eval_data: Callable[[], EvalData]
+  spread: str = ""  # for the report: what is known of other seeds, in a sentence
+
+
+def run_directory(workdir: Path, run: str) -> Path:
+  """Where a run of a study lies."""
+  return workdir / "runs" / run
+
+
+def require(settings: Any, **commands: str) -> None:
+  """Raises ConfigError if the path in one of the named fields is not there, with the command that makes it."""
+  for field, command in commands.items():
+    path = getattr(settings, field)
+    if not Path(path).exists():
+      raise ConfigError(f"{type(settings).__name__}.{field}: {path} is not there; `python -m {command}`")
+
+
+def check_at_least_one(settings: Any, *fields: str) -> None:
+  """Raises ConfigError naming the first of these fields that is below 1, or that holds nothing or a number below 1."""
+  for field in fields:
+    value = getattr(settings, field)
+    if isinstance(value, tuple):
+      if not value or min(value) < 1:
+        raise ConfigError(f"{type(settings).__name__}.{field} is {value}; it needs whole numbers from 1 on")
+    elif value < 1:
+      raise ConfigError(f"{type(settings).__name__}.{field} is {value}; it must be at least 1")
