@@ -3,19 +3,18 @@
 Exit status: 0 done, 1 failed, 2 bad usage or config.
 """
 
-import dataclasses
 import logging
 import shlex
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 from absl import app, flags
 from absl import logging as absl_logging
 
 from drope_jax.checkpoint import CheckpointError
-from drope_jax.config import ConfigError, MeshConfig
-from drope_jax.sharding import PRESETS
+from drope_jax.config import ConfigError
+from drope_jax.sharding import parse_mesh as parse_mesh
 from experiments.reporting.records import ReportError
 
 
@@ -81,18 +80,3 @@ def _run(main: Callable[[], Any]) -> int:
   except (CheckpointError, ReportError, FloatingPointError, OSError) as error:
     return _fail(error, 1)
   return 0
-
-
-def parse_mesh(texts: Sequence[str]) -> MeshConfig:
-  """The mesh of texts such as "data=4"; the first may name a preset, on top of which the others count."""
-  preset, settings = (texts[0], texts[1:]) if texts[0] in PRESETS else ("dp", texts)
-  axes = [field.name for field in dataclasses.fields(MeshConfig)]
-  sizes = {}
-  for text in settings:
-    axis, _, number = text.partition("=")
-    if axis not in axes or axis in sizes or not number.isdigit():
-      raise ConfigError(
-        f"--mesh has {text!r}; allowed: AXIS=NUMBER, each once, of {', '.join(axes)}; first of all {', '.join(PRESETS)}"
-      )
-    sizes[axis] = int(number)
-  return dataclasses.replace(PRESETS[preset], **sizes)
