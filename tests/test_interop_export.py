@@ -289,8 +289,8 @@ def test_the_card_says_what_was_done(recalibrated, tmp_path):
 
 BAD_RESULTS = {
   "absent": (None, "there is no such file"),
-  "malformed": ("{", ":1: "),
-  "not text": (b"\xff\xfe", "results.jsonl"),
+  "malformed": ("{", "not a readable results.jsonl"),
+  "not text": (b"\xff\xfe", "not a readable results.jsonl"),
   "of another run": (
     json.dumps({**MEASURED, "run": "another"}),
     "has no figures of run drope; it has those of another",

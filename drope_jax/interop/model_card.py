@@ -56,7 +56,7 @@ def figures_of(directory: Path, results: Path) -> list[records.Result]:
   try:
     read = records.read(results)
   except (OSError, RuntimeError, ValueError) as error:
-    raise ConfigError(str(error)) from error
+    raise ConfigError(f"{results}: not a readable results.jsonl ({error})") from error
   name = directory.resolve().name
   # One measured again, with the same settings or others, replaces the earlier one. Parts of a measurement, as the loss
   # at some positions, have an @ in their names.
