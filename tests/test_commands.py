@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from smollm2 import CHECKPOINT, needs_smollm2
 from tiny_run import compile_once, contents, records, tiny_corpus, tiny_model, tiny_run
 
 from drope_jax import checkpoint
@@ -148,17 +149,15 @@ def test_a_recalibration_and_its_control_differ_in_one_override(command, files, 
 
 
 @pytest.mark.slow
+@needs_smollm2
 def test_ten_steps_of_recalibration_help_a_dropped_smollm2(command, tmp_path):
-  pretrained = ROOT / "runs" / "smollm2_135m" / "checkpoint"
-  if not pretrained.exists():
-    pytest.skip(f"SmolLM2-135M is not at {pretrained}; `python -m experiments.fetch_smollm2` puts it there")
   texts = [text for _, text in sorted(topics.topics.items())]
   corpus = build_corpus(tmp_path / "topics", {"train": texts})
   ended = command(
     "experiments.train",
     f"--config={RECALIBRATE}:smollm2_135m",
     f"--workdir={tmp_path / 'run'}",
-    f"--config.init.checkpoint={pretrained}",
+    f"--config.init.checkpoint={CHECKPOINT}",
     f"--config.data.directory={corpus}",
     "--config.data.context=256",
     "--config.data.batch_size=4",
