@@ -352,6 +352,7 @@ WRONG_TYPES = [
   *((key, 0) for key in ("num_key_value_heads", "head_dim")),
   *((key, "x") for key in ("rms_norm_eps", "initializer_range")),
   ("rms_norm_eps", float("nan")),
+  *((key, []) for key in ("rms_norm_eps", "vocab_size")),
   *((key, None) for key in ("rms_norm_eps", "tie_word_embeddings")),
   *((key, 1) for key in ("tie_word_embeddings", "attention_bias")),
 ]
@@ -420,6 +421,13 @@ def test_a_value_of_another_type_names_its_key(key, value):
 @pytest.mark.parametrize("key", ["num_attention_heads", "hidden_size", "num_hidden_layers", "vocab_size"])
 def test_a_missing_size_is_named(key):
   assert config_error({key: ...}) == f"config.json: {key} is missing; it must be an integer of at least 1"
+
+
+def test_other_kinds_of_values_name_their_key():
+  assert config_error({"model_type": []}).startswith("config.json: model_type is []; allowed: smollm3")
+  assert config_error({"rope_parameters": {"rope_type": []}}).startswith("config.json: rope_parameters.rope_type is []")
+  heads = config_error({"num_attention_heads": 64, "num_key_value_heads": 64, "head_dim": None})
+  assert heads == "config.json: num_attention_heads is 64; it must be at most hidden_size (32)"
 
 
 @pytest.mark.parametrize(("key", "value"), WRONG_WINDOWS)

@@ -175,7 +175,7 @@ def read_config(config: dict[str, Any], where: Any, names: Mapping[str, str] | N
   """
   keys = Keys(config, where, names or {})
   kind = config.get("model_type")
-  if kind not in FAMILIES:
+  if not isinstance(kind, str) or kind not in FAMILIES:
     keys.refuse("model_type", f"is {kind!r}; allowed: {', '.join(FAMILIES)}")
   family = FAMILIES[kind]
   architectures = config.get("architectures") or [family.architecture]
@@ -187,6 +187,8 @@ def read_config(config: dict[str, Any], where: Any, names: Mapping[str, str] | N
     keys.refuse("num_experts", "and num_experts_per_tok must both be 1: ours have one feed-forward layer")
   heads, width = keys.integer("num_attention_heads"), keys.integer("hidden_size")
   head_dim = keys.nullable("head_dim", family.head_dim) or width // heads
+  if head_dim < 1:
+    keys.refuse("num_attention_heads", f"is {heads}; it must be at most {keys.name('hidden_size')} ({width})")
   if family.logit_scale is not None:
     keys.check(_LOGIT_SCALE)
     scale = keys.number(family.logit_scale, 1.0)
@@ -235,7 +237,7 @@ def read_rope(
   if not theta > 1:
     beside.refuse("rope_theta", f"is {theta}; it must exceed 1")
   kind = given.get("rope_type", given.get("type", "default"))
-  if kind not in _SCALING_KEYS:
+  if not isinstance(kind, str) or kind not in _SCALING_KEYS:
     keys.refuse("rope_type", f"is {kind!r}; allowed: {', '.join(_SCALING_KEYS)}")
   keys.check({"partial_rotary_factor": (1.0, None)})
   known = (*_SCALING_KEYS[kind], "rope_type", "type", "rope_theta", "partial_rotary_factor")
