@@ -1,10 +1,10 @@
 """Text from a checkpoint: `python -m experiments.generate --checkpoint=DIR --prompt="Once upon a time"`.
 
 Prompts (`--prompt` and `--prompt_file`, each as often as wanted) are shown in their order, as their answers come. Each
-is answered as it would be alone: what a method takes from the length, as beta or the factor of YaRN, it takes from that
-of the prompt and its answer. Those for which that is the same are one batch: all within the training context, and
-beyond it those of one length (with --method=dynamic_yarn and others without a factor of their own: all). How fast it
-was is told on stderr at the end.
+is answered as it would be alone (if sampled, by draws of its own): what a method takes from the length, as beta or the
+factor of YaRN, it takes from that of the prompt and its answer. Those for which that is the same are one batch: all
+within the training context, and beyond it those of one length (with --method=dynamic_yarn and others without a factor
+of their own: all). How fast it was is told on stderr at the end.
 """
 
 import contextlib
@@ -129,6 +129,25 @@ def _headings(prompts: Sequence[str]) -> list[str]:
   return [f"--- {i} of {len(shown)}: {text[:60]}\n" for i, text in enumerate(shown, 1)]
 
 
+def _batch(
+  loaded: checkpoint.Checkpoint, how: Inference, prompts: Sequence[np.ndarray], eos_id: int, number: int
+) -> Generation:
+  """What the flags ask of these prompts; batches of another number draw otherwise."""
+  return Generation(
+    loaded.params,
+    how.config,
+    prompts,
+    max_new_tokens=MAX_NEW_TOKENS.value,
+    temperature=TEMPERATURE.value,
+    top_p=TOP_P.value,
+    key=jax.random.fold_in(jax.random.key(SEED.value), number),
+    eos_id=eos_id,
+    logit_scale=how.logit_scale,
+    compute=ComputeConfig(dtype=DTYPE.value),
+    prefill_chunk=PREFILL_CHUNK.value,
+  )
+
+
 @contextlib.contextmanager
 def _timed(seconds: MutableMapping[str, float], what: str) -> Iterator[None]:
   """Adds the time that passes to that of `what`."""
@@ -161,19 +180,7 @@ def main() -> None:
   seconds: dict[str, float] = defaultdict(float)
   for how, group in groups.items():
     with _timed(seconds, "compiling"):
-      batch = Generation(
-        loaded.params,
-        how.config,
-        [seen[i] for i in group],
-        max_new_tokens=new_tokens,
-        temperature=TEMPERATURE.value,
-        top_p=TOP_P.value,
-        key=jax.random.fold_in(jax.random.key(SEED.value), group[0]),
-        eos_id=tokenizer.eos_id,
-        logit_scale=how.logit_scale,
-        compute=ComputeConfig(dtype=DTYPE.value),
-        prefill_chunk=PREFILL_CHUNK.value,
-      )
+      batch = _batch(loaded, how, [seen[i] for i in group], tokenizer.eos_id, number=group[0])
       batch.compile()
     with _timed(seconds, "reading"):
       batch.prefill()
