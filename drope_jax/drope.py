@@ -55,9 +55,17 @@ def insert_qk_norm(config: ModelConfig, params: Params, qk_norm: QKNorm | None =
 def temperature(extension: float, c: float) -> float:
   """beta(s) = 1 + c ln s, the factor on the attention logits at s times the training context (paper appendix C.2).
 
-  For s <= 1 it is 1: within the training context nothing is changed.
+  For s <= 1 it is 1: within the training context nothing is changed. A fitted c may be slightly negative.
+
+  Raises:
+    ConfigError: if `extension` is not positive, or beta is not: such logits would prefer what matches least.
   """
-  return 1.0 + c * math.log(max(extension, 1.0))
+  if not 0 < extension < math.inf:
+    raise ConfigError(f"extension is {extension}; it must be positive")
+  beta = 1.0 + c * math.log(max(extension, 1.0))
+  if not 0 < beta < math.inf:
+    raise ConfigError(f"c is {c}: beta = 1 + c ln {extension:g} is {beta:g}; it must be positive")
+  return beta
 
 
 @dataclasses.dataclass(frozen=True)

@@ -5,9 +5,10 @@ Mesh axes: `data` splits the batch, `fsdp` the batch and the parameters, `tensor
 `jax.jit` with these shardings is what used to be called pjit.
 """
 
+import dataclasses
 import math
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import jax
@@ -45,11 +46,35 @@ PRESETS: dict[str, MeshConfig] = {
 }
 
 
+def parse_mesh(texts: Sequence[str]) -> MeshConfig:
+  """The mesh of texts such as "data=4"; the first may name a preset, on top of which the others count."""
+  preset, settings = (texts[0], texts[1:]) if texts[0] in PRESETS else ("dp", texts)
+  axes = [field.name for field in dataclasses.fields(MeshConfig)]
+  sizes = {}
+  for text in settings:
+    axis, _, number = text.partition("=")
+    if axis not in axes or axis in sizes or not number.isdigit():
+      raise ConfigError(
+        f"--mesh has {text!r}; allowed: AXIS=NUMBER, each once, of {', '.join(axes)}; first of all {', '.join(PRESETS)}"
+      )
+    sizes[axis] = int(number)
+  return dataclasses.replace(PRESETS[preset], **sizes)
+
+
 def make_mesh(config: MeshConfig, devices: list[jax.Device] | None = None) -> Mesh:
   """The mesh of `config` over `devices` (default: all of every host). Raises ConfigError if the sizes do not fit."""
   # Auto axes: the compiler propagates shardings from the constraints in the model (Explicit would reject the gathers).
   arranged = arrange_devices(config, jax.devices() if devices is None else devices)
   return Mesh(arranged, AXES, axis_types=(AxisType.Auto,) * len(AXES))
+
+
+def host_mesh() -> Mesh:
+  """A mesh of one device, which is this process's own memory. Raises ConfigError if JAX is kept from using it."""
+  try:
+    devices = jax.local_devices(backend="cpu")
+  except RuntimeError as error:
+    raise ConfigError(f"JAX_PLATFORMS is {jax.config.read('jax_platforms')!r}; it must hold cpu too") from error
+  return make_mesh(MeshConfig(), devices[:1])
 
 
 def arrange_devices(config: MeshConfig, devices: list[Any]) -> np.ndarray:

@@ -4,22 +4,20 @@ Exit status: 0 done, or stopped by SIGTERM with what was done kept; 1 failed; 2 
 """
 
 import contextlib
-import dataclasses
 import logging
 import shlex
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from absl import app, flags
 from absl import logging as absl_logging
 
 from drope_jax.checkpoint import CheckpointError
-from drope_jax.config import ConfigError, MeshConfig
+from drope_jax.config import ConfigError
 from drope_jax.evaluate.results import ResultsError
-from drope_jax.sharding import PRESETS
 from experiments.reporting.records import ReportError
 
 logger = logging.getLogger("experiments")
@@ -127,18 +125,3 @@ def _terminable() -> Iterator[None]:
     yield
   finally:
     signal.signal(signal.SIGTERM, before)
-
-
-def parse_mesh(texts: Sequence[str]) -> MeshConfig:
-  """The mesh of texts such as "data=4"; the first may name a preset, on top of which the others count."""
-  preset, settings = (texts[0], texts[1:]) if texts[0] in PRESETS else ("dp", texts)
-  axes = [field.name for field in dataclasses.fields(MeshConfig)]
-  sizes = {}
-  for text in settings:
-    axis, _, number = text.partition("=")
-    if axis not in axes or axis in sizes or not number.isdigit():
-      raise ConfigError(
-        f"--mesh has {text!r}; allowed: AXIS=NUMBER, each once, of {', '.join(axes)}; first of all {', '.join(PRESETS)}"
-      )
-    sizes[axis] = int(number)
-  return dataclasses.replace(PRESETS[preset], **sizes)

@@ -21,7 +21,7 @@ from drope_jax.evaluate import tasks
 from drope_jax.evaluate.catalog import ALLOWED, DEFAULT, EvalData, make_tasks
 from drope_jax.evaluate.measure import evaluate
 from drope_jax.evaluate.methods import allowed_methods
-from drope_jax.sharding import make_mesh
+from drope_jax.sharding import make_mesh, parse_mesh
 from experiments import cli
 
 CHECKPOINT = flags.DEFINE_string("checkpoint", None, "Workdir of a run, or an imported model.", required=True)
@@ -65,7 +65,7 @@ def parse_lengths(texts: Sequence[str], train_context: int) -> list[int]:
 
 
 def main() -> None:
-  mesh = make_mesh(cli.parse_mesh(MESH.value)) if MESH.value else None
+  mesh = make_mesh(parse_mesh(MESH.value)) if MESH.value else None
   with contextlib.nullcontext() if mesh is None else jax.set_mesh(mesh):
     _evaluate(checkpoint.load(CHECKPOINT.value, STEP.value, mesh))
 

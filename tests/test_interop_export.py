@@ -29,7 +29,8 @@ from drope_jax.data.tokenizers import ByteTokenizer, load_tokenizer
 from drope_jax.evaluate import results
 from drope_jax.interop.__main__ import main
 from drope_jax.interop.exporting import export_model
-from drope_jax.interop.formats import FORMATS, obstacle
+from drope_jax.interop.families import FAMILIES
+from drope_jax.interop.formats import choose, obstacle
 from drope_jax.interop.importing import import_model
 from drope_jax.model import hidden_states, map_specs, unembed
 from drope_jax.positions import (
@@ -142,18 +143,30 @@ def test_transformers_computes_the_same(name, tmp_path):
   np.testing.assert_allclose(logits_of(theirs), expected, atol=1e-4)
 
 
-@pytest.mark.parametrize(
-  "name", first(("nope as llama",), ("nope", "nope as llama", "nope, full norm", "nope, norm of heads", "rope"))
-)
+GREEDY = {  # name of EXPORTS, and c
+  "nope": None,
+  "nope as llama": None,
+  "nope, full norm": None,
+  "nope, norm of heads": None,
+  "rope": None,
+  "nope, biases": C,
+  "nope as granite": C,
+  "yarn": None,
+  "llama3": None,
+}
+
+
+@pytest.mark.parametrize("name", first(("nope as llama", "nope, biases", "yarn"), GREEDY))
 def test_greedy_text_is_the_same(name, tmp_path):
-  changes, format, _ = EXPORTS[name]
+  (changes, format, _), c = EXPORTS[name], GREEDY[name]
   params = write_checkpoint(shaped(**changes), tmp_path / "run")
-  export_model(tmp_path / "run", tmp_path / "exported", format=format)
+  export_model(tmp_path / "run", tmp_path / "exported", format=format, c=c, target_length=None if c is None else TARGET)
   theirs = load_stock(tmp_path / "exported")
   prompt = TOKENS_BT[0, :20]
   asked = {"max_new_tokens": 12, "min_new_tokens": 12, "do_sample": False, "pad_token_id": 0}
   text = theirs.generate(torch.tensor([prompt]), attention_mask=torch.ones(1, 20), eos_token_id=None, **asked)
-  ours = drope_jax.generate(params, shaped(**changes), [prompt], max_new_tokens=12)[0]
+  beta = 1.0 if c is None else BETA
+  ours = drope_jax.generate(params, shaped(**changes), [prompt], max_new_tokens=12, logit_scale=beta)[0]
   assert text[0, 20:].tolist() == ours
 
 
@@ -167,14 +180,15 @@ def test_a_rotation_by_no_angle_rotates_nothing_far_out(tmp_path):
 
 
 def test_import_and_export_are_inverse(tmp_path):
-  for name in ("rope, biases", "rope, norm of heads", "yarn", "llama3", "nope", "nope as llama"):
+  again_exactly = ("rope, biases", "rope, norm of heads", "yarn", "llama3", "nope", "nope as llama", "nope as granite")
+  for name in (*again_exactly, "nope, biases, as smollm3", "nope, full norm", "rope, full norm"):
     changes, format, _ = EXPORTS[name]
     model, place = shaped(**changes), tmp_path / name.replace(" ", "-")
     params = write_checkpoint(model, place / "run")
     export_model(place / "run", place / "exported", format=format)
     import_model(place / "exported", place / "again")
     again = drope_jax.load(place / "again")
-    assert again.context == ORIGINAL_CONTEXT
+    assert again.context == (4 * ORIGINAL_CONTEXT if name == "yarn" else ORIGINAL_CONTEXT)
     if name == "yarn":
       assert again.model.positions.scaling.attention_factor == model.positions.frequencies(12)[1]
     else:
@@ -239,16 +253,20 @@ def test_a_run_with_bytes_for_tokens(recalibrated, tmp_path):
   np.testing.assert_allclose(logits_of(theirs, tokens_BT), expected, atol=1e-4)
 
 
+MEASURED = {"run": "drope", "method": "drope", "task": "perplexity", "context": 64, "extension": 4.0, "n": 640}
+MEASURED |= {"metric": "loss", "seed": 7, "value": 3.75}
+
+
 def test_the_card_says_what_was_done(recalibrated, tmp_path):
-  measured = {"run": "drope", "method": "drope", "task": "perplexity", "context": 64, "extension": 4.0, "n": 640}
-  other = {**measured, "run": "another", "value": 9.75}
-  results.append(
-    tmp_path / "results.jsonl",
-    [
-      results.Result(**m, metric="loss", seed=0)
-      for m in ({**measured, "value": 3.75}, {**measured, "value": 3.25, "settings": {"documents": 2}}, other)
-    ],
-  )
+  command = "python -m experiments.evaluate --checkpoint=runs/drope --out=measured"
+  measured = [
+    MEASURED,
+    {**MEASURED, "value": 3.25, "settings": {"documents": 2}, "low": 3.125, "high": 3.5, "command": command},
+    {**MEASURED, "metric": "loss@0-32", "value": 2.75},
+    {**MEASURED, "task": "niah_single_1", "metric": "string_match_all", "value": 0.5, "n": 20},
+    {**MEASURED, "run": "another", "value": 9.75},
+  ]
+  results.append(tmp_path / "results.jsonl", [results.Result(**one) for one in measured])
   arguments = ["--target-length=64", "--c=0.25", f"--results={tmp_path / 'results.jsonl'}"]
   assert main(["export", str(recalibrated), str(tmp_path / "exported"), *arguments]) == 0
   card = (tmp_path / "exported" / "README.md").read_text()
@@ -260,10 +278,43 @@ def test_the_card_says_what_was_done(recalibrated, tmp_path):
     "one expert",
     "no angle differs from 0",
     f"ln(4) = {1 + 0.25 * math.log(4):.6g}, which is part of `q_norm`",
-    "| drope | perplexity | 64 | loss | 3.2500 | 640 |",
+    "| drope | perplexity | 64 | loss | 3.2500 | 3.1250 to 3.5000 | 640 | 7 |",
+    "| drope | niah_single_1 | 64 | string_match_all | 0.5000 | - | 20 | 7 |",
+    f"- `{command}`",
   ):
     assert said in card, said
-  assert "9.75" not in card and "3.7500" not in card and str(tmp_path) not in card and str(recalibrated) not in card
+  assert not any(absent in card for absent in ("9.75", "3.7500", "2.75"))
+  assert str(tmp_path) not in card and str(recalibrated) not in card
+
+
+BAD_RESULTS = {
+  "absent": (None, "there is no such file"),
+  "malformed": ("{", "not a readable results.jsonl"),
+  "not text": (b"\xff\xfe", "not a readable results.jsonl"),
+  "of another run": (
+    json.dumps({**MEASURED, "run": "another"}),
+    "has no figures of run drope; it has those of another",
+  ),
+  "parts alone": (json.dumps({**MEASURED, "metric": "loss@0-32"}), "has no figures of run drope"),
+}
+
+
+@pytest.mark.parametrize("how", BAD_RESULTS)
+def test_results_that_say_nothing_of_the_run_are_an_error(how, recalibrated, tmp_path, capsys):
+  content, message = BAD_RESULTS[how]
+  if content is not None:
+    (tmp_path / "results.jsonl").write_bytes(content if isinstance(content, bytes) else content.encode())
+  arguments = [str(recalibrated), str(tmp_path / "exported"), f"--results={tmp_path / 'results.jsonl'}"]
+  assert main(["export", *arguments]) == 2
+  lines = capsys.readouterr().err.splitlines()
+  assert len(lines) == 1 and lines[0].startswith(f"error: {tmp_path / 'results.jsonl'}") and message in lines[0]
+  assert not (tmp_path / "exported").exists()
+
+
+def test_the_card_of_an_imported_model_has_its_name(tmp_path):
+  write_checkpoint(SHAPE, tmp_path / "checkpoint")  # whose origin's name is "none"
+  export_model(tmp_path / "checkpoint", tmp_path / "exported")
+  assert "\n# none\n" in (tmp_path / "exported" / "README.md").read_text()
 
 
 REFUSED = {
@@ -296,10 +347,59 @@ def test_what_cannot_be_exported_says_so(name, tmp_path, capsys):
 
 
 def test_every_format_is_reached():
-  assert {format for _, format, _ in EXPORTS.values() if format} | {"qwen2", "qwen3", "olmoe", "mistral"} == set(
-    FORMATS
-  )
+  chosen = {choose(format, shaped(**changes)): expected for changes, format, expected in EXPORTS.values()}
+  assert chosen.keys() == FAMILIES.keys()
+  assert all(FAMILIES[format].architecture == f"{expected}ForCausalLM" for format, expected in chosen.items())
   assert obstacle("granite", tiny_model()) is None
+
+
+YARN = {"positions": RoPE(THETA, YaRN(4.0, 16, 4.0))}
+
+
+@pytest.mark.parametrize("target_length", [None, 64])
+@pytest.mark.parametrize("format", ["llama", "smollm3"])
+def test_the_length_of_yarn_is_what_it_scales_to(format, target_length, tmp_path):
+  """Transformers 4 reads its factor from there, whatever `factor` says."""
+  write_checkpoint(shaped(**YARN), tmp_path / "run")
+  export_model(tmp_path / "run", tmp_path / "exported", format=format, target_length=target_length)
+  config = json.loads((tmp_path / "exported" / "config.json").read_text())
+  for rope in (config["rope_scaling"], config["rope_parameters"]):
+    assert config["max_position_embeddings"] / rope["original_max_position_embeddings"] == rope["factor"] == 4
+  assert "exported for 64" in (tmp_path / "exported" / "README.md").read_text()
+
+
+def test_another_length_than_yarn_scales_to_is_refused(tmp_path, capsys):
+  write_checkpoint(shaped(**YARN), tmp_path / "run")
+  assert main(["export", str(tmp_path / "run"), str(tmp_path / "exported"), "--target-length=32"]) == 2
+  assert "error: target_length is 32; YaRN of factor 4 scales 16 tokens to 64" in capsys.readouterr().err
+  assert not (tmp_path / "exported").exists()
+
+
+@pytest.mark.parametrize("c", [-10.0, math.nan, math.inf])
+def test_a_temperature_that_is_none_is_not_folded_in(c, tmp_path, capsys):
+  write_checkpoint(shaped(positions=None), tmp_path / "run")
+  arguments = [f"--target-length={TARGET}", f"--c={c}"]
+  assert main(["export", str(tmp_path / "run"), str(tmp_path / "exported"), *arguments]) == 2
+  assert f"error: c is {c}: beta = 1 + c ln 4 is " in capsys.readouterr().err
+  assert not (tmp_path / "exported").exists()
+
+
+def test_a_logit_scale_of_its_own_is_not_imported(tmp_path):
+  """Ours have none: what was exported for one length would silently be another model."""
+  write_checkpoint(shaped(positions=None), tmp_path / "run")
+  export_model(tmp_path / "run", tmp_path / "exported", format="granite", target_length=TARGET, c=C)
+  with pytest.raises(ConfigError, match=r"attention_multiplier is 0\.44\d*; allowed: 1/sqrt\(head size\), 0\.288675"):
+    import_model(tmp_path / "exported", tmp_path / "again")
+
+
+@pytest.mark.parametrize(("directory", "target"), [("run", "gs://bucket/hf"), ("gs://bucket/run", "exported")])
+def test_a_url_is_refused(directory, target, tmp_path, capsys, monkeypatch):
+  monkeypatch.chdir(tmp_path)
+  write_checkpoint(SHAPE, tmp_path / "run")
+  before = contents(tmp_path)
+  assert main(["export", directory, target]) == 2
+  assert capsys.readouterr().err.startswith("error: gs://bucket/")
+  assert contents(tmp_path) == before and not (tmp_path / "gs:").exists()
 
 
 def test_bad_arguments(tmp_path, capsys):

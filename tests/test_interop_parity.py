@@ -1,5 +1,7 @@
 """Logits of randomly initialised models of transformers, computed by ours from the files that transformers wrote."""
 
+import itertools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -23,6 +25,7 @@ from drope_jax.model import Decoder, hidden_states, init_cache, unembed
 from drope_jax.positions import PI, DynamicNTK, Layer, LayerPattern, Llama3, RoPE, YaRN
 
 PROMPT = ORIGINAL_CONTEXT + 4  # cached decoding starts beyond the original context already
+YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": ORIGINAL_CONTEXT, "beta_fast": 4.0}
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -59,45 +62,72 @@ def decoded_with_cache(model, tokens_BT):
 
 
 def our_decoding(params, config, tokens_BT):
-  """The same with our cache, which is filled token by token (keys lie in it unrotated, so this changes nothing)."""
+  """The same with our cache: the prompt in chunks of 7 tokens (the last of fewer), then token by token."""
 
   @jax.jit
-  def extend(cache, token_B1):
-    x_BTD, cache = hidden_states(params, config, token_B1, cache=cache, length=tokens_BT.shape[1])
+  def extend(cache, tokens_BT, length):
+    x_BTD, cache = hidden_states(params, config, tokens_BT, cache=cache, length=length)
     return unembed(params, x_BTD)[:, -1], cache
 
   cache, each = init_cache(config, *tokens_BT.shape), []
-  for t in range(tokens_BT.shape[1]):
-    logits, cache = extend(cache, jnp.asarray(tokens_BT[:, t : t + 1]))
+  ends = [*range(7, PROMPT, 7), *range(PROMPT, tokens_BT.shape[1] + 1)]
+  length_B1 = jnp.full((len(tokens_BT), 1), tokens_BT.shape[1])
+  for start, end in itertools.pairwise([0, *ends]):
+    logits, cache = extend(cache, jnp.asarray(tokens_BT[:, start:end]), length_B1)
     each.append(logits)
-  return np.stack(each[PROMPT - 1 :], 1)
+  return np.stack(each[ends.index(PROMPT) :], 1)
+
+
+def assert_same_decoding(model, params, config):
+  tokens_BT = TOKENS_BT[:, : PROMPT + 4]
+  ours = our_decoding(params, config, tokens_BT)
+  np.testing.assert_allclose(ours, decoded_with_cache(model, tokens_BT), atol=1e-4)
 
 
 @pytest.mark.parametrize("tied", [True, False], ids=["tied", "untied"])
 def test_llama(tied, tmp_path):
   model = hugging_face_model("Llama", tie_word_embeddings=tied)
   params = assert_same_logits(model, shaped(tie_embeddings=tied), tmp_path)
-  tokens_BT = TOKENS_BT[:, : PROMPT + 4]
-  ours = our_decoding(params, shaped(tie_embeddings=tied), tokens_BT)
-  np.testing.assert_allclose(ours, decoded_with_cache(model, tokens_BT), atol=1e-4)
+  assert_same_decoding(model, params, shaped(tie_embeddings=tied))
 
 
-def test_qwen2_with_its_biases(tmp_path):
+# What each kind of model is written with, and what it is read as.
+ROPES = {"plain": ({}, RoPE(THETA)), "yarn": (YARN, RoPE(THETA, YaRN(4.0, ORIGINAL_CONTEXT, beta_fast=4.0)))}
+
+
+@pytest.mark.parametrize("rope", ROPES)
+def test_qwen2_with_its_biases(rope, tmp_path):
+  parameters, positions = ROPES[rope]
   # It has no head_dim: its heads are hidden_size / num_attention_heads.
-  model = hugging_face_model("Qwen2", tie_word_embeddings=True, head_dim=8)
+  model = hugging_face_model("Qwen2", parameters, tie_word_embeddings=True, head_dim=8)
   assert model.model.layers[0].self_attn.q_proj.bias.abs().min() > 0
-  assert_same_logits(model, shaped(qkv_bias=True, head_dim=8), tmp_path)
+  config = shaped(qkv_bias=True, head_dim=8, positions=positions)
+  assert_same_decoding(model, assert_same_logits(model, config, tmp_path), config)
 
 
-def test_qwen3_with_its_norm_of_each_head(tmp_path):
-  model = hugging_face_model("Qwen3", tie_word_embeddings=False)
-  assert_same_logits(model, shaped(qk_norm=QKNorm("head"), tie_embeddings=False), tmp_path)
+@pytest.mark.parametrize("rope", ROPES)
+def test_qwen3_with_its_norm_of_each_head(rope, tmp_path):
+  parameters, positions = ROPES[rope]
+  model = hugging_face_model("Qwen3", parameters, tie_word_embeddings=False)
+  config = shaped(qk_norm=QKNorm("head"), tie_embeddings=False, positions=positions)
+  assert_same_decoding(model, assert_same_logits(model, config, tmp_path), config)
 
 
 def test_qwen3_with_windows_in_its_last_layer(tmp_path):
   model = hugging_face_model("Qwen3", use_sliding_window=True, sliding_window=5, max_window_layers=1)
   pattern = LayerPattern((Layer(RoPE(THETA)), Layer(RoPE(THETA), 5)))
   assert_same_logits(model, shaped(positions=pattern, qk_norm=QKNorm("head"), tie_embeddings=False), tmp_path)
+
+
+def test_olmoe_with_one_expert_and_its_norm_of_full_width(tmp_path):
+  model = hugging_face_model("Olmoe", head_dim=8, num_experts=1, num_experts_per_tok=1, tie_word_embeddings=False)
+  config = shaped(qk_norm=QKNorm("full"), head_dim=8, tie_embeddings=False)
+  assert_same_decoding(model, assert_same_logits(model, config, tmp_path), config)
+
+
+def test_granite_with_the_usual_logit_scale(tmp_path):
+  model = hugging_face_model("Granite", attention_multiplier=SHAPE.head_dim**-0.5, tie_word_embeddings=False)
+  assert_same_logits(model, shaped(tie_embeddings=False), tmp_path)
 
 
 def test_mistral_with_its_sliding_window(tmp_path):
@@ -116,10 +146,7 @@ def test_smollm3_with_its_layers_without_rope(layers, tmp_path):
 SCALINGS = {
   "linear": ({"factor": 4.0}, PI(4.0)),
   "dynamic": ({"factor": 2.0}, DynamicNTK(ORIGINAL_CONTEXT, factor=2.0)),
-  "yarn": (
-    {"factor": 4.0, "original_max_position_embeddings": ORIGINAL_CONTEXT, "beta_fast": 4.0},
-    YaRN(4.0, ORIGINAL_CONTEXT, beta_fast=4.0),
-  ),
+  "yarn": (YARN, YaRN(4.0, ORIGINAL_CONTEXT, beta_fast=4.0)),
   "yarn with its attention factor": (
     {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 8, "attention_factor": 1.5},
     YaRN(4.0, 8, attention_factor=1.5),

@@ -1,14 +1,13 @@
 """A real model: SmolLM2-135M from its wheel, beside transformers, which reads the same file by its own loader."""
 
-import os
 import pydoc_data.topics
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from pretrained import torch, transformers
+from smollm2 import GGUF, needs_smollm2
 from transformers.modeling_gguf_pytorch_utils import load_gguf_checkpoint
 
 import drope_jax
@@ -18,22 +17,15 @@ from drope_jax.data.tokenizers import load_tokenizer
 from drope_jax.interop.exporting import export_model
 from drope_jax.interop.importing import import_model
 from drope_jax.model import Decoder
-from experiments.fetch_smollm2 import DIRECTORY, GGUF
 
-FILE = Path(os.environ.get("DROPE_JAX_SMOLLM2", DIRECTORY / Path(GGUF).name))
-pytestmark = [
-  pytest.mark.slow,
-  pytest.mark.skipif(
-    not FILE.exists(), reason="no SmolLM2: run `python -m experiments.fetch_smollm2`, or set DROPE_JAX_SMOLLM2 to it"
-  ),
-]
+pytestmark = [pytest.mark.slow, needs_smollm2]
 PROMPT = "The capital of France is"
 
 
 @pytest.fixture(scope="module")
 def directory(tmp_path_factory):
   directory = tmp_path_factory.mktemp("smollm2") / "imported"
-  import_model(FILE, directory)
+  import_model(GGUF, directory)
   return directory
 
 
@@ -50,9 +42,9 @@ def tokenizer(directory):
 @pytest.fixture(scope="module")
 def reference():
   """By the GGUF loader of transformers; from_pretrained would call it too, but wants the package accelerate for it."""
-  config = transformers.AutoConfig.from_pretrained(FILE.parent, gguf_file=FILE.name)
+  config = transformers.AutoConfig.from_pretrained(GGUF.parent, gguf_file=GGUF.name)
   model = transformers.LlamaForCausalLM(config).eval()
-  tensors = load_gguf_checkpoint(str(FILE), return_tensors=True, model_to_load=model)["tensors"]
+  tensors = load_gguf_checkpoint(str(GGUF), return_tensors=True, model_to_load=model)["tensors"]
   left_out = model.load_state_dict(tensors, strict=False)
   assert left_out.missing_keys == ["lm_head.weight"] and not left_out.unexpected_keys  # tied to the embedding
   return model

@@ -35,13 +35,15 @@ def make_deb(folder, package, files):
 
 @pytest.fixture(scope="module")
 def debs(tmp_path_factory):
-  """A folder with the three packages: many long chapters, two short pages, an empty one, and what is not read."""
+  """A folder with the three packages: many long chapters, pages short and long, an empty one, and what is not read."""
   if shutil.which("dpkg-deb") is None:
     pytest.skip("dpkg-deb is not installed")
   folder = tmp_path_factory.mktemp("debs")
   chapters = {f"usr/share/doc/anarchism/markdown/sec{i:02}.md.gz": f"# {i}\n{LONG}" for i in range(NUM_LONG)}
   make_deb(folder, "anarchism", chapters | {"usr/share/doc/anarchism/html/sec00.html": LONG})
   pages = {"a/deep.rst.txt": "Deep.", "flat.rst.txt": "Flat\x80.", "empty.rst.txt": " \n"}
+  pages |= {f"api/{i}.rst.txt": f"Reference {i}. {LONG}" for i in range(prose.HELD_OUT)}
+  pages["translations/zh_CN/index.rst.txt"] = "Translated."
   for package, place in (("python3.11-doc", "python3.11"), ("linux-doc-6.1", "linux-doc-6.1")):
     make_deb(folder, package, {f"usr/share/doc/{place}/html/_sources/{name}": text for name, text in pages.items()})
   return folder
@@ -54,13 +56,17 @@ def run(*arguments, **environment):
 
 def test_long_documents_are_held_out_whole(debs):
   gathered = prose.gather(debs)
+  assert [document.name for document in gathered if "Translated" in document.text] == [
+    "usr/share/doc/python3.11/html/_sources/translations/zh_CN/index.rst.txt"  # which there would be another thing
+  ]
   splits = prose.split(gathered)
   assert {name: len(texts) for name, texts in splits.items()} == {
-    "train": 6,
+    "train": 2 + 2 * (2 + prose.HELD_OUT) + 1,
     "heldout": prose.HELD_OUT,
     "fit": prose.FIT,
   }
-  assert all(len(text) >= prose.LONG for name in ("heldout", "fit") for text in splits[name])
+  apart = [*splits["heldout"], *splits["fit"]]
+  assert all(len(text) >= prose.LONG and text.startswith("# ") for text in apart)  # of the prose, no reference
   everything = [text for texts in splits.values() for text in texts]
   assert sorted(everything) == sorted(document.text for document in gathered)  # each once
   assert prose.split(gathered[::-1])["heldout"] == splits["heldout"]  # whatever the order of the files
@@ -107,9 +113,10 @@ def test_a_file_that_is_no_package_is_named(debs, tmp_path):
 
 
 def test_too_few_long_documents_are_refused(debs):
-  long = [document for document in prose.gather(debs) if len(document.text) >= prose.LONG]
-  with pytest.raises(ConfigError, match=r"^17 documents have 140,000 characters or more; 18 are needed"):
-    prose.split(long[:17])
+  gathered = prose.gather(debs)
+  few = [document for document in gathered if document.package != "anarchism"] + gathered[:17]
+  with pytest.raises(ConfigError, match=r"^17 documents of anarchism have 140,000 characters or more; 18 are needed"):
+    prose.split(few)
 
 
 def test_what_is_there_already_is_not_touched(tmp_path):

@@ -5,7 +5,10 @@ one as any other, for `drope_jax.load`, `python -m experiments.evaluate --checkp
 `--config.init.checkpoint=DIR` of a recalibration.
 
 `python -m drope_jax.interop export DIR DST` makes of a checkpoint a folder that stock transformers loads; the formats
-are those of formats.py.
+are those of families.py.
+
+The weights pass through the host's memory, whatever accelerator there is; `import --mesh` puts them into pieces on the
+devices of one host. Both refuse a DIR or DST that holds something.
 
 Exit status: 0 done; 1 failed; 2 bad usage, or a model that is not supported.
 """
@@ -20,8 +23,9 @@ from absl import logging as absl_logging
 from drope_jax.checkpoint import CheckpointError
 from drope_jax.config import ConfigError
 from drope_jax.interop.exporting import DTYPES, SHARD_BYTES, export_model
-from drope_jax.interop.formats import FORMATS
+from drope_jax.interop.families import FAMILIES
 from drope_jax.interop.importing import import_model
+from drope_jax.sharding import host_mesh, make_mesh, parse_mesh
 
 
 def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -31,10 +35,11 @@ def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
   into.add_argument("source", metavar="SRC", help="folder with config.json and safetensors, or a .gguf file")
   into.add_argument("directory", metavar="DIR", help="where the checkpoint goes")
   into.add_argument("--tokenizer", metavar="PATH", help="a tokenizer.json (or its folder) instead of SRC's")
+  into.add_argument("--mesh", metavar="AXES", help="devices to load to, as fsdp=4,tensor=2, or a preset of sharding.py")
   out = commands.add_parser("export", help="a checkpoint into a folder for transformers")
   out.add_argument("directory", metavar="DIR", help="workdir of a run, or an imported model")
   out.add_argument("target", metavar="DST", help="where the folder goes")
-  out.add_argument("--format", choices=FORMATS, help="by default the one that says best what the model is")
+  out.add_argument("--format", choices=FAMILIES, help="by default the one that says best what the model is")
   out.add_argument("--target-length", type=int, metavar="N", help="tokens it is meant for (default: as it was trained)")
   out.add_argument("--c", type=float, help="fold in beta = 1 + c ln(target length / context)")
   out.add_argument("--dtype", choices=DTYPES, default="float32", help="of the weights")
@@ -46,7 +51,8 @@ def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 def _run(args: argparse.Namespace) -> None:
   if args.command == "import":
-    import_model(args.source, args.directory, tokenizer=args.tokenizer)
+    mesh = make_mesh(parse_mesh(args.mesh.split(","))) if args.mesh is not None else host_mesh()
+    import_model(args.source, args.directory, tokenizer=args.tokenizer, mesh=mesh)
     return
   export_model(
     args.directory,
@@ -58,6 +64,7 @@ def _run(args: argparse.Namespace) -> None:
     shard_bytes=args.shard_bytes,
     step=args.step,
     results=args.results,
+    mesh=host_mesh(),
   )
 
 

@@ -2,15 +2,14 @@
 
 import json
 import logging
-import shutil
-import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import ml_dtypes
 import numpy as np
 import tokenizers
+from jax.sharding import Mesh
 from safetensors.numpy import save_file
 from tokenizers import decoders, models, pre_tokenizers
 
@@ -18,14 +17,17 @@ from drope_jax import checkpoint
 from drope_jax.config import ConfigError, ModelConfig
 from drope_jax.data.tokenizers import KNOWN_EOS, ByteTokenizer, Tokenizer, load_tokenizer
 from drope_jax.drope import temperature
-from drope_jax.interop.formats import FORMATS, choose, write_config
-from drope_jax.interop.importing import check_free, move
-from drope_jax.interop.model_card import Made, history, model_card
+from drope_jax.interop.drafts import check_free, draft_of, local
+from drope_jax.interop.families import FAMILIES, Family
+from drope_jax.interop.formats import choose, exported_length, write_config
+from drope_jax.interop.model_card import Made, figures_of, history, model_card
 from drope_jax.interop.sources import copy_tokenizer
-from drope_jax.interop.weights import foreign_shape, to_foreign, weights_of
-from drope_jax.model import Params
+from drope_jax.interop.weights import Weight, foreign_shape, to_foreign, weights_of
+from drope_jax.model import ParameterSpec, Params
 
 DTYPES = {"float32": np.dtype(np.float32), "bfloat16": np.dtype(ml_dtypes.bfloat16)}
+# Ours, of what Family.beta_in names; a logit scale of the class's own is in its config.
+_SCALED = {"q_proj": ("q", "q_bias"), "q_norm": ("q_norm",)}
 SHARD_BYTES = 5_000_000_000  # as transformers cuts them
 
 logger = logging.getLogger(__name__)
@@ -49,29 +51,32 @@ def export_model(
   shard_bytes: int = SHARD_BYTES,
   step: int | None = None,
   results: str | Path | None = None,
+  mesh: Mesh | None = None,
 ) -> str:
   """Writes a checkpoint for stock transformers: config.json, safetensors, tokenizer and a model card.
 
   Args:
     directory: workdir of a run, or an imported model.
     target: not there yet, or empty; it is written whole or not at all.
-    format: a key of formats.FORMATS; None: the one that says best what the model is.
-    target_length: tokens that it is meant for, `max_position_embeddings`; None: the context it was trained at.
+    format: a key of families.FAMILIES; None: the one that says best what the model is.
+    target_length: tokens that it is meant for, `max_position_embeddings`; None: the context it was trained at, or what
+      its YaRN scales to.
     c: of beta = 1 + c ln(target_length / context), the factor on its attention logits, which is then right for texts
       of that length alone; None: beta is 1.
     dtype: of the weights.
     shard_bytes: files of weights are no larger, unless a single array is.
     step: of the checkpoint; None: its last.
     results: a results.jsonl of experiments.evaluate, whose figures of this model go into the card.
+    mesh: where the weights are loaded to; None: the first local device.
 
   Returns:
     The format.
 
   Raises:
-    ConfigError: if there is no class for the model, or an argument cannot be.
+    ConfigError: if there is no class for the model, an argument cannot be, or `results` has no figure of the model.
     CheckpointError: if there is no checkpoint, or `target` holds something.
   """
-  directory, target = Path(directory), Path(target)
+  directory, target = local(directory), local(target)
   check_free(target)
   if dtype not in DTYPES:
     raise ConfigError(f"dtype is {dtype!r}; allowed: {', '.join(DTYPES)}")
@@ -79,64 +84,54 @@ def export_model(
     raise ConfigError(f"target_length is {target_length}; it must be at least 1")
   if c is not None and target_length is None:
     raise ConfigError(f"c is {c}, but beta = 1 + c ln s wants a length: give target_length too")
-  format = choose(format, checkpoint.load_model_config(directory, step))
-  past = history(directory, step)
+  model, context = checkpoint.load_model_config(directory, step), checkpoint.load_context(directory, step)
+  format = choose(format, model)
+  past, measured = history(directory, step), [] if results is None else figures_of(directory, Path(results))
   tokenizer = load_tokenizer(directory)
-
-  loaded = checkpoint.load(directory, step)
-  length = target_length or loaded.context
-  beta = 1.0 if c is None else temperature(length / loaded.context, c)
+  max_position = exported_length(model, context, target_length)
+  length = target_length or max_position
+  beta = 1.0 if c is None else temperature(length / context, c)
   config = write_config(
     format,
-    loaded.model,
-    max_position=length,
+    model,
+    max_position=max_position,
     dtype=dtype,
     logit_scale=beta,
     eos_id=tokenizer.eos_id,
     bos_id=tokenizer.bos_id,
   )
-  folded = 1.0 if FORMATS[format].logit_scale else beta
-  arrays = dict(_arrays(loaded.params, loaded.model, format, folded))
-  made = Made(format, loaded.model, loaded.context, length, c, beta, dtype)
-  card = model_card(directory, made, past, None if results is None else Path(results))
-
-  target.parent.mkdir(parents=True, exist_ok=True)
-  draft = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
-  try:
+  card = model_card(directory, Made(format, model, context, length, c, beta, dtype), past, measured)
+  family, params = FAMILIES[format], checkpoint.load(directory, step, mesh).params
+  arrays = dict(_arrays(params, model, family, beta))
+  with draft_of(target) as draft:
     (draft / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
     (draft / "README.md").write_text(card, encoding="utf-8")
     _write_tokenizer(tokenizer, directory, draft)
     _write_weights(arrays, DTYPES[dtype], shard_bytes, draft)
-    move(draft, target)
-  finally:
-    shutil.rmtree(draft, ignore_errors=True)
-  logger.info("%s: %s, for %d tokens at beta %.4g", target, FORMATS[format].architecture, length, beta)
+  logger.info("%s: %s, for %d tokens at beta %.4g", target, family.architecture, length, beta)
   return format
 
 
-def _arrays(params: Params, model: ModelConfig, format: str, beta: float) -> Iterator[tuple[str, _Array]]:
+def _arrays(params: Params, model: ModelConfig, family: Family, beta: float) -> Iterator[tuple[str, _Array]]:
   """Every array of the export by its name, none of them made yet; beta goes into what scales the queries last."""
-  scaled = ("q_norm",) if model.qk_norm is not None else ("q", "q_bias")
+  scaled = _SCALED.get(family.beta_in, ())
 
-  def of(weight: Any, spec: Any, layer: int | None) -> _Array:
+  def of(weight: Weight, spec: ParameterSpec, layer: int | None) -> _Array:
     def make() -> np.ndarray:
       array = np.asarray(params[weight.ours] if layer is None else params["layers"][weight.ours][layer])
       return to_foreign(weight, spec, array * np.float32(beta) if weight.ours in scaled and beta != 1 else array)
 
     return _Array(foreign_shape(weight, spec), make)
 
-  def zeros(*shape: int) -> _Array:
+  def zeros(shape: tuple[int, ...]) -> _Array:
     return _Array(shape, lambda: np.zeros(shape, np.float32))
 
   for weight, spec in weights_of(model):
     for layer in range(model.num_layers) if weight.stacked else (None,):
       name = weight.hugging_face if layer is None else weight.hugging_face.format(layer)
-      yield name.replace(".mlp.", ".mlp.experts.0.") if format == "olmoe" else name, of(weight, spec, layer)
-  for layer in range(model.num_layers):
-    if model.qkv_bias and FORMATS[format].bias is None:
-      yield f"model.layers.{layer}.self_attn.o_proj.bias", zeros(model.d_model)
-    if format == "olmoe":  # a router with one way to go
-      yield f"model.layers.{layer}.mlp.gate.weight", zeros(1, model.d_model)
+      yield family.spelled(name), of(weight, spec, layer)
+  for extra in family.extras(model):
+    yield extra.name, zeros(extra.shape)
 
 
 def _write_weights(arrays: dict[str, _Array], dtype: np.dtype, shard_bytes: int, directory: Path) -> None:

@@ -1,46 +1,13 @@
-"""The classes of transformers that a model of ours can be written as, without any code of its own.
-
-| format  | class   | positions                           | windows  | QK-norm       | note                         |
-|---------|---------|-------------------------------------|----------|---------------|------------------------------|
-| smollm3 | SmolLM3 | each layer RoPE or none             | by layer | none          | says "no RoPE" by name       |
-| llama   | Llama   | one RoPE, or a rotation by no angle | none     | none          | native in other runtimes     |
-| mistral | Mistral | likewise                            | one      | none          |                              |
-| qwen2   | Qwen2   | likewise                            | by layer | none          | biases on q, k and v         |
-| qwen3   | Qwen3   | likewise                            | by layer | of each head  |                              |
-| olmoe   | OLMoE   | likewise                            | none     | of full width | one expert gets every token  |
-| granite | Granite | likewise                            | none     | none          | has a logit scale of its own |
-
-Where a class has a bias on the output projection with those of q, k and v (all but Qwen2), it is written as zeros.
-"""
+"""Which class of transformers a model of ours is written as, and its config.json: see families.py for the table."""
 
 import math
 from typing import Any, NamedTuple
 
 from drope_jax.config import ConfigError, ModelConfig
+from drope_jax.interop.families import FAMILIES
 from drope_jax.interop.hf_config import ntk_theta, write_rope
-from drope_jax.positions import ALiBi, DynamicNTK, DynamicYaRN, Layer, RoPE, layer_cycle
+from drope_jax.positions import ALiBi, DynamicNTK, DynamicYaRN, Layer, RoPE, YaRN, layer_cycle
 
-
-class Format(NamedTuple):
-  """A class, and what it can express."""
-
-  architecture: str
-  positions_by_layer: bool = False
-  windows: str = "none"  # "none", "one" or "by layer"
-  qk_norm: str | None = None  # the scope that it has
-  bias: bool | None = None  # of q, k, v: always, never, or (None) either
-  logit_scale: bool = False
-
-
-FORMATS = {
-  "smollm3": Format("SmolLM3ForCausalLM", positions_by_layer=True, windows="by layer"),
-  "llama": Format("LlamaForCausalLM"),
-  "mistral": Format("MistralForCausalLM", windows="one", bias=False),
-  "qwen2": Format("Qwen2ForCausalLM", windows="by layer", bias=True),
-  "qwen3": Format("Qwen3ForCausalLM", windows="by layer", qk_norm="head"),
-  "olmoe": Format("OlmoeForCausalLM", qk_norm="full"),
-  "granite": Format("GraniteForCausalLM", logit_scale=True),
-}
 _PREFERRED = ("qwen2", "llama", "mistral", "qwen3", "olmoe", "smollm3")
 _PREFERRED_WITHOUT_ROPE = ("qwen2", "smollm3", "qwen3", "olmoe")  # smollm3 before a rotation that rotates nothing
 
@@ -81,7 +48,7 @@ def layers_of(model: ModelConfig) -> Layers:
 
 def obstacle(name: str, model: ModelConfig) -> str | None:
   """Why format `name` cannot express `model`, or None if it can."""
-  this, layers, norm = FORMATS[name], layers_of(model), model.qk_norm
+  this, layers, norm = FAMILIES[name], layers_of(model), model.qk_norm
   if norm is not None and not (norm.queries and norm.keys):
     return f"ModelConfig.qk_norm is {norm}; a class normalises both queries and keys, or neither"
   if (norm.scope if norm else None) != this.qk_norm:
@@ -94,16 +61,16 @@ def obstacle(name: str, model: ModelConfig) -> str | None:
     return f"ModelConfig.positions leaves layers without a window; format {name!r} has one in all"
   if this.bias is not None and model.qkv_bias != this.bias:
     return f"ModelConfig.qkv_bias is {model.qkv_bias}; format {name!r} has it {'always' if this.bias else 'never'}"
-  if name == "olmoe" and model.num_heads * model.head_dim != model.d_model:
-    return f"ModelConfig.num_heads * head_dim is not d_model ({model.d_model}), as it must be in format 'olmoe'"
+  if this.one_expert and model.num_heads * model.head_dim != model.d_model:
+    return f"ModelConfig.num_heads * head_dim is not d_model ({model.d_model}), as it must be in format {name!r}"
   return None
 
 
 def choose(name: str | None, model: ModelConfig) -> str:
   """The format asked for, or the one that says best what the model is. Raises ConfigError if it cannot express it."""
   if name is not None:
-    if name not in FORMATS:
-      raise ConfigError(f"format is {name!r}; allowed: {', '.join(FORMATS)}")
+    if name not in FAMILIES:
+      raise ConfigError(f"format is {name!r}; allowed: {', '.join(FAMILIES)}")
     reason = obstacle(name, model)
     if reason is not None:
       raise ConfigError(reason)
@@ -117,19 +84,44 @@ def choose(name: str | None, model: ModelConfig) -> str:
   raise ConfigError(f"no format can express this model: {reasons[closest]}")
 
 
+def exported_length(model: ModelConfig, context: int, target_length: int | None) -> int:
+  """What `max_position_embeddings` must be: the longest text that the model is meant for, unless its rotation reads it.
+
+  Transformers 4 scales YaRN by max_position_embeddings / original_max_position_embeddings, whatever `factor` says, and
+  every version scales `dynamic` by the length over max_position_embeddings.
+
+  Args:
+    context: tokens that the model was trained at, in the place of a `target_length` of None.
+
+  Raises:
+    ConfigError: if `target_length` is not the length that YaRN scales to.
+  """
+  rope = layers_of(model).rope
+  scaling = None if rope is None else rope.scaling
+  if isinstance(scaling, DynamicNTK):
+    return scaling.original_context
+  if not isinstance(scaling, YaRN):
+    return target_length or context
+  scaled = round(scaling.factor * scaling.original_context)
+  if target_length not in (None, scaled):
+    raise ConfigError(
+      f"target_length is {target_length}; YaRN of factor {scaling.factor:g} scales {scaling.original_context} tokens "
+      f"to {scaled}, and transformers 4 reads its factor from there: leave target_length out, or change the factor"
+    )
+  return scaled
+
+
 def write_config(
   name: str, model: ModelConfig, *, max_position: int, dtype: str, logit_scale: float, eos_id: int, bos_id: int | None
 ) -> dict[str, Any]:
   """The config.json of a model in format `name`, for transformers 4 and 5.
 
   Args:
-    max_position: `max_position_embeddings`, in tokens; the longest text that the model is meant for.
+    max_position: `max_position_embeddings`, in tokens: see `exported_length`.
     dtype: of the weights, "float32" or "bfloat16".
     logit_scale: beta, for a format that has one; the others must have it folded into the weights.
   """
-  this, layers = FORMATS[name], layers_of(model)
-  if layers.rope is not None and isinstance(layers.rope.scaling, DynamicNTK):
-    max_position = layers.rope.scaling.original_context  # by which transformers scales
+  this, layers = FAMILIES[name], layers_of(model)
   if this.positions_by_layer:
     rope = write_rope(layers.rope or RoPE(), max_position)
   else:
@@ -173,10 +165,10 @@ def write_config(
     }
   if this.positions_by_layer:
     config |= {"no_rope_layers": [int(rotated) for rotated in layers.rotated], "mlp_bias": False}
-  if this.logit_scale:
-    config |= {"attention_multiplier": logit_scale / math.sqrt(model.head_dim), "mlp_bias": False}
+  if this.logit_scale is not None:
+    config |= {this.logit_scale: logit_scale / math.sqrt(model.head_dim), "mlp_bias": False}
     config |= {"embedding_multiplier": 1.0, "residual_multiplier": 1.0, "logits_scaling": 1.0}
-  if name == "olmoe":
+  if this.one_expert:
     config |= {"num_experts": 1, "num_experts_per_tok": 1, "norm_topk_prob": False, "clip_qkv": None}
     config |= {"output_router_logits": False, "router_aux_loss_coef": 0.0}
   return config

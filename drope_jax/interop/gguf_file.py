@@ -33,13 +33,16 @@ _KEYS = {
   "attention.key_length": "head_dim",
   "rope.freq_base": "rope_theta",
 }
+_SCALING_KEYS = {  # likewise, in its rope_scaling
+  "rope.scaling.factor": "factor",
+  "rope.scaling.original_context_length": "original_max_position_embeddings",
+}
 _READ_APART = (
+  *_SCALING_KEYS,
   "vocab_size",
   "attention.value_length",
   "rope.dimension_count",
   "rope.scaling.type",
-  "rope.scaling.factor",
-  "rope.scaling.original_context_length",
   "rope.scaling.finetuned",  # a remark
 )
 
@@ -89,8 +92,11 @@ class GGUFFile:
         )
     self.config = self._read_config()
     self._names = self._hugging_face_names()
+    self.names = {**self._own_keys(), **self._names}
     self.shapes = {
-      name: tuple(int(size) for size in reversed(self._tensors[there].shape)) for name, there in self._names.items()
+      name: tuple(int(size) for size in reversed(self._tensors[there].shape))
+      for name, there in self._names.items()
+      if there in self._tensors
     }
 
   def _read_config(self) -> dict[str, Any]:
@@ -106,33 +112,46 @@ class GGUFFile:
     if unknown:
       raise ConfigError(f"{self.path}: {architecture}.{unknown[0]} is {own[unknown[0]]!r}; that is not supported")
     config = {key: _shortest(own[name]) for name, key in _KEYS.items() if name in own}
-    heads = config.get("num_attention_heads") or 1
+    heads, width = config.get("num_attention_heads"), config.get("hidden_size")
     config.setdefault("num_key_value_heads", heads)
-    config.setdefault("head_dim", config.get("hidden_size", 0) // heads)
+    if isinstance(heads, int) and isinstance(width, int) and heads > 0:  # if not, read_config refuses it
+      config.setdefault("head_dim", width // heads)
     for name in ("attention.value_length", "rope.dimension_count"):
-      if own.get(name, config["head_dim"]) != config["head_dim"]:
-        raise ConfigError(f"{self.path}: {architecture}.{name} is {own[name]}; the head size is {config['head_dim']}")
+      if own.get(name, config.get("head_dim")) != config.get("head_dim"):
+        raise ConfigError(
+          f"{self.path}: {architecture}.{name} is {own[name]}; the head size is {config.get('head_dim')}"
+        )
     kind = own.get("rope.scaling.type", "none")
     if kind not in ("none", "linear", "yarn"):
       raise ConfigError(f"{self.path}: {architecture}.rope.scaling.type is {kind!r}; allowed: none, linear, yarn")
     if kind != "none":
-      config["rope_scaling"] = {"rope_type": kind, "factor": _shortest(own.get("rope.scaling.factor"))}
-      if kind == "yarn":
-        config["rope_scaling"]["original_max_position_embeddings"] = own.get("rope.scaling.original_context_length")
+      read = {key: _shortest(own[name]) for name, key in _SCALING_KEYS.items() if name in own}
+      config["rope_scaling"] = {"rope_type": kind, **read}
+      if kind == "linear":
+        config["rope_scaling"].pop("original_max_position_embeddings", None)  # which it does not need
     embedding = self._tensors.get("token_embd.weight")
+    if embedding is None:
+      raise ConfigError(f"{self.path}: the array token_embd.weight is missing")
     return {
       **config,
       "model_type": architecture,
       "hidden_act": "silu",
-      "vocab_size": None if embedding is None else int(embedding.shape[1]),
+      "vocab_size": int(embedding.shape[1]),
       "tie_word_embeddings": "output.weight" not in self._tensors,
     }
 
+  def _own_keys(self) -> dict[str, str]:
+    """Keys here by those of a config.json."""
+    scaling = {name: f"rope_scaling.{key}" for name, key in _SCALING_KEYS.items()}
+    return {key: f"{self.config['model_type']}.{name}" for name, key in {**_KEYS, **scaling}.items()}
+
   def _hugging_face_names(self) -> dict[str, str]:
-    """Names here by those at Hugging Face; an array that the table does not know keeps its own."""
-    layers = range(self.config.get("num_hidden_layers", 0))
-    known = {w.gguf.format(i): w.hugging_face.format(i) for w in TABLE for i in (layers if w.stacked else range(1))}
-    return {known.get(name, name): name for name in self._tensors}
+    """Arrays here, or missing here, by their names at Hugging Face; one that is unknown keeps its own name."""
+    count = self.config.get("num_hidden_layers")
+    layers = range(count if isinstance(count, int) else 0)  # if it is none, read_config refuses it
+    known = {w.hugging_face.format(i): w.gguf.format(i) for w in TABLE for i in (layers if w.stacked else range(1))}
+    unknown = self._tensors.keys() - set(known.values())
+    return {**known, **{name: name for name in unknown}}
 
   def read(self, name: str) -> np.ndarray:
     tensor = self._tensors[self._names[name]]

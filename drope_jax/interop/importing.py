@@ -1,9 +1,8 @@
 """A pretrained model into a checkpoint of ours, array by array."""
 
 import functools
+import hashlib
 import logging
-import shutil
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,13 +13,14 @@ import numpy as np
 from jax.sharding import Mesh, Sharding, SingleDeviceSharding
 
 from drope_jax import checkpoint
-from drope_jax.checkpoint import CheckpointError
 from drope_jax.config import ConfigError, ModelConfig
 from drope_jax.data.tokenizers import load_tokenizer
+from drope_jax.interop.drafts import check_free, draft_of, local
+from drope_jax.interop.families import FAMILIES, Family
 from drope_jax.interop.gguf_file import GGUFFile
 from drope_jax.interop.hf_config import Pretrained, read_config
 from drope_jax.interop.sources import HuggingFaceFolder, Source, copy_tokenizer
-from drope_jax.interop.weights import foreign_names, foreign_shape, from_foreign, layer_shape, weights_of
+from drope_jax.interop.weights import Weight, foreign_names, foreign_shape, from_foreign, layer_shape, weights_of
 from drope_jax.model import ParameterSpec, Params, count_parameters
 from drope_jax.sharding import named_sharding
 
@@ -41,26 +41,47 @@ def open_source(path: str | Path) -> tuple[Source, Pretrained]:
     source, described = GGUFFile(path), path
   else:
     raise ConfigError(f"{path}: neither a folder of a Hugging Face model nor a .gguf file")
-  pretrained = read_config(source.config, described)
+  pretrained = read_config(source.config, described, source.names)
   _check_arrays(source, pretrained.model)
   return source, pretrained
 
 
+def _family(source: Source) -> Family:
+  return FAMILIES[source.config["model_type"]]
+
+
 def _check_arrays(source: Source, model: ModelConfig) -> None:
-  wanted = {name: foreign_shape(weight, spec) for name, (weight, spec) in foreign_names(model).items()}
-  for name, shape in wanted.items():
+  family = _family(source)
+  wanted = {name: foreign_shape(weight, spec) for name, (weight, spec) in foreign_names(model, family).items()}
+  extras = {extra.name: extra for extra in family.extras(model)}
+
+  def named(name: str) -> str:
+    return f"{source.path}: {source.names.get(name, name)}"
+
+  for name, shape in {**wanted, **{name: extra.shape for name, extra in extras.items()}}.items():
     if name not in source.shapes:
-      raise ConfigError(f"{source.path}: the array {name} is missing")
+      raise ConfigError(f"{source.path}: the array {source.names.get(name, name)} is missing")
     if source.shapes[name] != shape:
-      raise ConfigError(f"{source.path}: {name} is of shape {source.shapes[name]}; by the config it should be {shape}")
-  for name in sorted(source.shapes.keys() - wanted.keys()):
+      raise ConfigError(f"{named(name)} is of shape {source.shapes[name]}; by the config it should be {shape}")
+  for name, extra in extras.items():
+    if extra.zeros and source.read(name).any():
+      raise ConfigError(f"{named(name)} is not zero, as attention_bias is true; allowed: biases on q, k and v alone")
+  for name in sorted(source.shapes.keys() - wanted.keys() - extras.keys()):
     if name.endswith("rotary_emb.inv_freq"):  # old checkpoints hold what the config says
       continue
     if name == "lm_head.weight" and source.shapes[name] == source.shapes["model.embed_tokens.weight"]:
-      if np.array_equal(source.read(name), source.read("model.embed_tokens.weight")):
+      if _digest(source, name) == _digest(source, "model.embed_tokens.weight"):
         continue
       raise ConfigError(f"{source.path}: tie_word_embeddings is true, but {name} is not the embedding")
     raise ConfigError(f"{source.path}: the array {name} has no place in a model of this config")
+
+
+def _digest(source: Source, name: str) -> bytes:
+  """A hash of an array's values, so that two large ones can be compared without both in memory."""
+  array, digest = source.read(name), hashlib.sha256()
+  for row in array:
+    digest.update(row.astype(np.float32).tobytes())
+  return digest.digest()
 
 
 def read_params(source: Source, model: ModelConfig, mesh: Mesh | None = None) -> Params:
@@ -68,19 +89,21 @@ def read_params(source: Source, model: ModelConfig, mesh: Mesh | None = None) ->
 
   Each array is read once and goes to its place at once: the host holds one of them beside what the devices hold.
   """
+  family = _family(source)
   layers: Params = {}
   params: Params = {"layers": layers}
   for weight, spec in weights_of(model):
-
-    def read(name: str, weight: Any = weight, spec: ParameterSpec = spec) -> np.ndarray:
-      return from_foreign(weight, spec, source.read(name))
-
+    read = functools.partial(_read, source, family, weight, spec)
     if weight.stacked:
-      names = [weight.hugging_face.format(i) for i in range(model.num_layers)]
-      layers[weight.ours] = _stack(read, names, layer_shape(weight, spec), spec, mesh)
+      layers[weight.ours] = _stack(read, model.num_layers, layer_shape(weight, spec), spec, mesh)
     else:
-      params[weight.ours] = _put(read(weight.hugging_face), _sharding(mesh, spec.dimensions))
+      params[weight.ours] = _put(read(), _sharding(mesh, spec.dimensions))
   return params
+
+
+def _read(source: Source, family: Family, weight: Weight, spec: ParameterSpec, layer: int = 0) -> np.ndarray:
+  """One array in our layout; of a stacked one, that of one layer."""
+  return from_foreign(weight, spec, source.read(family.spelled(weight.hugging_face.format(layer))))
 
 
 def _sharding(mesh: Mesh | None, dimensions: tuple[str, ...]) -> Sharding:
@@ -92,14 +115,14 @@ def _put(array: np.ndarray, sharding: Sharding) -> jax.Array:
 
 
 def _stack(
-  read: Callable[[str], np.ndarray], names: list[str], shape: tuple[int, ...], spec: ParameterSpec, mesh: Mesh | None
+  read: Callable[[int], np.ndarray], num_layers: int, shape: tuple[int, ...], spec: ParameterSpec, mesh: Mesh | None
 ) -> jax.Array:
-  """The arrays `names`, stacked in front; each is written into the donated stack before the next is read."""
-  zeros, write = _stack_functions((len(names), *shape), _sharding(mesh, spec.dimensions))
+  """The arrays of all layers, stacked in front; each is written into the donated stack before the next is read."""
+  zeros, write = _stack_functions((num_layers, *shape), _sharding(mesh, spec.dimensions))
   each = _sharding(mesh, spec.dimensions[1:])
   stack = zeros()
-  for i, name in enumerate(names):
-    stack = write(stack, _put(read(name), each), i).block_until_ready()
+  for layer in range(num_layers):
+    stack = write(stack, _put(read(layer), each), layer).block_until_ready()
   return stack
 
 
@@ -128,38 +151,18 @@ def import_model(
     ConfigError: if the source is not supported, naming the file and the key or array.
     CheckpointError: if `directory` holds something.
   """
-  directory = Path(directory)
+  source_path, directory = local(source_path), local(directory)
   check_free(directory)
   source, pretrained = open_source(source_path)
-  directory.parent.mkdir(parents=True, exist_ok=True)
-  draft = Path(tempfile.mkdtemp(prefix=f".{directory.name}-", dir=directory.parent))
-  try:
+  with draft_of(directory) as draft:
     if tokenizer is None:
       source.write_tokenizer(draft)
     else:
-      copy_tokenizer(Path(tokenizer), draft)
+      copy_tokenizer(local(tokenizer), draft)
     size = load_tokenizer(draft).vocab_size
     if size > pretrained.model.vocab_size:
       raise ConfigError(f"{source.path}: vocab_size is {pretrained.model.vocab_size}; its tokenizer has {size}")
     params = read_params(source, pretrained.model, mesh)
     checkpoint.save_weights(draft, pretrained.model, params, pretrained.context, source.origin())
-    move(draft, directory)
-  finally:
-    shutil.rmtree(draft, ignore_errors=True)
   logger.info("%s: %.1fM parameters from %s", directory, count_parameters(pretrained.model) / 1e6, source.path)
   return pretrained
-
-
-def check_free(directory: Path) -> None:
-  """Raises CheckpointError unless `directory` is missing or empty."""
-  if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
-    raise CheckpointError(f"{directory}: holds something already; name another directory")
-
-
-def move(draft: Path, directory: Path) -> None:
-  """Makes a finished draft `directory`, unless something has come to lie there meanwhile."""
-  draft.chmod(0o755)  # mkdtemp's is private
-  try:
-    draft.rename(directory)
-  except OSError as error:
-    raise CheckpointError(f"{directory}: holds something already; name another directory") from error

@@ -5,9 +5,9 @@ from typing import Any, NamedTuple
 
 from drope_jax import checkpoint
 from drope_jax.checkpoint import CheckpointError
-from drope_jax.config import ModelConfig, TrainConfig, from_dict
+from drope_jax.config import ConfigError, ModelConfig, TrainConfig, from_dict
 from drope_jax.evaluate import results as records
-from drope_jax.interop.formats import FORMATS
+from drope_jax.interop.families import FAMILIES
 from drope_jax.interop.hf_config import NEUTRAL_FACTOR
 from drope_jax.model import count_parameters
 from drope_jax.positions import layer_cycle
@@ -45,8 +45,30 @@ def history(directory: Path, step: int | None = None) -> list[Past]:
     return [here]
 
 
-def model_card(directory: Path, made: Made, past: list[Past], results: Path | None) -> str:
-  """The card of an export of `directory`, as Markdown; figures of `results` (a results.jsonl) that are of its name."""
+def figures_of(directory: Path, results: Path) -> list[records.Result]:
+  """The figures in a results.jsonl that are of the run in `directory`: whole measurements, each as measured last.
+
+  Raises:
+    ConfigError: if there is no such file, it cannot be read, or it has none.
+  """
+  if not results.exists():
+    raise ConfigError(f"{results}: there is no such file")
+  try:
+    read = records.read(results)
+  except (OSError, RuntimeError, ValueError) as error:
+    raise ConfigError(f"{results}: not a readable results.jsonl ({error})") from error
+  name = directory.resolve().name
+  # One measured again, with the same settings or others, replaces the earlier one. Parts of a measurement, as the loss
+  # at some positions, have an @ in their names.
+  last = {(r.measurement._replace(settings=""), r.metric): r for r in read if r.run == name and "@" not in r.metric}
+  if not last:
+    runs = ", ".join(sorted({r.run for r in read})) or "nothing"
+    raise ConfigError(f"{results}: has no figures of run {name}; it has those of {runs}")
+  return list(last.values())
+
+
+def model_card(directory: Path, made: Made, past: list[Past], figures: list[records.Result]) -> str:
+  """The card of an export of `directory`, as Markdown, with what `figures_of` read."""
   origin = past[0].meta.get("origin", {})
   head = [
     "---",
@@ -55,13 +77,12 @@ def model_card(directory: Path, made: Made, past: list[Past], results: Path | No
     "---",
   ]
   without = any(layer.positions is None for layer in layer_cycle(made.model.positions))
-  name = directory.resolve().name
   lines = [
     *head,
-    f"# {name}",
+    f"# {past[-1].meta.get('origin', {}).get('name', past[-1].name)}",
     "",
     f"A decoder of {count_parameters(made.model) / 1e6:.1f}M parameters, exported by drope_jax as "
-    f"`{FORMATS[made.format].architecture}` ({made.dtype}). It was trained at {made.context:,} tokens and is "
+    f"`{FAMILIES[made.format].architecture}` ({made.dtype}). It was trained at {made.context:,} tokens and is "
     f"exported for {made.length:,}.",
     "",
     "## What was done",
@@ -72,7 +93,7 @@ def model_card(directory: Path, made: Made, past: list[Past], results: Path | No
     "",
     *[f"- {line}" for line in _notes(made, without)],
     "",
-    *_figures(name, results),
+    *_figures(figures),
   ]
   return "\n".join(lines).rstrip() + "\n"
 
@@ -102,34 +123,39 @@ def _notes(made: Made, without: bool) -> list[str]:
   positions = made.model.positions
   if not without:
     notes.append(f"Positions: `{positions}`.")
-  elif made.format == "smollm3":
+  elif FAMILIES[made.format].positions_by_layer:
     notes.append("Positions: none in the layers where `no_rope_layers` is 0.")
   else:
     notes.append(
       "Positions: none. The class always rotates, so `rope_parameters` divide every frequency by "
       f"{NEUTRAL_FACTOR:g}: no angle differs from 0."
     )
-  if made.format == "olmoe":
+  if FAMILIES[made.format].one_expert:
     notes.append("The class is a mixture of experts; this model has one expert, which gets every token with weight 1.")
   if made.beta == 1:
     notes.append("The attention logits are as trained (beta 1).")
   else:
-    where = {"granite": "`attention_multiplier`", "qwen3": "`q_norm`", "olmoe": "`q_norm`"}.get(made.format, "`q_proj`")
     notes.append(
       f"The attention logits are multiplied by beta = 1 + {made.c:g} ln({made.length / made.context:g}) = "
-      f"{made.beta:.6g}, which is part of {where}. It is right for texts of {made.length:,} tokens; on shorter ones "
+      f"{made.beta:.6g}, which is part of `{FAMILIES[made.format].beta_in}`. "
+      f"It is right for texts of {made.length:,} tokens; on shorter ones "
       "the model is not the one that was trained."
     )
   return notes
 
 
-def _figures(name: str, results: Path | None) -> list[str]:
-  measured = [] if results is None else [r for r in records.read(results) if r.run == name]
-  # One measured again, with the same settings or others, replaces the earlier one.
-  last = {(r.measurement._replace(settings=""), r.metric): r for r in measured}
-  shown = [r for r in last.values() if r.metric in (records.LOSS, records.ACCURACY, records.BETA)]
-  if not shown:
+def _figures(figures: list[records.Result]) -> list[str]:
+  if not figures:
     return ["## Figures", "", "None were measured for this card."]
-  rows = [f"| {r.method} | {r.task} | {r.context:,} | {r.metric} | {r.value:.4f} | {r.n:,} |" for r in shown]
-  head = ["| method | task | tokens | metric | value | n |", "|---|---|---|---|---|---|"]
-  return ["## Figures", "", "Measured before the export, in drope_jax.", "", *head, *rows]
+  head = ["| method | task | tokens | metric | value | 95 % interval | n | seed |", "|---|---|---|---|---|---|---|---|"]
+  rows = [
+    f"| {r.method} | {r.task} | {r.context:,} | {r.metric} | {r.value:.4f} | {_interval(r)} | {r.n:,} | {r.seed} |"
+    for r in figures
+  ]
+  commands = [f"- `{command}`" for command in dict.fromkeys(r.command for r in figures) if command]
+  by = ["", "Measured by:", "", *commands] if commands else []
+  return ["## Figures", "", "Measured before the export, in drope_jax.", "", *head, *rows, *by]
+
+
+def _interval(result: records.Result) -> str:
+  return "-" if result.low is None or result.high is None else f"{result.low:.4f} to {result.high:.4f}"

@@ -21,6 +21,7 @@ class Source(Protocol):
   path: Path
   config: dict[str, Any]  # as in a config.json
   shapes: dict[str, tuple[int, ...]]  # of every array, by its name at Hugging Face
+  names: dict[str, str]  # of keys and arrays in the file, by those at Hugging Face where they differ; for messages
 
   def read(self, name: str) -> np.ndarray:
     """One array, in a float dtype that numpy knows."""
@@ -42,6 +43,7 @@ class HuggingFaceFolder:
   def __init__(self, path: str | Path):
     self.path = Path(path)
     self.config = read_json(self.path / "config.json")
+    self.names: dict[str, str] = {}
     self._files: dict[str, Path] = {}
     self.shapes: dict[str, tuple[int, ...]] = {}
     for file in self._weight_files():
@@ -103,14 +105,20 @@ def conversion(path: Path) -> str:
 
 
 def copy_tokenizer(source: Path, directory: Path) -> None:
-  """Copies a tokenizer.json and what lies beside it. Raises ConfigError if there is none that can be read."""
-  folder = source if source.is_dir() else source.parent
-  if not (folder / "tokenizer.json").exists():
-    raise ConfigError(f"{folder}: no tokenizer.json; name one of the same model with --tokenizer=PATH")
-  load_tokenizer(folder / "tokenizer.json")
-  for name in ("tokenizer.json", ROLES, *COMPANIONS):
-    if (folder / name).exists():
-      (directory / name).write_bytes((folder / name).read_bytes())
+  """Copies a tokenizer.json, whatever its name is, or that of a folder, and what lies beside it.
+
+  Raises:
+    ConfigError: if there is none that can be read.
+  """
+  file = source / "tokenizer.json" if source.is_dir() else source
+  if not file.exists():
+    raise ConfigError(f"{file}: there is no tokenizer.json; name one of the same model with --tokenizer=PATH")
+  load_tokenizer(file)
+  (directory / "tokenizer.json").write_bytes(file.read_bytes())
+  for name in (ROLES, *COMPANIONS):
+    beside = file.with_name(name)
+    if beside.exists():
+      (directory / name).write_bytes(beside.read_bytes())
 
 
 def read_json(path: Path) -> dict[str, Any]:

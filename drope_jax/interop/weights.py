@@ -11,6 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 from drope_jax.config import ModelConfig
+from drope_jax.interop.families import Family
 from drope_jax.model import ParameterSpec, parameter_specs
 
 
@@ -83,10 +84,10 @@ def to_foreign(weight: Weight, spec: ParameterSpec, array: np.ndarray) -> np.nda
   return np.ascontiguousarray(array).reshape(foreign_shape(weight, spec))
 
 
-def foreign_names(model: ModelConfig) -> dict[str, tuple[Weight, ParameterSpec]]:
-  """Every array of a model by its name at Hugging Face."""
+def foreign_names(model: ModelConfig, family: Family) -> dict[str, tuple[Weight, ParameterSpec]]:
+  """Every array of a model by its name in a class of transformers."""
   return {
-    name: (weight, spec)
+    family.spelled(name): (weight, spec)
     for weight, spec in weights_of(model)
     for name in (
       [weight.hugging_face.format(i) for i in range(model.num_layers)] if weight.stacked else [weight.hugging_face]
