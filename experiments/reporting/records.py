@@ -219,7 +219,7 @@ def _read_run(directory: Path, name: str, pretrained: dict[str, Any] | None) -> 
 def _read_results(path: Path) -> dict[tuple[str, str, str], dict[int, dict[str, Figure]]]:
   try:
     records = results.read(path)
-  except ValueError as error:
+  except results.ResultsError as error:
     raise ReportError(str(error)) from error
   if not records:
     raise ReportError(f"{path}: holds no figure; nothing has been evaluated yet")
