@@ -106,7 +106,7 @@ def test_a_factor_by_hand_holds_at_every_length():
     for length in (16, 64):
       assert inference(method, MODEL, 16, length) == Inference(dataclasses.replace(MODEL, positions=RoPE(1e4, scaling)))
   nope = dataclasses.replace(MODEL, positions=None)
-  assert inference("drope:0.5", nope, 16, 64, c=9.0).logit_scale == 1 + 0.5 * math.log(4)
+  assert inference("drope:0.5", nope, 16, 64).logit_scale == 1 + 0.5 * math.log(4)
 
 
 @pytest.mark.parametrize("method", ["yarn:0.5", "pi:", "ntk:two", "rope:2", "drope:-1", "yarn:inf", "yarn:nan"])

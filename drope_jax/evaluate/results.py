@@ -139,7 +139,7 @@ def read(path: Path) -> list[Result]:
 def measured(path: Path) -> set[Measurement]:
   """What a file already holds, so that a rerun can skip it.
 
-  What stands before a last line that was cut off may be of the same measurement, and then lacks figures: it is left out.
+  What stands before a last line that was cut off may be of the same measurement, whose figures are then not all there.
   """
   found = [result.measurement for result in read(path)]
   return set(found) - set(found[-1:] if _torn(path) else [])
