@@ -188,13 +188,15 @@ def test_a_crop_without_room_for_a_prompt_is_refused():
 class Counting:
   """A task that counts how often it is measured, and fails once."""
 
-  def __init__(self, name, fails_at=None, samples=10):
-    self.name, self.fails_at, self.samples, self.measured = name, fails_at, samples, []
+  def __init__(self, name, fails_at=None, samples=10, bounded=True):
+    self.name, self.fails_at, self.samples, self.bounded = name, fails_at, samples, bounded
+    self.measured, self.checked = [], []
 
   def settings(self, length):
     return {"samples": self.samples}
 
   def check(self, length, crop):
+    self.checked.append((length, crop))
     if length == 1:
       raise ConfigError(f"{self.name}: too short")
 

@@ -156,6 +156,10 @@ class LongBench:
   def name(self) -> str:
     return f"longbench_{self.dataset}" + ("_whole" if self.whole else "")
 
+  @property
+  def bounded(self) -> bool:
+    return not self.whole
+
   @functools.cached_property
   def records(self) -> list[dict[str, Any]]:
     """As released. Raises ConfigError naming the file."""

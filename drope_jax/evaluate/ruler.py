@@ -19,19 +19,18 @@ import re
 import string
 import uuid
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 from drope_jax.config import ConfigError
 from drope_jax.data.tokenizers import Tokenizer
 from drope_jax.evaluate.generation import complete
 from drope_jax.evaluate.haystack import split_sentences
 from drope_jax.evaluate.samples import fingerprint
-from drope_jax.evaluate.tasks import Figure, Subject, check_room, figures_by_depth, mean_figure
+from drope_jax.evaluate.tasks import DEPTH_BINS, Figure, Subject, check_room, figures_by_depth, mean_figure
 from drope_jax.evaluate.words import ADJECTIVES, NOUNS, key_words
 
 NOISE = "The grass is green. The sky is blue. The sun is yellow. Here we go. There and back again."
 DEPTHS = tuple(round(100 * i / 39) for i in range(40))  # per cent of the haystack's sentences
-DEPTH_BINS = (0.0, 0.25, 0.5, 0.75, 1.0)  # accuracy by depth counts a needle for the nearest of these
 
 NEEDLE = "One of the special magic {type} for {key} is: {value}."
 NIAH = (
@@ -243,6 +242,7 @@ class Ruler:
   material: Material
   num_samples: int = 100
   seed: int = 0
+  bounded: ClassVar[bool] = True
 
   @property
   def family(self) -> Family:
