@@ -33,7 +33,7 @@ class EvalData:
   limit: int | None = None  # of samples from a data set, from its front
   longbench: Path | None = None  # folder of LongBench's released files
   multiple_choice: Path | None = None  # folder of the files of multiple_choice.py
-  haystack: Path | None = None  # a folder of essays; None: prose that Python brings along
+  haystack: Path | None = None  # see haystack.read_essays; None: prose that Python brings along
   seed: int = 0
 
   @functools.cached_property
@@ -54,12 +54,16 @@ class EvalData:
   @functools.cached_property
   def material(self) -> ruler.Material:
     """What RULER's prompts are made of."""
-    return ruler.Material(self.tokenizer, read_essays(self.haystack))
+    return ruler.Material(self.tokenizer, self._essays)
 
   @functools.cached_property
   def essay_lines(self) -> Lines:
     """The haystack's sentences, as fillers; for what needs no corpus."""
-    return Lines(self.tokenizer, sentences(read_essays(self.haystack)))
+    return Lines(self.tokenizer, sentences(self._essays))
+
+  @functools.cached_property
+  def _essays(self) -> str:
+    return read_essays(self.haystack)
 
   def _long_documents(self, split: str) -> Sequence[np.ndarray]:
     return evaluation_documents(self._split(split), self.tokenizer, self.longest + 1, self.num_documents)
