@@ -193,6 +193,22 @@ def test_the_whole_path(monkeypatch, tmp_path):
   assert (task.name, whole.name) == ("longbench_musique", "longbench_musique_whole")
 
 
+@pytest.mark.parametrize(
+  ("dataset", "fields", "message"),
+  [
+    ("passage_retrieval_en", {"answers": ["the third"]}, "the reference 'the third' names no paragraph"),
+    ("trec", {"all_classes": None}, "not iterable"),
+    ("musique", {"answers": [3]}, "no attribute 'lower'"),
+    ("lcc", {"answers": None}, "not iterable"),
+  ],
+)
+def test_a_reference_that_cannot_be_scored_is_found_before_anything_is_generated(tmp_path, dataset, fields, message):
+  good = {"answers": ["Paragraph 3"], "all_classes": ["Paragraph 3"]}
+  write(tmp_path, dataset, [record(**good), record(**{**good, **fields})])
+  with pytest.raises(ConfigError, match=rf"{dataset}\.jsonl: record 2 is not one of {dataset} .*{message}"):
+    LongBench(dataset=dataset, folder=tmp_path).check(256, None)
+
+
 def test_files_are_named_when_they_are_not_as_released(tmp_path):
   data = EvalData(tokenizer=ByteTokenizer(), longest=64, longbench=tmp_path, limit=1)
   (task,) = make_tasks(["longbench_lcc"], data)
@@ -201,7 +217,7 @@ def test_files_are_named_when_they_are_not_as_released(tmp_path):
   (tmp_path / "qasper.jsonl").write_text('{"input": "x"}\n')
   with pytest.raises(ConfigError, match=r"qasper\.jsonl:1: the field 'context' is missing"):
     make_tasks(["longbench_qasper"], data)[0].check(256, None)
-  write(tmp_path, "trec_e", [record(), record()])
+  write(tmp_path, "trec_e", [record(all_classes=["Ann"])] * 2)
   (task,) = make_tasks(["longbench_trec"], data)
   assert len(task.records) == 1
   with pytest.raises(ConfigError, match="longbench_trec at 64 tokens"):

@@ -410,6 +410,25 @@ def test_an_optimum_on_the_edge_of_the_grid_is_said(tmp_path, loaded, fit_data, 
   assert "at 2 times the training context the best beta, 0.8, ends the grid" in caplog.text
 
 
+# --- concatenated documents ----------------------------------------------------------------------------
+
+
+def test_short_documents_are_joined_only_where_that_is_asked_for(monkeypatch):
+  monkeypatch.setattr(EvalData, "_split", lambda *_: ["abc", "defgh", "ijklm", "no", "pq"])
+  alone = EvalData(tokenizer=TOKENIZER, longest=6)
+  with pytest.raises(ConfigError, match="no document has 7 tokens"):
+    make_tasks(["perplexity"], alone)
+  joined = dataclasses.replace(alone, concatenate=True)
+  (task,) = make_tasks(["perplexity"], joined)
+  rows = [[TOKENIZER.decode([i]) for i in row.tolist()] for row in task.documents]
+  assert ["".join(row) for row in rows] == ["abcdef", "ghijkl", "mnopq"] and {len(row) for row in rows} == {7}
+  assert rows[0][3] == rows[1][2] == rows[2][1] == ""  # EOS
+  assert task.settings(6)["concatenated"] and len(dataclasses.replace(joined, num_documents=2).documents) == 2
+  assert [row.tolist() for row in joined.fit_documents] == [row.tolist() for row in task.documents]
+  with pytest.raises(ConfigError, match="all documents together have 22 tokens; 41 are needed"):
+    make_tasks(["perplexity"], dataclasses.replace(joined, longest=40))
+
+
 # --- a BOS -------------------------------------------------------------------------------------------
 
 

@@ -85,6 +85,7 @@ def fit_temperature(
     "extensions": list(beyond),
     "betas": list(BETAS),
     "documents": len(documents),
+    "concatenated": data.concatenate,
     "text": fingerprint(documents),
   }
   at = {length: Measurement(run, "drope", FIT_TASK, length, data.seed, as_text(settings)) for length in lengths}

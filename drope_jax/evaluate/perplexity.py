@@ -9,7 +9,7 @@ perplexity is exp of a mean loss.
 import dataclasses
 import functools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, ClassVar
 
 import jax
@@ -110,12 +110,14 @@ class Perplexity:
     span: None: the first `length` tokens of each document are predicted. A number: so many are, whatever the length,
       and the length is that of the window which slides over them (task "sliding_perplexity").
     block: positions of a block of the loss by position; None: half the training context.
+    concatenated: whether `documents` are pieces of many texts; it is noted, and changes nothing here.
   """
 
   documents: Sequence[np.ndarray]
   tokenizer: Tokenizer
   span: int | None = None
   block: int | None = None
+  concatenated: bool = False
   bounded: ClassVar[bool] = True
 
   @property
@@ -124,7 +126,8 @@ class Perplexity:
 
   def settings(self, length: int) -> dict[str, Any]:
     read = [document[: (self.span or length) + 1] for document in self.documents]
-    return {"documents": len(read), "text": fingerprint(read), "span": self.span, "block": self.block}
+    how = {"span": self.span, "block": self.block, "concatenated": self.concatenated}
+    return {"documents": len(read), "text": fingerprint(read), **how}
 
   def check(self, length: int, crop: int | None) -> None:
     shortest = min(map(len, self.documents))
@@ -159,6 +162,28 @@ class Perplexity:
       rows_N = nll_NT[:, start:stop].mean(axis=1, dtype=np.float64)
       figures.append(mean_figure(loss_between(start, stop), rows_N, n=len(rows_N) * (stop - start)))
     return figures
+
+
+def concatenated(texts: Iterable[str], tokenizer: Tokenizer, size: int, limit: int) -> list[np.ndarray]:
+  """Texts one after another, EOS behind each, cut into rows of `size` tokens: int32, the first `limit` of them.
+
+  Raises:
+    ConfigError: if all the texts together are shorter than a row.
+  """
+  rows: list[np.ndarray] = []
+  tokens: list[int] = []
+  for text in texts:
+    tokens += [*tokenizer.encode(text), tokenizer.eos_id]
+    while len(tokens) >= size and len(rows) < limit:
+      rows.append(np.asarray(tokens[:size], np.int32))
+      del tokens[:size]
+    if len(rows) == limit:
+      break
+  if not rows:
+    raise ConfigError(
+      f"all documents together have {len(tokens)} tokens; {size} are needed: evaluate at a shorter length"
+    )
+  return rows
 
 
 def text_bytes(tokenizer: Tokenizer, tokens: np.ndarray) -> int:
