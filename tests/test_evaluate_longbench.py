@@ -1,7 +1,10 @@
 """LongBench: scores against the package they were defined by and by hand, prompts, truncation, the whole path."""
 
+import difflib
+import hashlib
 import json
 import random
+import re
 import string
 
 import numpy as np
@@ -69,6 +72,85 @@ def test_f1_by_counting():
         common += 1
     expected = 2 * common / (len(said) + len(true)) if common else 0.0
     assert f1(answer, reference) == pytest.approx(expected), (answer, reference)
+
+
+# --- the originals: metrics.py of THUDM/LongBench at 2e00731, and ratio of fuzzywuzzy 0.18.0 over difflib ---
+
+
+def original_count(prediction, ground_truth):
+  numbers = re.findall(r"\d+", prediction)
+  right_num = 0
+  for number in numbers:
+    if str(number) == str(ground_truth):
+      right_num += 1
+  return float(0.0 if len(numbers) == 0 else right_num / len(numbers))
+
+
+def original_retrieval(prediction, ground_truth):
+  return original_count(prediction, re.findall(r"Paragraph (\d+)", ground_truth)[0])
+
+
+def original_classification(prediction, ground_truth, all_classes):
+  em_match_list = []
+  for class_name in all_classes:
+    if class_name in prediction:
+      em_match_list.append(class_name)
+  for match_term in em_match_list:
+    if match_term in ground_truth and match_term != ground_truth:
+      em_match_list.remove(match_term)
+  return 1.0 / len(em_match_list) if ground_truth in em_match_list else 0.0
+
+
+def original_code_similarity(prediction, ground_truth):
+  all_lines = prediction.lstrip("\n").split("\n")
+  prediction = ""
+  for line in all_lines:
+    if ("`" not in line) and ("#" not in line) and ("//" not in line):
+      prediction = line
+      break
+  return ratio(prediction, ground_truth) / 100
+
+
+def ratio(s1, s2):
+  if s1 == s2:
+    return 100
+  if len(s1) == 0 or len(s2) == 0:
+    return 0
+  return round(100 * difflib.SequenceMatcher(None, s1, s2).ratio())
+
+
+def test_counting_and_retrieval_are_the_originals():
+  rng = random.Random(4)
+  answers = EDGES + random_texts(50, 5)
+  answers += [
+    " ".join(rng.choice(["3", "33", "Paragraph 3", "03", "3.", "x", "-3"]) for _ in range(k % 7)) for k in range(300)
+  ]
+  for answer in answers:
+    for number in ("3", "33", "1", ""):
+      assert counting(answer, number) == original_count(answer, number), (answer, number)
+    for reference in ("Paragraph 3", "Paragraph 33 or Paragraph 3", "see Paragraph 1."):
+      assert retrieval(answer, reference) == original_retrieval(answer, reference), (answer, reference)
+
+
+def test_classification_is_the_originals():
+  rng = random.Random(6)
+  parts = ["a", "b", "ab", "ba", "abc", "c", "a b", "b c", "a b c", ""]
+  for _ in range(2000):
+    classes = rng.choices(parts, k=rng.randint(1, 7))  # some are part of others, some come twice
+    answer, reference = " ".join(rng.choices(parts, k=rng.randint(0, 5))), rng.choice([*classes, "abc"])
+    expected = original_classification(answer, reference, list(classes))
+    assert classification(answer, reference, classes) == expected, (answer, reference, classes)
+
+
+def test_edit_similarity_is_the_originals():
+  rng = random.Random(7)
+  lines = ["return x", "# note", "// note", "```", "", "  x = f(a, b)", "x = f(b)", "return y  # why", "for i in n:"]
+  pairs = cases()
+  for _ in range(500):
+    answer = "\n" * rng.randint(0, 2) + "\n".join(rng.choices(lines, k=rng.randint(0, 5)))
+    pairs.append((answer, rng.choice([*lines, "".join(rng.choices("xy (=", k=rng.randint(0, 300)))])))
+  for answer, reference in pairs:
+    assert edit_similarity(answer, reference) == original_code_similarity(answer, reference), (answer, reference)
 
 
 @pytest.mark.parametrize(
@@ -150,6 +232,29 @@ def test_prompts_and_generated_tokens():
     prompt = definition.prompt.format(context="{CONTEXT}", input="INPUT")
     assert "{CONTEXT}" in prompt
     assert ("INPUT" in prompt) == (name not in ("gov_report", "multi_news", "passage_count", "lcc"))
+
+
+def test_every_word_of_the_prompts_is_longbenchs():
+  """Digests of what was compared, byte by byte, with config/dataset2prompt.json at 2e00731."""
+  digests = {name: hashlib.sha256(definition.prompt.encode()).hexdigest()[:16] for name, definition in TASKS.items()}
+  assert digests == {
+    "narrativeqa": "aada7ed24b06abac",
+    "qasper": "0fbdd123fe7f83d6",
+    "multifieldqa_en": "20b4666a2de8a1f7",
+    "hotpotqa": "9ec4ae308865bd0c",
+    "2wikimqa": "9ec4ae308865bd0c",
+    "musique": "9ec4ae308865bd0c",
+    "gov_report": "91c25d585b189ced",
+    "qmsum": "dca23b678fe0183b",
+    "multi_news": "2af3f28c40b902e6",
+    "trec": "0eff8bebdba99d91",
+    "triviaqa": "00a802e6377e72fc",
+    "samsum": "a68d884234907eef",
+    "passage_count": "986550b6c61009c6",
+    "passage_retrieval_en": "39b96b7fa52bdd2a",
+    "lcc": "6a1f24cf0bb83cd9",
+    "repobench-p": "ee9ec182ea5ffeb7",
+  }
 
 
 def test_the_middle_is_cut_out():

@@ -1,5 +1,6 @@
 """RULER: the published definitions, properties of every sample, and models whose score is known."""
 
+import hashlib
 import random
 import re
 from collections import Counter
@@ -11,10 +12,12 @@ from stub_model import put, reader
 from drope_jax.config import ConfigError
 from drope_jax.data.corpus import build_corpus
 from drope_jax.data.tokenizers import ByteTokenizer, train_bpe
-from drope_jax.evaluate import haystack
+from drope_jax.evaluate import haystack, ruler
 from drope_jax.evaluate.catalog import EvalData, make_tasks
+from drope_jax.evaluate.generation import complete
 from drope_jax.evaluate.haystack import read_essays, split_sentences
 from drope_jax.evaluate.ruler import DEPTHS, NOISE, TASKS, Material, Ruler, fitted, found_references
+from drope_jax.evaluate.tasks import Subject
 from drope_jax.evaluate.words import ADJECTIVES, NOUNS, key_words
 
 ESSAY = read_essays(None)
@@ -207,6 +210,20 @@ def test_frequent_words_are_the_most_frequent_but_for_the_dots(material):
     assert share == pytest.approx(1 / 4, abs=0.02)  # zeta with alpha 2
 
 
+def test_every_word_of_the_templates_is_rulers():
+  """Digests of what was compared, byte by byte, with NVIDIA/RULER at c3f5e3b."""
+  texts = (NOISE, ruler.NEEDLE, ruler.NIAH, ruler.VARIABLES, ruler.COMMON, ruler.FREQUENT)
+  digests = [hashlib.sha256(text.encode()).hexdigest()[:16] for text in texts]
+  assert digests == [
+    "c2fcf70de6081e6f",
+    "528afb85ddbed087",
+    "45ee6a9f7b460f55",
+    "a5b7f4873a860852",
+    "c2426f94a28fc3a2",
+    "0bfad42dcc7b1cff",
+  ]
+
+
 def test_the_score_is_rulers_formula():
   rng = random.Random(0)
   for _ in range(300):
@@ -307,18 +324,62 @@ def test_a_perfect_reader_scores_one(material, monkeypatch, name):
   assert all("@depth=" in figure.metric for figure in figures[2:]) and len(figures) > 2
 
 
-def test_one_that_sees_the_last_tokens_fails_exactly_on_needles_outside(monkeypatch):
-  tokenizer, reach, length = ByteTokenizer(), 900, 1800
-  task = Ruler(name="niah_single_1", material=Material(tokenizer, ESSAY), num_samples=16)
+def variables_read(text: str) -> str:
+  asked, _, said = text.rpartition("they are: ")
+  lines = asked.rpartition("Memorize and track")[2]
+  value = re.search(r"assigned the value (\d+) in", lines)
+  chain, held = [], {value[1] if value else ""}
+  for name, source in re.findall(r"VAR ([A-Z]+) = (?:VAR )?(\w+)", lines):
+    if source in held:
+      held.add(name)
+      chain.append(name)
+  return " ".join(chain)[len(said) :]
+
+
+def common_words_read(text: str) -> str:
+  asked, _, said = text.rpartition("in the list are:")
+  words = re.findall(r"\d+\. (\S+)", asked.rpartition("Below is a numbered list")[2])
+  return (" " + " ".join(word for word, _ in Counter(words).most_common(10)))[len(said) :]
+
+
+def frequent_words_read(text: str) -> str:
+  asked, _, said = text.rpartition("appeared words are:")
+  words = asked.partition("coded words. ")[2].partition("\nQuestion")[0].split()
+  most = [word for word, _ in Counter(words).most_common(4) if word != "..."]
+  return (" " + " ".join(most))[len(said) :]
+
+
+@pytest.mark.parametrize(
+  ("name", "read"), [("vt", variables_read), ("cwe", common_words_read), ("fwe", frequent_words_read)]
+)
+def test_a_perfect_reader_scores_one_where_there_are_no_needles(material, monkeypatch, name, read):
+  subject = put(monkeypatch, reader(read, material.tokenizer), material.tokenizer)
+  figures = Ruler(name=name, material=material, num_samples=3).measure(subject, 1500)
+  assert [(figure.metric, figure.value) for figure in figures] == [("string_match_all", 1.0), ("all_or_nothing", 1.0)]
+
+
+def answered(task: Ruler, subject: Subject, length: int) -> list[bool]:
+  """Which samples are answered in full."""
   samples = task.samples(length)
-  # When it says the last digit, a blank and six digits stand between the prompt's end and where it is.
-  within = [len(s.prompt) + 7 - s.prompt.index("One of the special") <= reach for s in samples]
+  answers = complete(subject, [subject.encode(sample.prompt) for sample in samples], task.family.max_new_tokens)
+  return [all(found_references(answer, s.references)) for answer, s in zip(answers, samples, strict=True)]
+
+
+@pytest.mark.parametrize("name", ["niah_single_1", "niah_multikey_1"])
+def test_one_that_sees_the_last_tokens_fails_exactly_on_needles_outside(monkeypatch, name):
+  tokenizer, reach, length = ByteTokenizer(), 900, 1800
+  task = Ruler(name=name, material=Material(tokenizer, ESSAY), num_samples=16)
+  samples = task.samples(length)
+  # From the begin of the needle that is asked for to the end of the prompt; a value is a blank and seven digits, and
+  # when it says the last one, the others stand between the prompt's end and where it is.
+  far = [len(s.prompt) - s.prompt.rindex("One of the special", 0, s.prompt.index(s.references[0])) for s in samples]
+  within = [distance + 7 <= reach for distance in far]
   assert 0 < sum(within) < len(within)
   subject = put(monkeypatch, reader(needles_read, tokenizer, reach), tokenizer)
+  assert answered(task, subject, length) == within
   assert task.measure(subject, length)[1].value == sum(within) / len(within)
   cropped = put(monkeypatch, reader(needles_read, tokenizer), tokenizer, crop=reach)
-  expected = [len(s.prompt) - s.prompt.index("One of the special") <= reach - 128 for s in samples]
-  assert task.measure(cropped, length)[1].value == sum(expected) / len(expected)
+  assert answered(task, cropped, length) == [distance <= reach - 128 for distance in far]
 
 
 def test_one_that_says_one_value_of_four_has_a_quarter_of_the_score_and_none_of_all_or_nothing(material, monkeypatch):
