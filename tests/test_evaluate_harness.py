@@ -197,7 +197,7 @@ def test_one_that_finds_every_needle_has_all_of_ruler(ruler, monkeypatch):
     return f" {value[::-1] if '-' in value else value}"[len(begun) :]
 
   model = put(monkeypatch, reader(answer, tokenizer), tokenizer)
-  oracle = checkpoint.Checkpoint(model.how.config, model.params, None, 0, 0, RULER_LENGTH)
+  oracle = checkpoint.Checkpoint(model.how.config, model.params, None, 0, 0, 16)
   monkeypatch.setattr("drope_jax.checkpoint.load", lambda *_: oracle)
   results = ruler()["results"]
   assert [results[task][f"{RULER_LENGTH},none"] for task in RULER] == [1.0, 1.0, 0.0]
