@@ -1,5 +1,6 @@
 """LongBench: scores against the package they were defined by and by hand, prompts, truncation, the whole path."""
 
+import dataclasses
 import difflib
 import hashlib
 import json
@@ -15,6 +16,7 @@ from drope_jax.config import ConfigError
 from drope_jax.data.tokenizers import ByteTokenizer
 from drope_jax.evaluate.catalog import EvalData, make_tasks
 from drope_jax.evaluate.longbench import TASKS, LongBench, cut_middle, score, token_buckets
+from drope_jax.evaluate.methods import inference
 from drope_jax.evaluate.text_scores import classification, counting, edit_similarity, f1, retrieval, rouge_l
 
 EDGES = [
@@ -296,6 +298,9 @@ def test_the_whole_path(monkeypatch, tmp_path):
   assert figures["score@tokens=512-1024"] == (0.5, 2) and figures["score@tokens=256-512"] == (1.0, 1)
   assert whole.measure(subject, 700)[0].value == 1.0
   assert (task.name, whole.name) == ("longbench_musique", "longbench_musique_whole")
+  assert task.bounded and not whole.bounded
+  how = inference("crop", subject.how.config, 128, 128)  # it goes by the prompt's length, not by the nominal one
+  assert whole.measure(dataclasses.replace(subject, how=how), 128)[0].value == 0.0  # no context is left
 
 
 @pytest.mark.parametrize(

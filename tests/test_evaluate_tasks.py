@@ -265,6 +265,13 @@ def test_what_is_asked_with_another_setting_is_measured_anew(tmp_path, loaded, c
   assert out.read_bytes().startswith(before)
 
 
+def test_weights_are_known_whole_whatever_their_dtype(loaded):
+  cast = loaded._replace(params=jax.tree.map(lambda w: w.astype(jnp.bfloat16), PARAMS))
+  changed = loaded._replace(params={**PARAMS, "embedding": PARAMS["embedding"].at[-1, -1].add(1e-3)})
+  known = [measure.weights_of(one)["weights"] for one in (loaded, cast, changed, loaded)]
+  assert known[0] == known[3] and len(set(known)) == 3
+
+
 def test_figures_of_before_there_were_settings_are_measured_anew_and_stay(tmp_path, loaded):
   out, data = tmp_path / "results.jsonl", EvalData(tokenizer=TOKENIZER, longest=64)
   evaluate("run", loaded, ["nope"], [16], [Counting("one")], data, out)

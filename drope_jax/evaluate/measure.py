@@ -3,7 +3,7 @@
 import dataclasses
 import json
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -69,7 +69,8 @@ def fit_temperature(
 ) -> float:
   """c of beta = 1 + c ln s on the `fit` split, its whole grid written to results.jsonl as it is measured.
 
-  What is there is not measured again.
+  What is there of the same fit (these lengths, documents and weights) is not measured again. The figures have intervals
+  over documents; c has none, since the rows behind the recorded losses are not kept.
 
   Args:
     subject: how the model is run; `how` is the fit's own.
@@ -103,7 +104,7 @@ def fit_temperature(
         length=length,
         batch_size=documents_at_once(how, len(documents), length, subject.batch_tokens),
         compute=subject.compute,
-        progress=lambda share, done=done, total=len(betas): progress((done + share) / total),  # type: ignore[misc]
+        progress=_part_of(progress, done, len(betas)),
       )
       figure = mean_figure(names[beta], nll_NT.mean(axis=1, dtype=np.float64), n=nll_NT.size)
       place.write(at[length], [figure])
@@ -124,6 +125,11 @@ def fit_temperature(
   if (lengths[-1], "c") not in known:
     place.write(at[lengths[-1]], [Figure("c", fit.c, count)])
   return fit.c
+
+
+def _part_of(progress: Progress, done: int, total: int) -> Callable[[float], None]:
+  """What to tell of one of `total` equal steps, of which so many are done."""
+  return lambda share: progress((done + share) / total)
 
 
 def weights_of(loaded: Checkpoint) -> dict[str, Any]:
