@@ -4,6 +4,7 @@ Exit status: 0 done, or stopped by SIGTERM with what was done kept; 1 failed; 2 
 """
 
 import contextlib
+import dataclasses
 import logging
 import shlex
 import signal

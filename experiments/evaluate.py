@@ -28,28 +28,38 @@ CHECKPOINT = flags.DEFINE_string("checkpoint", None, "Workdir of a run, or an im
 DATASET = flags.DEFINE_string("dataset", None, "Corpus to measure on; that of the run by default.")
 STEP = flags.DEFINE_integer("step", None, "Step of the checkpoint; its last by default.")
 METHODS = flags.DEFINE_list(
-  "methods", None, "Of drope_jax/evaluate/methods.py, as rope,yarn,yarn:8; default: all that the checkpoint allows."
+  "methods",
+  None,
+  "Of drope_jax/evaluate/methods.py, as rope,yarn,yarn:8,yarn+0.1; default: all that the checkpoint allows.",
 )
 LENGTHS = flags.DEFINE_list("lengths", ["1x", "2x", "4x", "8x"], "Tokens, or multiples of the training context.")
 TASK_LIST = flags.DEFINE_list("tasks", list(DEFAULT), f"Any of {ALLOWED}.")
-COEFFICIENT = flags.DEFINE_float("c", None, "c of beta = 1 + c ln s; fitted on the split `fit` by default.")
+COEFFICIENT = flags.DEFINE_float("c", None, "c of beta = 1 + c ln s of method drope; by default fitted on split fit.")
 DOCUMENTS = flags.DEFINE_integer("documents", 24, "Held-out documents to measure the loss on.")
+CONCATENATE = flags.DEFINE_bool(
+  "concatenate", False, "Join documents, EOS between them, for the loss and the fit of c; else only long ones are read."
+)
 NEEDLES = flags.DEFINE_integer("needles_per_depth", 40, "Needle samples for each of five depths.")
 SAMPLES = flags.DEFINE_integer("samples", 100, "Samples of each RULER task and probe.")
-HAYSTACK = flags.DEFINE_string("haystack", None, "Folder of .txt essays for RULER; default: prose from Python itself.")
+HAYSTACK = flags.DEFINE_string(
+  "haystack",
+  None,
+  "Text for RULER and the probes: a folder of .txt files, a file, or a dataset, DIR (its split heldout) or DIR:SPLIT; "
+  "default: prose from Python itself.",
+)
 LIMIT = flags.DEFINE_integer("limit", None, "Samples of each data set (LongBench, multiple choice); default: all.")
 LONGBENCH = flags.DEFINE_string("longbench", None, "Folder of LongBench's released files, as musique.jsonl.")
 CHOICES = flags.DEFINE_string("multiple_choice", None, "Folder of arc_easy.jsonl, piqa.jsonl, ...")
 BATCH_TOKENS = flags.DEFINE_integer(
   "batch_tokens", tasks.BATCH_TOKENS, "Tokens on the device at one time; changes no figure."
 )
-BOS = flags.DEFINE_bool("bos", False, "Begin prompts with the tokenizer's BOS, for models that were trained so.")
+BOS = flags.DEFINE_bool("bos", False, "Begin texts and prompts with the tokenizer's BOS, as the model was trained.")
 MESH = flags.DEFINE_list(
   "mesh",
   [],
   "Devices along the axes of sharding.py, as data=4,context=2, or a preset: spreads samples, or their length.",
 )
-SEED = flags.DEFINE_integer("seed", 0, "Of the needle samples.")
+SEED = flags.DEFINE_integer("seed", 0, "Of the samples that are drawn: needles, RULER and probes.")
 OUT = flags.DEFINE_string("out", None, "Directory of results.jsonl.", required=True)
 
 
@@ -77,6 +87,7 @@ def _evaluate(loaded: checkpoint.Checkpoint) -> None:
     longest=max(lengths),
     dataset=DATASET.value or (loaded.config.data.directory if loaded.config else ""),
     num_documents=DOCUMENTS.value,
+    concatenate=CONCATENATE.value,
     needles_per_depth=NEEDLES.value,
     num_samples=SAMPLES.value,
     limit=LIMIT.value,

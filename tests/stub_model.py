@@ -13,6 +13,7 @@ from drope_jax.config import ModelConfig
 from drope_jax.evaluate.methods import Inference
 from drope_jax.evaluate.tasks import Subject
 
+LIKELIHOOD = "drope_jax.evaluate.likelihood"  # the module to put a `scorer` into
 _UNUSED = itertools.count(1.0)
 
 
@@ -42,9 +43,46 @@ def reader(continuation: Callable[[str], str], tokenizer, reach: int | None = No
   return hidden_states
 
 
-def put(monkeypatch, hidden_states, tokenizer, crop: int | None = None, **fields) -> Subject:
-  """Puts `hidden_states` into generate.py, and hands out what tasks measure."""
-  monkeypatch.setattr(sys.modules["drope_jax.generate"], "hidden_states", hidden_states)
+def scorer(logits: Callable[[list[int]], np.ndarray], tail: int = 20):
+  """`hidden_states` of a model whose next token after some tokens has these logits, for likelihood.py.
+
+  They are asked for at the last `tail` positions of each row only, which are enough to score what follows.
+  """
+
+  def hidden_states(params, config, tokens_BT, *, length, **inputs):
+    def all_logits(tokens_BT, lengths_B1):
+      x_BTV = np.zeros((*tokens_BT.shape, config.vocab_size), np.float32)
+      for row, tokens, size in zip(x_BTV, tokens_BT.tolist(), lengths_B1[:, 0].tolist(), strict=True):
+        for last in range(max(size - tail, 0), size):
+          row[last] = logits(tokens[: last + 1])
+      return x_BTV
+
+    shape = jax.ShapeDtypeStruct((*tokens_BT.shape, config.vocab_size), jnp.float32)
+    return jax.pure_callback(lambda *args: all_logits(*map(np.asarray, args)), shape, tokens_BT, length), None
+
+  return hidden_states
+
+
+def saying(continuation: Callable[[str], str], tokenizer, sure: float = 100.0):
+  """`scorer` of a model that expects what `continuation` says of the text so far; `sure`: the logit of that token."""
+
+  def logits(tokens):
+    expected = tokenizer.encode(continuation(tokenizer.decode(tokens)))
+    return sure * (np.arange(tokenizer.vocab_size) == next(iter(expected), tokenizer.eos_id))
+
+  return scorer(logits)
+
+
+def guessing(tokenizer):
+  """`scorer` of a model whose logits are noise, the same after the same tokens."""
+  return scorer(lambda tokens: np.random.default_rng(hash(tuple(tokens)) % 2**32).normal(size=tokenizer.vocab_size))
+
+
+def put(
+  monkeypatch, hidden_states, tokenizer, crop: int | None = None, module: str = "drope_jax.generate", **fields
+) -> Subject:
+  """Puts `hidden_states` into generate.py or `module`, and hands out what tasks measure."""
+  monkeypatch.setattr(sys.modules[module], "hidden_states", hidden_states)
   size = tokenizer.vocab_size
   config = ModelConfig(
     vocab_size=size,

@@ -17,6 +17,7 @@ from tiny_run import tiny_corpus, tiny_model, tiny_run
 
 pytest.importorskip("lm_eval", reason="the extra `eval` is not installed")
 
+from lm_eval.api.instance import Instance
 from lm_eval.evaluator import simple_evaluate
 from lm_eval.tasks import TaskManager
 
@@ -196,7 +197,7 @@ def test_one_that_finds_every_needle_has_all_of_ruler(ruler, monkeypatch):
     return f" {value[::-1] if '-' in value else value}"[len(begun) :]
 
   model = put(monkeypatch, reader(answer, tokenizer), tokenizer)
-  oracle = checkpoint.Checkpoint(model.how.config, model.params, None, 0, 0, RULER_LENGTH)
+  oracle = checkpoint.Checkpoint(model.how.config, model.params, None, 0, 0, 16)
   monkeypatch.setattr("drope_jax.checkpoint.load", lambda *_: oracle)
   results = ruler()["results"]
   assert [results[task][f"{RULER_LENGTH},none"] for task in RULER] == [1.0, 1.0, 0.0]
@@ -228,10 +229,42 @@ def test_the_command_of_the_readme(workdir, tasks, measured, tmp_path):
   assert "own_arc_easy" in done.stdout
 
 
-def test_long_contexts_lose_their_begin(workdir, native):
+def test_a_c_without_effect_is_refused(workdir):
+  for arguments in (
+    {"method": "drope", "c": 0.1},
+    {"method": "drope:0.1"},
+    {"method": "drope", "c": 0.1, "length": 16},
+  ):
+    with pytest.raises(ConfigError, match=r"c is 0\.1, but beta is 1 at length=16.*give length=TOKENS"):
+      DropeJax(str(workdir), **arguments)
+  with pytest.raises(ConfigError, match=r"c is 0\.1, which method 'nope' does not read"):
+    DropeJax(str(workdir), method="nope", c=0.1, length=LENGTH)
+  with pytest.raises(ConfigError, match="no token that begins a document"):
+    DropeJax(str(workdir), bos=True)
+
+
+def test_answers_are_kept_by_the_checkpoint(workdir):
+  assert DropeJax(str(workdir)).tokenizer_name == str(workdir)
+
+
+def test_a_rolling_text_begins_with_one_bos(workdir, monkeypatch):
+  tokenizer = ByteTokenizer()
+  tokenizer.bos_id = 260
+  monkeypatch.setattr("drope_jax.evaluate.harness.load_tokenizer", lambda _: tokenizer)
+  with_bos, without = (DropeJax(str(workdir), length=64, bos=bos) for bos in (True, False))
+  seen = []
+  for model in (with_bos, without):
+    monkeypatch.setattr(model, "_loglikelihood_tokens", lambda windows: seen.append(windows) or [(0.0, True)])
+    model.loglikelihood_rolling([Instance("loglikelihood_rolling", {}, ("abc",), 0)])
+  assert seen[0] == seen[1] == [(None, [260], tokenizer.encode("abc"))]
+
+
+def test_long_contexts_lose_their_begin(workdir, native, caplog):
   model = DropeJax(str(workdir), method="nope", length=32)
   context, continuation = list(range(1, 100)), [5, 6]
-  cut = model._loglikelihood_tokens([(None, context, continuation)])
+  with caplog.at_level("WARNING"):
+    cut = model._loglikelihood_tokens([(None, context, continuation)] * 2)[:1]
+  assert caplog.text.count("loses its begin") == 1 and "99 tokens" in caplog.text
   assert cut == model._loglikelihood_tokens([(None, context[-31:], continuation)])
   assert cut != model._loglikelihood_tokens([(None, context[-30:], continuation)])
 

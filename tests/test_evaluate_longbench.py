@@ -1,7 +1,11 @@
 """LongBench: scores against the package they were defined by and by hand, prompts, truncation, the whole path."""
 
+import dataclasses
+import difflib
+import hashlib
 import json
 import random
+import re
 import string
 
 import numpy as np
@@ -12,6 +16,7 @@ from drope_jax.config import ConfigError
 from drope_jax.data.tokenizers import ByteTokenizer
 from drope_jax.evaluate.catalog import EvalData, make_tasks
 from drope_jax.evaluate.longbench import TASKS, LongBench, cut_middle, score, token_buckets
+from drope_jax.evaluate.methods import inference
 from drope_jax.evaluate.text_scores import classification, counting, edit_similarity, f1, retrieval, rouge_l
 
 EDGES = [
@@ -69,6 +74,85 @@ def test_f1_by_counting():
         common += 1
     expected = 2 * common / (len(said) + len(true)) if common else 0.0
     assert f1(answer, reference) == pytest.approx(expected), (answer, reference)
+
+
+# --- the originals: metrics.py of THUDM/LongBench at 2e00731, and ratio of fuzzywuzzy 0.18.0 over difflib ---
+
+
+def original_count(prediction, ground_truth):
+  numbers = re.findall(r"\d+", prediction)
+  right_num = 0
+  for number in numbers:
+    if str(number) == str(ground_truth):
+      right_num += 1
+  return float(0.0 if len(numbers) == 0 else right_num / len(numbers))
+
+
+def original_retrieval(prediction, ground_truth):
+  return original_count(prediction, re.findall(r"Paragraph (\d+)", ground_truth)[0])
+
+
+def original_classification(prediction, ground_truth, all_classes):
+  em_match_list = []
+  for class_name in all_classes:
+    if class_name in prediction:
+      em_match_list.append(class_name)
+  for match_term in em_match_list:
+    if match_term in ground_truth and match_term != ground_truth:
+      em_match_list.remove(match_term)
+  return 1.0 / len(em_match_list) if ground_truth in em_match_list else 0.0
+
+
+def original_code_similarity(prediction, ground_truth):
+  all_lines = prediction.lstrip("\n").split("\n")
+  prediction = ""
+  for line in all_lines:
+    if ("`" not in line) and ("#" not in line) and ("//" not in line):
+      prediction = line
+      break
+  return ratio(prediction, ground_truth) / 100
+
+
+def ratio(s1, s2):
+  if s1 == s2:
+    return 100
+  if len(s1) == 0 or len(s2) == 0:
+    return 0
+  return round(100 * difflib.SequenceMatcher(None, s1, s2).ratio())
+
+
+def test_counting_and_retrieval_are_the_originals():
+  rng = random.Random(4)
+  answers = EDGES + random_texts(50, 5)
+  answers += [
+    " ".join(rng.choice(["3", "33", "Paragraph 3", "03", "3.", "x", "-3"]) for _ in range(k % 7)) for k in range(300)
+  ]
+  for answer in answers:
+    for number in ("3", "33", "1", ""):
+      assert counting(answer, number) == original_count(answer, number), (answer, number)
+    for reference in ("Paragraph 3", "Paragraph 33 or Paragraph 3", "see Paragraph 1."):
+      assert retrieval(answer, reference) == original_retrieval(answer, reference), (answer, reference)
+
+
+def test_classification_is_the_originals():
+  rng = random.Random(6)
+  parts = ["a", "b", "ab", "ba", "abc", "c", "a b", "b c", "a b c", ""]
+  for _ in range(2000):
+    classes = rng.choices(parts, k=rng.randint(1, 7))  # some are part of others, some come twice
+    answer, reference = " ".join(rng.choices(parts, k=rng.randint(0, 5))), rng.choice([*classes, "abc"])
+    expected = original_classification(answer, reference, list(classes))
+    assert classification(answer, reference, classes) == expected, (answer, reference, classes)
+
+
+def test_edit_similarity_is_the_originals():
+  rng = random.Random(7)
+  lines = ["return x", "# note", "// note", "```", "", "  x = f(a, b)", "x = f(b)", "return y  # why", "for i in n:"]
+  pairs = cases()
+  for _ in range(500):
+    answer = "\n" * rng.randint(0, 2) + "\n".join(rng.choices(lines, k=rng.randint(0, 5)))
+    pairs.append((answer, rng.choice([*lines, "".join(rng.choices("xy (=", k=rng.randint(0, 300)))])))
+  for answer, reference in pairs:
+    assert edit_similarity(answer, reference) == original_code_similarity(answer, reference), (answer, reference)
 
 
 @pytest.mark.parametrize(
@@ -152,6 +236,29 @@ def test_prompts_and_generated_tokens():
     assert ("INPUT" in prompt) == (name not in ("gov_report", "multi_news", "passage_count", "lcc"))
 
 
+def test_every_word_of_the_prompts_is_longbenchs():
+  """Digests of what was compared, byte by byte, with config/dataset2prompt.json at 2e00731."""
+  digests = {name: hashlib.sha256(definition.prompt.encode()).hexdigest()[:16] for name, definition in TASKS.items()}
+  assert digests == {
+    "narrativeqa": "aada7ed24b06abac",
+    "qasper": "0fbdd123fe7f83d6",
+    "multifieldqa_en": "20b4666a2de8a1f7",
+    "hotpotqa": "9ec4ae308865bd0c",
+    "2wikimqa": "9ec4ae308865bd0c",
+    "musique": "9ec4ae308865bd0c",
+    "gov_report": "91c25d585b189ced",
+    "qmsum": "dca23b678fe0183b",
+    "multi_news": "2af3f28c40b902e6",
+    "trec": "0eff8bebdba99d91",
+    "triviaqa": "00a802e6377e72fc",
+    "samsum": "a68d884234907eef",
+    "passage_count": "986550b6c61009c6",
+    "passage_retrieval_en": "39b96b7fa52bdd2a",
+    "lcc": "6a1f24cf0bb83cd9",
+    "repobench-p": "ee9ec182ea5ffeb7",
+  }
+
+
 def test_the_middle_is_cut_out():
   tokens = np.arange(10)
   assert cut_middle(tokens, 10).tolist() == list(range(10))
@@ -191,6 +298,25 @@ def test_the_whole_path(monkeypatch, tmp_path):
   assert figures["score@tokens=512-1024"] == (0.5, 2) and figures["score@tokens=256-512"] == (1.0, 1)
   assert whole.measure(subject, 700)[0].value == 1.0
   assert (task.name, whole.name) == ("longbench_musique", "longbench_musique_whole")
+  assert task.bounded and not whole.bounded
+  how = inference("crop", subject.how.config, 128, 128)  # it goes by the prompt's length, not by the nominal one
+  assert whole.measure(dataclasses.replace(subject, how=how), 128)[0].value == 0.0  # no context is left
+
+
+@pytest.mark.parametrize(
+  ("dataset", "fields", "message"),
+  [
+    ("passage_retrieval_en", {"answers": ["the third"]}, "the reference 'the third' names no paragraph"),
+    ("trec", {"all_classes": None}, "not iterable"),
+    ("musique", {"answers": [3]}, "no attribute 'lower'"),
+    ("lcc", {"answers": None}, "not iterable"),
+  ],
+)
+def test_a_reference_that_cannot_be_scored_is_found_before_anything_is_generated(tmp_path, dataset, fields, message):
+  good = {"answers": ["Paragraph 3"], "all_classes": ["Paragraph 3"]}
+  write(tmp_path, dataset, [record(**good), record(**{**good, **fields})])
+  with pytest.raises(ConfigError, match=rf"{dataset}\.jsonl: record 2 is not one of {dataset} .*{message}"):
+    LongBench(dataset=dataset, folder=tmp_path).check(256, None)
 
 
 def test_files_are_named_when_they_are_not_as_released(tmp_path):
@@ -201,7 +327,7 @@ def test_files_are_named_when_they_are_not_as_released(tmp_path):
   (tmp_path / "qasper.jsonl").write_text('{"input": "x"}\n')
   with pytest.raises(ConfigError, match=r"qasper\.jsonl:1: the field 'context' is missing"):
     make_tasks(["longbench_qasper"], data)[0].check(256, None)
-  write(tmp_path, "trec_e", [record(), record()])
+  write(tmp_path, "trec_e", [record(all_classes=["Ann"])] * 2)
   (task,) = make_tasks(["longbench_trec"], data)
   assert len(task.records) == 1
   with pytest.raises(ConfigError, match="longbench_trec at 64 tokens"):

@@ -8,8 +8,8 @@ from drope_jax.config import ConfigError, MeshConfig
 from drope_jax.data.corpus import build_corpus
 from drope_jax.evaluate import results
 from drope_jax.positions import RoPE
-from drope_jax.train import train
 from drope_jax.sharding import parse_mesh
+from drope_jax.train import train
 
 MESHES = {"one": None, "data": {"data": 8}, "both": {"data": 2, "tensor": 2, "context": 2}}
 

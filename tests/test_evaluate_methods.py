@@ -1,4 +1,5 @@
 import math
+import re
 
 import pytest
 
@@ -29,11 +30,35 @@ def test_rope_methods_rescale_by_the_extension_factor_and_keep_theta(method, sca
   assert inference(method, trained(RoPE(5e5)), 128, 512) == Inference(trained(RoPE(5e5, scaling)))
 
 
+def given(method: str, length: int, positions) -> Inference:
+  """With c = 0.4 where it is read."""
+  return inference(method, trained(positions), 128, length, c=0.4 if method == "drope" else None)
+
+
 @pytest.mark.parametrize("length", [64, 128])
 def test_within_the_training_context_every_method_is_the_trained_model(length):
   for positions in (RoPE(), ALiBi(), None, rnope_swa(32)):
     for method in allowed_methods(trained(positions)):
-      assert inference(method, trained(positions), 128, length, c=0.4) == Inference(trained(positions))
+      assert given(method, length, positions).within_context() == Inference(trained(positions))
+
+
+@pytest.mark.parametrize(
+  ("method", "expected"),
+  [
+    ("dynamic_ntk", Inference(trained(RoPE(scaling=DynamicNTK(128))))),
+    ("dynamic_yarn", Inference(trained(RoPE(scaling=DynamicYaRN(128))))),
+    ("crop", Inference(trained(RoPE()), crop=128)),
+  ],
+)
+@pytest.mark.parametrize("length", [64, 128, 512])
+def test_what_goes_by_the_sequence_does_so_at_every_nominal_length(method, expected, length):
+  assert inference(method, trained(RoPE()), 128, length) == expected
+
+
+def test_a_static_factor_stays_within_the_context():
+  for method in ("pi:4", "yarn:4", "ntk:4"):
+    how = inference(method, trained(RoPE()), 128, 64)
+    assert how.within_context() == how != Inference(trained(RoPE()))
 
 
 @pytest.mark.parametrize("positions", [RoPE(), ALiBi(), None, rnope_swa(32)])
@@ -41,9 +66,55 @@ def test_crop_sees_the_training_context(positions):
   assert inference("crop", trained(positions), 128, 512) == Inference(trained(positions), crop=128)
 
 
+@pytest.mark.parametrize(
+  ("method", "positions"),
+  [
+    ("rope", RoPE()),
+    ("pi", RoPE()),
+    ("yarn:8", RoPE()),
+    ("dynamic_ntk", RoPE()),
+    ("alibi", ALiBi()),
+    ("pattern", rnope_swa(32)),
+  ],
+)
+def test_other_methods_take_a_temperature_after_a_plus(method, positions):
+  plain = inference(method, trained(positions), 128, 512)
+  warm = inference(f"{method}+0.1", trained(positions), 128, 512)
+  assert plain.logit_scale == 1 and warm.logit_scale == 1 + 0.1 * math.log(4)
+  assert (warm.config, warm.crop) == (plain.config, plain.crop)
+  assert inference(f"{method}+0.1", trained(positions), 128, 64) == inference(method, trained(positions), 128, 64)
+
+
+@pytest.mark.parametrize(
+  ("method", "message"),
+  [
+    ("nope+0.1", "is method 'drope', as drope:0.1"),
+    ("drope+0.1", "is method 'drope', as drope:0.1"),
+    ("drope:0.1+0.1", "is method 'drope', as drope:0.1"),
+    ("crop+0.1", "sees its training context, at which beta is 1"),
+    ("rope+", "c one of at least 0"),
+    ("rope+-1", "c one of at least 0"),
+    ("yarn:8+x", "c one of at least 0"),
+    ("yarn+8:2", "c one of at least 0"),
+    ("yam+1", "allowed: rope"),
+  ],
+)
+def test_a_temperature_that_cannot_be_is_refused(method, message):
+  with pytest.raises(ConfigError, match=message):
+    inference(method, trained(RoPE()), 128, 512)
+
+
+@pytest.mark.parametrize(
+  ("method", "positions"), [("yarn", RoPE()), ("nope", None), ("drope:0.5", None), ("rope+0.1", RoPE()), ("crop", None)]
+)
+def test_a_c_that_a_method_does_not_read_is_refused(method, positions):
+  with pytest.raises(ConfigError, match=f"c is 0.4, which method '{re.escape(method)}' does not read"):
+    inference(method, trained(positions), 128, 512, c=0.4)
+
+
 @pytest.mark.parametrize("config", [trained(None), drop(trained(RoPE())), drop(trained(rnope_swa(32)))])
 def test_without_embedding_nope_is_beta_one_and_drope_the_temperature(config):
-  assert inference("nope", config, 128, 512, c=0.4) == Inference(config)
+  assert inference("nope", config, 128, 512) == Inference(config)
   assert inference("drope", config, 128, 512, c=0.4) == Inference(config, logit_scale=1 + 0.4 * math.log(4))
 
 

@@ -4,18 +4,19 @@ import json
 import random
 
 import pytest
+from stub_model import LIKELIHOOD, guessing, put, saying
 from tiny_run import tiny_model
 
 from drope_jax.config import ConfigError
 from drope_jax.data.tokenizers import ByteTokenizer
-from drope_jax.evaluate import multiple_choice
-from drope_jax.evaluate.likelihood import Scored
 from drope_jax.evaluate.methods import Inference
 from drope_jax.evaluate.multiple_choice import TASKS, MultipleChoice, encode_pair
 from drope_jax.evaluate.tasks import Subject
 
 TOKENIZER = ByteTokenizer()
-SUBJECT = Subject(params={}, how=Inference(tiny_model()), tokenizer=TOKENIZER, train_context=16)  # its scores are stubs
+SUBJECT = Subject(
+  params={}, how=Inference(tiny_model()), tokenizer=TOKENIZER, train_context=16
+)  # it encodes, and is not run
 ARC = {
   "id": "1",
   "question": {"stem": "What falls?", "choices": [{"text": "rain", "label": "A"}, {"text": "a hat", "label": "B"}]},
@@ -75,40 +76,41 @@ def test_a_record_as_released_becomes_its_question(tmp_path, name):
   )
 
 
-def scoring(monkeypatch, log_prob):
-  def fake(subject, pairs):
-    texts = [(TOKENIZER.decode(context), TOKENIZER.decode(end)) for context, end in pairs]
-    return [Scored(float(log_prob(*pair)), False) for pair in texts]
-
-  monkeypatch.setattr(multiple_choice, "score_continuations", fake)
-
-
 def many(count):
+  """Questions whose stem spells the right choice out, after a colon."""
   rng = random.Random(0)
   records = []
   for i in range(count):
-    choices = [{"text": "x" * rng.randint(1, 9) + str(label), "label": "ABCD"[label]} for label in range(4)]
+    texts = ["x" * rng.randint(1, 9) + letter for letter in "ABCD"]
     right = rng.randrange(4)
-    records.append({"question": {"stem": f"{i} {right}?", "choices": choices}, "answerKey": "ABCD"[right]})
+    choices = [{"text": text, "label": letter} for text, letter in zip(texts, "ABCD", strict=True)]
+    records.append({"question": {"stem": f"{i}: {texts[right]}?", "choices": choices}, "answerKey": "ABCD"[right]})
   return records
+
+
+def knowing(text: str) -> str:
+  asked, _, said = text.rpartition("?\nAnswer:")
+  wanted = asked.rpartition(":")[2]
+  return wanted[len(said) :] if wanted.startswith(said) else ""
 
 
 def test_one_that_knows_is_always_right_and_one_that_guesses_a_quarter_of_the_time(monkeypatch, tmp_path):
   task = write(tmp_path, "arc_easy", many(400))
-  scoring(monkeypatch, lambda context, end: 0.0 if end[-1] == context[-len("?\nAnswer:") - 1] else -1.0)
-  assert [figure.value for figure in task.measure(SUBJECT, 128)] == [1.0, 1.0]
-  rng = random.Random(1)
-  scoring(monkeypatch, lambda context, end: -rng.random())
-  raw, normalised = task.measure(SUBJECT, 128)
+  subject = put(monkeypatch, saying(knowing, TOKENIZER), TOKENIZER, module=LIKELIHOOD)
+  assert [figure.value for figure in task.measure(subject, 128)] == [1.0, 1.0]
+  subject = put(monkeypatch, guessing(TOKENIZER), TOKENIZER, module=LIKELIHOOD)
+  raw, normalised = task.measure(subject, 128)
   assert abs(raw.value - 0.25) < 0.07 and raw.n == 400 and raw.low < 0.25 < raw.high
+  assert abs(normalised.value - 0.25) < 0.07
   assert (raw.metric, normalised.metric) == ("accuracy", "accuracy_norm")
 
 
 def test_normalisation_is_by_characters_of_the_choice(monkeypatch, tmp_path):
   choices = {"text": ["ab", "abcdefgh"], "label": ["A", "B"]}
-  task = write(tmp_path, "arc_easy", [{"question": "?", "choices": choices, "answerKey": "B"}])
-  scoring(monkeypatch, lambda context, end: -1.0 - len(end) / 4)  # -1.75, -3.25; by character -0.875, -0.41
-  assert [figure.value for figure in task.measure(SUBJECT, 128)] == [0.0, 1.0]
+  task = write(tmp_path, "arc_easy", [{"question": "?: abcdefgh?", "choices": choices, "answerKey": "B"}])
+  # Each token of both costs the same: 3 and 9 of them with the blank, by character 3 / 2 and 9 / 8.
+  subject = put(monkeypatch, saying(knowing, TOKENIZER, sure=2.0), TOKENIZER, module=LIKELIHOOD)
+  assert [figure.value for figure in task.measure(subject, 128)] == [0.0, 1.0]
 
 
 def test_labels_of_piqa_are_a_file_of_their_own(tmp_path):

@@ -85,11 +85,15 @@ def test_windows_score_every_position_once_with_half_a_window_of_context(length,
     assert start == 0 or first - start >= width // 2
 
 
-def test_blocks_average_over_documents_and_positions():
-  nll_NT = np.arange(10, dtype=np.float32).reshape(2, 5)
-  assert [tuple(block) for block in blocks(nll_NT, 2)] == [(0, 2, 3.0, 4), (2, 4, 5.0, 4), (4, 5, 6.5, 2)]
-  assert [block.loss for block in blocks(nll_NT, 1)] == [2.5, 3.5, 4.5, 5.5, 6.5]
-  assert blocks(nll_NT, 99)[0].loss == nll_NT.mean()
+def test_blocks_make_up_the_length():
+  assert blocks(5, 2) == [(0, 2), (2, 4), (4, 5)] and blocks(4, 2) == [(0, 2), (2, 4)]
+  assert blocks(3, 1) == [(0, 1), (1, 2), (2, 3)] and blocks(5, 99) == [(0, 5)]
+
+
+def test_progress_moves_with_every_batch_of_every_window():
+  said = []
+  position_losses(PARAMS, Inference(CONFIG, crop=10), DOCUMENTS, length=LENGTH, batch_size=2, progress=said.append)
+  assert said == pytest.approx([2 / 9, 1 / 3, 5 / 9, 2 / 3, 8 / 9, 1.0])
 
 
 def test_memory_is_linear_in_the_length():

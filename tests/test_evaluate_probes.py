@@ -6,11 +6,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from stub_model import LIKELIHOOD, guessing, put, saying, scorer
 
 from drope_jax.config import ConfigError, ModelConfig
 from drope_jax.data.recall import Lines
 from drope_jax.data.tokenizers import ByteTokenizer
-from drope_jax.evaluate import likelihood, probes
+from drope_jax.evaluate import probes
 from drope_jax.evaluate.likelihood import Scored, score_continuations
 from drope_jax.evaluate.methods import Inference
 from drope_jax.evaluate.tasks import Subject
@@ -81,38 +82,28 @@ def test_empty_pairs_are_named():
 # --- the probes, with models whose answers are known -----------------------------------------------
 
 
-def scoring(monkeypatch, log_prob):
-  """Puts a function of (context, continuation) in the place of the model's log-likelihood."""
-
-  def fake(subject, pairs):
-    return [Scored(float(log_prob(context, continuation)), False) for context, continuation in pairs]
-
-  monkeypatch.setattr(likelihood, "score_continuations", fake)
-  monkeypatch.setattr(probes, "score_continuations", fake)
+def values_of(task, subject, length):
+  return {figure.metric: figure.value for figure in task.measure(subject, length)}
 
 
-def values_of(task, length):
-  return {figure.metric: figure.value for figure in task.measure(SUBJECT, length)}
+@pytest.mark.parametrize(("place", "latest"), [(-1, 1.0), (0, 0.0)])
+def test_order_tells_recency_from_primacy(monkeypatch, place, latest):
+  def assigned(text):
+    *lines, asked = text.split("\n")
+    name, _, said = asked.partition(" =")
+    wanted = [line.removeprefix(f"{name} =") for line in lines if line.startswith(f"{name} =")]
+    return wanted[place][len(said) :] if wanted and wanted[place].startswith(said) else ""
 
-
-def place_of(context, continuation, last):
-  text, value = TOKENIZER.decode(context), TOKENIZER.decode(continuation)
-  return text.rfind(f"={value}\n") if last else -text.find(f"={value}\n")
-
-
-@pytest.mark.parametrize(("last", "latest"), [(True, 1.0), (False, 0.0)])
-def test_order_tells_recency_from_primacy(monkeypatch, last, latest):
-  scoring(monkeypatch, lambda context, value: 100 * place_of(context, value, last))
-  figures = values_of(probes.Order(lines=LINES, num_samples=20), 400)
-  assert figures["latest"] == figures["p_latest"] == latest
-  assert figures["first"] == figures["p_first"] == 1 - latest
+  subject = put(monkeypatch, saying(assigned, TOKENIZER), TOKENIZER, module=LIKELIHOOD)
+  figures = values_of(probes.Order(lines=LINES, num_samples=20), subject, 400)
+  assert figures["latest"] == latest and figures["p_latest"] == pytest.approx(latest)
+  assert figures["first"] == 1 - latest and figures["p_first"] == pytest.approx(1 - latest)
 
 
 def test_order_gives_a_guess_a_quarter(monkeypatch):
-  rng = np.random.default_rng(0)
-  scoring(monkeypatch, lambda context, value: rng.normal())
-  figures = values_of(probes.Order(lines=LINES, num_samples=400), 300)
-  assert abs(figures["latest"] - 0.25) < 0.08 and abs(figures["first"] - 0.25) < 0.08
+  subject = put(monkeypatch, guessing(TOKENIZER), TOKENIZER, module=LIKELIHOOD)
+  figures = values_of(probes.Order(lines=LINES, num_samples=200), subject, 200)
+  assert abs(figures["latest"] - 0.25) < 0.1 and abs(figures["first"] - 0.25) < 0.1  # 3.3 standard errors
 
 
 def test_an_order_sample_assigns_one_variable_and_asks_for_it():
@@ -154,18 +145,27 @@ def test_a_piece_stands_once_at_its_distance(copies, name):
 
 @pytest.mark.parametrize("name", ["induction", "copy"])
 def test_one_that_copies_from_the_last_64_tokens_gains_there_alone(monkeypatch, copies, name):
-  def log_prob(context, continuation):
-    seen = context[-64:].tolist()
-    cue, piece = context[-copies[name].cue :].tolist(), continuation.tolist()
-    whole = [*cue, *piece]
-    there = any(seen[i : i + len(whole)] == whole for i in range(len(seen)))
-    return 0.0 if there else -3.0 * len(piece)
+  cue = copies[name].cue
 
-  scoring(monkeypatch, log_prob)
-  figures = values_of(copies[name], 300)
-  gains = {distance: figures[f"gain@distance={distance}"] for distance in (16, 32, 64, 128, 256)}
-  assert gains == {16: 3.0, 32: 3.0, 64: 0.0, 128: 0.0, 256: 0.0}
-  assert figures["loss@distance=256"] == 3.0 and figures["gain"] == pytest.approx(1.2)
+  def logits(tokens):
+    """After what follows its last `cue` tokens among the 64 last ones; where they do not recur, of no preference."""
+    seen, last = tokens[-64:], tokens[-cue:]
+    follow = [seen[i + cue] for i in range(len(seen) - cue) if seen[i : i + cue] == last]
+    return 9.0 * (np.arange(257) == (follow[-1] if follow else -1))
+
+  subject = put(monkeypatch, scorer(logits), TOKENIZER, module=LIKELIHOOD)
+  figures = values_of(copies[name], subject, 300)
+  for distance in (16, 32, 64, 128, 256):
+    near, predicted = distance < 64, copies[name].predicted
+    loss = np.log(1 + 256 * np.exp(-9.0)) if near else np.log(257)
+    # Its first token but one is as unlikely as the copied one is likely; those after it have no cue.
+    fresh = (loss + 9.0 + (predicted - 1) * np.log(257)) / predicted if near else np.log(257)
+    assert figures[f"loss@distance={distance}"] == pytest.approx(loss, abs=1e-4)
+    assert figures[f"gain@distance={distance}"] == pytest.approx(fresh - loss, rel=0.02, abs=1e-4)
+    if near:
+      assert figures[f"accuracy@distance={distance}"] == 1.0
+    else:
+      assert figures[f"accuracy@distance={distance}"] < 0.1
 
 
 def test_a_real_model_runs_the_whole_path(copies):

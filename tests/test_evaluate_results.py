@@ -8,6 +8,7 @@ from drope_jax.evaluate.results import (
   LOSS,
   Measurement,
   Result,
+  ResultsError,
   append,
   at_depth,
   loss_between,
@@ -90,6 +91,7 @@ def test_a_record_from_before_there_were_settings_is_read(tmp_path):
     ("CHANGED value half", "Result.value"),
     ("CHANGED n 1.5", "Result.n"),
     ("CHANGED colour 1", "Result.colour"),
+    ("\xff", "decode"),
   ],
 )
 def test_a_bad_record_is_named_by_file_and_line(tmp_path, line, message):
@@ -99,25 +101,32 @@ def test_a_bad_record_is_named_by_file_and_line(tmp_path, line, message):
     line = json.dumps(record)
   path = tmp_path / "results.jsonl"
   append(path, [result()])
-  with path.open("a") as file:
+  with path.open("a", encoding="latin-1") as file:
     file.write(line + "\n")
-  with pytest.raises(ValueError, match=rf"results.jsonl:2: .*{message}"):
+  with pytest.raises(ResultsError, match=rf"results.jsonl:2: .*{message}") as error:
     read(path)
+  assert "\n" not in str(error.value)
 
 
-def test_a_torn_last_line_is_never_appended_to(tmp_path):
+def test_a_torn_last_line_is_left_out_and_taken_away(tmp_path):
   path = tmp_path / "results.jsonl"
-  append(path, [result()])
-  torn = path.read_bytes()[:-5]
-  path.write_bytes(torn)
-  with pytest.raises(ValueError, match=r"results.jsonl: the last line is not complete"):
-    append(path, [result()])
-  assert path.read_bytes() == torn
+  whole = [result(), result(task="perplexity", metric=LOSS), result(task="perplexity", metric="bits_per_byte")]
+  append(path, whole[:1])
+  append(path, whole[1:])
+  path.write_bytes(path.read_bytes()[:-5])
+  assert read(path) == whole[:2]
+  assert measured(path) == {result().measurement}  # the other one lacks figures
+  append(path, whole[1:])
+  assert read(path) == [*whole[:2], *whole[1:]] and measured(path) == {one.measurement for one in whole}
+  path.write_bytes(b'{"run": "no')
+  assert read(path) == [] and measured(path) == set()
+  append(path, whole)
+  assert read(path) == whole
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])
 def test_a_figure_must_be_finite_and_none_of_its_measurement_is_written(tmp_path, value):
   path = tmp_path / "results.jsonl"
-  with pytest.raises(ValueError, match=r"accuracy of .* must be finite"):
+  with pytest.raises(ResultsError, match=r"results.jsonl: accuracy of drope, nope, .* must be finite"):
     append(path, [result(metric=LOSS), result(value=value)])
   assert not path.exists()

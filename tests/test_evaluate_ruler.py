@@ -1,16 +1,23 @@
 """RULER: the published definitions, properties of every sample, and models whose score is known."""
 
+import hashlib
 import random
 import re
 from collections import Counter
+from pathlib import Path
 
 import pytest
 from stub_model import put, reader
 
 from drope_jax.config import ConfigError
+from drope_jax.data.corpus import build_corpus
 from drope_jax.data.tokenizers import ByteTokenizer, train_bpe
+from drope_jax.evaluate import haystack, ruler
+from drope_jax.evaluate.catalog import EvalData, make_tasks
+from drope_jax.evaluate.generation import complete
 from drope_jax.evaluate.haystack import read_essays, split_sentences
 from drope_jax.evaluate.ruler import DEPTHS, NOISE, TASKS, Material, Ruler, fitted, found_references
+from drope_jax.evaluate.tasks import Subject
 from drope_jax.evaluate.words import ADJECTIVES, NOUNS, key_words
 
 ESSAY = read_essays(None)
@@ -65,11 +72,7 @@ def test_needles_are_of_the_published_kind_number_and_place(material, name):
     assert len(set(sample.references)) == len(sample.references)
     queried = re.search(r" for (.+?) mentioned", tail)[1]
     assert len(re.split(r", and |, ", queried)) == num_queries
-    for value, depth in zip(sample.references, sample.depths, strict=True):
-      assert sample.prompt.count(value) == 1  # once, and nowhere but in the context
-      assert abs(context.index(value) / len(context) - depth) < 0.12  # units are of unequal length
-      if haystack == "essay":
-        assert round(100 * depth) in DEPTHS
+    assert all(sample.prompt.count(value) == 1 for value in sample.references)  # in the context, and nowhere else
 
 
 def test_the_wording_of_one_answer_and_of_several(material):
@@ -110,10 +113,46 @@ def test_prompts_leave_room_and_fill_the_rest_and_seeds_reproduce(material, name
     assert len({sample.prompt for sample in samples}) == 4
 
 
-def test_depths_are_spread_over_the_forty_published_ones(material):
-  depths = [sample.depths[0] for sample in Ruler(name="niah_single_2", material=material, num_samples=400).samples(600)]
-  assert {round(100 * depth) for depth in depths} == set(DEPTHS)
+@pytest.mark.parametrize("length", [300, 700, 2000, 5000])
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_a_recorded_depth_is_where_the_needle_lies(material, name, length):
+  haystack, *_ = PUBLISHED[name]
+  length += 0 if name == "niah_single_2" else 500  # what more needles, or longer ones, take
+  pattern = re.compile(r"One of the special magic \w+ for \S+ is: (\S+)\.")
+  for sample in Ruler(name=name, material=material, num_samples=8).samples(length):
+    _, context, _ = parts(sample.prompt)
+    for match in pattern.finditer(context):
+      if match[1] in sample.references:
+        # Of the noise and the essays no needle is a part; lines of needles are their own haystack, but for this one.
+        before, after = context[: match.start()], context[match.end() :]
+        if haystack != "needle":
+          before, after = pattern.sub("", before), pattern.sub("", after)
+        assert sample.depths[sample.references.index(match[1])] == len(before) / (len(before) + len(after))
+
+
+@pytest.mark.parametrize("text", ["no sentence ends here " * 40, "One long one " * 60 + "ends. A second one does not"])
+def test_a_depth_is_right_where_sentences_are_long(text):
+  task = Ruler(name="niah_single_2", material=Material(ByteTokenizer(), text), num_samples=20)
+  for sample in task.samples(1400):
+    _, context, _ = parts(sample.prompt)
+    before = context.index("One of the special")
+    needle = len(re.search(r"One of the special .*?: \d+\.", context)[0])
+    assert sample.depths == (before / (len(context) - needle),)
+
+
+def test_needles_are_put_after_the_forty_published_shares_of_sentences(material):
+  for sample in Ruler(name="niah_single_2", material=material, num_samples=200).samples(4000):
+    _, context, _ = parts(sample.prompt)
+    before, after = re.split(r" ?One of the special .*?: \d+\. ?", context)
+    count, total = len(split_sentences(before)), len(split_sentences(f"{before} {after}".strip()))
+    assert count in {int(total * depth / 100) for depth in DEPTHS}
   assert (DEPTHS[0], DEPTHS[1], DEPTHS[-1], len(DEPTHS)) == (0, 3, 100, 40)
+
+
+def test_all_forty_depths_are_drawn(material):
+  samples = Ruler(name="niah_single_2", material=material, num_samples=300).samples(3000)
+  assert len({round(sample.depths[0], 2) for sample in samples}) > 30
+  assert min(sample.depths for sample in samples)[0] < 0.01 and max(sample.depths for sample in samples)[0] > 0.99
 
 
 def test_variables_follow_from_the_value(material):
@@ -147,6 +186,20 @@ def test_common_words_are_common(material, length, counts, shown):
     assert answer
 
 
+def test_long_lists_of_common_words_have_keys_too():
+  material = Material(ByteTokenizer(), ESSAY)
+  task = Ruler(name="cwe", material=material, num_samples=1)
+  task.check(131_072, None)
+  (sample,) = task.samples(131_072)
+  assert 0.95 * 131_072 < len(material.tokenizer.encode(sample.prompt)) + 120 < 131_072
+  asked = sample.prompt.rsplit("Below is", 1)[1]
+  counts = Counter(re.findall(r"\d\. (\S+)", asked))
+  assert set(material.words) < set(counts) <= {*material.words, *material.keys}
+  assert {word for word, count in counts.items() if count == 30} == set(sample.references)
+  with pytest.raises(ConfigError, match=r"different words are needed; there are \d"):
+    task.family.sample(random.Random(0), 10**6, 10**7, material)
+
+
 def test_frequent_words_are_the_most_frequent_but_for_the_dots(material):
   for sample in Ruler(name="fwe", material=material, num_samples=3).samples(3000):
     text = re.search(r"coded words\. (.*)\nQuestion", sample.prompt)[1].split()
@@ -155,6 +208,20 @@ def test_frequent_words_are_the_most_frequent_but_for_the_dots(material):
     assert counts[3][1] > counts[4][1]  # no tie for the third place
     share = counts[1][1] / counts[0][1]
     assert share == pytest.approx(1 / 4, abs=0.02)  # zeta with alpha 2
+
+
+def test_every_word_of_the_templates_is_rulers():
+  """Digests of what was compared, byte by byte, with NVIDIA/RULER at c3f5e3b."""
+  texts = (NOISE, ruler.NEEDLE, ruler.NIAH, ruler.VARIABLES, ruler.COMMON, ruler.FREQUENT)
+  digests = [hashlib.sha256(text.encode()).hexdigest()[:16] for text in texts]
+  assert digests == [
+    "c2fcf70de6081e6f",
+    "528afb85ddbed087",
+    "45ee6a9f7b460f55",
+    "a5b7f4873a860852",
+    "c2426f94a28fc3a2",
+    "0bfad42dcc7b1cff",
+  ]
 
 
 def test_the_score_is_rulers_formula():
@@ -176,6 +243,15 @@ def test_words_and_sentences():
     "3 of them left!",
     "End",
   ]
+  assert split_sentences('He said "Go." Then (as told.) [He went!] "So?" He') == [
+    'He said "Go."',
+    "Then (as told.)",
+    "[He went!]",
+    '"So?"',
+    "He",
+  ]
+  assert split_sentences("") == [] and split_sentences("no end") == ["no end"]
+  assert " ".join(split_sentences(" ".join(ESSAY.split()))) == " ".join(ESSAY.split())  # nothing is lost
   assert len(ESSAY) > 100_000 and "::=" not in ESSAY
 
 
@@ -188,6 +264,20 @@ def test_a_haystack_of_ones_own(tmp_path, material):
     read_essays(tmp_path / "nothing")
   with pytest.raises(ConfigError, match=r"missing\.txt: cannot be read"):
     read_essays(tmp_path / "missing.txt")
+
+
+def test_a_haystack_from_a_dataset(tmp_path, monkeypatch):
+  build_corpus(tmp_path / "set", {"heldout": ["First. One.", "Second. Two."], "train": ["Third. Three."]})
+  assert read_essays(tmp_path / "set") == "First. One.\n\nSecond. Two."
+  assert read_essays(Path(f"{tmp_path / 'set'}:train")) == "Third. Three."
+  assert read_essays(Path(f"{tmp_path / 'set'}:heldout[:1]")) == "First. One."
+  with pytest.raises(ConfigError, match=r"set: the split 'test' is missing or empty; splits: heldout, train"):
+    read_essays(Path(f"{tmp_path / 'set'}:test"))
+  monkeypatch.setattr(haystack, "MOST_CHARACTERS", 15)
+  assert read_essays(tmp_path / "set") == "First. One.\n\nSe"
+  data = EvalData(tokenizer=ByteTokenizer(), longest=600, haystack=tmp_path / "set", num_samples=1)
+  (task,) = make_tasks(["niah_single_2"], data)
+  assert "First. One. Se First. One." in task.samples(900)[0].prompt.replace("\n", " ")
 
 
 def test_too_short_a_length_is_refused(material):
@@ -234,18 +324,62 @@ def test_a_perfect_reader_scores_one(material, monkeypatch, name):
   assert all("@depth=" in figure.metric for figure in figures[2:]) and len(figures) > 2
 
 
-def test_one_that_sees_the_last_tokens_fails_exactly_on_needles_outside(monkeypatch):
-  tokenizer, reach, length = ByteTokenizer(), 900, 1800
-  task = Ruler(name="niah_single_1", material=Material(tokenizer, ESSAY), num_samples=16)
+def variables_read(text: str) -> str:
+  asked, _, said = text.rpartition("they are: ")
+  lines = asked.rpartition("Memorize and track")[2]
+  value = re.search(r"assigned the value (\d+) in", lines)
+  chain, held = [], {value[1] if value else ""}
+  for name, source in re.findall(r"VAR ([A-Z]+) = (?:VAR )?(\w+)", lines):
+    if source in held:
+      held.add(name)
+      chain.append(name)
+  return " ".join(chain)[len(said) :]
+
+
+def common_words_read(text: str) -> str:
+  asked, _, said = text.rpartition("in the list are:")
+  words = re.findall(r"\d+\. (\S+)", asked.rpartition("Below is a numbered list")[2])
+  return (" " + " ".join(word for word, _ in Counter(words).most_common(10)))[len(said) :]
+
+
+def frequent_words_read(text: str) -> str:
+  asked, _, said = text.rpartition("appeared words are:")
+  words = asked.partition("coded words. ")[2].partition("\nQuestion")[0].split()
+  most = [word for word, _ in Counter(words).most_common(4) if word != "..."]
+  return (" " + " ".join(most))[len(said) :]
+
+
+@pytest.mark.parametrize(
+  ("name", "read"), [("vt", variables_read), ("cwe", common_words_read), ("fwe", frequent_words_read)]
+)
+def test_a_perfect_reader_scores_one_where_there_are_no_needles(material, monkeypatch, name, read):
+  subject = put(monkeypatch, reader(read, material.tokenizer), material.tokenizer)
+  figures = Ruler(name=name, material=material, num_samples=3).measure(subject, 1500)
+  assert [(figure.metric, figure.value) for figure in figures] == [("string_match_all", 1.0), ("all_or_nothing", 1.0)]
+
+
+def answered(task: Ruler, subject: Subject, length: int) -> list[bool]:
+  """Which samples are answered in full."""
   samples = task.samples(length)
-  # When it says the last digit, a blank and six digits stand between the prompt's end and where it is.
-  within = [len(s.prompt) + 7 - s.prompt.index("One of the special") <= reach for s in samples]
+  answers = complete(subject, [subject.encode(sample.prompt) for sample in samples], task.family.max_new_tokens)
+  return [all(found_references(answer, s.references)) for answer, s in zip(answers, samples, strict=True)]
+
+
+@pytest.mark.parametrize("name", ["niah_single_1", "niah_multikey_1"])
+def test_one_that_sees_the_last_tokens_fails_exactly_on_needles_outside(monkeypatch, name):
+  tokenizer, reach, length = ByteTokenizer(), 900, 1800
+  task = Ruler(name=name, material=Material(tokenizer, ESSAY), num_samples=16)
+  samples = task.samples(length)
+  # From the begin of the needle that is asked for to the end of the prompt; a value is a blank and seven digits, and
+  # when it says the last one, the others stand between the prompt's end and where it is.
+  far = [len(s.prompt) - s.prompt.rindex("One of the special", 0, s.prompt.index(s.references[0])) for s in samples]
+  within = [distance + 7 <= reach for distance in far]
   assert 0 < sum(within) < len(within)
   subject = put(monkeypatch, reader(needles_read, tokenizer, reach), tokenizer)
+  assert answered(task, subject, length) == within
   assert task.measure(subject, length)[1].value == sum(within) / len(within)
   cropped = put(monkeypatch, reader(needles_read, tokenizer), tokenizer, crop=reach)
-  expected = [len(s.prompt) - s.prompt.index("One of the special") <= reach - 128 for s in samples]
-  assert task.measure(cropped, length)[1].value == sum(expected) / len(expected)
+  assert answered(task, cropped, length) == [distance <= reach - 128 for distance in far]
 
 
 def test_one_that_says_one_value_of_four_has_a_quarter_of_the_score_and_none_of_all_or_nothing(material, monkeypatch):

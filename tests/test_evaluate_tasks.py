@@ -14,11 +14,11 @@ from tiny_run import tiny_model, tiny_run
 from drope_jax.checkpoint import Checkpoint
 from drope_jax.config import ConfigError
 from drope_jax.data.tokenizers import ByteTokenizer
-from drope_jax.evaluate import generation, results
+from drope_jax.evaluate import generation, measure, needles, perplexity, probes, results
 from drope_jax.evaluate.catalog import NAMES, EvalData, make_tasks
 from drope_jax.evaluate.generation import complete
 from drope_jax.evaluate.measure import Place, evaluate
-from drope_jax.evaluate.methods import Inference, inference
+from drope_jax.evaluate.methods import Inference, allowed_methods, inference
 from drope_jax.evaluate.perplexity import Perplexity, position_losses, text_bytes
 from drope_jax.evaluate.progress import Progress
 from drope_jax.evaluate.results import Measurement
@@ -28,6 +28,8 @@ from drope_jax.model import map_specs
 from drope_jax.positions import NTK, PI, RoPE, YaRN
 
 TOKENIZER = ByteTokenizer()
+BOS_TOKENIZER = ByteTokenizer()
+BOS_TOKENIZER.bos_id = 260  # of no text
 RNG = np.random.default_rng(0)
 MODEL = tiny_model(positions=RoPE())
 PARAMS = map_specs(lambda spec: jnp.asarray(RNG.normal(not spec.decay, 0.3, spec.shape), jnp.float32), MODEL)
@@ -106,7 +108,7 @@ def test_a_factor_by_hand_holds_at_every_length():
     for length in (16, 64):
       assert inference(method, MODEL, 16, length) == Inference(dataclasses.replace(MODEL, positions=RoPE(1e4, scaling)))
   nope = dataclasses.replace(MODEL, positions=None)
-  assert inference("drope:0.5", nope, 16, 64, c=9.0).logit_scale == 1 + 0.5 * math.log(4)
+  assert inference("drope:0.5", nope, 16, 64).logit_scale == 1 + 0.5 * math.log(4)
 
 
 @pytest.mark.parametrize("method", ["yarn:0.5", "pi:", "ntk:two", "rope:2", "drope:-1", "yarn:inf", "yarn:nan"])
@@ -188,13 +190,15 @@ def test_a_crop_without_room_for_a_prompt_is_refused():
 class Counting:
   """A task that counts how often it is measured, and fails once."""
 
-  def __init__(self, name, fails_at=None, samples=10):
-    self.name, self.fails_at, self.samples, self.measured = name, fails_at, samples, []
+  def __init__(self, name, fails_at=None, samples=10, bounded=True):
+    self.name, self.fails_at, self.samples, self.bounded = name, fails_at, samples, bounded
+    self.measured, self.checked = [], []
 
   def settings(self, length):
     return {"samples": self.samples}
 
   def check(self, length, crop):
+    self.checked.append((length, crop))
     if length == 1:
       raise ConfigError(f"{self.name}: too short")
 
@@ -239,7 +243,7 @@ def test_an_interrupted_evaluation_goes_on_where_it_was(tmp_path, loaded):
     {"c": 0.25},
     {"bos": True},
     {"step": 2},
-    {"params": jax.tree.map(lambda w: 2 * w, PARAMS)},
+    {"params": jax.tree.map(lambda w: w.at[(-1,) * w.ndim].add(1e-3), PARAMS)},
   ],
   ids=lambda change: next(iter(change)),
 )
@@ -247,7 +251,7 @@ def test_what_is_asked_with_another_setting_is_measured_anew(tmp_path, loaded, c
   out = tmp_path / "results.jsonl"
 
   def ask(samples=10, seed=0, c=0.5, bos=False, step=1, params=PARAMS):
-    data = EvalData(tokenizer=TOKENIZER, longest=64, seed=seed)
+    data = EvalData(tokenizer=BOS_TOKENIZER, longest=64, seed=seed)
     task = Counting("one", samples=samples)
     changed = loaded._replace(step=step, params=params)
     evaluate("run", changed, ["nope", "drope"], [16, 32], [task], data, out, c, bos=bos)
@@ -259,6 +263,13 @@ def test_what_is_asked_with_another_setting_is_measured_anew(tmp_path, loaded, c
   assert anew == ([32] if "c" in change else [16, 32, 32])  # beta follows c beyond the context alone
   assert ask() == ask(**change) == []
   assert out.read_bytes().startswith(before)
+
+
+def test_weights_are_known_whole_whatever_their_dtype(loaded):
+  cast = loaded._replace(params=jax.tree.map(lambda w: w.astype(jnp.bfloat16), PARAMS))
+  changed = loaded._replace(params={**PARAMS, "embedding": PARAMS["embedding"].at[-1, -1].add(1e-3)})
+  known = [measure.weights_of(one)["weights"] for one in (loaded, cast, changed, loaded)]
+  assert known[0] == known[3] and len(set(known)) == 3
 
 
 def test_figures_of_before_there_were_settings_are_measured_anew_and_stay(tmp_path, loaded):
@@ -289,6 +300,169 @@ def test_settings_of_a_task_are_json_and_tell_its_samples_apart(name, tmp_path, 
     data = EvalData(tokenizer=TOKENIZER, longest=64, haystack=tmp_path, num_samples=3)
     found.add(results.as_text(make_tasks([name], data)[0].settings(64)))
   assert len(found) == 2
+
+
+def test_a_length_and_a_method_named_twice_are_measured_once(tmp_path, loaded):
+  out, data, task = tmp_path / "results.jsonl", EvalData(tokenizer=TOKENIZER, longest=64), Counting("one")
+  evaluate("run", loaded, ["nope", "nope"], [16, 32, 16], [task], data, out)
+  assert task.measured == [16, 32] and len(results.read(out)) == 2 * 3
+
+
+def test_what_fits_is_asked_once_for_every_crop(tmp_path):
+  config = tiny_run("nowhere", model=MODEL)
+  rope = Checkpoint(MODEL, PARAMS, config, 1, 1, 16)
+  out, data = tmp_path / "results.jsonl", EvalData(tokenizer=TOKENIZER, longest=64)
+  bounded, free = Counting("one"), Counting("two", bounded=False)
+  evaluate("run", rope, allowed_methods(MODEL), [16, 32], [bounded, free], data, out)
+  assert bounded.checked == [(16, None), (32, None), (32, 16)]
+  assert free.checked == [(16, None), (16, 16), (32, None), (32, 16)]
+  # rope; pi, ntk and yarn are it at 16; dynamic_ntk, dynamic_yarn and crop go by the sequence.
+  assert bounded.measured == [16] + [32] * 7 and free.measured == [16] * 4 + [32] * 7
+
+
+@pytest.mark.parametrize("methods", [["nope"], ["nope", "drope:0.5"]])
+def test_a_c_that_no_method_reads_is_refused(tmp_path, loaded, methods):
+  out, data = tmp_path / "results.jsonl", EvalData(tokenizer=TOKENIZER, longest=64)
+  with pytest.raises(ConfigError, match=r"c is 0\.9, which no method of nope.* reads"):
+    evaluate("run", loaded, methods, [32], [Counting("one")], data, out, 0.9)
+  assert not out.exists()
+
+
+def test_a_bos_that_the_tokenizer_lacks_is_refused(tmp_path, loaded):
+  out, data = tmp_path / "results.jsonl", EvalData(tokenizer=TOKENIZER, longest=64)
+  with pytest.raises(ConfigError, match="tokenizer has no token that begins a document"):
+    evaluate("run", loaded, ["nope"], [32], [Counting("one")], data, out, bos=True)
+  assert not out.exists()
+
+
+def test_a_figure_that_is_not_finite_ends_it_with_one_line(tmp_path, loaded):
+  out, data = tmp_path / "results.jsonl", EvalData(tokenizer=TOKENIZER, longest=64)
+  task = Counting("one")
+  task.measure = lambda subject, length: [Figure("loss", math.nan, 3)]
+  with pytest.raises(results.ResultsError, match="loss of run, nope, one at 32 tokens is nan") as error:
+    evaluate("run", loaded, ["nope"], [32], [task], data, out)
+  assert "\n" not in str(error.value) and not out.exists()
+
+
+# --- the fit of the temperature ----------------------------------------------------------------------
+
+
+@pytest.fixture
+def fit_data(monkeypatch):
+  """Documents of 40 bytes, of which `fit` has three."""
+  texts = ["The tides turn at noon and at dusk, or so.", "Ships left the harbour at the break of day.", "x y " * 20]
+  monkeypatch.setattr(EvalData, "_split", lambda *_: texts)
+  return EvalData(tokenizer=TOKENIZER, longest=32)
+
+
+def test_an_interrupted_fit_goes_on_where_it_was(tmp_path, loaded, fit_data, monkeypatch):
+  out, calls, fails = tmp_path / "results.jsonl", [], [13]
+
+  def counting(params, how, documents, *, length, **inputs):
+    calls.append((length, how.logit_scale))
+    if len(calls) in fails:
+      raise KeyboardInterrupt
+    return position_losses(params, how, documents, length=length, **inputs)
+
+  monkeypatch.setattr(measure, "position_losses", counting)
+  arguments = ("run", loaded, ["nope", "drope"], [16, 24, 32], [Counting("one")], fit_data, out)
+  with pytest.raises(KeyboardInterrupt):
+    evaluate(*arguments)
+  assert len(results.read(out)) == 12
+  evaluate(*arguments)
+  assert len(calls) == 2 * len(measure.BETAS) + 1 and calls[12] == calls[13]
+  evaluate(*arguments)
+  assert len(calls) == 2 * len(measure.BETAS) + 1
+  fitted = [r for r in results.read(out) if r.task == "temperature"]
+  assert len({(r.context, r.metric) for r in fitted}) == len(fitted) == 2 * len(measure.BETAS) + 2 + 1
+  losses = [r for r in fitted if r.metric.startswith("loss@")]
+  assert all(r.low <= r.value <= r.high and r.n == 3 * r.context for r in losses)
+  for context in (24, 32):
+    row = {r.metric: r.value for r in losses if r.context == context}
+    (best,) = [r.value for r in fitted if (r.context, r.metric) == (context, "beta")]
+    assert min(row, key=row.get) == f"loss@beta={best:.2f}"
+
+
+def test_the_fit_is_part_of_the_progress(tmp_path, loaded, fit_data, monkeypatch):
+  plans, said = [], []
+
+  class Told(Progress):
+    def plan(self, weights):
+      super().plan(weights)
+      plans.append(list(weights))
+
+    def __call__(self, share):
+      super().__call__(share)
+      said.append((self._label, self._done(share)))
+
+  monkeypatch.setattr(measure, "Progress", Told)
+  methods = ["nope", "drope", "drope:0.5"]
+  evaluate("run", loaded, methods, [16, 32], [Counting("one")], fit_data, tmp_path / "results.jsonl")
+  betas = len(measure.BETAS)
+  assert plans[0] == [32 * betas, *[16] * 3, *[32] * 3]
+  assert plans[1] == [16, 32, 32, 32]  # within the context the three are one
+  shares = [share for _, share in said]
+  assert shares == sorted(shares)
+  fit = [share for label, share in said if "temperature at 32" in label]
+  assert len(fit) > betas and fit == sorted(fit) and shares[-1] == 1.0
+
+
+def test_an_optimum_on_the_edge_of_the_grid_is_said(tmp_path, loaded, fit_data, monkeypatch, caplog):
+  def losses(params, how, documents, *, length, **inputs):
+    return np.full((len(documents), length), how.logit_scale, np.float32)
+
+  monkeypatch.setattr(measure, "position_losses", losses)
+  with caplog.at_level("WARNING"):
+    evaluate("run", loaded, ["drope"], [32], [Counting("one")], fit_data, tmp_path / "results.jsonl")
+  assert "at 2 times the training context the best beta, 0.8, ends the grid" in caplog.text
+
+
+# --- concatenated documents ----------------------------------------------------------------------------
+
+
+def test_short_documents_are_joined_only_where_that_is_asked_for(monkeypatch):
+  monkeypatch.setattr(EvalData, "_split", lambda *_: ["abc", "defgh", "ijklm", "no", "pq"])
+  alone = EvalData(tokenizer=TOKENIZER, longest=6)
+  with pytest.raises(ConfigError, match="no document has 7 tokens"):
+    make_tasks(["perplexity"], alone)
+  joined = dataclasses.replace(alone, concatenate=True)
+  (task,) = make_tasks(["perplexity"], joined)
+  rows = [[TOKENIZER.decode([i]) for i in row.tolist()] for row in task.documents]
+  assert ["".join(row) for row in rows] == ["abcdef", "ghijkl", "mnopq"] and {len(row) for row in rows} == {7}
+  assert rows[0][3] == rows[1][2] == rows[2][1] == ""  # EOS
+  assert task.settings(6)["concatenated"] and len(dataclasses.replace(joined, num_documents=2).documents) == 2
+  assert [row.tolist() for row in joined.fit_documents] == [row.tolist() for row in task.documents]
+  with pytest.raises(ConfigError, match="all documents together have 22 tokens; 41 are needed"):
+    make_tasks(["perplexity"], dataclasses.replace(joined, longest=40))
+
+
+# --- a BOS -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("task", ["perplexity", "sliding_perplexity", "needles", "order", "induction"])
+def test_a_bos_is_read_by_every_task(task, monkeypatch):
+  monkeypatch.setattr(EvalData, "_split", lambda *_: ["The tides turn at noon and at dusk, or so they say. " * 20])
+  data = EvalData(tokenizer=BOS_TOKENIZER, longest=200, num_samples=4, needles_per_depth=1)
+  (made,) = make_tasks([task], data)
+  seen = []
+  monkeypatch.setattr(perplexity, "position_losses", lambda params, how, documents, **inputs: seen.extend(documents))
+  monkeypatch.setattr(probes, "score_continuations", lambda subject, pairs: seen.extend(c for c, _ in pairs))
+  monkeypatch.setattr(needles, "continuations", lambda subject, prompts, *_, **__: seen.extend(prompts))
+  for bos in (True, False):
+    with pytest.raises((TypeError, AttributeError)):  # there are no figures of nothing
+      made.measure(subject(tokenizer=BOS_TOKENIZER, bos=bos), 200)
+    assert seen and {int(row[0]) == 260 for row in seen} == {bos}
+    seen.clear()
+
+
+def test_a_bos_conditions_the_loss_and_is_not_predicted():
+  task = Perplexity(DOCUMENTS, BOS_TOKENIZER)
+  loss, bits, *_ = task.measure(subject(tokenizer=BOS_TOKENIZER, bos=True), 40)
+  begun = [np.concatenate([[260], document]) for document in DOCUMENTS]
+  expected = position_losses(PARAMS, Inference(MODEL), begun, length=40)
+  assert loss.value == pytest.approx(expected.mean(), rel=1e-6) and loss.n == 80
+  texts = [TOKENIZER.decode(document[:40].tolist()).encode() for document in DOCUMENTS]
+  assert bits.n == pytest.approx(sum(map(len, texts)), abs=2)  # a cut character is spelt with three bytes
 
 
 def test_what_cannot_be_measured_is_refused_before_anything_is(tmp_path, loaded):

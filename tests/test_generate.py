@@ -7,7 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from drope_jax.config import ModelConfig
+from drope_jax.config import ComputeConfig, ModelConfig
+from drope_jax.evaluate.methods import METHODS, Inference, Method, inference
 from drope_jax.generate import Generation, _choose, _decode, _prefill, _Sampler, generate, round_up
 from drope_jax.model import hidden_states, map_specs, unembed
 from drope_jax.positions import (
@@ -51,7 +52,8 @@ def tiny(positions=None):
 @functools.partial(jax.jit, static_argnums=1)
 def next_tokens(params, config, tokens_BT, lengths_B, length_B1, logit_scale):
   """The most likely token after each of the left-aligned rows, without a cache."""
-  x_BTD, _ = hidden_states(params, config, tokens_BT, length=length_B1, logit_scale=logit_scale)
+  compute = ComputeConfig(attention="reference")
+  x_BTD, _ = hidden_states(params, config, tokens_BT, compute=compute, length=length_B1, logit_scale=logit_scale)
   last_B1D = x_BTD[jnp.arange(len(lengths_B)), lengths_B - 1][:, None]
   return unembed(params, last_B1D)[:, 0].argmax(-1)
 
@@ -92,6 +94,44 @@ def test_logit_scale_is_that_of_the_model():
   expected = recomputed(params, config, PROMPTS, NEW, logit_scale=1.7)
   assert generate(params, config, PROMPTS, max_new_tokens=NEW, logit_scale=1.7, prefill_chunk=5) == expected
   assert generate(params, config, PROMPTS, max_new_tokens=NEW, prefill_chunk=5) != expected
+
+
+# What a method of methods.py is possible for, and the numbers it needs.
+OF_METHODS = {
+  **dict.fromkeys(("rope", "pi", "ntk", "yarn", "dynamic_ntk", "dynamic_yarn", "crop"), RoPE()),
+  "yarn:2+0.4": RoPE(),
+  "alibi": ALiBi(),
+  "pattern": POSITIONS["windowed rope, global nope"],
+  "nope": None,
+  "drope:0.4": None,
+}
+
+
+@pytest.mark.parametrize("method", OF_METHODS)
+def test_under_every_method_cached_generation_equals_recomputation(method):
+  config, params = tiny(OF_METHODS[method])
+  how = inference(method, config, 16, 64)
+  assert (how.logit_scale > 1.5) == (method in ("yarn:2+0.4", "drope:0.4"))
+  assert (how == Inference(config)) == (method in ("rope", "alibi", "pattern", "nope"))
+  prompts = [how.seen(np.array(prompt), NEW) for prompt in PROMPTS]
+  assert max(map(len, prompts)) == (16 - NEW if method == "crop" else max(LENGTHS))
+  expected = recomputed(params, how.config, prompts, NEW, logit_scale=how.logit_scale)
+  rows = generate(params, how.config, prompts, max_new_tokens=NEW, logit_scale=how.logit_scale, prefill_chunk=5)
+  assert rows == expected
+
+
+def test_no_method_is_left_out():
+  assert {Method.parse(method).name for method in OF_METHODS} == set(METHODS)
+
+
+@pytest.mark.parametrize(("method", "chunk"), [("dynamic_yarn", 128), ("drope:0.4", 512)])
+def test_the_blockwise_kernel_answers_long_prompts_as_recomputation(method, chunk):
+  config, params = tiny(OF_METHODS[method])
+  prompts = [np.random.default_rng(i).integers(0, 61, length).tolist() for i, length in enumerate((300, 131, 260))]
+  how = inference(method, config, 64, 309)
+  expected = recomputed(params, how.config, prompts, NEW, logit_scale=how.logit_scale)
+  asked = {"max_new_tokens": NEW, "logit_scale": how.logit_scale, "compute": ComputeConfig(attention="blockwise")}
+  assert generate(params, how.config, prompts, prefill_chunk=chunk, **asked) == expected
 
 
 @pytest.mark.parametrize("chunk", [1, 8, 512])

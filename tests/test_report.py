@@ -444,7 +444,7 @@ def test_an_evaluation_has_tables_with_intervals_and_heat_maps(tmp_path):
   report = (tmp_path / "report.md").read_text()
   assert "training context of 32 tokens" in report and "evaluate it" in report
   assert "| yarn | 0.500 (0.375 to 0.625), 50 |" in report and "| rope | 2.500, 50 |" in report
-  assert "2.750" not in report and "beta" not in report  # of positions and settings there is no table
+  assert "| 0-16 | 2.750, 50 |" in report and "β" not in report  # no temperature was used
   assert {path.name for path in tmp_path.glob("*.png")} == {"niah_single_1.png"} and "](niah_single_1.png)" in report
 
 

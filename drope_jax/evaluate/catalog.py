@@ -15,7 +15,7 @@ from drope_jax.data.tokenizers import Tokenizer
 from drope_jax.evaluate import longbench, multiple_choice, probes, ruler
 from drope_jax.evaluate.haystack import read_essays
 from drope_jax.evaluate.needles import Needles
-from drope_jax.evaluate.perplexity import Perplexity
+from drope_jax.evaluate.perplexity import Perplexity, concatenated
 from drope_jax.evaluate.tasks import Task
 
 
@@ -27,13 +27,14 @@ class EvalData:
   longest: int  # tokens; documents are longer
   dataset: str = ""  # a corpus with the splits `heldout`, whose sentences are a haystack too, and `fit`
   num_documents: int = 24  # of each split, at most
+  concatenate: bool = False  # whether documents are joined, and so may be short; else each is a text of its own
   block: int | None = None  # positions of a block of the loss by position; None: half the training context
   needles_per_depth: int = 40
   num_samples: int = 100  # of each task that can make as many as one likes
   limit: int | None = None  # of samples from a data set, from its front
   longbench: Path | None = None  # folder of LongBench's released files
   multiple_choice: Path | None = None  # folder of the files of multiple_choice.py
-  haystack: Path | None = None  # a folder of essays; None: prose that Python brings along
+  haystack: Path | None = None  # see haystack.read_essays; None: prose that Python brings along
   seed: int = 0
 
   @functools.cached_property
@@ -54,15 +55,20 @@ class EvalData:
   @functools.cached_property
   def material(self) -> ruler.Material:
     """What RULER's prompts are made of."""
-    return ruler.Material(self.tokenizer, read_essays(self.haystack))
+    return ruler.Material(self.tokenizer, self._essays)
 
   @functools.cached_property
   def essay_lines(self) -> Lines:
     """The haystack's sentences, as fillers; for what needs no corpus."""
-    return Lines(self.tokenizer, sentences(read_essays(self.haystack)))
+    return Lines(self.tokenizer, sentences(self._essays))
+
+  @functools.cached_property
+  def _essays(self) -> str:
+    return read_essays(self.haystack)
 
   def _long_documents(self, split: str) -> Sequence[np.ndarray]:
-    return evaluation_documents(self._split(split), self.tokenizer, self.longest + 1, self.num_documents)
+    read = concatenated if self.concatenate else evaluation_documents
+    return read(self._split(split), self.tokenizer, self.longest + 1, self.num_documents)
 
   def _split(self, name: str) -> Sequence[str]:
     if not self.dataset:
@@ -71,6 +77,10 @@ class EvalData:
 
 
 DEFAULT = ("perplexity", "needles")
+
+
+def _perplexity(data: EvalData, **how: int | None) -> Task:
+  return Perplexity(data.documents, data.tokenizer, **how, concatenated=data.concatenate)
 
 
 def _ruler(name: str, data: EvalData) -> Task:
@@ -94,9 +104,9 @@ _LONGBENCH = tuple(f"longbench_{dataset}" for dataset in longbench.TASKS)
 _LONGBENCH_WHOLE = tuple(f"{name}_whole" for name in _LONGBENCH)
 
 _MAKERS: Mapping[str, Callable[[EvalData], Task]] = {
-  "perplexity": lambda data: Perplexity(data.documents, data.tokenizer, block=data.block),
+  "perplexity": lambda data: _perplexity(data, block=data.block),
   "needles": lambda data: Needles(lines=data.lines, per_depth=data.needles_per_depth, seed=data.seed),
-  "sliding_perplexity": lambda data: Perplexity(data.documents, data.tokenizer, span=data.longest),
+  "sliding_perplexity": lambda data: _perplexity(data, span=data.longest),
   "order": lambda data: probes.Order(lines=data.essay_lines, num_samples=data.num_samples, seed=data.seed),
   "induction": functools.partial(_copy, "induction"),
   "copy": functools.partial(_copy, "copy"),

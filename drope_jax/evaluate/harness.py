@@ -1,10 +1,12 @@
 """lm-evaluation-harness runs our checkpoints: this module is its command `lm_eval`, with the model `drope_jax`.
 
-`python -m drope_jax.evaluate.harness run --model drope_jax --model_args checkpoint=DIR,method=drope,c=0.1 --tasks ...`
+`python -m drope_jax.evaluate.harness run --model drope_jax --model_args checkpoint=DIR,method=drope,c=0.1,length=4096 \
+  --tasks ...`
 
 Needs the extra `eval`. Nothing else in drope_jax imports this module.
 """
 
+import logging
 from collections.abc import Sequence
 from typing import Any
 
@@ -24,9 +26,10 @@ from drope_jax.config import ConfigError
 from drope_jax.data.tokenizers import load_tokenizer
 from drope_jax.evaluate.generation import complete
 from drope_jax.evaluate.likelihood import score_continuations
-from drope_jax.evaluate.methods import allowed_methods, inference
+from drope_jax.evaluate.methods import Method, allowed_methods, inference
 from drope_jax.evaluate.tasks import BATCH_TOKENS, Subject
 
+logger = logging.getLogger(__name__)
 MAX_NEW_TOKENS = 256  # where a task does not say; the harness's own default
 
 
@@ -37,9 +40,10 @@ class DropeJax(TemplateLM):
   Args:
     checkpoint: workdir of a run.
     method: see methods.py; the checkpoint as it was trained if None.
-    c: of the temperature, which method `drope` needs.
-    length: tokens of a sequence at most, prompt and answer together; what is longer loses its begin. The method is that
-      for this length. The training context if None.
+    c: of the temperature, which method `drope` needs; at lengths within the training context it would have no effect,
+      and is refused.
+    length: tokens of a sequence at most, prompt and answer together; what is longer loses its begin, and that is said
+      once. The method is that for this length. The training context if None.
     step: of the checkpoint; None: its last.
     bos: whether texts begin with the tokenizer's BOS.
     batch_tokens: on the device at one time; changes no result.
@@ -66,10 +70,18 @@ class DropeJax(TemplateLM):
     loaded = checkpoints.load(checkpoint, step)
     context = loaded.context
     self.max_length = int(length) if length else context
+    method = method or allowed_methods(loaded.model)[0]
+    given = Method.parse(method).c if c is None else c
+    if given is not None and self.max_length <= context:
+      raise ConfigError(
+        f"c is {given}, but beta is 1 at length={self.max_length}, within the training context of {context} tokens; "
+        "give length=TOKENS in --model_args, of the longest sequence"
+      )
+    self._checkpoint, self._cut = str(checkpoint), False
     self._tokenizer = load_tokenizer(checkpoint)
     self._subject = Subject(
       params=loaded.params,
-      how=inference(method or allowed_methods(loaded.model)[0], loaded.model, context, self.max_length, c),
+      how=inference(method, loaded.model, context, self.max_length, c),
       tokenizer=self._tokenizer,
       train_context=context,
       batch_tokens=batch_tokens,
@@ -86,7 +98,7 @@ class DropeJax(TemplateLM):
 
   @property
   def tokenizer_name(self) -> str:
-    return type(self._tokenizer).__name__
+    return self._checkpoint  # where its files lie; the harness keeps answers by this name
 
   def tok_encode(self, string: str, add_special_tokens: bool | None = None, **kwargs: Any) -> list[int]:
     """Token ids, with a BOS before them if texts have one and it is not asked for without."""
@@ -101,8 +113,8 @@ class DropeJax(TemplateLM):
     for texts, context, continuation in requests:
       if len(continuation) > self.max_length:
         raise ConfigError(f"a continuation of {len(continuation)} tokens is longer than length={self.max_length}")
-      kept = context[-(self.max_length + 1 - len(continuation)) :]
-      pairs.append((texts, np.asarray(kept, np.int32), np.asarray(continuation, np.int32)))
+      kept = self._kept(np.asarray(context, np.int32), self.max_length + 1 - len(continuation))
+      pairs.append((texts, kept, np.asarray(continuation, np.int32)))
     scored = score_continuations(self._subject, [pair[1:] for pair in pairs])
     for (texts, _, _), one in zip(pairs, scored, strict=True):
       if texts is not None:
@@ -113,7 +125,7 @@ class DropeJax(TemplateLM):
     """Log-likelihood of whole texts, in windows of `max_length` that do not overlap (as the harness's own models)."""
     windows, owners = [], []
     for owner, request in enumerate(requests):
-      tokens = self.tok_encode(request.args[0])
+      tokens = self._tokenizer.encode(request.args[0])  # the BOS, if there is one, is the window's prefix
       for window in get_rolling_token_windows(tokens, self.prefix_token_id, self.max_length, context_len=1):
         windows.append((None, *make_disjoint_window(window)))
         owners.append(owner)
@@ -135,12 +147,21 @@ class DropeJax(TemplateLM):
       room = self.max_length - size
       if room < 1:
         raise ConfigError(f"a task generates {size} tokens; length={self.max_length} leaves none for the prompt")
-      prompts = [self._subject.encode(requests[i].args[0])[-room:] for i in indices]
+      prompts = [self._kept(self._subject.encode(requests[i].args[0]), room) for i in indices]
       for i, text in zip(indices, complete(self._subject, prompts, size), strict=True):
         answers[i] = _until(text, settings[i]["until"])
     for request, answer in zip(requests, answers, strict=True):
       self.cache_hook.add_partial("generate_until", request.args, answer)
     return answers
+
+  def _kept(self, context: np.ndarray, room: int) -> np.ndarray:
+    """The last `room` tokens; that there were more is said once."""
+    if len(context) > room and not self._cut:
+      self._cut = True
+      logger.warning(
+        "a context of %d tokens loses its begin: %d fit into length=%d", len(context), room, self.max_length
+      )
+    return context[-room:]
 
 
 def _until(text: str, stops: Sequence[str]) -> str:

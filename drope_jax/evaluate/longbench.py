@@ -156,13 +156,23 @@ class LongBench:
   def name(self) -> str:
     return f"longbench_{self.dataset}" + ("_whole" if self.whole else "")
 
+  @property
+  def bounded(self) -> bool:
+    return not self.whole
+
   @functools.cached_property
   def records(self) -> list[dict[str, Any]]:
-    """As released. Raises ConfigError naming the file."""
+    """As released. Raises ConfigError naming the file, and the record whose references cannot be scored."""
     path = self.folder / f"{self.dataset}.jsonl"
     if not path.exists() and (self.folder / f"{self.dataset}_e.jsonl").exists():
       path = self.folder / f"{self.dataset}_e.jsonl"
-    return read_jsonl(path, ("input", "context", "answers", "length", "all_classes"), self.limit)
+    records = read_jsonl(path, ("input", "context", "answers", "length", "all_classes"), self.limit)
+    for number, record in enumerate(records, start=1):
+      try:
+        score(self.dataset, "", record)
+      except (ValueError, TypeError, AttributeError) as error:
+        raise ConfigError(f"{path}: record {number} is not one of {self.dataset} ({error})") from error
+    return records
 
   def settings(self, length: int) -> dict[str, Any]:
     return {"samples": len(self.records), "text": fingerprint(json.dumps(record) for record in self.records)}

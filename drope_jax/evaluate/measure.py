@@ -3,7 +3,7 @@
 import dataclasses
 import json
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,14 +12,15 @@ import numpy as np
 
 from drope_jax import drope
 from drope_jax.checkpoint import Checkpoint
+from drope_jax.config import ConfigError
 from drope_jax.evaluate import results
 from drope_jax.evaluate.catalog import EvalData
-from drope_jax.evaluate.methods import Inference, inference
+from drope_jax.evaluate.methods import Inference, Method, inference
 from drope_jax.evaluate.perplexity import documents_at_once, position_losses
 from drope_jax.evaluate.progress import Progress
 from drope_jax.evaluate.results import BETA, LOSS, Measurement, Result, as_text
 from drope_jax.evaluate.samples import SampleLog, fingerprint
-from drope_jax.evaluate.tasks import BATCH_TOKENS, Figure, Subject, Task
+from drope_jax.evaluate.tasks import BATCH_TOKENS, Figure, Subject, Task, mean_figure
 
 FIT_TASK = "temperature"
 BETAS = (0.8, 0.9, 1.0, 1.1, 1.2, 1.3, 1.4, 1.6, 1.8, 2.0)
@@ -62,40 +63,79 @@ def fit_temperature(
   data: EvalData,
   lengths: Sequence[int],
   place: Place,
-  batch_tokens: int = BATCH_TOKENS,
+  subject: Subject,
+  progress: Progress,
+  rest: Sequence[float] = (),
 ) -> float:
-  """c of beta = 1 + c ln s on the `fit` split, its whole grid written to results.jsonl; read from there if it is."""
-  context = loaded.context
-  beyond = sorted(length / context for length in set(lengths) if length > context)
-  longest = round(beyond[-1] * context)
-  read = [document[: longest + 1] for document in data.fit_documents]
-  settings = {"extensions": beyond, "betas": list(BETAS), "documents": len(read), "text": fingerprint(read)}
-  known = Measurement(run, "drope", FIT_TASK, longest, data.seed, as_text({**weights_of(loaded), **settings}))
-  earlier = [r for r in results.read(place.path) if r.metric == "c" and r.measurement == known]
-  if earlier:
-    return earlier[-1].value
+  """c of beta = 1 + c ln s on the `fit` split, its whole grid written to results.jsonl as it is measured.
 
-  def loss_of(extension: float, beta: float) -> float:
-    how, length = Inference(loaded.model, logit_scale=beta), round(extension * context)
-    size = documents_at_once(how, len(data.fit_documents), length, batch_tokens)
-    nll = position_losses(loaded.params, how, data.fit_documents, length=length, batch_size=size)
-    return float(nll.mean(dtype=np.float64))
+  What is there of the same fit (these lengths, documents and weights) is not measured again. The figures have intervals
+  over documents; c has none, since the rows behind the recorded losses are not kept.
 
-  fit = drope.fit_temperature(loss_of, beyond, BETAS)
-  count = len(data.fit_documents)
-  for extension, row in fit.losses.items():
-    length = round(extension * context)
-    losses = [Figure(f"{LOSS}@beta={beta:.2f}", loss, count * length) for beta, loss in row.items()]
-    figures = [*losses, Figure(BETA, fit.best[extension], count * length)]
-    place.write(known._replace(context=length), figures)
-  place.write(known, [Figure("c", fit.c, count)])
+  Args:
+    subject: how the model is run; `how` is the fit's own.
+    rest: the weights of what `progress` tells of after this.
+  """
+  lengths = sorted({length for length in lengths if length > loaded.context})
+  documents = [subject.begin(document)[: lengths[-1] + 1] for document in data.fit_documents]
+  beyond = {length / loaded.context: length for length in lengths}
+  names = {beta: f"{LOSS}@beta={beta:.2f}" for beta in BETAS}
+  settings = {
+    **weights_of(loaded),
+    "bos": subject.bos,
+    "extensions": list(beyond),
+    "betas": list(BETAS),
+    "documents": len(documents),
+    "concatenated": data.concatenate,
+    "text": fingerprint(documents),
+  }
+  at = {length: Measurement(run, "drope", FIT_TASK, length, data.seed, as_text(settings)) for length in lengths}
+  known = {(r.context, r.metric): r.value for r in results.read(place.path) if r.measurement == at.get(r.context)}
+  missing = {length: [beta for beta in BETAS if (length, names[beta]) not in known] for length in lengths}
+  progress.plan([*(length * len(betas) for length, betas in missing.items()), *rest])
+  for length, betas in missing.items():
+    progress.begin(f"{run}  {FIT_TASK} at {length} tokens")
+    for done, beta in enumerate(betas):
+      how = Inference(loaded.model, logit_scale=beta)
+      nll_NT = position_losses(
+        loaded.params,
+        how,
+        documents,
+        length=length,
+        batch_size=documents_at_once(how, len(documents), length, subject.batch_tokens),
+        compute=subject.compute,
+        progress=_part_of(progress, done, len(betas)),
+      )
+      figure = mean_figure(names[beta], nll_NT.mean(axis=1, dtype=np.float64), n=nll_NT.size)
+      place.write(at[length], [figure])
+      known[length, figure.metric] = figure.value
+  fit = drope.fit_temperature(lambda s, beta: known[beyond[s], names[beta]], list(beyond), BETAS)
+  count = len(documents)
+  for extension, length in beyond.items():
+    if extension in fit.on_edge:
+      logger.warning(
+        "%s  at %g times the training context the best beta, %g, ends the grid: the true one may lie beyond, "
+        "and c would change with it",
+        run,
+        extension,
+        fit.best[extension],
+      )
+    if (length, BETA) not in known:
+      place.write(at[length], [Figure(BETA, fit.best[extension], count * length)])
+  if (lengths[-1], "c") not in known:
+    place.write(at[lengths[-1]], [Figure("c", fit.c, count)])
   return fit.c
 
 
+def _part_of(progress: Progress, done: int, total: int) -> Callable[[float], None]:
+  """What to tell of one of `total` equal steps, of which so many are done."""
+  return lambda share: progress((done + share) / total)
+
+
 def weights_of(loaded: Checkpoint) -> dict[str, Any]:
-  """What tells a checkpoint from others of its name: its step, and the first row of every parameter."""
-  rows = (np.asarray(leaf[(0,) * (leaf.ndim - 1)]) for leaf in jax.tree.leaves(loaded.params))
-  return {"step": loaded.step, "weights": fingerprint(rows)}
+  """What tells a checkpoint from others of its name: its step, and the sum of every row of every parameter."""
+  sums = (np.asarray(leaf).sum(axis=-1, dtype=np.float64) for leaf in jax.tree.leaves(loaded.params))
+  return {"step": loaded.step, "weights": fingerprint(sums)}
 
 
 def evaluate(
@@ -115,57 +155,65 @@ def evaluate(
   """Measures what `out`, a results.jsonl, does not hold yet.
 
   Args:
-    methods: see methods.py.
+    methods: see methods.py; one that is named twice is measured once, and so is a length.
     tasks: see catalog.py.
-    c: the temperature's coefficient; None: fitted if a method needs it.
+    c: the temperature's coefficient, of `drope`; None: fitted if a method needs it.
     command: written into every record.
     batch_tokens, bos: see tasks.Subject.
 
   Raises:
-    ConfigError: for a method that is impossible for this checkpoint, or a task that is impossible at a length, before
-      anything is measured.
+    ConfigError: for a method that is impossible for this checkpoint, a c that no method reads, a BOS that the tokenizer
+      does not have, or a task that is impossible at a length, before anything is measured.
+    results.ResultsError: if `out` cannot be read, or a figure is not finite.
   """
   context = loaded.context
+  methods, lengths = list(dict.fromkeys(methods)), list(dict.fromkeys(lengths))
+  reading = [method for method in methods if Method.parse(method).reads_c]
+  if c is not None and not reading:
+    raise ConfigError(f"c is {c}, which no method of {', '.join(methods)} reads; it is that of method 'drope'")
+
+  def how_of(method: str, length: int, task: Task) -> Inference:  # with c as it is then: 0 before the fit
+    how = inference(method, loaded.model, context, length, (c or 0.0) if method in reading else None)
+    return how.within_context() if task.bounded and length <= context else how
+
+  asked = [(length, task, method) for length in lengths for task in tasks for method in methods]
   for length in lengths:
     for task in tasks:
-      for method in methods:
-        task.check(length, inference(method, loaded.model, context, length, c=0.0).crop)
+      for crop in dict.fromkeys(how_of(method, length, task).crop for method in methods):
+        task.check(length, crop)
+  subject = Subject(
+    params=loaded.params,
+    how=Inference(loaded.model),
+    tokenizer=data.tokenizer,
+    train_context=context,
+    batch_tokens=batch_tokens,
+    bos=bos,
+  )
   place = Place(path=out, train_context=context, command=command)
-  if "drope" in methods and c is None and max(lengths) > context:
-    c = fit_temperature(run, loaded, data, lengths, place, batch_tokens)
   done, weights = results.measured(out), weights_of(loaded)
-  missing: list[tuple[Task, Measurement, Inference]] = []
-  for length in lengths:
-    for task in tasks:
-      on = {**weights, "bos": bos, **task.settings(length)}
-      for method in methods:
-        how = inference(method, loaded.model, context, length, c if c is not None else 0.0)
-        settings = as_text({**on, "beta": how.logit_scale})
-        measurement = Measurement(run, method, task.name, length, data.seed, settings)
-        if measurement not in done:
-          missing.append((task, measurement, how))
-  # What two methods run may be the same: within the training context all that rescale RoPE leave it as it is.
-  measured: dict[tuple[str, int, Inference], list[Figure]] = {}
-  progress = Progress.to_terminal([measurement.context for _, measurement, _ in missing])
-  for task, measurement, how in missing:
-    progress.begin(f"{run}  {measurement.method}  {task.name} at {measurement.context} tokens")
-    subject = Subject(
-      params=loaded.params,
-      how=how,
-      tokenizer=data.tokenizer,
-      train_context=context,
-      batch_tokens=batch_tokens,
-      bos=bos,
-      progress=progress,
-      log=place.log_of(measurement),
-    )
-    same = (task.name, measurement.context, how)
-    if same not in measured:
-      measured[same] = task.measure(subject, measurement.context)
-    first, *others = measured[same]
-    place.write(measurement, [first, Figure(BETA, how.logit_scale, first.n), *others])
+  progress = Progress.to_terminal([])
+  if reading and c is None and max(lengths) > context:
+    c = fit_temperature(run, loaded, data, lengths, place, subject, progress, [length for length, *_ in asked])
+  # What two methods run may be the same: within the training context most that rescale RoPE leave it as it is.
+  missing: dict[tuple[str, int, Inference], list[tuple[Task, Measurement]]] = {}
+  settings_of = {(length, task.name): task.settings(length) for length in lengths for task in tasks}
+  for length, task, method in asked:
+    how = how_of(method, length, task)
+    settings = {**weights, "bos": bos, **settings_of[length, task.name], "beta": how.logit_scale}
+    measurement = Measurement(run, method, task.name, length, data.seed, as_text(settings))
+    if measurement not in done:
+      missing.setdefault((task.name, length, how), []).append((task, measurement))
+  progress.plan([length for _, length, _ in missing])
+  for (_, length, how), same in missing.items():
+    task, first = same[0]
+    names = ", ".join(measurement.method for _, measurement in same)
+    progress.begin(f"{run}  {names}  {task.name} at {length} tokens")
+    subject = dataclasses.replace(subject, how=how, progress=progress, log=place.log_of(first))
+    main, *others = task.measure(subject, length)
+    for _, measurement in same:
+      place.write(measurement, [main, Figure(BETA, how.logit_scale, main.n), *others])
     progress(1.0)
-    logger.info("%s  %s  %s at %d tokens: %s  %s", *measurement[:4], _shown(first), progress.remaining())
+    logger.info("%s  %s  %s at %d tokens: %s  %s", run, names, task.name, length, _shown(main), progress.remaining())
 
 
 def _shown(figure: Figure) -> str:

@@ -9,15 +9,20 @@
 | crop                       | any                  | the model on the last train_context tokens only                  |
 
 A number after a colon fixes by hand what would be computed: `yarn:8` has factor 8 at every length, within the training
-context too, and `drope:0.2` has c = 0.2. (c = 0 is `nope`.) That is another method, with records of its own.
+context too, and `drope:0.2` has c = 0.2. A number after a plus gives another method the temperature: `rope+0.1` and
+`yarn:8+0.1` are `rope` and `yarn:8` at beta = 1 + 0.1 ln s. Each of these is a method with records of its own. The
+temperature without embedding is `drope`, so `nope` takes none; c is fitted for `drope` alone.
 
 A dropped model and one trained from scratch without embedding have the same methods, so that each can be measured with
 and without the temperature. A RoPE checkpoint has no `nope`: dropping is `drope_jax.drop`, and it wants recalibration.
-Up to the training context every method runs the model as it was trained. See the paper's section 4 and appendix C.2.
+Up to the training context a method without a number runs the model as it was trained; `dynamic_ntk`, `dynamic_yarn` and
+`crop` go by each sequence's own length, which may exceed that of the measurement (`longbench_whole`, multiple choice).
+See the paper's section 4 and appendix C.2.
 """
 
 import dataclasses
 from collections.abc import Callable
+from typing import NamedTuple
 
 import numpy as np
 
@@ -33,6 +38,7 @@ _SCALINGS: dict[str, Callable[[float, int], Scaling]] = {  # of (factor, origina
   "dynamic_yarn": lambda factor, context: DynamicYaRN(context),
 }
 
+_DYNAMIC = (DynamicNTK, DynamicYaRN)
 FIXABLE = ("pi", "ntk", "yarn", "drope")  # methods that take a number
 METHODS = ("rope", *_SCALINGS, "alibi", "pattern", "nope", "drope", "crop")
 AS_TRAINED = ("rope", "alibi", "pattern", "nope")  # methods that change nothing
@@ -58,6 +64,43 @@ class Inference:
       raise ValueError(f"crop is {self.crop}; an answer of {new_tokens} tokens leaves no room for its question")
     return prompt[-(self.crop - new_tokens) :]
 
+  def within_context(self) -> "Inference":
+    """The same on sequences that are no longer than the training context: what goes by their length does nothing."""
+    config, rope = self.config, self.config.positions
+    if isinstance(rope, RoPE) and isinstance(rope.scaling, _DYNAMIC):
+      config = dataclasses.replace(config, positions=dataclasses.replace(rope, scaling=None))
+    return dataclasses.replace(self, config=config, crop=None)
+
+
+class Method(NamedTuple):
+  """A method's text, read."""
+
+  name: str  # of METHODS
+  factor: float | None  # given by hand
+  c: float | None  # of the temperature, given by hand
+
+  @classmethod
+  def parse(cls, text: str) -> "Method":
+    """Raises ConfigError for what the table above does not have."""
+    head, plus, c = text.partition("+")
+    name, colon, number = head.partition(":")
+    if name not in METHODS:
+      raise ConfigError(f"method is {text!r}; allowed: {', '.join(METHODS)}")
+    if colon and name not in FIXABLE:
+      raise ConfigError(f"method is {text!r}; a number can be given to {', '.join(FIXABLE)}")
+    if plus and name in ("nope", "drope"):
+      raise ConfigError(f"method is {text!r}; without an embedding the temperature is method 'drope', as drope:0.1")
+    if plus and name == "crop":
+      raise ConfigError(f"method is {text!r}; a cropped model sees its training context, at which beta is 1")
+    if name == "drope":
+      return cls(name, None, _number(text, number, 0.0) if colon else None)
+    return cls(name, _number(text, number, 1.0) if colon else None, _number(text, c, 0.0) if plus else None)
+
+  @property
+  def reads_c(self) -> bool:
+    """Whether it needs a c that its text does not give."""
+    return self.name == "drope" and self.c is None
+
 
 def allowed_methods(trained: ModelConfig) -> tuple[str, ...]:
   """The methods that make sense for a checkpoint of this config."""
@@ -75,48 +118,44 @@ def inference(method: str, trained: ModelConfig, train_context: int, length: int
   """What `method` runs for a checkpoint of config `trained` on sequences of `length` tokens.
 
   Args:
-    method: one of METHODS, and possibly a colon and a number.
+    method: one of METHODS, and the numbers it was given.
     train_context: tokens; the context of pretraining and recalibration.
     length: tokens, prompt and answer together.
-    c: of beta = 1 + c ln s; `drope` needs it, the others are at beta 1 by definition and do not read it.
+    c: of beta = 1 + c ln s, for `drope` without a number.
 
   Raises:
-    ConfigError: for an unknown method, one that the checkpoint's embedding rules out, or `drope` without c.
+    ConfigError: for an unknown method, one that the checkpoint's embedding rules out, `drope` without c, or a c that
+      the method does not read.
   """
-  method, fixed = _parsed(method)
-  if method not in METHODS:
-    raise ConfigError(f"method is {method!r}; allowed: {', '.join(METHODS)}")
+  parsed = Method.parse(method)
   allowed = allowed_methods(trained)
-  if method not in allowed:
+  if parsed.name not in allowed:
     raise ConfigError(
       f"method {method!r} is impossible for a checkpoint with positions {trained.positions}; "
       f"allowed: {', '.join(allowed)}"
     )
+  if c is None and parsed.reads_c:
+    raise ConfigError("method 'drope' needs c, the coefficient of beta = 1 + c ln s; beta 1 is method 'nope'")
+  if c is not None and not parsed.reads_c:
+    raise ConfigError(
+      f"c is {c}, which method {method!r} does not read; see methods.py on how a method is given its own"
+    )
   extension = length / train_context
-  if method == "drope":
-    c = c if fixed is None else fixed
-    if c is None:
-      raise ConfigError("method 'drope' needs c, the coefficient of beta = 1 + c ln s; beta 1 is method 'nope'")
-    return Inference(trained, logit_scale=temperature(extension, c))
-  if extension > 1 and method == "crop":
-    return Inference(trained, crop=train_context)
-  if (fixed or extension > 1) and method in _SCALINGS and isinstance(trained.positions, RoPE):
-    rope = dataclasses.replace(trained.positions, scaling=_SCALINGS[method](fixed or extension, train_context))
-    return Inference(dataclasses.replace(trained, positions=rope))
-  return Inference(trained)
+  beta = temperature(extension, c or parsed.c or 0.0)
+  how = Inference(trained, logit_scale=beta, crop=train_context if parsed.name == "crop" else None)
+  if parsed.name in _SCALINGS and isinstance(trained.positions, RoPE):
+    scaling = _SCALINGS[parsed.name](parsed.factor or max(extension, 1.0), train_context)
+    if isinstance(scaling, _DYNAMIC) or parsed.factor or extension > 1:
+      rope = dataclasses.replace(trained.positions, scaling=scaling)
+      return dataclasses.replace(how, config=dataclasses.replace(trained, positions=rope))
+  return how
 
 
-def _parsed(method: str) -> tuple[str, float | None]:
-  """A method and the number that it was given."""
-  name, colon, number = method.partition(":")
-  if not colon:
-    return name, None
-  if name not in FIXABLE:
-    raise ConfigError(f"method is {method!r}; a number can be given to {', '.join(FIXABLE)}")
+def _number(method: str, text: str, least: float) -> float:
   try:
-    value = float(number)
+    value = float(text)
   except ValueError:
     value = -1.0
-  if not (0 <= value < float("inf") if name == "drope" else 1 <= value < float("inf")):
+  if not least <= value < float("inf"):
     raise ConfigError(f"method is {method!r}; a factor is a number of at least 1, and c one of at least 0")
-  return name, value
+  return value

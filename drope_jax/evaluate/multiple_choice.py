@@ -11,7 +11,7 @@ import functools
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
@@ -97,6 +97,7 @@ class MultipleChoice:
   name: str  # of TASKS
   folder: Path
   limit: int | None = None
+  bounded: ClassVar[bool] = False
 
   @functools.cached_property
   def questions(self) -> list[Question]:

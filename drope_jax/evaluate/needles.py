@@ -7,14 +7,14 @@ A sample is a prompt that ends with a question, the tokens that answer it, and t
 import dataclasses
 import functools
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
 from drope_jax.data.recall import Lines, NeedleSample, needle_sample
 from drope_jax.evaluate.generation import continuations
 from drope_jax.evaluate.results import ACCURACY
-from drope_jax.evaluate.tasks import Figure, Subject, figures_by_depth, mean_figure
+from drope_jax.evaluate.tasks import DEPTH_BINS, Figure, Subject, figures_by_depth, mean_figure
 
 
 def retrieve(subject: Subject, samples: Sequence[NeedleSample]) -> np.ndarray:
@@ -27,7 +27,7 @@ def retrieve(subject: Subject, samples: Sequence[NeedleSample]) -> np.ndarray:
   """
   if not samples:
     raise ValueError("samples is empty; there is nothing to measure")
-  prompts = [subject.how.seen(sample.tokens, len(sample.answer)) for sample in samples]
+  prompts = [subject.how.seen(subject.begin(sample.tokens), len(sample.answer)) for sample in samples]
   # Without an EOS, at which generation would stop: an answer is right by its first tokens alone.
   rows = continuations(subject, prompts, max(len(sample.answer) for sample in samples), eos_id=None)
   return np.array([tuple(row[: len(one.answer)]) == one.answer for row, one in zip(rows, samples, strict=True)])
@@ -38,11 +38,12 @@ class Needles:
   """The task: facts among the fillers of `lines`, one of them asked for."""
 
   lines: Lines
-  depths: tuple[float, ...] = (0.0, 0.25, 0.5, 0.75, 1.0)
+  depths: tuple[float, ...] = DEPTH_BINS
   per_depth: int = 40  # samples
   facts: int = 4
   seed: int = 0
   name: str = "needles"
+  bounded: ClassVar[bool] = True
 
   def settings(self, length: int) -> dict[str, Any]:
     where = {"per_depth": self.per_depth, "depths": list(self.depths), "facts": self.facts}

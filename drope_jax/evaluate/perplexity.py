@@ -1,15 +1,16 @@
 """Loss by position on long documents.
 
 Position i of a document is the prediction of token i + 1 from tokens 0 .. i, so a model trained at context C has learnt
-the positions 0 .. C-1. Documents are never concatenated: what lies beyond C is one long text, not a second one. Losses
-are in nats per token; perplexity is exp of a mean loss.
+the positions 0 .. C-1. Each row is one long text; documents are concatenated only where that is asked for
+(catalog.EvalData). A BOS, if there is to be one, is token 0, and never predicted. Losses are in nats per token;
+perplexity is exp of a mean loss.
 """
 
 import dataclasses
 import functools
 import math
-from collections.abc import Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, ClassVar
 
 import jax
 import numpy as np
@@ -26,15 +27,6 @@ from drope_jax.positions import Frequencies
 from drope_jax.sharding import divisible
 
 
-class Block(NamedTuple):
-  """Mean loss (nats per token) of the positions start .. stop-1, over `n` tokens of all documents."""
-
-  start: int
-  stop: int
-  loss: float
-  n: int
-
-
 def position_losses(
   params: Params,
   inference: Inference,
@@ -44,6 +36,7 @@ def position_losses(
   window: int | None = None,
   batch_size: int = 8,
   compute: ComputeConfig | None = None,
+  progress: Callable[[float], None] = lambda share: None,
 ) -> np.ndarray:
   """The loss at every position of every document: `nll_NT`, float32 of shape (documents, length), in nats.
 
@@ -58,6 +51,7 @@ def position_losses(
     documents: token ids; the first length + 1 of each are read.
     window: tokens that a prediction sees at most (sliding evaluation); None: all that precede it.
     batch_size: documents on the device at one time; it does not change the result.
+    progress: told which share is done.
 
   Raises:
     ValueError: if there is no document, or one is too short.
@@ -70,7 +64,8 @@ def position_losses(
   tokens_NS = np.stack([np.asarray(document[: length + 1], np.int32) for document in documents])
   nll_NT = np.empty((len(documents), length), np.float32)
   config, frequencies = separate_frequencies(inference.config)
-  for start, stop, first_scored in _windows(length, min(inference.crop or length, window or length)):
+  windows = _windows(length, min(inference.crop or length, window or length))
+  for done, (start, stop, first_scored) in enumerate(windows):
     for batch in range(0, len(documents), batch_size):
       tokens_BS = tokens_NS[batch : batch + batch_size, start : stop + 1]
       # A last batch that is not full is filled up with zeros, so that there is one compiled shape; and on a mesh both
@@ -82,6 +77,7 @@ def position_losses(
       )
       scored_BT = nll_BT[: len(tokens_BS), first_scored - start : stop - start]
       nll_NT[batch : batch + batch_size, first_scored:stop] = scored_BT
+      progress((done + min((batch + batch_size) / len(documents), 1.0)) / len(windows))
   return nll_NT
 
 
@@ -99,12 +95,9 @@ def trace_losses(
   return _token_losses.trace(params, tokens_BS, inference.logit_scale, frequencies, config, compute, length)
 
 
-def blocks(nll_NT: np.ndarray, size: int) -> list[Block]:
-  """Means of `position_losses` over blocks of `size` positions (1: every position); the last one may be shorter."""
-  length = nll_NT.shape[1]
-  cuts = [(start, min(start + size, length)) for start in range(0, length, size)]
-  parts = [(start, stop, nll_NT[:, start:stop]) for start, stop in cuts]
-  return [Block(start, stop, float(part.mean(dtype=np.float64)), part.size) for start, stop, part in parts]
+def blocks(length: int, size: int) -> list[tuple[int, int]]:
+  """(start, stop) of blocks of `size` positions that make up `length`; the last one may be shorter."""
+  return [(start, min(start + size, length)) for start in range(0, length, size)]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -117,12 +110,15 @@ class Perplexity:
     span: None: the first `length` tokens of each document are predicted. A number: so many are, whatever the length,
       and the length is that of the window which slides over them (task "sliding_perplexity").
     block: positions of a block of the loss by position; None: half the training context.
+    concatenated: whether `documents` are pieces of many texts; it is noted, and changes nothing here.
   """
 
   documents: Sequence[np.ndarray]
   tokenizer: Tokenizer
   span: int | None = None
   block: int | None = None
+  concatenated: bool = False
+  bounded: ClassVar[bool] = True
 
   @property
   def name(self) -> str:
@@ -130,7 +126,8 @@ class Perplexity:
 
   def settings(self, length: int) -> dict[str, Any]:
     read = [document[: (self.span or length) + 1] for document in self.documents]
-    return {"documents": len(read), "text": fingerprint(read), "span": self.span, "block": self.block}
+    how = {"span": self.span, "block": self.block, "concatenated": self.concatenated}
+    return {"documents": len(read), "text": fingerprint(read), **how}
 
   def check(self, length: int, crop: int | None) -> None:
     shortest = min(map(len, self.documents))
@@ -142,27 +139,51 @@ class Perplexity:
 
   def measure(self, subject: Subject, length: int) -> list[Figure]:
     predicted = self.span or length
+    documents = [subject.begin(document) for document in self.documents]
     nll_NT = position_losses(
       subject.params,
       subject.how,
-      self.documents,
+      documents,
       length=predicted,
       window=length,
-      batch_size=documents_at_once(subject.how, len(self.documents), length, subject.batch_tokens),
+      batch_size=documents_at_once(subject.how, len(documents), length, subject.batch_tokens),
       compute=subject.compute,
+      progress=subject.progress,
     )
     means_N = nll_NT.mean(axis=1, dtype=np.float64)
-    bytes_N = np.array([text_bytes(self.tokenizer, document[: predicted + 1]) for document in self.documents])
+    bytes_N = np.array([text_bytes(self.tokenizer, document[: predicted + 1]) for document in documents])
     figures = [
       mean_figure(LOSS, means_N, n=nll_NT.size),
       mean_figure(BITS_PER_BYTE, means_N * predicted / bytes_N / math.log(2), weights_N=bytes_N, n=int(bytes_N.sum())),
     ]
     if self.span is not None:
       return figures
-    for block in blocks(nll_NT, self.block or max(subject.train_context // 2, 1)):
-      rows_N = nll_NT[:, block.start : block.stop].mean(axis=1, dtype=np.float64)
-      figures.append(mean_figure(loss_between(block.start, block.stop), rows_N, n=block.n))
+    for start, stop in blocks(length, self.block or max(subject.train_context // 2, 1)):
+      rows_N = nll_NT[:, start:stop].mean(axis=1, dtype=np.float64)
+      figures.append(mean_figure(loss_between(start, stop), rows_N, n=len(rows_N) * (stop - start)))
     return figures
+
+
+def concatenated(texts: Iterable[str], tokenizer: Tokenizer, size: int, limit: int) -> list[np.ndarray]:
+  """Texts one after another, EOS behind each, cut into rows of `size` tokens: int32, the first `limit` of them.
+
+  Raises:
+    ConfigError: if all the texts together are shorter than a row.
+  """
+  rows: list[np.ndarray] = []
+  tokens: list[int] = []
+  for text in texts:
+    tokens += [*tokenizer.encode(text), tokenizer.eos_id]
+    while len(tokens) >= size and len(rows) < limit:
+      rows.append(np.asarray(tokens[:size], np.int32))
+      del tokens[:size]
+    if len(rows) == limit:
+      break
+  if not rows:
+    raise ConfigError(
+      f"all documents together have {len(tokens)} tokens; {size} are needed: evaluate at a shorter length"
+    )
+  return rows
 
 
 def text_bytes(tokenizer: Tokenizer, tokens: np.ndarray) -> int:

@@ -12,7 +12,7 @@ import dataclasses
 import functools
 import random
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -21,10 +21,9 @@ from drope_jax.data.recall import Line, Lines
 from drope_jax.evaluate.likelihood import score_continuations
 from drope_jax.evaluate.results import ACCURACY, LOSS
 from drope_jax.evaluate.samples import fingerprint
-from drope_jax.evaluate.tasks import Figure, Subject, check_room, figures_by_depth, mean_figure
+from drope_jax.evaluate.tasks import DEPTH_BINS, Figure, Subject, check_room, figures_by_depth, mean_figure
 from drope_jax.evaluate.words import ADJECTIVES, NOUNS
 
-DEPTH_BINS = (0.0, 0.25, 0.5, 0.75, 1.0)
 NEAREST = 16  # tokens: the shortest distance of a copy; longer ones are its doubles
 
 
@@ -46,6 +45,7 @@ class Order:
   assignments: int = 4
   seed: int = 0
   name: str = "order"
+  bounded: ClassVar[bool] = True
 
   def settings(self, length: int) -> dict[str, Any]:
     return {"samples": self.num_samples, "assignments": self.assignments, "text": self.lines.fingerprint}
@@ -84,7 +84,8 @@ class Order:
 
   def measure(self, subject: Subject, length: int) -> list[Figure]:
     samples = [self.sample(length, index) for index in range(self.num_samples)]
-    pairs = [(sample.tokens, np.asarray(value, np.int32)) for sample in samples for value in sample.values]
+    contexts = [subject.begin(sample.tokens) for sample in samples]
+    pairs = [(c, np.asarray(value, np.int32)) for c, one in zip(contexts, samples, strict=True) for value in one.values]
     log_probs = [one.log_prob for one in score_continuations(subject, pairs)]
     log_p_NA = np.reshape(log_probs, (len(samples), self.assignments))
     p_NA = np.exp(log_p_NA - log_p_NA.max(axis=1, keepdims=True))
@@ -114,6 +115,7 @@ class Copy:
   alphabet: tuple[int, ...]  # token ids to draw from
   num_samples: int = 100
   seed: int = 0
+  bounded: ClassVar[bool] = True
 
   def settings(self, length: int) -> dict[str, Any]:
     how = {"samples": self.num_samples, "cue": self.cue, "predicted": self.predicted}
@@ -145,7 +147,9 @@ class Copy:
     distances = self.distances(length)
     each = max(self.num_samples // len(distances), 1)
     samples = [self.sample(length, distance, index) for distance in distances for index in range(each)]
-    pairs = [(context, copied) for context, copied, _ in samples] + [(context, fresh) for context, _, fresh in samples]
+    contexts, copies, others = zip(*samples, strict=True)
+    begun = [subject.begin(context) for context in contexts]
+    pairs = [*zip(begun, copies, strict=True), *zip(begun, others, strict=True)]
     scored = score_continuations(subject, pairs)
     copied, fresh = scored[: len(samples)], scored[len(samples) :]
     greedy_N = np.array([one.greedy for one in copied])

@@ -34,6 +34,10 @@ class Progress:
   def to_terminal(cls, weights: Sequence[float]) -> "Progress":
     return cls(weights, sys.stderr.write if sys.stderr.isatty() else None)
 
+  def plan(self, weights: Sequence[float]) -> None:
+    """Says anew what is to come after the part that was begun last."""
+    self._weights[self._part + 1 :] = weights
+
   def begin(self, label: str) -> None:
     """The next part begins."""
     self._part, self._label = self._part + 1, label

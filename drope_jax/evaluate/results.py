@@ -29,7 +29,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from drope_jax.config import ConfigError, from_dict
+from drope_jax.config import from_dict
 
 LOSS = "loss"
 BITS_PER_BYTE = "bits_per_byte"
@@ -49,7 +49,7 @@ def at_depth(metric: str, depth: float) -> str:
 
 
 class ResultsError(RuntimeError):
-  """A results file that cannot be read or a figure that cannot be written; the message names the file and line."""
+  """A results.jsonl that cannot be read, or a figure that cannot be written; one line that names it."""
 
 
 class Measurement(NamedTuple):
@@ -95,40 +95,60 @@ def as_text(settings: dict[str, Any]) -> str:
 def append(path: Path, results: Iterable[Result]) -> None:
   """Appends the figures of one measurement in one write, so that an interruption leaves all of them or none.
 
+  A last line without its newline was cut off by an interruption: it is taken away first.
+
   Raises:
-    ValueError: if a value is not finite (JSON has no such number), or the file ends within a record.
+    ResultsError: if a value is not finite (JSON has no such number).
   """
   results = list(results)
   for result in results:
     if not math.isfinite(result.value):
-      raise ValueError(f"{result.metric} of {result.measurement} is {result.value}; a result must be finite")
+      raise ResultsError(
+        f"{path}: {result.metric} of {result.run}, {result.method}, {result.task} at {result.context} tokens is "
+        f"{result.value}; a result must be finite, and none of this measurement is written"
+      )
   lines = "".join(json.dumps(dataclasses.asdict(result)) + "\n" for result in results)
   path.parent.mkdir(parents=True, exist_ok=True)
   with path.open("a+b") as file:  # writes go to the end, wherever was read
-    if file.tell():
-      file.seek(-1, os.SEEK_END)
-      if file.read(1) != b"\n":
-        raise ValueError(f"{path}: the last line is not complete; remove it to go on")
+    if _torn(path):
+      file.seek(0)
+      file.truncate(file.read().rfind(b"\n") + 1)
     file.write(lines.encode())
 
 
 def read(path: Path) -> list[Result]:
   """All figures of a file, in the order they were measured; none if there is no file.
 
+  A last line without its newline was cut off by an interruption, and is left out.
+
   Raises:
-    ValueError: naming the file and the line of a record that cannot be read.
+    ResultsError: naming the file and the line of a record that cannot be read.
   """
   if not path.exists():
     return []
   results = []
-  for number, line in enumerate(path.read_text().splitlines(), start=1):
+  *lines, _ = path.read_bytes().split(b"\n")
+  for number, line in enumerate(lines, start=1):
     try:
       results.append(from_dict(Result, json.loads(line)))
-    except (json.JSONDecodeError, ConfigError, TypeError) as error:
-      raise ValueError(f"{path}:{number}: not a result ({error})") from error
+    except (ValueError, TypeError) as error:  # of JSON, of its encoding, of a field
+      raise ResultsError(f"{path}:{number}: not a result ({error})") from error
   return results
 
 
 def measured(path: Path) -> set[Measurement]:
-  """What a file already holds, so that a rerun can skip it."""
-  return {result.measurement for result in read(path)}
+  """What a file already holds, so that a rerun can skip it.
+
+  What stands before a last line that was cut off may be of the same measurement, whose figures are then not all there.
+  """
+  found = [result.measurement for result in read(path)]
+  return set(found) - set(found[-1:] if _torn(path) else [])
+
+
+def _torn(path: Path) -> bool:
+  """Whether a file ends within a line."""
+  if not path.exists() or not path.stat().st_size:
+    return False
+  with path.open("rb") as file:
+    file.seek(-1, os.SEEK_END)
+    return file.read(1) != b"\n"

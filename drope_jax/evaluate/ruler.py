@@ -6,6 +6,8 @@ wording, the counts, the 40 depths, where needles go, the room left for the answ
 question-answering tasks, which need data sets, are not here. What differs, and why:
 
 - Keys and words come from words.py and the haystack's own text, the haystack from haystack.py: all can be had offline.
+- Where common words need more different words than these, the rest are keys (RULER falls back on a longer list, too).
+- A regular expression cuts an essay into sentences, where RULER has nltk.
 - Every sample is fitted to the length by itself; RULER fits one and shortens the others in large steps.
 - Keys and values of a sample are all different, so that no question has two answers.
 """
@@ -19,19 +21,18 @@ import re
 import string
 import uuid
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any, ClassVar, Literal, Protocol
 
 from drope_jax.config import ConfigError
 from drope_jax.data.tokenizers import Tokenizer
 from drope_jax.evaluate.generation import complete
 from drope_jax.evaluate.haystack import split_sentences
 from drope_jax.evaluate.samples import fingerprint
-from drope_jax.evaluate.tasks import Figure, Subject, check_room, figures_by_depth, mean_figure
+from drope_jax.evaluate.tasks import DEPTH_BINS, Figure, Subject, check_room, figures_by_depth, mean_figure
 from drope_jax.evaluate.words import ADJECTIVES, NOUNS, key_words
 
 NOISE = "The grass is green. The sky is blue. The sun is yellow. Here we go. There and back again."
 DEPTHS = tuple(round(100 * i / 39) for i in range(40))  # per cent of the haystack's sentences
-DEPTH_BINS = (0.0, 0.25, 0.5, 0.75, 1.0)  # accuracy by depth counts a needle for the nearest of these
 
 NEEDLE = "One of the special magic {type} for {key} is: {value}."
 NIAH = (
@@ -59,7 +60,11 @@ FREQUENT = (
 
 @dataclasses.dataclass(frozen=True)
 class Sample:
-  """A prompt, the strings that its answer should hold, and where in the context each of them lies (0 to 1)."""
+  """A prompt, the strings that its answer should hold, and where in the haystack each of them lies.
+
+  A depth is the share of the haystack's characters, needles left out, that stand before it: where the needle is, not
+  where it was to be, which differs as much as sentences are long.
+  """
 
   prompt: str
   references: tuple[str, ...]
@@ -100,7 +105,7 @@ class Family(Protocol):
 class Niah(Family):
   """Needles in a haystack. Its units: words of an essay, lines of noise, or needles that are not asked for."""
 
-  haystack: str = "essay"  # or "noise", "needle"
+  haystack: Literal["essay", "noise", "needle"] = "essay"
   keys: str = "words"  # or "uuids"
   values: str = "numbers"  # or "uuids"
   num_keys: int = 1
@@ -127,11 +132,11 @@ class Niah(Family):
     queries = rng.sample(list(facts), self.num_queries)
     texts = [text for _, text in needles]
     if self.haystack == "essay":
-      context, depths = _among_sentences(rng, _cycled(material.essay, size), texts)
+      context = _among_sentences(rng, _cycled(material.essay, size), texts)
     else:
-      others = [NOISE if self.haystack == "noise" else needle(draw(self.keys), draw(self.values)) for _ in range(size)]
-      context, depths = _among_lines(rng, others, texts)
-    depth_of = {value: depth for (value, _), depth in zip(needles, depths, strict=True)}
+      line = {"noise": lambda: NOISE, "needle": lambda: needle(draw(self.keys), draw(self.values))}[self.haystack]
+      context = _among_lines(rng, [line() for _ in range(size)], texts)
+    depth_of = dict(zip((value for value, _ in needles), _depths(context, texts), strict=True))
     template, kind = NIAH, self.values
     if self.num_queries * self.num_values == 1:
       template = template.replace("Some", "A").replace("are all", "is").replace("are", "is")
@@ -192,13 +197,15 @@ class CommonWords(Family):
     return Sample(f"{shown.prompt} {_numbered(shown.references)}\n{asked.prompt}", asked.references)
 
   def _listed(self, rng: random.Random, size: int, repeats: tuple[int, int], material: Material) -> Sample:
-    if size > len(material.words):
-      raise ConfigError(f"common words: {size} different words are needed; the haystack has {len(material.words)}")
-    drawn = rng.sample(material.words, size)
+    more = max(size - len(material.words), 0)
+    if more > len(material.keys):
+      there = len(material.words) + len(material.keys)
+      raise ConfigError(f"common words: {size} different words are needed; there are {there}")
+    drawn = rng.sample(material.words, size - more) + rng.sample(material.keys, more)
     common, others = drawn[:10], drawn[10:]
-    words = common * repeats[0] + others * repeats[1]
-    rng.shuffle(words)
-    return Sample(COMMON.format(context=_numbered(words)), tuple(common))
+    listed = common * repeats[0] + others * repeats[1]
+    rng.shuffle(listed)
+    return Sample(COMMON.format(context=_numbered(listed)), tuple(common))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -243,6 +250,7 @@ class Ruler:
   material: Material
   num_samples: int = 100
   seed: int = 0
+  bounded: ClassVar[bool] = True
 
   @property
   def family(self) -> Family:
@@ -333,23 +341,30 @@ _DRAWS: Mapping[str, Callable[[random.Random, Material], str]] = {
 }
 
 
-def _among_sentences(rng: random.Random, words: list[str], needles: list[str]) -> tuple[str, list[float]]:
+def _among_sentences(rng: random.Random, words: list[str], needles: list[str]) -> str:
   sentences = split_sentences(" ".join(words))
-  depths = sorted(rng.sample(DEPTHS, len(needles)))
   pieces, begin = [], 0
-  for depth, needle in zip(depths, needles, strict=True):
+  for depth, needle in zip(sorted(rng.sample(DEPTHS, len(needles))), needles, strict=True):
     end = int(len(sentences) * depth / 100)
     pieces += [" ".join(sentences[begin:end]), needle]
     begin = end
-  return " ".join([*pieces, " ".join(sentences[begin:])]), [depth / 100 for depth in depths]
+  return " ".join([*pieces, " ".join(sentences[begin:])])
 
 
-def _among_lines(rng: random.Random, lines: list[str], needles: list[str]) -> tuple[str, list[float]]:
+def _among_lines(rng: random.Random, lines: list[str], needles: list[str]) -> str:
   places = sorted(rng.sample(range(len(lines)), len(needles)), reverse=True)
-  depths = [place / len(lines) for place in places]
   for place, needle in zip(places, needles, strict=True):
     lines.insert(place, needle)
-  return "\n".join(lines), depths
+  return "\n".join(lines)
+
+
+def _depths(context: str, needles: list[str]) -> list[float]:
+  """Where each needle lies: see Sample."""
+  places = {needle: context.index(needle) for needle in needles}
+  in_order = sorted(needles, key=places.__getitem__)
+  before = dict(zip(in_order, itertools.accumulate(map(len, in_order), initial=0), strict=False))
+  haystack = len(context) - sum(map(len, needles))
+  return [(places[needle] - before[needle]) / haystack for needle in needles]
 
 
 def _cycled(words: list[str], size: int) -> list[str]:

@@ -20,6 +20,7 @@ from drope_jax.model import Params
 from drope_jax.sharding import pieces
 
 RESAMPLES = 1000  # bootstrap resamples behind an interval
+DEPTH_BINS = (0.0, 0.25, 0.5, 0.75, 1.0)  # a score by depth counts a sample for the nearest of these
 BATCH_TOKENS = 16_384  # tokens on the device at one time, unless one sample alone is longer
 
 
@@ -43,14 +44,21 @@ class Subject:
   train_context: int  # tokens
   compute: ComputeConfig | None = None
   batch_tokens: int = BATCH_TOKENS  # does not change a result
-  bos: bool = False  # whether a text begins with the tokenizer's BOS, for models that were trained so
+  bos: bool = False  # whether a sequence begins with the tokenizer's BOS, for models that were trained so
   progress: Callable[[float], None] = lambda share: None  # told which share of the measurement is done
   log: SampleLog | None = None  # where answers are kept, and found again after an interruption
 
+  def __post_init__(self) -> None:
+    if self.bos and self.tokenizer.bos_id is None:
+      raise ConfigError("bos is asked for; the checkpoint's tokenizer has no token that begins a document")
+
+  def begin(self, tokens: Sequence[int] | np.ndarray) -> np.ndarray:
+    """Token ids that a document begins with, int32, after the BOS if there is to be one."""
+    return np.asarray([self.tokenizer.bos_id, *tokens] if self.bos else tokens, np.int32)
+
   def encode(self, text: str) -> np.ndarray:
-    """Token ids of a text that a document begins with, int32."""
-    begin = [self.tokenizer.bos_id] if self.bos and self.tokenizer.bos_id is not None else []
-    return np.asarray(begin + self.tokenizer.encode(text), np.int32)
+    """`begin` of a text's token ids."""
+    return self.begin(self.tokenizer.encode(text))
 
 
 class Task(Protocol):
@@ -59,6 +67,10 @@ class Task(Protocol):
   @property
   def name(self) -> str:
     """As in results.jsonl."""
+
+  @property
+  def bounded(self) -> bool:
+    """Whether `length` is that of its sequences; else it is the method's alone, and they are as long as they are."""
 
   def settings(self, length: int) -> dict[str, Any]:
     """What else decides its figures at `length`, as JSON: with other settings it is another measurement."""

@@ -9,7 +9,6 @@ from typing import Any, NamedTuple
 from drope_jax.config import ConfigError, ModelConfig, TrainConfig, from_dict, load_config
 from drope_jax.evaluate import results
 from drope_jax.evaluate.measure import FIT_TASK
-from drope_jax.evaluate.results import ResultsError
 from drope_jax.model import count_parameters
 from experiments.plan import ROLES, Arm, Pretrained, Row, run_directory
 
@@ -183,7 +182,7 @@ def _read_run(directory: Path, name: str, pretrained: dict[str, Any] | None) -> 
 def _read_results(path: Path) -> dict[tuple[str, str, str], dict[int, dict[str, Figure]]]:
   try:
     records = results.read(path)
-  except (ValueError, ResultsError) as error:
+  except results.ResultsError as error:
     raise ReportError(str(error)) from error
   if not records:
     raise ReportError(f"{path}: holds no figure; nothing has been evaluated yet")
