@@ -40,7 +40,7 @@ from drope_jax.config import (
 from drope_jax.drope import drop
 from drope_jax.evaluate.catalog import EvalData, make_tasks
 from drope_jax.evaluate.measure import evaluate
-from drope_jax.evaluate.methods import inference
+from drope_jax.evaluate.methods import Method, inference
 from drope_jax.evaluate.tasks import Task
 from drope_jax.train import start_from, train
 from experiments import cli
@@ -139,7 +139,8 @@ def _check_rows(study: Study, models: dict[str, ModelConfig], tasks: Sequence[Ta
   """Raises ConfigError for a row whose method its model does not allow, or that a task cannot be measured at."""
   for row in study.rows:
     for length in study.lengths:
-      how = inference(row.method, models[row.run], study.train_context, length, c=0.0)
+      c = 0.0 if Method.parse(row.method).reads_c else None  # its number will be fitted
+      how = inference(row.method, models[row.run], study.train_context, length, c)
       for task in tasks:
         task.check(length, how.crop)
     if row.method == "drope" and max(study.lengths) > study.train_context:

@@ -218,7 +218,7 @@ def test_each_recipe_is_what_the_docstring_says(arg):
     optim.schedule,
     f"{optim.warmup_steps:,}",
     f"{optim.decay_steps:,}" if optim.schedule == "wsd" else "",
-    "" if optim.schedule == "constant" else f"{optim.floor:g}",
+    "" if optim.schedule == "constant" else f"{0.1 if optim.floor is None else optim.floor:g}",
     f"{optim.beta2:g}",
     f"{optim.weight_decay:g}",
   ]

@@ -289,13 +289,13 @@ def test_the_card_says_what_was_done(recalibrated, tmp_path):
 
 BAD_RESULTS = {
   "absent": (None, "there is no such file"),
-  "malformed": ("{", "not a readable results.jsonl"),
-  "not text": (b"\xff\xfe", "not a readable results.jsonl"),
+  "malformed": ("{\n", ":1: not a result"),
+  "not text": (b"\xff\xfe\n", ":1: not a result"),
   "of another run": (
-    json.dumps({**MEASURED, "run": "another"}),
+    json.dumps({**MEASURED, "run": "another"}) + "\n",
     "has no figures of run drope; it has those of another",
   ),
-  "parts alone": (json.dumps({**MEASURED, "metric": "loss@0-32"}), "has no figures of run drope"),
+  "parts alone": (json.dumps({**MEASURED, "metric": "loss@0-32"}) + "\n", "has no figures of run drope"),
 }
 
 

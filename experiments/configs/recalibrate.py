@@ -179,7 +179,7 @@ def _released(rate: float, schedule: str = "constant", warmup: int = 0, decay: i
     schedule=schedule,
     warmup_steps=warmup,
     decay_steps=decay,
-    floor=0.0 if schedule == "cosine" else 0.1,
+    floor={"cosine": 0.0, "wsd": 0.1}.get(schedule),
     beta2=0.999,
     weight_decay=0.0,
   )

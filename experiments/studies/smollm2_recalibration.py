@@ -7,10 +7,9 @@ Paper: tables 2 and 11 (QK-norm and the rate), of another model, with the contro
 recipes are those of experiments/configs/recalibrate.py: QK-norm and the high rate, and neither. It wants an
 accelerator; `--config.steps` sets the budget.
 
-Four runs of 4,000 steps, 1.05B tokens each. That is about 80 epochs of data/prose, which has 12 to 13M tokens: enough
-to try the recipe, but a figure that is to stand for recalibration wants a larger `--config.dataset`, or fewer steps
-(some 50 are one epoch). Parameters: 134.5M. FLOPs per token (PaLM, T 8,192): 2.506e9; a run: 2.63e18. Numbers to
-expect: not yet run.
+Four runs of 400 steps, 105M tokens each: 10 epochs of data/prose. More steps want a larger `--config.dataset` (4,000
+would be 98 epochs of this one). Parameters: 134.5M. FLOPs per token (PaLM, T 8,192): 2.506e9; a run: 2.63e17. Numbers
+to expect: not yet run.
 """
 
 import dataclasses
@@ -33,7 +32,7 @@ class Recalibration:
 
   checkpoint: str = "runs/smollm2_135m/checkpoint"
   dataset: str = "data/prose"  # with the splits `train`, and `heldout` and `fit` of long documents
-  steps: int = 4000  # of each of the four runs
+  steps: int = 400  # of each of the four runs
   batch_size: int = 32  # rows of the model's context
   extensions: tuple[int, ...] = (1, 2, 4)  # multiples of the model's context
   documents: int = 8  # held out, to measure the loss on
