@@ -92,14 +92,13 @@ def attention(
     raise ConfigError(f"ComputeConfig.attention is {kernel!r}, which cannot take {reason}; choose another, or 'auto'")
   if kernel in ACCELERATED:
     return ACCELERATED[kernel](scaled, k_BSKh, v_BSKh, window, segments)
-  # With a cache, or a row too short to be cut, the compiler's own way will do.
-  whole_rows = num_queries == num_keys and cut_evenly(q_BTHh, "batch", "length")
-  if pieces("length") > 1 and whole_rows and isinstance(offset, int):
+  # A row too short to be cut, such as one new token, is left to the compiler.
+  if pieces("length") > 1 and cut_evenly(q_BTHh, "batch", "length"):
     return _over_context(scaled, k_BSKh, v_BSKh, offset, segments, slopes_H, window, kernel)
   return _compute(scaled, k_BSKh, v_BSKh, offset, segments, slopes_H, window, kernel)
 
 
-def _over_context(q_BTHh, k_BSKh, v_BSKh, offset: int, segments, slopes_H, window, kernel: str) -> Array:
+def _over_context(q_BTHh, k_BSKh, v_BSKh, offset, segments, slopes_H, window, kernel: str) -> Array:
   """`_compute` where rows are split over the mesh axis `context`: a device has its queries, and gathers all keys.
 
   Said with shard_map, because the compiler does not see how the blocks of a loop could be dealt out.
@@ -110,14 +109,15 @@ def _over_context(q_BTHh, k_BSKh, v_BSKh, offset: int, segments, slopes_H, windo
   if segments is not None:
     rows = Segments(partition_spec(("batch", "length")), partition_spec(("batch", "all_keys")))  # type: ignore[arg-type]
   slopes = None if slopes_H is None else jnp.asarray(slopes_H, jnp.float32)
+  offset_B = jnp.broadcast_to(jnp.asarray(offset, jnp.int32), q_BTHh.shape[0])
 
-  def here(q_BTHh, k_BSKh, v_BSKh, segments, slopes_H):
-    first = offset + lax.axis_index("context") * q_BTHh.shape[1]
-    return _compute(q_BTHh, k_BSKh, v_BSKh, first, segments, slopes_H, window, kernel)
+  def here(q_BTHh, k_BSKh, v_BSKh, offset_B, segments, slopes_H):
+    first_B = offset_B + lax.axis_index("context") * q_BTHh.shape[1]
+    return _compute(q_BTHh, k_BSKh, v_BSKh, first_B, segments, slopes_H, window, kernel)
 
-  specs = (heads, keys, keys, rows, None if slopes is None else partition_spec(("heads",)))
+  specs = (heads, keys, keys, partition_spec(("batch",)), rows, None if slopes is None else partition_spec(("heads",)))
   run = jax.shard_map(here, in_specs=specs, out_specs=heads, check_vma=False)
-  return run(q_BTHh, k_BSKh, v_BSKh, segments, slopes)
+  return run(q_BTHh, k_BSKh, v_BSKh, offset_B, segments, slopes)
 
 
 def _compute(scaled_BTHh, k_BSKh, v_BSKh, offset, segments, slopes_H, window, kernel: str) -> Array:

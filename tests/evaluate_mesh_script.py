@@ -1,7 +1,7 @@
 """Run by test_evaluate_mesh.py in a process with eight devices: `CORPUS CHECKPOINT OUT`, meshes as JSON on stdin.
 
-Evaluates the checkpoint on each mesh (null: on one device) into OUT/NAME/results.jsonl; a line of JSON says how many
-bytes of keys a device holds for one long prompt, and how many pieces the batch is cut into.
+Evaluates the checkpoint on each mesh (null: on one device) into OUT/NAME/results.jsonl; a line of JSON says, of one
+long prompt, how many keys a device holds and how many queries it attends with, and how many rows of a batch are its own.
 """
 
 import contextlib
@@ -12,7 +12,7 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from drope_jax import checkpoint
+from drope_jax import attention, checkpoint
 from drope_jax.config import MeshConfig
 from drope_jax.data.tokenizers import load_tokenizer
 from drope_jax.evaluate.catalog import EvalData, make_tasks
@@ -33,11 +33,27 @@ def measure(corpus: str, workdir: str, out: Path, mesh: jax.sharding.Mesh | None
   tasks = make_tasks(["perplexity", "needles"], data)
   evaluate("run", loaded, ["dynamic_ntk", "crop"], [91], tasks, data, out / "results.jsonl")
   one = Generation(loaded.params, loaded.model, [np.arange(200)], max_new_tokens=1)
-  one.prefill()
+  queries = queries_of(one.prefill)
   many = Generation(loaded.params, loaded.model, [np.arange(20)] * 8, max_new_tokens=1)
   many.prefill()
   sizes = [g._state.cache.k_LBSKh.addressable_shards[0].data.shape for g in (one, many)]
-  return {"long": sizes[0][2], "rows": sizes[1][1]}
+  return {"long": sizes[0][2], "queries": queries, "rows": sizes[1][1]}
+
+
+def queries_of(program) -> int:
+  """The most queries that one device's attention takes at once in a program, which is traced for it."""
+  compute, taken = attention._compute, []
+
+  def watched(scaled_BTHh, *rest):
+    taken.append(scaled_BTHh.shape[1])
+    return compute(scaled_BTHh, *rest)
+
+  attention._compute = watched
+  try:
+    program()
+  finally:
+    attention._compute = compute
+  return max(taken)
 
 
 if __name__ == "__main__":

@@ -46,6 +46,8 @@ def test_each_device_has_its_part(evaluated):
   assert shards["one"]["rows"] == 8 and shards["data"]["rows"] == 1 and shards["both"]["rows"] == 4
   long = shards["one"]["long"]
   assert shards["data"]["long"] == long and shards["both"]["long"] == long // 2
+  queries = shards["one"]["queries"]
+  assert shards["data"]["queries"] == queries and shards["both"]["queries"] == queries // 2
 
 
 def test_a_mesh_is_read_from_text():
