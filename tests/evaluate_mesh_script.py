@@ -1,7 +1,7 @@
 """Run by test_evaluate_mesh.py in a process with eight devices: `CORPUS CHECKPOINT OUT`, meshes as JSON on stdin.
 
 Evaluates the checkpoint on each mesh (null: on one device) into OUT/NAME/results.jsonl; a line of JSON says, of one
-long prompt, how many keys a device holds and how many queries it attends with, and how many rows of a batch are its own.
+long prompt, how many keys a device holds and how many queries it attends with; and how many rows of a batch it has.
 """
 
 import contextlib

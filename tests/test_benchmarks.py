@@ -109,12 +109,13 @@ def test_figures_of_training_steps():
 
 def test_figures_of_long_texts():
   def side(seconds, memory):
-    return Side({}, [{"seconds": seconds, "memory": memory, "memory_before": 10}])
+    return Side({}, [{"seconds": seconds, "memory": memory, "memory_before": 10, "loss": 2.5}])
 
   found = figures.text_figures({100: side(1.0, 20), 200: side(4.0, 30), 400: Side({}, [], "killed")})
   assert found["growth_of_seconds"] == pytest.approx(2) and found["growth_of_memory_above_weights"] == pytest.approx(1)
   lines = figures.text_rows("ours", [100, 200, 400], found)
-  assert lines[2][1] == "did not run: killed" and lines[3][1] == "length^2.00"
+  assert lines[2][1] == "did not run: killed" and lines[3][1] == "length^2.00" and lines[0][5] == "2.50000"
+  assert {len(line) for line in lines} == {len(figures.TEXT_HEADER)}
 
 
 def test_figures_of_decoding():

@@ -69,7 +69,7 @@ def training_rows(name: str, sides: dict[str, dict[str, Any]]) -> list[list[str]
 
 # --- long texts ---
 
-TEXT_HEADER = ("side, tokens", "seconds", "tokens/s", "memory peak", "above the weights")
+TEXT_HEADER = ("side, tokens", "seconds", "tokens/s", "memory peak", "above the weights", "loss")
 
 
 def text_figures(sides: dict[int, Side]) -> dict[str, Any]:
@@ -79,6 +79,7 @@ def text_figures(sides: dict[int, Side]) -> dict[str, Any]:
   extra = {length: max(side.values("memory")) - side.rounds[0]["memory_before"] for length, side in done.items()}
   return {
     "seconds": seconds,
+    "loss": {length: side.rounds[0]["loss"] for length, side in done.items()},
     "memory": {length: max(side.values("memory")) for length, side in done.items()},
     "memory_above_weights": extra,
     "failures": {length: side.failure for length, side in sides.items() if side.failure is not None},
@@ -93,14 +94,14 @@ def text_rows(name: str, lengths: list[int], figure: dict[str, Any]) -> list[lis
   for length in lengths:
     label = f"{name}, {length:,}"
     if length in figure["failures"]:
-      lines.append([label, f"did not run: {figure['failures'][length]}", "", "", ""])
+      lines.append([label, f"did not run: {figure['failures'][length]}", "", "", "", ""])
       continue
     seconds = figure["seconds"][length]
     memory = [f"{figure[field][length] / 2**30:.2f} GiB" for field in ("memory", "memory_above_weights")]
-    lines.append([label, f"{seconds:.2f}", f"{length / seconds:,.0f}", *memory])
+    lines.append([label, f"{seconds:.2f}", f"{length / seconds:,.0f}", *memory, f"{figure['loss'][length]:.5f}"])
   exponents = figure["growth_of_seconds"], figure["growth_of_memory_above_weights"]
   if None not in exponents:
-    lines.append([f"{name}, grows as", f"length^{exponents[0]:.2f}", "", "", f"length^{exponents[1]:.2f}"])
+    lines.append([f"{name}, grows as", f"length^{exponents[0]:.2f}", "", "", f"length^{exponents[1]:.2f}", ""])
   return lines
 
 

@@ -21,6 +21,8 @@ from typing import Any, NamedTuple
 from drope_jax.config import ConfigError
 from experiments import cli
 
+SETTINGS = ("JAX_NUM_CPU_DEVICES", "XLA_FLAGS", "LD_PRELOAD")  # of the environment, which change how fast a side is
+
 
 class WorkerError(Exception):
   """A worker ended; the message is the last line it wrote, or its exit status."""
@@ -185,8 +187,9 @@ def finish(
     if device is not None and device not in devices:
       devices.append(device)
   machine = "; ".join([hardware(), *devices])
-  print(f"\n{cli.command_line()}\n{machine}\n" + ", ".join(f"{name} {v}" for name, v in versions.items()) + "\n")
+  command = " ".join([*(f"{name}={os.environ[name]}" for name in SETTINGS if name in os.environ), cli.command_line()])
+  print(f"\n{command}\n{machine}\n" + ", ".join(f"{name} {v}" for name, v in versions.items()) + "\n")
   print(table(header, rows), flush=True)
   if path is not None:
-    record = {"command": cli.command_line(), "hardware": machine, "versions": versions, "figures": figures}
+    record = {"command": command, "hardware": machine, "versions": versions, "figures": figures}
     Path(path).write_text(json.dumps(record, indent=2) + "\n")

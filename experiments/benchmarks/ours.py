@@ -18,9 +18,10 @@ from drope_jax.config import (
   library_versions,
 )
 from drope_jax.data.pipeline import SHUFFLED_BATCHES, train_batches
+from drope_jax.evaluate.methods import Inference
+from drope_jax.evaluate.perplexity import position_losses, trace_losses
 from drope_jax.generate import Generation
-from drope_jax.loss import token_losses
-from drope_jax.model import compute_dtype, count_parameters, hidden_states, init_params
+from drope_jax.model import compute_dtype, count_parameters, init_params
 from drope_jax.optim import make_optimizer
 from drope_jax.sharding import make_mesh
 from drope_jax.train import abstract_state, batch_sharding, fresh_state, jit_train_step
@@ -157,24 +158,17 @@ def _model_and_params(model: dict[str, Any] | None, directory: str | None) -> tu
 def loss_of_a_text(
   length: int, model: dict[str, Any] | None = None, directory: str | None = None
 ) -> tuple[dict[str, Any], Measure]:
-  """The mean loss of one text of `length` tokens: seconds without compiling, and the peak of memory."""
+  """The mean loss of one text of `length` tokens as an evaluation takes it: seconds without compiling, and memory."""
   config, params = _model_and_params(model, directory)
-  compute = ComputeConfig()
-  tokens_BS = _random_tokens(config, 1, length + 1)
-
-  @jax.jit
-  def mean_loss(params: Any, tokens_BS: jax.Array) -> jax.Array:
-    x_BTD, _ = hidden_states(params, config, tokens_BS[:, :-1], compute=compute)
-    return token_losses(params, x_BTD, tokens_BS[:, 1:], compute.loss_chunk).nll_BT.mean()
-
+  how, text = Inference(config), _random_tokens(config, 1, length + 1)
   begin = time.perf_counter()
-  compiled = mean_loss.lower(params, tokens_BS).compile()
+  trace_losses(params, how, 1, length, ComputeConfig()).lower().compile()
   compiling = time.perf_counter() - begin
   before = memory_peak()
 
   def measure() -> dict[str, Any]:
     begin = time.perf_counter()
-    loss = float(compiled(params, tokens_BS))
+    loss = float(position_losses(params, how, list(text), length=length, batch_size=1).mean())
     return {"seconds": time.perf_counter() - begin, "loss": loss, "memory": memory_peak(), "memory_before": before}
 
   return _about(compile_seconds=compiling, parameters=count_parameters(config)), measure

@@ -109,7 +109,7 @@ def loss_of_a_text(length: int, model: dict[str, Any], directory: str | None = N
   """The mean loss of one text of `length` tokens as `model(tokens, labels=tokens)` gives it: seconds and memory."""
   net: Any
   if directory is None:
-    net = _model(model, length)
+    net = _model(model, length + 1)
   else:
     with tempfile.TemporaryDirectory() as folder:
       target = f"{folder}/exported"
@@ -118,7 +118,7 @@ def loss_of_a_text(length: int, model: dict[str, Any], directory: str | None = N
       net = net.to(DEVICE)
   if DEVICE == "cuda":
     net = net.bfloat16()  # as ours computes there
-  tokens = _random_tokens(model, 1, length)
+  tokens = _random_tokens(model, 1, length + 1)  # of which all but the first are predicted
   before = memory_peak()
 
   def measure() -> dict[str, Any]:

@@ -8,8 +8,8 @@ recipes are those of experiments/configs/recalibrate.py: QK-norm and the high ra
 accelerator; `--config.steps` sets the budget.
 
 Four runs of 400 steps, 0.10B tokens each. That is 10 epochs of data/prose; more steps want a larger
-`--config.dataset` (4,000 would be 98 epochs of this one). Parameters: 134.5M. FLOPs per token (PaLM, T 8,192): 2.506e9; a run: 2.63e17. Numbers
-to expect: not yet run.
+`--config.dataset` (4,000 would be 98 epochs of this one). Parameters: 134.5M. FLOPs per token (PaLM, T 8,192): 2.506e9;
+a run: 2.63e17. Numbers to expect: not yet run.
 """
 
 import dataclasses
