@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from experiments.reporting import evaluation, plots, tables
-from experiments.reporting.finding import PERPLEXITY, RETRIEVAL, finding, spread_note
+from experiments.reporting.finding import PERPLEXITY, RETRIEVAL, finding, sides_note, spread_note
 from experiments.reporting.records import ReportError, Study, read_evaluation, read_study
 
 BACKGROUND = """\
@@ -77,7 +77,7 @@ def _compose(study: Study, drawn: set[str]) -> str:
   parts = [
     f"# {study.title}",
     f"**{finding(study)}**",
-    spread_note(study),
+    f"{sides_note(study)} {spread_note(study)}".lstrip(),
     _picture("summary.png", drawn),
     "## What is compared",
     BACKGROUND if study.trained else BACKGROUND_UNTRAINED,

@@ -24,6 +24,7 @@ from experiments.reporting.finding import (
   compare_accuracies,
   compare_losses,
   finding,
+  sides_note,
   spread_note,
 )
 from experiments.reporting.records import Figure, ReportError, Study, read_study
@@ -210,14 +211,28 @@ def test_accuracies_are_level_unless_their_difference_is_significant():
 # --- the finding -------------------------------------------------------------------------------
 
 
+def _words(sentence: str) -> int:
+  return len(sentence.replace(" %", "%").split())
+
+
 def test_finding_of_a_drop_that_is_not_repaid(workdir):
-  assert finding(_study(workdir, _figures(LOSSES, ACCURACIES))) == (
-    "With one seed and at the training context of 128 tokens, DroPE is behind its control (RoPE, continued: the "
-    "embedding kept, as many training tokens) in perplexity (26.3 against 18.0) and in needle retrieval "
-    "(90 % against 100 %). At 8× that length (1,024 tokens), RoPE, cropped has the lowest perplexity (19.5), "
-    "while RoPE + YaRN has the best needle retrieval (90 %); DroPE (36.6 and 44 %) is ahead of the control as trained "
-    "(49.9 and 12 %) in both, and behind the best method that needs no training (RoPE, cropped: 19.5; "
-    "RoPE + YaRN: 90 %) in both."
+  study = _study(workdir, _figures(LOSSES, ACCURACIES))
+  first, second = finding(study).split(" At the training context ")
+  assert first == (
+    "With one seed, at 8× the training context, DroPE finds 44 % of needles, more than its control "
+    "(RoPE, continued: 12 %) but fewer than the best training-free method (90 %); in perplexity (36.6) it is better "
+    "than the control (49.9) but worse than the best such method (19.5)."
+  )
+  assert second == (
+    "of 128 tokens, DroPE is worse than the control in needle retrieval (90 % against 100 %) and in perplexity "
+    "(26.3 against 18.0); at 8×, NoPE from scratch is worse than DroPE in needle retrieval (31 %) and in perplexity "
+    "(40.9)."
+  )
+  assert max(_words(first), 4 + _words(second)) <= 46
+  assert sides_note(study) == (
+    "The control (RoPE, continued) keeps the positional embedding. The best dropped row at 8×: DroPE in needle "
+    "retrieval (44 %) and DroPE in perplexity (36.6). The best training-free method at 8×: RoPE + YaRN in needle "
+    "retrieval (90 %) and RoPE, cropped in perplexity (19.5)."
   )
 
 
@@ -225,74 +240,99 @@ def test_finding_of_the_papers_ordering(workdir):
   losses = _with(LOSSES, drope=(2.90, 2.88, 2.86, 2.85), beta1=(2.90, 2.9, 2.95, 3.2))
   accuracies = _with(ACCURACIES, drope=(1.0, 1.0, 1.0, 0.99), beta1=(1.0, 0.9, 0.8, 0.6))
   text = finding(_study(workdir, _figures(losses, accuracies)))
-  assert "DroPE is level with its control" in text
-  assert "in perplexity (18.2 against 18.0) and in needle retrieval (100 % against 100 %)." in text
-  assert "DroPE has both the lowest perplexity (17.3) and the best needle retrieval (99 %);" in text
-  assert (
-    "DroPE (17.3 and 99 %) is ahead of the control as trained (49.9 and 12 %) in both, and ahead of the best" in text
-  )
+  assert "finds 99 % of needles, more than its control (RoPE, continued: 12 %) and the best training-free" in text
+  assert "(17.3) it is better than the control (49.9) and the best such method (19.5)." in text
+  assert "is level with the control in needle retrieval (100 % against 100 %) and in perplexity (18.2 against" in text
 
 
 def test_finding_that_differs_between_perplexity_and_retrieval(workdir):
-  losses = _with(LOSSES, drope=(2.80, 3.0, 3.5, 4.2), beta1=(2.80, 3.0, 3.5, 4.3))
+  losses = _with(LOSSES, drope=(2.80, 3.0, 3.5, 4.2), beta1=(2.80, 3.0, 3.5, 4.3), nope=(2.80, 3.0, 3.5, 4.1))
   accuracies = _with(ACCURACIES, drope=(0.9, 0.9, 0.9, 0.91), beta1=(0.9, 0.8, 0.7, 0.6))
   text = finding(_study(workdir, _figures(losses, accuracies)))
-  assert "in perplexity (16.4 against 18.0) but behind it in needle retrieval (90 % against 100 %)." in text
-  assert "DroPE (91 %) and RoPE + YaRN (90 %) are level at the best needle retrieval" in text
-  assert (
-    "is behind the control as trained (49.9 and 12 %) in perplexity but ahead of it in needle retrieval, and" in text
-  )
-  assert "RoPE + YaRN: 90 %) in perplexity but level with it in needle retrieval." in text
+  assert "91 % of needles, more than its control (RoPE, continued: 12 %) but level with the best training-" in text
+  assert "in perplexity (66.7) it is worse than the control (49.9) and the best such method (19.5)." in text
+  assert "worse than the control in needle retrieval (90 % against 100 %) but better in perplexity (16.4 aga" in text
+  assert "NoPE from scratch is worse than DroPE in needle retrieval (31 %) but better in perplexity (60.3)." in text
 
 
 def test_finding_where_the_temperature_helps_one_and_hurts_the_other(workdir):
-  losses = _with(LOSSES, beta1=(3.27, 3.3, 3.4, 3.5))
-  text = finding(_study(workdir, _figures(losses, ACCURACIES)))
-  assert "the dropped model at its best row for each (DroPE, β = 1: 33.1; DroPE: 44 %) is ahead of" in text
+  study = _study(workdir, _figures(_with(LOSSES, beta1=(3.27, 3.3, 3.4, 3.5)), ACCURACIES))
+  assert "DroPE at its best finds 44 % of needles" in finding(study) and "in perplexity (33.1) it" in finding(study)
+  assert "row at 8×: DroPE in needle retrieval (44 %) and DroPE, β = 1 in perplexity (33.1)." in sides_note(study)
+
+
+def test_finding_takes_the_dropped_row_that_is_level_with_the_best_in_both(workdir):
+  losses = _with(LOSSES, beta1=(3.27, 3.36, 3.47, 3.61))
+  accuracies = _with(ACCURACIES, beta1=(0.9, 0.8, 0.66, 0.6))
+  text = finding(_study(workdir, _figures(losses, accuracies)))
+  assert "DroPE finds 60 % of needles" in text and "in perplexity (37.0) it is" in text
 
 
 def test_finding_of_ties_among_all_and_among_many(workdir):
   level = {label: (3.0, 3.0, 3.0, 3.0 + 0.002 * i) for i, label in enumerate(LOSSES)}
   accuracies = {label: (0.5, 0.5, 0.5, 0.5) for label in list(ACCURACIES)[:4]}
   accuracies |= {label: (0.5, 0.5, 0.5, 0.1) for label in list(ACCURACIES)[4:]}
-  text = finding(_study(workdir, _figures(level, accuracies)))
-  assert "all rows are level in perplexity (RoPE, continued: 20.1)" in text
-  assert "4 of 8 rows are level at the best needle retrieval (RoPE, continued: 50 %)" in text
-  assert "level with the control as trained (20.1 and 50 %) in perplexity but behind it in needle retrieval" in text
+  study = _study(workdir, _figures(level, accuracies))
+  text = finding(study)
+  assert "10 % of needles, fewer than its control (RoPE, continued: 50 %) and the best training-free method" in text
+  assert "it is level with the control (20.1) and the best such method (20.1)." in text
+  assert "at 8×, NoPE from scratch is level with DroPE in needle retrieval (10 %) and in perplexity (20.4)." in text
+  assert "RoPE + PI in needle retrieval (50 %; level with it: RoPE + NTK, RoPE + YaRN) and" in sides_note(study)
 
 
 def test_finding_where_nobody_retrieves(workdir):
-  text = finding(_study(workdir, _figures(LOSSES, {label: (0.0,) * 4 for label in LOSSES})))
-  assert "no row retrieves a single needle" in text
-  assert "level with it in needle retrieval" in text
+  study = _study(workdir, _figures(LOSSES, {label: (0.0,) * 4 for label in LOSSES}))
+  text = finding(study)
+  assert "no row finds a single needle; in perplexity (36.6) DroPE is better than its control (RoPE, cont" in text
+  assert "level with the control in needle retrieval (0 % against 0 %) but worse in perplexity" in text
+  assert "retrieval" not in sides_note(study)
 
 
 def test_finding_of_what_was_not_measured(workdir):
   text = finding(_study(workdir, _figures(LOSSES, {})))
-  assert "DroPE is behind its control" in text and "(26.3 against 18.0). At 8×" in text
-  assert "needle retrieval was not measured there" in text and "in both" not in text
+  assert "needle retrieval was not measured there; in perplexity (36.6) DroPE is better than its control" in text
+  assert "but worse than the best training-free method (19.5)." in text
+  assert "DroPE is worse than the control in perplexity (26.3 against 18.0); at 8×, NoPE" in text
+  assert "needles" not in text
 
 
 def test_finding_within_the_training_context_alone(workdir):
   losses = {label: values[:1] + (None,) * 3 for label, values in LOSSES.items()}
-  assert finding(_study(workdir, _figures(losses, {}))).endswith(". Nothing was measured beyond the training context.")
+  study = _study(workdir, _figures(losses, {}))
+  assert finding(study) == (
+    "With one seed, at the training context of 128 tokens, DroPE is worse than the control in perplexity "
+    "(26.3 against 18.0); NoPE from scratch is level with DroPE in perplexity (25.8). "
+    "Nothing was measured beyond the training context."
+  )
+  assert sides_note(study) == "The control (RoPE, continued) keeps the positional embedding."
 
 
 def test_finding_without_a_dropped_model_or_a_control(workdir):
+  without_control = {label: values for label, values in LOSSES.items() if label in ("DroPE", "NoPE from scratch")}
+  text = finding(_study(workdir, _figures(without_control, {})))
+  assert "in perplexity (36.6) DroPE is without a comparison." in text
+  assert "cannot be compared with its control: their figures are missing; at 8×, NoPE from scratch is worse" in text
+  (workdir / "results.jsonl").unlink()
   kept = {label: values for label, values in LOSSES.items() if "DroPE" not in label}
-  study = _study(workdir, _figures(kept, {}))
-  assert "cannot be compared with its control: their figures are missing." in finding(study)
+  text = finding(_study(workdir, _figures(kept, {})))
+  assert "context, the dropped model was not measured. At" in text
+  assert text.endswith("cannot be compared with its control: their figures are missing.")
   data = json.loads((workdir / "study.json").read_text())
   data["arms"], data["rows"] = data["arms"][:1], data["rows"][:5]
   (workdir / "study.json").write_text(json.dumps(data))
-  assert "no row of this study is of a dropped model." in finding(read_study(workdir))
+  assert finding(read_study(workdir)) == (
+    "Of dropping nothing can be said: no row of this study is of a dropped model. "
+    "With one seed, at 8× the training context, the best are RoPE, cropped in perplexity (19.5)."
+  )
 
 
 def test_finding_tells_unequal_budgets(workdir):
   data = json.loads((workdir / "study.json").read_text())
-  data["arms"][1]["runs"] = ["drope"]  # as if it had not been pretrained: a third of the control's tokens
+  data["arms"][1]["runs"] = ["drope"]  # as if it had not been pretrained: a third of the others' tokens
   (workdir / "study.json").write_text(json.dumps(data))
-  assert "the embedding kept, 3.00 times the training tokens)" in finding(_study(workdir, _figures(LOSSES, ACCURACIES)))
+  text = finding(_study(workdir, _figures(LOSSES, ACCURACIES)))
+  assert text.startswith("With one seed and 3.00 times the training tokens for the control, at 8×")
+  assert "NoPE from scratch (3.00 times the training tokens) is worse than DroPE" in text
 
 
 # --- tables ------------------------------------------------------------------------------------

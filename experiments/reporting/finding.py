@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
-from experiments.plan import Arm, Row
+from experiments.plan import Row
 from experiments.reporting.records import Figure, Study
 
 Z = 1.96  # two-sided 95 %
@@ -43,9 +43,13 @@ class Measure(NamedTuple):
   task: str
   metric: str
   name: str
-  best: str  # as in "A has ..."
+  claim: str  # of a subject and its value; a comparison follows, in `words`
+  words: tuple[str, str, str]  # indexed by `compare`: level, better (1), worse (-1)
   show: Callable[[float], str]
   compare: Callable[[Figure, Figure], int]
+
+
+WORDS = ("level with", "better than", "worse than")
 
 
 def show_perplexity(loss: float) -> str:
@@ -60,10 +64,13 @@ def show_percent(share: float) -> str:
   return f"{100 * share:.0f} %"
 
 
-PERPLEXITY = Measure("perplexity", "loss", "perplexity", "the lowest perplexity", show_perplexity, compare_losses)
-RETRIEVAL = Measure(
-  "needles", "accuracy", "needle retrieval", "the best needle retrieval", show_percent, compare_accuracies
+PERPLEXITY = Measure(
+  "perplexity", "loss", "perplexity", "in perplexity ({1}) {0} is", WORDS, show_perplexity, compare_losses
 )
+RETRIEVAL = Measure(
+  "needles", "accuracy", "needle retrieval", "{0} finds {1} of needles,", ("level with", "more than", "fewer than"),
+  show_percent, compare_accuracies,
+)  # fmt: skip
 MEASURES = (PERPLEXITY, RETRIEVAL)
 
 
@@ -87,160 +94,151 @@ def measured(study: Study, rows: Sequence[Row], measure: Measure, context: int) 
   return {row: figure for row, figure in found.items() if figure is not None}
 
 
-def _enumerate(items: Sequence[str]) -> str:
-  return items[0] if len(items) == 1 else ", ".join(items[:-1]) + " and " + items[-1]
-
-
-WORDS = {1: "ahead of", 0: "level with", -1: "behind"}
-
-
-def _verdict(words: Mapping[Measure, int], other: str, numbers: Mapping[Measure, str] | None = None) -> str:
-  """`behind OTHER in perplexity (26.3 against 18.0) but level with it in needle retrieval (...)`; shorter if alike."""
-  names = [f"in {measure.name}" + (f" ({numbers[measure]})" if numbers else "") for measure in words]
-  first, *more = words.values()
-  if not more:
-    return f"{WORDS[first]} {other} {names[0]}"
-  if more[0] != first:
-    return f"{WORDS[first]} {other} {names[0]} but {WORDS[more[0]]} it {names[1]}"
-  return f"{WORDS[first]} {other} " + (_enumerate(names) if numbers else "in both")
-
-
 Side = dict[Measure, tuple[Row, Figure]]  # for each measure the row that stands for one side of a comparison
 
 
 def _side(study: Study, rows: Sequence[Row], context: int) -> Side:
-  """For each measure the best of `rows` at `context`."""
-  found = {}
-  for measure in measures(study):
-    figures = measured(study, rows, measure, context)
-    if figures:
-      best = best_rows(figures, measure)[0]
-      found[measure] = (best, figures[best])
-  return found
+  """For each measure the best of `rows` at `context`, retrieval first."""
+  found = {measure: measured(study, rows, measure, context) for measure in reversed(measures(study))}
+  best = {measure: best_rows(figures, measure)[0] for measure, figures in found.items() if figures}
+  return {measure: (row, found[measure][row]) for measure, row in best.items()}
 
 
-def _only(side: Side, measures: Sequence[Measure]) -> Side:
-  return {measure: side[measure] for measure in measures}
+def _dropped(study: Study, context: int) -> tuple[Side, str]:
+  """The side of the dropped model and its name: one row if one is best, or level with the best, in every measure."""
+  rows = study.rows_of("drope")
+  found = [figures for m in measures(study) if (figures := best_rows(measured(study, rows, m, context), m))]
+  shared = [row for row in rows if found and all(row in best for best in found)]
+  side = _side(study, shared[:1] or rows, context)
+  several = len({row for row, _ in side.values()}) > 1
+  return side, _arm(study, side, "the best dropped model", at_best=" at its best" if several else "")
 
 
-def _compared(a: Side, b: Side) -> dict[Measure, int]:
-  """1, 0 or -1 for each measure that both sides have."""
-  return {
-    measure: measure.compare(a[measure][1], b[measure][1]) for measure in MEASURES if measure in a and measure in b
-  }
+def _arm(study: Study, side: Side, several: str, at_best: str = "") -> str:
+  """The label of the arm that a side's rows are of and `at_best`, or `several`."""
+  arms = {arm.label for row, _ in side.values() for arm in study.arms if arm.runs[-1] == row.run}
+  return f"{arms.pop()}{at_best}" if len(arms) == 1 else several
 
 
-def _arms(study: Study, side: Side) -> list[Arm]:
-  """The arms of a side's rows, each once."""
-  rows = [row for row, _ in side.values()]
-  return list(dict.fromkeys(arm for row in rows for arm in study.arms if arm.runs[-1] == row.run))
-
-
-def _budget(study: Study, arms: Sequence[Arm], controls: Sequence[Arm]) -> str:
-  """How the training tokens of two arms compare; nothing where that is not one pair or not recorded."""
-  tokens = [study.arm_tokens(arm) for arm in (*arms, *controls)]
-  if len(arms) != 1 or len(controls) != 1 or None in tokens:
+def _budget(study: Study, role: str) -> str:
+  """How the training tokens of a role's arms differ from the dropped ones'; nothing if not, or if not recorded."""
+  theirs, ours = ([study.arm_tokens(arm) for arm in study.arms if arm.role == of] for of in (role, "drope"))
+  ratios = [a / b for a in theirs for b in ours if a and b]
+  if all(abs(ratio - 1) < 0.01 for ratio in ratios):
     return ""
-  ratio = (tokens[0] or 0) / (tokens[1] or 1)
-  return ", as many training tokens" if abs(ratio - 1) < 0.01 else f", {1 / ratio:.2f} times the training tokens"
+  return f"{ratios[0]:.2f} times the training tokens" if len(ratios) == 1 else "unequal numbers of training tokens"
 
 
-def _in_context(study: Study) -> str:
-  context = study.train_context
-  start = ("With one seed and at" if study.trained else "At") + f" the training context of {context:,} tokens"
-  if not study.rows_of("drope"):
-    return f"{start}, nothing can be said of dropping: no row of this study is of a dropped model."
-  # Up to the training context every method runs the model as it was trained, so a side is named by its arm.
-  drope, control = (_side(study, study.rows_of(role), context) for role in ("drope", "control"))
-  words = _compared(drope, control)
-  if not words:
-    return f"{start}, the dropped model cannot be compared with its control: their figures are missing."
-  drope, control = _only(drope, list(words)), _only(control, list(words))
-  numbers = {m: f"{m.show(drope[m][1].value)} against {m.show(control[m][1].value)}" for m in words}
-  arms, controls = _arms(study, drope), _arms(study, control)
-  ours, theirs = ("; ".join(arm.label for arm in side) for side in (arms, controls))
-  if len(arms) > 1:
-    ours = f"the best dropped model for each ({ours})"
-  other = f"its control ({theirs}: the embedding kept{_budget(study, arms, controls)})"
-  return f"{start}, {ours} is {_verdict(words, other, numbers)}."
+def _opening(study: Study) -> str:
+  """What limits every claim, then `at`."""
+  budget = _budget(study, "control")
+  return f"With one seed{f' and {budget} for the control' if budget else ''}, at" if study.trained else "At"
 
 
-def _leader(figures: Mapping[Row, Figure], measure: Measure) -> str:
-  """`A has the lowest perplexity (1.2)`, or who shares it, or that nobody retrieves."""
-  best = best_rows(figures, measure)
-  if not best:
-    return f"{measure.name} was not measured there"
-  shown = measure.show(figures[best[0]].value)
-  if measure is RETRIEVAL and not figures[best[0]].value > 0:
-    return "no row retrieves a single needle"
-  if len(best) == 1:
-    return f"{best[0].label} has {measure.best} ({shown})"
-  if len(best) == len(figures):
-    return f"all rows are level in {measure.name} ({best[0].label}: {shown})"
-  if len(best) > 3:
-    return f"{len(best)} of {len(figures)} rows are level at {measure.best} ({best[0].label}: {shown})"
-  labels = [f"{row.label} ({measure.show(figures[row].value)})" for row in best]
-  return f"{_enumerate(labels)} are level at {measure.best}"
+def _chain(verdicts: Sequence[tuple[str, str]]) -> str:
+  """`better than A and B`, `level with A but worse than B`, from the words and what each is said of."""
+  text = ""
+  for i, (word, other) in enumerate(verdicts):
+    text += f"{word} {other}" if i == 0 else f" and {other}" if word == verdicts[i - 1][0] else f" but {word} {other}"
+  return text
 
 
-def _leaders(study: Study, context: int) -> str:
-  """Who is best in each measure."""
-  figures = {measure: measured(study, study.rows, measure, context) for measure in measures(study)}
-  best = [best_rows(figures[measure], measure) for measure in figures]
-  if len(best) == 2 and best[0] == best[1] and len(best[0]) == 1 and figures[RETRIEVAL][best[0][0]].value > 0:
-    row = best[0][0]
-    return f"{row.label} has both " + _enumerate([f"{m.best} ({m.show(figures[m][row].value)})" for m in MEASURES])
-  return ", while ".join(_leader(figures[measure], measure) for measure in figures)
+def _beyond(study: Study, context: int) -> str:
+  """The dropped model against the control as trained, and against what helps the control without training."""
+  dropped, subject = _dropped(study, context)
+  start = f"{_opening(study)} {study.extension(context):g}× the training context, "
+  if not dropped:
+    return f"{start}the dropped model was not measured."
+  plain, helped = (_side(study, study.rows_of("control", plain=plain), context) for plain in (True, False))
+  label = next((row.label for row, _ in plain.values()), "")
+  rivals = [  # each with its name at the first mention and at the second
+    (plain, [f"its control ({label}: ", "the control ("]),
+    (helped, ["the best training-free method (", "the best such method ("]),
+  ]
+  clauses = []
+  for measure in reversed(measures(study)):
+    if measure not in dropped:
+      clauses.append(f"{measure.name} was not measured there")
+    elif measure is RETRIEVAL and not any(f.value for f in measured(study, study.rows, measure, context).values()):
+      clauses.append("no row finds a single needle")
+    else:
+      figure = dropped[measure][1]
+      there = [(side[measure][1], names.pop(0)) for side, names in rivals if measure in side]
+      verdicts = [(measure.words[measure.compare(figure, f)], f"{name}{measure.show(f.value)})") for f, name in there]
+      claim = measure.claim.format(subject, measure.show(figure.value))
+      clauses.append(f"{claim} {_chain(verdicts) or 'without a comparison'}")
+      subject = "it"
+  return f"{start}{'; '.join(clauses)}."
 
 
-def _numbers(side: Side) -> str:
-  return _enumerate([measure.show(figure.value) for measure, (_, figure) in side.items()])
+def _verdict(a: Side, b: Side, other: str, numbers: Mapping[Measure, str]) -> str:
+  """`better than OTHER in needle retrieval (70 %) but worse in perplexity (60.8)`; empty without a common measure."""
+  verdicts: list[tuple[str, str]] = []
+  for measure in [measure for measure in a if measure in b]:
+    word, than = WORDS[measure.compare(a[measure][1], b[measure][1])].split()
+    start = "" if verdicts else f"{than} {other} "
+    verdicts.append((word, f"{start}in {measure.name} ({numbers[measure]})"))
+  return _chain(verdicts)
 
 
-def _named(side: Side) -> str:
-  """`A: 28.5 and 44 %`, or where the measures have different rows `A: 28.5; B: 44 %`."""
-  if _is_one_row(side):
-    return f"{next(iter(side.values()))[0].label}: {_numbers(side)}"
-  return "; ".join(f"{row.label}: {measure.show(figure.value)}" for measure, (row, figure) in side.items())
+def _within(study: Study, start: str, longest: int) -> str:
+  """What the drop costs at the training context, and whether a baseline does as well at the longest length."""
+  start += f" the training context of {study.train_context:,} tokens, "
+  dropped, name = _dropped(study, study.train_context)
+  # Up to the training context every method runs the model as it was trained, so any row of the control will do.
+  control = _side(study, study.rows_of("control"), study.train_context)
+  numbers = {m: f"{m.show(dropped[m][1].value)} against {m.show(control[m][1].value)}" for m in dropped if m in control}
+  price = f"{name} is {_verdict(dropped, control, 'the control', numbers)}"
+  if not numbers:
+    price = "the dropped model cannot be compared with its control: their figures are missing"
+  baseline = _side(study, study.rows_of("baseline"), longest)
+  also = _verdict(baseline, *_dropped(study, longest), {m: m.show(figure.value) for m, (_, figure) in baseline.items()})
+  if not also:
+    return f"{start}{price}."
+  where = f"at {study.extension(longest):g}×, " if longest > study.train_context else ""
+  tokens = f" ({budget})" if (budget := _budget(study, "baseline")) else ""
+  return f"{start}{price}; {where}{_arm(study, baseline, 'the best baseline')}{tokens} is {also}."
 
 
-def _is_one_row(side: Side) -> bool:
-  return len({row for row, _ in side.values()}) == 1
+def _longest(study: Study) -> int:
+  return max([study.train_context, *study.contexts(*(measure.task for measure in measures(study)))])
 
 
-def _beyond(study: Study) -> str:
-  contexts = study.contexts(*(measure.task for measure in measures(study)))
-  if not contexts or contexts[-1] <= study.train_context:
-    return "Nothing was measured beyond the training context."
-  context = contexts[-1]
-  sentence = f"At {study.extension(context):g}× that length ({context:,} tokens), {_leaders(study, context)}"
-  drope = _side(study, study.rows_of("drope"), context)
-  plain = _side(study, study.rows_of("control", plain=True), context)
-  helped = _side(study, study.rows_of("control", plain=False), context)
-  verdicts = []
-  words = _compared(drope, plain)
-  if words:
-    rival = _only(plain, list(words))
-    shown = _numbers(rival) if _is_one_row(rival) else _named(rival)
-    verdicts.append(_verdict(words, f"the control as trained ({shown})"))
-  words = _compared(drope, helped)
-  if words:
-    verdicts.append(_verdict(words, f"the best method that needs no training ({_named(_only(helped, list(words)))})"))
-  if verdicts:
-    ours = f"the dropped model at its best row for each ({_named(drope)})"
-    if _is_one_row(drope):
-      ours = f"{next(iter(drope.values()))[0].label} ({_numbers(drope)})"
-    sentence += f"; {ours} is {', and '.join(verdicts)}"
-  return sentence + "."
+def _best(study: Study, rows: Sequence[Row], context: int) -> str:
+  """`A in needle retrieval (90 %; level with it: B, C) and D in perplexity (19.5)`."""
+  found = []
+  for measure, (row, figure) in _side(study, rows, context).items():
+    level = ", ".join(other.label for other in best_rows(measured(study, rows, measure, context), measure)[1:])
+    shown = measure.show(figure.value) + (f"; level with it: {level}" if level else "")
+    found += [f"{row.label} in {measure.name} ({shown})"] if figure.value > 0 else []
+  return " and ".join(found)
 
 
 def finding(study: Study) -> str:
-  """Two sentences computed from the figures: in context against the control, and at the longest length against all.
+  """Two sentences: what the drop is worth at the longest length, and what it costs at the training context.
 
-  Where several rows stand for one side (DroPE with and without the temperature), the side is taken at its best row for
-  each measure, and that row is named.
+  Where several rows stand for a side (DroPE with and without the temperature), it is taken at its best; see sides_note.
   """
-  return f"{_in_context(study)} {_beyond(study)}"
+  longest = _longest(study)
+  if not study.rows_of("drope"):
+    nothing = "Of dropping nothing can be said: no row of this study is of a dropped model."
+    best = _best(study, study.rows, longest) or "none measured"
+    return f"{nothing} {_opening(study)} {study.extension(longest):g}× the training context, the best are {best}."
+  if longest == study.train_context:
+    return f"{_within(study, _opening(study), longest)} Nothing was measured beyond the training context."
+  return f"{_beyond(study, longest)} {_within(study, 'At', longest)}"
+
+
+def sides_note(study: Study) -> str:
+  """Who the sides of the finding are: the control, and the best rows where there are several."""
+  longest = _longest(study)
+  controls = " or ".join(arm.label for arm in study.arms if arm.role == "control")  # of several the better
+  notes = [f"The control ({controls}) keeps the positional embedding."] if controls else []
+  sides = {"dropped row": study.rows_of("drope"), "training-free method": study.rows_of("control", plain=False)}
+  for name, rows in sides.items():
+    best = _best(study, rows, longest) if len(rows) > 1 and longest > study.train_context else ""
+    notes += [f"The best {name} at {study.extension(longest):g}×: {best}."] if best else []
+  return " ".join(notes)
 
 
 def spread_note(study: Study) -> str:
