@@ -7,9 +7,10 @@ import pytest
 
 from drope_jax.config import ComputeConfig, ModelConfig
 from drope_jax.evaluate.methods import Inference
-from drope_jax.evaluate.perplexity import _token_losses, _windows, blocks, position_losses
-from drope_jax.model import hidden_states, map_specs, unembed
+from drope_jax.evaluate.perplexity import _token_losses, _windows, blocks, position_losses, trace_losses
+from drope_jax.model import count_parameters, hidden_states, map_specs, unembed
 from drope_jax.positions import NTK, DynamicYaRN, RoPE, YaRN
+from experiments.configs import recalibrate
 
 LENGTH = 20
 CONFIG = ModelConfig(vocab_size=31, d_model=16, num_layers=2, num_heads=2, num_kv_heads=2, head_dim=8, d_ff=24)
@@ -105,6 +106,16 @@ def test_memory_is_linear_in_the_length():
     return lowered.compile().memory_analysis().temp_size_in_bytes
 
   assert temporary_bytes(8192) < 2.5 * temporary_bytes(4096)  # scores of T x T would make it 4
+
+
+def test_sixteen_thousand_tokens_of_smollm2_take_less_than_4_gib():
+  """What the compiler says: weights and everything else that is in memory at one time (on a CPU, in float32)."""
+  model = recalibrate.BASES["smollm2_135m"].model
+  params = map_specs(lambda spec: jax.ShapeDtypeStruct(spec.shape, jnp.float32), model)
+  program = trace_losses(params, Inference(model), 1, 16_384, ComputeConfig(dtype="float32")).lower().compile()
+  memory = program.memory_analysis()
+  assert memory.argument_size_in_bytes > 4 * count_parameters(model)
+  assert memory.argument_size_in_bytes + memory.temp_size_in_bytes < 2**31  # half: it leaves room for JAX itself
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ import json
 import math
 import os
 import platform
+import resource
 import statistics
 import subprocess
 import sys
@@ -148,6 +149,11 @@ def host_memory_peak() -> int:
   """
   status = Path("/proc/self/status").read_text()
   return int(status.split("VmHWM:")[1].split()[0]) * 1024
+
+
+def page_faults() -> int:
+  """Pages of memory that this process has had to ask the system for, since it began."""
+  return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
 
 
 def hardware() -> str:

@@ -25,7 +25,7 @@ from drope_jax.model import compute_dtype, count_parameters, init_params
 from drope_jax.optim import make_optimizer
 from drope_jax.sharding import make_mesh
 from drope_jax.train import abstract_state, batch_sharding, fresh_state, jit_train_step
-from experiments.benchmarks.measuring import host_memory_peak
+from experiments.benchmarks.measuring import host_memory_peak, page_faults
 
 Measure = Callable[..., dict[str, Any]]
 
@@ -105,11 +105,12 @@ def train_step(
   first = time.perf_counter() - begin
 
   def measure(steps: int) -> dict[str, Any]:
-    begin = time.perf_counter()
+    begin, faults = time.perf_counter(), page_faults()
     for _ in range(steps):
       loss = training.step(batch)
     loss.block_until_ready()
-    return {"seconds": (time.perf_counter() - begin) / steps, "loss": float(loss), "memory": memory_peak()}
+    found = {"seconds": (time.perf_counter() - begin) / steps, "page_faults": (page_faults() - faults) / steps}
+    return {**found, "loss": float(loss), "memory": memory_peak()}
 
   return _about(first_step_seconds=first, dtype=str(compute_dtype(config.compute))), measure
 

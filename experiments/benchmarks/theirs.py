@@ -11,7 +11,7 @@ import transformers
 from drope_jax.config import ModelConfig, from_dict
 from drope_jax.interop import formats
 from drope_jax.interop.exporting import export_model
-from experiments.benchmarks.measuring import host_memory_peak
+from experiments.benchmarks.measuring import host_memory_peak, page_faults
 from experiments.benchmarks.ours import OPTIM, Measure
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
@@ -96,11 +96,12 @@ def train_step(
   first = time.perf_counter() - begin
 
   def measure(steps: int) -> dict[str, Any]:
-    begin = time.perf_counter()
+    begin, faults = time.perf_counter(), page_faults()
     for _ in range(steps):
       loss = step()
     _wait()
-    return {"seconds": (time.perf_counter() - begin) / steps, "loss": float(loss), "memory": memory_peak()}
+    found = {"seconds": (time.perf_counter() - begin) / steps, "page_faults": (page_faults() - faults) / steps}
+    return {**found, "loss": float(loss), "memory": memory_peak()}
 
   return _about(first_step_seconds=first, dtype=dtype), measure
 
