@@ -23,6 +23,7 @@ import dataclasses
 import importlib.util
 import json
 import os
+import re
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -228,7 +229,8 @@ def report(figures: dict[str, Any]) -> str:
   mesh = ", ".join(f"{axis} {size}" for axis, size in figures["mesh"].items()) or "one chip"
   lines = [
     f"chips        {chips} ({mesh}); {figures['rows']} rows of {figures['length']} tokens",
-    f"memory       {figures['peak'] / _GIB:.2f} of {figures['hbm'] / _GIB:.0f} GiB a chip: "
+    f"memory       {'fits' if figures['peak'] <= figures['hbm'] else 'does not fit'}: "
+    f"{figures['peak'] / _GIB:.2f} of {figures['hbm'] / _GIB:.0f} GiB a chip; "
     f"arguments {gib['arguments']}, temporaries {gib['temporaries']}, program {gib['program']}, "
     f"outputs {gib['outputs']} ({gib['aliased']} in the arguments' place)",
     f"FLOPs        {flops['palm']:.3e} a step (PaLM), {flops['causal']:.3e} (causal); products that the program "
@@ -293,10 +295,13 @@ def _prepare(config: TrainConfig, rows_per_chip: int | None) -> Step:
 
 def _measure(config: TrainConfig, rows_per_chip: int | None = None) -> dict[str, Any]:
   step = _prepare(config, rows_per_chip)
-  figures = describe(step, *compile_step(step))
+  return describe(step, *compile_step(step))
+
+
+def _check_fits(figures: dict[str, Any]) -> None:
+  """Raises DoesNotFit if the peak is above the chip's memory."""
   if figures["peak"] > figures["hbm"]:
     raise DoesNotFit(f"it needs {figures['peak'] / _GIB:.2f} GiB a chip of {figures['hbm'] / _GIB:.0f} GiB")
-  return figures
 
 
 def _find_batch(config: TrainConfig) -> dict[str, Any]:
@@ -304,11 +309,13 @@ def _find_batch(config: TrainConfig) -> dict[str, Any]:
 
   def fits(rows: int) -> bool:
     try:
-      found[rows] = _measure(config, rows)
+      figures = _measure(config, rows)
+      _check_fits(figures)
     except DoesNotFit as error:
       print(f"{rows} rows: does not fit: {error}", flush=True)
       return False
-    peak, seconds = found[rows]["peak"] / _GIB, found[rows]["compile_seconds"]
+    found[rows] = figures
+    peak, seconds = figures["peak"] / _GIB, figures["compile_seconds"]
     print(f"{rows} rows: fits, {peak:.2f} GiB a chip (compiled in {seconds:.0f} s)", flush=True)
     return True
 
@@ -331,6 +338,7 @@ def _run() -> None:
   print(report(figures))
   if JSON.value:
     Path(JSON.value).write_text(json.dumps({"command": sys.argv[1:], **figures}, indent=2) + "\n")
+  _check_fits(figures)  # last, so that what it needs, and for what, has been said
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -339,7 +347,7 @@ def main(arguments: Sequence[str]) -> int:
   absl_logging.set_verbosity(absl_logging.ERROR)
   try:
     # An unknown field or a bad value of the config is reported by whatever setting it raised.
-    rest = flags.FLAGS([a.replace("find-batch", "find_batch") for a in arguments])[1:]
+    rest = flags.FLAGS([re.sub("^(--?(no)?find)-batch", r"\1_batch", a) for a in arguments])[1:]
     if rest:
       raise ConfigError(f"unknown argument {rest[0]!r}")
     CONFIG.value  # noqa: B018  (config_flags keeps the error of an unreadable file until now)

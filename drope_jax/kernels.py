@@ -43,6 +43,8 @@ def obstacle(kernel: str, q_BTHh: Array, k_BSKh: Array, *, offset, segments, slo
     return f"rows of {q_BTHh.shape[1]} tokens in {shards} pieces (each must be a multiple of {_SPLASH_LANES})"
   if kernel == "cudnn" and segments is not None:
     return "segments"
+  if kernel == "cudnn" and (q_BTHh.shape[-1] % 8 or q_BTHh.shape[-1] > 128):  # 256 on Hopper alone
+    return f"heads of {q_BTHh.shape[-1]} (only multiples of 8 up to 128)"
   if kernel == "cudnn" and q_BTHh.dtype not in (jnp.bfloat16, jnp.float16):
     return f"{q_BTHh.dtype} (only bfloat16 and float16)"
   return None

@@ -246,6 +246,29 @@ def test_bad_usage_ends_with_2_and_one_line():
   assert done.returncode == 2 and done.stderr.splitlines()[-1].startswith("error: --topology: 'v9:4x4' is no topology")
 
 
+@pytest.mark.parametrize(("needed", "status"), [(15, 0), (17, 1)])
+def test_what_does_not_fit_is_told_with_its_figures_and_ends_with_1(needed, status, monkeypatch, capsys, tmp_path):
+  monkeypatch.setattr(aot, "_measure", lambda config: {"peak": needed * 2**30, "hbm": 16 * 2**30})
+  monkeypatch.setattr(aot, "report", lambda figures: "all that it needs")
+  record = tmp_path / "find-batch.json"
+  arguments = ["--config=experiments/configs/pretrain.py:rope", "--topology=v5e:4x4", f"--json={record}"]
+  assert aot.main(["aot", *arguments]) == status
+  said = capsys.readouterr()
+  assert said.out == "all that it needs\n" and json.loads(record.read_text())["peak"] == needed * 2**30
+  assert said.err == ("error: does not fit: it needs 17.00 GiB a chip of 16 GiB\n" if status else "")
+
+
+def test_the_largest_batch_is_the_last_that_fits(monkeypatch, capsys):
+  def measure(config, rows):
+    if rows > 40:
+      raise aot.DoesNotFit("the compiler says so")
+    return {"peak": rows * 2**30, "hbm": 16 * 2**30, "compile_seconds": 1.0, "rows": rows}
+
+  monkeypatch.setattr(aot, "_measure", measure)
+  assert aot._find_batch(pretrain.get_config("rope"))["rows"] == 16
+  assert capsys.readouterr().out.endswith("largest: 16\n")
+
+
 @needs_libtpu
 def test_a_slice_that_does_not_exist_is_refused():
   with pytest.raises(ConfigError, match="'v5e:5x5' is not a slice that exists"):

@@ -66,6 +66,8 @@ def compare(arrays, kernel: str, tolerance: float, settings: dict):
     ("splash", {"offset": jnp.array([3])}, "cached keys"),
     ("cudnn", {"slopes_H": (0.1, 0.2, 0.3, 0.4)}, "ALiBi slopes"),
     ("cudnn", {"segments": "given"}, "segments"),
+    ("cudnn", {"head_dim": 20}, r"heads of 20 \(only multiples of 8 up to 128\)"),
+    ("cudnn", {"head_dim": 136}, "heads of 136"),
     ("cudnn", {}, r"float32 \(only bfloat16 and float16\)"),
   ],
 )
@@ -73,6 +75,8 @@ def test_what_a_kernel_cannot_do_is_said(kernel, settings, reason):
   arrays, segments = inputs(128)
   if "segments" in settings:
     settings = {"segments": segments}
+  if "head_dim" in settings:
+    arrays, settings = [jnp.ones((*x.shape[:3], settings["head_dim"]), jnp.bfloat16) for x in arrays], {}
   with pytest.raises(ConfigError, match=f"ComputeConfig.attention is '{kernel}', which cannot take {reason}"):
     attention(*arrays, kernel=kernel, **settings)
 

@@ -86,6 +86,25 @@ def test_the_step_is_compiled_once(config, tmp_path, monkeypatch):
   assert [step._cache_size() for step in steps] == [1]
 
 
+def test_the_state_is_reused_by_the_step(config, tmp_path, monkeypatch):
+  """Donated: the arrays that went in are gone, so that weights and moments lie in memory once.
+
+  (After a checkpoint twice for a step: it is written from them in the background.)
+  """
+  config = dataclasses.replace(config, checkpoint_every=config.steps)
+  given, original = [], train_module.jit_train_step
+
+  def watched(*args):
+    step = original(*args)
+    return lambda state, batch: given.append(state) or step(state, batch)
+
+  monkeypatch.setattr(train_module, "jit_train_step", watched)
+  train(config, tmp_path / "run")
+  assert len(given) == config.steps
+  matrices = [leaf for state in given for leaf in jax.tree.leaves(state) if leaf.ndim > 1]
+  assert matrices and all(leaf.is_deleted() for leaf in matrices)
+
+
 # --- the records ------------------------------------------------------------------------------------------------------
 
 
@@ -314,7 +333,8 @@ def test_what_this_machine_has_not_is_refused_before_anything_is_written(
   ("changes", "message"),
   [
     ({"data": {"document_mask": True}}, r"cannot take segments \(DataConfig.document_mask\)"),
-    ({"model": tiny_model(positions=LayerPattern((Layer(), Layer(ALiBi()))))}, "cannot take ALiBi slopes"),
+    ({"model": tiny_model(head_dim=8, positions=LayerPattern((Layer(), Layer(ALiBi()))))}, "cannot take ALiBi slopes"),
+    ({"model": tiny_model(head_dim=4)}, "cannot take heads of 4"),
     ({"compute": {"dtype": "float32"}}, r"cannot take float32 \(only bfloat16 and float16\)"),
   ],
 )
@@ -324,7 +344,8 @@ def test_what_a_kernel_cannot_take_is_refused_before_anything_is_written(
   monkeypatch.setattr(train_module, "target_platform", lambda: "gpu")
   with pytest.raises(ConfigError, match=f"ComputeConfig.attention is 'cudnn', which {message}"):
     compute = {"attention": "cudnn", "dtype": "bfloat16", **changes.pop("compute", {})}
-    train(tiny_run(corpus, compute=ComputeConfig(**compute), **changes), tmp_path / "run")
+    run = tiny_run(corpus, **{"model": tiny_model(head_dim=8), "compute": ComputeConfig(**compute), **changes})
+    train(run, tmp_path / "run")
   assert not (tmp_path / "run").exists()
 
 

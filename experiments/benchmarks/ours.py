@@ -93,9 +93,11 @@ def _train_config(model: dict[str, Any], data: DataConfig, compute: dict[str, An
 
 
 def train_step(
-  model: dict[str, Any], context: int, batch_size: int, compute: dict[str, Any]
+  model: dict[str, Any], context: int, batch_size: int, compute: dict[str, Any], platform: str
 ) -> tuple[dict[str, Any], Measure]:
-  """Seconds of a training step on one fixed batch."""
+  """Seconds of a training step on one fixed batch. Raises RuntimeError where JAX computes on another platform."""
+  if jax.default_backend() != platform:
+    raise RuntimeError(f"JAX computes on {jax.default_backend()} here, not on {platform}")
   config = _train_config(model, DataConfig(directory="", context=context, batch_size=batch_size), compute)
   assert config.model is not None
   training = _Training(config)

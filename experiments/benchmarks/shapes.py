@@ -30,7 +30,7 @@ def _square(vocab: int, width: int, layers: int, heads: int, d_ff: int) -> Model
 _PAPER = pretrain.get_config("rope").model
 assert _PAPER is not None
 
-# The first three for a CPU; of the others, as many rows as transformers' whole logits leave room for on one 80 GB card.
+# The first three for a CPU. Of the others `--batch` sets how many rows a card has room for, with both sides on it.
 SHAPES = {
   "tiny": Shape(_square(64, 16, 2, 2, 32), 16, 2),  # for the tests of these programs
   "1m": Shape(_square(1024, 128, 4, 4, 384), 128, 32),

@@ -68,9 +68,14 @@ def matmul(size: int, dtype: str) -> tuple[dict[str, Any], Measure]:
 
 
 def train_step(
-  model: dict[str, Any], context: int, batch_size: int, dtype: str, compiled: bool
+  model: dict[str, Any], context: int, batch_size: int, dtype: str, compiled: bool, platform: str
 ) -> tuple[dict[str, Any], Measure]:
-  """Seconds of a training step on one fixed batch: forward, backward, clip, AdamW (torch's fused one)."""
+  """Seconds of a training step on one fixed batch: forward, backward, clip, AdamW (torch's fused one).
+
+  Raises RuntimeError where torch computes on another platform.
+  """
+  if (platform == "gpu") != (DEVICE == "cuda"):
+    raise RuntimeError(f"torch computes on {DEVICE} here, not on {platform}")
   net = _model(model, context)
   decayed = [p for p in net.parameters() if p.ndim > 1]
   kept = [p for p in net.parameters() if p.ndim <= 1]
@@ -120,6 +125,9 @@ def loss_of_a_text(length: int, model: dict[str, Any], directory: str | None = N
   if DEVICE == "cuda":
     net = net.bfloat16()  # as ours computes there
   tokens = _random_tokens(model, 1, length + 1)  # of which all but the first are predicted
+  if DEVICE == "cuda":
+    torch.cuda.empty_cache()
+    torch.cuda.reset_peak_memory_stats()  # the float32 weights above are no part of it
   before = memory_peak()
 
   def measure() -> dict[str, Any]:

@@ -15,6 +15,7 @@
 set -euo pipefail
 : "${CONFIG:?CONFIG=FILE[:ARG]}" "${WORKDIR:?WORKDIR=DIR on a shared file system}"
 
+export SRUN_CPUS_PER_TASK="${SLURM_CPUS_PER_TASK:-8}" # srun does not take it from sbatch since 22.05
 status=0
 srun --kill-on-bad-exit=1 \
   python -m experiments.train --config="$CONFIG" --workdir="$WORKDIR" --shared_workdir --stopped_status=75 "$@" ||
