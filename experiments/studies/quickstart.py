@@ -36,7 +36,7 @@ from experiments.plan import Arm, Row, Study, check_at_least_one, run_directory
 FILLER_PIECES = 1000  # pieces of prose whose sentences fill recall documents
 SPREAD = (
   "Another seed can change a loss by about as much, and what a model this small has learnt to retrieve by more than "
-  "the number of prompts says: by up to 24 points (standard deviation over three seeds, experiments/RESULTS.md)."
+  "the number of prompts says: by up to 25 points (standard deviation over three seeds, experiments/RESULTS.md)."
 )
 ARMS = (
   Arm("RoPE, continued", ("rope", "rope_continued"), "control"),
