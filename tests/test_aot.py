@@ -246,16 +246,25 @@ def test_bad_usage_ends_with_2_and_one_line():
   assert done.returncode == 2 and done.stderr.splitlines()[-1].startswith("error: --topology: 'v9:4x4' is no topology")
 
 
+STUBBED = """
+import sys
+from drope_jax import aot
+aot._measure = lambda config: {"peak": int(sys.argv[1]) << 30, "hbm": 16 << 30}
+aot.report = lambda figures: "all that it needs"
+sys.exit(aot.main(["aot", *sys.argv[2:]]))
+"""
+
+
 @pytest.mark.parametrize(("needed", "status"), [(15, 0), (17, 1)])
-def test_what_does_not_fit_is_told_with_its_figures_and_ends_with_1(needed, status, monkeypatch, capsys, tmp_path):
-  monkeypatch.setattr(aot, "_measure", lambda config: {"peak": needed * 2**30, "hbm": 16 * 2**30})
-  monkeypatch.setattr(aot, "report", lambda figures: "all that it needs")
+def test_what_does_not_fit_is_told_with_its_figures_and_ends_with_1(needed, status, tmp_path):
   record = tmp_path / "find-batch.json"
-  arguments = ["--config=experiments/configs/pretrain.py:rope", "--topology=v5e:4x4", f"--json={record}"]
-  assert aot.main(["aot", *arguments]) == status
-  said = capsys.readouterr()
-  assert said.out == "all that it needs\n" and json.loads(record.read_text())["peak"] == needed * 2**30
-  assert said.err == ("error: does not fit: it needs 17.00 GiB a chip of 16 GiB\n" if status else "")
+  arguments = [str(needed), ROPE, "--topology=v5e:4x4", f"--json={record}"]
+  environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+  line = [sys.executable, "-c", STUBBED, *arguments]  # a process of its own: flags are one to a process
+  done = subprocess.run(line, capture_output=True, text=True, cwd=ROOT, env=environment)
+  assert (done.returncode, done.stdout) == (status, "all that it needs\n"), done.stderr
+  assert json.loads(record.read_text())["peak"] == needed << 30
+  assert ("error: does not fit: it needs 17.00 GiB a chip of 16 GiB" in done.stderr.splitlines()) == bool(status)
 
 
 def test_the_largest_batch_is_the_last_that_fits(monkeypatch, capsys):
