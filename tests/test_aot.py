@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -274,6 +275,7 @@ def test_the_largest_batch_is_the_last_that_fits(monkeypatch, capsys):
     return {"peak": rows * 2**30, "hbm": 16 * 2**30, "compile_seconds": 1.0, "rows": rows}
 
   monkeypatch.setattr(aot, "_measure", measure)
+  monkeypatch.setattr(aot, "EVALUATE", SimpleNamespace(value=None))  # whose flags nobody has parsed
   assert aot._find_batch(pretrain.get_config("rope"))["rows"] == 16
   assert capsys.readouterr().out.endswith("largest: 16\n")
 
