@@ -109,15 +109,16 @@ def _over_context(q_BTHh, k_BSKh, v_BSKh, offset, segments, slopes_H, window, ke
   if segments is not None:
     rows = Segments(partition_spec(("batch", "length")), partition_spec(("batch", "all_keys")))  # type: ignore[arg-type]
   slopes = None if slopes_H is None else jnp.asarray(slopes_H, jnp.float32)
-  offset_B = jnp.broadcast_to(jnp.asarray(offset, jnp.int32), q_BTHh.shape[0])
+  offset = jnp.asarray(offset, jnp.int32)  # a scalar stays one: see _compute
+  offsets = partition_spec(("batch",) if offset.ndim else ())
 
-  def here(q_BTHh, k_BSKh, v_BSKh, offset_B, segments, slopes_H):
-    first_B = offset_B + lax.axis_index("context") * q_BTHh.shape[1]
-    return _compute(q_BTHh, k_BSKh, v_BSKh, first_B, segments, slopes_H, window, kernel)
+  def here(q_BTHh, k_BSKh, v_BSKh, offset, segments, slopes_H):
+    first = offset + lax.axis_index("context") * q_BTHh.shape[1]
+    return _compute(q_BTHh, k_BSKh, v_BSKh, first, segments, slopes_H, window, kernel)
 
-  specs = (heads, keys, keys, partition_spec(("batch",)), rows, None if slopes is None else partition_spec(("heads",)))
+  specs = (heads, keys, keys, offsets, rows, None if slopes is None else partition_spec(("heads",)))
   run = jax.shard_map(here, in_specs=specs, out_specs=heads, check_vma=False)
-  return run(q_BTHh, k_BSKh, v_BSKh, offset_B, segments, slopes)
+  return run(q_BTHh, k_BSKh, v_BSKh, offset, segments, slopes)
 
 
 def _compute(scaled_BTHh, k_BSKh, v_BSKh, offset, segments, slopes_H, window, kernel: str) -> Array:

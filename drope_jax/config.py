@@ -367,9 +367,14 @@ def save_config(config: Any, path: Path) -> None:
     there = {}
   data = {**to_dict(config), "versions": there.get("versions", library_versions())}
   if data != there:
-    draft = path.with_name(path.name + DRAFT)
-    draft.write_text(json.dumps(data, indent=2) + "\n")
-    draft.replace(path)
+    write_json(data, path)
+
+
+def write_json(data: Any, path: Path) -> None:
+  """Writes a file of JSON, or replaces it, whole: whoever reads it meanwhile reads the old one."""
+  draft = path.with_name(path.name + DRAFT)
+  draft.write_text(json.dumps(data, indent=2) + "\n")
+  draft.replace(path)
 
 
 def holds_something(directory: Path) -> bool:

@@ -168,7 +168,7 @@ def _project(x: Array, weight: Array, axes: int = 1, dtype: jnp.dtype | None = N
   It has a derivative of its own for the order of the operands in the weight's gradient: XLA's CPU backend writes out
   the transpose of the first, so that it should be the narrower one. JAX's own derivative always takes g first.
   """
-  return jnp.tensordot(x, weight, axes, preferred_element_type=dtype)
+  return _project_fwd(x, weight, axes, dtype)[0]
 
 
 def _project_fwd(x: Array, weight: Array, axes: int, dtype: jnp.dtype | None) -> tuple[Array, tuple[Array, Array]]:

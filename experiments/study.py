@@ -14,7 +14,7 @@ import os
 import platform
 import shutil
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,6 @@ from ml_collections import config_flags
 
 from drope_jax import checkpoint, distributed
 from drope_jax.config import (
-  DRAFT,
   ConfigError,
   ModelConfig,
   TrainConfig,
@@ -36,12 +35,11 @@ from drope_jax.config import (
   load_config,
   save_config,
   to_dict,
+  write_json,
 )
 from drope_jax.drope import drop
-from drope_jax.evaluate.catalog import EvalData, make_tasks
-from drope_jax.evaluate.measure import evaluate
-from drope_jax.evaluate.methods import Method, inference
-from drope_jax.evaluate.tasks import Task
+from drope_jax.evaluate.catalog import make_tasks
+from drope_jax.evaluate.measure import check, evaluate
 from drope_jax.train import start_from, train
 from experiments import cli
 from experiments.plan import Pretrained, Study, run_directory
@@ -103,16 +101,17 @@ def run_study(settings: Any, workdir: Path) -> bool:
   study.prepare()
   data = study.eval_data()
   tasks = make_tasks(study.tasks, data)
-  _check_rows(study, models, tasks, data)
+  for name, methods in _methods(study).items():
+    check(models[name], study.train_context, methods, study.lengths, tasks)
+    if "drope" in methods and max(study.lengths) > study.train_context:
+      _ = data.fit_documents  # read now: the temperature will be fitted on them
   confirm(workdir)
   with _described(study, workdir):
     if not _train_all(study, workdir):
       return False
-    for name, run in study.runs.items():
-      methods = [row.method for row in study.rows if row.run == name]
-      if methods:
-        loaded, out = _load(run, run_directory(workdir, name)), workdir / "results.jsonl"
-        evaluate(name, loaded, methods, study.lengths, tasks, data, out, command=cli.command_line())
+    for name, methods in _methods(study).items():
+      loaded, out = _load(study.runs[name], run_directory(workdir, name)), workdir / "results.jsonl"
+      evaluate(name, loaded, methods, study.lengths, tasks, data, out, command=cli.command_line())
   logger.info("report: %s", write_report(workdir))
   return True
 
@@ -135,16 +134,10 @@ def run_models(study: Study, workdir: Path) -> dict[str, ModelConfig]:
   return models
 
 
-def _check_rows(study: Study, models: dict[str, ModelConfig], tasks: Sequence[Task], data: EvalData) -> None:
-  """Raises ConfigError for a row whose method its model does not allow, or that a task cannot be measured at."""
-  for row in study.rows:
-    for length in study.lengths:
-      c = 0.0 if Method.parse(row.method).reads_c else None  # its number will be fitted
-      how = inference(row.method, models[row.run], study.train_context, length, c)
-      for task in tasks:
-        task.check(length, how.crop)
-    if row.method == "drope" and max(study.lengths) > study.train_context:
-      _ = data.fit_documents  # read now: the temperature will be fitted on them
+def _methods(study: Study) -> dict[str, list[str]]:
+  """By run: the methods that its rows ask for."""
+  rows = {name: [row.method for row in study.rows if row.run == name] for name in study.runs}
+  return {name: methods for name, methods in rows.items() if methods}
 
 
 def _train_all(study: Study, workdir: Path) -> bool:
@@ -190,13 +183,13 @@ def _described(study: Study, workdir: Path) -> Iterator[None]:
       if isinstance(run, Pretrained)
     },
   }
-  _write(path, description)
+  write_json(description, path)
   before, started = _records(workdir), time.monotonic()
   try:
     yield
   finally:
     if _records(workdir) != before:
-      _write(path, description | {"seconds": description["seconds"] + time.monotonic() - started})
+      write_json(description | {"seconds": description["seconds"] + time.monotonic() - started}, path)
 
 
 def _provenance() -> dict[str, Any]:
@@ -213,12 +206,6 @@ def _records(workdir: Path) -> dict[Path, int]:
   """How much has been recorded, by file: unchanged after a start that had nothing to do."""
   paths = [workdir / "results.jsonl", *workdir.glob("runs/*/metrics.jsonl")]
   return {path: path.stat().st_size for path in paths if path.exists()}
-
-
-def _write(path: Path, description: dict[str, Any]) -> None:
-  draft = path.with_name(path.name + DRAFT)
-  draft.write_text(json.dumps(description, indent=2) + "\n")
-  draft.replace(path)
 
 
 def main(config: flags.FlagHolder, workdir: flags.FlagHolder) -> None:

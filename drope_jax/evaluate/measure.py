@@ -12,7 +12,7 @@ import numpy as np
 
 from drope_jax import drope
 from drope_jax.checkpoint import Checkpoint
-from drope_jax.config import ConfigError
+from drope_jax.config import ConfigError, ModelConfig
 from drope_jax.evaluate import results
 from drope_jax.evaluate.catalog import EvalData
 from drope_jax.evaluate.methods import Inference, Method, inference
@@ -60,6 +60,7 @@ class Place:
 def fit_temperature(
   run: str,
   loaded: Checkpoint,
+  weights: dict[str, Any],
   data: EvalData,
   lengths: Sequence[int],
   place: Place,
@@ -73,6 +74,7 @@ def fit_temperature(
   over documents; c has none, since the rows behind the recorded losses are not kept.
 
   Args:
+    weights: `weights_of(loaded)`.
     subject: how the model is run; `how` is the fit's own.
     rest: the weights of what `progress` tells of after this.
   """
@@ -81,7 +83,7 @@ def fit_temperature(
   beyond = {length / loaded.context: length for length in lengths}
   names = {beta: f"{LOSS}@beta={beta:.2f}" for beta in BETAS}
   settings = {
-    **weights_of(loaded),
+    **weights,
     "bos": subject.bos,
     "extensions": list(beyond),
     "betas": list(BETAS),
@@ -138,6 +140,23 @@ def weights_of(loaded: Checkpoint) -> dict[str, Any]:
   return {"step": loaded.step, "weights": fingerprint(sums)}
 
 
+def _how(method: str, trained: ModelConfig, context: int, length: int, task: Task, c: float | None) -> Inference:
+  """What a measurement runs; before the fit of c as with c = 0."""
+  how = inference(method, trained, context, length, (c or 0.0) if Method.parse(method).reads_c else None)
+  return how.within_context() if task.bounded and length <= context else how
+
+
+def check(
+  trained: ModelConfig, context: int, methods: Sequence[str], lengths: Sequence[int], tasks: Sequence[Task]
+) -> None:
+  """Raises ConfigError for a method that a checkpoint of config `trained`, made at `context` tokens, does not allow, or
+  a task that is impossible at a length."""
+  for length in lengths:
+    for task in tasks:
+      for crop in dict.fromkeys(_how(method, trained, context, length, task, None).crop for method in methods):
+        task.check(length, crop)
+
+
 def evaluate(
   run: str,
   loaded: Checkpoint,
@@ -172,15 +191,8 @@ def evaluate(
   if c is not None and not reading:
     raise ConfigError(f"c is {c}, which no method of {', '.join(methods)} reads; it is that of method 'drope'")
 
-  def how_of(method: str, length: int, task: Task) -> Inference:  # with c as it is then: 0 before the fit
-    how = inference(method, loaded.model, context, length, (c or 0.0) if method in reading else None)
-    return how.within_context() if task.bounded and length <= context else how
-
+  check(loaded.model, context, methods, lengths, tasks)
   asked = [(length, task, method) for length in lengths for task in tasks for method in methods]
-  for length in lengths:
-    for task in tasks:
-      for crop in dict.fromkeys(how_of(method, length, task).crop for method in methods):
-        task.check(length, crop)
   subject = Subject(
     params=loaded.params,
     how=Inference(loaded.model),
@@ -193,12 +205,13 @@ def evaluate(
   done, weights = results.measured(out), weights_of(loaded)
   progress = Progress.to_terminal([])
   if reading and c is None and max(lengths) > context:
-    c = fit_temperature(run, loaded, data, lengths, place, subject, progress, [length for length, *_ in asked])
+    rest = [length for length, *_ in asked]
+    c = fit_temperature(run, loaded, weights, data, lengths, place, subject, progress, rest)
   # What two methods run may be the same: within the training context most that rescale RoPE leave it as it is.
   missing: dict[tuple[str, int, Inference], list[tuple[Task, Measurement]]] = {}
   settings_of = {(length, task.name): task.settings(length) for length in lengths for task in tasks}
   for length, task, method in asked:
-    how = how_of(method, length, task)
+    how = _how(method, loaded.model, context, length, task, c)
     settings = {**weights, "bos": bos, **settings_of[length, task.name], "beta": how.logit_scale}
     measurement = Measurement(run, method, task.name, length, data.seed, as_text(settings))
     if measurement not in done:

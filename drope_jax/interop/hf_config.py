@@ -195,7 +195,7 @@ def read_config(config: dict[str, Any], where: Any, names: Mapping[str, str] | N
     if not math.isclose(scale, head_dim**-0.5, rel_tol=1e-6):
       keys.refuse(family.logit_scale, f"is {scale}; allowed: 1/sqrt(head size), {head_dim**-0.5:.6g}")
   context = keys.integer("max_position_embeddings")
-  sizes = {
+  fields: dict[str, Any] = {
     "vocab_size": keys.integer("vocab_size"),
     "d_model": width,
     "num_layers": keys.integer("num_hidden_layers"),
@@ -203,21 +203,21 @@ def read_config(config: dict[str, Any], where: Any, names: Mapping[str, str] | N
     "num_kv_heads": keys.nullable("num_key_value_heads", family.num_kv_heads) or heads,
     "head_dim": head_dim,
     "d_ff": keys.integer("intermediate_size"),
+    "qkv_bias": keys.boolean("attention_bias", False) if family.bias is None else family.bias,
+    "tie_embeddings": keys.boolean("tie_word_embeddings", family.tie_embeddings),
+    "norm_eps": keys.number("rms_norm_eps", family.norm_eps),
+    "init_std": keys.number("initializer_range", 0.02),
   }
   rope = read_rope(config, family.theta, context, where, names)
-  positions = _read_layers(keys, family, sizes["num_layers"], rope)
+  positions = _read_layers(keys, family, fields["num_layers"], rope)
   try:
     model = ModelConfig(
-      **sizes,
+      **fields,
       positions=positions,
       qk_norm=None if family.qk_norm is None else QKNorm(family.qk_norm),
-      qkv_bias=keys.boolean("attention_bias", False) if family.bias is None else family.bias,
-      tie_embeddings=keys.boolean("tie_word_embeddings", family.tie_embeddings),
-      norm_eps=keys.number("rms_norm_eps", family.norm_eps),
-      init_std=keys.number("initializer_range", 0.02),
     )
   except ConfigError as error:
-    raise error if str(error).startswith(str(where)) else keys.named(error) from error
+    raise keys.named(error) from error
   return Pretrained(model, context)
 
 

@@ -36,8 +36,8 @@ JSON = flags.DEFINE_string("json", None, "Also write the figures to this file, w
 def jobs(shape: Shape, sides: list[str], platform: str, compute: dict[str, Any]) -> dict[str, tuple[str, dict]]:
   """What the workers of one shape are told."""
   dtype = CEILING[platform][1]
-  common = {"model": to_dict(shape.model), "context": shape.context, "batch_size": shape.batch_size}
-  common["platform"] = platform
+  size = {"context": shape.context, "batch_size": shape.batch_size}
+  common = {"model": to_dict(shape.model), **size, "platform": platform}
   known = {
     "ours": ("experiments.benchmarks.ours:train_step", {**common, "compute": {**compute, "dtype": dtype}}),
     "torch": ("experiments.benchmarks.theirs:train_step", {**common, "dtype": dtype, "compiled": False}),
