@@ -11,6 +11,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from types import FrameType
 from typing import Any
 
 from absl import app, flags
@@ -27,11 +28,19 @@ FAILURES = (ModuleNotFoundError, CheckpointError, ReportError, ResultsError, Flo
 
 
 class Terminated(BaseException):
-  """SIGTERM came. Like KeyboardInterrupt no Exception, which a library might take for an error of its own."""
+  """SIGTERM came, and this is where it stopped us ("at step 3").
+
+  Like KeyboardInterrupt no Exception, which a library might take for an error of its own.
+  """
 
 
-def run(main: Callable[[], Any], default_config: str | None = None) -> None:
-  """Parses the flags (`--config` is `default_config` if not given), runs `main`, and ends with its exit status."""
+def run(
+  main: Callable[[], Any], default_config: str | None = None, stopped_status: flags.FlagHolder[int] | None = None
+) -> None:
+  """Parses the flags (`--config` is `default_config` if not given), runs `main`, and ends with its exit status.
+
+  That of a command that SIGTERM stopped is the value of the flag `stopped_status`, or 0.
+  """
 
   def parse(arguments: list[str]) -> list[str]:
     if default_config is not None and not any(a.split("=")[0].lstrip("-") == "config" for a in arguments):
@@ -39,7 +48,7 @@ def run(main: Callable[[], Any], default_config: str | None = None) -> None:
       arguments = [arguments[0], f"--config={default_config}", *arguments[1:]]
     return _parse(arguments)
 
-  app.run(lambda _: sys.exit(_run(main)), flags_parser=parse)
+  app.run(lambda _: sys.exit(_run(main, stopped_status)), flags_parser=parse)
 
 
 def settings(flag: flags.FlagHolder, wanted: str, is_wanted: Callable[[Any], bool]) -> Any:
@@ -90,7 +99,7 @@ def _one_line(error: Exception) -> str:
   return f"{lines[0]} {lines[-1].removeprefix('drope_jax.config.ConfigError: ')}"
 
 
-def _run(main: Callable[[], Any]) -> int:
+def _run(main: Callable[[], Any], stopped_status: flags.FlagHolder[int] | None) -> int:
   absl_logging.set_verbosity(absl_logging.ERROR)  # orbax and tfds tell of every file they touch
   handler = logging.StreamHandler()
   handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", datefmt="%H:%M:%S"))
@@ -101,8 +110,9 @@ def _run(main: Callable[[], Any]) -> int:
   try:
     with _terminable():
       main()
-  except Terminated:
-    logger.info("stopped by SIGTERM; run the same command to go on from what is written")
+  except Terminated as stopped:
+    logger.info("stopped %s; run the same command to go on from there", stopped)
+    return 0 if stopped_status is None else stopped_status.value
   except ConfigError as error:
     return _fail(error, 2)
   except FAILURES as error:
@@ -112,17 +122,42 @@ def _run(main: Callable[[], Any]) -> int:
 
 @contextlib.contextmanager
 def _terminable() -> Iterator[None]:
-  """SIGTERM raises Terminated, except where someone listens in our place, as the training loop does to save first."""
+  """SIGTERM raises Terminated, except where someone listens in our place, as the training loop does to save first.
+
+  A timer raises it again until it is heard: a callback from C, such as a `__del__`, lets no error out of it.
+  """
   if threading.current_thread() is not threading.main_thread():
     yield
     return
 
-  def terminate(number: int, frame: Any) -> None:
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a second one would interrupt the cleaning up
-    raise Terminated
+  def terminate(number: int, frame: FrameType | None) -> None:
+    signal.setitimer(signal.ITIMER_REAL, 0.1)
+    if not _deaf(frame) and not _heard(sys.exc_info()[1]):
+      raise Terminated("by SIGTERM")
 
-  before = signal.signal(signal.SIGTERM, terminate)
+  before = {number: signal.signal(number, terminate) for number in (signal.SIGTERM, signal.SIGALRM)}
   try:
     yield
   finally:
-    signal.signal(signal.SIGTERM, before)
+    signal.signal(signal.SIGALRM, signal.SIG_IGN)
+    signal.setitimer(signal.ITIMER_REAL, 0)
+    for number, handler in before.items():
+      signal.signal(number, handler)
+
+
+def _deaf(frame: FrameType | None) -> bool:
+  """Is it in code that would only log what is raised: asyncio, where orbax reads, or JAX's in a garbage collection?"""
+  while frame is not None:
+    if frame.f_globals.get("__name__", "").startswith(("asyncio.", "jax._src.lib")):
+      return True
+    frame = frame.f_back
+  return False
+
+
+def _heard(error: BaseException | None) -> bool:
+  """Does Terminated go up, so that what runs is the cleaning up?"""
+  while error is not None:
+    if isinstance(error, Terminated):
+      return True
+    error = error.__context__
+  return False

@@ -89,10 +89,13 @@ def confirm(workdir: Path) -> None:
     (workdir / BEGUN).replace(workdir / "config.json")
 
 
-def run_study(settings: Any, workdir: Path) -> bool:
-  """Does what is still to be done of a study, and writes its report. False if SIGTERM stopped it in a run.
+def run_study(settings: Any, workdir: Path) -> None:
+  """Does what is still to be done of a study, and writes its report.
 
   What can be known to be impossible is refused before the first run: data, tasks, methods and lengths.
+
+  Raises:
+    cli.Terminated: SIGTERM stopped one of its runs, which is saved.
   """
   settings = from_dict(type(settings), to_dict(settings))  # checks overrides that were set in place
   study: Study = settings.study(workdir)
@@ -107,13 +110,11 @@ def run_study(settings: Any, workdir: Path) -> bool:
       _ = data.fit_documents  # read now: the temperature will be fitted on them
   confirm(workdir)
   with _described(study, workdir):
-    if not _train_all(study, workdir):
-      return False
+    _train_all(study, workdir)
     for name, methods in _methods(study).items():
       loaded, out = _load(study.runs[name], run_directory(workdir, name)), workdir / "results.jsonl"
       evaluate(name, loaded, methods, study.lengths, tasks, data, out, command=cli.command_line())
   logger.info("report: %s", write_report(workdir))
-  return True
 
 
 def run_models(study: Study, workdir: Path) -> dict[str, ModelConfig]:
@@ -140,17 +141,15 @@ def _methods(study: Study) -> dict[str, list[str]]:
   return {name: methods for name, methods in rows.items() if methods}
 
 
-def _train_all(study: Study, workdir: Path) -> bool:
-  """Every run to its end; False if SIGTERM stopped one of them."""
+def _train_all(study: Study, workdir: Path) -> None:
+  """Every run to its end."""
   for name, run in study.runs.items():
     if isinstance(run, Pretrained):
       continue
     logger.info("run %s (%d steps)", name, run.steps)
     outcome = train(run, run_directory(workdir, name))
     if not outcome.finished:
-      logger.info("stopped in run %s at step %d; run the same command to go on from there", name, outcome.step)
-      return False
-  return True
+      raise cli.Terminated(f"in run {name} at step {outcome.step}")
 
 
 def _load(run: TrainConfig | Pretrained, directory: Path) -> checkpoint.Checkpoint:

@@ -9,7 +9,6 @@ On several hosts the same command runs on each (see launch/): srun, mpirun and T
 
 import dataclasses
 import logging
-import sys
 
 import jax
 from absl import flags
@@ -30,7 +29,7 @@ NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "How many processes 
 PROCESS_ID = flags.DEFINE_integer("process_id", None, "Which of them this is, from 0, where no launcher says it.")
 START_TIMEOUT = flags.DEFINE_integer("start_timeout", 300, "Seconds that the processes wait for each other.")
 SHARED_WORKDIR = flags.DEFINE_bool("shared_workdir", False, "All hosts see the same directory at --workdir (NFS, ...).")
-STOPPED_STATUS = flags.DEFINE_integer("stopped_status", 0, "Exit status of a run that SIGTERM stopped, after it saved.")
+STOPPED_STATUS = flags.DEFINE_integer("stopped_status", 0, "Exit status of a run that SIGTERM stopped.")
 flags.mark_flag_as_required("config")
 
 logger = logging.getLogger("experiments.train")
@@ -62,18 +61,11 @@ def connect() -> None:
 def main() -> None:
   config = configured()
   connect()
-  try:
-    outcome = train(config, WORKDIR.value)
-  except cli.Terminated:  # before the loop, which saves and returns by itself, or after it
-    logger.info("stopped by SIGTERM outside of the training; run the same command to go on")
-    sys.exit(STOPPED_STATUS.value)
-  if outcome.finished:
-    logger.info("finished: step %d in %s", outcome.step, WORKDIR.value)
-    return
-  saved = f"at step {outcome.step}, which is saved" if outcome.step else "before the first step"
-  logger.info("stopped %s; run the same command to go on from there", saved)
-  sys.exit(STOPPED_STATUS.value)
+  outcome = train(config, WORKDIR.value)
+  if not outcome.finished:
+    raise cli.Terminated(f"at step {outcome.step}, which is saved" if outcome.step else "before the first step")
+  logger.info("finished: step %d in %s", outcome.step, WORKDIR.value)
 
 
 if __name__ == "__main__":
-  cli.run(main)
+  cli.run(main, stopped_status=STOPPED_STATUS)

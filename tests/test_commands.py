@@ -480,7 +480,7 @@ def resume(*arguments):
   time.sleep(60)
 
 checkpoint.resume = resume
-cli.run(train.main)
+cli.run(train.main, stopped_status=train.STOPPED_STATUS)
 """
   workdir = shutil.copytree(files / "finished", tmp_path / "run")
   arguments = [f"--config={files / 'tiny.py'}", f"--workdir={workdir}", "--stopped_status=75"]
@@ -497,5 +497,52 @@ cli.run(train.main)
     process.send_signal(signal.SIGTERM)
     said = process.communicate(timeout=60)[1]
   assert process.returncode == 75
-  assert said.endswith("stopped by SIGTERM outside of the training; run the same command to go on\n"), said
+  assert said.endswith("stopped by SIGTERM; run the same command to go on from there\n"), said
   assert contents(workdir) == before
+
+
+@pytest.mark.parametrize(
+  ("body", "told"),
+  [
+    ("Held()", []),  # what is raised in a __del__ goes no further
+    ("asyncio.run(read())", ["read"]),  # so is what asyncio runs; it is not interrupted
+    ("clean_up()", ["cleaned up"]),
+  ],
+  ids=["in a callback", "in asyncio", "cleaning up"],
+)
+def test_sigterm_is_heard_wherever_it_comes(body, told):
+  program = f"""
+import asyncio, os, signal, time
+from experiments import cli
+
+def terminate():
+  os.kill(os.getpid(), signal.SIGTERM)
+  time.sleep(0.01)
+
+class Held:
+  def __del__(self):
+    terminate()
+
+async def read():
+  terminate()
+  print("read")
+
+def clean_up():
+  try:
+    terminate()
+  finally:
+    time.sleep(0.5)
+    print("cleaned up")
+
+def main():
+  {body}
+  time.sleep(60)
+
+cli.run(main)
+"""
+  command = [sys.executable, "-c", program]
+  environment = {**os.environ, "JAX_PLATFORMS": "cpu"}
+  done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=50, check=False)
+  assert done.returncode == 0, done.stderr
+  assert done.stdout.splitlines() == told
+  assert done.stderr.splitlines()[-1].endswith("stopped by SIGTERM; run the same command to go on from there")

@@ -101,7 +101,7 @@ def test_the_report_speaks_of_no_training_and_no_retrieval(study):
 def test_nothing_is_measured_twice(study):
   settings, workdir = study
   before = contents(workdir)
-  assert run_study(settings, workdir)
+  run_study(settings, workdir)
   write_report(workdir)
   assert contents(workdir) == before
 
@@ -114,7 +114,7 @@ def test_equal_methods_are_computed_once(study, tmp_path, monkeypatch):
     return position_losses(params, how, documents, **inputs)
 
   monkeypatch.setattr("drope_jax.evaluate.perplexity.position_losses", counting)
-  assert run_study(study[0], tmp_path / "again")
+  run_study(study[0], tmp_path / "again")
   assert sorted(calls) == [16] * 2 + [32] * 5  # within the context the four RoPE rows are one
   again, first = ([r | {"command": ""} for r in results(where)] for where in (tmp_path / "again", study[1]))
   assert again == first
@@ -158,7 +158,7 @@ def test_a_recalibration_is_measured_beside_its_controls(tmp_path):
     checkpoint=str(tmp_path / "model"), dataset=str(prose), steps=2, batch_size=2, extensions=(1, 2), documents=2,
     needles_per_depth=1, block=64,
   )  # fmt: skip
-  assert run_study(settings, tmp_path / "study")
+  run_study(settings, tmp_path / "study")
   found = [(r["run"], r["method"], r["context"], r["metric"]) for r in results(tmp_path / "study")]
   methods = {"rope": ("rope", "yarn"), "drope": ("nope", "drope")}
   rows = [(f"{kept}_{name}", method) for name in ("qk_norm", "plain") for kept in methods for method in methods[kept]]
