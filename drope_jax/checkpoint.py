@@ -23,6 +23,8 @@ from drope_jax.sharding import named_sharding
 
 logger = logging.getLogger(__name__)
 
+_CHUNK_BYTES = 8 << 20  # of an imported array, written and read as one; small beside the arrays of large models
+
 # What may change between the starts of one run: where and how it is computed and logged, never what is computed.
 _FREE_ON_RESUME = (
   "mesh",
@@ -104,7 +106,8 @@ def save_weights(
   """
   meta = {"step": 0, "tokens": 0, "seconds": 0.0, "model": to_dict(model), "context": context, "origin": origin}
   options = ocp.CheckpointManagerOptions(enable_async_checkpointing=False)
-  # By default all arrays are compressed at one time, which needs about the memory of all of them again.
+  # By default all arrays are compressed at one time, each as a whole, which needs the memory of all of them again.
+  in_chunks = jax.tree.map(lambda _: ocp.SaveArgs(chunk_byte_size=_CHUNK_BYTES), params)
   largest = max(leaf.nbytes for leaf in jax.tree.leaves(params))
   handlers = {
     "params": ocp.StandardCheckpointHandler(save_concurrent_gb=1.01 * largest / 1e9),
@@ -113,7 +116,7 @@ def save_weights(
   directory = epath.Path(workdir).resolve() / "checkpoints"
   with ocp.CheckpointManager(directory, options=options, item_handlers=handlers) as manager:
     items = {
-      "params": ocp.args.StandardSave(params),
+      "params": ocp.args.StandardSave(params, save_args=in_chunks),
       "meta": ocp.args.JsonSave({**meta, "versions": library_versions()}),
     }
     manager.save(0, args=ocp.args.Composite(**items))
