@@ -11,3 +11,35 @@ def quick_compilation():
   jax.config.update("jax_disable_most_optimizations", True)
   yield
   jax.config.update("jax_disable_most_optimizations", before)
+
+
+@pytest.fixture(scope="module")
+def compile_once(tmp_path_factory):
+  """Each program is compiled once for all tests of this session that ask for this: a run compiles its own step."""
+  options = {
+    "jax_compilation_cache_dir": str(tmp_path_factory.getbasetemp() / "compiled"),
+    "jax_persistent_cache_min_compile_time_secs": 0,
+    "jax_persistent_cache_min_entry_size_bytes": -1,
+  }
+  before = {name: getattr(jax.config, name) for name in options}
+  for name, value in options.items():
+    jax.config.update(name, value)
+  yield
+  for name, value in before.items():
+    jax.config.update(name, value)
+
+
+@pytest.fixture(scope="module")
+def llama():
+  """A random Llama of transformers."""
+  from pretrained import hugging_face_model  # which skips the file where torch is missing
+
+  return hugging_face_model("Llama", tie_word_embeddings=True)
+
+
+@pytest.fixture(scope="module")
+def folder(llama, tmp_path_factory):
+  """Its files, as transformers writes them."""
+  from pretrained import write_folder
+
+  return write_folder(llama, tmp_path_factory.mktemp("source") / "a-llama")

@@ -1,13 +1,16 @@
-"""Random models of transformers and of llama.cpp's format, as files, for the tests of interop."""
+"""Random models of transformers and of llama.cpp's format, as files, and the import command on them."""
 
 import dataclasses
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 
 from drope_jax.config import ModelConfig
 from drope_jax.data.tokenizers import train_bpe
+from drope_jax.interop.__main__ import main
+from drope_jax.interop.importing import open_source, read_params
 from drope_jax.positions import RoPE
 
 torch = pytest.importorskip("torch")
@@ -161,3 +164,24 @@ def write_gguf(model, path: Path, *, types=None, metadata=None, without=(), raw=
   writer.write_tensors_to_file()
   writer.close()
   return path
+
+
+def error_of(capsys, *arguments) -> tuple[int, str]:
+  """Status and message of a command that fails, with one line and without a traceback."""
+  status = main([str(argument) for argument in arguments])
+  lines = capsys.readouterr().err.splitlines()
+  assert len(lines) == 1 and lines[0].startswith("error: "), lines
+  return status, lines[0]
+
+
+def params_of(path: Path):
+  source, pretrained = open_source(path)
+  return read_params(source, pretrained.model)
+
+
+def assert_same_params(left, right, atol: float = 0.0) -> None:
+  jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=atol), left, right)
+
+
+def truncate(path: Path, size: int) -> None:
+  path.write_bytes(path.read_bytes()[:size])

@@ -6,7 +6,7 @@ import shutil
 import jax
 import numpy as np
 import pytest
-from tiny_run import compile_once, contents, tiny_corpus, tiny_run
+from tiny_run import contents, tiny_corpus, tiny_run
 
 from drope_jax import checkpoint
 from drope_jax.checkpoint import CheckpointError
@@ -15,10 +15,7 @@ from drope_jax.model import count_parameters
 from drope_jax.sharding import make_mesh
 from drope_jax.train import train
 
-
-@pytest.fixture(scope="module", autouse=True)
-def _compile_once(tmp_path_factory):
-  yield from compile_once(tmp_path_factory.getbasetemp() / "compiled")
+pytestmark = pytest.mark.usefixtures("compile_once")
 
 
 @pytest.fixture(scope="module")

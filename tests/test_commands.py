@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from smollm2 import CHECKPOINT, needs_smollm2
-from tiny_run import compile_once, contents, records, tiny_corpus, tiny_model, tiny_run
+from tiny_run import contents, records, tiny_corpus, tiny_model, tiny_run
 
 from drope_jax import checkpoint
 from drope_jax.config import differences, to_dict
@@ -25,6 +25,8 @@ from drope_jax.drope import drop, temperature
 from drope_jax.generate import generate
 from drope_jax.positions import RoPE
 from drope_jax.train import train
+
+pytestmark = pytest.mark.usefixtures("compile_once")
 
 ROOT = Path(__file__).parents[1]
 CONFIG_FILE = """
@@ -58,11 +60,6 @@ class Ended(NamedTuple):
     lines = self.stderr.splitlines()
     assert len(lines) == 1 and lines[0].startswith("error: "), self.stderr
     return lines[0]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _compile_once(tmp_path_factory):
-  yield from compile_once(tmp_path_factory.getbasetemp() / "compiled")
 
 
 @pytest.fixture(scope="module")
@@ -232,10 +229,10 @@ def test_train_names_what_is_wrong_and_writes_nothing(command, files, tmp_path, 
 @pytest.mark.parametrize(
   ("arguments", "named"),
   [
-    (["--workdir=/tmp/unused"], "--config"),
-    (["--config=/nowhere/config.py", "--workdir=/tmp/unused"], "/nowhere/config.py"),
+    (["--workdir=/dev/null/unused"], "--config"),
+    (["--config=/nowhere/config.py", "--workdir=/dev/null/unused"], "/nowhere/config.py"),
     (
-      [f"--config={ROOT}/experiments/studies/quickstart.py", "--workdir=/tmp/unused"],
+      [f"--config={ROOT}/experiments/studies/quickstart.py", "--workdir=/dev/null/unused"],
       "--config: the file has a Quickstart; this command needs a TrainConfig",
     ),
   ],
@@ -258,7 +255,7 @@ def test_train_without_a_config(command, arguments, named):
 def test_a_config_file_that_fails_is_told_by_what_it_says(command, tmp_path, raised, said):
   program = f"from drope_jax.config import ConfigError\ndef get_config():\n  {raised}\n"
   (tmp_path / "config.py").write_text(program)
-  ended = command("experiments.train", f"--config={tmp_path / 'config.py'}", "--workdir=/tmp/unused")
+  ended = command("experiments.train", f"--config={tmp_path / 'config.py'}", "--workdir=/dev/null/unused")
   assert ended.error().endswith(said)
   assert ended.status == 2
 
@@ -455,20 +452,6 @@ def test_a_config_of_another_command(command, tmp_path, module, config, said):
   assert not (tmp_path / "study").exists()
 
 
-@pytest.mark.parametrize(
-  ("raised", "status", "said"),
-  [
-    ("drope_jax.evaluate.results.ResultsError('line 3')", 1, "error: line 3\n"),
-    ("ModuleNotFoundError('no gguf')", 1, "error: no gguf\n"),
-    ("drope_jax.config.ConfigError('steps is 0')", 2, "error: steps is 0\n"),
-  ],
-)
-def test_failures_are_one_line(raised, status, said):
-  program = f"import drope_jax.evaluate.results\nfrom experiments import cli\ndef main(): raise {raised}\ncli.run(main)"
-  done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=False)
-  assert (done.returncode, done.stderr) == (status, said)
-
-
 def test_sigterm_while_a_run_starts_ends_with_the_status_asked_for(files, tmp_path):
   program = """
 import sys, time
@@ -499,50 +482,3 @@ cli.run(train.main, stopped_status=train.STOPPED_STATUS)
   assert process.returncode == 75
   assert said.endswith("stopped by SIGTERM; run the same command to go on from there\n"), said
   assert contents(workdir) == before
-
-
-@pytest.mark.parametrize(
-  ("body", "told"),
-  [
-    ("Held()", []),  # what is raised in a __del__ goes no further
-    ("asyncio.run(read())", ["read"]),  # so is what asyncio runs; it is not interrupted
-    ("clean_up()", ["cleaned up"]),
-  ],
-  ids=["in a callback", "in asyncio", "cleaning up"],
-)
-def test_sigterm_is_heard_wherever_it_comes(body, told):
-  program = f"""
-import asyncio, os, signal, time
-from experiments import cli
-
-def terminate():
-  os.kill(os.getpid(), signal.SIGTERM)
-  time.sleep(0.01)
-
-class Held:
-  def __del__(self):
-    terminate()
-
-async def read():
-  terminate()
-  print("read")
-
-def clean_up():
-  try:
-    terminate()
-  finally:
-    time.sleep(0.5)
-    print("cleaned up")
-
-def main():
-  {body}
-  time.sleep(60)
-
-cli.run(main)
-"""
-  command = [sys.executable, "-c", program]
-  environment = {**os.environ, "JAX_PLATFORMS": "cpu"}
-  done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=50, check=False)
-  assert done.returncode == 0, done.stderr
-  assert done.stdout.splitlines() == told
-  assert done.stderr.splitlines()[-1].endswith("stopped by SIGTERM; run the same command to go on from there")

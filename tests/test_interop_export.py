@@ -20,7 +20,7 @@ from pretrained import (
   transformers,
   write_tokenizer,
 )
-from tiny_run import compile_once, contents, tiny_model, tiny_run
+from tiny_run import contents, tiny_model, tiny_run
 
 import drope_jax
 from drope_jax import checkpoint
@@ -48,16 +48,13 @@ from drope_jax.positions import (
   rnope_swa,
 )
 
+pytestmark = pytest.mark.usefixtures("compile_once")
+
 FULL, HEAD = QKNorm("full"), QKNorm("head")
 SQUARE = {"head_dim": 8}  # heads as wide as the model, which OLMoE demands
 MIXED, WINDOWED = LayerPattern((Layer(RoPE(THETA)), Layer(None))), LayerPattern((Layer(RoPE(THETA), 5),))
 TARGET, C = 4 * ORIGINAL_CONTEXT, 0.4
 BETA = 1 + C * math.log(4)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _compile_once(tmp_path_factory):
-  yield from compile_once(tmp_path_factory.getbasetemp() / "compiled")
 
 
 def random_params(model):

@@ -17,20 +17,16 @@ from pretrained import (
   torch,
   write_folder,
 )
-from tiny_run import compile_once
 
 from drope_jax.config import QKNorm
 from drope_jax.interop.importing import open_source, read_params
 from drope_jax.model import Decoder, hidden_states, init_cache, unembed
 from drope_jax.positions import PI, DynamicNTK, Layer, LayerPattern, Llama3, RoPE, YaRN
 
+pytestmark = pytest.mark.usefixtures("compile_once")
+
 PROMPT = ORIGINAL_CONTEXT + 4  # cached decoding starts beyond the original context already
 YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": ORIGINAL_CONTEXT, "beta_fast": 4.0}
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _compile_once(tmp_path_factory):
-  yield from compile_once(tmp_path_factory.getbasetemp() / "compiled")
 
 
 def imported(model, directory):

@@ -8,12 +8,14 @@ import numpy as np
 import pytest
 from eight_devices import on_eight_devices
 from multi_device_script import MODEL, curve_config
-from tiny_run import compile_once, losses, tiny_corpus
+from tiny_run import losses, tiny_corpus
 
 from drope_jax import checkpoint
 from drope_jax.model import map_specs
 from drope_jax.sharding import PRESETS
 from drope_jax.train import train
+
+pytestmark = pytest.mark.usefixtures("compile_once")
 
 MIXED = {
   "data, fsdp and tensor": {"data": 2, "fsdp": 2, "tensor": 2},
@@ -21,11 +23,6 @@ MIXED = {
   "fsdp, tensor and context": {"data": 1, "fsdp": 2, "tensor": 2, "context": 2},
 }
 LENGTHS = [4096, 8192]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _compile_once(tmp_path_factory):
-  yield from compile_once(tmp_path_factory.getbasetemp() / "compiled")
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from tiny_run import WORDS, compile_once, contents, tiny_corpus, tiny_run
+from tiny_run import WORDS, contents, tiny_corpus, tiny_run
 
 from drope_jax import checkpoint
 from drope_jax.config import ConfigError
@@ -25,13 +25,10 @@ from experiments.studies.smollm2_lengths import Lengths
 from experiments.studies.smollm2_recalibration import Recalibration
 from experiments.study import run_study
 
+pytestmark = pytest.mark.usefixtures("compile_once")
+
 ROOT = Path(__file__).parents[1]
 ROWS = [*(("rope", method) for method in ("rope", "pi", "ntk", "yarn")), ("dropped", "nope")]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _compile_once(tmp_path_factory):
-  yield from compile_once(tmp_path_factory.getbasetemp() / "compiled")
 
 
 @pytest.fixture(scope="module")

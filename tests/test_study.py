@@ -6,7 +6,7 @@ import random
 from pathlib import Path
 
 import pytest
-from tiny_run import WORDS, compile_once, contents, tiny_corpus, tiny_model, tiny_run
+from tiny_run import WORDS, contents, tiny_corpus, tiny_model, tiny_run
 
 from drope_jax.checkpoint import CheckpointError
 from drope_jax.config import ConfigError, ModelConfig, TrainConfig
@@ -18,6 +18,8 @@ from experiments.plan import Arm, Row, Study
 from experiments.report import write_report
 from experiments.reporting.records import read_study
 from experiments.study import run_study
+
+pytestmark = pytest.mark.usefixtures("compile_once")
 
 
 @dataclasses.dataclass(unsafe_hash=True, kw_only=True)
@@ -46,11 +48,6 @@ class Tiny:
         tokenizer=load_tokenizer("byte"), longest=self.longest, dataset=self.corpus, num_documents=1
       ),
     )
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _compile_once(tmp_path_factory):
-  yield from compile_once(tmp_path_factory.getbasetemp() / "compiled")
 
 
 @pytest.fixture(scope="module")

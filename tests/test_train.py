@@ -15,7 +15,7 @@ import numpy as np
 import optax
 import orbax.checkpoint as ocp
 import pytest
-from tiny_run import compile_once, contents, losses, records, tiny_corpus, tiny_model, tiny_run
+from tiny_run import contents, losses, records, tiny_corpus, tiny_model, tiny_run
 
 from drope_jax import checkpoint, metrics
 from drope_jax import train as train_module
@@ -27,10 +27,7 @@ from drope_jax.model import init_params
 from drope_jax.positions import ALiBi, Layer, LayerPattern, RoPE
 from drope_jax.train import make_train_step, train
 
-
-@pytest.fixture(scope="module", autouse=True)
-def _compile_once(tmp_path_factory):
-  yield from compile_once(tmp_path_factory.getbasetemp() / "compiled")
+pytestmark = pytest.mark.usefixtures("compile_once")
 
 
 @pytest.fixture(scope="module")

@@ -5,8 +5,6 @@ import json
 import random
 from pathlib import Path
 
-import jax
-
 from drope_jax.config import DataConfig, ModelConfig, OptimConfig, TrainConfig
 from drope_jax.data.corpus import build_corpus
 
@@ -68,18 +66,3 @@ def contents(directory: Path) -> dict[str, bytes]:
 def with_model(config: TrainConfig, **changes) -> TrainConfig:
   assert config.model is not None
   return dataclasses.replace(config, model=dataclasses.replace(config.model, **changes))
-
-
-def compile_once(directory: Path):
-  """Each program is compiled once for all runs of this session: a fixture's body, since a run compiles its own step."""
-  options = {
-    "jax_compilation_cache_dir": str(directory),
-    "jax_persistent_cache_min_compile_time_secs": 0,
-    "jax_persistent_cache_min_entry_size_bytes": -1,
-  }
-  before = {name: getattr(jax.config, name) for name in options}
-  for name, value in options.items():
-    jax.config.update(name, value)
-  yield
-  for name, value in before.items():
-    jax.config.update(name, value)
