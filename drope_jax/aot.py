@@ -46,7 +46,7 @@ from drope_jax.evaluate.methods import Inference
 from drope_jax.evaluate.perplexity import trace_losses
 from drope_jax.metrics import flops_per_token
 from drope_jax.optim import make_optimizer
-from drope_jax.sharding import check_divides, make_mesh, pieces
+from drope_jax.sharding import check_divides, make_mesh, parts, pieces
 from drope_jax.traced_flops import traced_flops, traced_squares
 from drope_jax.train import abstract_state, batch_sharding, check_layout, jit_train_step, resolve, start_from
 
@@ -203,19 +203,23 @@ def describe(step: Step, compiled: Any, seconds: float) -> dict[str, Any]:
 
 
 def _square_buffers(step: Step, program: hlo.Program) -> list[str]:
-  """Types of buffers with two dimensions of the length, or one of it and one of a device's piece of it.
+  """Types of buffers with two dimensions of the length, or one of it and one of what a device has of it.
 
   Where the model itself has a size of that length, shapes do not tell: then the step is traced for another length, and
   the arrays of that are searched, of which the compiled program's buffers are a part.
   """
-  shards = pieces("length", step.mesh)
-  found = hlo.square_buffers(program, step.length, step.length // shards)
-  if not found or not {step.length, step.length // shards} & set(step.model_sizes):
+  cuts = (1, pieces("length", step.mesh), parts("length", step.mesh))
+
+  def sides(length: int) -> set[int]:
+    return {length // cut for cut in cuts}
+
+  found = hlo.square_buffers(program, step.length, sides(step.length))
+  if not found or not sides(step.length) & set(step.model_sizes):
     return found
-  other = step.length + 512 * shards
-  while {other, other // shards} & set(step.model_sizes):
-    other += 512 * shards
-  return traced_squares(step.at_length(other).jaxpr, other, other // shards)
+  other = step.length + 512 * cuts[1]
+  while sides(other) & set(step.model_sizes):
+    other += 512 * cuts[1]
+  return traced_squares(step.at_length(other).jaxpr, other, sides(other))
 
 
 def report(figures: dict[str, Any]) -> str:

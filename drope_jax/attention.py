@@ -18,6 +18,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from drope_jax import context
 from drope_jax.chips import target_platform
 from drope_jax.config import ConfigError
 from drope_jax.kernels import ACCELERATED, PLATFORMS, obstacle
@@ -99,10 +100,11 @@ def attention(
 
 
 def _over_context(q_BTHh, k_BSKh, v_BSKh, offset, segments, slopes_H, window, kernel: str) -> Array:
-  """`_compute` where rows are split over the mesh axis `context`: a device has its queries, and gathers all keys.
+  """`_compute` where rows are split over the mesh axis `context`: a device gathers all keys, and has its queries dealt.
 
   Said with shard_map, because the compiler does not see how the blocks of a loop could be dealt out.
   """
+  devices = pieces("length")
   heads = partition_spec(("batch", "length", "heads", "head_dim"))
   keys = partition_spec(("batch", "all_keys", "kv_heads", "head_dim"))
   rows: Any = None
@@ -113,8 +115,17 @@ def _over_context(q_BTHh, k_BSKh, v_BSKh, offset, segments, slopes_H, window, ke
   offsets = partition_spec(("batch",) if offset.ndim else ())
 
   def here(q_BTHh, k_BSKh, v_BSKh, offset, segments, slopes_H):
-    first = offset + lax.axis_index("context") * q_BTHh.shape[1]
-    return _compute(q_BTHh, k_BSKh, v_BSKh, first, segments, slopes_H, window, kernel)
+    size = q_BTHh.shape[1] // 2
+    q_BTHh = context.deal(q_BTHh, devices)
+    if segments is not None:
+      segments = Segments(context.deal(segments.queries, devices), segments.keys)
+    outs = []
+    for half, chunk in enumerate(context.chunks(lax.axis_index("context"), devices)):
+      own = slice(half * size, (half + 1) * size)
+      rows = None if segments is None else Segments(segments.queries[:, own], segments.keys)
+      first = offset + chunk * size
+      outs.append(_compute(q_BTHh[:, own], k_BSKh, v_BSKh, first, rows, slopes_H, window, kernel))
+    return context.collect(jnp.concatenate(outs, axis=1), devices)
 
   specs = (heads, keys, keys, offsets, rows, None if slopes is None else partition_spec(("heads",)))
   run = jax.shard_map(here, in_specs=specs, out_specs=heads, check_vma=False)

@@ -7,7 +7,7 @@ as often as it runs. How often that is follows from a loop's condition (index < 
 import math
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterator
 from typing import NamedTuple
 
 _BYTES = {"pred": 1, "s8": 1, "u8": 1, "s16": 2, "u16": 2, "bf16": 2, "f16": 2, "s32": 4, "u32": 4, "f32": 4}
@@ -315,14 +315,14 @@ def _update(program: Program, instruction: Instruction) -> int | None:
   return sum(sizes.get(i.operands[1], 0) for i in updates) or None
 
 
-def square_buffers(program: Program, length: int, other: int | None = None) -> list[str]:
-  """Types of buffers with both a dimension of `length` and another of `other` (default: `length` again)."""
+def square_buffers(program: Program, length: int, others: Container[int]) -> list[str]:
+  """Types of buffers with a dimension of `length` and another of one of `others`."""
   found = set()
   for instruction, _ in executed(program):
     for shape in instruction.shapes:
       rest = list(shape.dims)
       if length in rest:
         rest.remove(length)
-        if (other or length) in rest:
+        if any(size in others for size in rest):
           found.add(f"{shape.dtype}[{','.join(map(str, shape.dims))}]")
   return sorted(found)

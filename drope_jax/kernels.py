@@ -14,7 +14,8 @@ import jax.numpy as jnp
 from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_kernel as splash_kernel
 from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_mask as splash_mask
 
-from drope_jax.sharding import cut_evenly, named_sharding, partition_spec, pieces
+from drope_jax import context
+from drope_jax.sharding import cut_evenly, named_sharding, partition_spec, parts, pieces
 
 Array = jax.Array
 
@@ -39,8 +40,8 @@ def obstacle(kernel: str, q_BTHh: Array, k_BSKh: Array, *, offset, segments, slo
     return "ALiBi slopes"
   if kernel == "splash" and not cut_evenly(q_BTHh, "batch", "length"):
     return f"{q_BTHh.shape[0]} rows of {q_BTHh.shape[1]} tokens, which the mesh cuts unevenly"
-  if kernel == "splash" and shards > 1 and q_BTHh.shape[1] % (shards * _SPLASH_LANES):
-    return f"rows of {q_BTHh.shape[1]} tokens in {shards} pieces (each must be a multiple of {_SPLASH_LANES})"
+  if kernel == "splash" and shards > 1 and q_BTHh.shape[1] % (2 * shards * _SPLASH_LANES):
+    return f"rows of {q_BTHh.shape[1]} tokens in {shards} pieces (each must be a multiple of {2 * _SPLASH_LANES})"
   if kernel == "cudnn" and segments is not None:
     return "segments"
   if kernel == "cudnn" and (q_BTHh.shape[-1] % 8 or q_BTHh.shape[-1] > 128):  # 256 on Hopper alone
@@ -63,19 +64,19 @@ def cudnn(
 def splash(q_BTHh: Array, k_BTKh: Array, v_BTKh: Array, window: int | None, segments, interpret: bool = False) -> Array:
   """softmax(q.k) v, causal, (B, T, H, h); q carries its scale. `interpret` runs it anywhere, slowly.
 
-  Each device computes its own rows, heads and queries (against all keys, if the mesh axis `context` splits the rows):
-  the compiler cannot split a kernel by itself.
+  Each device computes its own rows and heads, and the queries it is dealt (against all keys, if the mesh axis `context`
+  splits the rows): the compiler cannot split a kernel by itself.
   """
   mesh, shards = jax.sharding.get_abstract_mesh(), pieces("length")
-  lanes = -(-q_BTHh.shape[1] // (shards * _SPLASH_LANES))  # of the queries of one device
-  # Rows in pieces cannot be padded (the padding would lie on the last device alone), so the block must divide a piece.
+  lanes = -(-q_BTHh.shape[1] // (parts("length") * _SPLASH_LANES))  # of a row, or of one chunk of it
+  # Rows in pieces cannot be padded (the padding would lie on one device alone), so the block must divide a chunk.
   widest = _SPLASH_BLOCK // _SPLASH_LANES
   block = _SPLASH_LANES * (min(widest, lanes) if shards == 1 else math.gcd(widest, lanes))
   padding = -q_BTHh.shape[1] % block  # behind everything, where causality hides it
   kernel = _splash_kernel(
     q_BTHh.shape[1] + padding, q_BTHh.shape[2] // k_BTKh.shape[2], window, block, shards, interpret
   )
-  run = functools.partial(_splash_here, padding=padding)
+  run = functools.partial(_splash_here, padding=padding, shards=shards)
   ids = (None, None) if segments is None else tuple(segments)
   if mesh.empty:
     return run(kernel, q_BTHh, k_BTKh, v_BTKh, *ids)
@@ -92,6 +93,8 @@ def _splash_kernel(length: int, groups: int, window: int | None, block: int, sha
   """The kernel of `groups` query heads that share a key head, for queries in so many pieces."""
   shape = (length, length)
   mask = splash_mask.CausalMask(shape) if window is None else splash_mask.LocalMask(shape, (window - 1, 0), offset=0)
+  if shards > 1:
+    mask.q_sequence = context.dealt_order(length, shards)
   sizes = splash_kernel.BlockSizes(
     block_q=block,
     block_kv=block,
@@ -108,8 +111,19 @@ def _splash_kernel(length: int, groups: int, window: int | None, block: int, sha
 
 
 def _splash_here(
-  kernel: Any, q_BTHh: Array, k_BSKh: Array, v_BSKh: Array, q_segments: Any, k_segments: Any, *, padding: int
+  kernel: Any,
+  q_BTHh: Array,
+  k_BSKh: Array,
+  v_BSKh: Array,
+  q_segments: Any,
+  k_segments: Any,
+  *,
+  padding: int,
+  shards: int,
 ) -> Array:
+  if shards > 1:
+    q_BTHh = context.deal(q_BTHh, shards)
+    q_segments = None if q_segments is None else context.deal(q_segments, shards)
   batch, length, num_heads, head_dim = q_BTHh.shape
   num_kv_heads = k_BSKh.shape[2]
 
@@ -122,7 +136,8 @@ def _splash_here(
   ids = None if q_segments is None else splash_kernel.SegmentIds(pad(q_segments), pad(k_segments))
   over_heads = jax.vmap(kernel, in_axes=(0, 0, 0, None))
   out_BKGTh = jax.vmap(over_heads, in_axes=(0, 0, 0, None if ids is None else 0))(q_BKGTh, k_BKSh, v_BKSh, ids)
-  return out_BKGTh.reshape(batch, num_heads, padded, head_dim).swapaxes(1, 2)[:, :length]
+  out_BTHh = out_BKGTh.reshape(batch, num_heads, padded, head_dim).swapaxes(1, 2)[:, :length]
+  return out_BTHh if shards == 1 else context.collect(out_BTHh, shards)
 
 
 ACCELERATED: dict[str, Callable[..., Array]] = {"cudnn": cudnn, "splash": splash}

@@ -135,18 +135,27 @@ def pieces(dimension: str, mesh: Any = None) -> int:
   return math.prod(shape.get(axis, 1) for axis in mesh_axes(dimension))
 
 
+def parts(dimension: str, mesh: Any = None) -> int:
+  """In how many equal parts a dimension of this name must fall: its pieces, or two chunks for each of a split length.
+
+  The two are what context.py deals out.
+  """
+  count = pieces(dimension, mesh)
+  return 2 * count if dimension == "length" and count > 1 else count
+
+
 def cut_evenly(x: Any, *dimensions: str) -> bool:
-  """Whether the mesh of `jax.set_mesh` cuts the first dimensions of `x`, which have these names, into equal pieces."""
-  return not any(size % pieces(dimension) for dimension, size in zip(dimensions, x.shape, strict=False))
+  """Whether the first dimensions of `x`, which have these names, fall into `parts` on the mesh of `jax.set_mesh`."""
+  return not any(size % parts(dimension) for dimension, size in zip(dimensions, x.shape, strict=False))
 
 
 def check_divides(mesh: Any, sizes: Iterable[tuple[str, str, int]]) -> None:
-  """Raises ConfigError for the first of (what it is, dimension, size) that `mesh` does not cut into equal pieces."""
+  """Raises ConfigError for the first of (what it is, dimension, size) that does not fall into `parts` on `mesh`."""
   for what, dimension, size in sizes:
-    count = pieces(dimension, mesh)
+    count = parts(dimension, mesh)
     if size % count:
       axes = " x ".join(f"{axis} {mesh.shape[axis]}" for axis in mesh_axes(dimension))
-      raise ConfigError(f"{what} is {size}; the mesh ({axes}) cuts it into {count} pieces, which must divide it")
+      raise ConfigError(f"{what} is {size}; the mesh ({axes}) cuts it into {count} parts, which must divide it")
 
 
 def named_sharding(mesh: Mesh | AbstractMesh, dimensions: tuple[str, ...]) -> NamedSharding:
@@ -155,8 +164,8 @@ def named_sharding(mesh: Mesh | AbstractMesh, dimensions: tuple[str, ...]) -> Na
 
 
 def divisible(size: int, dimension: str) -> int:
-  """The least number from `size` on that the mesh of `jax.set_mesh` cuts into equal pieces along this dimension."""
-  return -(-size // pieces(dimension)) * pieces(dimension)
+  """The least number from `size` on that falls into `parts` on the mesh of `jax.set_mesh` along this dimension."""
+  return -(-size // parts(dimension)) * parts(dimension)
 
 
 def constrain(x: Any, *dimensions: str) -> Any:

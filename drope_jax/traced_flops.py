@@ -1,6 +1,7 @@
 """FLOPs of a traced program's matrix products: loops counted as often as they run, recomputation and kernels too."""
 
 import math
+from collections.abc import Container
 from typing import Any, NamedTuple
 
 from jax.extend.core import ClosedJaxpr, Jaxpr
@@ -16,8 +17,7 @@ class Traced(NamedTuple):
 def traced_flops(jaxpr: Any) -> Traced:
   """FLOPs of all matrix products in a jaxpr, 2 for a multiplication and its addition.
 
-  A causal kernel (splash) counts the blocks that it does not skip, for the device that has the most of them: where
-  rows are split over devices, the one with the last queries. Windows are not known here: with them it is too much.
+  A causal kernel (splash) counts the blocks that it does not skip. It knows no windows: with them it is too much.
   """
   total, unknown = 0.0, 0
   for equation in _open(jaxpr).eqns:
@@ -40,35 +40,33 @@ def traced_flops(jaxpr: Any) -> Traced:
         factor = math.prod(params["mesh"].shape[axis] for axis in params["newly_manual_axes"])
       case "pallas_call":
         grid = params["grid_mapping"].grid
-        factor = math.prod(grid) * visible_blocks(grid, by_key="dkv" in params["name"])
+        factor = math.prod(grid) * visible_blocks(grid[-3] if "dkv" in params["name"] else grid[-1])
     branches = [part.flops for part in parts]
     total += factor * (max(branches) if name == "cond" else sum(branches))
     unknown += sum(part.unknown_loops for part in parts)
   return Traced(total, unknown)
 
 
-def visible_blocks(grid: tuple[int, ...], by_key: bool) -> float:
-  """The share of (query block, key block) pairs that causality leaves to the last queries of a row.
+def visible_blocks(keys: int) -> float:
+  """The share of (query block, key block) pairs that causality leaves, of rows of so many blocks.
 
-  Args:
-    grid: of a splash kernel: (..., heads, queries, keys), or `by_key` (..., keys, heads, queries).
+  Of each device's pairs, where rows are split over several: see context.py.
   """
-  queries, keys = (grid[-1], grid[-3]) if by_key else (grid[-2], grid[-1])
-  return (keys - (queries - 1) / 2) / keys if queries <= keys else 1.0
+  return (keys + 1) / (2 * keys)
 
 
-def traced_squares(jaxpr: Any, length: int, other: int) -> list[str]:
-  """Types of a traced program's arrays, outside of kernels, with a dimension of `length` and another of `other`."""
+def traced_squares(jaxpr: Any, length: int, others: Container[int]) -> list[str]:
+  """Types of a traced program's arrays, outside of kernels, with a dimension of `length` and another of `others`."""
   found = set()
   for equation in _open(jaxpr).eqns:
     for variable in equation.outvars:
       rest = list(_shape(variable))
       if length in rest:
         rest.remove(length)
-        if other in rest:
+        if any(size in others for size in rest):
           found.add(str(variable.aval))
     if equation.primitive.name != "pallas_call":
-      found.update(*(traced_squares(inner, length, other) for inner in _inner(equation.params)))
+      found.update(*(traced_squares(inner, length, others) for inner in _inner(equation.params)))
   return sorted(found)
 
 

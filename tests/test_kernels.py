@@ -96,7 +96,7 @@ def test_splash_on_rows_in_pieces_is_the_reference():
   assert done.stdout.splitlines() == [
     "agrees",
     "agrees",
-    "rows of 200 tokens in 2 pieces (each must be a multiple of 128)",
+    "rows of 200 tokens in 2 pieces (each must be a multiple of 256)",
   ]
 
 
@@ -104,7 +104,7 @@ def rows_in_pieces():
   kernels.ACCELERATED["splash"] = functools.partial(kernels.splash, interpret=True)
   with jax.set_mesh(make_mesh(MeshConfig(data=1, tensor=2, context=2))):
     for window, segmented in ((None, True), (40, False)):
-      arrays, segments = inputs(256)
+      arrays, segments = inputs(512)
       settings = {"window": window, "segments": segments if segmented else None, "logit_scale": 1.3}
       compare(arrays, "splash", 2e-5, settings)
       print("agrees")

@@ -167,8 +167,11 @@ def test_slices_that_are_not_those_of_the_devices_are_refused(config, devices, m
 def test_sizes_that_the_mesh_does_not_divide_are_refused_by_name():
   mesh = AbstractMesh((2, 4, 1, 3), AXES)
   check_divides(mesh, [("heads", "heads", 5), ("rows", "batch", 16), ("width", "embed", 24)])
-  with pytest.raises(ConfigError, match=r"^width is 20; the mesh \(fsdp 4 x context 3\) cuts it into 12 pieces"):
+  with pytest.raises(ConfigError, match=r"^width is 20; the mesh \(fsdp 4 x context 3\) cuts it into 12 parts"):
     check_divides(mesh, [("rows", "batch", 16), ("width", "embed", 20)])
+  check_divides(mesh, [("T", "length", 12)])
+  with pytest.raises(ConfigError, match=r"^T is 9; the mesh \(context 3\) cuts it into 6 parts"):  # two for each device
+    check_divides(mesh, [("T", "length", 9)])
 
 
 # --- eight devices are one ---------------------------------------------------------------------

@@ -1,0 +1,50 @@
+"""Rows split over the mesh axis `context`: which queries of a row a device computes.
+
+Causality lets the first queries see few keys and the last ones all, so that devices which computed the piece they hold
+would wait for the last of them. A row is cut into two chunks a device instead, and of n devices number d computes the
+chunks d and 2n-1-d: all see as many keys. What they hold, 2d and 2d+1, is traded before and after.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+Array = jax.Array
+
+
+def deal(x: Array, devices: int) -> Array:
+  """Within `jax.shard_map`: for the chunks of axis 1 that a device holds, those it computes, the even one first."""
+  return _trade(x, [_holders_and_computers(parity, devices) for parity in (0, 1)])
+
+
+def collect(x: Array, devices: int) -> Array:
+  """Undoes `deal`."""
+  return _trade(x, [[(b, a) for a, b in _holders_and_computers(parity, devices)] for parity in (0, 1)])
+
+
+def chunks(device: Any, devices: int) -> tuple[Any, Any]:
+  """The numbers of the chunks that a device computes, the even one first."""
+  early, late = device, 2 * devices - 1 - device
+  odd = device % 2
+  return early + odd * (late - early), late + odd * (early - late)
+
+
+def dealt_order(length: int, devices: int) -> np.ndarray:
+  """The indices (length,) of a row's queries, int32, by the devices that compute them."""
+  by_chunk = np.arange(length, dtype=np.int32).reshape(2 * devices, -1)
+  return by_chunk[np.stack(chunks(np.arange(devices), devices), axis=1).ravel()].ravel()
+
+
+def _holders_and_computers(parity: int, devices: int) -> list[tuple[int, int]]:
+  numbers = [2 * holder + parity for holder in range(devices)]
+  return [(number // 2, min(number, 2 * devices - 1 - number)) for number in numbers]
+
+
+def _trade(x: Array, permutations: list[list[tuple[int, int]]]) -> Array:
+  halves = jnp.split(x, 2, axis=1)
+  return jnp.concatenate(
+    [lax.ppermute(half, "context", pairs) for half, pairs in zip(halves, permutations, strict=True)], axis=1
+  )
