@@ -3,7 +3,8 @@
 `python -m experiments.benchmarks.long_eval [--lengths=2048,4096,8192,16384 --sides=ours,torch --json=FILE]`
 
 SmolLM2-135M's shape with random weights, or `--checkpoint`. Each length has a process of its own, so that its peak is
-its own. torch's side is `model(tokens, labels=tokens).loss` with sdpa, which makes the logits of the whole text.
+its own. Our side shares the text among all devices (with `JAX_NUM_CPU_DEVICES=2` each of two cores is one); torch's is
+`model(tokens, labels=tokens).loss` with sdpa, which makes the logits of the whole text.
 """
 
 from absl import flags

@@ -23,7 +23,7 @@ from drope_jax.evaluate.perplexity import position_losses, trace_losses
 from drope_jax.generate import Generation
 from drope_jax.model import compute_dtype, count_parameters, init_params
 from drope_jax.optim import make_optimizer
-from drope_jax.sharding import make_mesh
+from drope_jax.sharding import PRESETS, make_mesh
 from drope_jax.train import abstract_state, batch_sharding, fresh_state, jit_train_step
 from experiments.benchmarks.measuring import host_memory_peak, page_faults
 
@@ -161,17 +161,22 @@ def _model_and_params(model: dict[str, Any] | None, directory: str | None) -> tu
 def loss_of_a_text(
   length: int, model: dict[str, Any] | None = None, directory: str | None = None
 ) -> tuple[dict[str, Any], Measure]:
-  """The mean loss of one text of `length` tokens as an evaluation takes it: seconds without compiling, and memory."""
+  """The mean loss of one text of `length` tokens as an evaluation takes it: seconds without compiling, and memory.
+
+  All devices share the text, as in an evaluation with `--mesh=context`.
+  """
   config, params = _model_and_params(model, directory)
   how, text = Inference(config), _random_tokens(config, 1, length + 1)
-  begin = time.perf_counter()
-  trace_losses(params, how, 1, length, ComputeConfig()).lower().compile()
+  mesh, begin = make_mesh(PRESETS["context"]), time.perf_counter()
+  with jax.set_mesh(mesh):
+    trace_losses(params, how, 1, length, ComputeConfig()).lower().compile()
   compiling = time.perf_counter() - begin
   before = memory_peak()
 
   def measure() -> dict[str, Any]:
     begin = time.perf_counter()
-    loss = float(position_losses(params, how, list(text), length=length, batch_size=1).mean())
+    with jax.set_mesh(mesh):
+      loss = float(position_losses(params, how, list(text), length=length, batch_size=1).mean())
     return {"seconds": time.perf_counter() - begin, "loss": loss, "memory": memory_peak(), "memory_before": before}
 
   return _about(compile_seconds=compiling, parameters=count_parameters(config)), measure
