@@ -5,6 +5,7 @@ Mesh axes: `data` splits the batch, `fsdp` the batch and the parameters, `tensor
 `jax.jit` with these shardings is what used to be called pjit.
 """
 
+import contextlib
 import dataclasses
 import math
 from collections import Counter
@@ -66,6 +67,11 @@ def make_mesh(config: MeshConfig, devices: list[jax.Device] | None = None) -> Me
   # Auto axes: the compiler propagates shardings from the constraints in the model (Explicit would reject the gathers).
   arranged = arrange_devices(config, jax.devices() if devices is None else devices)
   return Mesh(arranged, AXES, axis_types=(AxisType.Auto,) * len(AXES))
+
+
+def using(mesh: Mesh | None) -> contextlib.AbstractContextManager[Any]:
+  """`jax.set_mesh(mesh)`; without one nothing is split."""
+  return contextlib.nullcontext() if mesh is None else jax.set_mesh(mesh)
 
 
 def host_mesh() -> Mesh:

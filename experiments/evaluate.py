@@ -7,11 +7,9 @@ Figures are appended to OUT/results.jsonl (see drope_jax/evaluate/results.py), e
 OUT/samples/.
 """
 
-import contextlib
 from collections.abc import Sequence
 from pathlib import Path
 
-import jax
 from absl import flags
 
 from drope_jax import checkpoint
@@ -21,7 +19,7 @@ from drope_jax.evaluate import tasks
 from drope_jax.evaluate.catalog import ALLOWED, DEFAULT, EvalData, make_tasks
 from drope_jax.evaluate.measure import evaluate
 from drope_jax.evaluate.methods import allowed_methods
-from drope_jax.sharding import make_mesh, parse_mesh
+from drope_jax.sharding import make_mesh, parse_mesh, using
 from experiments import cli
 
 CHECKPOINT = flags.DEFINE_string("checkpoint", None, "Workdir of a run, or an imported model.", required=True)
@@ -76,7 +74,7 @@ def parse_lengths(texts: Sequence[str], train_context: int) -> list[int]:
 
 def main() -> None:
   mesh = make_mesh(parse_mesh(MESH.value)) if MESH.value else None
-  with contextlib.nullcontext() if mesh is None else jax.set_mesh(mesh):
+  with using(mesh):
     _evaluate(checkpoint.load(CHECKPOINT.value, STEP.value, mesh))
 
 

@@ -1,6 +1,6 @@
 """A study: runs, and the evaluations that turn them into one table of the paper.
 
-`python -m experiments.study --config=experiments/studies/NAME.py --workdir=DIR [--config.seed=1 ...]`
+`python -m experiments.study --config=experiments/studies/NAME.py --workdir=DIR [--mesh=context --config.seed=1 ...]`
 
 FILE's `get_config()` returns a dataclass of the study's settings with a method `study(workdir) -> plan.Study`. Whatever
 is finished is not done again: runs go on from their last checkpoint, figures that results.jsonl holds are not measured.
@@ -20,6 +20,7 @@ from typing import Any
 
 import jax
 from absl import flags
+from jax.sharding import Mesh
 from ml_collections import config_flags
 
 from drope_jax import checkpoint, distributed
@@ -40,6 +41,7 @@ from drope_jax.config import (
 from drope_jax.drope import drop
 from drope_jax.evaluate.catalog import make_tasks
 from drope_jax.evaluate.measure import check, evaluate
+from drope_jax.sharding import make_mesh, parse_mesh, using
 from drope_jax.train import start_from, train
 from experiments import cli
 from experiments.plan import Pretrained, Study, run_directory
@@ -89,10 +91,11 @@ def confirm(workdir: Path) -> None:
     (workdir / BEGUN).replace(workdir / "config.json")
 
 
-def run_study(settings: Any, workdir: Path) -> None:
+def run_study(settings: Any, workdir: Path, mesh: Mesh | None = None) -> None:
   """Does what is still to be done of a study, and writes its report.
 
-  What can be known to be impossible is refused before the first run: data, tasks, methods and lengths.
+  What can be known to be impossible is refused before the first run: data, tasks, methods and lengths. `mesh` is of the
+  devices that measure; those that train are arranged as the runs' configs say.
 
   Raises:
     cli.Terminated: SIGTERM stopped one of its runs, which is saved.
@@ -112,8 +115,9 @@ def run_study(settings: Any, workdir: Path) -> None:
   with _described(study, workdir):
     _train_all(study, workdir)
     for name, methods in _methods(study).items():
-      loaded, out = _load(study.runs[name], run_directory(workdir, name)), workdir / "results.jsonl"
-      evaluate(name, loaded, methods, study.lengths, tasks, data, out, command=cli.command_line())
+      loaded, out = _load(study.runs[name], run_directory(workdir, name), mesh), workdir / "results.jsonl"
+      with using(mesh):
+        evaluate(name, loaded, methods, study.lengths, tasks, data, out, command=cli.command_line())
   logger.info("report: %s", write_report(workdir))
 
 
@@ -152,11 +156,11 @@ def _train_all(study: Study, workdir: Path) -> None:
       raise cli.Terminated(f"in run {name} at step {outcome.step}")
 
 
-def _load(run: TrainConfig | Pretrained, directory: Path) -> checkpoint.Checkpoint:
+def _load(run: TrainConfig | Pretrained, directory: Path, mesh: Mesh | None) -> checkpoint.Checkpoint:
   """The last checkpoint of a run, or the pretrained one."""
   if isinstance(run, TrainConfig):
-    return checkpoint.load(directory)
-  loaded = checkpoint.load(run.checkpoint)
+    return checkpoint.load(directory, mesh=mesh)
+  loaded = checkpoint.load(run.checkpoint, mesh=mesh)
   return loaded._replace(model=drop(loaded.model)) if run.drop else loaded
 
 
@@ -207,15 +211,16 @@ def _records(workdir: Path) -> dict[Path, int]:
   return {path: path.stat().st_size for path in paths if path.exists()}
 
 
-def main(config: flags.FlagHolder, workdir: flags.FlagHolder) -> None:
+def main(config: flags.FlagHolder, workdir: flags.FlagHolder, mesh: flags.FlagHolder) -> None:
   if distributed.asked_for():
     raise ConfigError("a study runs in one process; of several, start its runs with experiments.train")
   settings = cli.settings(config, "the settings of a study", lambda found: callable(getattr(found, "study", None)))
-  run_study(settings, Path(workdir.value).resolve())
+  run_study(settings, Path(workdir.value).resolve(), make_mesh(parse_mesh(mesh.value)) if mesh.value else None)
 
 
 if __name__ == "__main__":
   CONFIG = config_flags.DEFINE_config_file("config", None, "Settings of the study: FILE[:ARG].")
   WORKDIR = flags.DEFINE_string("workdir", None, "Where everything goes.", required=True)
+  MESH = flags.DEFINE_list("mesh", [], "Of the devices that measure, as in experiments.evaluate.")
   flags.mark_flag_as_required("config")
-  cli.run(lambda: main(CONFIG, WORKDIR))
+  cli.run(lambda: main(CONFIG, WORKDIR, MESH))

@@ -1,6 +1,7 @@
 """The studies of a pretrained model at a tiny size: measured as it is, and recalibrated beside its controls."""
 
 import json
+import os
 import random
 import re
 import subprocess
@@ -40,10 +41,14 @@ def study(tmp_path_factory):
   long = [" ".join(rng.choices(WORDS, k=20)) for _ in range(3)]
   prose = build_corpus(directory / "prose", {"heldout": ["too short", *long]})  # neither `fit` nor `words`
   settings = Lengths(checkpoint=str(directory / "model"), dataset=str(prose), documents=2, block=4)
-  command = [sys.executable, "-m", "experiments.study", "--config=experiments/studies/smollm2_lengths.py"]
-  command += [f"--config.{name}={getattr(settings, name)}" for name in ("checkpoint", "dataset", "documents", "block")]
-  subprocess.run([*command, f"--workdir={directory / 'study'}"], cwd=ROOT, check=True)
+  run_command(settings, directory / "study")
   return settings, directory / "study"
+
+
+def run_command(settings, workdir, *arguments, **environment):
+  command = [sys.executable, "-m", "experiments.study", "--config=experiments/studies/smollm2_lengths.py", *arguments]
+  command += [f"--config.{name}={getattr(settings, name)}" for name in ("checkpoint", "dataset", "documents", "block")]
+  subprocess.run([*command, f"--workdir={workdir}"], cwd=ROOT, env={**os.environ, **environment}, check=True)
 
 
 def results(workdir):
@@ -101,6 +106,13 @@ def test_nothing_is_measured_twice(study):
   run_study(settings, workdir)
   write_report(workdir)
   assert contents(workdir) == before
+
+
+def test_two_devices_measure_the_same(study, tmp_path):
+  run_command(study[0], tmp_path, "--mesh=context", JAX_PLATFORMS="cpu", JAX_NUM_CPU_DEVICES="2")
+  for two, one in zip(results(tmp_path), results(study[1]), strict=True):
+    assert two["value"] == pytest.approx(one["value"], rel=1e-5)
+    assert all(two[key] == one[key] for key in one.keys() - {"value", "low", "high", "command"})
 
 
 def test_equal_methods_are_computed_once(study, tmp_path, monkeypatch):
