@@ -27,7 +27,8 @@ from drope_jax.sharding import cut_evenly, partition_spec, pieces
 Array = jax.Array
 
 _MASKED = -1e30  # finite: a block that is masked whole must not produce inf - inf
-_BLOCK = 128  # queries and keys per block of the blockwise kernel; four times the scores fit no CPU cache
+_BLOCK = 128  # queries and keys per block of the blockwise kernel
+_LONG = 2048  # keys from which on blocks are twice as wide: larger products, and little of them is masked
 _LARGEST_REFERENCE = 1 << 16  # scores per head up to which "auto" takes the reference kernel, or the unrolled one
 _UNROLLED = 2  # blocks of queries of the unrolled kernel, at most
 _SMALLEST_UNROLLED = 64  # queries of a block, at least: below, compiling more blocks costs more than it saves
@@ -231,7 +232,8 @@ class _Problem(NamedTuple):
 
 def _blockwise(q_BKGTh, k_BKSh, v_BKSh, offset_B, segments, slopes_KG, window):
   num_queries, num_keys = q_BKGTh.shape[3], k_BKSh.shape[2]
-  q_size, k_size = min(_BLOCK, num_queries), min(_BLOCK, num_keys)
+  block = _BLOCK if num_keys < _LONG else 2 * _BLOCK
+  q_size, k_size = min(block, num_queries), min(block, num_keys)
 
   def pad(x: Array, axis: int, block: int) -> Array:
     return jnp.pad(x, [(0, -size % block if i == axis else 0) for i, size in enumerate(x.shape)])

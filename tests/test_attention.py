@@ -138,6 +138,19 @@ def test_both_kernels_are_the_definition_for_any_lengths(num_queries, num_keys, 
     np.testing.assert_allclose(out, expected, atol=1e-5, err_msg=kernel)
 
 
+@pytest.mark.parametrize("window", [None, 300])
+def test_long_rows_are_those_of_the_reference_too(window):
+  """Their blocks are wider."""
+  inputs = [*qkv(2100, 2100, heads=(2, 1), batch=1), jnp.ones(2)]
+  ours, reference = (
+    jax.jit(values_and_gradients, static_argnames=("kernel", "window"))(
+      kernel, inputs, 0, inputs[0][:, ::-1], window=window
+    )
+    for kernel in ("blockwise", "reference")
+  )
+  jax.tree.map(lambda left, right: np.testing.assert_allclose(left, right, atol=1e-4, rtol=1e-4), ours, reference)
+
+
 @pytest.mark.parametrize("kernel", KERNELS)
 def test_a_query_that_sees_no_key_gets_no_value_from_it(kernel, small_blocks, eager):
   # The query is at index 20, its window reaches back to 19, and there are keys up to 12 only.

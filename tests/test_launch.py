@@ -121,6 +121,11 @@ def test_a_tpu_pod_runs_the_same_command_on_every_host(path):
   assert "--workdir=gs://bucket/a\\ run" in remote and "--distributed --mesh=fsdp" in remote
   assert subprocess.run(["bash", "-n", "-c", remote.removeprefix("--command=")]).returncode == 0
   assert launch(path, "tpu_pod.sh", POD, "begin").returncode == 2
+  where = {"PROJECT": "p", "ZONE": "z"}
+  assert len(calls(launch(path, "tpu_pod.sh", where, "status"))) == 1
+  for action, wanted in (("create", "TYPE"), ("run", "CONFIG")):
+    done = launch(path, "tpu_pod.sh", where, action)
+    assert done.returncode == 1 and f"{wanted}: " in done.stderr and not done.stdout
 
 
 # The fields of jobset.x-k8s.io/v1alpha2, batch/v1 Job and core/v1 that the manifest may have, and those that it must:

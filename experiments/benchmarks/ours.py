@@ -6,6 +6,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.sharding import Mesh
 
 from drope_jax import checkpoint
 from drope_jax.config import (
@@ -21,9 +22,9 @@ from drope_jax.data.pipeline import SHUFFLED_BATCHES, train_batches
 from drope_jax.evaluate.methods import Inference
 from drope_jax.evaluate.perplexity import position_losses, trace_losses
 from drope_jax.generate import Generation
-from drope_jax.model import compute_dtype, count_parameters, init_params
+from drope_jax.model import compute_dtype, count_parameters, init_params, map_specs
 from drope_jax.optim import make_optimizer
-from drope_jax.sharding import PRESETS, make_mesh
+from drope_jax.sharding import PRESETS, make_mesh, named_sharding
 from drope_jax.train import abstract_state, batch_sharding, fresh_state, jit_train_step
 from experiments.benchmarks.measuring import host_memory_peak, page_faults
 
@@ -149,13 +150,16 @@ def training_with_data(
   return _about(), measure
 
 
-def _model_and_params(model: dict[str, Any] | None, directory: str | None) -> tuple[ModelConfig, Any]:
+def _model_and_params(
+  model: dict[str, Any] | None, directory: str | None, mesh: Mesh | None = None
+) -> tuple[ModelConfig, Any]:
   if directory is not None:
-    loaded = checkpoint.load(directory)
+    loaded = checkpoint.load(directory, mesh=mesh)
     return loaded.model, loaded.params
   assert model is not None
   config = from_dict(ModelConfig, model)
-  return config, jax.jit(lambda key: init_params(config, key))(jax.random.key(0))
+  shardings = None if mesh is None else map_specs(lambda spec: named_sharding(mesh, spec.dimensions), config)
+  return config, jax.jit(lambda key: init_params(config, key), out_shardings=shardings)(jax.random.key(0))
 
 
 def loss_of_a_text(
@@ -165,9 +169,10 @@ def loss_of_a_text(
 
   All devices share the text, as in an evaluation with `--mesh=context`.
   """
-  config, params = _model_and_params(model, directory)
+  mesh = make_mesh(PRESETS["context"])
+  config, params = _model_and_params(model, directory, mesh)
   how, text = Inference(config), _random_tokens(config, 1, length + 1)
-  mesh, begin = make_mesh(PRESETS["context"]), time.perf_counter()
+  begin = time.perf_counter()
   with jax.set_mesh(mesh):
     trace_losses(params, how, 1, length, ComputeConfig()).lower().compile()
   compiling = time.perf_counter() - begin

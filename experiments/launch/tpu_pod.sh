@@ -2,9 +2,10 @@
 # A TPU slice of Cloud TPU (queued resource), with the same command on each of its hosts. From the repository:
 #   PROJECT=p ZONE=us-west4-a TYPE=v5litepod-16 CONFIG=experiments/configs/pretrain.py:rope WORKDIR=gs://bucket/rope \
 #     experiments/launch/tpu_pod.sh create|status|install|run|stop|log|delete [flags of experiments.train, after run]
-# RUNTIME is the image of TYPE: v2-alpha-tpuv5-lite (v5e), v2-alpha-tpuv5 (v5p), v2-alpha-tpuv6e (v6e).
+# `create` reads TYPE and RUNTIME, `run` CONFIG and WORKDIR. RUNTIME is the image of TYPE: v2-alpha-tpuv5-lite (v5e),
+# v2-alpha-tpuv5 (v5p), v2-alpha-tpuv6e (v6e).
 set -euo pipefail
-: "${PROJECT:?}" "${ZONE:?}" "${TYPE:?as v5litepod-16}" "${CONFIG:?CONFIG=FILE[:ARG]}" "${WORKDIR:?WORKDIR=gs://...}"
+: "${PROJECT:?}" "${ZONE:?}"
 NAME=${NAME:-drope}
 RUNTIME=${RUNTIME:-v2-alpha-tpuv5-lite}
 where=(--project="$PROJECT" --zone="$ZONE")
@@ -17,6 +18,7 @@ action=${1:?create, status, install, run, stop, log or delete}
 shift
 case $action in
   create) # it waits in the queue until `status` says ACTIVE; add --spot where the quota is for spot chips
+    : "${TYPE:?as v5litepod-16}"
     gcloud compute tpus queued-resources create "$NAME" "${where[@]}" \
       --node-id="$NAME" --accelerator-type="$TYPE" --runtime-version="$RUNTIME" "$@" ;;
   status)
@@ -29,6 +31,7 @@ case $action in
       python3 -m pip install --quiet --user uv && ~/.local/bin/uv venv --quiet --clear --python=3.12 .venv &&
       ~/.local/bin/uv pip install --quiet --python=.venv -e '.[tpu,gcs,log]'" ;;
   run) # in the background: a lost connection does not end it. The hosts find each other through the TPU's metadata
+    : "${CONFIG:?FILE[:ARG]}" "${WORKDIR:?gs://...}"
     flags=$(printf ' %q' --config="$CONFIG" --workdir="$WORKDIR" --distributed "$@")
     on_all_hosts "cd drope && nohup .venv/bin/python -m experiments.train$flags >> train.log 2>&1 < /dev/null & echo started" ;;
   stop) # saves, and ends; `run` goes on from there
