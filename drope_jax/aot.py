@@ -222,6 +222,10 @@ def _square_buffers(step: Step, program: hlo.Program) -> list[str]:
   return traced_squares(step.at_length(other).jaxpr, other, sides(other))
 
 
+def _fits(figures: dict[str, Any]) -> bool:
+  return figures["peak"] <= figures["hbm"]
+
+
 def report(figures: dict[str, Any]) -> str:
   """The figures in lines a person reads."""
   gib = {name: f"{figures[name] / _GIB:.2f}" for name in ("arguments", "temporaries", "outputs", "aliased", "program")}
@@ -233,7 +237,7 @@ def report(figures: dict[str, Any]) -> str:
   mesh = ", ".join(f"{axis} {size}" for axis, size in figures["mesh"].items()) or "one chip"
   lines = [
     f"chips        {chips} ({mesh}); {figures['rows']} rows of {figures['length']} tokens",
-    f"memory       {'fits' if figures['peak'] <= figures['hbm'] else 'does not fit'}: "
+    f"memory       {'fits' if _fits(figures) else 'does not fit'}: "
     f"{figures['peak'] / _GIB:.2f} of {figures['hbm'] / _GIB:.0f} GiB a chip; "
     f"arguments {gib['arguments']}, temporaries {gib['temporaries']}, program {gib['program']}, "
     f"outputs {gib['outputs']} ({gib['aliased']} in the arguments' place)",
@@ -304,7 +308,7 @@ def _measure(config: TrainConfig, rows_per_chip: int | None = None) -> dict[str,
 
 def _check_fits(figures: dict[str, Any]) -> None:
   """Raises DoesNotFit if the peak is above the chip's memory."""
-  if figures["peak"] > figures["hbm"]:
+  if not _fits(figures):
     raise DoesNotFit(f"it needs {figures['peak'] / _GIB:.2f} GiB a chip of {figures['hbm'] / _GIB:.0f} GiB")
 
 

@@ -17,12 +17,12 @@ Array = jax.Array
 
 def deal(x: Array, devices: int) -> Array:
   """Within `jax.shard_map`: for the chunks of axis 1 that a device holds, those it computes, the even one first."""
-  return _trade(x, [_holders_and_computers(parity, devices) for parity in (0, 1)])
+  return _trade(x, _holders_and_computers(devices))
 
 
 def collect(x: Array, devices: int) -> Array:
   """Undoes `deal`."""
-  return _trade(x, [[(b, a) for a, b in _holders_and_computers(parity, devices)] for parity in (0, 1)])
+  return _trade(x, [[(b, a) for a, b in pairs] for pairs in _holders_and_computers(devices)])
 
 
 def chunks(device: Any, devices: int) -> tuple[Any, Any]:
@@ -38,9 +38,10 @@ def dealt_order(length: int, devices: int) -> np.ndarray:
   return by_chunk[np.stack(chunks(np.arange(devices), devices), axis=1).ravel()].ravel()
 
 
-def _holders_and_computers(parity: int, devices: int) -> list[tuple[int, int]]:
-  numbers = [2 * holder + parity for holder in range(devices)]
-  return [(number // 2, min(number, 2 * devices - 1 - number)) for number in numbers]
+def _holders_and_computers(devices: int) -> list[list[tuple[int, int]]]:
+  """Of the even chunks, and of the odd ones: the device that holds each, and the one that computes it."""
+  computed = [chunks(device, devices) for device in range(devices)]
+  return [[(pair[parity] // 2, device) for device, pair in enumerate(computed)] for parity in (0, 1)]
 
 
 def _trade(x: Array, permutations: list[list[tuple[int, int]]]) -> Array:

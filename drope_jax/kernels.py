@@ -40,7 +40,7 @@ def obstacle(kernel: str, q_BTHh: Array, k_BSKh: Array, *, offset, segments, slo
     return "ALiBi slopes"
   if kernel == "splash" and not cut_evenly(q_BTHh, "batch", "length"):
     return f"{q_BTHh.shape[0]} rows of {q_BTHh.shape[1]} tokens, which the mesh cuts unevenly"
-  if kernel == "splash" and shards > 1 and q_BTHh.shape[1] % (2 * shards * _SPLASH_LANES):
+  if kernel == "splash" and shards > 1 and q_BTHh.shape[1] % (parts("length") * _SPLASH_LANES):
     return f"rows of {q_BTHh.shape[1]} tokens in {shards} pieces (each must be a multiple of {2 * _SPLASH_LANES})"
   if kernel == "cudnn" and segments is not None:
     return "segments"

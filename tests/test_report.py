@@ -131,7 +131,7 @@ def trained(tmp_path_factory) -> Path:
   workdir = tmp_path_factory.mktemp("trained")
   study = {
     "title": "Dropping positional embeddings, in small",
-    "command": "python -m experiments.quickstart --workdir=/tmp/quickstart",
+    "command": "python -m experiments.quickstart --workdir=runs/quickstart",
     "seed": 0,
     "train_context": CONTEXT,
     "machine": "2 CPU cores, 4 GiB",
@@ -439,7 +439,7 @@ def test_report_has_every_plot_and_section(written):
     assert (written / name).read_bytes().startswith(b"\x89PNG") and (written / name).stat().st_size > 15_000
     assert f"]({name})" in text
   assert text.startswith("# Dropping positional embeddings, in small\n\n**With one seed")
-  for content in ("quickstart --workdir=/tmp/quickstart", "Seed 0", "2 CPU cores, 4 GiB", "8 min 32 s", "jax 0.9.0"):
+  for content in ("quickstart --workdir=runs/quickstart", "Seed 0", "2 CPU cores, 4 GiB", "8 min 32 s", "jax 0.9.0"):
     assert content in text
 
 
