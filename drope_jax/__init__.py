@@ -3,7 +3,7 @@
 from drope_jax.checkpoint import load
 from drope_jax.config import ModelConfig
 from drope_jax.drope import drop, insert_qk_norm, temperature
-from drope_jax.generate import generate
+from drope_jax.generation import generate
 from drope_jax.model import Decoder
 from drope_jax.positions import NTK, PI, ALiBi, RoPE, YaRN
 

@@ -16,9 +16,11 @@ import orbax.checkpoint as ocp
 from etils import epath
 from jax.sharding import Mesh, SingleDeviceSharding
 
-from drope_jax.config import ConfigError, ModelConfig, TrainConfig, differences, from_dict, library_versions, to_dict
+from drope_jax.config import ModelConfig, TrainConfig
 from drope_jax.data.pipeline import join_states
+from drope_jax.errors import CheckpointError, ConfigError
 from drope_jax.model import Params, map_specs
+from drope_jax.serialization import differences, from_dict, library_versions, to_dict
 from drope_jax.sharding import named_sharding
 
 logger = logging.getLogger(__name__)
@@ -37,10 +39,6 @@ _FREE_ON_RESUME = (
   "keep_every",
   "trackers",
 )
-
-
-class CheckpointError(RuntimeError):
-  """A checkpoint or workdir that cannot be used: the message names the path, and the field where there is one."""
 
 
 class TrainState(NamedTuple):

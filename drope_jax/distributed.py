@@ -19,7 +19,8 @@ from etils import epath
 from jax.experimental import multihost_utils
 from jax.sharding import Sharding
 
-from drope_jax.config import ConfigError
+from drope_jax.errors import ConfigError
+from drope_jax.files import is_local
 
 logger = logging.getLogger(__name__)
 
@@ -75,11 +76,6 @@ def describe() -> str:
     f"process {jax.process_index()} of {jax.process_count()}: "
     f"{jax.local_device_count()} of {jax.device_count()} devices ({kind})"
   )
-
-
-def is_local(path: epath.PathLike) -> bool:
-  """Whether a path is one of the operating system's, and not in a bucket (gs://, s3://)."""
-  return "://" not in os.fspath(epath.Path(path))
 
 
 def refuse_local(workdir: epath.PathLike, shared: bool) -> None:

@@ -9,7 +9,8 @@ from collections.abc import Callable, Mapping, Sequence
 
 import jax.numpy as jnp
 
-from drope_jax.config import ConfigError, ModelConfig, QKNorm
+from drope_jax.config import ModelConfig, QKNorm
+from drope_jax.errors import ConfigError
 from drope_jax.model import Params, parameter_specs
 from drope_jax.positions import Layer, LayerPattern, layer_cycle
 

@@ -12,10 +12,11 @@ from typing import Any, Protocol
 import jax
 from etils import epath
 
-from drope_jax.chips import PEAK_FLOPS
-from drope_jax.config import ConfigError, ModelConfig
-from drope_jax.distributed import is_local
+from drope_jax.config import ModelConfig
+from drope_jax.errors import ConfigError
+from drope_jax.files import is_local
 from drope_jax.model import map_specs
+from drope_jax.platforms import PEAK_FLOPS
 
 logger = logging.getLogger(__name__)
 

@@ -9,7 +9,6 @@ change of config, not of weights.
 """
 
 import dataclasses
-import functools
 import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -21,8 +20,9 @@ import numpy as np
 from jax import lax
 
 from drope_jax.attention import Segments, attention
-from drope_jax.chips import target_platform
 from drope_jax.config import ComputeConfig, ModelConfig
+from drope_jax.layers import project, rms_norm, swiglu
+from drope_jax.platforms import target_platform
 from drope_jax.positions import ALiBi, Frequencies, Layer, RoPE, Rotation, alibi_slopes, layer_cycle, rotate, rotation
 from drope_jax.sharding import constrain
 
@@ -132,65 +132,6 @@ def init_cache(config: ModelConfig, batch: int, capacity: int, compute: ComputeC
   return Cache(zeros(), zeros(), jnp.zeros(batch, jnp.int32))
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
-def rms_norm(x: Array, weight: Array, eps: float) -> Array:
-  """x / rms(x) * weight over the trailing axes that `weight` has; in float32, returned in the dtype of `x`.
-
-  Its own derivative reads x and its gradient once; what JAX derives keeps and passes over more arrays of their size.
-  """
-  return _rms_norm_fwd(x, weight, eps)[0]
-
-
-def _rms_norm_fwd(x: Array, weight: Array, eps: float) -> tuple[Array, tuple[Array, Array, Array]]:
-  axes = tuple(range(-weight.ndim, 0))
-  x32 = x.astype(jnp.float32)
-  inverse_rms = lax.rsqrt((x32 * x32).mean(axes, keepdims=True) + eps)
-  return (x32 * inverse_rms * weight).astype(x.dtype), (x, weight, inverse_rms)
-
-
-def _rms_norm_bwd(eps: float, saved: tuple[Array, Array, Array], g: Array) -> tuple[Array, Array]:
-  x, weight, inverse_rms = saved
-  axes = tuple(range(-weight.ndim, 0))
-  normed = x.astype(jnp.float32) * inverse_rms
-  g32 = g.astype(jnp.float32)
-  projected = (g32 * normed * weight).mean(axes, keepdims=True)  # what a change along x itself does not change
-  d_x = (g32 * weight - normed * projected) * inverse_rms
-  return d_x.astype(x.dtype), (g32 * normed).sum(tuple(range(x.ndim - weight.ndim)))
-
-
-rms_norm.defvjp(_rms_norm_fwd, _rms_norm_bwd)
-
-
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
-def _project(x: Array, weight: Array, axes: int = 1, dtype: jnp.dtype | None = None) -> Array:
-  """Product over the last `axes` of `x` and the first of `weight`, in `dtype` (None: that of the operands).
-
-  It has a derivative of its own for the order of the operands in the weight's gradient: XLA's CPU backend writes out
-  the transpose of the first, so that it should be the narrower one. JAX's own derivative always takes g first.
-  """
-  return _project_fwd(x, weight, axes, dtype)[0]
-
-
-def _project_fwd(x: Array, weight: Array, axes: int, dtype: jnp.dtype | None) -> tuple[Array, tuple[Array, Array]]:
-  return jnp.tensordot(x, weight, axes, preferred_element_type=dtype), (x, weight)
-
-
-def _project_bwd(axes: int, dtype: jnp.dtype | None, saved: tuple[Array, Array], g: Array) -> tuple[Array, Array]:
-  x, weight = saved
-  rows = tuple(range(x.ndim - axes))
-  outputs = tuple(range(len(rows), g.ndim))
-  product = functools.partial(jnp.tensordot, preferred_element_type=dtype)
-  d_x = product(g, weight, (outputs, tuple(range(axes, weight.ndim))))
-  if math.prod(weight.shape[:axes]) <= math.prod(weight.shape[axes:]):
-    d_weight = product(x, g, (rows, rows))
-  else:
-    d_weight = jnp.moveaxis(product(g, x, (rows, rows)), range(len(outputs)), range(-len(outputs), 0))
-  return d_x.astype(x.dtype), d_weight.astype(weight.dtype)
-
-
-_project.defvjp(_project_fwd, _project_bwd)
-
-
 class _Context(NamedTuple):
   """What every layer needs beside its own weights."""
 
@@ -217,15 +158,15 @@ def _attention_block(params: Params, x_BTD: Array, cache: Cache | None, index: A
   dtype = x_BTD.dtype
   y_BTD = rms_norm(x_BTD, params["attention_norm"], config.norm_eps)
 
-  def project(name: str, heads: str) -> Array:
-    out = _project(y_BTD, params[name].astype(dtype))
+  def projected(name: str, heads: str) -> Array:
+    out = project(y_BTD, params[name].astype(dtype))
     if config.qkv_bias:
       out += params[f"{name}_bias"].astype(dtype)
     return constrain(out, "batch", "length", heads, "head_dim")
 
-  q_BTHh = project("q", "heads")
-  k_BSKh = project("k", "kv_heads")
-  v_BSKh = project("v", "kv_heads")
+  q_BTHh = projected("q", "heads")
+  k_BSKh = projected("k", "kv_heads")
+  v_BSKh = projected("v", "kv_heads")
   if "q_norm" in params:
     q_BTHh = rms_norm(q_BTHh, params["q_norm"], config.norm_eps)
   if "k_norm" in params:
@@ -256,22 +197,17 @@ def _attention_block(params: Params, x_BTD: Array, cache: Cache | None, index: A
     logit_scale=context.logit_scale,
     kernel=context.compute.attention,
   )
-  return _project(out_BTHh, params["o"].astype(dtype), 2), cache
-
-
-@jax.checkpoint  # its sigmoid is recomputed in the backward pass: cheaper than to write it out and read it again
-def _swiglu(gate_BTF: Array, up_BTF: Array) -> Array:
-  return jax.nn.silu(gate_BTF) * up_BTF
+  return project(out_BTHh, params["o"].astype(dtype), 2), cache
 
 
 def _mlp_block(params: Params, x_BTD: Array, config: ModelConfig) -> Array:
   """Residual update of the SwiGLU sublayer."""
   dtype = x_BTD.dtype
   y_BTD = rms_norm(x_BTD, params["mlp_norm"], config.norm_eps)
-  gate_BTF = _project(y_BTD, params["gate"].astype(dtype))
-  up_BTF = _project(y_BTD, params["up"].astype(dtype))
-  hidden_BTF = constrain(_swiglu(gate_BTF, up_BTF), "batch", "length", "mlp")
-  return _project(hidden_BTF, params["down"].astype(dtype))
+  gate_BTF = project(y_BTD, params["gate"].astype(dtype))
+  up_BTF = project(y_BTD, params["up"].astype(dtype))
+  hidden_BTF = constrain(swiglu(gate_BTF, up_BTF), "batch", "length", "mlp")
+  return project(hidden_BTF, params["down"].astype(dtype))
 
 
 def _remat(function: Callable, policy: str, **static: Any) -> Callable:
@@ -389,7 +325,7 @@ def hidden_states(
 def unembed(params: Params, x_BTD: Array) -> Array:
   """Float32 logits (B, T, V) of normalised hidden states."""
   weight_VD = params["unembedding" if "unembedding" in params else "embedding"].astype(x_BTD.dtype)
-  return constrain(_project(x_BTD, weight_VD.T, 1, jnp.float32), "batch", "length", "vocab")
+  return constrain(project(x_BTD, weight_VD.T, 1, jnp.float32), "batch", "length", "vocab")
 
 
 # --- the Linen shell ---------------------------------------------------------------------------

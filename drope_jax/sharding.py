@@ -17,7 +17,8 @@ import numpy as np
 from jax.experimental import mesh_utils
 from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
 
-from drope_jax.config import ConfigError, MeshConfig
+from drope_jax.config import MeshConfig
+from drope_jax.errors import ConfigError
 
 AXES = ("data", "fsdp", "tensor", "context")
 

@@ -24,27 +24,19 @@ from jax.experimental import multihost_utils
 from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
 
 from drope_jax import checkpoint, distributed, drope, metrics
-from drope_jax.checkpoint import CheckpointError, TrainState
-from drope_jax.chips import target_platform
-from drope_jax.config import (
-  ConfigError,
-  ModelConfig,
-  TrainConfig,
-  checked,
-  differences,
-  holds_something,
-  is_cut_off,
-  load_config,
-  save_config,
-  to_dict,
-)
+from drope_jax.attention.accelerators import ACCELERATED, PLATFORMS, obstacle
+from drope_jax.checkpoint import TrainState
+from drope_jax.config import ModelConfig, TrainConfig
 from drope_jax.data.pipeline import train_batches
 from drope_jax.data.tokenizers import load_tokenizer
-from drope_jax.kernels import ACCELERATED, PLATFORMS, obstacle
+from drope_jax.errors import CheckpointError, ConfigError
+from drope_jax.files import holds_something
 from drope_jax.loss import summed_loss
 from drope_jax.model import compute_dtype, init_params, map_specs
 from drope_jax.optim import learning_rate, make_optimizer
+from drope_jax.platforms import target_platform
 from drope_jax.positions import ALiBi, layer_cycle
+from drope_jax.serialization import checked, differences, is_cut_off, load_config, save_config, to_dict
 from drope_jax.sharding import check_divides, make_mesh, named_sharding
 
 Array = jax.Array

@@ -12,15 +12,14 @@ from pathlib import Path
 
 from absl import flags
 
-from drope_jax import checkpoint
-from drope_jax.config import ConfigError
+from drope_jax import checkpoint, cli
 from drope_jax.data.tokenizers import load_tokenizer
+from drope_jax.errors import ConfigError
 from drope_jax.evaluate import tasks
 from drope_jax.evaluate.catalog import ALLOWED, DEFAULT, EvalData, make_tasks
 from drope_jax.evaluate.measure import evaluate
 from drope_jax.evaluate.methods import allowed_methods
 from drope_jax.sharding import make_mesh, parse_mesh, using
-from experiments import cli
 
 CHECKPOINT = flags.DEFINE_string("checkpoint", None, "Workdir of a run, or an imported model.", required=True)
 DATASET = flags.DEFINE_string("dataset", None, "Corpus to measure on; that of the run by default.")

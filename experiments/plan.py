@@ -8,7 +8,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from drope_jax.config import ConfigError, TrainConfig
+from drope_jax.config import TrainConfig
+from drope_jax.errors import ConfigError
 from drope_jax.evaluate.catalog import EvalData
 from drope_jax.evaluate.methods import AS_TRAINED
 

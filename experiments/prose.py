@@ -28,9 +28,9 @@ from typing import NamedTuple
 
 from absl import flags
 
-from drope_jax.config import ConfigError
+from drope_jax import cli
 from drope_jax.data.corpus import build_corpus
-from experiments import cli
+from drope_jax.errors import ConfigError
 
 OUT = flags.DEFINE_string("out", None, "Directory of the dataset; left as it is if there is one.", required=True)
 DEBS = flags.DEFINE_string("debs", None, "Folder of .deb files; downloaded with apt-get if not given.")

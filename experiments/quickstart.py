@@ -9,7 +9,7 @@ from pathlib import Path
 from absl import flags
 from ml_collections import config_flags
 
-from experiments import cli
+from drope_jax import cli
 from experiments.study import run_study
 
 SETTINGS = str(Path(__file__).parent / "studies" / "quickstart.py")

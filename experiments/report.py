@@ -9,9 +9,10 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from drope_jax.errors import ReportError
 from experiments.reporting import evaluation, plots, tables
 from experiments.reporting.finding import PERPLEXITY, RETRIEVAL, finding, sides_note, spread_note
-from experiments.reporting.records import ReportError, Study, read_evaluation, read_study
+from experiments.reporting.records import Study, read_evaluation, read_study
 
 BACKGROUND = """\
 A language model must know in which order its tokens stand. Most are told by **RoPE**: queries and keys are rotated

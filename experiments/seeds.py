@@ -9,8 +9,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from drope_jax.errors import ReportError
 from experiments.reporting.finding import MEASURES, PERPLEXITY, Measure
-from experiments.reporting.records import ReportError, Study, read_study
+from experiments.reporting.records import Study, read_study
 from experiments.reporting.tables import markdown_table
 
 

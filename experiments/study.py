@@ -23,27 +23,24 @@ from absl import flags
 from jax.sharding import Mesh
 from ml_collections import config_flags
 
-from drope_jax import checkpoint, distributed
-from drope_jax.config import (
-  ConfigError,
-  ModelConfig,
-  TrainConfig,
+from drope_jax import checkpoint, cli, distributed
+from drope_jax.config import ModelConfig, TrainConfig
+from drope_jax.drope import drop
+from drope_jax.errors import ConfigError
+from drope_jax.evaluate.catalog import make_tasks
+from drope_jax.evaluate.measure import check, evaluate
+from drope_jax.files import holds_something, write_json
+from drope_jax.serialization import (
   differences,
   from_dict,
-  holds_something,
   is_cut_off,
   library_versions,
   load_config,
   save_config,
   to_dict,
-  write_json,
 )
-from drope_jax.drope import drop
-from drope_jax.evaluate.catalog import make_tasks
-from drope_jax.evaluate.measure import check, evaluate
 from drope_jax.sharding import make_mesh, parse_mesh, using
 from drope_jax.train import start_from, train
-from experiments import cli
 from experiments.plan import Pretrained, Study, run_directory
 from experiments.report import write_report
 

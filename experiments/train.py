@@ -14,11 +14,11 @@ import jax
 from absl import flags
 from ml_collections import config_flags
 
-from drope_jax import distributed
-from drope_jax.config import TrainConfig, checked
+from drope_jax import cli, distributed
+from drope_jax.config import TrainConfig
+from drope_jax.serialization import checked
 from drope_jax.sharding import PRESETS
 from drope_jax.train import train
-from experiments import cli
 
 CONFIG = config_flags.DEFINE_config_file("config", None, "Config file, and its argument: FILE[:ARG].")
 WORKDIR = flags.DEFINE_string("workdir", None, "Directory of the run: config, metrics and checkpoints.", required=True)

@@ -32,7 +32,7 @@ def compile_once(tmp_path_factory):
 @pytest.fixture(scope="module")
 def llama():
   """A random Llama of transformers."""
-  from pretrained import hugging_face_model  # which skips the file where torch is missing
+  from support.pretrained import hugging_face_model  # which skips the file where torch is missing
 
   return hugging_face_model("Llama", tie_word_embeddings=True)
 
@@ -40,6 +40,6 @@ def llama():
 @pytest.fixture(scope="module")
 def folder(llama, tmp_path_factory):
   """Its files, as transformers writes them."""
-  from pretrained import write_folder
+  from support.pretrained import write_folder
 
   return write_folder(llama, tmp_path_factory.mktemp("source") / "a-llama")

@@ -6,12 +6,13 @@ import shutil
 import jax
 import numpy as np
 import pytest
-from tiny_run import contents, tiny_corpus, tiny_run
+from support.tiny_run import contents, tiny_corpus, tiny_run
 
 from drope_jax import checkpoint
-from drope_jax.checkpoint import CheckpointError
-from drope_jax.config import LIBRARIES, MeshConfig, TrainConfig, from_dict, load_config
+from drope_jax.config import MeshConfig, TrainConfig
+from drope_jax.errors import CheckpointError
 from drope_jax.model import count_parameters
+from drope_jax.serialization import LIBRARIES, from_dict, load_config
 from drope_jax.sharding import make_mesh
 from drope_jax.train import train
 

@@ -13,13 +13,13 @@ ROOT = Path(__file__).parents[1]
 @pytest.mark.parametrize(
   ("raised", "status", "said"),
   [
-    ("drope_jax.evaluate.results.ResultsError('line 3')", 1, "error: line 3\n"),
+    ("drope_jax.errors.ResultsError('line 3')", 1, "error: line 3\n"),
     ("ModuleNotFoundError('no gguf')", 1, "error: no gguf\n"),
-    ("drope_jax.config.ConfigError('steps is 0')", 2, "error: steps is 0\n"),
+    ("drope_jax.errors.ConfigError('steps is 0')", 2, "error: steps is 0\n"),
   ],
 )
 def test_failures_are_one_line(raised, status, said):
-  program = f"import drope_jax.evaluate.results\nfrom experiments import cli\ndef main(): raise {raised}\ncli.run(main)"
+  program = f"import drope_jax.errors\nfrom drope_jax import cli\ndef main(): raise {raised}\ncli.run(main)"
   done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=False)
   assert (done.returncode, done.stderr) == (status, said)
 
@@ -36,7 +36,7 @@ def test_failures_are_one_line(raised, status, said):
 def test_sigterm_is_heard_wherever_it_comes(body, told):
   program = f"""
 import asyncio, os, signal, time
-from experiments import cli
+from drope_jax import cli
 
 def terminate():
   os.kill(os.getpid(), signal.SIGTERM)

@@ -6,9 +6,9 @@ import json
 import pytest
 
 from drope_jax import config as config_module
+from drope_jax import serialization
 from drope_jax.config import (
   ComputeConfig,
-  ConfigError,
   DataConfig,
   InitConfig,
   MeshConfig,
@@ -16,15 +16,9 @@ from drope_jax.config import (
   OptimConfig,
   QKNorm,
   TrainConfig,
-  checked,
-  differences,
-  from_dict,
-  holds_something,
-  is_cut_off,
-  load_config,
-  save_config,
-  to_dict,
 )
+from drope_jax.errors import ConfigError
+from drope_jax.files import holds_something
 from drope_jax.positions import (
   NTK,
   PI,
@@ -39,6 +33,7 @@ from drope_jax.positions import (
   YaRN,
   rnope_swa,
 )
+from drope_jax.serialization import checked, differences, from_dict, is_cut_off, load_config, save_config, to_dict
 
 SHAPE = dict(vocab_size=11, d_model=16, num_layers=2, num_heads=4, num_kv_heads=2, head_dim=6, d_ff=24)
 SCALINGS = [
@@ -318,7 +313,7 @@ def test_a_config_is_replaced_whole_and_only_if_it_changes(tmp_path, monkeypatch
   path = tmp_path / "config.json"
   save_config(model(), path)
   before = path.stat().st_mtime_ns, path.stat().st_ino
-  monkeypatch.setattr(config_module, "library_versions", lambda: {"jax": "99"})
+  monkeypatch.setattr(serialization, "library_versions", lambda: {"jax": "99"})
   save_config(model(), path)
   assert (path.stat().st_mtime_ns, path.stat().st_ino) == before
   save_config(model(d_ff=32), path)

@@ -6,7 +6,7 @@ import jax
 import pytest
 
 from drope_jax import distributed
-from drope_jax.config import ConfigError
+from drope_jax.errors import ConfigError
 
 
 class Device(NamedTuple):

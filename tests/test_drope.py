@@ -6,8 +6,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from drope_jax.config import ConfigError, ModelConfig, QKNorm
+from drope_jax.config import ModelConfig, QKNorm
 from drope_jax.drope import drop, fit_temperature, insert_qk_norm, temperature
+from drope_jax.errors import ConfigError
 from drope_jax.model import Decoder, map_specs, parameter_specs
 from drope_jax.positions import ALiBi, Layer, LayerPattern, RoPE, YaRN, rnope_swa
 

@@ -7,7 +7,7 @@ import jax.extend
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from tiny_run import tiny_model
+from support.tiny_run import tiny_model
 
 from drope_jax.config import ComputeConfig
 from drope_jax.loss import summed_loss, token_losses

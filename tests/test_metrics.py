@@ -7,10 +7,10 @@ import types
 import jax
 import pytest
 from etils import epath
-from tiny_run import tiny_model
+from support.tiny_run import tiny_model
 
 from drope_jax import metrics
-from drope_jax.config import ConfigError
+from drope_jax.errors import ConfigError
 
 
 def test_flops_of_a_token_by_hand():

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from tiny_decoder import (
+from support.tiny_decoder import (
   POSITION_IDS,
   TINY,
   assert_close,
@@ -21,14 +21,8 @@ from tiny_decoder import (
 from drope_jax import model as model_module
 from drope_jax.attention import attention
 from drope_jax.config import ComputeConfig
-from drope_jax.model import (
-  Decoder,
-  hidden_states,
-  init_cache,
-  init_params,
-  rms_norm,
-  unembed,
-)
+from drope_jax.layers import rms_norm
+from drope_jax.model import Decoder, hidden_states, init_cache, init_params, unembed
 from drope_jax.positions import PI, ALiBi, Layer, LayerPattern, RoPE
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from tiny_decoder import (
+from support.tiny_decoder import (
   POSITION_IDS,
   POSITIONS,
   TINY,

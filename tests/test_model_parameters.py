@@ -6,15 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from tiny_decoder import (
-  TINY,
-  assert_close,
-  initial_params,
-  logits_of,
-  random_params,
-  random_tokens,
-  tiny,
-)
+from support.tiny_decoder import TINY, assert_close, initial_params, logits_of, random_params, random_tokens, tiny
 
 from drope_jax.config import ModelConfig, QKNorm
 from drope_jax.model import (

@@ -6,9 +6,9 @@ import math
 import jax
 import numpy as np
 import pytest
-from eight_devices import on_eight_devices
-from multi_device_script import MODEL, curve_config
-from tiny_run import losses, tiny_corpus
+from support.eight_devices import on_eight_devices
+from support.multi_device_script import MODEL, curve_config
+from support.tiny_run import losses, tiny_corpus
 
 from drope_jax import checkpoint
 from drope_jax.model import map_specs

@@ -12,14 +12,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tiny_run import losses, tiny_corpus
+from support.tiny_run import losses, tiny_corpus
 
 pytestmark = pytest.mark.slow  # every test starts processes that train
 ROOT = Path(__file__).parents[1]
 STEPS = 12
 CONFIG = """
 import os, time
-from tiny_run import tiny_model, tiny_run
+from support.tiny_run import tiny_model, tiny_run
 from drope_jax import metrics
 from drope_jax.config import ComputeConfig
 

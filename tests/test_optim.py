@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from tiny_run import tiny_model
+from support.tiny_run import tiny_model
 
 from drope_jax.config import OptimConfig, QKNorm
 from drope_jax.model import map_specs

@@ -17,7 +17,8 @@ import numpy as np
 import pytest
 from jax.sharding import AbstractMesh
 
-from drope_jax.config import ComputeConfig, ConfigError, MeshConfig, ModelConfig, QKNorm
+from drope_jax.config import ComputeConfig, MeshConfig, ModelConfig, QKNorm
+from drope_jax.errors import ConfigError
 from drope_jax.model import hidden_states, init_params, map_specs, parameter_specs, unembed
 from drope_jax.sharding import (
   AXES,

@@ -15,14 +15,15 @@ import numpy as np
 import optax
 import orbax.checkpoint as ocp
 import pytest
-from tiny_run import contents, losses, records, tiny_corpus, tiny_model, tiny_run
+from support.tiny_run import contents, losses, records, tiny_corpus, tiny_model, tiny_run
 
 from drope_jax import checkpoint, metrics
 from drope_jax import train as train_module
-from drope_jax.checkpoint import CheckpointError, TrainState
-from drope_jax.config import ComputeConfig, ConfigError, InitConfig, QKNorm
+from drope_jax.checkpoint import TrainState
+from drope_jax.config import ComputeConfig, InitConfig, QKNorm
 from drope_jax.data.corpus import build_corpus
 from drope_jax.data.pipeline import train_batches
+from drope_jax.errors import CheckpointError, ConfigError
 from drope_jax.model import init_params
 from drope_jax.positions import ALiBi, Layer, LayerPattern, RoPE
 from drope_jax.train import make_train_step, train

@@ -11,7 +11,7 @@ from typing import Any
 
 import tensorflow_datasets as tfds
 
-from drope_jax.config import ConfigError
+from drope_jax.errors import ConfigError
 
 
 class TextCorpus(tfds.core.GeneratorBasedBuilder):

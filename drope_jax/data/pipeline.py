@@ -13,9 +13,10 @@ import grain
 import numpy as np
 from absl import flags
 
-from drope_jax.config import ConfigError, DataConfig
+from drope_jax.config import DataConfig
 from drope_jax.data.corpus import documents
 from drope_jax.data.tokenizers import Tokenizer, load_tokenizer
+from drope_jax.errors import ConfigError
 
 SHUFFLED_BATCHES = 16  # batches whose rows are shuffled together
 READ_AHEAD = grain.ReadOptions(num_threads=4, prefetch_buffer_size=16)  # documents; grain's 500 delay the first batch

@@ -15,8 +15,8 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
-from drope_jax.config import ConfigError
 from drope_jax.data.tokenizers import Tokenizer
+from drope_jax.errors import ConfigError
 
 ARROW = " ->"
 # Eight values each, so that knowing a topic's values but not the context is right one time in eight.

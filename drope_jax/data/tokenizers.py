@@ -14,7 +14,7 @@ import tokenizers
 from etils import epath
 from tokenizers import decoders, models, pre_tokenizers, trainers
 
-from drope_jax.config import ConfigError
+from drope_jax.errors import ConfigError
 
 # What released models call them, for a tokenizer.json that comes without its tokenizer_config.json.
 KNOWN_EOS = ("<|endoftext|>", "<|end_of_text|>", "</s>", "<eos>", "<|im_end|>")

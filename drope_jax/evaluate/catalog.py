@@ -7,11 +7,11 @@ from pathlib import Path
 
 import numpy as np
 
-from drope_jax.config import ConfigError
 from drope_jax.data.corpus import documents
 from drope_jax.data.pipeline import evaluation_documents
 from drope_jax.data.recall import Lines, sentences
 from drope_jax.data.tokenizers import Tokenizer
+from drope_jax.errors import ConfigError
 from drope_jax.evaluate import longbench, multiple_choice, probes, ruler
 from drope_jax.evaluate.haystack import read_essays
 from drope_jax.evaluate.needles import Needles

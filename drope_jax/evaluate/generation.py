@@ -6,7 +6,7 @@ import numpy as np
 
 from drope_jax.evaluate.samples import digest
 from drope_jax.evaluate.tasks import Subject, batches
-from drope_jax.generate import generate
+from drope_jax.generation import generate
 
 
 def complete(subject: Subject, prompts: Sequence[np.ndarray], max_new_tokens: int) -> list[str]:

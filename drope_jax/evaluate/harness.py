@@ -22,8 +22,8 @@ except ModuleNotFoundError as error:
   raise ModuleNotFoundError("lm-evaluation-harness is not installed: pip install 'drope_jax[eval]'") from error
 
 from drope_jax import checkpoint as checkpoints
-from drope_jax.config import ConfigError
 from drope_jax.data.tokenizers import load_tokenizer
+from drope_jax.errors import ConfigError
 from drope_jax.evaluate.generation import complete
 from drope_jax.evaluate.likelihood import score_continuations
 from drope_jax.evaluate.methods import Method, allowed_methods, inference

@@ -4,8 +4,8 @@ import pydoc_data.topics
 import re
 from pathlib import Path
 
-from drope_jax.config import ConfigError
 from drope_jax.data.corpus import documents
+from drope_jax.errors import ConfigError
 
 SPLIT = "heldout"  # of a dataset that is named without one
 MOST_CHARACTERS = 4_000_000  # of a dataset: about a million tokens, and a haystack begins anew where it ends

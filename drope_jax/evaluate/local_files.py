@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from drope_jax.config import ConfigError
+from drope_jax.errors import ConfigError
 
 
 def read_jsonl(path: Path, fields: tuple[str, ...], limit: int | None = None) -> list[dict[str, Any]]:

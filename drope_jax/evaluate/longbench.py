@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from drope_jax.config import ConfigError
+from drope_jax.errors import ConfigError
 from drope_jax.evaluate.generation import complete
 from drope_jax.evaluate.local_files import read_jsonl
 from drope_jax.evaluate.samples import fingerprint

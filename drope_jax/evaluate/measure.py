@@ -12,7 +12,8 @@ import numpy as np
 
 from drope_jax import drope
 from drope_jax.checkpoint import Checkpoint
-from drope_jax.config import ConfigError, ModelConfig
+from drope_jax.config import ModelConfig
+from drope_jax.errors import ConfigError
 from drope_jax.evaluate import results
 from drope_jax.evaluate.catalog import EvalData
 from drope_jax.evaluate.methods import Inference, Method, inference

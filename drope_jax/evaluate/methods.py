@@ -26,8 +26,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from drope_jax.config import ConfigError, ModelConfig
+from drope_jax.config import ModelConfig
 from drope_jax.drope import temperature
+from drope_jax.errors import ConfigError
 from drope_jax.positions import NTK, PI, ALiBi, DynamicNTK, DynamicYaRN, RoPE, Scaling, YaRN, layer_cycle
 
 _SCALINGS: dict[str, Callable[[float, int], Scaling]] = {  # of (factor, original context)

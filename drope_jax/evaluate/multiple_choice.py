@@ -15,7 +15,7 @@ from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
-from drope_jax.config import ConfigError
+from drope_jax.errors import ConfigError
 from drope_jax.evaluate.likelihood import score_continuations
 from drope_jax.evaluate.local_files import read_jsonl
 from drope_jax.evaluate.samples import fingerprint

@@ -15,8 +15,9 @@ from typing import Any, ClassVar
 import jax
 import numpy as np
 
-from drope_jax.config import ComputeConfig, ConfigError, ModelConfig
+from drope_jax.config import ComputeConfig, ModelConfig
 from drope_jax.data.tokenizers import Tokenizer
+from drope_jax.errors import ConfigError
 from drope_jax.evaluate.methods import Inference
 from drope_jax.evaluate.results import BITS_PER_BYTE, LOSS, loss_between
 from drope_jax.evaluate.samples import fingerprint

@@ -16,8 +16,8 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from drope_jax.config import ConfigError
 from drope_jax.data.recall import Line, Lines
+from drope_jax.errors import ConfigError
 from drope_jax.evaluate.likelihood import score_continuations
 from drope_jax.evaluate.results import ACCURACY, LOSS
 from drope_jax.evaluate.samples import fingerprint

@@ -29,7 +29,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from drope_jax.config import from_dict
+from drope_jax.errors import ResultsError
+from drope_jax.serialization import from_dict
 
 LOSS = "loss"
 BITS_PER_BYTE = "bits_per_byte"
@@ -46,10 +47,6 @@ def loss_between(start: int, stop: int) -> str:
 def at_depth(metric: str, depth: float) -> str:
   """The metric of the same score over needles near `depth`."""
   return f"{metric}{BY_DEPTH}{depth:g}"
-
-
-class ResultsError(RuntimeError):
-  """A results.jsonl that cannot be read, or a figure that cannot be written; one line that names it."""
 
 
 class Measurement(NamedTuple):

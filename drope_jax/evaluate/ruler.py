@@ -23,8 +23,8 @@ import uuid
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, Literal, Protocol
 
-from drope_jax.config import ConfigError
 from drope_jax.data.tokenizers import Tokenizer
+from drope_jax.errors import ConfigError
 from drope_jax.evaluate.generation import complete
 from drope_jax.evaluate.haystack import split_sentences
 from drope_jax.evaluate.samples import fingerprint

@@ -10,12 +10,13 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
-from drope_jax.config import ComputeConfig, ConfigError
+from drope_jax.config import ComputeConfig
 from drope_jax.data.tokenizers import Tokenizer
+from drope_jax.errors import ConfigError
 from drope_jax.evaluate.methods import Inference
 from drope_jax.evaluate.results import at_depth
 from drope_jax.evaluate.samples import SampleLog
-from drope_jax.generate import padded
+from drope_jax.generation import padded
 from drope_jax.model import Params
 from drope_jax.sharding import pieces
 

@@ -20,8 +20,7 @@ from collections.abc import Sequence
 
 from absl import logging as absl_logging
 
-from drope_jax.checkpoint import CheckpointError
-from drope_jax.config import ConfigError
+from drope_jax.errors import CheckpointError, ConfigError
 from drope_jax.interop.exporting import DTYPES, SHARD_BYTES, export_model
 from drope_jax.interop.families import FAMILIES
 from drope_jax.interop.importing import import_model

@@ -6,8 +6,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from drope_jax.checkpoint import CheckpointError
-from drope_jax.config import ConfigError
+from drope_jax.errors import CheckpointError, ConfigError
 
 
 def local(path: str | Path) -> Path:

@@ -14,9 +14,10 @@ from safetensors.numpy import save_file
 from tokenizers import decoders, models, pre_tokenizers
 
 from drope_jax import checkpoint
-from drope_jax.config import ConfigError, ModelConfig
+from drope_jax.config import ModelConfig
 from drope_jax.data.tokenizers import KNOWN_EOS, ByteTokenizer, Tokenizer, load_tokenizer
 from drope_jax.drope import temperature
+from drope_jax.errors import ConfigError
 from drope_jax.interop.drafts import check_free, draft_of, local
 from drope_jax.interop.families import FAMILIES, Family
 from drope_jax.interop.formats import choose, exported_length, write_config

@@ -3,7 +3,8 @@
 import math
 from typing import Any, NamedTuple
 
-from drope_jax.config import ConfigError, ModelConfig
+from drope_jax.config import ModelConfig
+from drope_jax.errors import ConfigError
 from drope_jax.interop.families import FAMILIES
 from drope_jax.interop.hf_config import ntk_theta, write_rope
 from drope_jax.positions import ALiBi, DynamicNTK, DynamicYaRN, Layer, RoPE, YaRN, layer_cycle

@@ -14,7 +14,7 @@ import numpy as np
 import tokenizers
 from tokenizers import decoders, models, normalizers, pre_tokenizers
 
-from drope_jax.config import ConfigError
+from drope_jax.errors import ConfigError
 from drope_jax.interop.sources import sha256
 from drope_jax.interop.weights import TABLE
 

@@ -9,7 +9,8 @@ import re
 from collections.abc import Mapping
 from typing import Any, NamedTuple, NoReturn
 
-from drope_jax.config import ConfigError, ModelConfig, QKNorm
+from drope_jax.config import ModelConfig, QKNorm
+from drope_jax.errors import ConfigError
 from drope_jax.interop.families import FAMILIES, Family
 from drope_jax.positions import (
   NTK,

@@ -13,8 +13,9 @@ import numpy as np
 from jax.sharding import Mesh, Sharding, SingleDeviceSharding
 
 from drope_jax import checkpoint
-from drope_jax.config import ConfigError, ModelConfig
+from drope_jax.config import ModelConfig
 from drope_jax.data.tokenizers import load_tokenizer
+from drope_jax.errors import ConfigError
 from drope_jax.interop.drafts import check_free, draft_of, local
 from drope_jax.interop.families import FAMILIES, Family
 from drope_jax.interop.gguf_file import GGUFFile

@@ -4,13 +4,14 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from drope_jax import checkpoint
-from drope_jax.checkpoint import CheckpointError
-from drope_jax.config import ConfigError, ModelConfig, TrainConfig, from_dict
+from drope_jax.config import ModelConfig, TrainConfig
+from drope_jax.errors import CheckpointError, ConfigError
 from drope_jax.evaluate import results as records
 from drope_jax.interop.families import FAMILIES
 from drope_jax.interop.hf_config import NEUTRAL_FACTOR
 from drope_jax.model import count_parameters
 from drope_jax.positions import layer_cycle
+from drope_jax.serialization import from_dict
 
 
 class Made(NamedTuple):

@@ -9,8 +9,8 @@ import ml_dtypes  # noqa: F401  (gives numpy its bfloat16, which safetensors the
 import numpy as np
 import safetensors
 
-from drope_jax.config import ConfigError
 from drope_jax.data.tokenizers import COMPANIONS, ROLES, load_tokenizer
+from drope_jax.errors import ConfigError
 
 FLOATS = ("F32", "F16", "BF16")
 

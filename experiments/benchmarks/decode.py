@@ -5,8 +5,9 @@
 
 from absl import flags
 
-from drope_jax.config import ConfigError, to_dict
-from experiments import cli
+from drope_jax import cli
+from drope_jax.errors import ConfigError
+from drope_jax.serialization import to_dict
 from experiments.benchmarks import measuring
 from experiments.benchmarks.figures import GENERATION_HEADER, generation_figures, generation_rows
 from experiments.benchmarks.measuring import in_turns

@@ -11,11 +11,12 @@ from pathlib import Path
 
 from absl import flags
 
-from drope_jax.config import DataConfig, to_dict
+from drope_jax import cli
+from drope_jax.config import DataConfig
 from drope_jax.data.corpus import build_corpus
 from drope_jax.data.docstrings import gather
 from drope_jax.data.pipeline import SHUFFLED_BATCHES
-from experiments import cli
+from drope_jax.serialization import to_dict
 from experiments.benchmarks import measuring
 from experiments.benchmarks.figures import INPUT_HEADER, input_figures, input_row
 from experiments.benchmarks.measuring import in_turns

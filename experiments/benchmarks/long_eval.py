@@ -9,9 +9,9 @@ its own. Our side shares the text among all devices (with `JAX_NUM_CPU_DEVICES=2
 
 from absl import flags
 
-from drope_jax import checkpoint
-from drope_jax.config import ConfigError, to_dict
-from experiments import cli
+from drope_jax import checkpoint, cli
+from drope_jax.errors import ConfigError
+from drope_jax.serialization import to_dict
 from experiments.benchmarks import measuring
 from experiments.benchmarks.figures import TEXT_HEADER, text_figures, text_rows
 from experiments.benchmarks.measuring import Side, in_turns

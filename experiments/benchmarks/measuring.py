@@ -19,8 +19,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from drope_jax.config import ConfigError
-from experiments import cli
+from drope_jax import cli
+from drope_jax.errors import ConfigError
 
 SETTINGS = ("JAX_NUM_CPU_DEVICES", "XLA_FLAGS", "LD_PRELOAD")  # of the environment, which change how fast a side is
 

@@ -9,21 +9,14 @@ import numpy as np
 from jax.sharding import Mesh
 
 from drope_jax import checkpoint
-from drope_jax.config import (
-  ComputeConfig,
-  DataConfig,
-  ModelConfig,
-  OptimConfig,
-  TrainConfig,
-  from_dict,
-  library_versions,
-)
+from drope_jax.config import ComputeConfig, DataConfig, ModelConfig, OptimConfig, TrainConfig
 from drope_jax.data.pipeline import SHUFFLED_BATCHES, train_batches
 from drope_jax.evaluate.methods import Inference
 from drope_jax.evaluate.perplexity import position_losses, trace_losses
-from drope_jax.generate import Generation
+from drope_jax.generation import Generation
 from drope_jax.model import compute_dtype, count_parameters, init_params, map_specs
 from drope_jax.optim import make_optimizer
+from drope_jax.serialization import from_dict, library_versions
 from drope_jax.sharding import PRESETS, make_mesh, named_sharding
 from drope_jax.train import abstract_state, batch_sharding, fresh_state, jit_train_step
 from experiments.benchmarks.measuring import host_memory_peak, page_faults

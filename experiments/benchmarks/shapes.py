@@ -2,7 +2,8 @@
 
 from typing import NamedTuple
 
-from drope_jax.config import ConfigError, ModelConfig
+from drope_jax.config import ModelConfig
+from drope_jax.errors import ConfigError
 from experiments.configs import pretrain, recalibrate
 
 

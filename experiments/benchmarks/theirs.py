@@ -8,9 +8,10 @@ import numpy as np
 import torch
 import transformers
 
-from drope_jax.config import ModelConfig, from_dict
+from drope_jax.config import ModelConfig
 from drope_jax.interop import formats
 from drope_jax.interop.exporting import export_model
+from drope_jax.serialization import from_dict
 from experiments.benchmarks.measuring import host_memory_peak, page_faults
 from experiments.benchmarks.ours import OPTIM, Measure
 

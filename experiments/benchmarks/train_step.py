@@ -12,8 +12,9 @@ from typing import Any
 
 from absl import flags
 
-from drope_jax.config import ConfigError, to_dict
-from experiments import cli
+from drope_jax import cli
+from drope_jax.errors import ConfigError
+from drope_jax.serialization import to_dict
 from experiments.benchmarks import measuring
 from experiments.benchmarks.figures import TRAINING_HEADER, training_figures, training_rows
 from experiments.benchmarks.measuring import in_turns

@@ -20,7 +20,8 @@ it ends its cosine at 14,000. To follow the paper to the letter, train `rope` wi
 from `--config.init.step=14000`.
 """
 
-from drope_jax.config import ConfigError, DataConfig, InitConfig, ModelConfig, OptimConfig, TrainConfig
+from drope_jax.config import DataConfig, InitConfig, ModelConfig, OptimConfig, TrainConfig
+from drope_jax.errors import ConfigError
 from drope_jax.positions import ALiBi, Positions, RoPE, rnope_swa
 
 CONTEXT = 1024

@@ -77,7 +77,6 @@ from typing import NamedTuple
 
 from drope_jax.config import (
   ComputeConfig,
-  ConfigError,
   DataConfig,
   InitConfig,
   MeshConfig,
@@ -86,6 +85,7 @@ from drope_jax.config import (
   QKNorm,
   TrainConfig,
 )
+from drope_jax.errors import ConfigError
 from drope_jax.positions import RoPE
 
 

@@ -6,17 +6,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from drope_jax.config import ConfigError, ModelConfig, TrainConfig, from_dict, load_config
+from drope_jax.config import ModelConfig, TrainConfig
+from drope_jax.errors import ConfigError, ReportError
 from drope_jax.evaluate import results
 from drope_jax.evaluate.measure import FIT_TASK
 from drope_jax.model import count_parameters
+from drope_jax.serialization import from_dict, load_config
 from experiments.plan import ROLES, Arm, Pretrained, Row, run_directory
 
 TEMPERATURE = "drope"  # the method, see drope_jax/evaluate/methods.py
-
-
-class ReportError(ValueError):
-  """Records that cannot be reported: the message names the file and what is wrong with it."""
 
 
 class Figure(NamedTuple):

@@ -15,20 +15,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from drope_jax.config import (
-  ComputeConfig,
-  ConfigError,
-  DataConfig,
-  InitConfig,
-  ModelConfig,
-  OptimConfig,
-  QKNorm,
-  TrainConfig,
-)
+from drope_jax.config import ComputeConfig, DataConfig, InitConfig, ModelConfig, OptimConfig, QKNorm, TrainConfig
 from drope_jax.data import docstrings
 from drope_jax.data.corpus import build_corpus, is_built
 from drope_jax.data.recall import Lines, RecallParameters, recall_document, sentences, vocabulary
 from drope_jax.data.tokenizers import load_tokenizer, train_bpe
+from drope_jax.errors import ConfigError
 from drope_jax.evaluate.catalog import DEFAULT, EvalData
 from drope_jax.positions import RoPE
 from experiments.plan import Arm, Row, Study, check_at_least_one, run_directory

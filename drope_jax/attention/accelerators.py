@@ -1,0 +1,143 @@
+"""The accelerators' own attention kernels, under the conventions of attention.py: splash on TPUs, cuDNN on GPUs.
+
+Both serve training and long evaluation: whole rows of queries against themselves. They neither write the T x T scores
+out nor repeat keys for the query heads that share them. What else a call may ask for, `obstacle` knows.
+"""
+
+import functools
+import math
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_kernel as splash_kernel
+from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_mask as splash_mask
+
+from drope_jax.attention import context_parallel
+from drope_jax.sharding import cut_evenly, named_sharding, partition_spec, parts, pieces
+
+Array = jax.Array
+
+PLATFORMS = {"tpu": "splash", "gpu": "cudnn"}  # the kernel made for each of JAX's platforms
+_SPLASH_LANES = 128  # what splash's blocks must be multiples of
+_SPLASH_BLOCK = 512  # queries and keys per block
+
+
+def obstacle(kernel: str, q_BTHh: Array, k_BSKh: Array, *, offset, segments, slopes_H) -> str | None:
+  """What keeps `kernel` from serving a call, in words that follow "cannot take"; None if nothing does.
+
+  Args: as `attention` takes them.
+  """
+  shards = pieces("length")
+  if not isinstance(offset, int) or offset != 0 or q_BTHh.shape[1] != k_BSKh.shape[1]:
+    return "cached keys"
+  if kernel in ("cudnn", "unrolled") and shards > 1:
+    return "rows split over the mesh axis 'context'"
+  if kernel == "unrolled":
+    return None
+  if slopes_H is not None:
+    return "ALiBi slopes"
+  if kernel == "splash" and not cut_evenly(q_BTHh, "batch", "length"):
+    return f"{q_BTHh.shape[0]} rows of {q_BTHh.shape[1]} tokens, which the mesh cuts unevenly"
+  if kernel == "splash" and shards > 1 and q_BTHh.shape[1] % (parts("length") * _SPLASH_LANES):
+    return f"rows of {q_BTHh.shape[1]} tokens in {shards} pieces (each must be a multiple of {2 * _SPLASH_LANES})"
+  if kernel == "cudnn" and segments is not None:
+    return "segments"
+  if kernel == "cudnn" and (q_BTHh.shape[-1] % 8 or q_BTHh.shape[-1] > 128):  # 256 on Hopper alone
+    return f"heads of {q_BTHh.shape[-1]} (only multiples of 8 up to 128)"
+  if kernel == "cudnn" and q_BTHh.dtype not in (jnp.bfloat16, jnp.float16):
+    return f"{q_BTHh.dtype} (only bfloat16 and float16)"
+  return None
+
+
+def cudnn(
+  q_BTHh: Array, k_BTKh: Array, v_BTKh: Array, window: int | None, segments: None, implementation: str = "cudnn"
+) -> Array:
+  """softmax(q.k) v, causal, (B, T, H, h); q carries its scale."""
+  assert segments is None
+  reach = None if window is None else (window - 1, 0)
+  settings: dict[str, Any] = {"local_window_size": reach, "implementation": implementation}
+  return jax.nn.dot_product_attention(q_BTHh, k_BTKh, v_BTKh, is_causal=True, scale=1.0, **settings)
+
+
+def splash(q_BTHh: Array, k_BTKh: Array, v_BTKh: Array, window: int | None, segments, interpret: bool = False) -> Array:
+  """softmax(q.k) v, causal, (B, T, H, h); q carries its scale. `interpret` runs it anywhere, slowly.
+
+  Each device computes its own rows and heads, and the queries it is dealt (against all keys, if the mesh axis `context`
+  splits the rows): the compiler cannot split a kernel by itself.
+  """
+  mesh, shards = jax.sharding.get_abstract_mesh(), pieces("length")
+  lanes = -(-q_BTHh.shape[1] // (parts("length") * _SPLASH_LANES))  # of a row, or of one chunk of it
+  # Rows in pieces cannot be padded (the padding would lie on one device alone), so the block must divide a chunk.
+  widest = _SPLASH_BLOCK // _SPLASH_LANES
+  block = _SPLASH_LANES * (min(widest, lanes) if shards == 1 else math.gcd(widest, lanes))
+  padding = -q_BTHh.shape[1] % block  # behind everything, where causality hides it
+  kernel = _splash_kernel(
+    q_BTHh.shape[1] + padding, q_BTHh.shape[2] // k_BTKh.shape[2], window, block, shards, interpret
+  )
+  run = functools.partial(_splash_here, padding=padding, shards=shards)
+  ids = (None, None) if segments is None else tuple(segments)
+  if mesh.empty:
+    return run(kernel, q_BTHh, k_BTKh, v_BTKh, *ids)
+  heads = partition_spec(("batch", "length", "heads", "head_dim"))
+  keys = partition_spec(("batch", "all_keys", "kv_heads", "head_dim"))
+  rows = (None, None) if segments is None else map(partition_spec, (("batch", "length"), ("batch", "all_keys")))
+  masks = kernel.manual_sharding_spec(named_sharding(mesh, ("layers", "length")))  # all heads, their own queries
+  return jax.shard_map(run, in_specs=(masks, heads, keys, keys, *rows), out_specs=heads, check_vma=False)(
+    kernel, q_BTHh, k_BTKh, v_BTKh, *ids
+  )
+
+
+def _splash_kernel(length: int, groups: int, window: int | None, block: int, shards: int, interpret: bool) -> Any:
+  """The kernel of `groups` query heads that share a key head, for queries in so many pieces."""
+  shape = (length, length)
+  mask = splash_mask.CausalMask(shape) if window is None else splash_mask.LocalMask(shape, (window - 1, 0), offset=0)
+  if shards > 1:
+    mask.q_sequence = context_parallel.dealt_order(length, shards)
+  sizes = splash_kernel.BlockSizes(
+    block_q=block,
+    block_kv=block,
+    block_q_dkv=block,
+    block_kv_dkv=block,
+    block_kv_dkv_compute=block,
+    block_q_dq=block,
+    block_kv_dq=block,
+  )
+  masks = splash_mask.MultiHeadMask([mask] * groups)
+  return splash_kernel.make_splash_mqa(
+    masks, block_sizes=sizes, head_shards=1, q_seq_shards=shards, interpret=interpret
+  )
+
+
+def _splash_here(
+  kernel: Any,
+  q_BTHh: Array,
+  k_BSKh: Array,
+  v_BSKh: Array,
+  q_segments: Any,
+  k_segments: Any,
+  *,
+  padding: int,
+  shards: int,
+) -> Array:
+  if shards > 1:
+    q_BTHh = context_parallel.deal(q_BTHh, shards)
+    q_segments = None if q_segments is None else context_parallel.deal(q_segments, shards)
+  batch, length, num_heads, head_dim = q_BTHh.shape
+  num_kv_heads = k_BSKh.shape[2]
+
+  def pad(x: Array) -> Array:
+    return jnp.pad(x, [(0, padding if axis == 1 else 0) for axis in range(x.ndim)])
+
+  groups, padded = num_heads // num_kv_heads, length + padding
+  q_BKGTh = pad(q_BTHh).swapaxes(1, 2).reshape(batch, num_kv_heads, groups, padded, head_dim)
+  k_BKSh, v_BKSh = pad(k_BSKh).swapaxes(1, 2), pad(v_BSKh).swapaxes(1, 2)
+  ids = None if q_segments is None else splash_kernel.SegmentIds(pad(q_segments), pad(k_segments))
+  over_heads = jax.vmap(kernel, in_axes=(0, 0, 0, None))
+  out_BKGTh = jax.vmap(over_heads, in_axes=(0, 0, 0, None if ids is None else 0))(q_BKGTh, k_BKSh, v_BKSh, ids)
+  out_BTHh = out_BKGTh.reshape(batch, num_heads, padded, head_dim).swapaxes(1, 2)[:, :length]
+  return out_BTHh if shards == 1 else context_parallel.collect(out_BTHh, shards)
+
+
+ACCELERATED: dict[str, Callable[..., Array]] = {"cudnn": cudnn, "splash": splash}

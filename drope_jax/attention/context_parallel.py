@@ -1,0 +1,88 @@
+"""Rows split over the mesh axis `context`: which queries of a row a device computes.
+
+Causality lets the first queries see few keys and the last ones all, so that devices which computed the piece they hold
+would wait for the last of them. A row is cut into two chunks a device instead, and of n devices number d computes the
+chunks d and 2n-1-d: all see as many keys. What they hold, 2d and 2d+1, is traded before and after.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from drope_jax.attention.scores import Segments
+from drope_jax.sharding import partition_spec, pieces
+
+Array = jax.Array
+
+
+def deal(x: Array, devices: int) -> Array:
+  """Within `jax.shard_map`: for the chunks of axis 1 that a device holds, those it computes, the even one first."""
+  return _trade(x, _holders_and_computers(devices))
+
+
+def collect(x: Array, devices: int) -> Array:
+  """Undoes `deal`."""
+  return _trade(x, [[(b, a) for a, b in pairs] for pairs in _holders_and_computers(devices)])
+
+
+def chunks(device: Any, devices: int) -> tuple[Any, Any]:
+  """The numbers of the chunks that a device computes, the even one first."""
+  early, late = device, 2 * devices - 1 - device
+  odd = device % 2
+  return early + odd * (late - early), late + odd * (early - late)
+
+
+def dealt_order(length: int, devices: int) -> np.ndarray:
+  """The indices (length,) of a row's queries, int32, by the devices that compute them."""
+  by_chunk = np.arange(length, dtype=np.int32).reshape(2 * devices, -1)
+  return by_chunk[np.stack(chunks(np.arange(devices), devices), axis=1).ravel()].ravel()
+
+
+def _holders_and_computers(devices: int) -> list[list[tuple[int, int]]]:
+  """Of the even chunks, and of the odd ones: the device that holds each, and the one that computes it."""
+  computed = [chunks(device, devices) for device in range(devices)]
+  return [[(pair[parity] // 2, device) for device, pair in enumerate(computed)] for parity in (0, 1)]
+
+
+def _trade(x: Array, permutations: list[list[tuple[int, int]]]) -> Array:
+  halves = jnp.split(x, 2, axis=1)
+  return jnp.concatenate(
+    [lax.ppermute(half, "context", pairs) for half, pairs in zip(halves, permutations, strict=True)], axis=1
+  )
+
+
+def over_context(compute: Callable, q_BTHh, k_BSKh, v_BSKh, offset, segments, slopes_H) -> Array:
+  """`compute` where rows are split over the mesh axis `context`: a device gathers all keys, and has its queries dealt.
+
+  Said with shard_map, because the compiler does not see how the blocks of a loop could be dealt out.
+  """
+  devices = pieces("length")
+  heads = partition_spec(("batch", "length", "heads", "head_dim"))
+  keys = partition_spec(("batch", "all_keys", "kv_heads", "head_dim"))
+  rows: Any = None
+  if segments is not None:
+    rows = Segments(partition_spec(("batch", "length")), partition_spec(("batch", "all_keys")))  # type: ignore[arg-type]
+  slopes = None if slopes_H is None else jnp.asarray(slopes_H, jnp.float32)
+  offset = jnp.asarray(offset, jnp.int32)  # a scalar stays one: see _compute
+  offsets = partition_spec(("batch",) if offset.ndim else ())
+
+  def here(q_BTHh, k_BSKh, v_BSKh, offset, segments, slopes_H):
+    size = q_BTHh.shape[1] // 2
+    q_BTHh = deal(q_BTHh, devices)
+    if segments is not None:
+      segments = Segments(deal(segments.queries, devices), segments.keys)
+    outs = []
+    for half, chunk in enumerate(chunks(lax.axis_index("context"), devices)):
+      own = slice(half * size, (half + 1) * size)
+      rows = None if segments is None else Segments(segments.queries[:, own], segments.keys)
+      first = offset + chunk * size
+      outs.append(compute(q_BTHh[:, own], k_BSKh, v_BSKh, first, rows, slopes_H))
+    return collect(jnp.concatenate(outs, axis=1), devices)
+
+  specs = (heads, keys, keys, offsets, rows, None if slopes is None else partition_spec(("heads",)))
+  run = jax.shard_map(here, in_specs=specs, out_specs=heads, check_vma=False)
+  return run(q_BTHh, k_BSKh, v_BSKh, offset, segments, slopes)

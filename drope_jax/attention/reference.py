@@ -1,0 +1,15 @@
+"""The reference kernel: it writes the T x S scores out."""
+
+import jax
+import jax.numpy as jnp
+
+from drope_jax.attention.scores import MASKED, biased_scores, mix_keys
+
+
+def reference_attention(q_BKGTh, k_BKSh, v_BKSh, offset_B, segments, slopes_KG, window):
+  q_index_BT = offset_B[:, None] + jnp.arange(q_BKGTh.shape[3])
+  k_index_S = jnp.arange(k_BKSh.shape[2])
+  scores, visible = biased_scores(q_BKGTh, k_BKSh, q_index_BT, k_index_S, segments, slopes_KG, window)
+  weights = jax.nn.softmax(jnp.where(visible, scores, MASKED), axis=-1)
+  weights = jnp.where(visible, weights, 0.0).astype(v_BKSh.dtype)  # a query that sees nothing gets nothing
+  return mix_keys(weights, v_BKSh).astype(q_BKGTh.dtype)

@@ -1,0 +1,87 @@
+"""What this package's kernels share: the arrays of a call, its three products, its scores and what is visible."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+Array = jax.Array
+
+MASKED = -1e30  # finite: a block that is masked whole must not produce inf - inf
+
+
+class Segments(NamedTuple):
+  """Document number of every query (B, T) and key (B, S), int32; attention stays within equal numbers."""
+
+  queries: Array
+  keys: Array
+
+
+class Problem(NamedTuple):
+  """One attention call, as the kernels of this package take it; the scale is already in the queries."""
+
+  q_BKGTh: Array
+  k_BKSh: Array
+  v_BKSh: Array
+  offset_B: Array
+  segments: Segments | None
+  slopes_KG: Array | None
+
+
+# The three products of attention, with float32 results. The G * T queries of a key/value head are the rows of one
+# matrix: XLA's CPU backend takes twice as long for a product with more dimensions.
+
+
+def _rows(x_BKGTx: Array) -> Array:
+  return x_BKGTx.reshape(*x_BKGTx.shape[:2], -1, x_BKGTx.shape[-1])
+
+
+def dot_keys(x_BKGTh: Array, y_BKSh: Array) -> Array:
+  """(B, K, G, T, S): every row of x against every row of y."""
+  out = jnp.einsum("BKRh,BKSh->BKRS", _rows(x_BKGTh), y_BKSh, preferred_element_type=jnp.float32)
+  return out.reshape(*x_BKGTh.shape[:-1], -1)
+
+
+def mix_keys(weights_BKGTS: Array, y_BKSh: Array) -> Array:
+  """(B, K, G, T, h): sums of the rows of y, weighted for each query."""
+  out = jnp.einsum("BKRS,BKSh->BKRh", _rows(weights_BKGTS), y_BKSh, preferred_element_type=jnp.float32)
+  return out.reshape(*weights_BKGTS.shape[:-1], -1)
+
+
+def mix_queries(weights_BKGTS: Array, x_BKGTh: Array) -> Array:
+  """(B, K, S, h): sums of the rows of x, weighted for each key."""
+  return jnp.einsum("BKRS,BKRh->BKSh", _rows(weights_BKGTS), _rows(x_BKGTh), preferred_element_type=jnp.float32)
+
+
+def biased_scores(
+  q_BKGTh: Array,
+  k_BKSh: Array,
+  q_index_BT: Array,
+  k_index_S: Array,
+  segments: Segments | None,
+  slopes_KG: Array | None,
+  window: int | None,
+) -> tuple[Array, Array]:
+  """Biased logits (B, K, G, T, S), float32, and which of them are visible (B, 1, 1, T, S). Masking is the caller's."""
+  scores = dot_keys(q_BKGTh, k_BKSh)
+  distance_BTS = q_index_BT[:, :, None] - k_index_S
+  if slopes_KG is not None:
+    scores -= slopes_KG[:, :, None, None] * distance_BTS[:, None, None].astype(jnp.float32)
+  visible_BTS = distance_BTS >= 0
+  if window is not None:
+    visible_BTS &= distance_BTS < window
+  if segments is not None:
+    visible_BTS &= segments.queries[:, :, None] == segments.keys[:, None, :]
+  return scores, visible_BTS[:, None, None]
+
+
+def gradient(problem: Problem, d_q: Array, d_k: Array, d_v: Array) -> Problem:
+  """The gradient of a call, in the dtypes of its arrays."""
+  return Problem(
+    d_q.astype(problem.q_BKGTh.dtype),
+    d_k.astype(problem.k_BKSh.dtype),
+    d_v.astype(problem.v_BKSh.dtype),
+    offset_B=None,  # type: ignore[arg-type]  # integers and constants: None is JAX's zero
+    segments=None,
+    slopes_KG=None,
+  )

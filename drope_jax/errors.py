@@ -1,0 +1,34 @@
+"""What this library raises for its user: each error is one line that names the field or the file.
+
+Commands print that line and end with the error's `exit_status`; any other exception is a defect of ours.
+"""
+
+
+class UserError(Exception):
+  """Something that the user can mend; the message says what and where."""
+
+  exit_status = 1
+
+
+class ConfigError(UserError, ValueError):
+  """A setting that cannot be: the message names the field, its value and what is allowed."""
+
+  exit_status = 2
+
+
+class CheckpointError(UserError, RuntimeError):
+  """A checkpoint or workdir that cannot be used: the message names the path, and the field where there is one."""
+
+
+class ResultsError(UserError, RuntimeError):
+  """A results.jsonl that cannot be read, or a figure that cannot be written: the message names it."""
+
+
+class ReportError(UserError, RuntimeError):
+  """Records that a report cannot be made of: the message names the file."""
+
+
+def check(holds: bool, message: str) -> None:
+  """Raises ConfigError with this message unless `holds`."""
+  if not holds:
+    raise ConfigError(message)

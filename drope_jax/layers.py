@@ -1,0 +1,77 @@
+"""The layers that a block is made of, as functions of arrays: norm, projection, SwiGLU.
+
+Two of them carry derivatives of their own, which are faster on CPUs than those that JAX derives.
+"""
+
+import functools
+import math
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+Array = jax.Array
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def rms_norm(x: Array, weight: Array, eps: float) -> Array:
+  """x / rms(x) * weight over the trailing axes that `weight` has; in float32, returned in the dtype of `x`.
+
+  Its own derivative reads x and its gradient once; what JAX derives keeps and passes over more arrays of their size.
+  """
+  return _rms_norm_fwd(x, weight, eps)[0]
+
+
+def _rms_norm_fwd(x: Array, weight: Array, eps: float) -> tuple[Array, tuple[Array, Array, Array]]:
+  axes = tuple(range(-weight.ndim, 0))
+  x32 = x.astype(jnp.float32)
+  inverse_rms = lax.rsqrt((x32 * x32).mean(axes, keepdims=True) + eps)
+  return (x32 * inverse_rms * weight).astype(x.dtype), (x, weight, inverse_rms)
+
+
+def _rms_norm_bwd(eps: float, saved: tuple[Array, Array, Array], g: Array) -> tuple[Array, Array]:
+  x, weight, inverse_rms = saved
+  axes = tuple(range(-weight.ndim, 0))
+  normed = x.astype(jnp.float32) * inverse_rms
+  g32 = g.astype(jnp.float32)
+  projected = (g32 * normed * weight).mean(axes, keepdims=True)  # what a change along x itself does not change
+  d_x = (g32 * weight - normed * projected) * inverse_rms
+  return d_x.astype(x.dtype), (g32 * normed).sum(tuple(range(x.ndim - weight.ndim)))
+
+
+rms_norm.defvjp(_rms_norm_fwd, _rms_norm_bwd)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
+def project(x: Array, weight: Array, axes: int = 1, dtype: jnp.dtype | None = None) -> Array:
+  """Product over the last `axes` of `x` and the first of `weight`, in `dtype` (None: that of the operands).
+
+  It has a derivative of its own for the order of the operands in the weight's gradient: XLA's CPU backend writes out
+  the transpose of the first, so that it should be the narrower one. JAX's own derivative always takes g first.
+  """
+  return _project_fwd(x, weight, axes, dtype)[0]
+
+
+def _project_fwd(x: Array, weight: Array, axes: int, dtype: jnp.dtype | None) -> tuple[Array, tuple[Array, Array]]:
+  return jnp.tensordot(x, weight, axes, preferred_element_type=dtype), (x, weight)
+
+
+def _project_bwd(axes: int, dtype: jnp.dtype | None, saved: tuple[Array, Array], g: Array) -> tuple[Array, Array]:
+  x, weight = saved
+  rows = tuple(range(x.ndim - axes))
+  outputs = tuple(range(len(rows), g.ndim))
+  product = functools.partial(jnp.tensordot, preferred_element_type=dtype)
+  d_x = product(g, weight, (outputs, tuple(range(axes, weight.ndim))))
+  if math.prod(weight.shape[:axes]) <= math.prod(weight.shape[axes:]):
+    d_weight = product(x, g, (rows, rows))
+  else:
+    d_weight = jnp.moveaxis(product(g, x, (rows, rows)), range(len(outputs)), range(-len(outputs), 0))
+  return d_x.astype(x.dtype), d_weight.astype(weight.dtype)
+
+
+project.defvjp(_project_fwd, _project_bwd)
+
+
+@jax.checkpoint  # its sigmoid is recomputed in the backward pass: cheaper than to write it out and read it again
+def swiglu(gate_BTF: Array, up_BTF: Array) -> Array:
+  return jax.nn.silu(gate_BTF) * up_BTF

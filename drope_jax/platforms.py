@@ -1,0 +1,26 @@
+"""What is known of devices: their peak FLOP/s, and the platform that a program is traced for."""
+
+import jax
+
+# Dense bfloat16 FLOP/s of one device, by jax's device_kind (vendors' data sheets). Anything else has no MFU.
+PEAK_FLOPS = {
+  "TPU v4": 275e12,
+  "TPU v5 lite": 197e12,
+  "TPU v5": 459e12,
+  "TPU v5p": 459e12,
+  "TPU v6 lite": 918e12,
+  "NVIDIA A100-SXM4-80GB": 312e12,
+  "NVIDIA H100 80GB HBM3": 989e12,
+  "NVIDIA H200": 989e12,
+}
+
+
+def target_platform() -> str:
+  """The platform that a program is traced for: that of the mesh (`jax.set_mesh`), else of the default backend.
+
+  They differ where a program is compiled ahead of time, on a machine without the accelerator.
+  """
+  device = jax.sharding.get_abstract_mesh().abstract_device
+  return (
+    jax.default_backend() if device is None else {"cuda": "gpu", "rocm": "gpu"}.get(device.platform, device.platform)
+  )

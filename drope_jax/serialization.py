@@ -1,0 +1,130 @@
+"""Configs to and from plain data, and config.json: what a run is, readable without this library."""
+
+import dataclasses
+import importlib.metadata
+import json
+import types
+import typing
+from pathlib import Path
+from typing import Any, TypeVar
+
+from drope_jax.errors import ConfigError, check
+from drope_jax.files import write_json
+
+T = TypeVar("T")
+
+
+def to_dict(config: Any) -> Any:
+  """Plain data (dict, list, str, number, bool, None) of a config; each dataclass carries its class name as "type"."""
+  if dataclasses.is_dataclass(config) and not isinstance(config, type):
+    fields = {field.name: to_dict(getattr(config, field.name)) for field in dataclasses.fields(config)}
+    return {"type": type(config).__name__, **fields}
+  if isinstance(config, tuple | list):
+    return [to_dict(item) for item in config]
+  return config
+
+
+def _alternatives(annotation: Any) -> tuple[Any, ...]:
+  """The members of a union, flattened; the annotation itself if it is none."""
+  if isinstance(annotation, types.UnionType) or typing.get_origin(annotation) is typing.Union:
+    return typing.get_args(annotation)
+  return (annotation,)
+
+
+def _read(annotation: Any, data: Any, path: str) -> Any:
+  """`data` as a value of `annotation`; `path` names it in errors."""
+  alternatives = _alternatives(annotation)
+  if data is None:
+    check(type(None) in alternatives, f"{path} is missing a value")
+    return None
+  classes = [item for item in alternatives if isinstance(item, type) and dataclasses.is_dataclass(item)]
+  if classes:
+    check(isinstance(data, dict), f"{path} is {data!r}; it must be an object")
+    by_name = {item.__name__: item for item in classes}
+    name = data.get("type", classes[0].__name__ if len(classes) == 1 else None)
+    check(name in by_name, f"{path}.type is {name!r}; allowed: {', '.join(by_name)}")
+    return from_dict(by_name[name], data, path)
+  expected = next(item for item in alternatives if item is not type(None))
+  if typing.get_origin(expected) is tuple:
+    check(isinstance(data, list), f"{path} is {data!r}; it must be a list")
+    return tuple(_read(typing.get_args(expected)[0], item, f"{path}[{i}]") for i, item in enumerate(data))
+  if expected is float and isinstance(data, int) and not isinstance(data, bool):
+    return float(data)
+  matches = isinstance(data, expected) and isinstance(data, bool) == (expected is bool)
+  check(matches, f"{path} is {data!r}; it must be of type {expected.__name__}")
+  return data
+
+
+def from_dict(cls: type[T], data: dict[str, Any], path: str = "") -> T:
+  """The inverse of `to_dict`. Raises ConfigError naming an unknown, missing or mistyped field."""
+  path = path or cls.__name__
+  check(isinstance(data, dict), f"{path} is {data!r}; it must be an object")
+  name = data.get("type", cls.__name__)
+  check(name == cls.__name__, f"{path}.type is {name!r}; it must be {cls.__name__!r}")
+  hints = typing.get_type_hints(cls)
+  names = [field.name for field in dataclasses.fields(cls)]  # type: ignore[arg-type]
+  unknown = sorted(set(data) - {"type", *names})
+  check(not unknown, f"{path}.{unknown[0] if unknown else ''} is not a field; fields: {', '.join(names)}")
+  values = {name: _read(hints[name], data[name], f"{path}.{name}") for name in names if name in data}
+  try:
+    return cls(**values)
+  except ConfigError:
+    raise
+  except (TypeError, ValueError) as error:  # a missing argument, or a positions value that checks itself
+    raise ConfigError(f"{path}: {error}") from error
+
+
+def checked(config: T) -> T:
+  """The same config built anew, so that overrides set in place are checked; a copy that shares nothing."""
+  return from_dict(type(config), to_dict(config))
+
+
+def differences(old: Any, new: Any, path: str = "") -> list[str]:
+  """Dotted paths where two `to_dict` results differ, each with both values."""
+  if isinstance(old, dict) and isinstance(new, dict):
+    keys = [*old, *(key for key in new if key not in old)]
+    found = [differences(old.get(key), new.get(key), f"{path}.{key}" if path else key) for key in keys]
+    return [line for lines in found for line in lines]
+  return [] if old == new else [f"{path}: {old!r} there, {new!r} here"]
+
+
+LIBRARIES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "tensorflow-datasets", "numpy")
+
+
+def library_versions() -> dict[str, str]:
+  """Versions of the libraries whose behaviour a run depends on."""
+  return {name: importlib.metadata.version(name) for name in LIBRARIES}
+
+
+def save_config(config: Any, path: Path) -> None:
+  """Writes `config` as JSON, with the library versions; a file that is there keeps the versions it began with.
+
+  The file is replaced whole, and only if it would change.
+  """
+  try:
+    there = json.loads(path.read_text())
+  except (OSError, json.JSONDecodeError):  # none yet, or one cut off
+    there = {}
+  data = {**to_dict(config), "versions": there.get("versions", library_versions())}
+  if data != there:
+    write_json(data, path)
+
+
+def is_cut_off(path: Path, cls: type) -> bool:
+  """Whether a file is the beginning of what `save_config` writes of a `cls`, and not all of it."""
+  text, head = path.read_text(), f'{{\n  "type": "{cls.__name__}"'
+  return text[: len(head)] == head[: len(text)] and not text.endswith("\n}\n")
+
+
+def load_config(cls: type[T], path: Path) -> T:
+  """Reads what `save_config` wrote. Raises ConfigError naming the file, and the field where there is one."""
+  try:
+    data = json.loads(path.read_text())
+  except (OSError, json.JSONDecodeError) as error:
+    raise ConfigError(f"{path}: not a readable config ({error})") from error
+  if isinstance(data, dict):
+    data.pop("versions", None)
+  try:
+    return from_dict(cls, data)
+  except ConfigError as error:
+    raise ConfigError(f"{path}: {error}") from error

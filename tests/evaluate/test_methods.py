@@ -1,0 +1,159 @@
+import math
+import re
+
+import pytest
+
+from drope_jax.config import ModelConfig
+from drope_jax.drope import drop
+from drope_jax.errors import ConfigError
+from drope_jax.evaluate.methods import METHODS, Inference, allowed_methods, inference
+from drope_jax.positions import NTK, PI, ALiBi, DynamicNTK, DynamicYaRN, RoPE, YaRN, rnope_swa
+
+
+def trained(positions) -> ModelConfig:
+  return ModelConfig(
+    vocab_size=31, d_model=16, num_layers=4, num_heads=2, num_kv_heads=2, head_dim=8, d_ff=24, positions=positions
+  )
+
+
+@pytest.mark.parametrize(
+  ("method", "scaling"),
+  [
+    ("rope", None),
+    ("pi", PI(4.0)),
+    ("ntk", NTK(4.0)),
+    ("yarn", YaRN(4.0, 128)),
+    ("dynamic_ntk", DynamicNTK(128)),
+    ("dynamic_yarn", DynamicYaRN(128)),
+  ],
+)
+def test_rope_methods_rescale_by_the_extension_factor_and_keep_theta(method, scaling):
+  assert inference(method, trained(RoPE(5e5)), 128, 512) == Inference(trained(RoPE(5e5, scaling)))
+
+
+def given(method: str, length: int, positions) -> Inference:
+  """With c = 0.4 where it is read."""
+  return inference(method, trained(positions), 128, length, c=0.4 if method == "drope" else None)
+
+
+@pytest.mark.parametrize("length", [64, 128])
+def test_within_the_training_context_every_method_is_the_trained_model(length):
+  for positions in (RoPE(), ALiBi(), None, rnope_swa(32)):
+    for method in allowed_methods(trained(positions)):
+      assert given(method, length, positions).within_context() == Inference(trained(positions))
+
+
+@pytest.mark.parametrize(
+  ("method", "expected"),
+  [
+    ("dynamic_ntk", Inference(trained(RoPE(scaling=DynamicNTK(128))))),
+    ("dynamic_yarn", Inference(trained(RoPE(scaling=DynamicYaRN(128))))),
+    ("crop", Inference(trained(RoPE()), crop=128)),
+  ],
+)
+@pytest.mark.parametrize("length", [64, 128, 512])
+def test_what_goes_by_the_sequence_does_so_at_every_nominal_length(method, expected, length):
+  assert inference(method, trained(RoPE()), 128, length) == expected
+
+
+def test_a_static_factor_stays_within_the_context():
+  for method in ("pi:4", "yarn:4", "ntk:4"):
+    how = inference(method, trained(RoPE()), 128, 64)
+    assert how.within_context() == how != Inference(trained(RoPE()))
+
+
+@pytest.mark.parametrize("positions", [RoPE(), ALiBi(), None, rnope_swa(32)])
+def test_crop_sees_the_training_context(positions):
+  assert inference("crop", trained(positions), 128, 512) == Inference(trained(positions), crop=128)
+
+
+@pytest.mark.parametrize(
+  ("method", "positions"),
+  [
+    ("rope", RoPE()),
+    ("pi", RoPE()),
+    ("yarn:8", RoPE()),
+    ("dynamic_ntk", RoPE()),
+    ("alibi", ALiBi()),
+    ("pattern", rnope_swa(32)),
+  ],
+)
+def test_other_methods_take_a_temperature_after_a_plus(method, positions):
+  plain = inference(method, trained(positions), 128, 512)
+  warm = inference(f"{method}+0.1", trained(positions), 128, 512)
+  assert plain.logit_scale == 1 and warm.logit_scale == 1 + 0.1 * math.log(4)
+  assert (warm.config, warm.crop) == (plain.config, plain.crop)
+  assert inference(f"{method}+0.1", trained(positions), 128, 64) == inference(method, trained(positions), 128, 64)
+
+
+@pytest.mark.parametrize(
+  ("method", "message"),
+  [
+    ("nope+0.1", "is method 'drope', as drope:0.1"),
+    ("drope+0.1", "is method 'drope', as drope:0.1"),
+    ("drope:0.1+0.1", "is method 'drope', as drope:0.1"),
+    ("crop+0.1", "sees its training context, at which beta is 1"),
+    ("rope+", "c one of at least 0"),
+    ("rope+-1", "c one of at least 0"),
+    ("yarn:8+x", "c one of at least 0"),
+    ("yarn+8:2", "c one of at least 0"),
+    ("yam+1", "allowed: rope"),
+  ],
+)
+def test_a_temperature_that_cannot_be_is_refused(method, message):
+  with pytest.raises(ConfigError, match=message):
+    inference(method, trained(RoPE()), 128, 512)
+
+
+@pytest.mark.parametrize(
+  ("method", "positions"), [("yarn", RoPE()), ("nope", None), ("drope:0.5", None), ("rope+0.1", RoPE()), ("crop", None)]
+)
+def test_a_c_that_a_method_does_not_read_is_refused(method, positions):
+  with pytest.raises(ConfigError, match=f"c is 0.4, which method '{re.escape(method)}' does not read"):
+    inference(method, trained(positions), 128, 512, c=0.4)
+
+
+@pytest.mark.parametrize("config", [trained(None), drop(trained(RoPE())), drop(trained(rnope_swa(32)))])
+def test_without_embedding_nope_is_beta_one_and_drope_the_temperature(config):
+  assert inference("nope", config, 128, 512) == Inference(config)
+  assert inference("drope", config, 128, 512, c=0.4) == Inference(config, logit_scale=1 + 0.4 * math.log(4))
+
+
+@pytest.mark.parametrize(("method", "positions"), [("alibi", ALiBi()), ("pattern", rnope_swa(32))])
+def test_alibi_and_patterns_run_as_trained(method, positions):
+  assert inference(method, trained(positions), 128, 512) == Inference(trained(positions))
+
+
+@pytest.mark.parametrize(
+  ("method", "positions"),
+  [
+    ("pi", None),
+    ("rope", None),
+    ("nope", RoPE()),
+    ("drope", RoPE()),
+    ("yarn", ALiBi()),
+    ("pi", rnope_swa(32)),
+    ("ntk", RoPE(scaling=YaRN(2.0, 64))),  # a second scaling would replace the one it was trained with
+  ],
+)
+def test_an_impossible_pair_is_refused_in_one_line(method, positions):
+  with pytest.raises(ConfigError) as error:
+    inference(method, trained(positions), 128, 512, c=0.4)
+  message = str(error.value)
+  assert repr(method) in message and str(positions) in message and "\n" not in message
+  assert message.endswith("allowed: " + ", ".join(allowed_methods(trained(positions))))
+
+
+def test_an_unknown_method_is_refused():
+  with pytest.raises(ConfigError, match=r"method is 'yam'; allowed: rope, pi, .*drope, crop"):
+    inference("yam", trained(RoPE()), 128, 512)
+
+
+def test_drope_wants_a_coefficient():
+  with pytest.raises(ConfigError, match="'drope' needs c"):
+    inference("drope", trained(None), 128, 512)
+
+
+def test_every_method_is_possible_for_some_checkpoint():
+  some = [allowed_methods(trained(positions)) for positions in (RoPE(), ALiBi(), None, rnope_swa(32))]
+  assert {method for methods in some for method in methods} == set(METHODS)

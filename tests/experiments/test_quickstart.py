@@ -1,0 +1,129 @@
+"""The main job end to end, in the smallest setting that has all of its parts."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from support.tiny_run import contents, records
+
+ROOT = Path(__file__).parents[2]
+SETTINGS = (
+  "--steps=4",  # and a third of them of recalibration, as ever
+  "--seed=3",
+  "--config.context=32",
+  "--config.extensions=(1, 2)",
+  "--config.batch_size=2",
+  "--config.model.num_layers=2",
+  "--config.model.d_model=16",
+  "--config.model.num_heads=2",
+  "--config.model.num_kv_heads=2",
+  "--config.model.head_dim=8",
+  "--config.model.d_ff=24",
+  "--config.packages=('absl', 'optax')",
+  "--config.documents=2",
+  "--config.needles_per_depth=1",
+)
+RUNS = {"rope": 4, "rope_continued": 1, "drope": 1, "nope": 5}
+ROWS = [
+  *(("rope_continued", method) for method in ("rope", "pi", "ntk", "yarn", "crop")),
+  *(("drope", method) for method in ("nope", "drope")),
+  ("nope", "nope"),
+]
+
+
+def quickstart(workdir, terminate_at=None):
+  """What it says on stderr; SIGTERM comes as soon as the path `terminate_at` is there."""
+  environment = {
+    **os.environ,
+    "JAX_PLATFORMS": "cpu",
+    "JAX_COMPILATION_CACHE_DIR": str(workdir.parent / "compiled"),
+    "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+    "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
+  }
+  command = [sys.executable, "-m", "experiments.quickstart", f"--workdir={workdir}", *SETTINGS]
+  process = subprocess.Popen(command, cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True)
+  try:
+    if terminate_at is not None:
+      deadline = time.monotonic() + 240
+      while not terminate_at.exists() and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.02)
+      process.send_signal(signal.SIGTERM)
+    said = process.communicate(timeout=240)[1]
+  finally:
+    process.kill()
+  assert process.returncode == 0, said[-4000:]
+  return said
+
+
+@pytest.fixture(scope="module")
+def first(tmp_path_factory):
+  """The workdir of a study that SIGTERM stopped while its data was made, and while it was measured."""
+  workdir = tmp_path_factory.mktemp("quickstart") / "study"
+  for path in (workdir / "config.begun.json", workdir / "results.jsonl"):
+    said = quickstart(workdir, terminate_at=path).splitlines()
+    assert "stopped" in said[-1] and "run the same command to go on" in said[-1], said
+    assert not any(line.startswith("Traceback") for line in said)
+  quickstart(workdir)
+  return workdir
+
+
+def test_every_run_has_its_metrics(first):
+  workdir = first
+  assert {path.name for path in (workdir / "runs").iterdir()} == RUNS.keys()
+  assert {name: records(workdir / "runs" / name)[-1]["step"] for name in RUNS} == RUNS
+
+
+def test_every_row_is_measured_at_every_length_on_every_task(first):
+  workdir = first
+  results = [json.loads(line) for line in (workdir / "results.jsonl").read_text().splitlines()]
+  keys = {"run", "method", "task", "context", "extension", "metric", "value", "n", "seed"}
+  keys |= {"low", "high", "command", "settings"}  # beside those of the contract
+  assert all(result.keys() == keys and result["seed"] == 3 for result in results)
+  means = [
+    (result["run"], result["method"], result["context"], result["metric"])
+    for result in results
+    if result["metric"] in ("loss", "accuracy")
+  ]
+  expected = [(*row, length, metric) for row in ROWS for length in (32, 64) for metric in ("loss", "accuracy")]
+  assert sorted(means) == sorted(expected)  # none missing, none twice
+  assert [r["extension"] for r in results if (r["task"], r["metric"]) == ("temperature", "c")] == [2.0]
+
+
+def test_methods_agree_within_the_training_context_and_differ_beyond(first):
+  workdir = first
+  results = [json.loads(line) for line in (workdir / "results.jsonl").read_text().splitlines()]
+  loss = {(r["run"], r["method"], r["extension"]): r["value"] for r in results if r["metric"] == "loss"}
+  methods = ("rope", "pi", "ntk", "yarn", "crop")
+  assert len({loss["rope_continued", method, 1.0] for method in methods}) == 1
+  assert len({loss["rope_continued", method, 2.0] for method in methods}) == len(methods)
+
+
+def test_report_and_plots(first):
+  workdir = first
+  pictures = {path.name for path in workdir.glob("*.png")}
+  assert pictures == {"summary.png", "loss.png", "perplexity_by_position.png", "needles.png", "frequencies.png"}
+  assert all((workdir / name).read_bytes().startswith(b"\x89PNG") for name in pictures)
+  report = (workdir / "report.md").read_text()
+  assert all(f"]({name})" in report for name in pictures)
+  assert "experiments.quickstart" in report and "--steps=4" in report
+  assert all(label in report for label in ("RoPE, continued", "RoPE + YaRN", "DroPE, fitted β", "NoPE from scratch"))
+
+
+def test_the_six_lines_of_the_readme_continue_a_prompt(first, capsys):
+  section = (ROOT / "README.md").read_text().split("## A checkpoint in Python")[1]
+  code = section.split("```python\n")[1].split("```")[0]
+  assert len([line for line in code.splitlines() if line]) == 6
+  exec(code.replace("runs/quickstart", str(first)), {})
+  assert len(capsys.readouterr().out.split()) > 3
+
+
+def test_doing_it_again_does_nothing(first):
+  before = contents(first)
+  said = quickstart(first)
+  assert contents(first) == before
+  assert "step 4/4" not in said and "perplexity at" not in said

@@ -1,0 +1,148 @@
+"""How a study is carried out: whose workdir it is, what is refused before the first run, and what its files say."""
+
+import dataclasses
+import json
+import random
+from pathlib import Path
+
+import pytest
+from support.tiny_run import WORDS, contents, tiny_corpus, tiny_model, tiny_run
+
+from drope_jax.config import ModelConfig, TrainConfig
+from drope_jax.data.corpus import build_corpus, documents
+from drope_jax.data.tokenizers import load_tokenizer
+from drope_jax.errors import CheckpointError, ConfigError
+from drope_jax.evaluate.catalog import EvalData
+from experiments import study as study_module
+from experiments.plan import Arm, Row, Study
+from experiments.report import write_report
+from experiments.reporting.records import read_study
+from experiments.study import run_study
+
+pytestmark = pytest.mark.usefixtures("compile_once")
+
+
+@dataclasses.dataclass(unsafe_hash=True, kw_only=True)
+class Tiny:
+  """Settings of a study of one run, of context 16."""
+
+  corpus: str
+  model: ModelConfig = dataclasses.field(default_factory=tiny_model)
+  longest: int = 32
+  task: str = "perplexity"
+  seed: int = 0
+
+  def study(self, workdir: Path) -> Study:
+    run = tiny_run(self.corpus, model=self.model, steps=2, seed=self.seed)
+    return Study(
+      title="Tiny",
+      seed=self.seed,
+      train_context=16,
+      prepare=lambda: (workdir / "data").mkdir(exist_ok=True),
+      runs={"rope": run},
+      arms=(Arm("RoPE", ("rope",), "control"),),
+      rows=(Row("rope", "rope", "RoPE"), Row("rope", "yarn", "RoPE + YaRN")),
+      lengths=(16, self.longest),
+      tasks=(self.task,),
+      eval_data=lambda: EvalData(
+        tokenizer=load_tokenizer("byte"), longest=self.longest, dataset=self.corpus, num_documents=1
+      ),
+    )
+
+
+@pytest.fixture(scope="module")
+def settings(tmp_path_factory):
+  directory = tmp_path_factory.mktemp("corpus")
+  training = list(documents(tiny_corpus(directory / "training"), "train"))
+  long = " ".join(random.Random(0).choices(WORDS, k=40))
+  return Tiny(corpus=str(build_corpus(directory / "corpus", {"train": training, "heldout": [long]})))
+
+
+@pytest.fixture(scope="module")
+def done(settings, tmp_path_factory):
+  workdir = tmp_path_factory.mktemp("study") / "done"
+  run_study(settings, workdir)
+  return workdir
+
+
+def test_doing_it_again_changes_no_file_and_keeps_how_it_was_made(settings, done, monkeypatch):
+  monkeypatch.setattr("drope_jax.cli.command_line", lambda: "another command")
+  for module in ("drope_jax.serialization", "experiments.study"):
+    monkeypatch.setattr(f"{module}.library_versions", lambda: {"jax": "99"})
+  before = contents(done)
+  run_study(settings, done)
+  assert contents(done) == before
+
+
+def test_a_workdir_of_another_study_is_refused_by_the_field(settings, done):
+  before = contents(done)
+  other = dataclasses.replace(settings, model=tiny_model(d_ff=32))
+  with pytest.raises(CheckpointError, match=r"done belongs to another study: model.d_ff: 24 there, 32 here"):
+    run_study(other, done)
+  assert contents(done) == before
+
+
+def test_a_directory_of_other_things_is_refused(settings, tmp_path):
+  (tmp_path / "thesis.tex").write_text("precious")
+  with pytest.raises(ConfigError, match="is not empty and holds no study"):
+    run_study(settings, tmp_path)
+  assert contents(tmp_path) == {"thesis.tex": b"precious"}
+
+
+@pytest.mark.parametrize(
+  ("changes", "message"),
+  [
+    ({"longest": 4096}, "no document has 4097 tokens"),
+    ({"task": "needle"}, "task is 'needle'"),
+    ({"model": tiny_model(positions=None)}, "method 'rope' is impossible for a checkpoint with positions None"),
+  ],
+)
+def test_what_cannot_be_measured_is_refused_before_a_run_and_can_be_corrected(
+  settings, tmp_path, monkeypatch, changes, message
+):
+  monkeypatch.setattr(study_module, "train", lambda *_: pytest.fail("it trains"))
+  workdir = tmp_path / "study"
+  with pytest.raises(ConfigError, match=message):
+    run_study(dataclasses.replace(settings, **changes), workdir)
+  monkeypatch.undo()
+  (workdir / "data" / "corpus").write_text("of the settings that were wrong")
+  run_study(settings, workdir)
+  assert not (workdir / "data" / "corpus").exists()
+  assert not (workdir / "config.begun.json").exists()
+
+
+@pytest.mark.parametrize("length", [0, 40])
+def test_a_config_json_that_was_cut_off_is_written_anew(settings, done, length):
+  path = done / "config.json"
+  whole = path.read_text()
+  path.write_text(whole[:length])
+  run_study(settings, done)
+  assert path.read_text() == whole
+
+
+def test_the_record_of_a_study_is_there_from_the_start_and_seconds_add_up(settings, tmp_path, monkeypatch):
+  evaluate, seen = study_module.evaluate, []
+
+  def interrupted(*arguments, **more):
+    evaluate(*arguments, **more)
+    raise InterruptedError("the machine is gone")
+
+  def watched(config: TrainConfig, workdir: Path):
+    seen.append(json.loads((tmp_path / "study.json").read_text())["seconds"])
+    return train(config, workdir)
+
+  train = study_module.train
+  monkeypatch.setattr(study_module, "train", watched)
+  monkeypatch.setattr(study_module, "evaluate", interrupted)
+  with pytest.raises(InterruptedError):
+    run_study(settings, tmp_path)
+  first = read_study(tmp_path)
+  assert seen == [0.0] and first.seconds > 0
+  assert "RoPE + YaRN" in write_report(tmp_path).read_text()
+  # As if the last measurement had not been made: the second start has something to do.
+  results = tmp_path / "results.jsonl"
+  lines = [line for line in results.read_text().splitlines() if json.loads(line)["method"] != "yarn"]
+  results.write_text("\n".join(lines) + "\n")
+  monkeypatch.setattr(study_module, "evaluate", evaluate)
+  run_study(settings, tmp_path)
+  assert seen[1] == first.seconds < read_study(tmp_path).seconds
