@@ -2,10 +2,11 @@
 
 from drope_jax.checkpoint import load
 from drope_jax.config import ModelConfig
-from drope_jax.drope import drop, insert_qk_norm, temperature
+from drope_jax.drope import insert_qk_norm, temperature
 from drope_jax.generation import generate
 from drope_jax.model import Decoder
 from drope_jax.positions import NTK, PI, ALiBi, RoPE, YaRN
+from drope_jax.transitions import drop
 
 __all__ = [
   "NTK",

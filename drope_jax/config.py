@@ -8,11 +8,12 @@ a config after that, so that every rule below is applied to what will really run
 """
 
 import dataclasses
-import typing
 from typing import Any
 
 from drope_jax.errors import check
-from drope_jax.positions import NTK, ALiBi, DynamicNTK, Layer, LayerPattern, Positions, RoPE, Scaling
+from drope_jax.positions import Embedding, Layer, LayerPattern, Positions, RoPE, Scaling
+from drope_jax.transitions import Drop, Transition
+from drope_jax.values import members
 
 
 def _check_choice(config: Any, field: str, allowed: tuple[str, ...]) -> None:
@@ -44,33 +45,26 @@ class QKNorm:
 
 
 def _check_positions(config: "ModelConfig") -> None:
-  """Down to the leaves: attention takes whatever is not a RoPE or an ALiBi for the absence of an embedding."""
+  """Down to the leaves: the model takes what is not an embedding for the absence of one."""
   positions, where = config.positions, "ModelConfig.positions"
   if not isinstance(positions, LayerPattern):
-    _check_embedding(config, positions, where, "RoPE, ALiBi, LayerPattern of Layer, None (NoPE)")
+    _check_embedding(config, positions, where, "an Embedding (RoPE, ALiBi ...), LayerPattern of Layer, None (NoPE)")
     return
   for index, layer in enumerate(positions.layers):
     at = f"{where}.layers[{index}]"
     check(isinstance(layer, Layer), f"{at} is {layer!r}; allowed: Layer")
-    _check_embedding(config, layer.positions, f"{at}.positions", "RoPE, ALiBi, None (NoPE)")
+    _check_embedding(config, layer.positions, f"{at}.positions", "an Embedding (RoPE, ALiBi ...), None (NoPE)")
     whole = isinstance(layer.window, int) and not isinstance(layer.window, bool)
     check(layer.window is None or whole, f"{at}.window is {layer.window!r}; it must be a whole number, or None")
 
 
 def _check_embedding(config: "ModelConfig", value: Any, where: str, allowed: str) -> None:
-  check(value is None or isinstance(value, RoPE | ALiBi), f"{where} is {value!r}; allowed: {allowed}")
-  if not isinstance(value, RoPE):
-    return
-  scalings = ", ".join(item.__name__ for item in typing.get_args(Scaling))
-  check(
-    value.scaling is None or isinstance(value.scaling, Scaling),
-    f"{where}.scaling is {value.scaling!r}; allowed: {scalings}, None",
-  )
-  check(config.head_dim % 2 == 0, f"ModelConfig.head_dim is {config.head_dim}; RoPE rotates pairs, so it must be even")
-  check(
-    config.head_dim > 2 or not isinstance(value.scaling, NTK | DynamicNTK),
-    f"ModelConfig.head_dim is {config.head_dim}; NTK scaling raises theta to h / (h - 2), so it must exceed 2",
-  )
+  check(value is None or isinstance(value, Embedding), f"{where} is {value!r}; allowed: {allowed}")
+  scaling = getattr(value, "scaling", None)
+  scalings = ", ".join(members(Scaling))
+  check(scaling is None or isinstance(scaling, Scaling), f"{where}.scaling is {scaling!r}; allowed: {scalings}, None")
+  if value is not None:
+    value.check(config.head_dim)
 
 
 @dataclasses.dataclass(unsafe_hash=True, kw_only=True)
@@ -203,7 +197,7 @@ class InitConfig:
   checkpoint: str  # the other run's workdir
   model: ModelConfig | None = None  # what it is meant to hold, for `drope_jax.aot` before it is there; a run looks
   step: int | None = None  # None: its last complete step
-  drop: bool = True  # drop the positional embedding of every layer
+  transition: Transition = dataclasses.field(default_factory=Drop)  # what becomes of its positional embedding
   qk_norm: QKNorm | None = None  # insert this norm, with weights of one
   keep_optimizer: bool = False  # carry Adam's moments over; the schedule starts anew either way
 

@@ -1,4 +1,4 @@
-"""The method: drop the positional embedding, optionally insert QK-norm, and set the logit temperature.
+"""The method around the drop (transitions.py): QK-norm, which may be inserted with it, and the logit temperature.
 
 Between the drop and the temperature lies recalibration, which is ordinary training at the original context (train.py).
 """
@@ -12,28 +12,10 @@ import jax.numpy as jnp
 from drope_jax.config import ModelConfig, QKNorm
 from drope_jax.errors import ConfigError
 from drope_jax.model import Params, parameter_specs
-from drope_jax.positions import Layer, LayerPattern, layer_cycle
 
 # Coefficients c of beta = 1 + c ln s that the paper fitted (appendix C.2). It gives none for SmolLM-1.7B and Llama2-7B.
 FROM_SCRATCH_COEFFICIENT = 0.412  # the 494M model pretrained from scratch at 1,024 tokens
 SMOLLM_COEFFICIENT = 0.103  # SmolLM-360M, recalibrated with QK-norm at 2,048 tokens
-
-
-def drop(config: ModelConfig) -> ModelConfig:
-  """The same model without the positional embedding of any layer (paper section 5); the parameters serve both.
-
-  The windows of a pattern stay: like the causal mask they say what attention sees, not where it lies. A pattern that
-  has no window becomes plain `None`.
-
-  Raises:
-    ConfigError: if there is no embedding to drop.
-  """
-  cycle = layer_cycle(config.positions)
-  if all(layer.positions is None for layer in cycle):
-    raise ConfigError(f"ModelConfig.positions is {config.positions}: there is no positional embedding to drop")
-  windowed = any(layer.window is not None for layer in cycle)
-  dropped = LayerPattern(tuple(Layer(None, layer.window) for layer in cycle)) if windowed else None
-  return dataclasses.replace(config, positions=dropped)
 
 
 def insert_qk_norm(config: ModelConfig, params: Params, qk_norm: QKNorm | None = None) -> tuple[ModelConfig, Params]:

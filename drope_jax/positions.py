@@ -1,9 +1,10 @@
 """Positional embeddings as values, and the rotations and biases they stand for.
 
-A positional embedding is `RoPE(...)`, `ALiBi()`, a `LayerPattern` of them, or `None` (NoPE). Attention asks for what a
-value means: a rotation of queries and keys (`RoPE`), a bias on the logits (`ALiBi`), or nothing. Every RoPE-scaling
-method of the paper (section 4, appendix C) is a value too; it carries its own `factor` and `original_context` and never
-looks at a cache or batch size. Only the dynamic methods ask for the current length, and they ask for it by name.
+A positional embedding is `RoPE(...)`, `ALiBi()`, a `LayerPattern` of them, or `None` (NoPE). The model asks it for what
+it means, a rotation of queries and keys or a bias on the logits, and nothing asks what kind it is: one that a user
+defines as another `Embedding` works like these. Every RoPE-scaling method of the paper (section 4, appendix C) is a
+value too; it carries its own `factor` and `original_context` and never looks at a cache or batch size. Only the dynamic
+methods ask for the current length, and they ask for it by name.
 
 Notation: frequencies are omega_i = theta**(-2i/h) for i = 0 .. h/2-1, in radians per token; s is the extension factor.
 The rotation layout is half-split (Hugging Face): dimension i is paired with i + h/2.
@@ -11,11 +12,15 @@ The rotation layout is half-split (Hugging Face): dimension i is paired with i +
 
 import dataclasses
 import math
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+
+from drope_jax.errors import check
+from drope_jax.values import Value
 
 Array = jax.Array | np.ndarray
 
@@ -28,10 +33,28 @@ class Rotation(NamedTuple):
 
 
 class Frequencies(NamedTuple):
-  """The table of a rotation: omega in radians per token, float32 (h/2,), and the factor on cos and sin."""
+  """The table of a rotation.
+
+  omega: radians per token, (h/2,); (B, 1, h/2) for rows of their own; (L, h/2) where the layers differ.
+  factor: on cos and sin.
+  """
 
   omega: Array
-  factor: Array
+  factor: Array | float
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Bias:
+  """What is added to the attention logits: a function of the distance i - j of query and key, for each head.
+
+  coefficients: arrays (H,) of constants; no gradient flows to them.
+  of_distance: (coefficients, float32 distances) -> float32 logits; its arguments broadcast against each other.
+    Distances are negative where the causal mask hides the key.
+  """
+
+  coefficients: tuple[Array, ...]
+  of_distance: Callable[..., Any] = dataclasses.field(metadata={"static": True})
 
 
 def _base_frequencies(theta: float, head_dim: int) -> np.ndarray:
@@ -84,6 +107,12 @@ def _dynamic_factor(length: Any, original_context: int) -> tuple[Any, Any]:
   return jnp.maximum(1.0, length / original_context)[..., None], jnp  # beside the axis of the frequencies
 
 
+def _check_more_than_a_pair(head_dim: int) -> None:
+  check(
+    head_dim > 2, f"ModelConfig.head_dim is {head_dim}; NTK scaling raises theta to h / (h - 2), so it must exceed 2"
+  )
+
+
 def _check_factor(scaling: Any) -> None:
   if not scaling.factor >= 1:
     raise ValueError(f"{type(scaling).__name__}.factor is {scaling.factor}; it must be at least 1")
@@ -102,8 +131,21 @@ def _check_betas(scaling: Any) -> None:
     raise ValueError(f"{name}.beta_fast is {scaling.beta_fast}; it must exceed beta_slow ({scaling.beta_slow})")
 
 
+class Scaling(Value):
+  """How RoPE is rescaled for longer contexts; a user's own derives from this and has `frequencies`."""
+
+  dynamic = False  # whether the frequencies depend on the current length
+
+  def check(self, head_dim: int) -> None:
+    """Raises ConfigError if heads of this size cannot have it."""
+
+  def frequencies(self, theta: float, head_dim: int, length: Any = None) -> Frequencies:
+    """The rescaled table of base `theta`; see Embedding.frequencies."""
+    raise NotImplementedError
+
+
 @dataclasses.dataclass(unsafe_hash=True)
-class PI:
+class PI(Scaling):
   """Positional interpolation (Chen 2023): omega' = omega / s."""
 
   factor: float
@@ -111,12 +153,12 @@ class PI:
   def __post_init__(self) -> None:
     _check_factor(self)
 
-  def frequencies(self, theta: float, head_dim: int, length: Any = None) -> tuple[Array, Any]:
-    return _base_frequencies(theta, head_dim) / self.factor, 1.0
+  def frequencies(self, theta: float, head_dim: int, length: Any = None) -> Frequencies:
+    return Frequencies(_base_frequencies(theta, head_dim) / self.factor, 1.0)
 
 
 @dataclasses.dataclass(unsafe_hash=True)
-class NTK:
+class NTK(Scaling):
   """NTK-aware scaling ("RoPE-NTK", bloc97): gamma_i = s**(-2i/(h-2)); 0-indexed, unlike the paper's eq. 10."""
 
   factor: float
@@ -124,12 +166,15 @@ class NTK:
   def __post_init__(self) -> None:
     _check_factor(self)
 
-  def frequencies(self, theta: float, head_dim: int, length: Any = None) -> tuple[Array, Any]:
-    return _ntk_frequencies(theta, head_dim, self.factor), 1.0
+  def check(self, head_dim: int) -> None:
+    _check_more_than_a_pair(head_dim)
+
+  def frequencies(self, theta: float, head_dim: int, length: Any = None) -> Frequencies:
+    return Frequencies(_ntk_frequencies(theta, head_dim, self.factor), 1.0)
 
 
 @dataclasses.dataclass(unsafe_hash=True)
-class NTKByParts:
+class NTKByParts(Scaling):
   """NTK-by-parts (YaRN eq. 17-18; the paper's eq. 11): the ramp is linear in the rotations r_i = L omega_i / 2 pi."""
 
   factor: float
@@ -143,12 +188,13 @@ class NTKByParts:
     if not self.fast > self.slow:
       raise ValueError(f"NTKByParts.fast is {self.fast}; it must exceed slow ({self.slow})")
 
-  def frequencies(self, theta: float, head_dim: int, length: Any = None) -> tuple[Array, Any]:
-    return _frequencies_by_rotations(theta, head_dim, self.factor, self.original_context, self.slow, self.fast), 1.0
+  def frequencies(self, theta: float, head_dim: int, length: Any = None) -> Frequencies:
+    omega = _frequencies_by_rotations(theta, head_dim, self.factor, self.original_context, self.slow, self.fast)
+    return Frequencies(omega, 1.0)
 
 
 @dataclasses.dataclass(unsafe_hash=True)
-class YaRN:
+class YaRN(Scaling):
   """YaRN (Peng 2023) as released: the index ramp on the frequencies, and `attention_factor` on cos and sin."""
 
   factor: float
@@ -162,48 +208,55 @@ class YaRN:
     _check_context(self)
     _check_betas(self)
 
-  def frequencies(self, theta: float, head_dim: int, length: Any = None) -> tuple[Array, Any]:
+  def frequencies(self, theta: float, head_dim: int, length: Any = None) -> Frequencies:
     omega = _yarn_frequencies(theta, head_dim, self.factor, self.original_context, self.beta_fast, self.beta_slow)
     given = self.attention_factor
-    return omega, float(_yarn_attention_factor(self.factor)) if given is None else given
+    return Frequencies(omega, float(_yarn_attention_factor(self.factor)) if given is None else given)
 
 
 @dataclasses.dataclass(unsafe_hash=True)
-class DynamicNTK:
+class DynamicNTK(Scaling):
   """Dynamic NTK (Hugging Face `dynamic`): NTK with s = factor * l/L - (factor - 1), l = max(length, L)."""
 
   original_context: int
   factor: float = 1.0
 
+  dynamic = True
+
   def __post_init__(self) -> None:
     _check_factor(self)
     _check_context(self)
 
-  def frequencies(self, theta: float, head_dim: int, length: Any = None) -> tuple[Array, Any]:
+  def check(self, head_dim: int) -> None:
+    _check_more_than_a_pair(head_dim)
+
+  def frequencies(self, theta: float, head_dim: int, length: Any = None) -> Frequencies:
     ratio, xp = _dynamic_factor(length, self.original_context)
-    return _ntk_frequencies(theta, head_dim, self.factor * ratio - (self.factor - 1), xp), 1.0
+    return Frequencies(_ntk_frequencies(theta, head_dim, self.factor * ratio - (self.factor - 1), xp), 1.0)
 
 
 @dataclasses.dataclass(unsafe_hash=True)
-class DynamicYaRN:
+class DynamicYaRN(Scaling):
   """YaRN with s = max(1, length / L), its attention factor included (paper appendix C.2: "dynamic scaling")."""
 
   original_context: int
   beta_fast: float = 32.0
   beta_slow: float = 1.0
 
+  dynamic = True
+
   def __post_init__(self) -> None:
     _check_context(self)
     _check_betas(self)
 
-  def frequencies(self, theta: float, head_dim: int, length: Any = None) -> tuple[Array, Any]:
+  def frequencies(self, theta: float, head_dim: int, length: Any = None) -> Frequencies:
     factor, xp = _dynamic_factor(length, self.original_context)
     omega = _yarn_frequencies(theta, head_dim, factor, self.original_context, self.beta_fast, self.beta_slow)
-    return omega, _yarn_attention_factor(factor, xp)
+    return Frequencies(omega, _yarn_attention_factor(factor, xp))
 
 
 @dataclasses.dataclass(unsafe_hash=True)
-class Llama3:
+class Llama3(Scaling):
   """Llama 3.1 scaling: by wavelength 2 pi / omega, with a smooth band between the low and high frequency factors."""
 
   factor: float
@@ -219,58 +272,111 @@ class Llama3:
         f"Llama3.high_freq_factor is {self.high_freq_factor}; it must exceed low_freq_factor ({self.low_freq_factor})"
       )
 
-  def frequencies(self, theta: float, head_dim: int, length: Any = None) -> tuple[Array, Any]:
-    return _frequencies_by_rotations(
+  def frequencies(self, theta: float, head_dim: int, length: Any = None) -> Frequencies:
+    omega = _frequencies_by_rotations(
       theta, head_dim, self.factor, self.original_context, self.low_freq_factor, self.high_freq_factor
-    ), 1.0
+    )
+    return Frequencies(omega, 1.0)
 
 
-Scaling = PI | NTK | NTKByParts | YaRN | DynamicNTK | DynamicYaRN | Llama3
+class Embedding(Value):
+  """A positional embedding: `rotation` or `bias` says what it does. A user's own derives from this.
+
+  One that rotates may give its `frequencies` alone: the rotation follows from them.
+  """
+
+  dynamic = False  # whether its rotation depends on the current length
+
+  def check(self, head_dim: int) -> None:
+    """Raises ConfigError if heads of this size cannot have it."""
+
+  def frequencies(self, head_dim: int, length: Any = None) -> Frequencies | None:
+    """The table of its rotation, if it has one.
+
+    Args:
+      head_dim: h.
+      length: tokens seen so far, an int or an array: a scalar, or (B, 1) for rows with lengths of their own; only
+        dynamic embeddings read it.
+    """
+    return None
+
+  def rotation(self, position_ids_BT: Array, head_dim: int, length: Any = None) -> Rotation | None:
+    """The rotation of queries and keys at these integer positions, or None. `length` as in `frequencies`."""
+    frequencies = self.frequencies(head_dim, length)
+    return None if frequencies is None else rotation(position_ids_BT, frequencies)
+
+  def bias(self, num_heads: int) -> Bias | None:
+    """What is added to the attention logits of so many heads, or None."""
+    return None
+
+  def rescaled(self, scaling: Scaling | None) -> "Embedding | None":
+    """The same embedding with this scaling; None if it cannot be rescaled."""
+    return None
 
 
 @dataclasses.dataclass(unsafe_hash=True)
-class RoPE:
-  """Rotary position embedding (Su 2021) with base `theta`, optionally rescaled for longer contexts."""
+class RoPE(Embedding):
+  """Rotary position embedding (Su 2021) with base `theta`, optionally rescaled for longer contexts.
+
+  With `pairs` only the fastest so many of the h/2 pairs of dimensions are rotated: what is left of it after a partial
+  drop (transitions.PartialDrop).
+  """
 
   theta: float = 10_000.0
   scaling: Scaling | None = None
+  pairs: int | None = None  # None: all
 
   def __post_init__(self) -> None:
     if not self.theta > 1:
       raise ValueError(f"RoPE.theta is {self.theta}; it must exceed 1")
+    if self.pairs is not None and self.pairs < 1:
+      raise ValueError(f"RoPE.pairs is {self.pairs}; it must be at least 1 (no rotation at all is positions None)")
 
   @property
-  def dynamic(self) -> bool:
+  def dynamic(self) -> bool:  # type: ignore[override]
     """Whether the rotation depends on the current length."""
-    return isinstance(self.scaling, DynamicNTK | DynamicYaRN)
+    return self.scaling is not None and self.scaling.dynamic
 
-  def frequencies(self, head_dim: int, length: Any = None) -> tuple[Array, Any]:
-    """The table of this embedding.
+  def check(self, head_dim: int) -> None:
+    check(head_dim % 2 == 0, f"ModelConfig.head_dim is {head_dim}; RoPE rotates pairs, so it must be even")
+    pairs = self.pairs
+    check(
+      pairs is None or pairs <= head_dim // 2, f"RoPE.pairs is {pairs}; heads of {head_dim} have {head_dim // 2} pairs"
+    )
+    if self.scaling is not None:
+      self.scaling.check(head_dim)
 
-    Args:
-      head_dim: h, even.
-      length: tokens seen so far, an int or an array: a scalar, or (B, 1) for rows with lengths of their own; only the
-        dynamic scalings read it.
-
-    Returns:
-      omega of shape (h/2,), or (B, 1, h/2), in radians per token (float64 when static), and the factor that multiplies
-      cos and sin.
-    """
+  def frequencies(self, head_dim: int, length: Any = None) -> Frequencies:
+    """See Embedding. omega is float64 when static; the pairs that are not rotated have frequency zero, exactly."""
     if self.scaling is None:
-      return _base_frequencies(self.theta, head_dim), 1.0
-    return self.scaling.frequencies(self.theta, head_dim, length)
+      table = Frequencies(_base_frequencies(self.theta, head_dim), 1.0)
+    else:
+      table = self.scaling.frequencies(self.theta, head_dim, length)
+    if self.pairs is None:
+      return table
+    return table._replace(omega=table.omega * (np.arange(head_dim // 2) < self.pairs))
+
+  def rescaled(self, scaling: Scaling | None) -> "RoPE":
+    return dataclasses.replace(self, scaling=scaling)
 
 
 @dataclasses.dataclass(unsafe_hash=True)
-class ALiBi:
-  """Attention with linear biases (Press 2021): logits + slope_H * (j - i); no rotation."""
+class ALiBi(Embedding):
+  """Attention with linear biases (Press 2021): logits - slope_H * (i - j); no rotation."""
+
+  def bias(self, num_heads: int) -> Bias:
+    return Bias((alibi_slopes(num_heads),), _linear_bias)
+
+
+def _linear_bias(slopes: Array, distance: Array) -> Array:
+  return -slopes * distance
 
 
 @dataclasses.dataclass(unsafe_hash=True)
 class Layer:
   """What one layer of a pattern has: its positional embedding, and its sliding window in tokens (None: global)."""
 
-  positions: RoPE | ALiBi | None = None
+  positions: Embedding | None = None
   window: int | None = None
 
   def __post_init__(self) -> None:
@@ -289,7 +395,7 @@ class LayerPattern:
       raise ValueError("LayerPattern.layers is empty; give at least one Layer")
 
 
-Positions = RoPE | ALiBi | LayerPattern | None
+Positions = Embedding | LayerPattern | None
 
 
 def rnope_swa(window: int, theta: float = 10_000.0) -> LayerPattern:
@@ -302,27 +408,16 @@ def layer_cycle(positions: Positions) -> tuple[Layer, ...]:
   return positions.layers if isinstance(positions, LayerPattern) else (Layer(positions),)
 
 
-def rotation(
-  positions: RoPE | ALiBi | None,
-  position_ids_BT: Array,
-  head_dim: int,
-  length: Any = None,
-  given: Frequencies | None = None,
-) -> Rotation | None:
-  """The rotation that `positions` asks for, or None.
+def rotation(position_ids_BT: Array, frequencies: Frequencies) -> Rotation:
+  """The rotation at integer positions by a table: (B, T, h/2), or (L, B, T, h/2) of one with layers.
 
-  Args:
-    positions: the embedding of one layer.
-    position_ids_BT: integer positions; angles are float32, since bfloat16 cannot tell 256 from 257.
-    head_dim: h.
-    length: tokens seen so far, for the dynamic scalings.
-    given: the table to use instead of that of `positions`.
+  Angles are float32, since bfloat16 cannot tell 256 from 257.
   """
-  if not isinstance(positions, RoPE):
-    return None
-  omega, attention_factor = positions.frequencies(head_dim, length) if given is None else given
-  angles = position_ids_BT[..., None].astype(jnp.float32) * jnp.asarray(omega, jnp.float32)
-  factor = jnp.asarray(attention_factor, jnp.float32)
+  omega = jnp.asarray(frequencies.omega, jnp.float32)
+  if omega.ndim == 2:  # by layer
+    omega = omega[:, None, None]
+  angles = position_ids_BT[..., None].astype(jnp.float32) * omega
+  factor = jnp.asarray(frequencies.factor, jnp.float32)
   return Rotation(jnp.cos(angles) * factor, jnp.sin(angles) * factor)
 
 

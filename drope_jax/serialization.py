@@ -10,15 +10,17 @@ from typing import Any, TypeVar
 
 from drope_jax.errors import ConfigError, check
 from drope_jax.files import write_json
+from drope_jax.upgrades import upgraded
+from drope_jax.values import Value, find, members, recorded_name
 
 T = TypeVar("T")
 
 
 def to_dict(config: Any) -> Any:
-  """Plain data (dict, list, str, number, bool, None) of a config; each dataclass carries its class name as "type"."""
+  """Plain data (dict, list, str, number, bool, None) of a config; each dataclass carries its recorded name as "type"."""
   if dataclasses.is_dataclass(config) and not isinstance(config, type):
     fields = {field.name: to_dict(getattr(config, field.name)) for field in dataclasses.fields(config)}
-    return {"type": type(config).__name__, **fields}
+    return {"type": recorded_name(type(config)), **fields}
   if isinstance(config, tuple | list):
     return [to_dict(item) for item in config]
   return config
@@ -37,13 +39,15 @@ def _read(annotation: Any, data: Any, path: str) -> Any:
   if data is None:
     check(type(None) in alternatives, f"{path} is missing a value")
     return None
+  kinds = [item for item in alternatives if isinstance(item, type) and Value in item.__bases__]
   classes = [item for item in alternatives if isinstance(item, type) and dataclasses.is_dataclass(item)]
-  if classes:
+  if kinds or classes:
     check(isinstance(data, dict), f"{path} is {data!r}; it must be an object")
     by_name = {item.__name__: item for item in classes}
-    name = data.get("type", classes[0].__name__ if len(classes) == 1 else None)
-    check(name in by_name, f"{path}.type is {name!r}; allowed: {', '.join(by_name)}")
-    return from_dict(by_name[name], data, path)
+    for kind in kinds:
+      by_name |= members(kind)
+    name = data.get("type", classes[0].__name__ if len(classes) == 1 and not kinds else None)
+    return from_dict(find(by_name, name, path), data, path)
   expected = next(item for item in alternatives if item is not type(None))
   if typing.get_origin(expected) is tuple:
     check(isinstance(data, list), f"{path} is {data!r}; it must be a list")
@@ -59,8 +63,9 @@ def from_dict(cls: type[T], data: dict[str, Any], path: str = "") -> T:
   """The inverse of `to_dict`. Raises ConfigError naming an unknown, missing or mistyped field."""
   path = path or cls.__name__
   check(isinstance(data, dict), f"{path} is {data!r}; it must be an object")
-  name = data.get("type", cls.__name__)
-  check(name == cls.__name__, f"{path}.type is {name!r}; it must be {cls.__name__!r}")
+  name = data.get("type", recorded_name(cls))
+  check(name == recorded_name(cls), f"{path}.type is {name!r}; it must be {recorded_name(cls)!r}")
+  data = upgraded(cls.__name__, data)
   hints = typing.get_type_hints(cls)
   names = [field.name for field in dataclasses.fields(cls)]  # type: ignore[arg-type]
   unknown = sorted(set(data) - {"type", *names})

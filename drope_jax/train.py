@@ -86,8 +86,7 @@ def resolve(config: TrainConfig) -> TrainConfig:
 def start_from(config: TrainConfig, model: ModelConfig) -> TrainConfig:
   """The config with the model that `config.init` makes of its checkpoint's `model`; raises as `resolve` does."""
   assert config.init is not None
-  if config.init.drop:
-    model = drope.drop(model)
+  model = config.init.transition.apply(model, config.data.context)
   if config.init.qk_norm is not None:
     model = dataclasses.replace(model, qk_norm=config.init.qk_norm)
   if config.model is not None:
@@ -249,10 +248,10 @@ def _state_from(
   if init.qk_norm is not None:
     _, params = drope.insert_qk_norm(source.model, params, init.qk_norm)
   logger.info(
-    "weights from %s, step %d: embedding %s, QK-norm %s, optimizer state %s",
+    "weights from %s, step %d: transition %s, QK-norm %s, optimizer state %s",
     init.checkpoint,
     source.step,
-    "dropped" if init.drop else "kept",
+    init.transition,
     "inserted" if init.qk_norm else "as it was",
     "kept" if init.keep_optimizer else "fresh",
   )

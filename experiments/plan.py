@@ -12,6 +12,7 @@ from drope_jax.config import TrainConfig
 from drope_jax.errors import ConfigError
 from drope_jax.evaluate.catalog import EvalData
 from drope_jax.evaluate.methods import AS_TRAINED
+from drope_jax.transitions import Keep, Transition
 
 ROLES = ("control", "drope", "baseline")
 
@@ -41,10 +42,10 @@ class Row:
 
 @dataclasses.dataclass(frozen=True)
 class Pretrained:
-  """In the place of a run: a checkpoint that is measured without training, as it is or without its embedding."""
+  """In the place of a run: a checkpoint that is measured without training, under a transition."""
 
   checkpoint: str  # an imported model, or the workdir of a run
-  drop: bool = False
+  transition: Transition = Keep()
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -25,7 +25,6 @@ from ml_collections import config_flags
 
 from drope_jax import checkpoint, cli, distributed
 from drope_jax.config import ModelConfig, TrainConfig
-from drope_jax.drope import drop
 from drope_jax.errors import ConfigError
 from drope_jax.evaluate.catalog import make_tasks
 from drope_jax.evaluate.measure import check, evaluate
@@ -124,8 +123,8 @@ def run_models(study: Study, workdir: Path) -> dict[str, ModelConfig]:
   by_path = {str(run_directory(workdir, name)): name for name in study.runs}
   for name, run in study.runs.items():
     if isinstance(run, Pretrained):
-      model = checkpoint.load_model_config(run.checkpoint)
-      models[name] = drop(model) if run.drop else model
+      model, context = checkpoint.load_model_config(run.checkpoint), checkpoint.load_context(run.checkpoint)
+      models[name] = run.transition.apply(model, context)
       continue
     if run.init is not None:
       source = by_path.get(run.init.checkpoint)
@@ -158,7 +157,7 @@ def _load(run: TrainConfig | Pretrained, directory: Path, mesh: Mesh | None) -> 
   if isinstance(run, TrainConfig):
     return checkpoint.load(directory, mesh=mesh)
   loaded = checkpoint.load(run.checkpoint, mesh=mesh)
-  return loaded._replace(model=drop(loaded.model)) if run.drop else loaded
+  return loaded._replace(model=run.transition.apply(loaded.model, loaded.context))
 
 
 @contextlib.contextmanager
@@ -178,7 +177,7 @@ def _described(study: Study, workdir: Path) -> Iterator[None]:
     "arms": [dataclasses.asdict(arm) for arm in study.arms],
     "rows": [dataclasses.asdict(row) for row in study.rows],
     "pretrained": {
-      name: {**dataclasses.asdict(run), "model": to_dict(checkpoint.load_model_config(run.checkpoint))}
+      name: {**to_dict(run), "model": to_dict(checkpoint.load_model_config(run.checkpoint))}
       for name, run in study.runs.items()
       if isinstance(run, Pretrained)
     },

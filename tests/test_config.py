@@ -34,6 +34,7 @@ from drope_jax.positions import (
   rnope_swa,
 )
 from drope_jax.serialization import checked, differences, from_dict, is_cut_off, load_config, save_config, to_dict
+from drope_jax.transitions import Keep
 
 SHAPE = dict(vocab_size=11, d_model=16, num_layers=2, num_heads=4, num_kv_heads=2, head_dim=6, d_ff=24)
 SCALINGS = [
@@ -69,7 +70,9 @@ CONFIGS = [
   MeshConfig(data=2, fsdp=-1),
   InitConfig(checkpoint="other", step=3, qk_norm=QKNorm("head")),
   run(model=model(positions=PATTERN)),
-  run(model=None, init=InitConfig(checkpoint="other", drop=False), keep_every=5, trackers=("wandb", "tensorboard")),
+  run(
+    model=None, init=InitConfig(checkpoint="other", transition=Keep()), keep_every=5, trackers=("wandb", "tensorboard")
+  ),
   run(trackers=()),
 ]
 

@@ -27,6 +27,7 @@ from drope_jax.errors import CheckpointError, ConfigError
 from drope_jax.model import init_params
 from drope_jax.positions import ALiBi, Layer, LayerPattern, RoPE
 from drope_jax.train import make_train_step, train
+from drope_jax.transitions import Keep
 
 pytestmark = pytest.mark.usefixtures("compile_once")
 
@@ -390,7 +391,7 @@ def test_init_takes_the_weights_drops_the_positions_and_inserts_qk_norm(corpus, 
 
 
 def test_init_keeps_the_positions_when_asked_to(corpus, finished, tmp_path):
-  train(stands_still(corpus, InitConfig(checkpoint=str(finished), drop=False)), tmp_path)
+  train(stands_still(corpus, InitConfig(checkpoint=str(finished), transition=Keep())), tmp_path)
   assert checkpoint.load(tmp_path).model == checkpoint.load(finished).model
   # The first batch of another order of the same corpus: the loss goes on where it was, not where it began.
   assert losses(tmp_path)[0][1] < losses(finished)[5][1]

@@ -110,7 +110,7 @@ def _station(past: Past) -> str:
   if init is None:
     begun = "trained from scratch"
   else:
-    dropped = "its positional embedding dropped" if init.drop else "its positional embedding kept"
+    dropped = f"its positional embedding under {init.transition}"
     norm = f", QK-norm inserted ({init.qk_norm.scope})" if init.qk_norm else ""
     begun = f"trained from the weights of `{Path(init.checkpoint).name}`, {dropped}{norm}"
   return (

@@ -4,7 +4,7 @@
   --config.init.checkpoint=IMPORTED --config.data.directory=DATASET`, where IMPORTED is the model, imported with
 `python -m drope_jax.interop import`, whose tokenizer is used, and DATASET a TFDS dataset of documents (the paper:
 fineweb-edu; `python -m experiments.prose` makes a small one). The control is the same command with
-`--config.init.drop=false`: RoPE kept, all else alike, the inserted QK-norm too.
+`--config.init.transition=Keep`: RoPE kept, all else alike, the inserted QK-norm too.
 
 | ARG                          | reading                                | peak rate | QK-norm | steps   | tokens |
 |------------------------------|----------------------------------------|-----------|---------|---------|--------|

@@ -12,6 +12,7 @@ from drope_jax.evaluate import results
 from drope_jax.evaluate.measure import FIT_TASK
 from drope_jax.model import count_parameters
 from drope_jax.serialization import from_dict, load_config
+from drope_jax.transitions import Keep
 from experiments.plan import ROLES, Arm, Pretrained, Row, run_directory
 
 TEMPERATURE = "drope"  # the method, see drope_jax/evaluate/methods.py
@@ -51,7 +52,7 @@ class Run:
   @property
   def dropped(self) -> bool:
     """Whether this run began by dropping the positional embedding of the weights it started from."""
-    return self.config is not None and self.config.init is not None and self.config.init.drop
+    return self.config is not None and self.config.init is not None and self.config.init.transition != Keep()
 
   def tokens_at(self, step: int | None) -> float | None:
     """Tokens trained on after `step` (None: after all of them)."""

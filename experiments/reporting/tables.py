@@ -9,6 +9,7 @@ from pathlib import Path
 from drope_jax.drope import FROM_SCRATCH_COEFFICIENT, SMOLLM_COEFFICIENT, temperature
 from drope_jax.evaluate.measure import FIT_TASK
 from drope_jax.positions import ALiBi, LayerPattern
+from drope_jax.transitions import Keep
 from experiments.plan import Row
 from experiments.reporting.finding import (
   MEASURES,
@@ -197,7 +198,7 @@ def _start(run: Run) -> str:
     return "scratch"
   init = run.config.init
   parts = [f"`{Path(init.checkpoint).name}`" + ("" if init.step is None else f" at step {init.step:,}")]
-  parts += ["dropped"] if init.drop else []
+  parts += [] if init.transition == Keep() else [str(init.transition)]
   parts += ["QK-norm inserted"] if init.qk_norm is not None else []
   return ", ".join(parts)
 
@@ -271,7 +272,7 @@ def _describe(study: Study, row: Row) -> str:
   pretrained = study.runs[row.run].pretrained
   if pretrained is not None:
     parts = [f"the pretrained model (`{row.run}`)"]
-    parts += ["its positional embedding dropped and nothing recalibrated"] if pretrained.drop else []
+    parts += [] if pretrained.transition == Keep() else [f"{pretrained.transition} and nothing recalibrated"]
     parts += [] if row.plain else [f"with {METHODS.get(row.method, f'method `{row.method}`')}"]
     return ", ".join(parts) + (", as it is" if len(parts) == 1 else "")
   if not row.plain:

@@ -23,6 +23,7 @@ from drope_jax.data.tokenizers import load_tokenizer, train_bpe
 from drope_jax.errors import ConfigError
 from drope_jax.evaluate.catalog import DEFAULT, EvalData
 from drope_jax.positions import RoPE
+from drope_jax.transitions import Drop, Keep
 from experiments.plan import Arm, Row, Study, check_at_least_one, run_directory
 
 FILLER_PIECES = 1000  # pieces of prose whose sentences fill recall documents
@@ -127,8 +128,8 @@ class Quickstart:
     nope = dataclasses.replace(self.model, positions=None)
     return {
       "rope": self._run(data, self.pretrain_steps, self.peak_lr, self.seed, model=self.model),
-      "rope_continued": self._run(*again, init=InitConfig(checkpoint=rope, drop=False)),
-      "drope": self._run(*again, init=InitConfig(checkpoint=rope, drop=True, qk_norm=self.qk_norm)),
+      "rope_continued": self._run(*again, init=InitConfig(checkpoint=rope, transition=Keep())),
+      "drope": self._run(*again, init=InitConfig(checkpoint=rope, transition=Drop(), qk_norm=self.qk_norm)),
       "nope": self._run(data, self.pretrain_steps + self.recalibrate_steps, self.peak_lr, self.seed, model=nope),
     }
 

@@ -43,7 +43,7 @@ class Lengths:
       seed=0,
       train_context=context,
       prepare=lambda: None,
-      runs={"rope": Pretrained(self.checkpoint), "dropped": Pretrained(self.checkpoint, drop=True)},
+      runs={"rope": Pretrained(self.checkpoint), "dropped": Pretrained(self.checkpoint, Drop())},
       arms=(Arm("RoPE", ("rope",), "control"), Arm("Dropped, not recalibrated", ("dropped",), "drope")),
       rows=(
         Row("rope", "rope", "RoPE"),

@@ -19,11 +19,11 @@ from drope_jax.aot.roofline import CHIPS, Work, parse_topology, roofline
 from drope_jax.aot.traced_flops import traced_flops, traced_squares, visible_blocks
 from drope_jax.attention import Segments, attention
 from drope_jax.config import MeshConfig, TrainConfig
-from drope_jax.drope import drop
 from drope_jax.errors import ConfigError
 from drope_jax.model import compute_dtype
 from drope_jax.platforms import PEAK_FLOPS, target_platform
 from drope_jax.sharding import make_mesh
+from drope_jax.transitions import drop
 from experiments.configs import pretrain, recalibrate
 
 ROOT = Path(__file__).parents[2]

@@ -4,10 +4,10 @@ import re
 import pytest
 
 from drope_jax.config import ModelConfig
-from drope_jax.drope import drop
 from drope_jax.errors import ConfigError
 from drope_jax.evaluate.methods import METHODS, Inference, allowed_methods, inference
 from drope_jax.positions import NTK, PI, ALiBi, DynamicNTK, DynamicYaRN, RoPE, YaRN, rnope_swa
+from drope_jax.transitions import drop
 
 
 def trained(positions) -> ModelConfig:

@@ -20,11 +20,12 @@ from support.tiny_run import contents, records, tiny_corpus, tiny_model, tiny_ru
 from drope_jax import checkpoint
 from drope_jax.data.corpus import build_corpus, documents
 from drope_jax.data.tokenizers import load_tokenizer
-from drope_jax.drope import drop, temperature
+from drope_jax.drope import temperature
 from drope_jax.generation import generate
 from drope_jax.positions import RoPE
 from drope_jax.serialization import differences, to_dict
 from drope_jax.train import train
+from drope_jax.transitions import drop
 
 pytestmark = pytest.mark.usefixtures("compile_once")
 
@@ -37,7 +38,7 @@ def get_config(init=None):
   sizes = {{"d_model": 16, "num_layers": 2, "num_heads": 4, "num_kv_heads": 2, "head_dim": 4, "d_ff": 24}}
   return TrainConfig(
     model=ModelConfig(vocab_size=264, **sizes),
-    init=InitConfig(checkpoint=init, drop=False) if init else None,
+    init=InitConfig(checkpoint=init, transition=Keep()) if init else None,
     data=DataConfig(directory={corpus!r}, context=16, batch_size=8),
     optim=OptimConfig(peak_lr=1e-2, warmup_steps=2),
     steps=10,
@@ -133,12 +134,12 @@ def test_a_recalibration_and_its_control_differ_in_one_override(command, files, 
     "--config.optim.peak_lr=0.01",
     *SHORT,
   )
-  for name, override in (("dropped", ()), ("control", ("--config.init.drop=false",))):
+  for name, override in (("dropped", ()), ("control", ("--config.init.transition=Keep",))):
     ended = command("experiments.train", *arguments, f"--workdir={tmp_path / name}", *override)
     assert ended.status == 0, ended.stderr
   dropped, control = (checkpoint.load(tmp_path / name) for name in ("dropped", "control"))
   assert sorted(differences(to_dict(control.config), to_dict(dropped.config))) == [
-    "init.drop: False there, True here",
+    "init.transition.type: 'Keep' there, 'Drop' here",
     f"model.positions: {to_dict(RoPE())} there, None here",
   ]
   assert dropped.config.data.tokenizer == str(files / "finished")  # which its own copy came from

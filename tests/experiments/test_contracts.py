@@ -12,7 +12,6 @@ from jax.sharding import AbstractMesh, AxisType
 
 from drope_jax import checkpoint
 from drope_jax.checkpoint import TrainState
-from drope_jax.drope import drop
 from drope_jax.errors import ConfigError
 from drope_jax.metrics import flops_per_token
 from drope_jax.model import count_parameters, map_specs
@@ -20,6 +19,7 @@ from drope_jax.optim import make_optimizer
 from drope_jax.serialization import checked
 from drope_jax.sharding import AXES, PRESETS, named_sharding
 from drope_jax.train import check_layout, make_train_step, start_from
+from drope_jax.transitions import Drop, drop
 from experiments.configs import pretrain, recalibrate
 from experiments.studies import quickstart, smollm2_lengths, smollm2_recalibration
 from experiments.study import run_models
@@ -213,7 +213,7 @@ def test_each_recipe_is_what_the_docstring_says(arg):
     f"{config.steps:,}",
     f"{tokens / 1e9:.1f}B",
   ]
-  assert config.init.drop and config.data.tokenizer == "init"
+  assert config.init.transition == Drop() and config.data.tokenizer == "init"
   optim = config.optim
   assert [cell.strip() for cell in rows[1][2:-1]] == [
     optim.schedule,

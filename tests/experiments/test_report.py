@@ -17,6 +17,7 @@ from drope_jax.evaluate import results
 from drope_jax.evaluate.results import Result
 from drope_jax.positions import RoPE
 from drope_jax.serialization import save_config
+from drope_jax.transitions import Keep
 from experiments.report import main, write_report
 from experiments.reporting import plots, tables
 from experiments.reporting.finding import (
@@ -145,7 +146,7 @@ def trained(tmp_path_factory) -> Path:
   }
   (workdir / "study.json").write_text(json.dumps(study))
   _write_run(workdir, "rope", 800, 7.0, 3.0)
-  _write_run(workdir, "rope_continued", 400, 2.95, 2.85, InitConfig(checkpoint="runs/rope", drop=False))
+  _write_run(workdir, "rope_continued", 400, 2.95, 2.85, InitConfig(checkpoint="runs/rope", transition=Keep()))
   _write_run(workdir, "drope", 400, 6.2, 3.2, InitConfig(checkpoint="runs/rope"))
   _write_run(workdir, "nope", 1200, 7.0, 3.2)
   return workdir

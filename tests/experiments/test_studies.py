@@ -14,13 +14,13 @@ from support.tiny_run import WORDS, contents, tiny_corpus, tiny_run
 from drope_jax import checkpoint
 from drope_jax.data.corpus import build_corpus
 from drope_jax.data.tokenizers import load_tokenizer
-from drope_jax.drope import drop
 from drope_jax.errors import ConfigError
 from drope_jax.evaluate.catalog import EvalData
 from drope_jax.evaluate.methods import Inference
 from drope_jax.evaluate.perplexity import position_losses
 from drope_jax.model import count_parameters
 from drope_jax.train import train
+from drope_jax.transitions import drop
 from experiments.report import write_report
 from experiments.studies.smollm2_lengths import Lengths
 from experiments.studies.smollm2_recalibration import Recalibration

@@ -1,0 +1,191 @@
+"""What becomes of the positional embedding when a run starts from another run's weights.
+
+A transition is a value of `InitConfig`. It turns the model of the checkpoint into the model of the run, which is a plain
+config that says what it is: evaluation, export and plots need not know how it came about. The parameters serve both.
+"""
+
+import dataclasses
+import math
+from typing import TYPE_CHECKING
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from drope_jax.errors import ConfigError, check
+from drope_jax.positions import Embedding, Frequencies, Layer, LayerPattern, RoPE, layer_cycle
+from drope_jax.values import Value
+
+if TYPE_CHECKING:  # config.py has transitions among its fields
+  from drope_jax.config import ModelConfig
+
+Array = jax.Array
+
+
+class Transition(Value):
+  """The base of all transitions; a user's own derives from this and has `apply`."""
+
+  def apply(self, model: "ModelConfig", context: int) -> "ModelConfig":
+    """The model of the run, made of the checkpoint's `model`, which was trained at `context` tokens.
+
+    Raises:
+      ConfigError: if the transition is impossible for this model.
+    """
+    raise NotImplementedError
+
+  def frequencies(self, model: "ModelConfig", step: Array, steps: int) -> Frequencies | None:
+    """The table that stands in for those of the checkpoint's `model` at a step of training, which runs `model` then.
+
+    Args:
+      step: int32 (), from 0 on; a traced number, so that all steps are one program.
+      steps: of the run.
+
+    Returns:
+      omega (h/2,) or (L, h/2). None: nothing changes while it trains; the model of `apply` is trained from step 0 on.
+    """
+    return None
+
+
+@dataclasses.dataclass(unsafe_hash=True)
+class Keep(Transition):
+  """The embedding stays: the control of every other transition."""
+
+  def apply(self, model: "ModelConfig", context: int) -> "ModelConfig":
+    return model
+
+
+@dataclasses.dataclass(unsafe_hash=True)
+class Drop(Transition):
+  """The embedding of every layer is dropped at once (paper section 5)."""
+
+  def apply(self, model: "ModelConfig", context: int) -> "ModelConfig":
+    return drop(model)
+
+
+@dataclasses.dataclass(unsafe_hash=True)
+class Fade(Transition):
+  """The embedding is dropped step by step: every frequency is multiplied by a gate that falls from 1 to 0.
+
+  From `share` of the steps on all gates are zero, exactly: what is trained then, and saved at the end, has no embedding.
+  """
+
+  share: float  # of the steps, after which nothing is left
+  order: str = "all"  # "all" at once, "slow_first": one pair after the other, "late_first": one layer after the other
+  shape: str = "linear"  # how a gate falls: "linear" or "cosine"
+
+  def __post_init__(self) -> None:
+    check(0 < self.share <= 1, f"Fade.share is {self.share}; it must lie in (0, 1]")
+    for field, allowed in (("order", ("all", "slow_first", "late_first")), ("shape", ("linear", "cosine"))):
+      value = getattr(self, field)
+      check(value in allowed, f"Fade.{field} is {value!r}; allowed: {', '.join(allowed)}")
+
+  def apply(self, model: "ModelConfig", context: int) -> "ModelConfig":
+    table = _table(model)
+    check(
+      table is not None, f"Fade: ModelConfig.positions is {model.positions}; it must be one rotation for all layers"
+    )
+    return drop(model)
+
+  def frequencies(self, model: "ModelConfig", step: Array, steps: int) -> Frequencies:
+    table = _table(model)
+    assert table is not None  # see apply
+    omega = jnp.asarray(table.omega, jnp.float32)
+    layers, pairs = model.num_layers, len(table.omega)
+    progress = jnp.minimum(step / (self.share * steps), 1.0)
+    # In units of one turn each: turn number i, of n, begins when i are over.
+    turns = {
+      "all": (1, np.zeros((1, 1))),
+      "slow_first": (pairs, np.arange(pairs)[::-1][None]),
+      "late_first": (layers, np.arange(layers)[::-1][:, None]),
+    }
+    count, number = turns[self.order]
+    passed = jnp.clip(progress * count - number, 0.0, 1.0)
+    gate = 1 - passed if self.shape == "linear" else jnp.where(passed < 1, 0.5 + 0.5 * jnp.cos(jnp.pi * passed), 0.0)
+    # cos and sin have their factor only as far as there is something to rotate.
+    return Frequencies(jnp.broadcast_to(omega * gate, (layers, pairs)), table.factor)
+
+
+@dataclasses.dataclass(unsafe_hash=True)
+class PartialDrop(Transition):
+  """Rotations that make fewer than `turns` full turns within the training context are dropped, the others stay.
+
+  A pair that has come full circle in training has shown all its angles: longer texts bring none that is new. This is not
+  the paper's method, which drops all of them: `turns` of infinity.
+  """
+
+  turns: float = 1.0
+  fastest: int | None = None  # keep so many pairs instead, whatever their turns
+
+  def __post_init__(self) -> None:
+    check(self.turns > 0, f"PartialDrop.turns is {self.turns}; it must be positive")
+    check(self.fastest is None or self.fastest >= 0, f"PartialDrop.fastest is {self.fastest}; it must be at least 0")
+
+  def apply(self, model: "ModelConfig", context: int) -> "ModelConfig":
+    cycle = layer_cycle(model.positions)
+    check(
+      any(isinstance(layer.positions, RoPE) for layer in cycle),
+      f"PartialDrop: ModelConfig.positions is {model.positions}; only the pairs of a RoPE can be dropped apart",
+    )
+    return _with_layers(
+      model, [dataclasses.replace(layer, positions=self._kept(layer.positions, model, context)) for layer in cycle]
+    )
+
+  def _kept(self, positions: Embedding | None, model: "ModelConfig", context: int) -> Embedding | None:
+    if not isinstance(positions, RoPE):
+      return positions
+    omega = np.asarray(positions.frequencies(model.head_dim, context).omega)
+    turning = int((omega > 0).sum())
+    kept = int((omega * context / (2 * math.pi) >= self.turns).sum()) if self.fastest is None else self.fastest
+    check(
+      kept < turning,
+      f"{self} drops nothing: all {turning} pairs of {positions} that turn are kept at a context of {context} tokens",
+    )
+    return dataclasses.replace(positions, pairs=kept) if kept else None
+
+
+@dataclasses.dataclass(unsafe_hash=True)
+class KeepWindows(Transition):
+  """The embedding stays in layers with a sliding window; one layer in `every` is global and has none (RNoPE-SWA)."""
+
+  window: int  # tokens
+  every: int = 4
+
+  def __post_init__(self) -> None:
+    check(self.window >= 1, f"KeepWindows.window is {self.window}; it must be at least 1")
+    check(self.every >= 2, f"KeepWindows.every is {self.every}; it must be at least 2")
+
+  def apply(self, model: "ModelConfig", context: int) -> "ModelConfig":
+    positions = model.positions
+    if not isinstance(positions, Embedding):
+      raise ConfigError(f"KeepWindows: ModelConfig.positions is {positions}; it must be one embedding for all layers")
+    check(self.window < context, f"KeepWindows.window is {self.window}; the training context is {context} tokens")
+    return _with_layers(model, [*[Layer(positions, self.window)] * (self.every - 1), Layer(None)])
+
+
+def drop(config: "ModelConfig") -> "ModelConfig":
+  """The same model without the positional embedding of any layer (paper section 5); the parameters serve both.
+
+  The windows of a pattern stay: like the causal mask they say what attention sees, not where it lies. A pattern that
+  has no window becomes plain `None`.
+
+  Raises:
+    ConfigError: if there is no embedding to drop.
+  """
+  cycle = layer_cycle(config.positions)
+  if all(layer.positions is None for layer in cycle):
+    raise ConfigError(f"ModelConfig.positions is {config.positions}: there is no positional embedding to drop")
+  return _with_layers(config, [dataclasses.replace(layer, positions=None) for layer in cycle])
+
+
+def _with_layers(config: "ModelConfig", cycle: list[Layer]) -> "ModelConfig":
+  """The config with this cycle of layers, said as simply as it can be."""
+  plain = len(set(cycle)) == 1 and cycle[0].window is None
+  return dataclasses.replace(config, positions=cycle[0].positions if plain else LayerPattern(tuple(cycle)))
+
+
+def _table(model: "ModelConfig") -> Frequencies | None:
+  """The table that all layers of a model share; None if there is no such table."""
+  positions = model.positions
+  if not isinstance(positions, Embedding) or positions.dynamic:
+    return None
+  return positions.frequencies(model.head_dim)

@@ -1,0 +1,31 @@
+"""Configs that earlier versions wrote, in the words of this one: so that their checkpoints and workdirs go on.
+
+One function for each class that has changed; it gets the fields of a recorded config and returns today's.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+Fields = dict[str, Any]
+
+
+def upgraded(name: str, fields: Fields) -> Fields:
+  """The fields of a class as they are called today."""
+  return _UPGRADES[name](dict(fields)) if name in _UPGRADES else fields
+
+
+def _init_config(fields: Fields) -> Fields:
+  """Until 0.1 `drop` was a bool."""
+  if "drop" in fields and "transition" not in fields:
+    fields["transition"] = {"type": "Drop" if fields.pop("drop") else "Keep"}
+  return fields
+
+
+def _pretrained(fields: Fields) -> Fields:
+  """In study.json, as in InitConfig; `drop` was False if it was left out."""
+  if "transition" not in fields:
+    fields["transition"] = {"type": "Drop" if fields.pop("drop", False) else "Keep"}
+  return fields
+
+
+_UPGRADES: dict[str, Callable[[Fields], Fields]] = {"InitConfig": _init_config, "Pretrained": _pretrained}
