@@ -12,6 +12,7 @@ import sys
 import threading
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
+from types import FrameType
 from typing import Any
 
 import jax
@@ -105,21 +106,30 @@ def reader(batch: Sharding, batch_size: int) -> tuple[int, int]:
 
 
 @contextlib.contextmanager
-def sigterm() -> Iterator[Callable[[int], bool]]:
-  """Instead of ending the process, SIGTERM makes the given function say True: of a step, whether to stop before it.
+def stop_requested() -> Iterator[Callable[[int], bool]]:
+  """SIGTERM and Ctrl-C do not end the process: the function given here then says True, that is, stop before this step.
 
   With several processes, one that hears the signal is enough, and all of them stop at the same step: JAX's preemption
-  service agrees on it, if every process asks at every step. With one, only the main thread can listen.
+  service agrees on it, if every process asks at every step. With one, only the main thread can listen. A second Ctrl-C
+  raises KeyboardInterrupt as usual.
   """
-  if jax.process_count() > 1:
-    yield multihost_utils.reached_preemption_sync_point
+  if threading.current_thread() is not threading.main_thread():
+    yield multihost_utils.reached_preemption_sync_point if jax.process_count() > 1 else lambda step: False
     return
   asked = threading.Event()
-  if threading.current_thread() is not threading.main_thread():
-    yield lambda step: False
-    return
-  before = signal.signal(signal.SIGTERM, lambda *_: asked.set())
+  before = {}
+
+  def hear(number: int, _: FrameType | None) -> None:
+    asked.set()
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    if several:
+      signal.raise_signal(signal.SIGTERM)  # which the preemption service listens to, and tells the others
+
+  several = jax.process_count() > 1
+  for number in (signal.SIGINT,) if several else (signal.SIGINT, signal.SIGTERM):
+    before[number] = signal.signal(number, hear)
   try:
-    yield lambda step: asked.is_set()
+    yield multihost_utils.reached_preemption_sync_point if several else lambda step: asked.is_set()
   finally:
-    signal.signal(signal.SIGTERM, before)
+    for number, handler in before.items():
+      signal.signal(number, handler)

@@ -1,14 +1,13 @@
 """Next-token cross-entropy, in chunks of positions so that no (B, T, V) array exists."""
 
 import math
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 
-from drope_jax.config import ComputeConfig, ModelConfig
-from drope_jax.model import Params, hidden_states, unembed
+from drope_jax.model import Params, unembed
 from drope_jax.sharding import pieces
 
 Array = jax.Array
@@ -72,30 +71,3 @@ def token_losses(params: Params, x_BTD: Array, targets_BT: Array, chunk: int) ->
 
   chunks = lax.map(jax.checkpoint(lambda xs: losses(*xs)), (split(x_BTD), split(targets_BT)))
   return jax.tree.map(join, chunks)
-
-
-def summed_loss(
-  params: Params, config: ModelConfig, batch: dict[str, Array], compute: ComputeConfig, z_loss: float = 0.0
-) -> tuple[Array, dict[str, Array]]:
-  """The training loss of a batch as a sum over its real targets, so that micro-batches add up exactly.
-
-  Args:
-    batch: `tokens` (B, T+1); with a document mask also `segments` and `positions` of the same shape: then a target
-      counts only if it belongs to the document of the token before it.
-    z_loss: weight of the squared log-partition.
-
-  Returns:
-    The sum to differentiate, and {"nll": summed negative log-likelihood in nats, "tokens": targets counted}.
-  """
-  tokens = batch["tokens"]
-  inputs: dict[str, Any] = {}
-  weights_BT = jnp.ones(tokens[:, 1:].shape, jnp.float32)
-  if "segments" in batch:
-    segments = batch["segments"]
-    inputs = {"segments_BT": segments[:, :-1], "position_ids_BT": batch["positions"][:, :-1]}
-    weights_BT = (segments[:, :-1] == segments[:, 1:]).astype(jnp.float32)
-  x_BTD, _ = hidden_states(params, config, tokens[:, :-1], compute=compute, **inputs)
-  nll_BT, log_z_BT = token_losses(params, x_BTD, tokens[:, 1:], compute.loss_chunk)
-  nll = (nll_BT * weights_BT).sum()
-  total = nll + z_loss * (log_z_BT**2 * weights_BT).sum() if z_loss else nll
-  return total, {"nll": nll, "tokens": weights_BT.sum()}
