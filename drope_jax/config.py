@@ -113,6 +113,7 @@ class ComputeConfig:
   scan_layers: bool = True  # one compiled layer run num_layers times, or all of them unrolled
   remat: str = "none"  # what the backward pass recomputes: nothing, all of a layer, all but its matrix products
   loss_chunk: int = 512  # positions whose logits exist at one time
+  derivatives: str = "own"  # of norms and projections: written by hand, or "jax": JAX's, for forward mode too
   # What the train step is compiled with, each "PLATFORM:NAME=VALUE"; those of other platforms do nothing.
   # On CPUs XLA may give products to YNNPACK; its own are faster for narrow models (jax 0.10.2). On TPUs it may split
   # the product of a weight that is gathered along its contracted dimension into one product per piece: with 16 pieces
@@ -127,6 +128,7 @@ class ComputeConfig:
     _check_choice(self, "dtype", ("auto", "float32", "bfloat16"))
     _check_choice(self, "attention", ("auto", "reference", "blockwise", "unrolled", "splash", "cudnn"))
     _check_choice(self, "remat", ("none", "full", "dots"))
+    _check_choice(self, "derivatives", ("own", "jax"))
     _check_at_least(self, 1, "loss_chunk")
     for option in self.xla_options:
       platform, colon, setting = option.partition(":")
@@ -257,7 +259,7 @@ class TrainConfig:
     )
     _check_member(self, "objective", Objective)
     check(
-      not self.objective.needs_init or self.init is not None,
+      self.objective.frozen() != "init" or self.init is not None,
       f"TrainConfig.objective is {self.objective}, whose teacher is that of TrainConfig.init; there is none",
     )
     _check_at_least(self, 1, "steps", "log_every", "checkpoint_every", "keep_latest", "eval_documents")

@@ -11,8 +11,7 @@ import signal
 import sys
 import threading
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping
-from types import FrameType
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -106,30 +105,32 @@ def reader(batch: Sharding, batch_size: int) -> tuple[int, int]:
 
 
 @contextlib.contextmanager
-def stop_requested() -> Iterator[Callable[[int], bool]]:
-  """SIGTERM and Ctrl-C do not end the process: the function given here then says True, that is, stop before this step.
+def sigterm() -> Iterator[Callable[[int], bool]]:
+  """SIGTERM and Ctrl-C make the given function return True, for a step before which to stop, and do nothing else.
 
-  With several processes, one that hears the signal is enough, and all of them stop at the same step: JAX's preemption
-  service agrees on it, if every process asks at every step. With one, only the main thread can listen. A second Ctrl-C
-  raises KeyboardInterrupt as usual.
+  With several processes, one that gets the signal is enough, and all of them stop at the same step: JAX's preemption
+  service agrees on it, if every process asks at every step. With one process, only its main thread can listen.
   """
-  if threading.current_thread() is not threading.main_thread():
-    yield multihost_utils.reached_preemption_sync_point if jax.process_count() > 1 else lambda step: False
+  listens = threading.current_thread() is threading.main_thread()
+  if jax.process_count() > 1:
+    # JAX's service knows SIGTERM alone.
+    with _handled([signal.SIGINT] if listens else [], lambda *_: os.kill(os.getpid(), signal.SIGTERM)):
+      yield multihost_utils.reached_preemption_sync_point
+    return
+  if not listens:
+    yield lambda step: False
     return
   asked = threading.Event()
-  before = {}
+  with _handled((signal.SIGTERM, signal.SIGINT), lambda *_: asked.set()):
+    yield lambda step: asked.is_set()
 
-  def hear(number: int, _: FrameType | None) -> None:
-    asked.set()
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-    if several:
-      signal.raise_signal(signal.SIGTERM)  # which the preemption service listens to, and tells the others
 
-  several = jax.process_count() > 1
-  for number in (signal.SIGINT,) if several else (signal.SIGINT, signal.SIGTERM):
-    before[number] = signal.signal(number, hear)
+@contextlib.contextmanager
+def _handled(numbers: Sequence[signal.Signals], handler: Callable[..., None]) -> Iterator[None]:
+  """Signals go to `handler`, and afterwards where they went before."""
+  before = {number: signal.signal(number, handler) for number in numbers}
   try:
-    yield multihost_utils.reached_preemption_sync_point if several else lambda step: asked.is_set()
+    yield
   finally:
-    for number, handler in before.items():
-      signal.signal(number, handler)
+    for number, one in before.items():
+      signal.signal(number, one)

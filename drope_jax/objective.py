@@ -53,11 +53,8 @@ class NextToken(Objective):
     check(self.z_loss >= 0, f"NextToken.z_loss is {self.z_loss}; it must be at least 0")
 
   def __call__(self, inputs: "Inputs") -> tuple[Array, Sums]:
-    nll_BT, log_z_BT = inputs.token_losses(inputs.student().states_BTD)
-    weights_BT = inputs.weights_BT
-    nll = (nll_BT * weights_BT).sum()
-    total = nll + self.z_loss * (log_z_BT**2 * weights_BT).sum() if self.z_loss else nll
-    return total, {"nll": nll, "tokens": weights_BT.sum()}
+    total, nll = inputs.summed_losses(inputs.student().states_BTD, self.z_loss)
+    return total, {"nll": nll, "tokens": inputs.weights_BT.sum()}
 
 
 @dataclasses.dataclass(unsafe_hash=True)

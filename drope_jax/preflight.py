@@ -6,13 +6,13 @@ import jax
 from jax.sharding import AbstractMesh, Mesh
 
 from drope_jax import metrics
-from drope_jax.attention.accelerators import ACCELERATED, PLATFORMS, obstacle
+from drope_jax.attention.accelerators import ACCELERATED, PLATFORMS, Feature, obstacle
 from drope_jax.config import ModelConfig, TrainConfig
 from drope_jax.data.tokenizers import Tokenizer
 from drope_jax.errors import ConfigError, check
 from drope_jax.model import compute_dtype, map_specs
 from drope_jax.platforms import target_platform
-from drope_jax.positions import ALiBi, layer_cycle
+from drope_jax.positions import layer_cycle
 from drope_jax.runs import Run
 from drope_jax.sharding import check_divides
 
@@ -73,11 +73,11 @@ def _check_kernel_takes(model: ModelConfig, config: TrainConfig, kernel: str) ->
   inputs = projection(model.num_heads), projection(model.num_kv_heads)
   segments = () if config.data.document_mask else None
   for layer in layer_cycle(model.positions):
-    slopes = () if isinstance(layer.positions, ALiBi) else None
-    found = obstacle(kernel, *inputs, offset=0, segments=segments, slopes_H=slopes)
+    bias = None if layer.positions is None else layer.positions.bias(model.num_heads)
+    found = obstacle(kernel, *inputs, offset=0, segments=segments, bias=bias)
     if found:
-      field = " (DataConfig.document_mask)" if found == "segments" else ""
-      raise ConfigError(f"{_refused(kernel)} cannot take {found}{field}; 'auto' chooses another where it must")
+      field = " (DataConfig.document_mask)" if found.feature is Feature.SEGMENTS else ""
+      raise ConfigError(f"{_refused(kernel)} cannot take {found.text}{field}; 'auto' chooses another where it must")
 
 
 def _refused(kernel: str) -> str:

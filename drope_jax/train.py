@@ -97,7 +97,7 @@ def train(config: TrainConfig, workdir: epath.PathLike, extend: bool = False) ->
     frozen = None if teacher is None else teacher.params(mesh)
     if teacher is not None:
       logger.info("teacher: %s, step %d, positions %s", teacher.workdir, teacher.step, teacher.model.positions)
-    announce_compilation(run, heldout and heldout.description)
+    announce_compilation(run, None if heldout is None else heldout.description)
 
     step_function = jit_train_step(run, optimizer, abstract, abstract_frozen(run, mesh), mesh)
     log = TrainLog(run, workdir, meta["step"], meta["tokens"], meta["seconds"])
@@ -106,7 +106,7 @@ def train(config: TrainConfig, workdir: epath.PathLike, extend: bool = False) ->
       at = None if teacher is None else teacher.step
       checkpoint.save(manager, step, state, data, config, log.tokens, log.seconds, at)
 
-    with contextlib.closing(log), distributed.stop_requested() as stop_at:
+    with contextlib.closing(log), distributed.sigterm() as stop_at:
       loop = _Loop(run, mesh, step_function, frozen, heldout, log, Profiler(workdir / "profile", config.profile_steps))
       step = loop.run(state, data, meta["step"], stop_at, save)
       manager.wait_until_finished()

@@ -27,8 +27,8 @@ def introduce(run: Run, tokenizer: Tokenizer, mesh: Mesh) -> None:
   config, model = run.config, run.model
   axes = ", ".join(f"{axis} {size}" for axis, size in mesh.shape.items() if size > 1) or "one device"
   positions = f"positions {model.positions}"
-  if run.trained != model:
-    positions += f", reached from {run.trained.positions} by {run.config.init.transition if config.init else None}"
+  if config.init is not None and run.trained != model:
+    positions += f", reached from {run.trained.positions} by {config.init.transition}"
   logger.info("model: %s parameters in %d layers, %s", f"{count_parameters(model):,}", model.num_layers, positions)
   logger.info("devices: %s; mesh: %s", distributed.describe(), axes)
   logger.info("data: %s", describe_data(run, tokenizer))

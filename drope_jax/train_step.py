@@ -65,22 +65,27 @@ class Inputs:
     return jax.lax.stop_gradient(self._states(self.frozen, self.run.teacher, taps, None))
 
   def _states(self, params: Params, model: ModelConfig, names: tuple[str, ...], table: Frequencies | None) -> Hidden:
-    inputs = {}
-    if "segments" in self.batch:
-      inputs = {name: self.batch[field][:, :-1] for name, field in _MASKED.items()}
+    inputs = {name: value[:, :-1] for name, value in self.batch.items()}
     return hidden_states(
       params,
       model,
-      self.batch["tokens"][:, :-1],
+      inputs["tokens"],
       compute=self._compute,
+      segments_BT=inputs.get("segments"),
+      position_ids_BT=inputs.get("positions"),
       frequencies=table,
       taps=Taps(tuple(range(model.num_layers)) if names else (), names),
-      **inputs,
     )
 
   def token_losses(self, states_BTD: Array) -> TokenLosses:
     """Losses of the batch's targets, given the student's hidden states; see loss.token_losses."""
     return token_losses(self.params, states_BTD, self.targets_BT, self._compute.loss_chunk)
+
+  def summed_losses(self, states_BTD: Array, z_loss: float = 0.0) -> tuple[Array, Array]:
+    """Over the targets that count: the loss with `z_loss` times the squared log-partition, and without, in nats."""
+    nll_BT, log_z_BT = self.token_losses(states_BTD)
+    nll = (nll_BT * self.weights_BT).sum()
+    return nll + z_loss * (log_z_BT**2 * self.weights_BT).sum() if z_loss else nll, nll
 
   def by_chunk(self, function: Callable[..., Any], student_BTD: Array, teacher_BTD: Array) -> Any:
     """`function` of the logits of both and the targets, a chunk of C positions at a time: no (B, T, V) array exists.
@@ -89,8 +94,11 @@ class Inputs:
       function: (student's logits (B, C, V), teacher's, targets (B, C)) -> a tree of arrays (B, C).
     """
 
+    frozen = self.frozen
+    assert frozen is not None, "Objective.frozen asks for no weights"
+
     def of_logits(student_BCD: Array, teacher_BCD: Array, targets_BC: Array) -> Any:
-      teacher_BCV = jax.lax.stop_gradient(unembed(self.frozen, teacher_BCD))
+      teacher_BCV = jax.lax.stop_gradient(unembed(frozen, teacher_BCD))
       return function(unembed(self.params, student_BCD), teacher_BCV, targets_BC)
 
     return map_chunks(of_logits, (student_BTD, teacher_BTD, self.targets_BT), self._compute.loss_chunk)
@@ -98,9 +106,6 @@ class Inputs:
   @property
   def _compute(self) -> ComputeConfig:
     return self.run.config.compute
-
-
-_MASKED = {"segments_BT": "segments", "position_ids_BT": "positions"}
 
 
 def make_train_step(run: Run, optimizer: optax.GradientTransformation, objective: Objective):
