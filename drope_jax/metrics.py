@@ -140,7 +140,7 @@ class WandB:
     )
 
   def write(self, record: dict[str, Any]) -> None:
-    self._run.log(_scalars(record), step=record["step"])
+    self._run.log({"step": record["step"], **_scalars(record)}, step=record["step"])
 
   def close(self) -> None:
     self._run.finish()

@@ -22,7 +22,6 @@ class Run:
   config: TrainConfig
   model: ModelConfig  # what the run makes: its checkpoints are of this model
   source: ModelConfig | None = None  # the checkpoint's own, if the run starts from one
-  teacher: ModelConfig | None = None  # of the objective's frozen weights, if it has any
 
   @functools.cached_property
   def trained(self) -> ModelConfig:
@@ -33,6 +32,19 @@ class Run:
     if jax.eval_shape(lambda step: self._table(self.source, step), step) is None:
       return self.model
     return dataclasses.replace(self.source, qk_norm=self.model.qk_norm)
+
+  @functools.cached_property
+  def teacher(self) -> ModelConfig | None:
+    """The model of the objective's frozen weights; None if it has none. Raises as `resolve` does."""
+    whose = self.config.objective.frozen()
+    if whose is None or whose == "init":
+      return self.source if whose else None
+    teacher = checkpoint.open_step(whose).model
+    check(
+      teacher.vocab_size == self.model.vocab_size,
+      f"TrainConfig.objective: {whose} has a vocabulary of {teacher.vocab_size}, the run {self.model.vocab_size}",
+    )
+    return teacher
 
   def frequencies(self, step: Any) -> Frequencies | None:
     """The table that `trained` runs with at a step, from 0 on; None: its own."""
@@ -53,7 +65,7 @@ def resolve(config: TrainConfig) -> Run:
   config = checked(config)
   if config.init is None:
     assert config.model is not None  # TrainConfig has one of the two
-    return Run(config, config.model, teacher=_teacher(config, None))
+    return Run(config, config.model)
   found = checkpoint.open_step(config.init.checkpoint, config.init.step)
   if config.init.keep_optimizer:
     _check_carries_over(config, found)
@@ -77,20 +89,7 @@ def start_from(config: TrainConfig, source: ModelConfig) -> Run:
     found = differences(to_dict(model), to_dict(config.model))
     check(not found, f"TrainConfig.model is not that of init.checkpoint ({init.checkpoint}): {''.join(found[:1])}")
   config = dataclasses.replace(config, model=model, init=dataclasses.replace(init, model=source))
-  return Run(config, model, source, _teacher(config, source))
-
-
-def _teacher(config: TrainConfig, source: ModelConfig | None) -> ModelConfig | None:
-  whose = config.objective.frozen()
-  if whose is None or whose == "init":
-    return source if whose else None
-  teacher, model = checkpoint.open_step(whose).model, source or config.model
-  assert model is not None
-  check(
-    teacher.vocab_size == model.vocab_size,
-    f"TrainConfig.objective: the teacher {whose} has a vocabulary of {teacher.vocab_size}, the run {model.vocab_size}",
-  )
-  return teacher
+  return Run(config, model, source)
 
 
 def _check_carries_over(config: TrainConfig, found: checkpoint.SavedStep) -> None:

@@ -3,6 +3,10 @@
 FILE's `get_config(ARG)` returns a TrainConfig; `--mesh=fsdp_tp` replaces its mesh by one of sharding.PRESETS, on top of
 which overrides count (`--config.mesh.tensor=4`). The same command goes on where an interrupted run stopped.
 
+A run that is finished goes on with `--extend`, under which these settings may differ from those it began with:
+config.steps, and of config.optim peak_lr, schedule, warmup_steps, decay_steps and floor. The learning rate of a step is
+then that of the new schedule at that step, counted from the first step of the run.
+
 On several hosts the same command runs on each (see launch/): srun, mpirun and TPU pods are recognised, and elsewhere
 `--coordinator=HOST:PORT --num_processes=N --process_id=I` says who is who.
 """
@@ -29,6 +33,7 @@ NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "How many processes 
 PROCESS_ID = flags.DEFINE_integer("process_id", None, "Which of them this is, from 0, where no launcher says it.")
 START_TIMEOUT = flags.DEFINE_integer("start_timeout", 300, "Seconds that the processes wait for each other.")
 SHARED_WORKDIR = flags.DEFINE_bool("shared_workdir", False, "All hosts see the same directory at --workdir (NFS, ...).")
+EXTEND = flags.DEFINE_bool("extend", False, "Go on with the run of --workdir for other steps or at another rate.")
 STOPPED_STATUS = flags.DEFINE_integer("stopped_status", 0, "Exit status of a run that SIGTERM stopped.")
 flags.mark_flag_as_required("config")
 
@@ -61,7 +66,7 @@ def connect() -> None:
 def main() -> None:
   config = configured()
   connect()
-  outcome = train(config, WORKDIR.value)
+  outcome = train(config, WORKDIR.value, extend=EXTEND.value)
   if not outcome.finished:
     raise cli.Terminated(f"at step {outcome.step}, which is saved" if outcome.step else "before the first step")
   logger.info("finished: step %d in %s", outcome.step, WORKDIR.value)
