@@ -94,7 +94,7 @@ def summed_loss(
     segments = batch["segments"]
     inputs = {"segments_BT": segments[:, :-1], "position_ids_BT": batch["positions"][:, :-1]}
     weights_BT = (segments[:, :-1] == segments[:, 1:]).astype(jnp.float32)
-  x_BTD, _ = hidden_states(params, config, tokens[:, :-1], compute=compute, **inputs)
+  x_BTD, *_ = hidden_states(params, config, tokens[:, :-1], compute=compute, **inputs)
   nll_BT, log_z_BT = token_losses(params, x_BTD, tokens[:, 1:], compute.loss_chunk)
   nll = (nll_BT * weights_BT).sum()
   total = nll + z_loss * (log_z_BT**2 * weights_BT).sum() if z_loss else nll
