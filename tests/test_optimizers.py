@@ -15,16 +15,8 @@ from drope_jax.optim import carried_over, make_optimizer
 from drope_jax.optimizers import AdamW, Muon, matrix_axes
 
 MODEL = tiny_model(qkv_bias=True, qk_norm=QKNorm(), tie_embeddings=False)
-MATRICES = {
-  "q": (16, 16),
-  "k": (16, 8),
-  "v": (16, 8),
-  "o": (16, 16),
-  "gate": (16, 24),
-  "up": (16, 24),
-  "down": (24, 16),
-}
-WHERE_D_IS_LAST = ("o", "down")
+MATRICES = {"q": (16, 16), "k": (16, 8), "v": (16, 8), "o": (16, 16)}  # inputs and outputs
+MATRICES |= {"gate": (16, 24), "up": (16, 24), "down": (24, 16)}
 
 
 @functools.cache

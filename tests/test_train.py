@@ -307,7 +307,7 @@ def test_what_this_machine_has_not_is_refused_before_anything_is_written(
     ({"data": {"document_mask": True}}, r"cannot take segments \(DataConfig.document_mask\)"),
     (
       {"model": tiny_model(head_dim=8, positions=LayerPattern((Layer(), Layer(ALiBi()))))},
-      "cannot take a bias on the logits",
+      "cannot take a bias",
     ),
     ({"model": tiny_model(head_dim=4)}, "cannot take heads of 4"),
     ({"compute": {"dtype": "float32"}}, r"cannot take float32 \(only bfloat16 and float16\)"),

@@ -87,7 +87,7 @@ def _scores(
 
   `lengths_B1` is what the dynamic scalings read, so that padding does not change a result.
   """
-  x_BTD, _ = hidden_states(
+  x_BTD, *_ = hidden_states(
     params,
     config,
     tokens_BS[:, :-1],
