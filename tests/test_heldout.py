@@ -18,7 +18,7 @@ from drope_jax.evaluate.perplexity import position_losses
 from drope_jax.train import train
 from drope_jax.transitions import Fade
 
-pytestmark = pytest.mark.usefixtures("compile_once")
+pytestmark = pytest.mark.usefixtures("compile_once", "quick_compilation")
 
 
 @pytest.fixture(scope="module")
@@ -118,7 +118,7 @@ def test_what_cannot_be_measured_is_refused_before_anything_is_written(config, t
 
 @pytest.mark.parametrize("extensions", [(), (0,), (2, 2)])
 def test_extensions_are_different_and_at_least_one(config, extensions):
-  with pytest.raises(ConfigError, match="TrainConfig.eval_extensions"):
+  with pytest.raises(ConfigError, match=r"TrainConfig\.eval_extensions"):
     dataclasses.replace(config, eval_extensions=extensions)
 
 

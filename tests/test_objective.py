@@ -24,7 +24,7 @@ from drope_jax.runs import resolve
 from drope_jax.train import train
 from drope_jax.train_step import make_train_step, step_number
 
-pytestmark = pytest.mark.usefixtures("compile_once")
+pytestmark = pytest.mark.usefixtures("compile_once", "quick_compilation")
 
 TEACHER = tiny_model(vocab_size=50, init_std=0.3)
 STUDENT = dataclasses.replace(TEACHER, positions=None)

@@ -16,7 +16,7 @@ from drope_jax.model import init_params
 from drope_jax.runs import resolve
 from drope_jax.train_step import make_train_step, step_number
 
-pytestmark = pytest.mark.usefixtures("compile_once")
+pytestmark = pytest.mark.usefixtures("compile_once", "quick_compilation")
 
 
 @pytest.fixture(scope="module")

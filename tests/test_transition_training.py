@@ -20,7 +20,7 @@ from drope_jax.train import train
 from drope_jax.train_step import Inputs, step_number
 from drope_jax.transitions import Drop, Fade, Keep, Transition, drop
 
-pytestmark = pytest.mark.usefixtures("compile_once")
+pytestmark = pytest.mark.usefixtures("compile_once", "quick_compilation")
 
 
 @dataclasses.dataclass(unsafe_hash=True)
