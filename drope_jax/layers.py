@@ -58,16 +58,9 @@ def _project_fwd(x: Array, weight: Array, axes: int, dtype: jnp.dtype | None) ->
 
 def _project_bwd(axes: int, dtype: jnp.dtype | None, saved: tuple[Array, Array], g: Array) -> tuple[Array, Array]:
   x, weight = saved
-  # Where the product is float32 and its operands are narrower (logits), so is g: accelerators multiply narrow operands
-  # several times as fast as float32 ones.
-  d_x, d_weight = project_gradients(x, weight, g.astype(x.dtype), axes, dtype)
-  return d_x.astype(x.dtype), d_weight.astype(weight.dtype)
-
-
-def project_gradients(
-  x: Array, weight: Array, g: Array, axes: int = 1, dtype: jnp.dtype | None = None
-) -> tuple[Array, Array]:
-  """The gradients of `project` with respect to `x` and `weight`, in `dtype`, from that of its result, `g`."""
+  # Where the product is float32 and its operands are narrower (logits), g is made as narrow: accelerators multiply
+  # narrow operands several times as fast as float32 ones.
+  g = g.astype(x.dtype)
   rows = tuple(range(x.ndim - axes))
   outputs = tuple(range(len(rows), g.ndim))
   product = functools.partial(jnp.tensordot, preferred_element_type=dtype)
@@ -76,7 +69,7 @@ def project_gradients(
     d_weight = product(x, g, (rows, rows))
   else:
     d_weight = jnp.moveaxis(product(g, x, (rows, rows)), range(len(outputs)), range(-len(outputs), 0))
-  return d_x, d_weight
+  return d_x.astype(x.dtype), d_weight.astype(weight.dtype)
 
 
 project.defvjp(_project_fwd, _project_bwd)

@@ -1,7 +1,7 @@
 """Next-token cross-entropy, in chunks of positions so that no (B, T, V) array exists.
 
-`token_losses` is the plain version, of every token, for evaluation. Training sums over tokens, and `summed_token_losses`
-makes use of that: with the loss it computes the gradient, so that the logits of a chunk are made once.
+`token_losses` is the plain version, of every token, for evaluation. Training needs their sum alone, and so
+`summed_token_losses` computes the gradient together with the loss: the logits of a chunk are made once.
 """
 
 import functools
@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from drope_jax.config import ComputeConfig, ModelConfig
-from drope_jax.layers import project, project_gradients
+from drope_jax.layers import project
 from drope_jax.model import Params, hidden_states, output_embedding, unembed
 from drope_jax.platforms import target_memory
 from drope_jax.sharding import constrain, pieces
@@ -46,7 +46,7 @@ def cross_entropy(logits_BTV: Array, targets_BT: Array) -> TokenLosses:
 _SMALL = 128 * 2**20  # bytes of logits below which smaller chunks save nothing that matters
 
 
-def chunk_length(batch: int, length: int, width: int, vocab: int, dtype: Any, gradient: bool) -> int:
+def chunk_length(batch: int, length: int, *, width: int, vocab: int, dtype: jnp.dtype, gradient: bool) -> int:
   """How many positions of each of `batch` rows form one chunk, of `length` in all, where no setting says so.
 
   The logits of a device's share of a chunk, and their gradient in `dtype`, take at most an eighth of its memory, and no
@@ -54,12 +54,19 @@ def chunk_length(batch: int, length: int, width: int, vocab: int, dtype: Any, gr
   some 22 bytes for each of its logits: with 32 D positions that is about 1 %. Without a gradient, D positions suffice:
   the logits then take as much memory as the matrix. The chunks are of equal length, up to rounding.
   """
-  bytes_per_position = vocab // pieces("vocab") * (4 + (jnp.dtype(dtype).itemsize if gradient else 0))
+  bytes_per_position = vocab // pieces("vocab") * (4 + (dtype.itemsize if gradient else 0))
   enough = max(_SMALL, (32 if gradient else 1) * width * bytes_per_position)
   rows = max(batch // pieces("batch"), 1)
   positions = min(enough, target_memory() // 8) // (bytes_per_position * rows) * pieces("length")
   num_chunks = -(-length // max(positions, 1))
   return -(-length // num_chunks)
+
+
+def chunk_for(params: Params, x_BTD: Array, gradient: bool = False) -> int:
+  """`chunk_length` for these hidden states."""
+  vocab, width = output_embedding(params).shape
+  batch, length, _ = x_BTD.shape
+  return chunk_length(batch, length, width=width, vocab=vocab, dtype=x_BTD.dtype, gradient=gradient)
 
 
 def _in_chunks(function: Any, initial: Any, arrays: tuple[Array, ...], chunk: int) -> tuple[Any, Any]:
@@ -100,18 +107,13 @@ def token_losses(
     chunk: ComputeConfig.loss_chunk; None: see chunk_length.
     derivatives: ComputeConfig.derivatives; forward mode needs "jax".
   """
-  chunk = chunk or _chunk_length(output_embedding(params), x_BTD, gradient=False)
+  chunk = chunk or chunk_for(params, x_BTD)
 
   @jax.checkpoint
   def losses(x_BcD: Array, targets_Bc: Array) -> TokenLosses:
     return cross_entropy(unembed(params, x_BcD, derivatives), targets_Bc)
 
   return _in_chunks(lambda _, arrays: (None, losses(*arrays)), None, (x_BTD, targets_BT), chunk)[1]
-
-
-def _chunk_length(weight_VD: Array, x_BTD: Array, gradient: bool) -> int:
-  vocab, width = weight_VD.shape
-  return chunk_length(*x_BTD.shape[:2], width, vocab, x_BTD.dtype, gradient)
 
 
 # --- their sum ---------------------------------------------------------------------------------
@@ -143,9 +145,8 @@ def summed_token_losses(
     The sum with z-loss, and without; no gradient flows through the latter.
   """
   if derivatives == "own":
-    weight_VD = output_embedding(params)
-    chunk = chunk or _chunk_length(weight_VD, x_BTD, gradient=True)
-    total, nll = _summed(weight_VD, x_BTD, targets_BT, weights_BT, chunk, z_loss)
+    chunk = chunk or chunk_for(params, x_BTD, gradient=True)
+    total, nll = _summed(output_embedding(params), x_BTD, targets_BT, weights_BT, chunk, z_loss)
   else:
     total, nll = _sums(token_losses(params, x_BTD, targets_BT, chunk, derivatives), weights_BT, z_loss)
   return SummedLosses(total, lax.stop_gradient(nll))
@@ -175,9 +176,9 @@ def _summed_fwd(
   # Gathered once: each chunk reads all of it (of a piece of the vocabulary).
   weight_DV = constrain(weight_VD.astype(x_BTD.dtype), "vocab", "features").T
   # Each piece of the rows sums up a gradient of its own: devices add theirs up once, not for each chunk.
-  rows = pieces("batch") if x_BTD.shape[0] % pieces("batch") == 0 else 1
+  parts = pieces("batch") if x_BTD.shape[0] % pieces("batch") == 0 else 1, pieces("length")
 
-  def add(d_weight_PQDV: Array, arrays: tuple[Array, Array, Array]) -> tuple[Array, tuple[TokenLosses, Array]]:
+  def add(d_weight_PQVD: Array, arrays: tuple[Array, Array, Array]) -> tuple[Array, tuple[TokenLosses, Array]]:
     x_BcD, targets_Bc, weights_Bc = arrays
     logits_BcV = constrain(project(x_BcD, weight_DV, 1, jnp.float32), "batch", "length", "vocab")
     losses = cross_entropy(logits_BcV, targets_Bc)
@@ -186,37 +187,39 @@ def _summed_fwd(
     is_target_BcV = targets_Bc[..., None] == jnp.arange(logits_BcV.shape[-1])
     d_logits_BcV = d_log_z_Bc[..., None] * softmax_BcV - jnp.where(is_target_BcV, weights_Bc[..., None], 0.0)
     d_logits_BcV = constrain(d_logits_BcV.astype(x_BcD.dtype), "batch", "length", "vocab")
-    d_x_BcD, d_weight = _gradients(x_BcD, weight_DV, d_logits_BcV, d_weight_PQDV.shape[:2])
-    return d_weight_PQDV + d_weight, (losses, constrain(d_x_BcD.astype(x_BcD.dtype), "batch", "length", "features"))
+    d_x_BcD = jnp.tensordot(d_logits_BcV, weight_DV.T, 1, preferred_element_type=jnp.float32).astype(x_BcD.dtype)
+    d_weight_PQVD += _weight_gradient(x_BcD, d_logits_BcV, parts)
+    return d_weight_PQVD, (losses, constrain(d_x_BcD, "batch", "length", "features"))
 
-  initial = _partial_sums(jnp.zeros((rows, pieces("length"), *weight_DV.shape), jnp.float32))
-  d_weight_PQDV, (losses, d_x_BTD) = _in_chunks(add, initial, (x_BTD, targets_BT, weights_BT), chunk)
-  d_weight_VD = constrain(d_weight_PQDV.sum((0, 1)).T, "vocab", "embed")
+  initial = _partial_sums(jnp.zeros((*parts, *weight_VD.shape), jnp.float32))
+  d_weight_PQVD, (losses, d_x_BTD) = _in_chunks(add, initial, (x_BTD, targets_BT, weights_BT), chunk)
+  d_weight_VD = constrain(d_weight_PQVD.sum((0, 1)), "vocab", "embed")
   saved = d_weight_VD.astype(weight_VD.dtype), d_x_BTD, _terms(losses, z_loss)
   return _sums(losses, weights_BT, z_loss), saved
 
 
-def _gradients(x_BcD: Array, weight_DV: Array, g_BcV: Array, parts: tuple[int, int]) -> tuple[Array, Array]:
-  """Float32 gradients of the logits' product: of x, and of the weight for each of P x Q parts of rows and positions."""
-  d_x, d_weight = project_gradients(x_BcD, weight_DV, g_BcV, 1, jnp.float32)
+def _weight_gradient(x_BcD: Array, g_BcV: Array, parts: tuple[int, int]) -> Array:
+  """The float32 gradient of the matrix, for each of P x Q parts of rows and positions: (P, Q, V, D)."""
+  product = functools.partial(jnp.tensordot, axes=((0, 1), (0, 1)), preferred_element_type=jnp.float32)
   if parts == (1, 1):
-    return d_x, d_weight[None, None]
+    # In float32, that is on a CPU, the narrower operand goes first (see layers.project). In bfloat16 XLA's CPU backend
+    # cannot run a transposed product with a float32 result (jax 0.10.2).
+    d_weight_VD = product(x_BcD, g_BcV).T if g_BcV.dtype == jnp.float32 else product(g_BcV, x_BcD)
+    return d_weight_VD[None, None]
   batch, length = x_BcD.shape[:2]
 
   def in_parts(y: Array) -> Array:
     return y.reshape(parts[0], batch // parts[0], parts[1], length // parts[1], y.shape[-1])
 
-  d_weight = jnp.einsum(
-    "pbqcd,pbqcv->pqdv", in_parts(x_BcD), in_parts(g_BcV), preferred_element_type=jnp.float32
-  )  # XLA drops the whole sum above, which nothing reads
-  return d_x, _partial_sums(d_weight)
+  operands = in_parts(g_BcV), in_parts(x_BcD)
+  return _partial_sums(jnp.einsum("pbqcv,pbqcd->pqvd", *operands, preferred_element_type=jnp.float32))
 
 
-def _partial_sums(d_weight_PQDV: Array) -> Array:
+def _partial_sums(d_weight_PQVD: Array) -> Array:
   """Asks for each of P x Q partial sums on the devices that make it."""
-  if d_weight_PQDV.shape[0] != pieces("batch"):
-    return d_weight_PQDV
-  return constrain(d_weight_PQDV, "batch", "length", "features", "vocab")
+  if d_weight_PQVD.shape[0] != pieces("batch"):
+    return d_weight_PQVD
+  return constrain(d_weight_PQVD, "batch", "length", "vocab", "features")
 
 
 def _summed_bwd(
@@ -254,7 +257,5 @@ def summed_loss(
     inputs = {"segments_BT": segments[:, :-1], "position_ids_BT": batch["positions"][:, :-1]}
     weights_BT = (segments[:, :-1] == segments[:, 1:]).astype(jnp.float32)
   x_BTD, _ = hidden_states(params, config, tokens[:, :-1], compute=compute, **inputs)
-  total, nll = summed_token_losses(
-    params, x_BTD, tokens[:, 1:], weights_BT, z_loss=z_loss, chunk=compute.loss_chunk
-  )
+  total, nll = summed_token_losses(params, x_BTD, tokens[:, 1:], weights_BT, z_loss=z_loss, chunk=compute.loss_chunk)
   return total, {"nll": nll, "tokens": weights_BT.sum()}

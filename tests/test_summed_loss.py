@@ -1,4 +1,4 @@
-"""The training loss with its own gradient: against the plain version, in which dtypes, and how often logits are made."""
+"""The training loss with its own gradient: its values against the plain version, its dtypes, its memory, its meshes."""
 
 import functools
 import importlib.util
@@ -166,7 +166,9 @@ def test_as_compiled_for_a_tpu_too():
   device = aot.tpu_devices("v5e:2x2")[0]
   mesh = jax.sharding.Mesh(np.array([device]), "x")
   put = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
-  inputs = [jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=put) for a in arguments(jnp.bfloat16, vocab=4096, width=256)]
+  inputs = [
+    jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=put) for a in arguments(jnp.bfloat16, vocab=4096, width=256)
+  ]
   text = jax.jit(functools.partial(loss_and_gradients, chunk=4)).lower(*inputs).compile().as_text()
   products = re.findall(r"= \S+ (?:convolution|dot)\((.*?)\)", text)
   assert len(products) >= 3
@@ -177,20 +179,24 @@ def test_as_compiled_for_a_tpu_too():
 # --- chunks ------------------------------------------------------------------------------------
 
 
-def test_chunks_follow_shapes_and_memory(monkeypatch):
-  monkeypatch.setattr(loss, "target_memory", lambda: 141 * 10**9)
-  large = functools.partial(chunk_length, 16, 1024, 896, 151_936, jnp.bfloat16, True)
-  assert large() == 1024  # 494M on an H200: in one piece
-  monkeypatch.setattr(loss, "target_memory", lambda: 16 * 2**30)
-  assert large() * 16 * 151_936 * 6 <= 2 * 2**30 < 2 * large() * 16 * 151_936 * 6
-  assert chunk_length(32, 128, 128, 1024, jnp.float32, True) == 128  # what is small stays in one piece
-  long = chunk_length(1, 131_072, 576, 49_152, jnp.bfloat16, False)
+@pytest.mark.parametrize("memory", [141 * 10**9, 80 * 10**9, 16 * 2**30])
+def test_a_chunk_takes_an_eighth_of_the_memory_at_most(monkeypatch, memory):
+  monkeypatch.setattr(loss, "target_memory", lambda: memory)
+  chunk = chunk_length(16, 1024, width=896, vocab=151_936, dtype=jnp.dtype("bfloat16"), gradient=True)  # of 494M
+  assert chunk * 16 * 151_936 * 6 <= memory / 8
+  assert (
+    chunk == 1024 or (chunk + 1024 / (1024 // chunk)) * 16 * 151_936 * 6 > memory / 8
+  )  # one chunk fewer is too much
+  assert (chunk == 1024) == (memory == 141 * 10**9)
+
+
+def test_chunks_follow_the_shapes():
+  assert chunk_length(32, 128, width=128, vocab=1024, dtype=jnp.dtype("float32"), gradient=True) == 128  # small: whole
+  smollm2 = {"width": 576, "vocab": 49_152, "dtype": jnp.dtype("bfloat16")}
+  long = chunk_length(1, 131_072, **smollm2, gradient=False)
   assert long * 49_152 * 4 <= 128 * 2**20  # an evaluation takes little more than its weights
-  assert chunk_length(10**6, 8, 64, 10**6, jnp.float32, True) == 1
-
-
-def test_chunks_are_of_equal_length():
-  assert chunk_length(8, 2048, 576, 49_152, jnp.float32, True) * 3 - 2048 < 3
+  assert chunk_length(8, 2048, **smollm2, gradient=True) == 683  # three equal ones, not two and a rest
+  assert chunk_length(10**6, 8, width=64, vocab=10**6, dtype=jnp.dtype("float32"), gradient=True) == 1
 
 
 def test_memory_is_known_of_every_device_with_a_known_peak():

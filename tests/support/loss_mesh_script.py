@@ -1,4 +1,4 @@
-"""The training loss of one batch, on eight simulated devices: run by test_summed_loss.py, which takes its shapes too."""
+"""The training loss on eight simulated devices: run by test_summed_loss.py, which takes its shapes from here too."""
 
 import functools
 import json
@@ -65,7 +65,8 @@ def on_mesh(axes: dict[str, int]) -> dict:
   dimensions = [("vocab", "embed"), ("batch", "length", "features"), ("batch", "length"), ("batch", "length")]
   with jax.set_mesh(mesh):
     placed = [
-      jax.device_put(x, named_sharding(mesh, names)) for x, names in zip(arguments(jnp.float32), dimensions, strict=True)
+      jax.device_put(x, named_sharding(mesh, names))
+      for x, names in zip(arguments(jnp.float32), dimensions, strict=True)
     ]
     compiled = jax.jit(functools.partial(loss_and_gradients, chunk=CHUNK, z_loss=0.1)).lower(*placed).compile()
     sums, gradients = compiled(*placed)
