@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from drope_jax.chunks import map_chunks, scan_chunks
 from drope_jax.config import ComputeConfig, ModelConfig
 from drope_jax.layers import project
 from drope_jax.model import Params, hidden_states, output_embedding, unembed
@@ -69,32 +70,6 @@ def chunk_for(params: Params, x_BTD: Array, gradient: bool = False) -> int:
   return chunk_length(batch, length, width=width, vocab=vocab, dtype=x_BTD.dtype, gradient=gradient)
 
 
-def _in_chunks(function: Any, initial: Any, arrays: tuple[Array, ...], chunk: int) -> tuple[Any, Any]:
-  """`lax.scan` of `function(carry, chunks of the arrays)` over chunks of axis 1; outputs are joined along it again.
-
-  Arrays are (B, T, ...), padded with zeros to whole chunks. Where devices hold pieces of the rows, a chunk has some
-  positions of every piece, so that all devices work on each chunk.
-  """
-  batch, length = arrays[0].shape[:2]
-  if length <= chunk:
-    return function(initial, arrays)
-  shards = pieces("length")
-  chunk = -(-chunk // shards) * shards
-  num_chunks = -(-length // chunk)
-
-  def split(x: Array) -> Array:
-    padded = jnp.pad(x, [(0, 0), (0, num_chunks * chunk - length)] + [(0, 0)] * (x.ndim - 2))
-    by_piece = padded.reshape(batch, shards, num_chunks, chunk // shards, *x.shape[2:])
-    return jnp.moveaxis(by_piece, 2, 0).reshape(num_chunks, batch, chunk, *x.shape[2:])
-
-  def join(y: Array) -> Array:
-    by_piece = jnp.moveaxis(y.reshape(num_chunks, batch, shards, chunk // shards, *y.shape[3:]), 0, 2)
-    return by_piece.reshape(batch, num_chunks * chunk, *y.shape[3:])[:, :length]
-
-  carry, outputs = lax.scan(function, initial, tuple(split(x) for x in arrays))
-  return carry, jax.tree.map(join, outputs)
-
-
 # --- losses of tokens --------------------------------------------------------------------------
 
 
@@ -109,11 +84,10 @@ def token_losses(
   """
   chunk = chunk or chunk_for(params, x_BTD)
 
-  @jax.checkpoint
-  def losses(x_BcD: Array, targets_Bc: Array) -> TokenLosses:
-    return cross_entropy(unembed(params, x_BcD, derivatives), targets_Bc)
+  def losses(x_BCD: Array, targets_BC: Array) -> TokenLosses:
+    return cross_entropy(unembed(params, x_BCD, derivatives), targets_BC)
 
-  return _in_chunks(lambda _, arrays: (None, losses(*arrays)), None, (x_BTD, targets_BT), chunk)[1]
+  return map_chunks(losses, (x_BTD, targets_BT), chunk)
 
 
 # --- their sum ---------------------------------------------------------------------------------
@@ -178,40 +152,41 @@ def _summed_fwd(
   # Each piece of the rows sums up a gradient of its own: devices add theirs up once, not for each chunk.
   parts = pieces("batch") if x_BTD.shape[0] % pieces("batch") == 0 else 1, pieces("length")
 
-  def add(d_weight_PQVD: Array, arrays: tuple[Array, Array, Array]) -> tuple[Array, tuple[TokenLosses, Array]]:
-    x_BcD, targets_Bc, weights_Bc = arrays
-    logits_BcV = constrain(project(x_BcD, weight_DV, 1, jnp.float32), "batch", "length", "vocab")
-    losses = cross_entropy(logits_BcV, targets_Bc)
-    softmax_BcV = jnp.exp(logits_BcV - losses.log_z_BT[..., None])
-    d_log_z_Bc = weights_Bc * (1 + 2 * z_loss * losses.log_z_BT)
-    is_target_BcV = targets_Bc[..., None] == jnp.arange(logits_BcV.shape[-1])
-    d_logits_BcV = d_log_z_Bc[..., None] * softmax_BcV - jnp.where(is_target_BcV, weights_Bc[..., None], 0.0)
-    d_logits_BcV = constrain(d_logits_BcV.astype(x_BcD.dtype), "batch", "length", "vocab")
-    d_x_BcD = jnp.tensordot(d_logits_BcV, weight_DV.T, 1, preferred_element_type=jnp.float32).astype(x_BcD.dtype)
-    d_weight_PQVD += _weight_gradient(x_BcD, d_logits_BcV, parts)
-    return d_weight_PQVD, (losses, constrain(d_x_BcD, "batch", "length", "features"))
+  def add(
+    d_weight_PQVD: Array, x_BCD: Array, targets_BC: Array, weights_BC: Array
+  ) -> tuple[Array, tuple[TokenLosses, Array]]:
+    logits_BCV = constrain(project(x_BCD, weight_DV, 1, jnp.float32), "batch", "length", "vocab")
+    losses = cross_entropy(logits_BCV, targets_BC)
+    softmax_BCV = jnp.exp(logits_BCV - losses.log_z_BT[..., None])
+    d_log_z_BC = weights_BC * (1 + 2 * z_loss * losses.log_z_BT)
+    is_target_BCV = targets_BC[..., None] == jnp.arange(logits_BCV.shape[-1])
+    d_logits_BCV = d_log_z_BC[..., None] * softmax_BCV - jnp.where(is_target_BCV, weights_BC[..., None], 0.0)
+    d_logits_BCV = constrain(d_logits_BCV.astype(x_BCD.dtype), "batch", "length", "vocab")
+    d_x_BCD = jnp.tensordot(d_logits_BCV, weight_DV.T, 1, preferred_element_type=jnp.float32).astype(x_BCD.dtype)
+    d_weight_PQVD += _weight_gradient(x_BCD, d_logits_BCV, parts)
+    return d_weight_PQVD, (losses, constrain(d_x_BCD, "batch", "length", "features"))
 
   initial = _partial_sums(jnp.zeros((*parts, *weight_VD.shape), jnp.float32))
-  d_weight_PQVD, (losses, d_x_BTD) = _in_chunks(add, initial, (x_BTD, targets_BT, weights_BT), chunk)
+  d_weight_PQVD, (losses, d_x_BTD) = scan_chunks(add, initial, (x_BTD, targets_BT, weights_BT), chunk)
   d_weight_VD = constrain(d_weight_PQVD.sum((0, 1)), "vocab", "embed")
   saved = d_weight_VD.astype(weight_VD.dtype), d_x_BTD, _terms(losses, z_loss)
   return _sums(losses, weights_BT, z_loss), saved
 
 
-def _weight_gradient(x_BcD: Array, g_BcV: Array, parts: tuple[int, int]) -> Array:
+def _weight_gradient(x_BCD: Array, g_BCV: Array, parts: tuple[int, int]) -> Array:
   """The float32 gradient of the matrix, for each of P x Q parts of rows and positions: (P, Q, V, D)."""
   product = functools.partial(jnp.tensordot, axes=((0, 1), (0, 1)), preferred_element_type=jnp.float32)
   if parts == (1, 1):
     # In float32, that is on a CPU, the narrower operand goes first (see layers.project). In bfloat16 XLA's CPU backend
     # cannot run a transposed product with a float32 result (jax 0.10.2).
-    d_weight_VD = product(x_BcD, g_BcV).T if g_BcV.dtype == jnp.float32 else product(g_BcV, x_BcD)
+    d_weight_VD = product(x_BCD, g_BCV).T if g_BCV.dtype == jnp.float32 else product(g_BCV, x_BCD)
     return d_weight_VD[None, None]
-  batch, length = x_BcD.shape[:2]
+  batch, length = x_BCD.shape[:2]
 
   def in_parts(y: Array) -> Array:
     return y.reshape(parts[0], batch // parts[0], parts[1], length // parts[1], y.shape[-1])
 
-  operands = in_parts(g_BcV), in_parts(x_BcD)
+  operands = in_parts(g_BCV), in_parts(x_BCD)
   return _partial_sums(jnp.einsum("pbqcv,pbqcd->pqvd", *operands, preferred_element_type=jnp.float32))
 
 
