@@ -1,6 +1,5 @@
 """Functions of every position of a row, computed a chunk of positions at a time, so that less exists at once."""
 
-import math
 from collections.abc import Callable
 from typing import Any
 
@@ -17,17 +16,36 @@ def map_chunks(function: Callable[..., Any], arrays: tuple[Array, ...], chunk: i
   """`function` of arrays (B, T, ...), in chunks of at most `chunk` positions; recomputed in the backward pass.
 
   Args:
-    function: arrays (B, C, ...) -> a tree of arrays (B, C), where each position depends on itself alone.
+    function: arrays (B, C, ...) -> a tree of arrays (B, C, ...), where each position depends on itself alone.
 
   Returns:
-    The tree, of arrays (B, T).
+    The tree, of arrays (B, T, ...).
+  """
+  if arrays[0].shape[1] <= chunk:
+    return function(*arrays)
+  recomputed = jax.checkpoint(function)
+  return scan_chunks(lambda _, *xs: (None, recomputed(*xs)), None, arrays, chunk)[1]
+
+
+def scan_chunks(
+  function: Callable[..., tuple[Any, Any]], initial: Any, arrays: tuple[Array, ...], chunk: int
+) -> tuple[Any, Any]:
+  """`lax.scan` over chunks of at most `chunk` positions of arrays (B, T, ...), the last one padded with zeros.
+
+  Where devices hold pieces of the rows, a chunk has some positions of every piece, so that all devices work on each;
+  `chunk` is rounded up to a multiple of their number.
+
+  Args:
+    function: (carry, *arrays (B, C, ...)) -> (carry, a tree of arrays (B, C, ...)).
+
+  Returns:
+    The last carry, and the tree of arrays (B, T, ...).
   """
   batch, length = arrays[0].shape[:2]
   if length <= chunk:
-    return function(*arrays)
-
-  # Where devices hold pieces of the rows, a chunk has some positions of every piece: all work on each chunk.
-  shards = math.gcd(pieces("length"), chunk)
+    return function(initial, *arrays)
+  shards = pieces("length")
+  chunk = -(-chunk // shards) * shards
   num_chunks = -(-length // chunk)
 
   def split(x: Array) -> Array:
@@ -36,8 +54,8 @@ def map_chunks(function: Callable[..., Any], arrays: tuple[Array, ...], chunk: i
     return jnp.moveaxis(by_piece, 2, 0).reshape(num_chunks, batch, chunk, *x.shape[2:])
 
   def join(y: Array) -> Array:
-    by_piece = jnp.moveaxis(y.reshape(num_chunks, batch, shards, -1), 0, 2)
-    return by_piece.reshape(batch, -1)[:, :length]
+    by_piece = jnp.moveaxis(y.reshape(num_chunks, batch, shards, chunk // shards, *y.shape[3:]), 0, 2)
+    return by_piece.reshape(batch, num_chunks * chunk, *y.shape[3:])[:, :length]
 
-  found = lax.map(jax.checkpoint(lambda xs: function(*xs)), tuple(split(x) for x in arrays))
-  return jax.tree.map(join, found)
+  carry, found = lax.scan(lambda carry, xs: function(carry, *xs), initial, tuple(split(x) for x in arrays))
+  return carry, jax.tree.map(join, found)

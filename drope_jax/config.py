@@ -112,7 +112,7 @@ class ComputeConfig:
   attention: str = "auto"  # kernel, see attention.py
   scan_layers: bool = True  # one compiled layer run num_layers times, or all of them unrolled
   remat: str = "none"  # what the backward pass recomputes: nothing, all of a layer, all but its matrix products
-  loss_chunk: int = 512  # positions whose logits exist at one time
+  loss_chunk: int | None = None  # positions of a row whose logits exist at one time; None: see loss.chunk_length
   derivatives: str = "own"  # of norms and projections: written by hand, or "jax": JAX's, for forward mode too
   # What the train step is compiled with, each "PLATFORM:NAME=VALUE"; those of other platforms do nothing.
   # On CPUs XLA may give products to YNNPACK; its own are faster for narrow models (jax 0.10.2). On TPUs it may split
@@ -129,7 +129,8 @@ class ComputeConfig:
     _check_choice(self, "attention", ("auto", "reference", "blockwise", "unrolled", "splash", "cudnn"))
     _check_choice(self, "remat", ("none", "full", "dots"))
     _check_choice(self, "derivatives", ("own", "jax"))
-    _check_at_least(self, 1, "loss_chunk")
+    if self.loss_chunk is not None:
+      _check_at_least(self, 1, "loss_chunk")
     for option in self.xla_options:
       platform, colon, setting = option.partition(":")
       check(

@@ -90,27 +90,28 @@ class Distill(Objective):
       "logits": ("kl", (), self._divergence),
       "attention": ("attention_mse", ("attention",), self._attention_apart),
     }[self.what]
-    student, weights_BT = inputs.student(taps), inputs.weights_BT
-    nothing_BT = jnp.zeros_like(weights_BT)
+    student = inputs.student(taps)
 
     def alone() -> tuple[Array, Array]:
-      return inputs.token_losses(student.states_BTD).nll_BT, nothing_BT
+      return inputs.summed_losses(student.states_BTD).total, jnp.zeros(())
 
     progress = inputs.step / (self.until * inputs.steps)
-    nll_BT, distance_BT = jax.lax.cond(progress < 1, lambda: measure(inputs, student), alone)
-    nll, distance = (nll_BT * weights_BT).sum(), (distance_BT * weights_BT).sum()
+    nll, distance = jax.lax.cond(progress < 1, lambda: measure(inputs, student), alone)
     total = nll + self.weight * jnp.maximum(1 - progress, 0.0) * distance
-    return total, {"nll": nll, "tokens": weights_BT.sum(), name: jnp.where(progress < 1, distance, jnp.nan)}
+    return total, {"nll": nll, "tokens": inputs.weights_BT.sum(), name: jnp.where(progress < 1, distance, jnp.nan)}
 
   @staticmethod
   def _divergence(inputs: "Inputs", student: "Hidden") -> tuple[Array, Array]:
-    return inputs.by_chunk(_nll_and_divergence, student.states_BTD, inputs.teacher().states_BTD)
+    found_BT = inputs.by_chunk(_nll_and_divergence, student.states_BTD, inputs.teacher().states_BTD)
+    nll, kl = ((values_BT * inputs.weights_BT).sum() for values_BT in found_BT)
+    return nll, kl
 
   @staticmethod
   def _attention_apart(inputs: "Inputs", student: "Hidden") -> tuple[Array, Array]:
     teacher_LBTD = inputs.teacher(("attention",)).taps["attention"]
     apart_LBTD = student.taps["attention"].astype(jnp.float32) - teacher_LBTD.astype(jnp.float32)
-    return inputs.token_losses(student.states_BTD).nll_BT, (apart_LBTD**2).mean(axis=(0, -1))
+    distance_BT = (apart_LBTD**2).mean(axis=(0, -1))
+    return inputs.summed_losses(student.states_BTD).total, (distance_BT * inputs.weights_BT).sum()
 
 
 def _nll_and_divergence(logits_BCV: Array, teacher_BCV: Array, targets_BC: Array) -> tuple[Array, Array]:

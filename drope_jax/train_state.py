@@ -23,9 +23,10 @@ def abstract_state(model: ModelConfig, optimizer: optax.GradientTransformation, 
   everywhere = NamedSharding(mesh, PartitionSpec())
   opt_state = optax.tree_utils.tree_map_params(
     optimizer,
-    lambda _, param: param,
+    lambda moment, param: moment if isinstance(moment, optax.MaskedNode) else param,
     jax.eval_shape(optimizer.init, params),
     params,
+    is_leaf=lambda node: isinstance(node, optax.MaskedNode),  # of a parameter that another optimizer moves
     transform_non_params=lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=everywhere),
   )
   return TrainState(params, opt_state)

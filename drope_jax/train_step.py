@@ -13,7 +13,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from drope_jax.checkpoint import TrainState
 from drope_jax.chunks import map_chunks
 from drope_jax.config import ComputeConfig, ModelConfig
-from drope_jax.loss import TokenLosses, token_losses
+from drope_jax.loss import SummedLosses, TokenLosses, chunk_for, summed_token_losses, token_losses
 from drope_jax.model import Hidden, Params, Taps, hidden_states, unembed
 from drope_jax.objective import Objective
 from drope_jax.positions import Frequencies
@@ -79,13 +79,20 @@ class Inputs:
 
   def token_losses(self, states_BTD: Array) -> TokenLosses:
     """Losses of the batch's targets, given the student's hidden states; see loss.token_losses."""
-    return token_losses(self.params, states_BTD, self.targets_BT, self._compute.loss_chunk)
+    compute = self._compute
+    return token_losses(self.params, states_BTD, self.targets_BT, compute.loss_chunk, compute.derivatives)
 
-  def summed_losses(self, states_BTD: Array, z_loss: float = 0.0) -> tuple[Array, Array]:
-    """Over the targets that count: the loss with `z_loss` times the squared log-partition, and without, in nats."""
-    nll_BT, log_z_BT = self.token_losses(states_BTD)
-    nll = (nll_BT * self.weights_BT).sum()
-    return nll + z_loss * (log_z_BT**2 * self.weights_BT).sum() if z_loss else nll, nll
+  def summed_losses(self, states_BTD: Array, z_loss: float = 0.0) -> SummedLosses:
+    """The sum of these losses over the targets that count: faster than to add them up; see loss.summed_token_losses."""
+    return summed_token_losses(
+      self.params,
+      states_BTD,
+      self.targets_BT,
+      self.weights_BT,
+      z_loss=z_loss,
+      chunk=self._compute.loss_chunk,
+      derivatives=self._compute.derivatives,
+    )
 
   def by_chunk(self, function: Callable[..., Any], student_BTD: Array, teacher_BTD: Array) -> Any:
     """`function` of the logits of both and the targets, a chunk of C positions at a time: no (B, T, V) array exists.
@@ -99,9 +106,11 @@ class Inputs:
 
     def of_logits(student_BCD: Array, teacher_BCD: Array, targets_BC: Array) -> Any:
       teacher_BCV = jax.lax.stop_gradient(unembed(frozen, teacher_BCD))
-      return function(unembed(self.params, student_BCD), teacher_BCV, targets_BC)
+      return function(unembed(self.params, student_BCD, self._compute.derivatives), teacher_BCV, targets_BC)
 
-    return map_chunks(of_logits, (student_BTD, teacher_BTD, self.targets_BT), self._compute.loss_chunk)
+    # Both logits exist at one time.
+    chunk = self._compute.loss_chunk or -(-chunk_for(self.params, student_BTD, gradient=True) // 2)
+    return map_chunks(of_logits, (student_BTD, teacher_BTD, self.targets_BT), chunk)
 
   @property
   def _compute(self) -> ComputeConfig:
