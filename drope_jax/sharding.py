@@ -49,15 +49,20 @@ PRESETS: dict[str, MeshConfig] = {
 
 
 def parse_mesh(texts: Sequence[str]) -> MeshConfig:
-  """The mesh of texts such as "data=4"; the first may name a preset, on top of which the others count."""
-  preset, settings = (texts[0], texts[1:]) if texts[0] in PRESETS else ("dp", texts)
+  """The mesh of texts such as "fsdp=4"; the first may name a preset, on top of which the others count.
+
+  Raises:
+    ConfigError: for what is neither, with what is allowed.
+  """
+  preset, settings = (texts[0], texts[1:]) if texts and texts[0] in PRESETS else ("dp", texts)
   axes = [field.name for field in dataclasses.fields(MeshConfig)]
   sizes = {}
   for text in settings:
     axis, _, number = text.partition("=")
-    if axis not in axes or axis in sizes or not number.isdigit():
+    if axis not in axes or axis in sizes or not (number.isdigit() or number == "-1"):
       raise ConfigError(
-        f"--mesh has {text!r}; allowed: AXIS=NUMBER, each once, of {', '.join(axes)}; first of all {', '.join(PRESETS)}"
+        f"--mesh has {text!r}; allowed: AXIS=NUMBER (-1: the devices that are left), each once, of {', '.join(axes)}; "
+        f"before them one of {', '.join(PRESETS)}"
       )
     sizes[axis] = int(number)
   return dataclasses.replace(PRESETS[preset], **sizes)

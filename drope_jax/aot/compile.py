@@ -18,7 +18,7 @@ from drope_jax.aot import hlo
 from drope_jax.aot.roofline import Chip, Work, parse_topology, roofline
 from drope_jax.aot.traced_flops import traced_flops, traced_squares
 from drope_jax.config import TrainConfig
-from drope_jax.errors import ConfigError
+from drope_jax.errors import ConfigError, UserError
 from drope_jax.evaluate.methods import Inference
 from drope_jax.evaluate.perplexity import trace_losses
 from drope_jax.optim import make_optimizer
@@ -37,7 +37,7 @@ _LIBTPU = {
 }
 
 
-class DoesNotFit(Exception):
+class DoesNotFit(UserError):
   """The program needs more memory than a chip has; the message says how much."""
 
 
