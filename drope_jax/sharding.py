@@ -105,7 +105,8 @@ def arrange_devices(config: MeshConfig, devices: list[Any]) -> np.ndarray:
     sizes[sizes.index(-1)] = per_slice // given
   if math.prod(sizes) != per_slice:
     each = f" in each of {slices} slices" if slices > 1 else ""
-    raise ConfigError(f"MeshConfig ({wanted}) does not fit {per_slice} devices{each}")
+    hint = _sizes_that_fit(config, per_slice)
+    raise ConfigError(f"MeshConfig ({wanted}) does not fit {per_slice} devices{each}{hint}")
   # The devices of one slice that are compiled for without being here do not have it either.
   has_slices = devices[0].platform != "cpu" and hasattr(devices[0], "slice_index")
   attribute = "slice_index" if has_slices else "process_index"
@@ -124,6 +125,35 @@ def arrange_devices(config: MeshConfig, devices: list[Any]) -> np.ndarray:
     process_is_granule=not has_slices,
     allow_split_physical_axes=True,
   )
+
+
+def _sizes_that_fit(config: MeshConfig, devices: int) -> str:
+  """What a user can change of a mesh that does not fit: each single axis whose other sizes would then make it fit."""
+  sizes = {axis: getattr(config, axis) for axis in AXES}
+  found = []
+  for axis, size in sizes.items():
+    others = math.prod(other for name, other in sizes.items() if name != axis and other != -1)
+    if size == -1 or size == 1 or devices % others:
+      continue
+    rest = devices // others
+    fitting = _divisors_near(rest, size) if -1 in sizes.values() else [rest]
+    found.append(f"{axis}={' or '.join(map(str, fitting))}")
+  return f"; these would: {', '.join(found)}" if found else f"; sizes that divide it: {_listed(_divisors(devices))}"
+
+
+def _divisors(number: int) -> list[int]:
+  return [size for size in range(1, number + 1) if number % size == 0]
+
+
+def _divisors_near(number: int, size: int) -> list[int]:
+  """The largest divisor that is at most `size`, and the smallest that is larger."""
+  all_of_them = _divisors(number)
+  below, above = [one for one in all_of_them if one <= size], [one for one in all_of_them if one > size]
+  return [*below[-1:], *above[:1]]
+
+
+def _listed(numbers: Sequence[int]) -> str:
+  return ", ".join(map(str, numbers))
 
 
 def partition_spec(dimensions: tuple[str, ...]) -> PartitionSpec:
@@ -162,12 +192,28 @@ def cut_evenly(x: Any, *dimensions: str) -> bool:
 
 
 def check_divides(mesh: Any, sizes: Iterable[tuple[str, str, int]]) -> None:
-  """Raises ConfigError for the first of (what it is, dimension, size) that does not fall into `parts` on `mesh`."""
+  """Checks that sizes fall into `parts` on `mesh`.
+
+  Args:
+    sizes: (what it is, dimension, size), as ("DataConfig.batch_size", "batch", 8).
+
+  Raises:
+    ConfigError: for the first that does not, with the nearest sizes and numbers of parts that would fit.
+  """
   for what, dimension, size in sizes:
     count = parts(dimension, mesh)
     if size % count:
       axes = " x ".join(f"{axis} {mesh.shape[axis]}" for axis in mesh_axes(dimension))
-      raise ConfigError(f"{what} is {size}; the mesh ({axes}) cuts it into {count} parts, which must divide it")
+      nearest = [near for near in (size // count * count, -(-size // count) * count) if near]
+      raise ConfigError(
+        f"{what} is {size}; the mesh ({axes}) cuts it into {count} parts, which must divide it: "
+        f"{' or '.join(map(str, nearest))} would fit this mesh, and {size} one of {_listed(_fewer(size, count))} parts"
+      )
+
+
+def _fewer(size: int, count: int) -> list[int]:
+  """The two largest numbers of parts below `count` that divide `size`."""
+  return [fewer for fewer in range(1, count) if size % fewer == 0][-2:]
 
 
 def named_sharding(mesh: Mesh | AbstractMesh, dimensions: tuple[str, ...]) -> NamedSharding:

@@ -18,7 +18,7 @@ from drope_jax.aot import hlo
 from drope_jax.aot.roofline import Chip, Work, parse_topology, roofline
 from drope_jax.aot.traced_flops import traced_flops, traced_squares
 from drope_jax.config import TrainConfig
-from drope_jax.errors import ConfigError, UserError
+from drope_jax.errors import ConfigError, ToolError, UserError
 from drope_jax.evaluate.methods import Inference
 from drope_jax.evaluate.perplexity import trace_losses
 from drope_jax.optim import make_optimizer
@@ -61,10 +61,10 @@ def with_model(config: TrainConfig) -> TrainConfig:
 
 
 def tpu_devices(topology: str, slices: int = 1) -> list[Any]:
-  """Devices that one can compile for and not run on. Raises ConfigError for an unknown topology or without libtpu."""
+  """Devices that one can compile for and not run on. Raises ConfigError for an unknown topology, ToolError without libtpu."""
   parse_topology(topology)
   if importlib.util.find_spec("libtpu") is None:
-    raise ConfigError('compiling for TPUs needs libtpu, which is not installed: pip install -e ".[tpu]"')
+    raise ToolError('compiling for TPUs needs libtpu, which is not installed: pip install -e ".[tpu]"')
   os.environ.update(_LIBTPU)
   more = {"num_slices": slices} if slices > 1 else {}
   try:
