@@ -114,7 +114,7 @@ def sigterm() -> Iterator[Callable[[int], bool]]:
   listens = threading.current_thread() is threading.main_thread()
   if jax.process_count() > 1:
     # JAX's service knows SIGTERM alone.
-    with _handled((signal.SIGINT,), lambda *_: os.kill(os.getpid(), signal.SIGTERM)) if listens else contextlib.nullcontext():
+    with _handled([signal.SIGINT] if listens else [], lambda *_: os.kill(os.getpid(), signal.SIGTERM)):
       yield multihost_utils.reached_preemption_sync_point
     return
   if not listens:

@@ -48,7 +48,7 @@ def _read(annotation: Any, data: Any, path: str) -> Any:
   """`data` as a value of `annotation`; `path` names it in errors."""
   allowed = alternatives(annotation)
   if data is None:
-    check(type(None) in allowed, f"{path} is missing a value")
+    check(type(None) in allowed, f"{path} is None; it must have a value")
     return None
   classes = classes_of(annotation)
   if classes:

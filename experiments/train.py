@@ -35,9 +35,7 @@ logger = logging.getLogger("experiments.train")
 
 def configured() -> TrainConfig:
   """The config with the mesh of `--mesh`, and the overrides on top of it."""
-  return cli.settings(
-    CONFIG, "a TrainConfig", lambda found: isinstance(found, TrainConfig), mesh=cli.mesh_config(MESH)
-  )
+  return cli.settings(CONFIG, "a TrainConfig", lambda found: isinstance(found, TrainConfig), mesh=cli.mesh_config(MESH))
 
 
 def connect() -> None:

@@ -50,9 +50,7 @@ from drope_jax.metrics import flops_per_token
 from drope_jax.sharding import make_mesh, pieces
 
 CONFIG = cli.define_config("Config file of a run, and its argument: FILE[:ARG].")
-TOPOLOGY = flags.DEFINE_string(
-  "topology", None, "Chips of one slice: v5e:4x4, v5p:2x4x4, v6e:8x8 ...", required=True
-)
+TOPOLOGY = flags.DEFINE_string("topology", None, "Chips of one slice: v5e:4x4, v5p:2x4x4, v6e:8x8 ...", required=True)
 MESH = cli.define_mesh("Arrangement of the chips, instead of the config's")
 SLICES = flags.DEFINE_integer("slices", 1, "Slices, joined by config.mesh's dcn_data and dcn_fsdp.", lower_bound=1)
 EVALUATE = flags.DEFINE_integer(

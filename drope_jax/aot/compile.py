@@ -61,7 +61,12 @@ def with_model(config: TrainConfig) -> TrainConfig:
 
 
 def tpu_devices(topology: str, slices: int = 1) -> list[Any]:
-  """Devices that one can compile for and not run on. Raises ConfigError for an unknown topology, ToolError without libtpu."""
+  """Devices that one can compile for and not run on.
+
+  Raises:
+    ConfigError: an unknown topology.
+    ToolError: libtpu is not installed.
+  """
   parse_topology(topology)
   if importlib.util.find_spec("libtpu") is None:
     raise ToolError('compiling for TPUs needs libtpu, which is not installed: pip install -e ".[tpu]"')

@@ -30,13 +30,20 @@ class ConfigFlag(flags.Flag):
   overrides: Sequence[tuple[str, str]] = ()
 
 
+def config_flag() -> ConfigFlag:
+  """That of this command."""
+  flag = flags.FLAGS[CONFIG]
+  assert isinstance(flag, ConfigFlag)
+  return flag
+
+
 def import_modules(texts: Iterable[str]) -> None:
   """Imports what `--import` names. Raises ConfigError as `modules.load`."""
   for text in texts:
     modules.load(text, "--import")
 
 
-def define_config(help: str, default: str | None = None) -> flags.FlagHolder[str]:
+def define_config(help: str, default: str | None = None) -> flags.FlagHolder[Any]:
   """`--config`, which a command needs unless it has a default."""
   flag = ConfigFlag(
     parser=flags.ArgumentParser(), serializer=flags.ArgumentSerializer(), name=CONFIG, default=default, help_string=help
@@ -44,7 +51,7 @@ def define_config(help: str, default: str | None = None) -> flags.FlagHolder[str
   return flags.DEFINE_flag(flag, required=default is None)
 
 
-def settings(flag: flags.FlagHolder[str], wanted: str, is_wanted: Callable[[Any], bool], **fields: Any) -> Any:
+def settings(flag: flags.FlagHolder[Any], wanted: str, is_wanted: Callable[[Any], bool], **fields: Any) -> Any:
   """The config of a file, with the fields that other flags set, and then those of `--config.A.B=VALUE`.
 
   Args:
@@ -60,7 +67,7 @@ def settings(flag: flags.FlagHolder[str], wanted: str, is_wanted: Callable[[Any]
   given = {name: to_dict(value) for name, value in fields.items() if value is not None}
   if given:
     found = from_dict(type(found), to_dict(found) | given)
-  return overridden(checked(found), flags.FLAGS[CONFIG].overrides)
+  return overridden(checked(found), config_flag().overrides)
 
 
 def define_mesh(what: str) -> flags.FlagHolder[list[str]]:
@@ -113,6 +120,6 @@ def define_float(
   return flags.DEFINE(_FloatParser(lower_bound), name, default, help)
 
 
-def define_seed(help: str, default: int | None = 0) -> flags.FlagHolder[int]:
+def define_seed(help: str, default: int | None = 0) -> flags.FlagHolder[Any]:
   """`--seed`, of 32 bits: a larger one would be cut off without a word."""
   return flags.DEFINE_integer("seed", default, help, lower_bound=0, upper_bound=LARGEST_SEED)

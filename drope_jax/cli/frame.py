@@ -18,7 +18,7 @@ from typing import Any, NoReturn
 from absl import flags
 from absl import logging as absl_logging
 
-from drope_jax.cli.flags import CONFIG, IMPORT, ConfigFlag, import_modules
+from drope_jax.cli.flags import CONFIG, IMPORT, config_flag, import_modules
 from drope_jax.cli.signals import Terminated, terminable
 from drope_jax.errors import ConfigError, UserError
 
@@ -154,7 +154,7 @@ def _parse(argv: Sequence[str]) -> None:
   if positional:
     raise ConfigError(f"unknown argument {positional[0]!r}: this command takes flags alone (--help lists them)")
   if overrides:
-    flags.FLAGS[CONFIG].overrides = overrides
+    config_flag().overrides = overrides
 
 
 def _take_imports(words: Sequence[str]) -> tuple[list[str], list[str]]:
@@ -181,8 +181,8 @@ def _underscored(word: str) -> str:
 
 
 def _split(words: Sequence[str]) -> tuple[list[str], list[tuple[str, str]]]:
-  """The words of a command line without `--config.A.B=VALUE` (or `--config.A.B VALUE`), and the pairs that these are."""
-  if CONFIG not in flags.FLAGS or not isinstance(flags.FLAGS[CONFIG], ConfigFlag):
+  """The words without `--config.A.B=VALUE` (or `--config.A.B VALUE`), and those as pairs of path and value."""
+  if CONFIG not in flags.FLAGS:
     return list(words), []
   rest: list[str] = []
   overrides: list[tuple[str, str]] = []
@@ -216,7 +216,7 @@ def _help() -> str:
     text = f"{_shown(flag)}  {said}"
     lines += textwrap.wrap(text, width, initial_indent="  ", subsequent_indent="      ", break_on_hyphens=False)
     if flag.name == CONFIG:
-      lines.append("  --config.A.B=VALUE  Sets a field of the config: a literal, None, or a value such as RoPE(theta=1e5).")
+      lines.append("  --config.A.B=VALUE  Sets a field of the config: a literal, None, or a value as RoPE(theta=1e5).")
   return "\n".join(lines)
 
 

@@ -43,7 +43,7 @@ def load(text: str, flag: str) -> ModuleType:
   try:
     module = importlib.import_module(name)
   except FAULTS as error:
-    if isinstance(error, ModuleNotFoundError) and error.name and (name == error.name or name.startswith(error.name + ".")):
+    if isinstance(error, ModuleNotFoundError) and error.name and f"{name}.".startswith(f"{error.name}."):
       raise ConfigError(f"{flag}: there is no module {name!r}; a file is given as PATH.py") from error
     raise ConfigError(f"{flag}: {text}: {describe(error, file)}") from error
   if file is not None and (module.__file__ is None or Path(module.__file__).resolve() != file):

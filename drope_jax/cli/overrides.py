@@ -37,9 +37,14 @@ def overridden(config: T, overrides: Iterable[tuple[str, str]]) -> T:
   return from_dict(cls, data)
 
 
+STEP = r"\w+(\[\d+\])*"  # a field, and which item of a tuple it is
+
+
 def _steps(path: str) -> Path:
   """ "layers[0].window" as ["layers", 0, "window"]."""
-  return [int(step[1:-1]) if step.startswith("[") else step for step in re.findall(r"\[\d+\]|[^.\[]+|\[", path)]
+  fields = re.fullmatch(rf"{STEP}(\.{STEP})*", path) is not None
+  check(fields, f"{path!r} is not a path of fields, such as model.positions or model.positions.layers[0].window")
+  return [int(step[1:-1]) if step.startswith("[") else step for step in re.findall(r"\[\d+\]|\w+", path)]
 
 
 def _placed(annotation: Any, data: Any, path: Path, text: str, where: str) -> Any:
@@ -79,7 +84,7 @@ def _defaults(cls: type[Any]) -> dict[str, Any]:
   return found
 
 
-def _check_field(cls: type[Any], name: str | None, where: str) -> None:
+def _check_field(cls: type[Any], name: str, where: str) -> None:
   names = [field.name for field in dataclasses.fields(cls)]
   check(name in names, f"{where}.{name} is not a field; fields: {', '.join(names)}")
 
@@ -106,9 +111,7 @@ def _read(annotation: Any, text: str, where: str) -> Any:
 
 def _with_dots(text: str) -> str:
   """`module:Class`, as config.json records it, as `module.Class`, which is an expression; what is quoted stays."""
-  return re.sub(
-    r"('[^']*'|\"[^\"]*\")|\b([A-Za-z_][\w.]*):(?=[A-Za-z_])", lambda m: m[1] or f"{m[2]}.", text
-  )
+  return re.sub(r"('[^']*'|\"[^\"]*\")|\b([A-Za-z_][\w.]*):(?=[A-Za-z_])", lambda m: m[1] or f"{m[2]}.", text)
 
 
 def _data(annotation: Any, node: ast.expr, where: str) -> Any:
@@ -145,8 +148,9 @@ def _value(classes: Mapping[str, type[Any]], node: ast.expr, where: str) -> dict
   given = [*zip(positional, call.args, strict=False), *((keyword.arg, keyword.value) for keyword in call.keywords)]
   hints, data = get_type_hints(cls), {"type": recorded_name(cls)}
   for name, value in given:
+    if name is None:
+      raise ConfigError(f"{where} is {ast.unparse(node)}; give each field by its name, without **")
     _check_field(cls, name, where)
-    assert name is not None  # `**`, which is no field
     check(name not in data, f"{where}.{name} is given twice")
     data[name] = _data(hints[name], value, f"{where}.{name}")
   return data
