@@ -3,8 +3,8 @@
 `ModelConfig` says which function a model is, `ComputeConfig` how it is computed; a recalibration takes the first from a
 checkpoint and chooses the second anew. Context length is in neither: it belongs to data and to evaluation.
 
-The classes are mutable, for config files that set fields in place; `serialization.checked` rebuilds a config after that,
-so that every rule below is applied to what will really run.
+The classes are mutable, for config files that set fields in place; `serialization.checked` rebuilds a config after
+that, so that every rule below is applied to what will really run.
 """
 
 import dataclasses
