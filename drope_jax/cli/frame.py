@@ -151,7 +151,8 @@ def _parse(argv: Sequence[str]) -> None:
     positional = flags.FLAGS(words)[1:]
   except flags.Error as error:
     said = " ".join(str(error).split())
-    raise ConfigError(re.sub(r"^flag (--\w+)=None: Flag .*", r"\1 is required (--help lists the flags)", said)) from error
+    said = re.sub(r"^flag (--\w+)=None: Flag .*", r"\1 is required (--help lists the flags)", said)
+    raise ConfigError(said) from error
   if positional:
     raise ConfigError(f"unknown argument {positional[0]!r}: this command takes flags alone (--help lists them)")
   if overrides:
