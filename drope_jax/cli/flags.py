@@ -18,9 +18,8 @@ T = TypeVar("T")
 CONFIG = "config"
 LARGEST_SEED = 2**32 - 1  # of the data's shuffling, and of JAX's keys without 64-bit integers
 
-IMPORT = flags.DEFINE_multi_string(
-  "import", [], "A module, or a .py file, that defines values of your own (repeatable); nothing else imports it."
-)
+IMPORT_HELP = "A module, or a .py file, that defines values of your own (repeatable); nothing else imports it."
+IMPORT = flags.DEFINE_multi_string("import", [], IMPORT_HELP)
 flags.disclaim_key_flags()  # what is defined through the functions below belongs to the command that calls them
 
 

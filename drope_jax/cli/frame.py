@@ -18,7 +18,7 @@ from typing import Any, NoReturn
 from absl import flags
 from absl import logging as absl_logging
 
-from drope_jax.cli.flags import CONFIG, IMPORT, config_flag, import_modules
+from drope_jax.cli.flags import CONFIG, IMPORT, IMPORT_HELP, config_flag, import_modules
 from drope_jax.cli.signals import Terminated, terminable
 from drope_jax.errors import ConfigError, UserError
 
@@ -54,6 +54,7 @@ class Parser(argparse.ArgumentParser):
 
   def __init__(self, *, about: str | None = None, **keywords: Any):
     super().__init__(description=about, formatter_class=argparse.RawDescriptionHelpFormatter, **keywords)
+    self.add_argument(f"--{IMPORT.name}", metavar="MODULE", help=IMPORT_HELP)
 
   def error(self, message: str) -> NoReturn:
     raise ConfigError(f"{message} ({self.prog} --help)")

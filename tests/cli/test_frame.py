@@ -1,5 +1,6 @@
-"""What all commands share: one line for what fails, exit statuses, and SIGTERM."""
+"""What all commands share: one line for what fails, exit statuses, SIGTERM and Ctrl-C."""
 
+import json
 import os
 import subprocess
 import sys
@@ -7,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.mark.parametrize(
@@ -25,21 +26,22 @@ def test_failures_are_one_line(raised, status, said):
 
 
 @pytest.mark.parametrize(
-  ("body", "told"),
+  ("body", "told", "sent", "said"),
   [
-    ("Held()", []),  # what is raised in a __del__ goes no further
-    ("asyncio.run(read())", ["read"]),  # so is what asyncio runs; it is not interrupted
-    ("clean_up()", ["cleaned up"]),
+    ("Held()", [], "SIGTERM", "SIGTERM"),  # what is raised in a __del__ goes no further
+    ("asyncio.run(read())", ["read"], "SIGTERM", "SIGTERM"),  # what asyncio runs is not interrupted
+    ("clean_up()", ["cleaned up"], "SIGTERM", "SIGTERM"),
+    ("clean_up()", ["cleaned up"], "SIGINT", "Ctrl-C"),
   ],
-  ids=["in a callback", "in asyncio", "cleaning up"],
+  ids=["in a callback", "in asyncio", "cleaning up", "Ctrl-C"],
 )
-def test_sigterm_is_heard_wherever_it_comes(body, told):
+def test_a_signal_stops_a_command_wherever_it_comes(body, told, sent, said):
   program = f"""
 import asyncio, os, signal, time
 from drope_jax import cli
 
 def terminate():
-  os.kill(os.getpid(), signal.SIGTERM)
+  os.kill(os.getpid(), signal.{sent})
   time.sleep(0.01)
 
 class Held:
@@ -68,4 +70,47 @@ cli.run(main)
   done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=50, check=False)
   assert done.returncode == 0, done.stderr
   assert done.stdout.splitlines() == told
-  assert done.stderr.splitlines()[-1].endswith("stopped by SIGTERM; run the same command to go on from there")
+  assert done.stderr.splitlines()[-1].endswith(f"stopped by {said}; run the same command to go on from there")
+
+
+PROGRAM = "tests.support.flags_program"
+
+
+def test_flags_mean_what_they_say(command):
+  names = ("--path=~/x", "--number=0.5", "--some-items=b,c", "--seed=4294967295", "--a-switch", "--mesh=dp,context=2")
+  ended = command(PROGRAM, *names)
+  assert ended.status == 0, ended.stderr
+  found = json.loads(ended.stdout)
+  mesh = {"data": -1, "fsdp": 1, "tensor": 1, "context": 2, "dcn_data": 1, "dcn_fsdp": 1}
+  assert found == [str(Path.home() / "x"), 0.5, ["b", "c"], 2**32 - 1, True, mesh, []]
+  assert json.loads(command(PROGRAM, "--a-switch", "--no-a-switch").stdout)[4] is False
+
+
+@pytest.mark.parametrize(
+  "argument",
+  [
+    "--path=",
+    "--number=nan",
+    "--number=inf",
+    "--number=-1",
+    "--number=much",
+    "--some_items=",
+    "--some_items=a,,b",
+    "--seed=-1",
+    "--seed=1099511627776",
+    "--seed=1.5",
+    "--mesh=",
+    "--mesh=fsdp3",
+    "--mesh=context,fsdp",
+    "--mesh=fsdp=4,fsdp=2",
+    "--mesh=fsdp=-1",  # beside data=-1
+    "--unknown=3",
+    "--config.steps=3",  # of a command that has no config
+    "argument",
+    "--import=",
+  ],
+)
+def test_a_bad_value_is_one_line_that_names_it(command, argument):
+  ended = command(PROGRAM, argument)
+  assert (ended.status, ended.stdout) == (2, "")
+  assert argument.split("=")[0].removeprefix("--") in ended.error() or "MeshConfig" in ended.error()

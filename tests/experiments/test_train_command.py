@@ -101,6 +101,13 @@ def test_ten_steps_of_recalibration_help_a_dropped_smollm2(command, tmp_path):
     (["--config.data.split=test"], "split 'test' is missing or empty"),
     (["--config.data.tokenizer=/nowhere/tokenizer.json"], "/nowhere/tokenizer.json"),
     (["--config.mesh.fsdp=3"], "MeshConfig (data=-1, fsdp=3"),
+    (["--mesh=fsdp=3"], "MeshConfig (data=-1, fsdp=3"),
+    (["--mesh=fsdp3"], "--mesh has 'fsdp3'"),
+    (["--config.seed=-1"], "TrainConfig.seed is -1"),
+    (["--config.seed=1099511627776"], "TrainConfig.seed is 1099511627776"),
+    (["--config.model.positions=Rope"], "TrainConfig.model.positions.type is 'Rope'; allowed: RoPE, ALiBi"),
+    (["--config.model.positions.thta=3"], "thta is not a field; fields: theta"),
+    (["--import=no_such_module"], "no_such_module"),
   ],
 )
 def test_train_names_what_is_wrong_and_writes_nothing(command, files, tmp_path, overrides, named):
@@ -130,9 +137,9 @@ def test_train_without_a_config(command, arguments, named):
 @pytest.mark.parametrize(
   ("raised", "said"),
   [
-    ("raise ValueError", "config.py: Error whilst parsing config file: ValueError"),
-    ("raise ConfigError('no rop')", "config.py: Error whilst parsing config file: no rop"),
-    ("raise KeyError", "KeyError()"),
+    ("raise ValueError", "config.py: line 3: ValueError"),
+    ("raise ConfigError('no rop')", "config.py: no rop"),
+    ("raise KeyError", "config.py: line 3: KeyError"),
     ("import no_such_module", "No module named 'no_such_module'"),
   ],
 )
