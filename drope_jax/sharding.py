@@ -128,17 +128,17 @@ def arrange_devices(config: MeshConfig, devices: list[Any]) -> np.ndarray:
 
 
 def _sizes_that_fit(config: MeshConfig, devices: int) -> str:
-  """What a user can change of a mesh that does not fit: each single axis whose other sizes would then make it fit."""
+  """What to change of a mesh that does not fit: sizes of a single axis with which it would, the others as they are."""
   sizes = {axis: getattr(config, axis) for axis in AXES}
   found = []
   for axis, size in sizes.items():
     others = math.prod(other for name, other in sizes.items() if name != axis and other != -1)
-    if size == -1 or size == 1 or devices % others:
+    if size == -1 or devices % others:
       continue
     rest = devices // others
     fitting = _divisors_near(rest, size) if -1 in sizes.values() else [rest]
-    found.append(f"{axis}={' or '.join(map(str, fitting))}")
-  return f"; these would: {', '.join(found)}" if found else f"; sizes that divide it: {_listed(_divisors(devices))}"
+    found += [f"{axis}={fits}" for fits in fitting]
+  return f"; one of these would: {', '.join(found)}" if found else f"; it is divided by {_listed(_divisors(devices))}"
 
 
 def _divisors(number: int) -> list[int]:
@@ -152,8 +152,8 @@ def _divisors_near(number: int, size: int) -> list[int]:
   return [*below[-1:], *above[:1]]
 
 
-def _listed(numbers: Sequence[int]) -> str:
-  return ", ".join(map(str, numbers))
+def _listed(numbers: Sequence[int], between: str = ", ") -> str:
+  return between.join(map(str, numbers))
 
 
 def partition_spec(dimensions: tuple[str, ...]) -> PartitionSpec:
@@ -204,16 +204,12 @@ def check_divides(mesh: Any, sizes: Iterable[tuple[str, str, int]]) -> None:
     count = parts(dimension, mesh)
     if size % count:
       axes = " x ".join(f"{axis} {mesh.shape[axis]}" for axis in mesh_axes(dimension))
-      nearest = [near for near in (size // count * count, -(-size // count) * count) if near]
+      fitting = [near for near in (size // count * count, -(-size // count) * count) if near]
+      fewer = [number for number in range(1, count) if size % number == 0][-2:]
       raise ConfigError(
-        f"{what} is {size}; the mesh ({axes}) cuts it into {count} parts, which must divide it: "
-        f"{' or '.join(map(str, nearest))} would fit this mesh, and {size} one of {_listed(_fewer(size, count))} parts"
+        f"{what} is {size}; the mesh ({axes}) cuts it into {count} parts, which must divide it: with this mesh it could "
+        f"be {_listed(fitting, ' or ')}, and {size} falls into {_listed(fewer, ' or ')} parts"
       )
-
-
-def _fewer(size: int, count: int) -> list[int]:
-  """The two largest numbers of parts below `count` that divide `size`."""
-  return [fewer for fewer in range(1, count) if size % fewer == 0][-2:]
 
 
 def named_sharding(mesh: Mesh | AbstractMesh, dimensions: tuple[str, ...]) -> NamedSharding:
