@@ -207,8 +207,8 @@ def check_divides(mesh: Any, sizes: Iterable[tuple[str, str, int]]) -> None:
       fitting = [near for near in (size // count * count, -(-size // count) * count) if near]
       fewer = [number for number in range(1, count) if size % number == 0][-2:]
       raise ConfigError(
-        f"{what} is {size}; the mesh ({axes}) cuts it into {count} parts, which must divide it: with this mesh it could "
-        f"be {_listed(fitting, ' or ')}, and {size} falls into {_listed(fewer, ' or ')} parts"
+        f"{what} is {size}; the mesh ({axes}) cuts it into {count} parts, which must divide it: with this mesh it "
+        f"could be {_listed(fitting, ' or ')}, and {size} falls into {_listed(fewer, ' or ')} parts"
       )
 
 
