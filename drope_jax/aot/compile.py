@@ -16,7 +16,7 @@ from jax.sharding import Mesh
 from drope_jax import checkpoint
 from drope_jax.aot.roofline import Chip, parse_topology
 from drope_jax.config import TrainConfig
-from drope_jax.errors import ConfigError
+from drope_jax.errors import ConfigError, ToolError, UserError
 from drope_jax.evaluate.methods import Inference
 from drope_jax.evaluate.perplexity import trace_losses
 from drope_jax.optim import make_optimizer
@@ -33,7 +33,7 @@ _LIBTPU = {
 }
 
 
-class DoesNotFit(Exception):
+class DoesNotFit(UserError):
   """The program needs more memory than a chip has; the message says how much."""
 
 
@@ -57,10 +57,15 @@ def with_model(config: TrainConfig) -> TrainConfig:
 
 
 def tpu_devices(topology: str, slices: int = 1) -> list[Any]:
-  """Devices that one can compile for and not run on. Raises ConfigError for an unknown topology or without libtpu."""
+  """Devices that one can compile for and not run on.
+
+  Raises:
+    ConfigError: an unknown topology.
+    ToolError: libtpu is not installed.
+  """
   parse_topology(topology)
   if importlib.util.find_spec("libtpu") is None:
-    raise ConfigError('compiling for TPUs needs libtpu, which is not installed: pip install -e ".[tpu]"')
+    raise ToolError('compiling for TPUs needs libtpu, which is not installed: pip install -e ".[tpu]"')
   os.environ.update(_LIBTPU)
   more = {"num_slices": slices} if slices > 1 else {}
   try:

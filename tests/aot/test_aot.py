@@ -19,7 +19,7 @@ from drope_jax.aot.roofline import CHIPS, Work, parse_topology, roofline
 from drope_jax.aot.traced_flops import traced_flops, traced_squares, visible_blocks
 from drope_jax.attention import Segments, attention
 from drope_jax.config import MeshConfig, TrainConfig
-from drope_jax.errors import ConfigError
+from drope_jax.errors import ConfigError, ToolError
 from drope_jax.model import compute_dtype
 from drope_jax.platforms import PEAK_FLOPS, target_platform
 from drope_jax.sharding import make_mesh
@@ -241,7 +241,7 @@ ROPE = "--config=experiments/configs/pretrain.py:rope"
 
 def test_a_missing_libtpu_is_named_with_its_extra(monkeypatch):
   monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-  with pytest.raises(ConfigError, match=r"needs libtpu, which is not installed: pip install -e \"\.\[tpu\]\""):
+  with pytest.raises(ToolError, match=r"needs libtpu, which is not installed: pip install -e \"\.\[tpu\]\""):
     aot.tpu_devices("v5e:4x4")
 
 
@@ -252,10 +252,12 @@ def test_bad_usage_ends_with_2_and_one_line():
 
 STUBBED = """
 import sys
+from drope_jax import cli
 from drope_jax.aot import __main__ as aot_command
-aot_command._measure = lambda config: {"peak": int(sys.argv[1]) << 30, "hbm": 16 << 30}
+needed = int(sys.argv.pop(1))
+aot_command._measure = lambda config: {"peak": needed << 30, "hbm": 16 << 30}
 aot_command.report = lambda figures: "all that it needs"
-sys.exit(aot_command.main(["aot", *sys.argv[2:]]))
+cli.run(aot_command.main)
 """
 
 
