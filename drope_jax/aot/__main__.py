@@ -12,7 +12,7 @@ What is printed, of one chip and one step:
   FLOPs: the model's by metrics.flops_per_token (PaLM: all of attention; causal: half; an evaluation is a third of a
     step), those of the traced program's matrix products (traced_flops.py: loops, recomputation and kernels included),
     and XLA's own figure, which counts a loop's body once and a Pallas kernel as nothing.
-  collectives: bytes that a chip receives, loops counted as often as they run (hlo.py).
+  collectives: bytes that a chip receives, loops counted as often as they run (traffic.py).
   roofline: the seconds of each resource alone at its data sheet's rate. The step takes at least the longest of them;
     the MFU bound is the model's FLOPs in that time over the chips' peak. Reaching it needs all else to be hidden.
 
@@ -29,19 +29,16 @@ from absl import flags
 
 from drope_jax import cli
 from drope_jax.aot.compile import (
-  GIB,
   DoesNotFit,
   Step,
   compile_step,
-  describe,
-  fits,
   largest,
-  report,
   tpu_devices,
   trace_evaluation,
   trace_train_step,
   with_model,
 )
+from drope_jax.aot.figures import GIB, describe, fits, report
 from drope_jax.aot.roofline import CHIPS, parse_topology
 from drope_jax.config import TrainConfig
 from drope_jax.errors import UserError
