@@ -3,8 +3,8 @@
 `ModelConfig` says which function a model is, `ComputeConfig` how it is computed; a recalibration takes the first from a
 checkpoint and chooses the second anew. Context length is in neither: it belongs to data and to evaluation.
 
-The classes are mutable because `ml_collections.config_flags` sets overrides in place; `serialization.checked` rebuilds
-a config after that, so that every rule below is applied to what will really run.
+The classes are mutable, for config files that set fields in place; `serialization.checked` rebuilds a config after
+that, so that every rule below is applied to what will really run.
 """
 
 import dataclasses
@@ -258,6 +258,7 @@ class TrainConfig:
       self.data.tokenizer != "init" or self.init is not None,
       "DataConfig.tokenizer is 'init', which needs TrainConfig.init; name a tokenizer.json, or 'byte'",
     )
+    check(0 <= self.seed < 2**32, f"TrainConfig.seed is {self.seed}; it must lie in [0, 2**32)")
     _check_member(self, "objective", Objective)
     check(
       self.objective.frozen() != "init" or self.init is not None,

@@ -21,7 +21,6 @@ from typing import Any
 import jax
 from absl import flags
 from jax.sharding import Mesh
-from ml_collections import config_flags
 
 from drope_jax import checkpoint, cli, distributed
 from drope_jax.config import ModelConfig, TrainConfig
@@ -39,7 +38,7 @@ from drope_jax.serialization import (
   save_config,
   to_dict,
 )
-from drope_jax.sharding import make_mesh, parse_mesh, using
+from drope_jax.sharding import make_mesh, using
 from drope_jax.train import train
 from experiments.plan import Pretrained, Study, run_directory
 from experiments.report import write_report
@@ -208,12 +207,12 @@ def main(config: flags.FlagHolder, workdir: flags.FlagHolder, mesh: flags.FlagHo
   if distributed.asked_for():
     raise ConfigError("a study runs in one process; of several, start its runs with experiments.train")
   settings = cli.settings(config, "the settings of a study", lambda found: callable(getattr(found, "study", None)))
-  run_study(settings, Path(workdir.value).resolve(), make_mesh(parse_mesh(mesh.value)) if mesh.value else None)
+  arranged = cli.mesh_config(mesh)
+  run_study(settings, Path(workdir.value).resolve(), None if arranged is None else make_mesh(arranged))
 
 
 if __name__ == "__main__":
-  CONFIG = config_flags.DEFINE_config_file("config", None, "Settings of the study: FILE[:ARG].")
-  WORKDIR = flags.DEFINE_string("workdir", None, "Where everything goes.", required=True)
-  MESH = flags.DEFINE_list("mesh", [], "Of the devices that measure, as in experiments.evaluate.")
-  flags.mark_flag_as_required("config")
+  CONFIG = cli.define_config("Settings of the study: FILE[:ARG].")
+  WORKDIR = cli.define_path("workdir", None, "Where everything goes.", required=True)
+  MESH = cli.define_mesh("Devices that measure")
   cli.run(lambda: main(CONFIG, WORKDIR, MESH))
