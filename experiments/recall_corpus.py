@@ -1,6 +1,6 @@
 """Prose and recall documents as one corpus, with a tokenizer for both: from such text small models learn to retrieve.
 
-`python -m experiments.recall_corpus --prose=data/prose --out=DIR` writes DIR/corpus and DIR/tokenizer for studies of the
+`python -m experiments.recall_corpus --prose=data/prose --out=DIR` writes DIR/corpus and DIR/tokenizer for studies of
 size `small`. `--prose` is a dataset with the splits `train`, `heldout` and `fit`, as `python -m experiments.prose`
 makes it. The two folders are all that a study reads, so they can be carried to a machine without a network.
 
@@ -36,8 +36,8 @@ class Recipe:
   tokenizer_texts: int | None = None  # the tokenizer is trained on every so many-th text; None: on all
 
 
-# Of Debian's prose: 12.7M tokens and 3.2M of recall documents, 23 MB on disk (long pieces are compressed better). Nearly
-# all held-out pieces have 8 times the context and more, so that the loss is measured on hundreds of places.
+# From experiments.prose it makes 12M tokens of prose and 3.2M of recall documents, 23 MiB on disk. Long pieces compress
+# better than short ones. Nearly all held-out pieces are longer than 8 times the context.
 SMALL = Recipe(vocab_size=4096, context=256, recall_share=0.2, piece=32_000, held_out_piece=12_000, tokenizer_texts=8)
 
 

@@ -22,7 +22,7 @@ mkdir -p "$directory"
 export PYTHONUNBUFFERED=1 JAX_COMPILATION_CACHE_DIR="${JAX_COMPILATION_CACHE_DIR:-$directory/compiled}"
 
 merge() {
-  local finished=()
+  local seed finished=()
   for seed in "${seeds[@]}"; do
     [ ! -e "$directory/seed-$seed/report.md" ] || finished+=("$directory/seed-$seed")
   done
@@ -35,8 +35,8 @@ for seed in "${seeds[@]}"; do
   if [ "$left" -gt 0 ]; then
     echo "seed $seed: $left s left"
     status=0
-    # 124: TERM was sent. KILL follows only if saving hangs.
-    timeout --kill-after=60 "$left" python -m experiments.study --config="experiments/studies/$name.py$size" \
+    # Status 124: TERM was sent, to the study alone (--foreground): it still needs the processes that read for it.
+    timeout --foreground --kill-after=60 "$left" python -m experiments.study --config="experiments/studies/$name.py$size" \
       --workdir="$directory/seed-$seed" --config.seed="$seed" "$@" 2> >(tee -a "$directory/seed-$seed.log" >&2) || status=$?
   fi
   if [ "$status" = 124 ] || [ "$status" = 137 ]; then
