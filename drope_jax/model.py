@@ -397,10 +397,19 @@ def hidden_states(
   return Hidden(rms_norm(x_BTD, params["final_norm"], config.norm_eps), cache, seen)
 
 
-def unembed(params: Params, x_BTD: Array) -> Array:
-  """Float32 logits (B, T, V) of normalised hidden states."""
-  weight_VD = params["unembedding" if "unembedding" in params else "embedding"].astype(x_BTD.dtype)
-  return constrain(project(x_BTD, weight_VD.T, 1, jnp.float32), "batch", "length", "vocab")
+def output_embedding(params: Params) -> Array:
+  """The matrix (V, D) whose product with a hidden state is its logits: the embedding, unless that is untied."""
+  return params["unembedding" if "unembedding" in params else "embedding"]
+
+
+def unembed(params: Params, x_BTD: Array, derivatives: str = "own") -> Array:
+  """Float32 logits (B, T, V) of normalised hidden states; `derivatives` as in ComputeConfig."""
+  weight_DV = output_embedding(params).astype(x_BTD.dtype).T
+  if derivatives == "own":
+    logits_BTV = project(x_BTD, weight_DV, 1, jnp.float32)
+  else:
+    logits_BTV = jnp.tensordot(x_BTD, weight_DV, 1, preferred_element_type=jnp.float32)
+  return constrain(logits_BTV, "batch", "length", "vocab")
 
 
 # --- the Linen shell ---------------------------------------------------------------------------
