@@ -36,7 +36,8 @@ all runs of a seed.
 a constant rate, and each tail decays to zero. It reads the corpus in `data`, the same one for all seeds, and makes it
 of the dataset `text` if it is not there (`python -m experiments.prose --out=data/prose`; see
 experiments/recall_corpus.py). `paper` has the shape and budgets of the paper's 494M model on FineWeb
-(experiments/configs/pretrain.py); it has only been traced.
+(experiments/configs/pretrain.py); it is there to be compiled ahead of time:
+`python -m drope_jax.aot --config=experiments/studies/partial_drop.py:paper/turns_1 --topology=v5p:2x4x4`.
 
 Numbers to expect: not yet run. A pilot at `mini` (3 seeds, other code) had +0.009 ± 0.017 nats in context against its
 control for the 6 pairs that turn once, and +0.334 ± 0.028 for the full drop; at 8 times the context it found 62 % of
@@ -45,6 +46,7 @@ the needles, the full drop 67 %, the control 30 %.
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 from drope_jax.config import ComputeConfig, DataConfig, InitConfig, ModelConfig, OptimConfig, TrainConfig
 from drope_jax.data.corpus import is_built
@@ -130,6 +132,16 @@ class PartialDropStudy:
       ),
     )
 
+  def run(self, name: str) -> TrainConfig:
+    """The config of one run, which may be compiled before its trunk is there."""
+    runs = self.study(Path("runs/partial_drop")).runs
+    if name not in runs:
+      raise ConfigError(f"partial_drop.py has no run {name!r}; allowed: {', '.join(runs)}")
+    config = runs[name]
+    assert isinstance(config, TrainConfig)
+    init = config.init and dataclasses.replace(config.init, model=self.model)
+    return dataclasses.replace(config, init=init)
+
   def _arms(self) -> list[Arm]:
     partial = [Arm(_partial_label(turns), ("trunk", f"turns_{turns:g}"), "baseline") for turns in self.turns]
     return [
@@ -155,7 +167,13 @@ class PartialDropStudy:
 
   def _runs(self, data: DataConfig, trunk: str) -> dict[str, TrainConfig]:
     """`trunk`: the workdir of the run of this name, which all others start from."""
-    shared = {"data": data, "compute": self.compute, "checkpoint_every": 250, "keep_latest": 1, "trackers": ()}
+    shared: dict[str, Any] = {
+      "data": data,
+      "compute": self.compute,
+      "checkpoint_every": 250,
+      "keep_latest": 1,
+      "trackers": (),
+    }
     tails = {
       name: TrainConfig(
         init=InitConfig(checkpoint=trunk, transition=transition),
@@ -277,8 +295,10 @@ def _paper() -> PartialDropStudy:
 SIZES = {"mini": _mini, "small": _small, "paper": _paper}
 
 
-def get_config(size: str = "mini") -> PartialDropStudy:
-  """The settings of a size."""
+def get_config(arg: str = "mini") -> PartialDropStudy | TrainConfig:
+  """The settings of a size; with SIZE/RUN the config of that run alone, for `drope_jax.aot`."""
+  size, _, run = arg.partition("/")
   if size not in SIZES:
     raise ConfigError(f"partial_drop.py has no {size!r}; allowed: {', '.join(SIZES)}")
-  return SIZES[size]()
+  settings = SIZES[size]()
+  return settings.run(run) if run else settings
