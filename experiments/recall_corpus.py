@@ -100,6 +100,6 @@ def main(prose: flags.FlagHolder, out: flags.FlagHolder) -> None:
 
 
 if __name__ == "__main__":
-  PROSE = flags.DEFINE_string("prose", "data/prose", "Dataset of prose: `python -m experiments.prose --out=DIR`.")
-  OUT = flags.DEFINE_string("out", None, "Where the corpus and the tokenizer go.", required=True)
+  PROSE = cli.define_path("prose", "data/prose", "Dataset of prose: `python -m experiments.prose --out=DIR`.")
+  OUT = cli.define_path("out", None, "Where the corpus and the tokenizer go.", required=True)
   cli.run(lambda: main(PROSE, OUT))

@@ -26,7 +26,7 @@ merge() {
   for seed in "${seeds[@]}"; do
     [ ! -e "$directory/seed-$seed/report.md" ] || finished+=("$directory/seed-$seed")
   done
-  [ ${#finished[@]} -lt 2 ] || python -m experiments.seeds "${finished[@]}" >"$directory/seeds.md"
+  [ ${#finished[@]} -lt 2 ] || python3 -m experiments.seeds "${finished[@]}" >"$directory/seeds.md"
 }
 
 for seed in "${seeds[@]}"; do
@@ -36,7 +36,7 @@ for seed in "${seeds[@]}"; do
     echo "seed $seed: $left s left"
     status=0
     # Status 124: TERM was sent, to the study alone (--foreground): it still needs the processes that read for it.
-    timeout --foreground --kill-after=60 "$left" python -m experiments.study --config="experiments/studies/$name.py$size" \
+    timeout --foreground --kill-after=60 "$left" python3 -m experiments.study --config="experiments/studies/$name.py$size" \
       --workdir="$directory/seed-$seed" --config.seed="$seed" "$@" 2> >(tee -a "$directory/seed-$seed.log" >&2) || status=$?
   fi
   if [ "$status" = 124 ] || [ "$status" = 137 ]; then

@@ -21,7 +21,8 @@ with RoPE, and every arm is a tail from its weights, on the same tokens in the s
 | drop     | Drop()             | β = 1, fitted β                                          |
 | turns_N  | PartialDrop(N)     | as trained, YaRN                                         |
 
-The result tables have the loss and the needles at 1, 4 and 8 times the context.
+The result tables have the loss and the needles at 1, 4 and 8 times the context; each tail's metrics.jsonl has its
+recovery curve, the held-out loss in context at its start and after each fifth of its steps.
 
 | SIZE  | parameters  | T     | trunk      | tail      | turns (pairs kept)                     | per token | per seed |
 |-------|-------------|-------|------------|-----------|----------------------------------------|-----------|----------|
@@ -85,11 +86,12 @@ class PartialDropStudy:
   compute: ComputeConfig = dataclasses.field(default_factory=ComputeConfig)
   extensions: tuple[int, ...] = (1, 4, 8)  # multiples of the context
   documents: int = 24  # held out, to measure the loss on
+  budgets: int = 5  # times within a tail that the loss in context is measured, for its recovery curve
   needles_per_depth: int = 40  # prompts; there are five depths
   seed: int = 0
 
   def __post_init__(self) -> None:
-    check_at_least_one(self, "trunk_steps", "tail_steps", "extensions", "documents", "needles_per_depth")
+    check_at_least_one(self, "trunk_steps", "tail_steps", "extensions", "documents", "budgets", "needles_per_depth")
     if self.schedule not in SCHEDULES:
       raise ConfigError(f"PartialDropStudy.schedule is {self.schedule!r}; allowed: {', '.join(SCHEDULES)}")
     if len(set(self.turns)) < len(self.turns):
@@ -180,6 +182,8 @@ class PartialDropStudy:
         optim=self._tail_optim(),
         steps=self.tail_steps,
         seed=self.seed + 1,  # the same batches for all
+        eval_every=max(self.tail_steps // self.budgets, 1),
+        eval_documents=self.documents,
         **shared,
       )
       for name, transition in self.transitions.items()
