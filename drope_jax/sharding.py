@@ -68,11 +68,19 @@ def parse_mesh(texts: Sequence[str]) -> MeshConfig:
   return dataclasses.replace(PRESETS[preset], **sizes)
 
 
-def make_mesh(config: MeshConfig, devices: list[jax.Device] | None = None) -> Mesh:
-  """The mesh of `config` over `devices` (default: all of every host). Raises ConfigError if the sizes do not fit."""
+def make_mesh(config: MeshConfig, devices: list[jax.Device] | None = None, rows: int | None = None) -> Mesh:
+  """The mesh of `config` over `devices` (default: all of every host). Raises ConfigError if the sizes do not fit.
+
+  Args:
+    rows: of a batch that the mesh is for. On a CPU, whose devices are simulated (cpu.py), the default config then takes
+      as many of them as divide the rows: nobody has asked for a number.
+  """
+  if devices is None:
+    devices = jax.devices()
+    if rows is not None and config == MeshConfig() and devices[0].platform == "cpu" and jax.process_count() == 1:
+      devices = devices[: max(count for count in range(1, len(devices) + 1) if rows % count == 0)]
   # Auto axes: the compiler propagates shardings from the constraints in the model (Explicit would reject the gathers).
-  arranged = arrange_devices(config, jax.devices() if devices is None else devices)
-  return Mesh(arranged, AXES, axis_types=(AxisType.Auto,) * len(AXES))
+  return Mesh(arrange_devices(config, devices), AXES, axis_types=(AxisType.Auto,) * len(AXES))
 
 
 def using(mesh: Mesh | None) -> contextlib.AbstractContextManager[Any]:

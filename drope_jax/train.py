@@ -172,7 +172,7 @@ def train(config: TrainConfig, workdir: epath.PathLike) -> Outcome:
   config = resolve(config)
   assert config.model is not None
   model = config.model
-  mesh = make_mesh(config.mesh)
+  mesh = make_mesh(config.mesh, rows=config.data.batch_size // config.optim.accumulation)
   tokenizer = load_tokenizer(config.data.tokenizer)
   if tokenizer.vocab_size > model.vocab_size:
     raise ConfigError(

@@ -63,7 +63,7 @@ class Training:
 
   def __init__(self, config: TrainConfig):
     assert config.model is not None
-    model, self.mesh = config.model, make_mesh(config.mesh)
+    model, self.mesh = config.model, make_mesh(config.mesh, rows=config.data.batch_size)
     optimizer = make_optimizer(config.optim, model, config.steps)
     abstract = abstract_state(model, optimizer, self.mesh)
     with jax.set_mesh(self.mesh):
