@@ -86,10 +86,11 @@ def test_a_mesh_that_nobody_asked_for_takes_the_devices_that_divide_the_rows():
   code = """
 import jax
 from drope_jax.config import MeshConfig
-from drope_jax.sharding import make_mesh
-print([make_mesh(MeshConfig(), rows=rows).size for rows in (12, 9, 7)], make_mesh(MeshConfig()).size)
+from drope_jax.sharding import PRESETS, make_mesh
+print([make_mesh(PRESETS[name], rows=rows).size for name in ("dp", "fsdp") for rows in (12, 9, 6)])
+print(make_mesh(MeshConfig()).size, make_mesh(MeshConfig(data=2, fsdp=2), rows=7).size)
 """
   environment = {**os.environ, **CPU, "XLA_FLAGS": "--xla_force_host_platform_device_count=4"}
   environment |= {"PYTHONPATH": os.pathsep.join(sys.path)}
   done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
-  assert done.stdout == "[4, 3, 1] 4\n", done.stderr
+  assert done.stdout == "[4, 3, 3, 4, 1, 2]\n4 4\n", done.stderr
