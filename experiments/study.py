@@ -28,6 +28,7 @@ from drope_jax.errors import ConfigError
 from drope_jax.evaluate.catalog import make_tasks
 from drope_jax.evaluate.measure import check, evaluate
 from drope_jax.files import holds_something, write_json
+from drope_jax.runs import resolve, start_from
 from drope_jax.serialization import (
   differences,
   from_dict,
@@ -38,7 +39,7 @@ from drope_jax.serialization import (
   to_dict,
 )
 from drope_jax.sharding import make_mesh, using
-from drope_jax.train import start_from, train
+from drope_jax.train import train
 from experiments.plan import Pretrained, Study, run_directory
 from experiments.report import write_report
 
@@ -122,15 +123,11 @@ def run_models(study: Study, workdir: Path) -> dict[str, ModelConfig]:
   by_path = {str(run_directory(workdir, name)): name for name in study.runs}
   for name, run in study.runs.items():
     if isinstance(run, Pretrained):
-      model, context = checkpoint.load_model_config(run.checkpoint), checkpoint.load_context(run.checkpoint)
-      models[name] = run.transition.apply(model, context)
+      found = checkpoint.open_step(run.checkpoint)
+      models[name] = run.transition.apply(found.model, found.context)
       continue
-    if run.init is not None:
-      source = by_path.get(run.init.checkpoint)
-      model = models[source] if source in models else checkpoint.load_model_config(run.init.checkpoint, run.init.step)
-      run = start_from(run, model)
-    assert run.model is not None
-    models[name] = run.model
+    source = None if run.init is None else by_path.get(run.init.checkpoint)
+    models[name] = start_from(run, models[source]).model if source in models else resolve(run).model
   return models
 
 
@@ -176,7 +173,7 @@ def _described(study: Study, workdir: Path) -> Iterator[None]:
     "arms": [dataclasses.asdict(arm) for arm in study.arms],
     "rows": [dataclasses.asdict(row) for row in study.rows],
     "pretrained": {
-      name: {**to_dict(run), "model": to_dict(checkpoint.load_model_config(run.checkpoint))}
+      name: {**to_dict(run), "model": to_dict(checkpoint.open_step(run.checkpoint).model)}
       for name, run in study.runs.items()
       if isinstance(run, Pretrained)
     },

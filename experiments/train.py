@@ -6,6 +6,10 @@ overrides count. The same command goes on where an interrupted run stopped. Exam
   python -m experiments.train --config=experiments/configs/pretrain.py:rope --workdir=runs/rope \\
     --config.data.directory=DATASET --config.data.tokenizer=TOKENIZER_JSON --config.steps=100
 
+A run that is finished goes on with `--extend`, under which these settings may differ from those it began with:
+config.steps, and of config.optim peak_lr, schedule, warmup_steps, decay_steps and floor. The learning rate of a step is
+then that of the new schedule at that step, counted from the first step of the run.
+
 On several hosts the same command runs on each (see launch/): srun, mpirun and TPU pods are recognised, and elsewhere
 `--coordinator=HOST:PORT --num_processes=N --process_id=I` says who is who.
 """
@@ -28,6 +32,7 @@ NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "How many processes 
 PROCESS_ID = flags.DEFINE_integer("process_id", None, "Which of them this is, from 0.", lower_bound=0)
 START_TIMEOUT = flags.DEFINE_integer("start_timeout", 300, "Seconds that processes wait for each other.", lower_bound=1)
 SHARED_WORKDIR = flags.DEFINE_bool("shared_workdir", False, "All hosts see the same directory at --workdir (NFS, ...).")
+EXTEND = flags.DEFINE_bool("extend", False, "Go on with the run of --workdir for other steps or at another rate.")
 STOPPED_STATUS = flags.DEFINE_integer("stopped_status", 0, "Exit status of a run that SIGTERM or Ctrl-C stopped.")
 
 logger = logging.getLogger("experiments.train")
@@ -54,7 +59,7 @@ def connect() -> None:
 def main() -> None:
   config = configured()
   connect()
-  outcome = train(config, WORKDIR.value)
+  outcome = train(config, WORKDIR.value, extend=EXTEND.value)
   if not outcome.finished:
     raise cli.Terminated(f"at step {outcome.step}, which is saved" if outcome.step else "before the first step")
   logger.info("finished: step %d in %s", outcome.step, WORKDIR.value)

@@ -43,7 +43,8 @@ from drope_jax.aot.roofline import CHIPS, parse_topology
 from drope_jax.config import TrainConfig
 from drope_jax.errors import UserError
 from drope_jax.files import write_json
-from drope_jax.metrics import flops_per_token
+from drope_jax.metrics import flops_per_token, objective_factor
+from drope_jax.runs import Run
 from drope_jax.sharding import make_mesh, pieces
 
 CONFIG = cli.define_config("Config file of a run, and its argument: FILE[:ARG].")
@@ -57,9 +58,9 @@ FIND_BATCH = flags.DEFINE_bool("find_batch", False, "Find the most rows a chip t
 JSON = cli.define_path("json", None, "File that the figures are written to as well.")
 
 
-def _prepare(config: TrainConfig, rows_per_chip: int | None) -> Step:
-  topology, model = TOPOLOGY.value, config.model
-  assert topology is not None and model is not None
+def _prepare(run: Run, rows_per_chip: int | None) -> Step:
+  topology, model, config = TOPOLOGY.value, run.model, run.config
+  assert topology is not None
   name, shape = parse_topology(topology)
   mesh = make_mesh(config.mesh, tpu_devices(topology, SLICES.value))
   copies = pieces("batch", mesh)
@@ -69,12 +70,14 @@ def _prepare(config: TrainConfig, rows_per_chip: int | None) -> Step:
     if rows_per_chip is not None:
       rows = rows_per_chip * copies * config.optim.accumulation
       config = dataclasses.replace(config, data=dataclasses.replace(config.data, batch_size=rows))
-    length, rows, share = config.data.context, config.data.batch_size, 1.0
+    length, rows = config.data.context, config.data.batch_size
+    share = objective_factor(config.objective, 0, config.steps)
 
   def at_length(tokens: int) -> jax.stages.Traced:
     if EVALUATE.value:
-      return trace_evaluation(config, mesh, tokens, rows)
-    return trace_train_step(dataclasses.replace(config, data=dataclasses.replace(config.data, context=tokens)), mesh)
+      return trace_evaluation(run, mesh, tokens, rows)
+    at_tokens = dataclasses.replace(config, data=dataclasses.replace(config.data, context=tokens))
+    return trace_train_step(dataclasses.replace(run, config=at_tokens), mesh)
 
   tokens = rows * length * share
   flops = {how: tokens * flops_per_token(model, length, how) for how in ("palm", "causal")}
@@ -82,8 +85,8 @@ def _prepare(config: TrainConfig, rows_per_chip: int | None) -> Step:
   return Step(at_length(length), mesh, CHIPS[name], shape, rows, length, flops, sizes, at_length)
 
 
-def _measure(config: TrainConfig, rows_per_chip: int | None = None) -> dict[str, Any]:
-  step = _prepare(config, rows_per_chip)
+def _measure(run: Run, rows_per_chip: int | None = None) -> dict[str, Any]:
+  step = _prepare(run, rows_per_chip)
   return describe(step, *compile_step(step))
 
 
@@ -93,12 +96,12 @@ def _check_fits(figures: dict[str, Any]) -> None:
     raise DoesNotFit(f"it needs {figures['peak'] / GIB:.2f} GiB a chip of {figures['hbm'] / GIB:.0f} GiB")
 
 
-def _find_batch(config: TrainConfig) -> dict[str, Any]:
+def _find_batch(run: Run) -> dict[str, Any]:
   found: dict[int, dict[str, Any]] = {}
 
   def fits_with(rows: int) -> bool:
     try:
-      figures = _measure(config, rows)
+      figures = _measure(run, rows)
       _check_fits(figures)
     except DoesNotFit as error:
       print(f"{rows} rows: does not fit: {error}", flush=True)
@@ -108,7 +111,7 @@ def _find_batch(config: TrainConfig) -> dict[str, Any]:
     print(f"{rows} rows: fits, {peak:.2f} GiB a chip (compiled in {seconds:.0f} s)", flush=True)
     return True
 
-  what = "texts" if EVALUATE.value else f"rows of each of {config.optim.accumulation} micro-batches"
+  what = "texts" if EVALUATE.value else f"rows of each of {run.config.optim.accumulation} micro-batches"
   print(f"{what} at one time in each of the mesh's shares of the batch:")
   rows = largest(fits_with)
   if not rows:
@@ -121,8 +124,8 @@ def _run() -> None:
   config = cli.settings(
     CONFIG, "a TrainConfig", lambda found: isinstance(found, TrainConfig), mesh=cli.mesh_config(MESH)
   )
-  config = with_model(config)
-  figures = _find_batch(config) if FIND_BATCH.value else _measure(config)
+  run = with_model(config)
+  figures = _find_batch(run) if FIND_BATCH.value else _measure(run)
   print(report(figures))
   if JSON.value:
     write_json({"command": sys.argv[1:], **figures}, Path(JSON.value))

@@ -20,9 +20,12 @@ from drope_jax.errors import ConfigError, ToolError, UserError
 from drope_jax.evaluate.methods import Inference
 from drope_jax.evaluate.perplexity import trace_losses
 from drope_jax.optim import make_optimizer
+from drope_jax.preflight import check_layout
+from drope_jax.runs import Run, resolve, start_from
 from drope_jax.serialization import checked
 from drope_jax.sharding import check_divides
-from drope_jax.train import abstract_state, batch_sharding, check_layout, jit_train_step, resolve, start_from
+from drope_jax.train_state import abstract_frozen, abstract_state
+from drope_jax.train_step import batch_sharding, jit_train_step, step_number
 
 # libtpu looks for a TPU when it is loaded, and wants to be the only one to use it; here none is used.
 _LIBTPU = {
@@ -40,8 +43,8 @@ class DoesNotFit(UserError):
 # --- what is compiled --------------------------------------------------------------------------
 
 
-def with_model(config: TrainConfig) -> TrainConfig:
-  """The config with its model: as `resolve`, or where the checkpoint is not there with the model it is meant to hold.
+def with_model(config: TrainConfig) -> Run:
+  """The run of a config: as `resolve`, or where the checkpoint is not there with the model that it is meant to hold.
 
   Raises:
     ConfigError: if there is neither.
@@ -74,27 +77,27 @@ def tpu_devices(topology: str, slices: int = 1) -> list[Any]:
     raise ConfigError(f"--topology: {topology!r} is not a slice that exists ({str(error).splitlines()[0]})") from error
 
 
-def trace_train_step(config: TrainConfig, mesh: Mesh) -> jax.stages.Traced:
+def trace_train_step(run: Run, mesh: Mesh) -> jax.stages.Traced:
   """The step that `train` runs. Raises ConfigError if the mesh does not divide the config's sizes."""
-  assert config.model is not None
-  check_layout(config, mesh)
-  optimizer = make_optimizer(config.optim, config.model, config.steps)
-  state = abstract_state(config.model, optimizer, mesh)
+  check_layout(run, mesh)
+  config, frozen = run.config, abstract_frozen(run, mesh)
+  optimizer = make_optimizer(config.optim, run.model, config.steps)
+  state = abstract_state(run.model, optimizer, mesh)
   rows = jax.ShapeDtypeStruct(
     (config.data.batch_size, config.data.context + 1), jnp.int32, sharding=batch_sharding(mesh)
   )
   names = ("tokens", "segments", "positions") if config.data.document_mask else ("tokens",)
   with jax.set_mesh(mesh):
-    return jit_train_step(config, optimizer, state, mesh).trace(state, dict.fromkeys(names, rows))
+    step = jit_train_step(run, optimizer, state, frozen, mesh)
+    return step.trace(state, dict.fromkeys(names, rows), step_number(0), frozen)
 
 
-def trace_evaluation(config: TrainConfig, mesh: Mesh, length: int, rows: int) -> jax.stages.Traced:
+def trace_evaluation(run: Run, mesh: Mesh, length: int, rows: int) -> jax.stages.Traced:
   """The loss of texts of `length` tokens, as `position_losses` measures it. Raises ConfigError as above."""
-  assert config.model is not None
   check_divides(mesh, [("--evaluate", "length", length), ("the number of texts", "batch", rows)])
-  params = checkpoint.abstract_params(config.model, mesh)
+  params = checkpoint.abstract_params(run.model, mesh)
   with jax.set_mesh(mesh):
-    return trace_losses(params, Inference(config.model), rows, length, config.compute)
+    return trace_losses(params, Inference(run.model), rows, length, run.config.compute)
 
 
 # --- compilation -------------------------------------------------------------------------------

@@ -11,6 +11,7 @@ from drope_jax.errors import ConfigError, ReportError
 from drope_jax.evaluate import results
 from drope_jax.evaluate.measure import FIT_TASK
 from drope_jax.files import read_json_lines
+from drope_jax.metrics import is_training
 from drope_jax.model import count_parameters
 from drope_jax.serialization import from_dict, load_config
 from drope_jax.transitions import Keep
@@ -160,7 +161,7 @@ def _read_run(directory: Path, name: str, pretrained: dict[str, Any] | None) -> 
   path, metrics = directory / "config.json", directory / "metrics.jsonl"
   try:
     config = load_config(TrainConfig, path) if path.exists() else None
-    records = tuple(read_json_lines(metrics)) if metrics.exists() else ()
+    records = tuple(filter(is_training, read_json_lines(metrics))) if metrics.exists() else ()
     return Run(name, config, records, None if config is None else config.model)
   except ConfigError as error:
     raise ReportError(str(error)) from error

@@ -22,6 +22,7 @@ from drope_jax.config import MeshConfig, TrainConfig
 from drope_jax.errors import ConfigError, ToolError
 from drope_jax.model import compute_dtype
 from drope_jax.platforms import PEAK_FLOPS, target_platform
+from drope_jax.runs import resolve
 from drope_jax.sharding import make_mesh
 from drope_jax.transitions import drop
 from experiments.configs import pretrain, recalibrate
@@ -298,7 +299,7 @@ def test_a_program_for_a_tpu_is_traced_with_its_kernel_and_dtype():
   with jax.set_mesh(mesh):
     assert target_platform() == "tpu" and compute_dtype(config.compute) == jnp.bfloat16
   config.data.batch_size = 4
-  assert "splash_mqa_fwd" in str(aot.trace_train_step(config, mesh).jaxpr)
+  assert "splash_mqa_fwd" in str(aot.trace_train_step(resolve(config), mesh).jaxpr)
 
 
 @needs_libtpu
@@ -306,7 +307,7 @@ def test_a_batch_that_the_mesh_does_not_divide_is_refused():
   config = pretrain.get_config("rope")
   config.data.batch_size = 6
   with pytest.raises(ConfigError, match=r"6; the mesh .* cuts it into 4 parts"):
-    aot.trace_train_step(config, make_mesh(MeshConfig(data=1, fsdp=-1), aot.tpu_devices("v5e:2x2")))
+    aot.trace_train_step(resolve(config), make_mesh(MeshConfig(data=1, fsdp=-1), aot.tpu_devices("v5e:2x2")))
 
 
 # --- compiled for TPUs -------------------------------------------------------------------------
