@@ -444,7 +444,7 @@ class Decoder(nn.Module):
     }
     params["layers"] = _LayerParameters(self.config, name="layers")()
     states_BTD = hidden_states(params, self.config, tokens_BT, compute=self.compute, **inputs).states_BTD
-    return unembed(params, states_BTD)
+    return unembed(params, states_BTD, self.compute.derivatives)
 
 
 def init_params(config: ModelConfig, key: Array) -> Params:

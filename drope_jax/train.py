@@ -67,7 +67,8 @@ def train(config: TrainConfig, workdir: epath.PathLike, extend: bool = False) ->
     FloatingPointError: the loss or its gradient is no longer finite; nothing after the last checkpoint is kept.
   """
   workdir, run = epath.Path(workdir), resolve(config)
-  config, mesh = run.config, make_mesh(run.config.mesh)
+  config = run.config
+  mesh = make_mesh(config.mesh, rows=config.data.batch_size // config.optim.accumulation)
   tokenizer = load_tokenizer(config.data.tokenizer)
   check_run(run, tokenizer, mesh)
   heldout = None if config.eval_every is None else HeldOut(run, tokenizer, mesh)

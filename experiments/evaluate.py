@@ -108,4 +108,4 @@ def _evaluate(loaded: checkpoint.Checkpoint) -> None:
 
 
 if __name__ == "__main__":
-  cli.run(main)
+  cli.run(main, computes=True)

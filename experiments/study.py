@@ -215,4 +215,4 @@ if __name__ == "__main__":
   CONFIG = cli.define_config("Settings of the study: FILE[:ARG].")
   WORKDIR = cli.define_path("workdir", None, "Where everything goes.", required=True)
   MESH = cli.define_mesh("Devices that measure")
-  cli.run(lambda: main(CONFIG, WORKDIR, MESH))
+  cli.run(lambda: main(CONFIG, WORKDIR, MESH), computes=True)

@@ -66,7 +66,8 @@ class Training:
   """A compiled train step with a state, as `train` runs it."""
 
   def __init__(self, config: TrainConfig):
-    run, self.mesh, self._at = resolve(config), make_mesh(config.mesh), step_number(0)
+    run, self._at = resolve(config), step_number(0)
+    self.mesh = make_mesh(config.mesh, rows=config.data.batch_size)
     optimizer = make_optimizer(config.optim, run.model, config.steps)
     abstract = abstract_state(run.model, optimizer, self.mesh)
     with jax.set_mesh(self.mesh):
