@@ -36,8 +36,9 @@ for seed in "${seeds[@]}"; do
     echo "seed $seed: $left s left"
     status=0
     # Status 124: TERM was sent, to the study alone (--foreground): it still needs the processes that read for it.
-    timeout --foreground --kill-after=60 "$left" python3 -m experiments.study --config="experiments/studies/$name.py$size" \
-      --workdir="$directory/seed-$seed" --config.seed="$seed" "$@" 2> >(tee -a "$directory/logs/seed-$seed.log" >&2) || status=$?
+    timeout --foreground --kill-after=60 "$left" \
+      python3 -m experiments.study --config="experiments/studies/$name.py$size" --workdir="$directory/seed-$seed" \
+      --config.seed="$seed" "$@" 2> >(tee -a "$directory/logs/seed-$seed.log" >&2) || status=$?
   fi
   if [ "$status" = 124 ] || [ "$status" = 137 ]; then
     merge
