@@ -15,10 +15,11 @@ from absl import flags
 from drope_jax import checkpoint, cli
 from drope_jax.data.tokenizers import load_tokenizer
 from drope_jax.errors import ConfigError
-from drope_jax.evaluate import tasks
-from drope_jax.evaluate.catalog import ALLOWED, DEFAULT, EvalData, make_tasks
+from drope_jax.evaluate.eval_data import EvalData
 from drope_jax.evaluate.measure import evaluate
 from drope_jax.evaluate.methods import allowed_methods
+from drope_jax.evaluate.subject import BATCH_TOKENS as DEFAULT_BATCH_TOKENS
+from drope_jax.evaluate.tasks import DEFAULT, allowed_names, make_tasks
 from drope_jax.sharding import make_mesh, parse_mesh, using
 
 CHECKPOINT = flags.DEFINE_string("checkpoint", None, "Workdir of a run, or an imported model.", required=True)
@@ -30,7 +31,7 @@ METHODS = flags.DEFINE_list(
   "Of drope_jax/evaluate/methods.py, as rope,yarn,yarn:8,yarn+0.1; default: all that the checkpoint allows.",
 )
 LENGTHS = flags.DEFINE_list("lengths", ["1x", "2x", "4x", "8x"], "Tokens, or multiples of the training context.")
-TASK_LIST = flags.DEFINE_list("tasks", list(DEFAULT), f"Any of {ALLOWED}.")
+TASK_LIST = flags.DEFINE_list("tasks", list(DEFAULT), f"Any of {allowed_names()}; a task of your own as module:Class.")
 COEFFICIENT = flags.DEFINE_float("c", None, "c of beta = 1 + c ln s of method drope; by default fitted on split fit.")
 DOCUMENTS = flags.DEFINE_integer("documents", 24, "Held-out documents to measure the loss on.")
 CONCATENATE = flags.DEFINE_bool(
@@ -48,7 +49,7 @@ LIMIT = flags.DEFINE_integer("limit", None, "Samples of each data set (LongBench
 LONGBENCH = flags.DEFINE_string("longbench", None, "Folder of LongBench's released files, as musique.jsonl.")
 CHOICES = flags.DEFINE_string("multiple_choice", None, "Folder of arc_easy.jsonl, piqa.jsonl, ...")
 BATCH_TOKENS = flags.DEFINE_integer(
-  "batch_tokens", tasks.BATCH_TOKENS, "Tokens on the device at one time; changes no figure."
+  "batch_tokens", DEFAULT_BATCH_TOKENS, "Tokens on the device at one time; changes no figure."
 )
 BOS = flags.DEFINE_bool("bos", False, "Begin texts and prompts with the tokenizer's BOS, as the model was trained.")
 MESH = flags.DEFINE_list(

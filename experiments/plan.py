@@ -10,7 +10,7 @@ from typing import Any
 
 from drope_jax.config import TrainConfig
 from drope_jax.errors import ConfigError
-from drope_jax.evaluate.catalog import EvalData
+from drope_jax.evaluate.eval_data import EvalData
 from drope_jax.evaluate.methods import AS_TRAINED
 from drope_jax.transitions import Keep, Transition
 

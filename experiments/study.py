@@ -26,8 +26,8 @@ from ml_collections import config_flags
 from drope_jax import checkpoint, cli, distributed
 from drope_jax.config import ModelConfig, TrainConfig
 from drope_jax.errors import ConfigError
-from drope_jax.evaluate.catalog import make_tasks
 from drope_jax.evaluate.measure import check, evaluate
+from drope_jax.evaluate.tasks import make_tasks
 from drope_jax.files import holds_something, write_json
 from drope_jax.serialization import (
   differences,

@@ -20,7 +20,7 @@ from drope_jax.aot.traced_flops import traced_flops, traced_squares
 from drope_jax.config import TrainConfig
 from drope_jax.errors import ConfigError
 from drope_jax.evaluate.methods import Inference
-from drope_jax.evaluate.perplexity import trace_losses
+from drope_jax.evaluate.position_losses import trace_losses
 from drope_jax.optim import make_optimizer
 from drope_jax.serialization import checked, library_versions
 from drope_jax.sharding import check_divides, parts, pieces

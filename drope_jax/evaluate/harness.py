@@ -24,10 +24,10 @@ except ModuleNotFoundError as error:
 from drope_jax import checkpoint as checkpoints
 from drope_jax.data.tokenizers import load_tokenizer
 from drope_jax.errors import ConfigError
-from drope_jax.evaluate.generation import complete
+from drope_jax.evaluate.answers import complete
 from drope_jax.evaluate.likelihood import score_continuations
 from drope_jax.evaluate.methods import Method, allowed_methods, inference
-from drope_jax.evaluate.tasks import BATCH_TOKENS, Subject
+from drope_jax.evaluate.subject import BATCH_TOKENS, Subject
 
 logger = logging.getLogger(__name__)
 MAX_NEW_TOKENS = 256  # where a task does not say; the harness's own default

@@ -10,7 +10,7 @@ import numpy as np
 from jax import lax
 
 from drope_jax.config import ComputeConfig, ModelConfig
-from drope_jax.evaluate.tasks import Subject, batches
+from drope_jax.evaluate.subject import Subject, batches
 from drope_jax.generation import round_up
 from drope_jax.model import Array, Params, hidden_states, separate_frequencies, unembed
 from drope_jax.positions import Frequencies

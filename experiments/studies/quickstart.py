@@ -21,7 +21,8 @@ from drope_jax.data.corpus import build_corpus, is_built
 from drope_jax.data.recall import Lines, RecallParameters, recall_document, sentences, vocabulary
 from drope_jax.data.tokenizers import load_tokenizer, train_bpe
 from drope_jax.errors import ConfigError
-from drope_jax.evaluate.catalog import DEFAULT, EvalData
+from drope_jax.evaluate.eval_data import EvalData
+from drope_jax.evaluate.tasks import DEFAULT
 from drope_jax.positions import RoPE
 from drope_jax.transitions import Drop, Keep
 from experiments.plan import Arm, Row, Study, check_at_least_one, run_directory

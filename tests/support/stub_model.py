@@ -11,7 +11,7 @@ import numpy as np
 
 from drope_jax.config import ModelConfig
 from drope_jax.evaluate.methods import Inference
-from drope_jax.evaluate.tasks import Subject
+from drope_jax.evaluate.subject import Subject
 
 LIKELIHOOD = "drope_jax.evaluate.likelihood"  # the module to put a `scorer` into
 _UNUSED = itertools.count(1.0)

@@ -11,15 +11,18 @@ import functools
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple, Self
 
 import numpy as np
 
 from drope_jax.errors import ConfigError
+from drope_jax.evaluate.eval_data import EvalData
+from drope_jax.evaluate.figures import ACCURACY, Figure, mean_figure
 from drope_jax.evaluate.likelihood import score_continuations
 from drope_jax.evaluate.local_files import read_jsonl
 from drope_jax.evaluate.samples import fingerprint
-from drope_jax.evaluate.tasks import Figure, Subject, mean_figure
+from drope_jax.evaluate.subject import Subject
+from drope_jax.evaluate.task import Task
 
 
 class Question(NamedTuple):
@@ -77,7 +80,7 @@ def _winogrande(record: Mapping[str, Any]) -> Question:
   return Question(tuple((before + option, end) for option in options), int(record["answer"]) - 1, (len(end), len(end)))
 
 
-TASKS: Mapping[str, Callable[[Mapping[str, Any]], Question]] = {
+READERS: Mapping[str, Callable[[Mapping[str, Any]], Question]] = {
   "arc_easy": _arc,
   "arc_challenge": _arc,
   "hellaswag": _hellaswag,
@@ -88,16 +91,30 @@ TASKS: Mapping[str, Callable[[Mapping[str, Any]], Question]] = {
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class MultipleChoice:
+class MultipleChoice(Task):
   """The task of one data set: the share of questions whose right choice is the likeliest.
 
   "accuracy" compares log-likelihoods, "accuracy_norm" log-likelihoods by character.
   """
 
-  name: str  # of TASKS
+  name: str  # of READERS
   folder: Path
   limit: int | None = None
   bounded: ClassVar[bool] = False
+
+  @classmethod
+  def names(cls) -> tuple[str, ...]:
+    return tuple(READERS)
+
+  @classmethod
+  def groups(cls) -> Mapping[str, tuple[str, ...]]:
+    return {"multiple_choice": cls.names()}
+
+  @classmethod
+  def make(cls, name: str, data: EvalData) -> Self:
+    if data.multiple_choice is None:
+      raise ConfigError(f"task {name!r} needs the folder of its released file (--multiple_choice)")
+    return cls(name=name, folder=data.multiple_choice, limit=data.limit)
 
   @functools.cached_property
   def questions(self) -> list[Question]:
@@ -109,7 +126,7 @@ class MultipleChoice:
     questions = []
     for number, record in enumerate(records, start=1):
       try:
-        questions.append(TASKS[self.name](record))
+        questions.append(READERS[self.name](record))
       except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise ConfigError(f"{path}: record {number} is not one of {self.name} ({error!r})") from error
     return questions
@@ -128,7 +145,7 @@ class MultipleChoice:
       log_probs = np.array([next(scored).log_prob for _ in question.pairs])
       raw.append(log_probs.argmax() == question.right)
       normalised.append((log_probs / np.array(question.characters)).argmax() == question.right)
-    return [mean_figure("accuracy", raw), mean_figure("accuracy_norm", normalised)]
+    return [mean_figure(ACCURACY, raw), mean_figure("accuracy_norm", normalised)]
 
   def _labels(self, count: int) -> list[str]:
     path = self.folder / "piqa-labels.lst"
@@ -148,10 +165,3 @@ def encode_pair(subject: Subject, context: str, continuation: str) -> tuple[np.n
     context, continuation = context[:-blanks], context[-blanks:] + continuation
   whole, size = subject.encode(context + continuation), len(subject.encode(context))
   return whole[:size], whole[size:]
-
-
-def make_multiple_choice(name: str, folder: Path | None, limit: int | None) -> MultipleChoice:
-  """The task of that name. Raises ConfigError without a folder."""
-  if folder is None:
-    raise ConfigError(f"task {name!r} needs the folder of its released file (--multiple_choice)")
-  return MultipleChoice(name=name, folder=folder, limit=limit)
