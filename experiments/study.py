@@ -51,7 +51,7 @@ BEGUN = "config.begun.json"
 
 
 def claim(workdir: Path, settings: Any) -> None:
-  """Makes the workdir this study's, until `confirm` only for a start with these settings.
+  """Makes the workdir this study's; until `confirm`, a start with other settings may still take it over.
 
   Raises:
     CheckpointError: it is another study's.
@@ -172,7 +172,6 @@ def _described(study: Study, workdir: Path) -> Iterator[None]:
     "title": study.title,
     "seed": study.seed,
     "train_context": study.train_context,
-    "tasks": list(study.tasks),
     "spread": study.spread,
     "arms": [dataclasses.asdict(arm) for arm in study.arms],
     "rows": [dataclasses.asdict(row) for row in study.rows],

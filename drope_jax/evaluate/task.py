@@ -28,6 +28,7 @@ class Task(Value):
   """The base of every task; its members are dataclasses."""
 
   name: str  # as on the command line and in results.jsonl
+  about: ClassVar[str] = ""  # for readers of a report: what is measured, and what chance gives
   bounded: ClassVar[bool] = True  # whether no sequence is longer than the length measured at
 
   @classmethod

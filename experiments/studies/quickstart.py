@@ -33,9 +33,9 @@ SPREAD = (
   "the number of prompts says: by up to 25 points (standard deviation over three seeds, experiments/RESULTS.md)."
 )
 ARMS = (
-  Arm("RoPE, continued", ("rope", "rope_continued"), "control"),
-  Arm("DroPE", ("rope", "drope"), "drope"),
-  Arm("NoPE from scratch", ("nope",), "baseline"),
+  Arm("RoPE, continued", ("rope", "rope_continued")),
+  Arm("DroPE", ("rope", "drope")),
+  Arm("NoPE from scratch", ("nope",)),
 )
 ROWS = (
   Row("rope_continued", "rope", "RoPE, continued"),

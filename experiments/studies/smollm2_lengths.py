@@ -45,7 +45,7 @@ class Lengths:
       train_context=context,
       prepare=lambda: None,
       runs={"rope": Pretrained(self.checkpoint), "dropped": Pretrained(self.checkpoint, Drop())},
-      arms=(Arm("RoPE", ("rope",), "control"), Arm("Dropped, not recalibrated", ("dropped",), "drope")),
+      arms=(Arm("RoPE", ("rope",)), Arm("Dropped, not recalibrated", ("dropped",))),
       rows=(
         Row("rope", "rope", "RoPE"),
         Row("rope", "pi", "RoPE + PI"),

@@ -49,11 +49,11 @@ class Recalibration:
     lengths = [extension * context for extension in self.extensions]
     runs, arms, rows = {}, [], []
     for name, recipe in RECIPES.items():
-      for kept, role, methods in (("rope", "control", ("rope", "yarn")), ("drope", "drope", ("nope", "drope"))):
+      for kept, methods in (("rope", ("rope", "yarn")), ("drope", ("nope", "drope"))):
         run = f"{kept}_{name}"
         runs[run] = self._run(recipe, context, drop=kept == "drope")
         label = f"{'DroPE' if kept == 'drope' else 'RoPE, continued'} ({LABELS[name]})"
-        arms.append(Arm(label, (run,), role))
+        arms.append(Arm(label, (run,)))
         suffix = {"rope": "", "yarn": " + YaRN", "nope": ", β = 1", "drope": ", fitted β"}
         rows += [Row(run, method, label + suffix[method]) for method in methods]
     return Study(

@@ -7,7 +7,7 @@ A sample is a prompt that ends with a question, the tokens that answer it, and t
 import dataclasses
 import functools
 from collections.abc import Sequence
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 
@@ -45,6 +45,12 @@ class Needles(Task):
   facts: int = 4
   seed: int = 0
   name = "needles"
+  about: ClassVar[str] = (
+    "A fact (“color -> teal”) lies somewhere in a long text, as do facts of other topics, and is asked for at the end "
+    "(“color ->”). Which values a topic can have, eight of them, is learnt in training; which one it has here must be "
+    "found: a guess is right 12.5 % of the time. Accuracy is the share answered exactly, over all depths: a depth of 0 "
+    "is the start of the text. n counts prompts."
+  )
 
   @classmethod
   def make(cls, name: str, data: EvalData) -> Self:

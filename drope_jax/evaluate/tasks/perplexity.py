@@ -6,7 +6,7 @@ Each row is one long text, unless documents are concatenated (eval_data.EvalData
 import dataclasses
 import math
 from collections.abc import Sequence
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 
@@ -38,6 +38,11 @@ class Perplexity(Task):
   span: int | None = None
   block: int | None = None
   concatenated: bool = False
+  about: ClassVar[str] = (
+    "Perplexity is the number of tokens among which the model is, in effect, undecided when it predicts the next one: "
+    "the exponential of the mean loss over all positions of documents of that length. n counts predicted tokens; the "
+    "intervals are over documents."
+  )
 
   @property
   def name(self) -> str:  # type: ignore[override]
