@@ -24,13 +24,13 @@ from lm_eval.tasks import TaskManager
 from drope_jax import checkpoint
 from drope_jax.data.tokenizers import ByteTokenizer, load_tokenizer
 from drope_jax.errors import ConfigError
-from drope_jax.evaluate.generation import complete
+from drope_jax.evaluate.answers import complete
 from drope_jax.evaluate.harness import DropeJax
 from drope_jax.evaluate.methods import inference
-from drope_jax.evaluate.multiple_choice import MultipleChoice
-from drope_jax.evaluate.perplexity import position_losses
-from drope_jax.evaluate.ruler import found_references
-from drope_jax.evaluate.tasks import Subject
+from drope_jax.evaluate.position_losses import position_losses
+from drope_jax.evaluate.subject import Subject
+from drope_jax.evaluate.tasks.multiple_choice import MultipleChoice
+from drope_jax.evaluate.tasks.ruler import found_references
 from drope_jax.generation import generate
 from drope_jax.interop.exporting import export_model
 from drope_jax.train import train

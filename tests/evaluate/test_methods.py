@@ -31,16 +31,17 @@ def test_rope_methods_rescale_by_the_extension_factor_and_keep_theta(method, sca
   assert inference(method, trained(RoPE(5e5)), 128, 512) == Inference(trained(RoPE(5e5, scaling)))
 
 
-def given(method: str, length: int, positions) -> Inference:
-  """With c = 0.4 where it is read."""
-  return inference(method, trained(positions), 128, length, c=0.4 if method == "drope" else None)
+def within(method: str, length: int, positions) -> Inference:
+  """On sequences that are no longer; with c = 0.4 where it is read."""
+  c = 0.4 if method == "drope" else None
+  return inference(method, trained(positions), 128, length, c, bounded=True)
 
 
 @pytest.mark.parametrize("length", [64, 128])
 def test_within_the_training_context_every_method_is_the_trained_model(length):
   for positions in (RoPE(), ALiBi(), None, rnope_swa(32)):
     for method in allowed_methods(trained(positions)):
-      assert given(method, length, positions).within_context() == Inference(trained(positions))
+      assert within(method, length, positions) == Inference(trained(positions))
 
 
 @pytest.mark.parametrize(
@@ -59,7 +60,7 @@ def test_what_goes_by_the_sequence_does_so_at_every_nominal_length(method, expec
 def test_a_static_factor_stays_within_the_context():
   for method in ("pi:4", "yarn:4", "ntk:4"):
     how = inference(method, trained(RoPE()), 128, 64)
-    assert how.within_context() == how != Inference(trained(RoPE()))
+    assert within(method, 64, RoPE()) == how != Inference(trained(RoPE()))
 
 
 @pytest.mark.parametrize("positions", [RoPE(), ALiBi(), None, rnope_swa(32)])
@@ -157,3 +158,16 @@ def test_drope_wants_a_coefficient():
 def test_every_method_is_possible_for_some_checkpoint():
   some = [allowed_methods(trained(positions)) for positions in (RoPE(), ALiBi(), None, rnope_swa(32))]
   assert {method for methods in some for method in methods} == set(METHODS)
+
+
+def test_a_factor_by_hand_holds_at_every_length():
+  for method, scaling in (("pi:8", PI(8.0)), ("ntk:8", NTK(8.0)), ("yarn:8", YaRN(8.0, 16))):
+    for length in (16, 64):
+      assert inference(method, trained(RoPE()), 16, length) == Inference(trained(RoPE(1e4, scaling)))
+  assert inference("drope:0.5", trained(None), 16, 64).logit_scale == 1 + 0.5 * math.log(4)
+
+
+@pytest.mark.parametrize("method", ["yarn:0.5", "pi:", "ntk:two", "rope:2", "drope:-1", "yarn:inf", "yarn:nan"])
+def test_a_bad_number_is_refused(method):
+  with pytest.raises(ConfigError, match="method is '" + method.split(":")[0]):
+    inference(method, trained(RoPE()), 16, 64)
