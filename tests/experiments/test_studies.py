@@ -9,15 +9,15 @@ import sys
 from pathlib import Path
 
 import pytest
-from drope_jax.evaluate.eval_data import EvalData
-from drope_jax.evaluate.position_losses import position_losses
 from support.tiny_run import WORDS, contents, tiny_corpus, tiny_run
 
 from drope_jax import checkpoint
 from drope_jax.data.corpus import build_corpus
 from drope_jax.data.tokenizers import load_tokenizer
 from drope_jax.errors import ConfigError
+from drope_jax.evaluate.eval_data import EvalData
 from drope_jax.evaluate.methods import Inference
+from drope_jax.evaluate.position_losses import position_losses
 from drope_jax.model import count_parameters
 from drope_jax.train import train
 from drope_jax.transitions import drop

@@ -6,13 +6,13 @@ import random
 from pathlib import Path
 
 import pytest
-from drope_jax.evaluate.eval_data import EvalData
 from support.tiny_run import WORDS, contents, tiny_corpus, tiny_model, tiny_run
 
 from drope_jax.config import ModelConfig, TrainConfig
 from drope_jax.data.corpus import build_corpus, documents
 from drope_jax.data.tokenizers import load_tokenizer
 from drope_jax.errors import CheckpointError, ConfigError
+from drope_jax.evaluate.eval_data import EvalData
 from experiments import study as study_module
 from experiments.plan import Arm, Row, Study
 from experiments.report import write_report
