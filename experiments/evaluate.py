@@ -7,6 +7,7 @@ Figures are appended to OUT/results.jsonl (see drope_jax/evaluate/results.py), e
 OUT/samples/.
 """
 
+import importlib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -72,7 +73,16 @@ def parse_lengths(texts: Sequence[str], train_context: int) -> list[int]:
   return lengths
 
 
+def import_modules_of(names: Sequence[str]) -> None:
+  """Imports the module of every task that is named as `module:Class`."""
+  for name in names:
+    module, colon, _ = name.partition(":")
+    if colon:
+      importlib.import_module(module)
+
+
 def main() -> None:
+  import_modules_of(TASK_LIST.value)
   mesh = make_mesh(parse_mesh(MESH.value)) if MESH.value else None
   with using(mesh):
     _evaluate(checkpoint.load(CHECKPOINT.value, STEP.value, mesh))

@@ -92,6 +92,21 @@ def test_figures_of_before_there_were_settings_are_measured_anew_and_stay(tmp_pa
   assert task.measured == [16] and [r.settings is None for r in results.read(out)] == [True] * 3 + [False] * 3
 
 
+def test_what_725dc9e_has_measured_is_not_measured_again(tmp_path, loaded):
+  out, data = tmp_path / "results.jsonl", EvalData(tokenizer=TOKENIZER, longest=64)
+  evaluate("run", loaded, ["nope", "drope:0.5"], [16, 32], [Counting("one")], data, out)
+  records = [json.loads(line) for line in out.read_text().splitlines()]
+  for record in records:
+    by, at = record.pop("by"), record.pop("at")
+    record["metric"] += "" if by is None else f"@{by}={at:g}"
+    del record["better"], record["values"]
+  assert {record["metric"] for record in records} == {"score", "beta", "score@depth=0"}
+  out.write_text("".join(json.dumps(record) + "\n" for record in records))
+  before, task = out.read_bytes(), Counting("one")
+  evaluate("run", loaded, ["nope", "drope:0.5"], [16, 32], [task], data, out)
+  assert task.measured == [] and out.read_bytes() == before
+
+
 def test_answers_under_other_settings_are_not_taken_for_these(tmp_path):
   one, other = ({"beta": beta} for beta in (1.0, 1.5))
   place = Place(path=tmp_path / "results.jsonl", train_context=16)

@@ -22,7 +22,7 @@ DOCUMENTS = [np.random.default_rng(i).integers(0, 31, LENGTH + 1 + i) for i in r
 
 def plain(tokens, config=CONFIG, **inputs) -> np.ndarray:
   """Losses (T,) of predicting tokens[1:], from the logits of the whole sequence."""
-  x_BTD, _ = jax.jit(hidden_states, static_argnums=1)(PARAMS, config, jnp.asarray(tokens[:-1])[None], **inputs)
+  x_BTD, *_ = jax.jit(hidden_states, static_argnums=1)(PARAMS, config, jnp.asarray(tokens[:-1])[None], **inputs)
   log_p_TV = jax.nn.log_softmax(unembed(PARAMS, x_BTD)[0])
   return -np.asarray(log_p_TV)[np.arange(len(tokens) - 1), tokens[1:]]
 

@@ -77,7 +77,7 @@ def test_a_crop_hides_what_lies_before_it():
 
 
 def test_empty_pairs_are_named():
-  with pytest.raises(ValueError, match=r"pairs\[1\] has an empty context"):
+  with pytest.raises(ValueError, match=r"pairs\[1\] has an empty prompt"):
     score_continuations(SUBJECT, [PAIRS[0], (np.array([], int), np.array([1]))])
 
 

@@ -71,20 +71,20 @@ class Copy(Task):
     size = length - self.predicted
     mark = rng.choice(self.alphabet)  # begins the piece, and stands nowhere else
     others = [token for token in self.alphabet if token != mark]
-    context = rng.choices(others, k=size)
+    prompt = rng.choices(others, k=size)
     begin = size - self.cue - distance
-    context[begin] = mark
-    context[size - self.cue :] = context[begin : begin + self.cue]
-    copied = context[begin + self.cue : begin + self.cue + self.predicted]
+    prompt[begin] = mark
+    prompt[size - self.cue :] = prompt[begin : begin + self.cue]
+    copied = prompt[begin + self.cue : begin + self.cue + self.predicted]
     fresh = rng.choices(others, k=self.predicted)
-    return tuple(np.asarray(part, np.int32) for part in (context, copied, fresh))  # type: ignore[return-value]
+    return tuple(np.asarray(part, np.int32) for part in (prompt, copied, fresh))  # type: ignore[return-value]
 
   def measure(self, subject: Subject, length: int) -> list[Figure]:
     distances = self.distances(length)
     each = max(self.num_samples // len(distances), 1)
     samples = [self.sample(length, distance, index) for distance in distances for index in range(each)]
-    contexts, copies, others = zip(*samples, strict=True)
-    begun = [subject.begin(context) for context in contexts]
+    prompts, copies, others = zip(*samples, strict=True)
+    begun = [subject.begin(prompt) for prompt in prompts]
     pairs = [*zip(begun, copies, strict=True), *zip(begun, others, strict=True)]
     scored = score_continuations(subject, pairs)
     copied, fresh = scored[: len(samples)], scored[len(samples) :]

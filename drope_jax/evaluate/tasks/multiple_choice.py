@@ -26,16 +26,16 @@ from drope_jax.evaluate.task import Task
 
 
 class Question(NamedTuple):
-  """For each choice a context and what follows it; which choice is right; and how many characters each choice has."""
+  """A pair of prompt and continuation for each choice; which choice is right; and how many characters each has."""
 
   pairs: tuple[tuple[str, str], ...]
   right: int
   characters: tuple[int, ...]
 
 
-def same_context(context: str, choices: list[str], right: int) -> Question:
-  """Choices that follow one context after a blank."""
-  return Question(tuple((context, f" {choice}") for choice in choices), right, tuple(map(len, choices)))
+def same_prompt(prompt: str, choices: list[str], right: int) -> Question:
+  """Choices that follow one prompt after a blank."""
+  return Question(tuple((prompt, f" {choice}") for choice in choices), right, tuple(map(len, choices)))
 
 
 def _lettered(record: Mapping[str, Any]) -> tuple[str, list[str], int]:
@@ -53,11 +53,11 @@ def _lettered(record: Mapping[str, Any]) -> tuple[str, list[str], int]:
 
 def _arc(record: Mapping[str, Any]) -> Question:
   question, choices, right = _lettered(record)
-  return same_context(f"Question: {question}\nAnswer:", choices, right)
+  return same_prompt(f"Question: {question}\nAnswer:", choices, right)
 
 
 def _openbookqa(record: Mapping[str, Any]) -> Question:
-  return same_context(*_lettered(record))
+  return same_prompt(*_lettered(record))
 
 
 def _hellaswag(record: Mapping[str, Any]) -> Question:
@@ -65,12 +65,12 @@ def _hellaswag(record: Mapping[str, Any]) -> Question:
     """Without what is left of WikiHow's markup."""
     return re.sub(r"\[.*?\]", "", text.strip().replace(" [title]", ". ")).replace("  ", " ")
 
-  context = f"{record['activity_label']}: {record['ctx_a']} {record['ctx_b'].capitalize()}"
-  return same_context(clean(context), [clean(ending) for ending in record["endings"]], int(record["label"]))
+  prompt = f"{record['activity_label']}: {record['ctx_a']} {record['ctx_b'].capitalize()}"
+  return same_prompt(clean(prompt), [clean(ending) for ending in record["endings"]], int(record["label"]))
 
 
 def _piqa(record: Mapping[str, Any]) -> Question:
-  return same_context(f"Question: {record['goal']}\nAnswer:", [record["sol1"], record["sol2"]], int(record["label"]))
+  return same_prompt(f"Question: {record['goal']}\nAnswer:", [record["sol1"], record["sol2"]], int(record["label"]))
 
 
 def _winogrande(record: Mapping[str, Any]) -> Question:
@@ -158,10 +158,10 @@ class MultipleChoice(Task):
     return labels
 
 
-def encode_pair(subject: Subject, context: str, continuation: str) -> tuple[np.ndarray, np.ndarray]:
+def encode_pair(subject: Subject, prompt: str, continuation: str) -> tuple[np.ndarray, np.ndarray]:
   """Token ids of both, as the whole text is cut into tokens; blanks between them belong to the continuation."""
-  blanks = len(context) - len(context.rstrip())
+  blanks = len(prompt) - len(prompt.rstrip())
   if blanks:
-    context, continuation = context[:-blanks], context[-blanks:] + continuation
-  whole, size = subject.encode(context + continuation), len(subject.encode(context))
+    prompt, continuation = prompt[:-blanks], prompt[-blanks:] + continuation
+  whole, size = subject.encode(prompt + continuation), len(subject.encode(prompt))
   return whole[:size], whole[size:]

@@ -85,8 +85,8 @@ class Order(Task):
 
   def measure(self, subject: Subject, length: int) -> list[Figure]:
     samples = [self.sample(length, index) for index in range(self.num_samples)]
-    contexts = [subject.begin(sample.tokens) for sample in samples]
-    pairs = [(c, np.asarray(value, np.int32)) for c, one in zip(contexts, samples, strict=True) for value in one.values]
+    prompts = [subject.begin(sample.tokens) for sample in samples]
+    pairs = [(c, np.asarray(value, np.int32)) for c, one in zip(prompts, samples, strict=True) for value in one.values]
     log_probs = [one.log_prob for one in score_continuations(subject, pairs)]
     log_p_NA = np.reshape(log_probs, (len(samples), self.assignments))
     p_NA = np.exp(log_p_NA - log_p_NA.max(axis=1, keepdims=True))
