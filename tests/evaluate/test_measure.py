@@ -15,7 +15,6 @@ from drope_jax.evaluate import measure, results
 from drope_jax.evaluate.eval_data import EvalData
 from drope_jax.evaluate.figures import Figure
 from drope_jax.evaluate.measure import evaluate
-from drope_jax.evaluate.methods import allowed_methods
 from drope_jax.evaluate.place import Place
 from drope_jax.evaluate.results import Measurement, plain
 from drope_jax.evaluate.tasks import make_tasks
@@ -141,7 +140,8 @@ def test_what_fits_is_asked_once_for_every_crop(tmp_path):
   rope = Checkpoint(MODEL, PARAMS, config, 1, 1, 16)
   out, data = tmp_path / "results.jsonl", EvalData(tokenizer=TOKENIZER, longest=64)
   bounded, free = Counting("one"), Counting("two", bounded=False)
-  evaluate("run", rope, allowed_methods(MODEL), [16, 32], [bounded, free], data, out)
+  methods = ("rope", "pi", "ntk", "yarn", "dynamic_ntk", "dynamic_yarn", "crop")
+  evaluate("run", rope, methods, [16, 32], [bounded, free], data, out)
   assert bounded.checked == [(16, None), (32, None), (32, 16)]
   assert free.checked == [(16, None), (16, 16), (32, None), (32, 16)]
   # rope; pi, ntk and yarn are it at 16; dynamic_ntk, dynamic_yarn and crop go by the sequence.

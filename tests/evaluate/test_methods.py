@@ -1,3 +1,4 @@
+import dataclasses
 import math
 import re
 
@@ -5,8 +6,8 @@ import pytest
 
 from drope_jax.config import ModelConfig
 from drope_jax.errors import ConfigError
-from drope_jax.evaluate.methods import METHODS, Inference, allowed_methods, inference
-from drope_jax.positions import NTK, PI, ALiBi, DynamicNTK, DynamicYaRN, RoPE, YaRN, rnope_swa
+from drope_jax.evaluate.methods import METHODS, Inference, allowed_methods, inference, is_as_trained
+from drope_jax.positions import NTK, PI, ALiBi, DynamicNTK, DynamicYaRN, Embedding, RoPE, Scaling, YaRN, rnope_swa
 from drope_jax.transitions import drop
 
 
@@ -157,7 +158,7 @@ def test_drope_wants_a_coefficient():
 
 def test_every_method_is_possible_for_some_checkpoint():
   some = [allowed_methods(trained(positions)) for positions in (RoPE(), ALiBi(), None, rnope_swa(32))]
-  assert {method for methods in some for method in methods} == set(METHODS)
+  assert {method for methods in some for method in methods} >= set(METHODS)
 
 
 def test_a_factor_by_hand_holds_at_every_length():
@@ -171,3 +172,68 @@ def test_a_factor_by_hand_holds_at_every_length():
 def test_a_bad_number_is_refused(method):
   with pytest.raises(ConfigError, match="method is '" + method.split(":")[0]):
     inference(method, trained(RoPE()), 16, 64)
+
+
+# --- what a user defines ---------------------------------------------------------------------------
+
+
+@dataclasses.dataclass(unsafe_hash=True)
+class Sinks(Embedding):
+  """A stranger's embedding, which nothing can rescale."""
+
+  depth: float = 1.0
+
+
+@dataclasses.dataclass(unsafe_hash=True)
+class Wheels(Embedding):
+  """One that can be."""
+
+  scaling: Scaling | None = None
+
+  def rescaled(self, scaling):
+    return Wheels(scaling)
+
+
+@dataclasses.dataclass(unsafe_hash=True)
+class Halved(Scaling):
+  """A stranger's scaling of a factor."""
+
+  factor: float
+  original_context: int
+  share: float = 0.5
+
+
+@dataclasses.dataclass(unsafe_hash=True)
+class Searched(Scaling):
+  """One that cannot be made of a factor and a context alone."""
+
+  table: tuple[float, ...]
+
+
+def test_a_users_embedding_has_its_own_method_and_crop():
+  assert allowed_methods(trained(Sinks())) == ("sinks", "crop")
+  assert inference("sinks", trained(Sinks()), 128, 512) == Inference(trained(Sinks()))
+  assert inference("sinks+0.1", trained(Sinks()), 128, 512).logit_scale == 1 + 0.1 * math.log(4)
+  assert is_as_trained("sinks") and not is_as_trained("sinks+0.1")
+
+
+def test_a_users_embedding_has_the_scalings_that_it_allows():
+  assert set(allowed_methods(trained(Wheels()))) >= {"wheels", "yarn", "pi", "dynamic_ntk", "crop"}
+  assert inference("yarn", trained(Wheels()), 128, 512) == Inference(trained(Wheels(YaRN(4.0, 128))))
+  assert allowed_methods(trained(Wheels(PI(2.0)))) == ("wheels", "crop")
+
+
+def test_a_users_scaling_is_a_method_if_a_factor_and_a_context_make_it():
+  assert inference("halved", trained(RoPE()), 128, 512) == Inference(trained(RoPE(scaling=Halved(4.0, 128))))
+  assert inference("halved:8", trained(RoPE()), 128, 64) == Inference(trained(RoPE(scaling=Halved(8.0, 128))))
+  assert "halved" in allowed_methods(trained(RoPE())) and not is_as_trained("halved")
+  assert "searched" not in allowed_methods(trained(RoPE()))
+
+
+@pytest.mark.parametrize("method", ["yarn", "pi", "ntk", "yarn:8", "rope+0.1", "yarn+0.1"])
+def test_what_is_left_of_a_rope_after_a_partial_drop_is_rescaled_and_keeps_its_pairs(method):
+  positions = inference(method, trained(RoPE(pairs=2)), 128, 512).config.positions
+  assert isinstance(positions, RoPE) and positions.pairs == 2
+  assert (positions.scaling is None) == (method == "rope+0.1")
+  omega = positions.frequencies(8).omega
+  assert (omega[:2] > 0).all() and (omega[2:] == 0).all()
