@@ -51,12 +51,12 @@ def _task(records: Records, task: str, drawn: set[Picture]) -> list[str]:
   for by in dict.fromkeys(by for _, by in divided):
     parts += [picture.markdown for picture in drawn if picture == plots.of_parts(task, by)]
   details += [tables.parts_table(records, task, metric, by) for metric, by in divided]
-  return parts + ([_folded("Other metrics, and parts", details)] if details else [])
+  return parts + ([_folded("Other metrics, and parts, in numbers", details)] if details else [])
 
 
 def _folded(title: str, texts: Sequence[str]) -> str:
   inside = "\n\n".join(texts)
-  return f"<details><summary>{title}, in numbers</summary>\n\n{inside}\n\n</details>"
+  return f"<details><summary>{title}</summary>\n\n{inside}\n\n</details>"
 
 
 def _training(records: Records, drawn: set[Picture]) -> list[str]:

@@ -67,7 +67,7 @@ def _draw_by_length(axes: Axes, records: Records, task: str) -> dict[Row, Line2D
       continue
     values, ends = _values(list(found.values()), as_perplexity)
     (drawn[row],) = axes.plot(list(found), values, **styles[row].line)
-    beside = 2 ** (0.03 * (index - len(records.rows) / 2))  # so that bars of equal values can be told apart
+    beside = 2 ** (0.03 * (index - (len(records.rows) - 1) / 2))  # so that bars of equal values can be told apart
     error_bars(axes, np.array(list(found)) * beside, values, ends, styles[row].color)
     better = next(iter(found.values())).better
     every += [*values, *ends[np.isfinite(ends)]]
