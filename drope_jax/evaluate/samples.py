@@ -1,6 +1,6 @@
 """Answers to the samples of one measurement, kept as they come so that an interruption loses none of them.
 
-A line a sample: its index, a digest of its prompt, the tokens generated, and the text they spell.
+One line per sample: its index, a digest of its prompt, the tokens generated, and the text they spell.
 """
 
 import hashlib
@@ -16,12 +16,12 @@ logger = logging.getLogger(__name__)
 
 
 def digest(tokens: Sequence[int] | np.ndarray) -> str:
-  """What a prompt is known by."""
+  """A short hash that identifies a prompt."""
   return hashlib.sha256(np.asarray(tokens, np.int32).tobytes()).hexdigest()[:16]
 
 
 def fingerprint(parts: Iterable[str | np.ndarray]) -> str:
-  """What texts, or arrays of numbers, are known by together: 12 hexadecimal digits."""
+  """A hash that identifies texts, or arrays of numbers, together: 12 hexadecimal digits."""
   known = hashlib.sha256()
   for part in parts:
     data = part.encode() if isinstance(part, str) else np.ascontiguousarray(part).tobytes()
@@ -40,7 +40,7 @@ class SampleLog:
         record = json.loads(line)
         self._known[record["index"], record["prompt"]] = record["tokens"]
       except (json.JSONDecodeError, KeyError, TypeError):  # an interruption cut it off
-        logger.warning("%s:%d is not a whole record; it is passed over", path, number)
+        logger.warning("%s:%d is not a whole record; it is left out", path, number)
 
   def find(self, index: int, prompt: Sequence[int] | np.ndarray) -> list[int] | None:
     """The tokens generated for sample `index`, if it was asked with this prompt."""

@@ -4,7 +4,7 @@ After Bai et al. (arXiv 2308.14508) and THUDM/LongBench at 2e00731: prompts (con
 tokens may be generated (dataset2maxlen.json), scores (eval.py), and truncation in the middle (pred.py). What differs:
 
 - Prompts stay as they are without a chat template; what is cut out is cut between tokens, not in their text.
-- For samsum the original forbids an empty first line; here it is passed over, as its score does anyway.
+- For samsum the original forbids an empty first line; here it is skipped, as its score does anyway.
 """
 
 import dataclasses
