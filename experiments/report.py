@@ -1,16 +1,15 @@
-"""Tables and plots, from the records alone: `python -m experiments.report DIR`.
+"""Tables and plots, from the records alone: `python -m experiments.report runs/quickstart`.
 
 DIR is the workdir of a study, of which study.json, results.jsonl and each run's config.json and metrics.jsonl are read;
 the workdir of a single run; or the output of `experiments.evaluate`, a results.jsonl alone. Writes DIR/report.md and
 PNG plots.
 """
 
-import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from drope_jax.errors import ReportError
+from drope_jax import cli
 from drope_jax.evaluate.figures import LOSS
 from drope_jax.evaluate.tasks import task_classes
 from experiments.reporting import plots, tables, training_tables
@@ -142,19 +141,17 @@ def write_report(directory: Path) -> Path:
   return path
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-  """The command; returns its exit status."""
-  parser = argparse.ArgumentParser(prog="python -m experiments.report", description="Writes report.md and plots again.")
+def _parser() -> cli.Parser:
+  parser = cli.Parser(prog="python -m experiments.report", about=__doc__)
   parser.add_argument(
     "directory", type=Path, metavar="DIR", help="workdir of a study or of a run, or output of an evaluation"
   )
-  directory = parser.parse_args(arguments).directory
-  try:
-    print(write_report(directory))
-  except ReportError as error:
-    print(f"error: {error}", file=sys.stderr)
-    return 1
-  return 0
+  return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+  """The command; returns its exit status."""
+  return cli.run_parsed(_parser(), lambda given: print(write_report(given.directory.expanduser())), arguments)
 
 
 if __name__ == "__main__":

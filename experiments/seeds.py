@@ -3,12 +3,12 @@
 Each DIR is a workdir of the same study with another seed; the tables are Markdown, for RESULTS.md.
 """
 
-import argparse
 import statistics
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from drope_jax import cli
 from drope_jax.errors import ReportError
 from experiments.plan import Row
 from experiments.reporting.records import Records, read_study
@@ -43,24 +43,26 @@ def _value(study: Records, row: Row, task: str, metric: str, context: int) -> fl
   return None if figure is None else figure.value
 
 
+def _parser() -> cli.Parser:
+  parser = cli.Parser(prog="python -m experiments.seeds", about=__doc__)
+  parser.add_argument("directories", type=Path, nargs="+", metavar="DIR", help="workdirs of one study, one per seed")
+  return parser
+
+
+def _print_tables(directories: Sequence[Path]) -> None:
+  studies = [read_study(directory.expanduser()) for directory in directories]
+  seeds = [study.seed for study in studies]
+  if len(set(seeds)) < max(len(seeds), 2):
+    raise ReportError(f"seeds are {seeds}; a spread needs at least two, all different")
+  for task in studies[0].tasks:
+    for metric in studies[0].metrics(task):
+      print(f"{task}, {metric}: mean ± standard deviation over seeds {', '.join(map(str, sorted(seeds)))}\n")
+      print(spread_table(studies, task, metric) + "\n")
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
   """The command; returns its exit status."""
-  parser = argparse.ArgumentParser(prog="python -m experiments.seeds", description="Mean and spread over seeds.")
-  parser.add_argument("directories", type=Path, nargs="+", metavar="DIR", help="workdirs of one study, one per seed")
-  directories = parser.parse_args(arguments).directories
-  try:
-    studies = [read_study(directory) for directory in directories]
-    seeds = [study.seed for study in studies]
-    if len(set(seeds)) < max(len(seeds), 2):
-      raise ReportError(f"seeds are {seeds}; a spread needs at least two, all different")
-    for task in studies[0].tasks:
-      for metric in studies[0].metrics(task):
-        print(f"{task}, {metric}: mean ± standard deviation over seeds {', '.join(map(str, sorted(seeds)))}\n")
-        print(spread_table(studies, task, metric) + "\n")
-  except ReportError as error:
-    print(f"error: {error}", file=sys.stderr)
-    return 1
-  return 0
+  return cli.run_parsed(_parser(), lambda given: _print_tables(given.directories), arguments)
 
 
 if __name__ == "__main__":

@@ -15,6 +15,8 @@ from drope_jax.evaluate import results
 from drope_jax.evaluate.coefficient import FIT_TASK
 from drope_jax.evaluate.figures import BETA, At, Figure, mean_figure
 from drope_jax.evaluate.results import Measurement, Result
+from drope_jax.files import read_json_lines
+from drope_jax.metrics import is_training
 from drope_jax.model import count_parameters
 from drope_jax.serialization import from_dict, load_config
 from drope_jax.transitions import Transition
@@ -220,19 +222,6 @@ def read_run(directory: Path) -> Records:
   )
 
 
-def _json_lines(path: Path) -> list[dict[str, Any]]:
-  """The records of a file; a last line without its newline was cut off by a crash and is left out."""
-  records = []
-  for number, line in enumerate(path.read_text().splitlines(keepends=True), 1):
-    if not line.endswith("\n"):
-      continue
-    try:
-      records.append(json.loads(line))
-    except json.JSONDecodeError as error:
-      raise ReportError(f"{path}: line {number} is not JSON ({error})") from error
-  return records
-
-
 # What study.json must have; it may have `seconds`, `pretrained` and `spread`.
 STUDY_FIELDS = ("title", "command", "seed", "train_context", "machine", "versions", "arms", "rows")
 
@@ -263,8 +252,8 @@ def _read_run(directory: Path, name: str, pretrained: dict[str, Any] | None) -> 
     config = load_config(TrainConfig, path) if path.exists() else None
   except ConfigError as error:
     raise ReportError(str(error)) from error
-  records = _json_lines(metrics) if metrics.exists() else []
-  training = tuple(record for record in records if "kind" not in record)
+  records = read_json_lines(metrics) if metrics.exists() else []
+  training = tuple(filter(is_training, records))
   heldout = tuple(record for record in records if record.get("kind") == "eval")
   return Run(name, config, training, heldout, None if config is None else config.model)
 
