@@ -17,7 +17,7 @@ from support.tiny_run import contents, losses, tiny_corpus, tiny_model
 from drope_jax import checkpoint
 from drope_jax.config import OptimConfig, QKNorm, TrainConfig
 from drope_jax.evaluate.methods import Inference
-from drope_jax.evaluate.perplexity import position_losses
+from drope_jax.evaluate.position_losses import position_losses
 from drope_jax.model import count_parameters
 from drope_jax.objective import NextToken
 from drope_jax.optim import make_optimizer

@@ -27,10 +27,10 @@ from drope_jax import checkpoint as checkpoints
 from drope_jax import cli
 from drope_jax.data.tokenizers import load_tokenizer
 from drope_jax.errors import ConfigError
-from drope_jax.evaluate.generation import complete
+from drope_jax.evaluate.answers import complete
 from drope_jax.evaluate.likelihood import score_continuations
 from drope_jax.evaluate.methods import Method, allowed_methods, inference
-from drope_jax.evaluate.tasks import BATCH_TOKENS, Subject
+from drope_jax.evaluate.subject import BATCH_TOKENS, Subject
 
 logger = logging.getLogger(__name__)
 MAX_NEW_TOKENS = 256  # where a task does not say; the harness's own default
@@ -38,20 +38,20 @@ MAX_NEW_TOKENS = 256  # where a task does not say; the harness's own default
 
 @register_model("drope_jax")
 class DropeJax(TemplateLM):
-  """A checkpoint under a method, as the harness wants a model.
+  """A checkpoint under a method, with the interface of a model of the harness.
 
   Args:
     checkpoint: workdir of a run.
     method: see methods.py; the checkpoint as it was trained if None.
     c: of the temperature, which method `drope` needs; at lengths within the training context it would have no effect,
       and is refused.
-    length: tokens of a sequence at most, prompt and answer together; what is longer loses its begin, and that is said
-      once. The method is that for this length. The training context if None.
+    length: tokens of a sequence at most, prompt and answer together; longer prompts are truncated on the left, with one
+      warning. The method is that for this length. The training context if None.
     step: of the checkpoint; None: its last.
     bos: whether texts begin with the tokenizer's BOS.
-    batch_tokens: on the device at one time; changes no result.
-    batch_size, max_batch_size: batches are packed by tokens, so one that is given is refused rather than passed over.
-    device: not read: it is JAX's, and the harness's command gives one whether or not it was asked for.
+    batch_tokens: tokens on the device at one time; changes no result.
+    batch_size, max_batch_size: refused if given, since batches are packed by tokens.
+    device: not read: JAX chooses it, and the harness's command passes one even if none was asked for.
   """
 
   def __init__(
@@ -158,11 +158,11 @@ class DropeJax(TemplateLM):
     return answers
 
   def _kept(self, context: np.ndarray, room: int) -> np.ndarray:
-    """The last `room` tokens; that there were more is said once."""
+    """The last `room` tokens; the first time that some are cut off, a warning says so."""
     if len(context) > room and not self._cut:
       self._cut = True
       logger.warning(
-        "a context of %d tokens loses its begin: %d fit into length=%d", len(context), room, self.max_length
+        "a context of %d tokens is truncated on the left: %d fit into length=%d", len(context), room, self.max_length
       )
     return context[-room:]
 

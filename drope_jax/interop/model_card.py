@@ -1,5 +1,6 @@
 """The README.md of an export: what the model is, what was done to it, and with which figures."""
 
+import dataclasses
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -59,9 +60,10 @@ def figures_of(directory: Path, results: Path) -> list[records.Result]:
   except (OSError, RuntimeError, ValueError) as error:
     raise ConfigError(f"{results}: not a readable results.jsonl ({error})") from error
   name = directory.resolve().name
-  # One measured again, with the same settings or others, replaces the earlier one. Parts of a measurement, as the loss
-  # at some positions, have an @ in their names.
-  last = {(r.measurement._replace(settings=""), r.metric): r for r in read if r.run == name and "@" not in r.metric}
+  # One measured again, with the same settings or others, replaces the earlier one. Parts, as the loss at some
+  # positions, are left out.
+  whole = [r for r in read if r.run == name and r.by is None]
+  last = {(dataclasses.replace(r.measurement, settings=None), r.metric): r for r in whole}
   if not last:
     runs = ", ".join(sorted({r.run for r in read})) or "nothing"
     raise ConfigError(f"{results}: has no figures of run {name}; it has those of {runs}")

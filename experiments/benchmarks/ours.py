@@ -12,7 +12,7 @@ from drope_jax import checkpoint
 from drope_jax.config import ComputeConfig, DataConfig, ModelConfig, OptimConfig, TrainConfig
 from drope_jax.data.pipeline import SHUFFLED_BATCHES, train_batches
 from drope_jax.evaluate.methods import Inference
-from drope_jax.evaluate.perplexity import position_losses, trace_losses
+from drope_jax.evaluate.position_losses import position_losses, trace_losses
 from drope_jax.generation import Generation
 from drope_jax.model import compute_dtype, count_parameters, init_params, map_specs
 from drope_jax.optim import make_optimizer

@@ -261,7 +261,7 @@ def test_the_card_says_what_was_done(recalibrated, tmp_path):
   measured = [
     MEASURED,
     {**MEASURED, "value": 3.25, "settings": {"documents": 2}, "low": 3.125, "high": 3.5, "command": command},
-    {**MEASURED, "metric": "loss@0-32", "value": 2.75},
+    {**MEASURED, "by": "position", "at": (0, 32), "value": 2.75},
     {**MEASURED, "task": "niah_single_1", "metric": "string_match_all", "value": 0.5, "n": 20},
     {**MEASURED, "run": "another", "value": 9.75},
   ]

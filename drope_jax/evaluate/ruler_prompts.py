@@ -1,4 +1,4 @@
-"""RULER's synthetic tasks: eight needle tasks, variable tracking, common words, frequent words.
+"""RULER's synthetic prompts: eight with needles, variable tracking, common words, frequent words.
 
 After Hsieh et al., "RULER: What's the Real Context Size of Your Long-Context Language Models?" (arXiv 2404.06654), and
 its published settings (NVIDIA/RULER at c3f5e3b, scripts/synthetic.yaml and scripts/data/synthetic/constants.py): the
@@ -21,14 +21,12 @@ import re
 import string
 import uuid
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, ClassVar, Literal, Protocol
+from typing import Literal, Protocol
 
 from drope_jax.data.tokenizers import Tokenizer
 from drope_jax.errors import ConfigError
-from drope_jax.evaluate.generation import complete
 from drope_jax.evaluate.haystack import split_sentences
 from drope_jax.evaluate.samples import fingerprint
-from drope_jax.evaluate.tasks import DEPTH_BINS, Figure, Subject, check_room, figures_by_depth, mean_figure
 from drope_jax.evaluate.words import ADJECTIVES, NOUNS, key_words
 
 NOISE = "The grass is green. The sky is blue. The sun is yellow. Here we go. There and back again."
@@ -91,7 +89,7 @@ class Material:
     return len(self.tokenizer.encode(text))
 
 
-class Family(Protocol):
+class Puzzle(Protocol):
   """A kind of task: samples of any size, and the largest one that fits is asked for."""
 
   max_new_tokens: int
@@ -102,7 +100,7 @@ class Family(Protocol):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Niah(Family):
+class Niah(Puzzle):
   """Needles in a haystack. Its units: words of an essay, lines of noise, or needles that are not asked for."""
 
   haystack: Literal["essay", "noise", "needle"] = "essay"
@@ -148,7 +146,7 @@ class Niah(Family):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class VariableTracking(Family):
+class VariableTracking(Puzzle):
   """A chain of assignments among lines of noise, after a short worked example; all of its variables are asked for."""
 
   hops: int = 4
@@ -184,7 +182,7 @@ class VariableTracking(Family):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class CommonWords(Family):
+class CommonWords(Puzzle):
   """A numbered list in which ten words come up more often than all others, after a short worked example."""
 
   max_new_tokens: int = 120
@@ -209,7 +207,7 @@ class CommonWords(Family):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class FrequentWords(Family):
+class FrequentWords(Puzzle):
   """Coded words whose frequencies follow a zeta distribution; the most frequent one is blanked out to dots."""
 
   alpha: float = 2.0
@@ -227,7 +225,7 @@ class FrequentWords(Family):
     return Sample(FREQUENT.format(context=" ".join(text)), tuple(vocabulary[1:4]))
 
 
-TASKS: Mapping[str, Family] = {
+PUZZLES: Mapping[str, Puzzle] = {
   "niah_single_1": Niah(haystack="noise"),
   "niah_single_2": Niah(),
   "niah_single_3": Niah(values="uuids"),
@@ -240,64 +238,6 @@ TASKS: Mapping[str, Family] = {
   "cwe": CommonWords(),
   "fwe": FrequentWords(),
 }
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Ruler:
-  """The task of one family."""
-
-  name: str  # of TASKS
-  material: Material
-  num_samples: int = 100
-  seed: int = 0
-  bounded: ClassVar[bool] = True
-
-  @property
-  def family(self) -> Family:
-    return TASKS[self.name]
-
-  def settings(self, length: int) -> dict[str, Any]:
-    return {"samples": self.num_samples, "text": self.material.fingerprint}
-
-  def check(self, length: int, crop: int | None) -> None:
-    check_room(self.name, length, crop, self.family.max_new_tokens)
-    self._sample(length, 0, self.family.smallest)
-
-  def samples(self, length: int) -> list[Sample]:
-    """Prompts that leave room for the answer within `length` tokens; the same seed gives the same."""
-    return _samples(self, length)
-
-  def measure(self, subject: Subject, length: int) -> list[Figure]:
-    samples = self.samples(length)
-    prompts = [subject.encode(sample.prompt) for sample in samples]
-    answers = complete(subject, prompts, self.family.max_new_tokens)
-    found = [found_references(answer, sample.references) for answer, sample in zip(answers, samples, strict=True)]
-    figures = [
-      mean_figure("string_match_all", [sum(row) / len(row) for row in found]),
-      mean_figure("all_or_nothing", [all(row) for row in found]),
-    ]
-    pairs = [pair for row, sample in zip(found, samples, strict=True) for pair in zip(sample.depths, row, strict=False)]
-    if not pairs:  # of a family without depths
-      return figures
-    depths, hits = zip(*pairs, strict=True)
-    return figures + figures_by_depth("string_match_all", depths, hits, DEPTH_BINS)
-
-  def _sample(self, length: int, index: int, guess: int) -> tuple[Sample, int]:
-    def build(size: int) -> Sample:
-      rng = random.Random(f"{self.name} {self.seed} {index} {length}")  # anew: a size must not change what is drawn
-      return self.family.sample(rng, size, length, self.material)
-
-    room = length - self.family.max_new_tokens - 1  # one for a BOS
-    try:
-      return fitted(build, self.material.count, room, smallest=self.family.smallest, guess=guess)
-    except ConfigError as error:
-      raise ConfigError(f"{self.name} at {length} tokens: {error}") from error
-
-
-@functools.lru_cache(maxsize=1)  # every method is asked the same
-def _samples(task: Ruler, length: int) -> list[Sample]:
-  _, size = task._sample(length, 0, task.family.smallest)
-  return [task._sample(length, index, size)[0] for index in range(task.num_samples)]
 
 
 def fitted(
@@ -326,12 +266,6 @@ def fitted(
   if fits is None:
     raise ConfigError(f"the smallest prompt has {tokens} tokens; {limit} are left for it")
   return fits
-
-
-def found_references(answer: str, references: Sequence[str]) -> list[bool]:
-  """Which references are in the answer, upper or lower case. Their mean is RULER's `string_match_all` of a sample."""
-  cleaned = re.sub(r"[\x00-\x1f]", "\n", answer).strip().lower()
-  return [reference.lower() in cleaned for reference in references]
 
 
 _DRAWS: Mapping[str, Callable[[random.Random, Material], str]] = {

@@ -4,23 +4,26 @@ After Bai et al. (arXiv 2308.14508) and THUDM/LongBench at 2e00731: prompts (con
 tokens may be generated (dataset2maxlen.json), scores (eval.py), and truncation in the middle (pred.py). What differs:
 
 - Prompts stay as they are without a chat template; what is cut out is cut between tokens, not in their text.
-- For samsum the original forbids an empty first line; here it is passed over, as its score does anyway.
+- For samsum the original forbids an empty first line; here it is skipped, as its score does anyway.
 """
 
 import dataclasses
 import functools
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 
 from drope_jax.errors import ConfigError
-from drope_jax.evaluate.generation import complete
+from drope_jax.evaluate.answers import complete
+from drope_jax.evaluate.eval_data import EvalData
+from drope_jax.evaluate.figures import Figure, figures_by, mean_figure
 from drope_jax.evaluate.local_files import read_jsonl
 from drope_jax.evaluate.samples import fingerprint
-from drope_jax.evaluate.tasks import Figure, Subject, check_room, mean_figure
+from drope_jax.evaluate.subject import Subject
+from drope_jax.evaluate.task import Task, check_room
 from drope_jax.evaluate.text_scores import classification, counting, edit_similarity, f1, retrieval, rouge_l
 
 FIRST_LINE = ("trec", "triviaqa", "samsum")  # of an answer counts, and no more
@@ -49,7 +52,7 @@ class Definition(NamedTuple):
   max_new_tokens: int
 
 
-TASKS: Mapping[str, Definition] = {
+DATASETS: Mapping[str, Definition] = {
   "narrativeqa": Definition(
     "You are given a story, which can be either a novel or a movie script, and a question. Answer the question "
     + _STORY
@@ -137,11 +140,11 @@ TASKS: Mapping[str, Definition] = {
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class LongBench:
+class LongBench(Task):
   """The task of one data set.
 
   Args:
-    dataset: of TASKS.
+    dataset: of DATASETS.
     folder: where `DATASET.jsonl` lies, or LongBench-E's `DATASET_e.jsonl`.
     limit: of samples, from the front; None: all.
     whole: nothing is cut out of a prompt, however long; the length measured at is then the method's alone.
@@ -153,12 +156,31 @@ class LongBench:
   whole: bool = False
 
   @property
-  def name(self) -> str:
+  def name(self) -> str:  # type: ignore[override]
+    """As "longbench_lcc", or "longbench_lcc_whole"."""
     return f"longbench_{self.dataset}" + ("_whole" if self.whole else "")
 
   @property
-  def bounded(self) -> bool:
+  def bounded(self) -> bool:  # type: ignore[override]
+    """Whether long prompts are cut."""
     return not self.whole
+
+  @classmethod
+  def names(cls) -> tuple[str, ...]:
+    return tuple(name for group in cls.groups().values() for name in group)
+
+  @classmethod
+  def groups(cls) -> Mapping[str, tuple[str, ...]]:
+    cut = tuple(f"longbench_{dataset}" for dataset in DATASETS)
+    return {"longbench": cut, "longbench_whole": tuple(f"{name}_whole" for name in cut)}
+
+  @classmethod
+  def make(cls, name: str, data: EvalData) -> Self:
+    if data.longbench is None:
+      raise ConfigError(f"task {name!r} needs the folder of LongBench's released files (--longbench)")
+    dataset = name.removeprefix("longbench_")
+    whole = dataset.endswith("_whole")
+    return cls(dataset=dataset.removesuffix("_whole"), folder=data.longbench, limit=data.limit, whole=whole)
 
   @functools.cached_property
   def records(self) -> list[dict[str, Any]]:
@@ -178,11 +200,11 @@ class LongBench:
     return {"samples": len(self.records), "text": fingerprint(json.dumps(record) for record in self.records)}
 
   def check(self, length: int, crop: int | None) -> None:
-    check_room(self.name, length, crop, TASKS[self.dataset].max_new_tokens + 1)
+    check_room(self.name, length, crop, DATASETS[self.dataset].max_new_tokens + 1)
     _ = self.records  # read now, so that a bad file is named before anything is measured
 
   def measure(self, subject: Subject, length: int) -> list[Figure]:
-    definition = TASKS[self.dataset]
+    definition = DATASETS[self.dataset]
     prompts = [subject.encode(definition.prompt.format(**record)) for record in self.records]
     room = length - definition.max_new_tokens
     shown = prompts if self.whole else [cut_middle(prompt, room) for prompt in prompts]
@@ -191,15 +213,16 @@ class LongBench:
     tokens_N = np.array([len(prompt) for prompt in prompts])
     words_N = np.array([record["length"] for record in self.records])
     figures = [mean_figure("score", scores_N)]
-    figures += _by_bucket("words", WORDS, words_N, scores_N)
-    return figures + _by_bucket("tokens", token_buckets(subject.train_context, int(tokens_N.max())), tokens_N, scores_N)
+    figures += _by_size("words", WORDS, words_N, scores_N)
+    buckets = token_buckets(subject.train_context, int(tokens_N.max()))
+    return figures + _by_size("tokens", buckets, tokens_N, scores_N)
 
 
 def score(dataset: str, answer: str, record: Mapping[str, Any]) -> float:
   """The score of an answer, 0 to 1: the best over all references."""
   if dataset in FIRST_LINE:
     answer = answer.lstrip("\n").split("\n")[0]
-  function = TASKS[dataset].score
+  function = DATASETS[dataset].score
   if function is classification:
     return max((classification(answer, true, record["all_classes"]) for true in record["answers"]), default=0.0)
   return max((function(answer, true) for true in record["answers"]), default=0.0)
@@ -219,18 +242,9 @@ def token_buckets(train_context: int, longest: int) -> list[tuple[int, int]]:
   return buckets
 
 
-def make_longbench(name: str, folder: Path | None, limit: int | None) -> LongBench:
-  """The task that `name` names, as `longbench_lcc` or `longbench_lcc_whole`. Raises ConfigError without a folder."""
-  if folder is None:
-    raise ConfigError(f"task {name!r} needs the folder of LongBench's released files (--longbench)")
-  dataset = name.removeprefix("longbench_")
-  return LongBench(dataset=dataset.removesuffix("_whole"), folder=folder, limit=limit, whole=dataset.endswith("_whole"))
-
-
-def _by_bucket(unit: str, buckets: Any, sizes_N: np.ndarray, scores_N: np.ndarray) -> list[Figure]:
-  figures = []
-  for start, stop in buckets:
-    inside_N = (sizes_N >= start) & (sizes_N < (np.inf if stop is None else stop))
-    if inside_N.any():
-      figures.append(mean_figure(f"score@{unit}={start}-{'' if stop is None else stop}", scores_N[inside_N]))
-  return figures
+def _by_size(
+  by: str, buckets: Sequence[tuple[int, int | None]], sizes_N: np.ndarray, scores_N: np.ndarray
+) -> list[Figure]:
+  """The score of the prompts whose size lies in each bucket."""
+  inside = [(sizes_N >= start) & (sizes_N < (np.inf if stop is None else stop)) for start, stop in buckets]
+  return figures_by("score", by, [(bucket, scores_N[part_N]) for bucket, part_N in zip(buckets, inside, strict=True)])

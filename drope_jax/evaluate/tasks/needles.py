@@ -7,14 +7,16 @@ A sample is a prompt that ends with a question, the tokens that answer it, and t
 import dataclasses
 import functools
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import numpy as np
 
 from drope_jax.data.recall import Lines, NeedleSample, needle_sample
-from drope_jax.evaluate.generation import continuations
-from drope_jax.evaluate.results import ACCURACY
-from drope_jax.evaluate.tasks import DEPTH_BINS, Figure, Subject, figures_by_depth, mean_figure
+from drope_jax.evaluate.answers import continuations
+from drope_jax.evaluate.eval_data import EvalData
+from drope_jax.evaluate.figures import ACCURACY, DEPTH_BINS, Figure, figures_by_depth, mean_figure
+from drope_jax.evaluate.subject import Subject
+from drope_jax.evaluate.task import Task
 
 
 def retrieve(subject: Subject, samples: Sequence[NeedleSample]) -> np.ndarray:
@@ -34,7 +36,7 @@ def retrieve(subject: Subject, samples: Sequence[NeedleSample]) -> np.ndarray:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Needles:
+class Needles(Task):
   """The task: facts among the fillers of `lines`, one of them asked for."""
 
   lines: Lines
@@ -42,8 +44,17 @@ class Needles:
   per_depth: int = 40  # samples
   facts: int = 4
   seed: int = 0
-  name: str = "needles"
-  bounded: ClassVar[bool] = True
+  name = "needles"
+  about: ClassVar[str] = (
+    "A fact (“color -> teal”) lies somewhere in a long text, as do facts of other topics, and is asked for at the end "
+    "(“color ->”). Which values a topic can have, eight of them, is learnt in training; which one it has here must be "
+    "found: a guess is right 12.5 % of the time. Accuracy is the share answered exactly, over all depths: a depth of 0 "
+    "is the start of the text. n counts prompts."
+  )
+
+  @classmethod
+  def make(cls, name: str, data: EvalData) -> Self:
+    return cls(lines=data.lines, per_depth=data.needles_per_depth, seed=data.seed)
 
   def settings(self, length: int) -> dict[str, Any]:
     where = {"per_depth": self.per_depth, "depths": list(self.depths), "facts": self.facts}

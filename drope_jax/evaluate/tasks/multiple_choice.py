@@ -11,28 +11,31 @@ import functools
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple, Self
 
 import numpy as np
 
 from drope_jax.errors import ConfigError
+from drope_jax.evaluate.eval_data import EvalData
+from drope_jax.evaluate.figures import ACCURACY, Figure, mean_figure
 from drope_jax.evaluate.likelihood import score_continuations
 from drope_jax.evaluate.local_files import read_jsonl
 from drope_jax.evaluate.samples import fingerprint
-from drope_jax.evaluate.tasks import Figure, Subject, mean_figure
+from drope_jax.evaluate.subject import Subject
+from drope_jax.evaluate.task import Task
 
 
 class Question(NamedTuple):
-  """For each choice a context and what follows it; which choice is right; and how many characters each choice has."""
+  """A pair of prompt and continuation for each choice; which choice is right; and how many characters each has."""
 
   pairs: tuple[tuple[str, str], ...]
   right: int
   characters: tuple[int, ...]
 
 
-def same_context(context: str, choices: list[str], right: int) -> Question:
-  """Choices that follow one context after a blank."""
-  return Question(tuple((context, f" {choice}") for choice in choices), right, tuple(map(len, choices)))
+def same_prompt(prompt: str, choices: list[str], right: int) -> Question:
+  """Choices that follow one prompt after a blank."""
+  return Question(tuple((prompt, f" {choice}") for choice in choices), right, tuple(map(len, choices)))
 
 
 def _lettered(record: Mapping[str, Any]) -> tuple[str, list[str], int]:
@@ -50,11 +53,11 @@ def _lettered(record: Mapping[str, Any]) -> tuple[str, list[str], int]:
 
 def _arc(record: Mapping[str, Any]) -> Question:
   question, choices, right = _lettered(record)
-  return same_context(f"Question: {question}\nAnswer:", choices, right)
+  return same_prompt(f"Question: {question}\nAnswer:", choices, right)
 
 
 def _openbookqa(record: Mapping[str, Any]) -> Question:
-  return same_context(*_lettered(record))
+  return same_prompt(*_lettered(record))
 
 
 def _hellaswag(record: Mapping[str, Any]) -> Question:
@@ -62,12 +65,12 @@ def _hellaswag(record: Mapping[str, Any]) -> Question:
     """Without what is left of WikiHow's markup."""
     return re.sub(r"\[.*?\]", "", text.strip().replace(" [title]", ". ")).replace("  ", " ")
 
-  context = f"{record['activity_label']}: {record['ctx_a']} {record['ctx_b'].capitalize()}"
-  return same_context(clean(context), [clean(ending) for ending in record["endings"]], int(record["label"]))
+  prompt = f"{record['activity_label']}: {record['ctx_a']} {record['ctx_b'].capitalize()}"
+  return same_prompt(clean(prompt), [clean(ending) for ending in record["endings"]], int(record["label"]))
 
 
 def _piqa(record: Mapping[str, Any]) -> Question:
-  return same_context(f"Question: {record['goal']}\nAnswer:", [record["sol1"], record["sol2"]], int(record["label"]))
+  return same_prompt(f"Question: {record['goal']}\nAnswer:", [record["sol1"], record["sol2"]], int(record["label"]))
 
 
 def _winogrande(record: Mapping[str, Any]) -> Question:
@@ -77,7 +80,7 @@ def _winogrande(record: Mapping[str, Any]) -> Question:
   return Question(tuple((before + option, end) for option in options), int(record["answer"]) - 1, (len(end), len(end)))
 
 
-TASKS: Mapping[str, Callable[[Mapping[str, Any]], Question]] = {
+READERS: Mapping[str, Callable[[Mapping[str, Any]], Question]] = {
   "arc_easy": _arc,
   "arc_challenge": _arc,
   "hellaswag": _hellaswag,
@@ -88,16 +91,30 @@ TASKS: Mapping[str, Callable[[Mapping[str, Any]], Question]] = {
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class MultipleChoice:
+class MultipleChoice(Task):
   """The task of one data set: the share of questions whose right choice is the likeliest.
 
   "accuracy" compares log-likelihoods, "accuracy_norm" log-likelihoods by character.
   """
 
-  name: str  # of TASKS
+  name: str  # of READERS
   folder: Path
   limit: int | None = None
   bounded: ClassVar[bool] = False
+
+  @classmethod
+  def names(cls) -> tuple[str, ...]:
+    return tuple(READERS)
+
+  @classmethod
+  def groups(cls) -> Mapping[str, tuple[str, ...]]:
+    return {"multiple_choice": cls.names()}
+
+  @classmethod
+  def make(cls, name: str, data: EvalData) -> Self:
+    if data.multiple_choice is None:
+      raise ConfigError(f"task {name!r} needs the folder of its released file (--multiple_choice)")
+    return cls(name=name, folder=data.multiple_choice, limit=data.limit)
 
   @functools.cached_property
   def questions(self) -> list[Question]:
@@ -109,7 +126,7 @@ class MultipleChoice:
     questions = []
     for number, record in enumerate(records, start=1):
       try:
-        questions.append(TASKS[self.name](record))
+        questions.append(READERS[self.name](record))
       except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise ConfigError(f"{path}: record {number} is not one of {self.name} ({error!r})") from error
     return questions
@@ -128,7 +145,7 @@ class MultipleChoice:
       log_probs = np.array([next(scored).log_prob for _ in question.pairs])
       raw.append(log_probs.argmax() == question.right)
       normalised.append((log_probs / np.array(question.characters)).argmax() == question.right)
-    return [mean_figure("accuracy", raw), mean_figure("accuracy_norm", normalised)]
+    return [mean_figure(ACCURACY, raw), mean_figure("accuracy_norm", normalised)]
 
   def _labels(self, count: int) -> list[str]:
     path = self.folder / "piqa-labels.lst"
@@ -141,17 +158,10 @@ class MultipleChoice:
     return labels
 
 
-def encode_pair(subject: Subject, context: str, continuation: str) -> tuple[np.ndarray, np.ndarray]:
+def encode_pair(subject: Subject, prompt: str, continuation: str) -> tuple[np.ndarray, np.ndarray]:
   """Token ids of both, as the whole text is cut into tokens; blanks between them belong to the continuation."""
-  blanks = len(context) - len(context.rstrip())
+  blanks = len(prompt) - len(prompt.rstrip())
   if blanks:
-    context, continuation = context[:-blanks], context[-blanks:] + continuation
-  whole, size = subject.encode(context + continuation), len(subject.encode(context))
+    prompt, continuation = prompt[:-blanks], prompt[-blanks:] + continuation
+  whole, size = subject.encode(prompt + continuation), len(subject.encode(prompt))
   return whole[:size], whole[size:]
-
-
-def make_multiple_choice(name: str, folder: Path | None, limit: int | None) -> MultipleChoice:
-  """The task of that name. Raises ConfigError without a folder."""
-  if folder is None:
-    raise ConfigError(f"task {name!r} needs the folder of its released file (--multiple_choice)")
-  return MultipleChoice(name=name, folder=folder, limit=limit)

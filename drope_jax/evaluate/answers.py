@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from drope_jax.evaluate.samples import digest
-from drope_jax.evaluate.tasks import Subject, batches
+from drope_jax.evaluate.subject import Subject, batches
 from drope_jax.generation import generate
 
 
