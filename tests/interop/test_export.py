@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 import pytest
+from support.checkpoints import random_params, write_checkpoint
 from support.pretrained import (
   ORIGINAL_CONTEXT,
   SHAPE,
@@ -18,7 +19,6 @@ from support.pretrained import (
   shaped,
   torch,
   transformers,
-  write_tokenizer,
 )
 from support.tiny_run import contents, tiny_model, tiny_run
 
@@ -57,24 +57,6 @@ SQUARE = {"head_dim": 8}  # heads as wide as the model, which OLMoE demands
 MIXED, WINDOWED = LayerPattern((Layer(RoPE(THETA)), Layer(None))), LayerPattern((Layer(RoPE(THETA), 5),))
 TARGET, C = 4 * ORIGINAL_CONTEXT, 0.4
 BETA = 1 + C * math.log(4)
-
-
-def random_params(model):
-  """Weights in which none has a special value."""
-  rng = np.random.default_rng(0)
-
-  def draw(spec):
-    mean = 1.0 if spec.init is jax.nn.initializers.ones else 0.0
-    return jnp.asarray(rng.normal(mean, 0.3, spec.shape), jnp.float32)
-
-  return map_specs(draw, model)
-
-
-def write_checkpoint(model, directory):
-  params = random_params(model)
-  checkpoint.save_weights(directory, model, params, ORIGINAL_CONTEXT, {"format": "test", "name": "none", "sha256": {}})
-  write_tokenizer(directory)
-  return params
 
 
 @functools.partial(jax.jit, static_argnames="model")
