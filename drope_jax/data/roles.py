@@ -65,7 +65,7 @@ def read_roles(tokenizer: tokenizers.Tokenizer, file: Path, eos: str | None = No
   end, begin = ids["eos_token"], ids["bos_token"]
   if end is None:
     raise ConfigError(f"{file}: no end-of-document token; name one as eos_token in a {ROLES} beside it")
-  others = _token_ids(read_object(file.with_name(GENERATION)), "eos_token_id") or _token_ids(model, "eos_token_id")
+  others = token_ids(read_object(file.with_name(GENERATION)), "eos_token_id") or token_ids(model, "eos_token_id")
   known = [one for one in others if tokenizer.id_to_token(one) is not None]
   texts = {role: token_text(said) for role, said in {**tokens_map, **config}.items() if role.endswith("_token")}
   texts["eos_token"] = ending = str(tokenizer.id_to_token(end))
@@ -97,7 +97,7 @@ def _said(
     if role == "bos_token":
       return None
   if f"{role}_id" in model:
-    known = [one for one in _token_ids(model, f"{role}_id") if tokenizer.id_to_token(one) is not None]
+    known = [one for one in token_ids(model, f"{role}_id") if tokenizer.id_to_token(one) is not None]
     if known or role == "bos_token":
       return known[0] if known else None
   special = {token.content for token in tokenizer.get_added_tokens_decoder().values() if token.special}
@@ -121,7 +121,7 @@ def token_text(said: Any) -> str | None:
   return text if isinstance(text, str) else None
 
 
-def _token_ids(config: Mapping[str, Any], key: str) -> list[int]:
+def token_ids(config: Mapping[str, Any], key: str) -> list[int]:
   """Ids as these files write them: one, a list, or null."""
   said = config.get(key)
   listed = said if isinstance(said, list) else [said]

@@ -17,12 +17,14 @@ from tokenizers import decoders, models, pre_tokenizers, trainers
 
 from drope_jax.data.roles import (
   COMPANIONS,
+  GENERATION,
   KNOWN_EOS,
   ROLES,
   Roles,
   read_object,
   read_roles,
   read_text,
+  token_ids,
   token_text,
 )
 from drope_jax.data.token_bytes import TokenBytes
@@ -213,8 +215,12 @@ def _save_json(
   for role, token in (("eos_token", roles.eos), ("bos_token", roles.bos)):
     if role not in config or token_text(config[role]) != token:
       config[role] = token
-  for name in beside.keys() - {ROLES}:
-    _write(directory / name, beside[name].removesuffix("\n"))
+  files = {name: text.removesuffix("\n") for name, text in beside.items()}
+  generation = json.loads(files.get(GENERATION, "{}"))
+  if not {*roles.eos_ids} <= {roles.eos_ids[0], *token_ids(generation, "eos_token_id")}:  # read in a config.json
+    files[GENERATION] = json.dumps({**generation, "eos_token_id": list(roles.eos_ids)}, indent=2)
+  for name in files.keys() - {ROLES}:
+    _write(directory / name, files[name])
   _write(directory / ROLES, json.dumps(config, indent=2, ensure_ascii=False))
   _write(directory / "tokenizer.json", tokenizer.to_str(pretty=True))  # last: where it is, its roles are too
 

@@ -22,7 +22,7 @@ from absl import logging as absl_logging
 
 from drope_jax.errors import CheckpointError, ConfigError
 from drope_jax.interop.exporting import DTYPES, SHARD_BYTES, export_model
-from drope_jax.interop.families import FAMILIES
+from drope_jax.interop.families import written
 from drope_jax.interop.importing import import_model
 from drope_jax.sharding import host_mesh, make_mesh, parse_mesh
 
@@ -38,7 +38,7 @@ def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
   out = commands.add_parser("export", help="a checkpoint into a folder for transformers")
   out.add_argument("directory", metavar="DIR", help="workdir of a run, or an imported model")
   out.add_argument("target", metavar="DST", help="where the folder goes")
-  out.add_argument("--format", choices=FAMILIES, help="by default the one that says best what the model is")
+  out.add_argument("--format", choices=written(), help="by default the one that says best what the model is")
   out.add_argument("--target-length", type=int, metavar="N", help="tokens it is meant for (default: as it was trained)")
   out.add_argument("--c", type=float, help="fold in beta = 1 + c ln(target length / context)")
   out.add_argument("--dtype", choices=DTYPES, default="float32", help="of the weights")

@@ -4,7 +4,7 @@ import json
 import logging
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import ml_dtypes
 import numpy as np
@@ -15,7 +15,9 @@ from tokenizers import decoders, models, pre_tokenizers
 
 from drope_jax import checkpoint
 from drope_jax.config import ModelConfig
-from drope_jax.data.tokenizers import KNOWN_EOS, ByteTokenizer, Tokenizer, load_tokenizer
+from drope_jax.data.roles import GENERATION, KNOWN_EOS, ROLES, read_object
+from drope_jax.data.token_bytes import byte_characters
+from drope_jax.data.tokenizers import ByteTokenizer, Tokenizer, load_tokenizer
 from drope_jax.drope import temperature
 from drope_jax.errors import ConfigError
 from drope_jax.interop.drafts import check_free, draft_of, local
@@ -23,12 +25,10 @@ from drope_jax.interop.families import FAMILIES, Family
 from drope_jax.interop.formats import choose, exported_length, write_config
 from drope_jax.interop.model_card import Made, figures_of, history, model_card
 from drope_jax.interop.sources import copy_tokenizer
-from drope_jax.interop.weights import Weight, foreign_shape, to_foreign, weights_of
+from drope_jax.interop.weights import Weight, foreign_shape, scaled_by_beta, to_foreign, weights_of
 from drope_jax.model import ParameterSpec, Params
 
 DTYPES = {"float32": np.dtype(np.float32), "bfloat16": np.dtype(ml_dtypes.bfloat16)}
-# Ours, of what Family.beta_in names; a logit scale of the class's own is in its config.
-_SCALED = {"q_proj": ("q", "q_bias"), "q_norm": ("q_norm",)}
 SHARD_BYTES = 5_000_000_000  # as transformers cuts them
 
 logger = logging.getLogger(__name__)
@@ -59,7 +59,7 @@ def export_model(
   Args:
     directory: workdir of a run, or an imported model.
     target: not there yet, or empty; it is written whole or not at all.
-    format: a key of families.FAMILIES; None: the one that says best what the model is.
+    format: one of families.written(); None: the one that says best what the model is.
     target_length: tokens that it is meant for, `max_position_embeddings`; None: the context it was trained at, or what
       its YaRN scales to.
     c: of beta = 1 + c ln(target_length / context), the factor on its attention logits, which is then right for texts
@@ -98,7 +98,7 @@ def export_model(
     max_position=max_position,
     dtype=dtype,
     logit_scale=beta,
-    eos_id=tokenizer.eos_id,
+    eos_ids=tokenizer.eos_ids,
     bos_id=tokenizer.bos_id,
   )
   card = model_card(directory, Made(format, model, context, length, c, beta, dtype), past, measured)
@@ -108,6 +108,7 @@ def export_model(
     (draft / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
     (draft / "README.md").write_text(card, encoding="utf-8")
     _write_tokenizer(tokenizer, directory, draft)
+    _set_limits(tokenizer, length, draft)
     _write_weights(arrays, DTYPES[dtype], shard_bytes, draft)
   logger.info("%s: %s, for %d tokens at beta %.4g", target, family.architecture, length, beta)
   return format
@@ -115,7 +116,7 @@ def export_model(
 
 def _arrays(params: Params, model: ModelConfig, family: Family, beta: float) -> Iterator[tuple[str, _Array]]:
   """Every array of the export by its name, none of them made yet; beta goes into what scales the queries last."""
-  scaled = _SCALED.get(family.beta_in, ())
+  scaled = scaled_by_beta(model) if family.logit_scale is None else ()  # such a scale is in the class's config
 
   def of(weight: Weight, spec: ParameterSpec, layer: int | None) -> _Array:
     def make() -> np.ndarray:
@@ -163,7 +164,7 @@ def _write_tokenizer(tokenizer: Tokenizer, source: Path, directory: Path) -> Non
     copy_tokenizer(source, directory)
     return
   eos = KNOWN_EOS[0]
-  characters = _characters_of_bytes()
+  characters = byte_characters()
   vocab = {eos: tokenizer.eos_id, **{characters[byte]: byte + 1 for byte in range(256)}}
   bpe = tokenizers.Tokenizer(models.BPE(vocab, []))
   bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
@@ -174,8 +175,17 @@ def _write_tokenizer(tokenizer: Tokenizer, source: Path, directory: Path) -> Non
   (directory / "tokenizer_config.json").write_text(json.dumps(roles, indent=2) + "\n", encoding="utf-8")
 
 
-def _characters_of_bytes() -> list[str]:
-  """What byte-level BPE writes for each byte: itself where it is printable, else the next character from 256 on."""
-  printable = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
-  others = [byte for byte in range(256) if byte not in printable]
-  return [chr(byte) if byte in printable else chr(256 + others.index(byte)) for byte in range(256)]
+def _set_limits(tokenizer: Tokenizer, length: int, directory: Path) -> None:
+  """Where the tokenizer's files limit a text to what the source was made for, the limit becomes `length` tokens.
+
+  What ends an answer is said there once more, and is what ends it here.
+  """
+  for name, limits in ((ROLES, ("model_max_length", "max_len")), (GENERATION, ("max_length",))):
+    path = directory / name
+    said = read_object(path)
+    changed: dict[str, Any] = {key: length for key in limits if isinstance(said.get(key), int)}
+    if name == GENERATION and said:
+      ids = list(tokenizer.eos_ids)
+      changed["eos_token_id"] = ids if len(ids) > 1 else ids[0]
+    if changed:
+      path.write_text(json.dumps({**said, **changed}, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -15,7 +15,7 @@ import tokenizers
 from tokenizers import decoders, models, normalizers, pre_tokenizers
 
 from drope_jax.errors import ConfigError
-from drope_jax.interop.sources import sha256
+from drope_jax.interop.sources import refuse_lfs_pointer, sha256
 from drope_jax.interop.weights import TABLE
 
 TYPES = ("F32", "F16", "BF16", "Q8_0", "Q4_0", "Q4_1", "Q4_K", "Q6_K")
@@ -74,6 +74,7 @@ class GGUFFile:
     except ModuleNotFoundError as error:
       raise ModuleNotFoundError('reading a GGUF file needs the package gguf: pip install "drope_jax[gguf]"') from error
     self.path = Path(path)
+    refuse_lfs_pointer(self.path)
     try:
       reader = gguf.GGUFReader(self.path)
     except (OSError, ValueError, IndexError, KeyError, OverflowError, UnicodeDecodeError) as error:
@@ -164,6 +165,9 @@ class GGUFFile:
         if f"{part}.weight" in name:
           return half_split(array, self.config[heads])
     return array
+
+  def rename(self, name: str, new: str) -> None:
+    self._names[new], self.shapes[new] = self._names.pop(name), self.shapes.pop(name)
 
   def write_tokenizer(self, directory: Path) -> None:
     kind, cut = (self._metadata.get(f"tokenizer.ggml.{key}", "") for key in ("model", "pre"))

@@ -49,6 +49,15 @@ TABLE = (
 )
 
 
+EMBEDDING, UNEMBEDDING = TABLE[0].hugging_face, TABLE[-1].hugging_face
+
+
+def scaled_by_beta(model: ModelConfig) -> tuple[str, ...]:
+  """The parameters of each layer that scale its queries last: a factor on the attention logits can go into them."""
+  normalised = model.qk_norm is not None and model.qk_norm.queries
+  return ("q_norm",) if normalised else ("q", "q_bias")
+
+
 def weights_of(model: ModelConfig) -> Iterator[tuple[Weight, ParameterSpec]]:
   """The rows that a model has, each with its spec, in the order of the table."""
   specs = parameter_specs(model)

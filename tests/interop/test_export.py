@@ -5,7 +5,6 @@ import json
 import math
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 import pytest
@@ -31,9 +30,9 @@ from drope_jax.evaluate import results
 from drope_jax.interop.__main__ import main
 from drope_jax.interop.exporting import export_model
 from drope_jax.interop.families import FAMILIES
-from drope_jax.interop.formats import choose, obstacle
+from drope_jax.interop.formats import choose, unsupported
 from drope_jax.interop.importing import import_model
-from drope_jax.model import hidden_states, map_specs, unembed
+from drope_jax.model import hidden_states, unembed
 from drope_jax.positions import (
   NTK,
   PI,
@@ -331,7 +330,7 @@ def test_every_format_is_reached():
   chosen = {choose(format, shaped(**changes)): expected for changes, format, expected in EXPORTS.values()}
   assert chosen.keys() == FAMILIES.keys()
   assert all(FAMILIES[format].architecture == f"{expected}ForCausalLM" for format, expected in chosen.items())
-  assert obstacle("granite", tiny_model()) is None
+  assert unsupported("granite", tiny_model()) is None
 
 
 YARN = {"positions": RoPE(THETA, YaRN(4.0, 16, 4.0))}
