@@ -38,7 +38,8 @@ def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
   out = commands.add_parser("export", help="a checkpoint into a folder for transformers")
   out.add_argument("directory", metavar="DIR", help="workdir of a run, or an imported model")
   out.add_argument("target", metavar="DST", help="where the folder goes")
-  out.add_argument("--format", choices=written(), help="by default the one that says best what the model is")
+  formats = f"{', '.join(written())}, or one that was registered; by default the one that says best what the model is"
+  out.add_argument("--format", metavar="NAME", help=formats)
   out.add_argument("--target-length", type=int, metavar="N", help="tokens it is meant for (default: as it was trained)")
   out.add_argument("--c", type=float, help="fold in beta = 1 + c ln(target length / context)")
   out.add_argument("--dtype", choices=DTYPES, default="float32", help="of the weights")

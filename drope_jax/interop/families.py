@@ -14,8 +14,8 @@
 
 Where a class has a bias on the output projection with those of q, k and v (all but Qwen2), ours is zeros.
 
-Another family of Llama's shape, whose arrays have Llama's names, is one entry: `register("my_type", Family(...))` in a
-module that the command imports (`--import=MODULE`).
+Another family of Llama's shape is one entry: `register("my_type", Family(...))` in a module that the command imports
+(`--import=MODULE`).
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -44,6 +44,7 @@ class Family(NamedTuple):
   windows: str = "none"  # "none", "one" or "by layer"
   qk_norm: str | None = None  # the scope that it has
   bias: bool | None = None  # of q, k, v: always, never, or (None) as `attention_bias` says
+  renamed: tuple[tuple[str, str], ...] = ()  # parts of Llama's names of arrays, and what stands for them
   one_expert: bool = False  # a mixture of experts, which with one of them is a plain feed-forward layer
   logit_scale: str | None = None  # its key for the factor on q.k, in place of 1/sqrt(h)
   folds_logit_scale: bool = False  # whether another factor than 1/sqrt(h) goes into the queries when it is read
@@ -64,7 +65,9 @@ class Family(NamedTuple):
 
   def spelled(self, name: str) -> str:
     """An array's name in this class, of its name in Llama."""
-    return name.replace(".mlp.", ".mlp.experts.0.") if self.one_expert else name
+    for part, other in self.renamed:
+      name = name.replace(part, other)
+    return name
 
   def extras(self, model: ModelConfig) -> Iterator[Extra]:
     """The arrays that this class has beside those of `model`."""
@@ -121,6 +124,7 @@ FAMILIES: dict[str, Family] = {
     "OlmoeForCausalLM",
     qk_norm="full",
     one_expert=True,
+    renamed=((".mlp.", ".mlp.experts.0."),),
     norm_eps=1e-5,
     only={"num_experts": (1,), "num_experts_per_tok": (1,), "clip_qkv": (None,)},
   ),

@@ -53,8 +53,9 @@ def open_source(path: str | Path) -> tuple[Source, Description]:
   else:
     raise ConfigError(f"{path}: neither a folder of a Hugging Face model nor a .gguf file")
   description = read_config(source.config, described, source.names)
-  if description.model.tie_embeddings and EMBEDDING not in source.shapes and UNEMBEDDING in source.shapes:
-    source.rename(UNEMBEDDING, EMBEDDING)  # some writers keep the one of two shared arrays, some the other
+  embedding, head = map(_family(source).spelled, (EMBEDDING, UNEMBEDDING))
+  if description.model.tie_embeddings and embedding not in source.shapes and head in source.shapes:
+    source.rename(head, embedding)  # some writers keep the one of two shared arrays, some the other
   _check_arrays(source, description.model)
   return source, description
 
@@ -67,6 +68,7 @@ def _check_arrays(source: Source, model: ModelConfig) -> None:
   family = _family(source)
   wanted = {name: foreign_shape(weight, spec) for name, (weight, spec) in foreign_names(model, family).items()}
   extras = {extra.name: extra for extra in family.extras(model)}
+  embedding, head = map(family.spelled, (EMBEDDING, UNEMBEDDING))
 
   def named(name: str) -> str:
     return f"{source.path}: {source.names.get(name, name)}"
@@ -82,8 +84,8 @@ def _check_arrays(source: Source, model: ModelConfig) -> None:
   for name in sorted(source.shapes.keys() - wanted.keys() - extras.keys()):
     if name.endswith("rotary_emb.inv_freq"):  # old checkpoints hold what the config says
       continue
-    if name == UNEMBEDDING and source.shapes[name] == source.shapes[EMBEDDING]:
-      if _digest(source, name) == _digest(source, EMBEDDING):
+    if name == head and source.shapes[name] == source.shapes[embedding]:
+      if _digest(source, name) == _digest(source, embedding):
         continue
       raise ConfigError(f"{source.path}: tie_word_embeddings is true, but {name} is not the embedding")
     raise ConfigError(f"{source.path}: the array {name} has no place in a model of this config")

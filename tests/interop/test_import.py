@@ -373,7 +373,11 @@ DAMAGE = {
   "weights cut off": (lambda d: truncate(d / "model.safetensors", 9000), "not a readable safetensors file"),
   "weights of zeros": (lambda d: (d / "model.safetensors").write_bytes(bytes(99)), "not a readable safetensors file"),
   "a shard is missing": (
-    lambda d: (d / "model.safetensors.index.json").write_text('{"weight_map": {"a": "gone.safetensors"}}'),
+    lambda d: (
+      (d / "model.safetensors")
+      .rename(d / "model.safetensors.index.json")
+      .write_text('{"weight_map": {"a": "gone.safetensors"}}')
+    ),
     "gone.safetensors, which is not there",
   ),
   "no tokenizer": (lambda d: (d / "tokenizer.json").unlink(), "no tokenizer.json; name one"),

@@ -113,5 +113,5 @@ def test_weights_of_another_name_are_refused(tmp_path):
   write_folder(hugging_face_model("Llama", tie_word_embeddings=True), tmp_path)
   config = json.loads((tmp_path / "config.json").read_text())
   (tmp_path / "config.json").write_text(json.dumps({**config, "transformers_weights": "other.safetensors"}))
-  with pytest.raises(ConfigError, match="transformers_weights is 'other.safetensors'"):
+  with pytest.raises(ConfigError, match=r"transformers_weights is 'other\.safetensors'"):
     open_source(tmp_path)
