@@ -5,7 +5,7 @@ one as any other, for `drope_jax.load`, `python -m experiments.evaluate --checkp
 `--config.init.checkpoint=DIR` of a recalibration.
 
 `python -m drope_jax.interop export DIR DST` makes of a checkpoint a folder that stock transformers loads; the formats
-are those of families.py.
+are those of families.py. With `--format=gguf` it holds a model.gguf for stock llama.cpp.
 
 The weights pass through the host's memory, whatever accelerator there is; `import --mesh` puts them into pieces on the
 devices of one host. Both refuse a DIR or DST that holds something.
@@ -23,6 +23,7 @@ from absl import logging as absl_logging
 from drope_jax.errors import CheckpointError, ConfigError
 from drope_jax.interop.exporting import DTYPES, SHARD_BYTES, export_model
 from drope_jax.interop.families import written
+from drope_jax.interop.gguf_export import TYPES
 from drope_jax.interop.importing import import_model
 from drope_jax.sharding import host_mesh, make_mesh, parse_mesh
 
@@ -35,14 +36,15 @@ def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
   into.add_argument("directory", metavar="DIR", help="where the checkpoint goes")
   into.add_argument("--tokenizer", metavar="PATH", help="a tokenizer.json (or its folder) instead of SRC's")
   into.add_argument("--mesh", metavar="AXES", help="devices to load to, as fsdp=4,tensor=2, or a preset of sharding.py")
-  out = commands.add_parser("export", help="a checkpoint into a folder for transformers")
+  out = commands.add_parser("export", help="a checkpoint into a folder for transformers or llama.cpp")
   out.add_argument("directory", metavar="DIR", help="workdir of a run, or an imported model")
   out.add_argument("target", metavar="DST", help="where the folder goes")
-  formats = f"{', '.join(written())}, or one that was registered; by default the one that says best what the model is"
+  formats = f"gguf, {', '.join(written())}, or one that was registered; by default the one that fits the model best"
   out.add_argument("--format", metavar="NAME", help=formats)
   out.add_argument("--target-length", type=int, metavar="N", help="tokens it is meant for (default: as it was trained)")
   out.add_argument("--c", type=float, help="fold in beta = 1 + c ln(target length / context)")
-  out.add_argument("--dtype", choices=DTYPES, default="float32", help="of the weights")
+  dtypes = tuple(dict.fromkeys((*DTYPES, *TYPES)))
+  out.add_argument("--dtype", choices=dtypes, help="of the weights; by default float32, in GGUF float16")
   out.add_argument("--shard-bytes", type=int, default=SHARD_BYTES, metavar="N", help="largest file of weights")
   out.add_argument("--step", type=int, help="of the checkpoint; its last by default")
   out.add_argument("--results", metavar="FILE", help="results.jsonl of an evaluation, for the model card")

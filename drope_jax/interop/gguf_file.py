@@ -7,16 +7,13 @@ the tokenizer only the vocabulary and the merges are there, the rest is a name t
 """
 
 import functools
-import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import tokenizers
-from tokenizers import decoders, models, normalizers, pre_tokenizers
 
 from drope_jax.errors import ConfigError
-from drope_jax.interop import rope_freqs
+from drope_jax.interop import gguf_tokenizer, rope_freqs
 from drope_jax.interop.sources import refuse_lfs_pointer, sha256
 from drope_jax.interop.weights import TABLE
 
@@ -46,24 +43,6 @@ _READ_APART = (
   "rope.scaling.type",
   "rope.scaling.finetuned",  # a remark
 )
-
-# What `tokenizer.ggml.pre` stands for: how text is cut before byte-level BPE merges.
-_QWEN2_SPLIT = (
-  r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-)
-_LLAMA3_SPLIT = _QWEN2_SPLIT.replace(r"|\p{N}|", r"|\p{N}{1,3}|")
-CUTS = {
-  "smollm": [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)],
-  "qwen2": [
-    pre_tokenizers.Split(tokenizers.Regex(_QWEN2_SPLIT), "isolated"),
-    pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
-  ],
-  "llama-bpe": [
-    pre_tokenizers.Split(tokenizers.Regex(_LLAMA3_SPLIT), "isolated"),
-    pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
-  ],
-}
-_CONTROL, _USER_DEFINED = 3, 4  # of tokenizer.ggml.token_type
 
 
 class GGUFFile:
@@ -191,35 +170,7 @@ class GGUFFile:
     self._names[new], self.shapes[new] = self._names.pop(name), self.shapes.pop(name)
 
   def write_tokenizer(self, directory: Path) -> None:
-    kind, cut = (self._metadata.get(f"tokenizer.ggml.{key}", "") for key in ("model", "pre"))
-    for key, value, allowed in (("model", kind, ("gpt2",)), ("pre", cut, tuple(CUTS))):
-      if value not in allowed:
-        raise ConfigError(
-          f"{self.path}: tokenizer.ggml.{key} is {value!r}; allowed: {', '.join(allowed)}; for others name a "
-          "tokenizer.json of the same model with --tokenizer=PATH"
-        )
-    tokens: list[str] = self._metadata["tokenizer.ggml.tokens"]
-    merges = [tuple(merge.split(" ", 1)) for merge in self._metadata["tokenizer.ggml.merges"]]
-    whole = cut == "llama-bpe"  # a word that is in the vocabulary is one token, whatever the merges give
-    vocabulary = {token: i for i, token in enumerate(tokens)}
-    tokenizer = tokenizers.Tokenizer(models.BPE(vocabulary, merges, ignore_merges=whole))
-    if cut == "qwen2":
-      tokenizer.normalizer = normalizers.NFC()
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(CUTS[cut])
-    tokenizer.decoder = decoders.ByteLevel()
-    for token, role in zip(tokens, self._metadata.get("tokenizer.ggml.token_type", []), strict=False):
-      if role in (_CONTROL, _USER_DEFINED):
-        special = tokenizers.AddedToken(token, special=role == _CONTROL, normalized=False)
-        (tokenizer.add_special_tokens if role == _CONTROL else tokenizer.add_tokens)([special])
-    roles = {"tokenizer_class": "PreTrainedTokenizerFast", "add_prefix_space": False}
-    for role in ("eos", "bos", "unknown", "padding"):
-      number = self._metadata.get(f"tokenizer.ggml.{role}_token_id")
-      if number is not None:
-        roles[{"unknown": "unk_token", "padding": "pad_token"}.get(role, f"{role}_token")] = tokens[number]
-    if "tokenizer.chat_template" in self._metadata:
-      roles["chat_template"] = self._metadata["tokenizer.chat_template"]
-    tokenizer.save(str(directory / "tokenizer.json"))
-    (directory / "tokenizer_config.json").write_text(json.dumps(roles, indent=2) + "\n", encoding="utf-8")
+    gguf_tokenizer.read(self._metadata, self.path, directory)
 
   def origin(self) -> dict[str, Any]:
     said = {
@@ -264,3 +215,9 @@ def half_split(array: np.ndarray, heads: int) -> np.ndarray:
   """Rows (H*h, ...) whose heads pair 2i with 2i + 1, reordered so that they pair i with i + h/2 (see positions.py)."""
   pairs = array.reshape(heads, -1, 2, *array.shape[1:])
   return np.ascontiguousarray(pairs.swapaxes(1, 2)).reshape(array.shape)
+
+
+def interleaved(array: np.ndarray, heads: int) -> np.ndarray:
+  """The inverse of `half_split`."""
+  halves = array.reshape(heads, 2, -1, *array.shape[1:])
+  return np.ascontiguousarray(halves.swapaxes(1, 2)).reshape(array.shape)

@@ -39,7 +39,7 @@ def rope_parameters_of(factors: np.ndarray, theta: float, where: Any) -> dict[st
     return {"rope_type": "longrope", "short_factor": same, "long_factor": same, "attention_factor": 1.0}
   if not (np.isfinite(factors).all() and (factors >= 1).all()):
     raise ConfigError(f"{where}: {NAME} holds {factors.min():g} to {factors.max():g}; frequencies are divided by it")
-  base = RoPE(theta).frequencies(2 * len(factors)).omega
+  base = np.asarray(RoPE(theta).frequencies(2 * len(factors)).omega)
   for original, low, high in _candidates(factors, base):
     scaling = Llama3(float(factors.max()), original, low, high)
     table = scaling.frequencies(theta, 2 * len(factors))

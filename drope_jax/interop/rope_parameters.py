@@ -117,8 +117,9 @@ def _read_default(theta: float, keys: Keys, top: Keys, context: int, head_dim: i
   return RoPE(theta)
 
 
-def _read_linear(theta: float, keys: Keys, top: Keys, context: int, head_dim: int) -> RoPE:
-  return RoPE(theta, PI(keys.number("factor", minimum=1)))
+def _read_linear(theta: float, keys: Keys, top: Keys, context: int, head_dim: int) -> RoPE | None:
+  factor = keys.number("factor", minimum=1)
+  return None if factor >= NEUTRAL_FACTOR else RoPE(theta, PI(factor))
 
 
 def _read_dynamic(theta: float, keys: Keys, top: Keys, context: int, head_dim: int) -> RoPE:

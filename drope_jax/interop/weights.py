@@ -12,7 +12,7 @@ import numpy as np
 
 from drope_jax.config import ModelConfig
 from drope_jax.interop.families import Family
-from drope_jax.model import ParameterSpec, parameter_specs
+from drope_jax.model import ParameterSpec, Params, parameter_specs
 
 
 class Weight(NamedTuple):
@@ -91,6 +91,12 @@ def to_foreign(weight: Weight, spec: ParameterSpec, array: np.ndarray) -> np.nda
   if weight.inputs:
     array = array.reshape(math.prod(array.shape[: weight.inputs]), -1).T
   return np.ascontiguousarray(array).reshape(foreign_shape(weight, spec))
+
+
+def array_of(params: Params, weight: Weight, spec: ParameterSpec, layer: int | None, factor: float) -> np.ndarray:
+  """A parameter times `factor` in Hugging Face's layout, of one layer where it is stacked."""
+  array = np.asarray(params[weight.ours] if layer is None else params["layers"][weight.ours][layer])
+  return to_foreign(weight, spec, array if factor == 1 else array * np.float32(factor))
 
 
 def foreign_names(model: ModelConfig, family: Family) -> dict[str, tuple[Weight, ParameterSpec]]:

@@ -25,7 +25,7 @@ from drope_jax.config import QKNorm
 from drope_jax.data.tokenizers import load_tokenizer, train_bpe
 from drope_jax.errors import ConfigError
 from drope_jax.interop.__main__ import main
-from drope_jax.interop.gguf_file import CUTS
+from drope_jax.interop.gguf_tokenizer import CUTS
 from drope_jax.interop.importing import import_model, open_source
 from drope_jax.positions import PI, RoPE, YaRN
 
