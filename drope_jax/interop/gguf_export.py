@@ -39,6 +39,11 @@ def architecture_of(model: ModelConfig) -> str:
     raise ConfigError(
       f"ModelConfig.qk_norm is {norm}; format 'gguf' has norms of each head's queries and keys, or none"
     )
+  if model.qkv_bias and model.num_heads * model.head_dim != model.d_model:
+    raise ConfigError(
+      f"ModelConfig.qkv_bias is True and num_heads * head_dim is not d_model ({model.d_model}), as it must be in "
+      "architecture 'qwen2' of llama.cpp"
+    )
   return "qwen3" if norm else "qwen2" if model.qkv_bias else "llama"
 
 

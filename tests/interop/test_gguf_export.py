@@ -27,12 +27,12 @@ MODELS = {
   "rope": ({}, "llama"),
   "untied": ({"tie_embeddings": False}, "llama"),
   "nope": ({"positions": None}, "llama"),
-  "nope, biases": ({"positions": None, "qkv_bias": True}, "qwen2"),
+  "nope, biases": ({"positions": None, "qkv_bias": True, "head_dim": 8}, "qwen2"),
   "nope, norm": ({"positions": None, "qk_norm": HEAD}, "qwen3"),
-  "biases": ({"qkv_bias": True}, "qwen2"),
+  "biases": ({"qkv_bias": True, "head_dim": 8}, "qwen2"),
   "norm": ({"qk_norm": HEAD}, "qwen3"),
   "pi": ({"positions": RoPE(THETA, PI(4.0)), "qk_norm": HEAD}, "qwen3"),
-  "yarn": ({"positions": RoPE(THETA, YaRN(4.0, 16)), "qkv_bias": True}, "qwen2"),
+  "yarn": ({"positions": RoPE(THETA, YaRN(4.0, 16)), "qkv_bias": True, "head_dim": 8}, "qwen2"),
   "llama3": ({"positions": RoPE(THETA, Llama3(4.0, 32))}, "llama"),
   "partial": ({"positions": RoPE(THETA, pairs=2)}, "llama"),
 }
@@ -121,9 +121,10 @@ REFUSED = {
   "a full norm": ({"qk_norm": QKNorm("full")}, "ModelConfig.qk_norm is"),
   "dynamic": ({"positions": RoPE(THETA, DynamicNTK(16))}, "has no such thing"),
   "partial, biases": (
-    {"positions": RoPE(THETA, pairs=2), "qkv_bias": True},
+    {"positions": RoPE(THETA, pairs=2), "qkv_bias": True, "head_dim": 8},
     "architecture 'qwen2' of llama.cpp",
   ),
+  "biases, not square": ({"qkv_bias": True}, "num_heads * head_dim is not d_model (32)"),
   "another yarn": ({"positions": RoPE(THETA, YaRN(4.0, 16, 8.0))}, "has no such thing"),
   "by parts, norm": ({"positions": RoPE(THETA, NTKByParts(4.0, 16)), "qk_norm": HEAD}, "architecture 'qwen3'"),
 }
