@@ -20,6 +20,14 @@ class CheckpointError(UserError, RuntimeError):
   """A checkpoint or workdir that cannot be used: the message names the path, and the field where there is one."""
 
 
+class FileError(UserError, RuntimeError):
+  """A file that cannot be read or is not what it should be: the message names it, and the line where there is one."""
+
+
+class ToolError(UserError, RuntimeError):
+  """Another program that is missing or fails: the message names it, and what to install or give instead."""
+
+
 class ResultsError(UserError, RuntimeError):
   """A results.jsonl that cannot be read, or a figure that cannot be written: the message names it."""
 

@@ -5,7 +5,6 @@ saved beside a checkpoint, and that directory is a name again.
 """
 
 import json
-import os
 import types
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -29,6 +28,7 @@ from drope_jax.data.roles import (
 )
 from drope_jax.data.token_bytes import TokenBytes
 from drope_jax.errors import ConfigError
+from drope_jax.files import replace_whole
 
 
 class Tokenizer(Protocol):
@@ -228,6 +228,4 @@ def _save_json(
 def _write(path: Path, text: str) -> None:
   """Writes all of a file or nothing."""
   path.parent.mkdir(parents=True, exist_ok=True)
-  draft = path.with_name(f".{path.name}.{os.getpid()}")
-  draft.write_text(text + "\n", encoding="utf-8")
-  draft.replace(path)
+  replace_whole(path, text + "\n")

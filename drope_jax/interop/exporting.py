@@ -91,7 +91,8 @@ def export_model(
     raise ConfigError(f"target_length is {target_length}; it must be at least 1")
   if c is not None and target_length is None:
     raise ConfigError(f"c is {c}, but beta = 1 + c ln s wants a length: give target_length too")
-  model, context = checkpoint.load_model_config(directory, step), checkpoint.load_context(directory, step)
+  found = checkpoint.open_step(directory, step)
+  model, context = found.model, found.context
   format = gguf_export.architecture_of(model) if as_gguf else choose(format, model)
   past, measured = history(directory, step), [] if results is None else figures_of(directory, Path(results))
   tokenizer = load_tokenizer(directory)
@@ -101,7 +102,7 @@ def export_model(
   if as_gguf:
     gguf_export.rotation_of(model)  # refuses what it cannot be, before anything is loaded
   card = model_card(directory, Made(format, model, context, length, c, beta, dtype, as_gguf), past, measured)
-  params = checkpoint.load(directory, step, mesh).params
+  params = found.params(mesh)
   with draft_of(target) as draft:
     (draft / "README.md").write_text(card, encoding="utf-8")
     _write_tokenizer(tokenizer, directory, draft)
