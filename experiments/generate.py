@@ -113,7 +113,16 @@ def choose(trained: ModelConfig, method: str | None, c: float | None) -> str:
   return method
 
 
-def _encode(tokenizer: Tokenizer, prompts: Sequence[str], bos: bool, as_chat: bool) -> list[list[int]]:
+def encode_prompts(tokenizer: Tokenizer, prompts: Sequence[str], bos: bool, as_chat: bool) -> list[list[int]]:
+  """The tokens of each prompt.
+
+  Args:
+    bos: whether each begins with the tokenizer's BOS, once.
+    as_chat: whether each is a user's message, which the tokenizer's chat template writes.
+
+  Raises:
+    ConfigError: if the tokenizer has no such token or template.
+  """
   if as_chat:
     texts = [chat.render(tokenizer, [{"role": "user", "content": prompt}]) for prompt in prompts]
     encoded = [tokenizer.encode(text, special_tokens=True) for text in texts]
@@ -169,7 +178,7 @@ def main() -> None:
   texts = read_prompts(PROMPT.value, PROMPT_FILE.value)
   loaded = checkpoint.load(CHECKPOINT.value, STEP.value)
   tokenizer = load_tokenizer(CHECKPOINT.value)
-  prompts = _encode(tokenizer, texts, BOS.value, CHAT.value)
+  prompts = encode_prompts(tokenizer, texts, BOS.value, CHAT.value)
   method, c, new_tokens = choose(loaded.model, METHOD.value, COEFFICIENT.value), COEFFICIENT.value, MAX_NEW_TOKENS.value
   lengths = [len(prompt) + new_tokens for prompt in prompts]
   groups: dict[Inference, list[int]] = {}  # what runs, and the prompts that it is run for
