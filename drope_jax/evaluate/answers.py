@@ -16,12 +16,12 @@ def complete(subject: Subject, prompts: Sequence[np.ndarray], max_new_tokens: in
   `check` has made sure that there are some.
   """
   seen = [subject.how.seen(prompt, max_new_tokens) for prompt in prompts]
-  rows = continuations(subject, seen, max_new_tokens, subject.tokenizer.eos_id)
+  rows = continuations(subject, seen, max_new_tokens, subject.tokenizer.eos_ids)
   return [subject.tokenizer.decode(row) for row in rows]
 
 
 def continuations(
-  subject: Subject, prompts: Sequence[np.ndarray], max_new_tokens: int, eos_id: int | None
+  subject: Subject, prompts: Sequence[np.ndarray], max_new_tokens: int, eos_ids: Sequence[int] | None
 ) -> list[list[int]]:
   """The tokens a model adds to each prompt, all of which it sees. What `subject.log` holds is not generated again."""
   answers = [subject.log.find(i, prompt) if subject.log else None for i, prompt in enumerate(prompts)]
@@ -36,7 +36,7 @@ def continuations(
       subject.how.config,
       [prompts[i] for i in filled],
       max_new_tokens=max_new_tokens,
-      eos_id=eos_id,
+      eos_id=eos_ids,
       logit_scale=subject.how.logit_scale,
       compute=subject.compute,
     )[: len(indices)]

@@ -25,6 +25,7 @@ except ModuleNotFoundError as error:
 
 from drope_jax import checkpoint as checkpoints
 from drope_jax import cli
+from drope_jax.data import chat
 from drope_jax.data.tokenizers import load_tokenizer
 from drope_jax.errors import ConfigError
 from drope_jax.evaluate.answers import complete
@@ -81,6 +82,7 @@ class DropeJax(TemplateLM):
         "give length=TOKENS in --model_args, of the longest sequence"
       )
     self._checkpoint, self._cut = str(checkpoint), False
+    self._chat = False  # whether texts are conversations, in which special tokens are spelled out
     self._tokenizer = load_tokenizer(checkpoint)
     self._subject = Subject(
       params=loaded.params,
@@ -104,10 +106,20 @@ class DropeJax(TemplateLM):
     return self._checkpoint  # where its files lie; the harness keeps answers by this name
 
   def tok_encode(self, string: str, add_special_tokens: bool | None = None, **kwargs: Any) -> list[int]:
-    """Token ids, with a BOS before them if texts have one and it is not asked for without."""
-    if add_special_tokens is False:
-      return self._tokenizer.encode(string)
-    return self._subject.encode(string).tolist()
+    """Token ids, with a BOS before them if texts have one, it is not asked for without, and they do not have it yet."""
+    tokens = self._tokenizer.encode(string, special_tokens=self._chat)
+    if add_special_tokens is False or not self._subject.bos or tokens[:1] == [self._tokenizer.bos_id]:
+      return tokens
+    return [self.prefix_token_id, *tokens]
+
+  def apply_chat_template(self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
+    """The text of a conversation, by the tokenizer's template; from now on special tokens in texts are those tokens."""
+    self._chat = True
+    return chat.render(self._tokenizer, chat_history, whole=add_generation_prompt)
+
+  def chat_template(self, chat_template: bool | str = False) -> str:
+    """The template, which the harness records with the results; there is one, so no name is needed."""
+    return (self._tokenizer.chat_template or "") if chat_template else ""
 
   def _loglikelihood_tokens(
     self, requests: Sequence[tuple[Any, list[int], list[int]]], disable_tqdm: bool = False, **kwargs: Any
@@ -150,7 +162,7 @@ class DropeJax(TemplateLM):
       room = self.max_length - size
       if room < 1:
         raise ConfigError(f"a task generates {size} tokens; length={self.max_length} leaves none for the prompt")
-      prompts = [self._kept(self._subject.encode(requests[i].args[0]), room) for i in indices]
+      prompts = [self._kept(np.asarray(self.tok_encode(requests[i].args[0]), np.int32), room) for i in indices]
       for i, text in zip(indices, complete(self._subject, prompts, size), strict=True):
         answers[i] = _until(text, settings[i]["until"])
     for request, answer in zip(requests, answers, strict=True):

@@ -36,8 +36,8 @@ def imported(model, directory):
 
 def assert_same_logits(model, expected, directory, length=24):
   """The files of `model` are read as config `expected`, and give its logits."""
-  params, (config, context) = imported(model, directory)
-  assert (config, context) == (expected, ORIGINAL_CONTEXT)
+  params, (config, context, beta) = imported(model, directory)
+  assert (config, context, beta) == (expected, ORIGINAL_CONTEXT, 1.0)
   tokens_BT = TOKENS_BT[:, :length]
   expected_BTV = logits_of(model, tokens_BT)
   logits_BTV = jax.jit(Decoder(config).apply)({"params": params}, jnp.asarray(tokens_BT))

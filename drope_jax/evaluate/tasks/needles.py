@@ -31,7 +31,7 @@ def retrieve(subject: Subject, samples: Sequence[NeedleSample]) -> np.ndarray:
     raise ValueError("samples is empty; there is nothing to measure")
   prompts = [subject.how.seen(subject.begin(sample.tokens), len(sample.answer)) for sample in samples]
   # Without an EOS, at which generation would stop: an answer is right by its first tokens alone.
-  rows = continuations(subject, prompts, max(len(sample.answer) for sample in samples), eos_id=None)
+  rows = continuations(subject, prompts, max(len(sample.answer) for sample in samples), eos_ids=None)
   return np.array([tuple(row[: len(one.answer)]) == one.answer for row, one in zip(rows, samples, strict=True)])
 
 

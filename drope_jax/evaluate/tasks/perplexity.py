@@ -104,6 +104,5 @@ def blocks(length: int, size: int) -> list[tuple[int, int]]:
 
 
 def text_bytes(tokenizer: Tokenizer, tokens: np.ndarray) -> int:
-  """Bytes of UTF-8 that the tokens after the first spell, which are those that are predicted."""
-  whole, first = (len(tokenizer.decode(part.tolist()).encode()) for part in (tokens, tokens[:1]))
-  return max(whole - first, 1)
+  """Bytes of UTF-8 that the tokens after the first stand for, which are those that are predicted; at least 1."""
+  return max(sum(len(tokenizer.piece(token)) for token in tokens[1:].tolist()), 1)
