@@ -27,7 +27,7 @@ from drope_jax import checkpoint, distributed, drope, metrics
 from drope_jax.attention.accelerators import ACCELERATED, PLATFORMS, obstacle
 from drope_jax.checkpoint import TrainState
 from drope_jax.config import ModelConfig, TrainConfig
-from drope_jax.data.pipeline import train_batches
+from drope_jax.data.pipeline import settled, train_batches
 from drope_jax.data.tokenizers import load_tokenizer
 from drope_jax.errors import CheckpointError, ConfigError
 from drope_jax.files import holds_something
@@ -95,6 +95,18 @@ def start_from(config: TrainConfig, model: ModelConfig) -> TrainConfig:
       raise ConfigError(f"TrainConfig.model is not that of init.checkpoint ({config.init.checkpoint}): {found[0]}")
   # The run's model says it all from here on.
   return dataclasses.replace(config, model=model, init=dataclasses.replace(config.init, model=None))
+
+
+def with_order(config: TrainConfig, workdir: epath.Path) -> TrainConfig:
+  """The config with the order of its documents settled: as the workdir has recorded it, or for a run that starts."""
+  path = workdir / "config.json"
+  recorded = before = None
+  if path.exists() and not is_cut_off(path, TrainConfig):
+    recorded = load_config(TrainConfig, path).data
+  if config.init is not None:
+    run = checkpoint.load_run_config(config.init.checkpoint, config.init.step)
+    before = run.data if run is not None else None
+  return dataclasses.replace(config, data=settled(config.data, config.seed, before, recorded))
 
 
 def claim(workdir: epath.Path, config: TrainConfig) -> None:
@@ -169,7 +181,7 @@ def train(config: TrainConfig, workdir: epath.PathLike) -> Outcome:
     FloatingPointError: the loss or its gradient is no longer finite; nothing after the last checkpoint is kept.
   """
   workdir = epath.Path(workdir)
-  config = resolve(config)
+  config = with_order(resolve(config), workdir)
   assert config.model is not None
   model = config.model
   mesh = make_mesh(config.mesh)

@@ -28,4 +28,15 @@ def _pretrained(fields: Fields) -> Fields:
   return fields
 
 
-_UPGRADES: dict[str, Callable[[Fields], Fields]] = {"InitConfig": _init_config, "Pretrained": _pretrained}
+def _train_config(fields: Fields) -> Fields:
+  """Until 0.1 documents were read one by one, in the order that TrainConfig.seed gave every run."""
+  if isinstance(fields.get("data"), dict):
+    fields["data"] = {"interleave": 1, "seed": fields.get("seed", 0), **fields["data"]}
+  return fields
+
+
+_UPGRADES: dict[str, Callable[[Fields], Fields]] = {
+  "InitConfig": _init_config,
+  "Pretrained": _pretrained,
+  "TrainConfig": _train_config,
+}
