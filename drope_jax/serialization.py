@@ -17,7 +17,7 @@ T = TypeVar("T")
 
 
 def to_dict(config: Any) -> Any:
-  """Plain data (dict, list, str, number, bool, None) of a config; each dataclass carries its recorded name as "type"."""
+  """Plain data (dict, list, str, number, bool, None) of a config; a dataclass has its recorded name as "type"."""
   if dataclasses.is_dataclass(config) and not isinstance(config, type):
     fields = {field.name: to_dict(getattr(config, field.name)) for field in dataclasses.fields(config)}
     return {"type": recorded_name(type(config)), **fields}

@@ -1,7 +1,8 @@
 """What becomes of the positional embedding when a run starts from another run's weights.
 
-A transition is a value of `InitConfig`. It turns the model of the checkpoint into the model of the run, which is a plain
-config that says what it is: evaluation, export and plots need not know how it came about. The parameters serve both.
+A transition is a value of `InitConfig`. It turns the model of the checkpoint into the model of the run, which is a
+plain config that says what it is: evaluation, export and plots need not know how it came about. The parameters serve
+both.
 """
 
 import dataclasses
@@ -66,7 +67,8 @@ class Drop(Transition):
 class Fade(Transition):
   """The embedding is dropped step by step: every frequency is multiplied by a gate that falls from 1 to 0.
 
-  From `share` of the steps on all gates are zero, exactly: what is trained then, and saved at the end, has no embedding.
+  From `share` of the steps on all gates are exactly zero: the model that is trained then, and saved at the end, has no
+  embedding.
   """
 
   share: float  # of the steps, after which nothing is left
@@ -107,10 +109,10 @@ class Fade(Transition):
 
 @dataclasses.dataclass(unsafe_hash=True)
 class PartialDrop(Transition):
-  """Rotations that make fewer than `turns` full turns within the training context are dropped, the others stay.
+  """Rotations that make fewer than `turns` full turns within the training context are dropped; the others stay.
 
-  A pair that has come full circle in training has shown all its angles: longer texts bring none that is new. This is not
-  the paper's method, which drops all of them: `turns` of infinity.
+  A pair that has come full circle in training has shown all its angles: longer texts bring no new ones. This is not the
+  paper's method, which drops every rotation, as `turns` of infinity does.
   """
 
   turns: float = 1.0

@@ -1,9 +1,9 @@
 """Settings that are values: classes whose instances stand in a config, and that a user may add to without a fork.
 
-A *kind* of setting (an embedding, a scaling, a transition, an objective, an optimizer, a source) is a class that derives
-from `Value` directly; its members are the dataclasses that derive from the kind. A member of this library is recorded
-in config.json by its class name, one that a user has defined as `module:Class`; reading a config never imports code, so
-the program that reads it imports that module first.
+A *kind* of setting (an embedding, a scaling, a transition, an objective, an optimizer, a source, a task) is a class
+that derives from `Value` directly; its members are the dataclasses that derive from the kind. A member of this library
+is recorded in config.json by its class name, one that a user has defined as `module:Class`. Reading a config never
+imports code: the program that reads it imports that module first.
 """
 
 from collections.abc import Mapping
@@ -15,7 +15,10 @@ _LIBRARY = __name__.partition(".")[0]
 
 
 class Value:
-  """The base of every kind. Members are dataclasses with `unsafe_hash=True`: equal settings are one compiled program."""
+  """The base of every kind.
+
+  Members are dataclasses with `unsafe_hash=True`, so that equal settings share one compiled program.
+  """
 
 
 def recorded_name(cls: type) -> str:
@@ -25,7 +28,7 @@ def recorded_name(cls: type) -> str:
 
 
 def members(kind: type[Value]) -> dict[str, type[Any]]:
-  """The members of a kind that have been imported, by their recorded names; a class defined again replaces the first."""
+  """The imported members of a kind by their recorded names; a class that is defined again replaces the first."""
   found: dict[str, type[Any]] = {}
   for cls in kind.__subclasses__():
     if "__dataclass_fields__" in vars(cls):

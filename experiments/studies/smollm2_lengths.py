@@ -18,6 +18,7 @@ from pathlib import Path
 from drope_jax import checkpoint
 from drope_jax.data.tokenizers import load_tokenizer
 from drope_jax.evaluate.catalog import EvalData
+from drope_jax.transitions import Drop
 from experiments.plan import Arm, Pretrained, Row, Study, check_at_least_one, require
 
 
