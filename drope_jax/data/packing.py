@@ -107,7 +107,7 @@ class _RowIterator(grain.DatasetIterator[Batch]):
       if not flags.FLAGS.is_parsed():  # grain reads an absl flag, which fails outside of absl programs
         flags.FLAGS.mark_as_parsed()
       options = grain.MultiprocessingOptions(num_workers=self._num_workers)
-      stream = stream.mp_prefetch(options, worker_init_fn=_EndWithParent(os.getpid()))
+      stream = stream.mp_prefetch(options, worker_init_fn=EndWithParent(os.getpid()))
     self._stream = iter(stream)
     self._following = following
     self._opened = collections.deque(_Open(*numbers, tokens=None) for numbers in opened)
@@ -170,12 +170,12 @@ class _RowIterator(grain.DatasetIterator[Batch]):
 
 
 @dataclasses.dataclass(frozen=True)
-class _EndWithParent:
+class EndWithParent:
   """Ends a worker when its trainer is gone, killed even: it would wait for ever."""
 
   parent: int
 
-  def __call__(self, index: int, count: int) -> None:
+  def __call__(self, *_: int) -> None:
     threading.Thread(target=self._watch, daemon=True).start()
 
   def _watch(self) -> None:

@@ -19,6 +19,7 @@ from etils import epath
 
 from drope_jax.data.sources.array_record import ArrayRecord
 from drope_jax.data.sources.combined import Cut, Splits
+from drope_jax.data.sources.files import below
 from drope_jax.data.sources.jsonl import JSONL
 from drope_jax.data.sources.parquet import Parquet
 from drope_jax.data.sources.prepared import INFO, TFDS, prepared_directory
@@ -91,19 +92,17 @@ def _of_kind(kind: str, pattern: str, name: str) -> Source:
 
 def _in_directory(directory: epath.Path) -> tuple[str, str]:
   """A pattern of a directory's documents, and their kind. Raises ConfigError if there are none, or several kinds."""
-  found: dict[tuple[str, str], str] = {}  # kind and suffix, and a file of them
+  found: set[tuple[str, str]] = set()  # kind and suffix
   splits: set[str] = set()
-  for path in sorted(directory.rglob("*")):
-    relative = path.relative_to(directory)
-    hidden = any(part.startswith(".") for part in relative.parts)
-    kind = None if hidden or path.is_dir() or path.name in _NO_DATA else _kind(path.name)
+  for path in below(directory):
+    kind = None if path.name in _NO_DATA else _kind(path.name)
     if kind is not None:
-      found[kind, _suffix(path.name)] = str(relative)
+      found.add((kind, _suffix(path.name)))
       splits.add(re.split(r"[-_.]", path.name)[0])
   if not found:
     raise ConfigError(f"{directory}: no dataset here (there is no {INFO}, and no file of {_SUFFIXES})")
   if len(found) > 1:
-    ways = ", ".join(f"{directory}/**/*{suffix}" for _, suffix in found)
+    ways = ", ".join(f"{directory}/**/*{suffix}" for _, suffix in sorted(found))
     raise ConfigError(f"{directory}: holds files of several kinds; name those that you want by a pattern: {ways}")
   if "train" in splits and splits & {"test", "validation", "val", "dev", "heldout", "fit"}:
     raise ConfigError(

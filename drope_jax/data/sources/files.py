@@ -35,7 +35,10 @@ def matching(pattern: str) -> list[epath.Path]:
   else:
     fixed = re.split(r"/[^/]*[*?\[]", pattern)[0]
     rest = pattern[len(fixed) :].strip("/")
-    found = sorted(epath.Path(fixed).glob(rest)) if rest else [epath.Path(fixed)]
+    if rest.startswith("**/"):  # which epath refuses, since it may take many requests
+      found = [path for path in below(epath.Path(fixed)) if fnmatch.fnmatch(path.name, rest.removeprefix("**/"))]
+    else:
+      found = sorted(epath.Path(fixed).glob(rest)) if rest else [epath.Path(fixed)]
   files = [path for path in found if not path.is_dir()]
   if not files:
     raise ConfigError(f"{pattern}: no file matches")
@@ -49,6 +52,15 @@ def matching(pattern: str) -> list[epath.Path]:
       if other not in names and fnmatch.fnmatch(Path(other).name, Path(pattern).name):
         raise DataError(f"{other}: this shard is missing; copy it, or name those that you want by a pattern")
   return files
+
+
+def below(directory: epath.Path) -> list[epath.Path]:
+  """Every file in a directory and the folders in it, in the order of their names; none that is hidden."""
+  found = []
+  for path in sorted(directory.iterdir()):
+    if not path.name.startswith("."):
+      found += below(path) if path.is_dir() else [path]
+  return found
 
 
 class FileBytes:

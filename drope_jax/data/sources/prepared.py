@@ -59,9 +59,11 @@ class TFDS(Source):
     except (KeyError, ValueError) as error:
       splits = ", ".join(builder.info.splits) or "none"
       raise ConfigError(f"{directory}: the split {self.split!r} is missing or empty; splits: {splits}") from error
-    for shard in shards:
-      if not epath.Path(shard.filename).exists():
-        raise DataError(f"{shard.filename}: this shard is missing; copy it")
+    for path in (epath.Path(shard.filename) for shard in shards):
+      if not path.exists():
+        raise DataError(f"{path}: this shard is missing; copy it")
+      if not path.stat().length:
+        raise DataError(f"{path}: is empty; copy it again")
     if source is None:
       return _TFRecords(shards, features, self.feature)
     for shard in shards:
