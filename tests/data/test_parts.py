@@ -6,6 +6,7 @@ import pytest
 from support.stored_documents import STORES, store, text_of
 
 from drope_jax.config import DataConfig
+from drope_jax.data import pipeline
 from drope_jax.data.corpus import documents
 from drope_jax.data.pipeline import train_batches
 from drope_jax.data.sources import JSONL, TFDS, Cut, Mixture, Splits, Text, source_at
@@ -44,7 +45,8 @@ def read(config: DataConfig, rows: int) -> set[str]:
   return set(ByteTokenizer().decode([i or ord("\n") + 1 for i in ids]).split("\n")[1:-1])
 
 
-def test_a_run_reads_its_part_alone(tmp_path):
+def test_a_run_reads_its_part_alone(tmp_path, monkeypatch):
+  monkeypatch.setattr(pipeline, "SHUFFLED_BATCHES", 1)  # so that rows follow each other
   store("jsonl", tmp_path / "data", TEXTS)
   source = source_at(str(tmp_path / "data"))
   train, heldout, fit = (set(documents(str(tmp_path / "data"), name)) for name in PARTS)

@@ -4,7 +4,6 @@ import contextlib
 import fnmatch
 import glob as globbing
 import hashlib
-import mmap
 import os
 import re
 import threading
@@ -64,7 +63,10 @@ def below(directory: epath.Path) -> list[epath.Path]:
 
 
 class FileBytes:
-  """Random access to a file, mapped into memory where it is local; for several threads, and picklable."""
+  """Random access to a file, for several threads, and picklable.
+
+  It is not mapped into memory: of a file that is cut while it is mapped, reading kills the process.
+  """
 
   def __init__(self, path: os.PathLike | str):
     self.path = epath.Path(path)
@@ -74,7 +76,7 @@ class FileBytes:
   def _open(self) -> None:
     self._lock = threading.Lock()
     self._file: Any = self.path.open("rb")
-    self._map = mmap.mmap(self._file.fileno(), 0, access=mmap.ACCESS_READ) if is_local(self.path) else None
+    self._local = is_local(self.path)
 
   def __getstate__(self) -> dict[str, Any]:
     return {"path": self.path, "size": self.size}
@@ -88,11 +90,16 @@ class FileBytes:
       self._file.close()
 
   def read(self, begin: int, end: int) -> bytes:
-    if self._map is not None:
-      return self._map[begin:end]
-    with self._lock:
-      self._file.seek(begin)
-      return self._file.read(end - begin)
+    """The bytes from `begin` to `end`. Raises DataError if the file is shorter than it was."""
+    if self._local:
+      data = os.pread(self._file.fileno(), end - begin, begin)
+    else:
+      with self._lock:
+        self._file.seek(begin)
+        data = self._file.read(end - begin)
+    if len(data) < end - begin and end <= self.size:
+      raise DataError(f"{self.path}: is shorter than it was when it was opened; restore it, and start again")
+    return data
 
   def chunks(self, size: int = _COPIED) -> Iterator[bytes]:
     """The file from its front."""

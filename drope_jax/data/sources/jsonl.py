@@ -90,7 +90,7 @@ def _line_bounds(data: FileBytes) -> tuple[np.ndarray, np.ndarray]:
     at += len(chunk)
   feeds = np.concatenate([*found, [data.size]])
   begins = np.concatenate([[0], feeds[:-1] + 1])
-  if data.read(0, len(_BOM)) == _BOM:
+  if data.read(0, min(len(_BOM), data.size)) == _BOM:
     begins[0] = len(_BOM)
   filled = feeds - begins > 0
   for index in np.flatnonzero(feeds - begins < 8):  # an object with a field is longer
