@@ -105,13 +105,16 @@ class ComputeConfig:
   attention: str = "auto"  # kernel, see attention.py
   scan_layers: bool = True  # one compiled layer run num_layers times, or all of them unrolled
   remat: str = "none"  # what the backward pass recomputes: nothing, all of a layer, all but its matrix products
-  loss_chunk: int = 512  # positions whose logits exist at one time
+  loss_chunk: int | None = None  # positions of a row whose logits exist at one time; None: see loss.chunk_length
+  derivatives: str = "own"  # of norms and projections: written by hand, or "jax": JAX's, for forward mode too
 
   def __post_init__(self) -> None:
     _check_choice(self, "dtype", ("auto", "float32", "bfloat16"))
     _check_choice(self, "attention", ("auto", "reference", "blockwise", "unrolled", "splash", "cudnn"))
     _check_choice(self, "remat", ("none", "full", "dots"))
-    _check_at_least(self, 1, "loss_chunk")
+    _check_choice(self, "derivatives", ("own", "jax"))
+    if self.loss_chunk is not None:
+      _check_at_least(self, 1, "loss_chunk")
 
 
 @dataclasses.dataclass(unsafe_hash=True, kw_only=True)

@@ -243,7 +243,7 @@ def _extend(
 ) -> tuple[Array, Cache]:
   """Hidden states of tokens that follow the cache, and the cache that holds them too."""
   length_B1 = jnp.asarray(request.lengths_B + request.max_new_tokens)[:, None]
-  x_BTD, extended = hidden_states(
+  x_BTD, extended, _ = hidden_states(
     params,
     config,
     tokens_BT,

@@ -1,10 +1,13 @@
 """The layers that a block is made of, as functions of arrays: norm, projection, SwiGLU.
 
-Two of them carry derivatives of their own, which are faster on CPUs than those that JAX derives.
+`rms_norm` and `project` carry derivatives written by hand, which are faster than those that JAX derives and which serve
+reverse mode alone. `JAX_DERIVATIVES` has them without: for `jax.jvp`, `jax.linearize` and Hessian-vector products.
 """
 
 import functools
 import math
+from collections.abc import Callable
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -58,6 +61,9 @@ def _project_fwd(x: Array, weight: Array, axes: int, dtype: jnp.dtype | None) ->
 
 def _project_bwd(axes: int, dtype: jnp.dtype | None, saved: tuple[Array, Array], g: Array) -> tuple[Array, Array]:
   x, weight = saved
+  # Where the product is float32 and its operands are narrower (logits), g is made as narrow: accelerators multiply
+  # narrow operands several times as fast as float32 ones.
+  g = g.astype(x.dtype)
   rows = tuple(range(x.ndim - axes))
   outputs = tuple(range(len(rows), g.ndim))
   product = functools.partial(jnp.tensordot, preferred_element_type=dtype)
@@ -75,3 +81,22 @@ project.defvjp(_project_fwd, _project_bwd)
 @jax.checkpoint  # its sigmoid is recomputed in the backward pass: cheaper than to write it out and read it again
 def swiglu(gate_BTF: Array, up_BTF: Array) -> Array:
   return jax.nn.silu(gate_BTF) * up_BTF
+
+
+class Layers(NamedTuple):
+  """The functions above, as a model uses them."""
+
+  rms_norm: Callable[..., Array] = rms_norm
+  project: Callable[..., Array] = project
+
+
+OWN_DERIVATIVES = Layers()
+JAX_DERIVATIVES = Layers(
+  rms_norm=lambda x, weight, eps: _rms_norm_fwd(x, weight, eps)[0],
+  project=lambda x, weight, axes=1: jnp.tensordot(x, weight, axes),
+)
+
+
+def layers_with(derivatives: str) -> Layers:
+  """The layers for a value of `ComputeConfig.derivatives`."""
+  return {"own": OWN_DERIVATIVES, "jax": JAX_DERIVATIVES}[derivatives]

@@ -1,15 +1,22 @@
-"""Next-token cross-entropy, in chunks of positions so that no (B, T, V) array exists."""
+"""Next-token cross-entropy, in chunks of positions so that no (B, T, V) array exists.
 
-import math
+`token_losses` is the plain version, of every token, for evaluation. Training needs their sum alone, and so
+`summed_token_losses` computes the gradient together with the loss: the logits of a chunk are made once.
+"""
+
+import functools
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 
+from drope_jax.chunks import map_chunks, scan_chunks
 from drope_jax.config import ComputeConfig, ModelConfig
-from drope_jax.model import Params, hidden_states, unembed
-from drope_jax.sharding import pieces
+from drope_jax.layers import project
+from drope_jax.model import Params, hidden_states, output_embedding, unembed
+from drope_jax.platforms import target_memory
+from drope_jax.sharding import constrain, pieces
 
 Array = jax.Array
 
@@ -21,57 +28,187 @@ class TokenLosses(NamedTuple):
   log_z_BT: Array
 
 
-@jax.custom_vjp
-def _cross_entropy(logits_BTV: Array, targets_BT: Array) -> TokenLosses:
-  """Losses of float32 logits.
+class SummedLosses(NamedTuple):
+  """Of a batch, float32 scalars: what is differentiated, and the negative log-likelihood in nats, which is reported."""
 
-  Its own derivative passes over the logits once; JAX's keeps their exponentials, and scatters into an array of zeros.
-  """
+  total: Array
+  nll: Array
+
+
+def cross_entropy(logits_BTV: Array, targets_BT: Array) -> TokenLosses:
+  """Losses of float32 logits and int32 targets."""
   log_z_BT = jax.nn.logsumexp(logits_BTV, axis=-1)
   target_logits_BT = jnp.take_along_axis(logits_BTV, targets_BT[..., None], axis=-1)[..., 0]
   return TokenLosses(log_z_BT - target_logits_BT, log_z_BT)
 
 
-def _cross_entropy_fwd(logits_BTV: Array, targets_BT: Array) -> tuple[TokenLosses, tuple[Array, Array, Array]]:
-  out = _cross_entropy(logits_BTV, targets_BT)
-  return out, (logits_BTV, targets_BT, out.log_z_BT)
+# --- chunks ------------------------------------------------------------------------------------
+
+_SMALL = 128 * 2**20  # bytes of logits below which smaller chunks save nothing that matters
 
 
-def _cross_entropy_bwd(saved: tuple[Array, Array, Array], g: TokenLosses) -> tuple[Array, None]:
-  logits_BTV, targets_BT, log_z_BT = saved
-  d_log_z = (g.nll_BT + g.log_z_BT)[..., None] * jnp.exp(logits_BTV - log_z_BT[..., None])
-  is_target_BTV = targets_BT[..., None] == jnp.arange(logits_BTV.shape[-1])
-  return jnp.where(is_target_BTV, d_log_z - g.nll_BT[..., None], d_log_z), None
+def chunk_length(batch: int, length: int, *, width: int, vocab: int, dtype: jnp.dtype, gradient: bool) -> int:
+  """How many positions of each of `batch` rows form one chunk, of `length` in all, where no setting says so.
+
+  The logits of a device's share of a chunk, and their gradient in `dtype`, take at most an eighth of its memory, and no
+  more than is of use. For each chunk the gradient of the (V, D) matrix is read and written once, 8 V D bytes, beside
+  some 22 bytes for each of its logits: with 32 D positions that is about 1 %. Without a gradient, D positions suffice:
+  the logits then take as much memory as the matrix. The chunks are of equal length, up to rounding.
+  """
+  bytes_per_position = vocab // pieces("vocab") * (4 + (dtype.itemsize if gradient else 0))
+  enough = max(_SMALL, (32 if gradient else 1) * width * bytes_per_position)
+  rows = max(batch // pieces("batch"), 1)
+  positions = min(enough, target_memory() // 8) // (bytes_per_position * rows) * pieces("length")
+  num_chunks = -(-length // max(positions, 1))
+  return -(-length // num_chunks)
 
 
-_cross_entropy.defvjp(_cross_entropy_fwd, _cross_entropy_bwd)
+def chunk_for(params: Params, x_BTD: Array, gradient: bool = False) -> int:
+  """`chunk_length` for these hidden states."""
+  vocab, width = output_embedding(params).shape
+  batch, length, _ = x_BTD.shape
+  return chunk_length(batch, length, width=width, vocab=vocab, dtype=x_BTD.dtype, gradient=gradient)
 
 
-def token_losses(params: Params, x_BTD: Array, targets_BT: Array, chunk: int) -> TokenLosses:
-  """Losses of int32 `targets_BT` given normalised hidden states, `chunk` positions at a time, gradients too."""
-  batch, length = targets_BT.shape
+# --- losses of tokens --------------------------------------------------------------------------
 
-  def losses(x: Array, targets: Array) -> TokenLosses:
-    return _cross_entropy(unembed(params, x), targets)
 
-  if length <= chunk:
-    return losses(x_BTD, targets_BT)
+def token_losses(
+  params: Params, x_BTD: Array, targets_BT: Array, chunk: int | None = None, derivatives: str = "own"
+) -> TokenLosses:
+  """Losses of int32 `targets_BT` given normalised hidden states, `chunk` positions at a time, gradients too.
 
-  # Where devices hold pieces of the rows, a chunk has some positions of every piece: all work on each chunk.
-  shards = math.gcd(pieces("length"), chunk)
-  num_chunks = -(-length // chunk)
+  Args:
+    chunk: ComputeConfig.loss_chunk; None: see chunk_length.
+    derivatives: ComputeConfig.derivatives; forward mode needs "jax".
+  """
+  chunk = chunk or chunk_for(params, x_BTD)
 
-  def split(x: Array) -> Array:
-    padded = jnp.pad(x, [(0, 0), (0, num_chunks * chunk - length)] + [(0, 0)] * (x.ndim - 2))
-    by_piece = padded.reshape(batch, shards, num_chunks, chunk // shards, *x.shape[2:])
-    return jnp.moveaxis(by_piece, 2, 0).reshape(num_chunks, batch, chunk, *x.shape[2:])
+  def losses(x_BCD: Array, targets_BC: Array) -> TokenLosses:
+    return cross_entropy(unembed(params, x_BCD, derivatives), targets_BC)
 
-  def join(y: Array) -> Array:
-    by_piece = jnp.moveaxis(y.reshape(num_chunks, batch, shards, -1), 0, 2)
-    return by_piece.reshape(batch, -1)[:, :length]
+  return map_chunks(losses, (x_BTD, targets_BT), chunk)
 
-  chunks = lax.map(jax.checkpoint(lambda xs: losses(*xs)), (split(x_BTD), split(targets_BT)))
-  return jax.tree.map(join, chunks)
+
+# --- their sum ---------------------------------------------------------------------------------
+
+
+def summed_token_losses(
+  params: Params,
+  x_BTD: Array,
+  targets_BT: Array,
+  weights_BT: Array,
+  *,
+  z_loss: float = 0.0,
+  chunk: int | None = None,
+  derivatives: str = "own",
+) -> SummedLosses:
+  """The weighted sum of the losses of int32 `targets_BT` given normalised hidden states.
+
+  With derivatives "own", the gradient with respect to hidden states and embedding is computed with the loss (if it is
+  asked for at all): a sum's cotangent is one number, which scales them afterwards. The gradient of the logits has the
+  dtype of the hidden states; products of it are accumulated in float32, over chunks too.
+
+  Args:
+    weights_BT: float32 weight of each target; 0 for one that does not count.
+    z_loss: weight of the squared log-partition.
+    chunk: ComputeConfig.loss_chunk; None: see chunk_length.
+    derivatives: ComputeConfig.derivatives; "jax" sums up token_losses, for forward mode too.
+
+  Returns:
+    The sum with z-loss, and without; no gradient flows through the latter.
+  """
+  if derivatives == "own":
+    chunk = chunk or chunk_for(params, x_BTD, gradient=True)
+    total, nll = _summed(output_embedding(params), x_BTD, targets_BT, weights_BT, chunk, z_loss)
+  else:
+    total, nll = _sums(token_losses(params, x_BTD, targets_BT, chunk, derivatives), weights_BT, z_loss)
+  return SummedLosses(total, lax.stop_gradient(nll))
+
+
+def _sums(losses: TokenLosses, weights_BT: Array, z_loss: float) -> SummedLosses:
+  nll = (losses.nll_BT * weights_BT).sum()
+  return SummedLosses((_terms(losses, z_loss) * weights_BT).sum() if z_loss else nll, nll)
+
+
+def _terms(losses: TokenLosses, z_loss: float) -> Array:
+  """What each target of weight 1 adds to the total, (B, T)."""
+  return losses.nll_BT + z_loss * losses.log_z_BT**2
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(4, 5))
+def _summed(
+  weight_VD: Array, x_BTD: Array, targets_BT: Array, weights_BT: Array, chunk: int, z_loss: float
+) -> SummedLosses:
+  return _sums(token_losses({"embedding": weight_VD}, x_BTD, targets_BT, chunk), weights_BT, z_loss)
+
+
+def _summed_fwd(
+  weight_VD: Array, x_BTD: Array, targets_BT: Array, weights_BT: Array, chunk: int, z_loss: float
+) -> tuple[SummedLosses, tuple[Array, Array, Array]]:
+  """The sums, and the gradients of the total with respect to weight, hidden states and weights."""
+  # Gathered once: each chunk reads all of it (of a piece of the vocabulary).
+  weight_DV = constrain(weight_VD.astype(x_BTD.dtype), "vocab", "features").T
+  # Each piece of the rows sums up a gradient of its own: devices add theirs up once, not for each chunk.
+  parts = pieces("batch") if x_BTD.shape[0] % pieces("batch") == 0 else 1, pieces("length")
+
+  def add(
+    d_weight_PQVD: Array, x_BCD: Array, targets_BC: Array, weights_BC: Array
+  ) -> tuple[Array, tuple[TokenLosses, Array]]:
+    logits_BCV = constrain(project(x_BCD, weight_DV, 1, jnp.float32), "batch", "length", "vocab")
+    losses = cross_entropy(logits_BCV, targets_BC)
+    softmax_BCV = jnp.exp(logits_BCV - losses.log_z_BT[..., None])
+    d_log_z_BC = weights_BC * (1 + 2 * z_loss * losses.log_z_BT)
+    is_target_BCV = targets_BC[..., None] == jnp.arange(logits_BCV.shape[-1])
+    d_logits_BCV = d_log_z_BC[..., None] * softmax_BCV - jnp.where(is_target_BCV, weights_BC[..., None], 0.0)
+    d_logits_BCV = constrain(d_logits_BCV.astype(x_BCD.dtype), "batch", "length", "vocab")
+    d_x_BCD = jnp.tensordot(d_logits_BCV, weight_DV.T, 1, preferred_element_type=jnp.float32).astype(x_BCD.dtype)
+    d_weight_PQVD += _weight_gradient(x_BCD, d_logits_BCV, parts)
+    return d_weight_PQVD, (losses, constrain(d_x_BCD, "batch", "length", "features"))
+
+  initial = _partial_sums(jnp.zeros((*parts, *weight_VD.shape), jnp.float32))
+  d_weight_PQVD, (losses, d_x_BTD) = scan_chunks(add, initial, (x_BTD, targets_BT, weights_BT), chunk)
+  d_weight_VD = constrain(d_weight_PQVD.sum((0, 1)), "vocab", "embed")
+  saved = d_weight_VD.astype(weight_VD.dtype), d_x_BTD, _terms(losses, z_loss)
+  return _sums(losses, weights_BT, z_loss), saved
+
+
+def _weight_gradient(x_BCD: Array, g_BCV: Array, parts: tuple[int, int]) -> Array:
+  """The float32 gradient of the matrix, for each of P x Q parts of rows and positions: (P, Q, V, D)."""
+  product = functools.partial(jnp.tensordot, axes=((0, 1), (0, 1)), preferred_element_type=jnp.float32)
+  if parts == (1, 1):
+    # In float32, that is on a CPU, the narrower operand goes first (see layers.project). In bfloat16 XLA's CPU backend
+    # cannot run a transposed product with a float32 result (jax 0.10.2).
+    d_weight_VD = product(x_BCD, g_BCV).T if g_BCV.dtype == jnp.float32 else product(g_BCV, x_BCD)
+    return d_weight_VD[None, None]
+  batch, length = x_BCD.shape[:2]
+
+  def in_parts(y: Array) -> Array:
+    return y.reshape(parts[0], batch // parts[0], parts[1], length // parts[1], y.shape[-1])
+
+  operands = in_parts(g_BCV), in_parts(x_BCD)
+  return _partial_sums(jnp.einsum("pbqcv,pbqcd->pqvd", *operands, preferred_element_type=jnp.float32))
+
+
+def _partial_sums(d_weight_PQVD: Array) -> Array:
+  """Asks for each of P x Q partial sums on the devices that make it."""
+  if d_weight_PQVD.shape[0] != pieces("batch"):
+    return d_weight_PQVD
+  return constrain(d_weight_PQVD, "batch", "length", "vocab", "features")
+
+
+def _summed_bwd(
+  chunk: int, z_loss: float, saved: tuple[Array, Array, Array], g: SummedLosses
+) -> tuple[Array, Array, None, Array]:
+  d_weight_VD, d_x_BTD, d_weights_BT = saved
+  d_x = (d_x_BTD.astype(jnp.float32) * g.total).astype(d_x_BTD.dtype)
+  return d_weight_VD * g.total, d_x, None, d_weights_BT * g.total
+
+
+_summed.defvjp(_summed_fwd, _summed_bwd)
+
+
+# --- a batch -----------------------------------------------------------------------------------
 
 
 def summed_loss(
@@ -94,8 +231,14 @@ def summed_loss(
     segments = batch["segments"]
     inputs = {"segments_BT": segments[:, :-1], "position_ids_BT": batch["positions"][:, :-1]}
     weights_BT = (segments[:, :-1] == segments[:, 1:]).astype(jnp.float32)
-  x_BTD, _ = hidden_states(params, config, tokens[:, :-1], compute=compute, **inputs)
-  nll_BT, log_z_BT = token_losses(params, x_BTD, tokens[:, 1:], compute.loss_chunk)
-  nll = (nll_BT * weights_BT).sum()
-  total = nll + z_loss * (log_z_BT**2 * weights_BT).sum() if z_loss else nll
+  x_BTD, *_ = hidden_states(params, config, tokens[:, :-1], compute=compute, **inputs)
+  total, nll = summed_token_losses(
+    params,
+    x_BTD,
+    tokens[:, 1:],
+    weights_BT,
+    z_loss=z_loss,
+    chunk=compute.loss_chunk,
+    derivatives=compute.derivatives,
+  )
   return total, {"nll": nll, "tokens": weights_BT.sum()}

@@ -10,7 +10,7 @@ change of config, not of weights.
 
 import dataclasses
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -19,11 +19,11 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from drope_jax.attention import Segments, attention
+from drope_jax.attention import Segments, attention, weights
 from drope_jax.config import ComputeConfig, ModelConfig
-from drope_jax.layers import project, rms_norm, swiglu
+from drope_jax.layers import layers_with, project, swiglu
 from drope_jax.platforms import target_platform
-from drope_jax.positions import ALiBi, Frequencies, Layer, RoPE, Rotation, alibi_slopes, layer_cycle, rotate, rotation
+from drope_jax.positions import Embedding, Frequencies, RoPE, Rotation, layer_cycle, rotate, rotation
 from drope_jax.sharding import constrain
 
 Array = jax.Array
@@ -132,17 +132,40 @@ def init_cache(config: ModelConfig, batch: int, capacity: int, compute: ComputeC
   return Cache(zeros(), zeros(), jnp.zeros(batch, jnp.int32))
 
 
-class _Context(NamedTuple):
-  """What every layer needs beside its own weights."""
+class Taps(NamedTuple):
+  """What to look at within a model: these intermediates of these layers (see `hidden_states`)."""
 
-  config: ModelConfig
-  compute: ComputeConfig
-  position_ids_BT: Array
-  segments_BT: Array | None
-  offset_B: Array | int  # index of each row's first query: the number of cached tokens
-  length: Any  # for dynamic scalings
-  logit_scale: float | Array
-  frequencies: Frequencies | None
+  layers: tuple[int, ...]
+  names: tuple[str, ...]  # of TAPS
+
+
+# The intermediates of a layer, by name, and their dimensions.
+TAPS = {
+  "residual": "the residual stream that enters the layer, (B, T, D)",
+  "queries": "as they meet the keys, normalised and rotated, (B, T, H, h)",
+  "keys": "as they meet the queries, (B, S, K, h)",
+  "values": "(B, S, K, h)",
+  "weights": "attention weights, float32 (B, H, T, S)",
+  "attention": "what the attention sublayer adds to the residual stream, (B, T, D)",
+  "mlp": "what the feed-forward sublayer adds to it, (B, T, D)",
+}
+
+
+class Hidden(NamedTuple):
+  """What `hidden_states` returns."""
+
+  states_BTD: Array  # after the final norm, in the compute dtype
+  cache: "Cache | None"  # which now holds the new tokens too; None if none was given
+  taps: dict[str, Array]  # by name, stacked along a leading axis in the order of Taps.layers
+
+
+class _Kind(NamedTuple):
+  """One layer of the pattern's cycle, its positions resolved: what all layers of this kind share in one call."""
+
+  q_rotation: Rotation | None
+  k_rotation: Rotation | None
+  mask: dict[str, Any]  # of `attention`: offset, window, segments, bias and logit scale
+  by_layer: bool  # whether the rotations have a leading L axis
 
 
 def _write(cache_LBSKh: Array, new_BTKh: Array, layer: Array | int, offset_B: Array) -> Array:
@@ -152,9 +175,18 @@ def _write(cache_LBSKh: Array, new_BTKh: Array, layer: Array | int, offset_B: Ar
   return cache_LBSKh.at[layer, rows, slots].set(new_BTKh, mode="drop")
 
 
-def _attention_block(params: Params, x_BTD: Array, cache: Cache | None, index: Any, layer: Layer, context: _Context):
-  """Residual update of the attention sublayer, and the cache with this layer's keys and values."""
-  config = context.config
+def _attention_block(
+  params: Params,
+  x_BTD: Array,
+  cache: Cache | None,
+  index: Any,
+  kind: _Kind,
+  config: ModelConfig,
+  compute: ComputeConfig,
+  tapped: Sequence[str],
+) -> tuple[Array, Cache | None, dict[str, Array]]:
+  """Residual update of the attention sublayer, the cache with this layer's keys and values, and what is tapped."""
+  rms_norm, project = layers_with(compute.derivatives)
   dtype = x_BTD.dtype
   y_BTD = rms_norm(x_BTD, params["attention_norm"], config.norm_eps)
 
@@ -171,8 +203,6 @@ def _attention_block(params: Params, x_BTD: Array, cache: Cache | None, index: A
     q_BTHh = rms_norm(q_BTHh, params["q_norm"], config.norm_eps)
   if "k_norm" in params:
     k_BSKh = rms_norm(k_BSKh, params["k_norm"], config.norm_eps)
-
-  key_position_ids = context.position_ids_BT
   if cache is not None:
     cache = dataclasses.replace(
       cache,
@@ -180,28 +210,22 @@ def _attention_block(params: Params, x_BTD: Array, cache: Cache | None, index: A
       v_LBSKh=_write(cache.v_LBSKh, v_BSKh, index, cache.lengths_B),
     )
     k_BSKh, v_BSKh = cache.k_LBSKh[index], cache.v_LBSKh[index]
-    key_position_ids = jnp.arange(k_BSKh.shape[1])[None]
 
-  def rotation_at(position_ids_BT: Array) -> Rotation | None:
-    return rotation(layer.positions, position_ids_BT, config.head_dim, context.length, context.frequencies)
+  def turned(x_BTHh: Array, rotation: Rotation | None) -> Array:
+    return rotate(x_BTHh, jax.tree.map(lambda table: table[index], rotation) if kind.by_layer else rotation)
 
-  segments = context.segments_BT
-  out_BTHh = attention(
-    rotate(q_BTHh, rotation_at(context.position_ids_BT)),
-    rotate(k_BSKh, rotation_at(key_position_ids)),
-    v_BSKh,
-    offset=context.offset_B,
-    window=layer.window,
-    segments=None if segments is None else Segments(segments, segments),
-    slopes_H=alibi_slopes(config.num_heads) if isinstance(layer.positions, ALiBi) else None,
-    logit_scale=context.logit_scale,
-    kernel=context.compute.attention,
-  )
-  return project(out_BTHh, params["o"].astype(dtype), 2), cache
+  q_BTHh, k_BSKh = turned(q_BTHh, kind.q_rotation), turned(k_BSKh, kind.k_rotation)
+  out_BTHh = attention(q_BTHh, k_BSKh, v_BSKh, **kind.mask, kernel=compute.attention)
+  update_BTD = project(out_BTHh, params["o"].astype(dtype), 2)
+  seen = {"queries": q_BTHh, "keys": k_BSKh, "values": v_BSKh, "attention": update_BTD}
+  if "weights" in tapped:
+    seen["weights"] = weights(q_BTHh, k_BSKh, **kind.mask)
+  return update_BTD, cache, seen
 
 
-def _mlp_block(params: Params, x_BTD: Array, config: ModelConfig) -> Array:
+def _mlp_block(params: Params, x_BTD: Array, config: ModelConfig, compute: ComputeConfig) -> Array:
   """Residual update of the SwiGLU sublayer."""
+  rms_norm, project = layers_with(compute.derivatives)
   dtype = x_BTD.dtype
   y_BTD = rms_norm(x_BTD, params["mlp_norm"], config.norm_eps)
   gate_BTF = project(y_BTD, params["gate"].astype(dtype))
@@ -217,55 +241,95 @@ def _remat(function: Callable, policy: str, **static: Any) -> Callable:
   return jax.checkpoint(function, policy=saved, **static)
 
 
-def _run_layers(params: Params, x_BTD: Array, cache: Cache | None, context: _Context) -> tuple[Array, Cache | None]:
+def _run_layers(
+  params: Params,
+  x_BTD: Array,
+  cache: Cache | None,
+  kinds: Sequence[_Kind],
+  config: ModelConfig,
+  compute: ComputeConfig,
+  taps: Taps,
+) -> Hidden:
   """All layers in order: whole cycles of the pattern scanned (if asked to), the rest unrolled."""
-  cycle = layer_cycle(context.config.positions)
-  num_layers, period = context.config.num_layers, len(cycle)
+  num_layers, period = config.num_layers, len(kinds)
 
-  def run(params: Params, x_BTD: Array, cache: Cache | None, index: Any, layer: Layer):
+  def run(params: Params, x_BTD: Array, cache: Cache | None, index: Any, kind: int, tapped: tuple[str, ...]):
+    entering_BTD = x_BTD
     with jax.named_scope("attention"):
-      update_BTD, cache = _attention_block(params, x_BTD, cache, index, layer, context)
+      update_BTD, cache, seen = _attention_block(params, x_BTD, cache, index, kinds[kind], config, compute, tapped)
       x_BTD = constrain(x_BTD + update_BTD, "batch", "length", "features")
     with jax.named_scope("mlp"):
-      x_BTD = constrain(x_BTD + _mlp_block(params, x_BTD, context.config), "batch", "length", "features")
-    return x_BTD, cache
+      update_BTD = _mlp_block(params, x_BTD, config, compute)
+      x_BTD = constrain(x_BTD + update_BTD, "batch", "length", "features")
+    seen |= {"residual": entering_BTD, "mlp": update_BTD}
+    return x_BTD, cache, {name: seen[name] for name in tapped}
 
-  run_layer = _remat(run, context.compute.remat, static_argnums=(4,))
+  run_layer = _remat(run, compute.remat, static_argnums=(4, 5))
 
   def run_cycle(carry: tuple[Array, Cache | None], xs: tuple[Params, Array]):
     cycle_params, first = xs
-    for i, layer in enumerate(cycle):
-      carry = run_layer(jax.tree.map(lambda w, i=i: w[i], cycle_params), *carry, first + i, layer)
-    return carry, None
+    for kind in range(period):
+      layer_params = jax.tree.map(lambda w, kind=kind: w[kind], cycle_params)
+      *carry, _ = run_layer(layer_params, *carry, first + kind, kind, ())
+    return tuple(carry), None
 
   carry = (x_BTD, cache)
-  scanned = num_layers // period * period if context.compute.scan_layers else 0
+  scanned = num_layers // period * period if compute.scan_layers and not taps.layers else 0
   if scanned:
     cycles = jax.tree.map(lambda w: w[:scanned].reshape(scanned // period, period, *w.shape[1:]), params)
     carry, _ = lax.scan(run_cycle, carry, (cycles, jnp.arange(0, scanned, period)))
+  seen: dict[int, dict[str, Array]] = {}
   if scanned < num_layers:
     # lax.split, whose gradient is one concatenation: indexing would sum a full-sized array per layer.
-    pieces = jax.tree.map(lambda w: lax.split(w, (scanned,) * (scanned > 0) + (1,) * (num_layers - scanned)), params)
+    sizes = (scanned,) * (scanned > 0) + (1,) * (num_layers - scanned)
+    slices = jax.tree.map(lambda w: lax.split(w, sizes), params)
     for i in range(scanned, num_layers):
-      piece = i - num_layers  # counted from the end, past the scanned part
       layer_params = jax.tree.map(
-        lambda w, piece=piece: w[piece][0], pieces, is_leaf=lambda w: isinstance(w, list | tuple)
+        lambda w, i=i: w[i - num_layers][0], slices, is_leaf=lambda w: isinstance(w, list | tuple)
       )
-      carry = run_layer(layer_params, *carry, i, cycle[i % period])
-  return carry
+      *carry, seen[i] = run_layer(layer_params, *carry, i, i % period, taps.names if i in taps.layers else ())
+  return Hidden(*carry, {name: jnp.stack([seen[i][name] for i in taps.layers]) for name in taps.names})
 
 
 def separate_frequencies(config: ModelConfig) -> tuple[ModelConfig, Frequencies | None]:
   """A config, and the table to run it with, that are the model of `config` (None: there is no such table).
 
-  Models that differ in theta or in the factor of their scaling alone are one config, and so one compiled program.
+  Models whose rotations differ in their frequencies alone are one config, and so one compiled program.
   """
-  rope = config.positions
-  if not isinstance(rope, RoPE) or rope.dynamic:
+  table = config.positions.table(config.head_dim) if isinstance(config.positions, Embedding) else None
+  if table is None:
     return config, None
-  omega, factor = rope.frequencies(config.head_dim)
-  table = Frequencies(np.asarray(omega, np.float32), np.asarray(factor, np.float32))
+  table = Frequencies(np.asarray(table.omega, np.float32), np.asarray(table.factor, np.float32))
   return dataclasses.replace(config, positions=RoPE()), table
+
+
+def _resolve(
+  config: ModelConfig,
+  position_ids_BT: Array,
+  key_position_ids_BS: Array,
+  length: Any,
+  frequencies: Frequencies | None,
+  mask: dict[str, Any],
+) -> list[_Kind]:
+  """What each layer of the cycle needs of its embedding: asked once, before the layers run."""
+
+  def rotation_of(embedding: Embedding | None, ids: Array) -> Rotation | None:
+    if embedding is None:
+      return None
+    if frequencies is not None and embedding.frequencies(config.head_dim, length) is not None:
+      return rotation(ids, frequencies)
+    return embedding.rotation(ids, config.head_dim, length)
+
+  kinds = []
+  for layer in layer_cycle(config.positions):
+    embedding = layer.positions
+    q_rotation = rotation_of(embedding, position_ids_BT)
+    same = key_position_ids_BS is position_ids_BT
+    k_rotation = q_rotation if same else rotation_of(embedding, key_position_ids_BS)
+    bias = None if embedding is None else embedding.bias(config.num_heads)
+    by_layer = q_rotation is not None and q_rotation.cos.ndim == 4
+    kinds.append(_Kind(q_rotation, k_rotation, {**mask, "window": layer.window, "bias": bias}, by_layer))
+  return kinds
 
 
 def hidden_states(
@@ -280,24 +344,27 @@ def hidden_states(
   length: Any = None,
   logit_scale: float | Array = 1.0,
   frequencies: Frequencies | None = None,
-) -> tuple[Array, Cache | None]:
-  """The decoder up to its final norm, and the cache that now holds `tokens_BT` too (None if none was given).
+  taps: Taps = Taps((), ()),
+) -> Hidden:
+  """The decoder up to its final norm.
 
   Args:
     params: the tree of `parameter_specs(config)`.
     tokens_BT: int32 token ids; with a cache, the tokens that follow it.
     compute: how to compute it; the default ComputeConfig if None.
-    position_ids_BT: int32, read by RoPE alone; default 0, 1, ... (from the cache's length on);
+    position_ids_BT: int32, read by rotations alone; default 0, 1, ... (from the cache's length on);
       not with a cache, whose keys are rotated by their slots.
     segments_BT: document numbers that attention must not cross; not with a cache.
     cache: see Cache. It must have room for T more tokens in each row.
-    length: tokens of the whole sequence, an int or an int array of shape (B, 1): read by the dynamic scalings, which
-      take T without a cache and need it said with one.
+    length: tokens of the whole sequence, an int or an int array of shape (B, 1). The dynamic scalings read it; without
+      a cache they take T, with one it must be given.
     logit_scale: beta of paper appendix C.2 (see drope.temperature); a scalar or (H,).
-    frequencies: the table of every RoPE layer, in the place of that of `config` (see `separate_frequencies`).
+    frequencies: the table of every layer that rotates, in place of that of `config` (see `separate_frequencies`).
+    taps: which intermediates to return as well; nothing is computed for those that are not asked for. A model with taps
+      runs its layers unrolled.
 
-  Returns:
-    x_BTD in the compute dtype, normalised; and the new cache.
+  Raises:
+    ValueError: for arguments that exclude each other, and for taps that are not there.
   """
   if cache is not None and segments_BT is not None:
     raise ValueError("segments_BT cannot be used with a cache: cached tokens have no document numbers")
@@ -305,27 +372,44 @@ def hidden_states(
     raise ValueError("position_ids_BT cannot be used with a cache: cached keys are rotated by their slots")
   if cache is not None and tokens_BT.shape[1] > cache.k_LBSKh.shape[2]:
     raise ValueError(f"{tokens_BT.shape[1]} tokens do not fit into a cache of {cache.k_LBSKh.shape[2]}")
+  if not set(taps.names) <= set(TAPS) or not set(taps.layers) <= set(range(config.num_layers)):
+    raise ValueError(f"{taps}: names are of {', '.join(TAPS)}; layers are 0 to {config.num_layers - 1}")
   compute = compute or ComputeConfig()
   length = tokens_BT.shape[1] if length is None and cache is None else length
-  offset_B = 0 if cache is None else cache.lengths_B
   if position_ids_BT is None:
     position_ids_BT = jnp.arange(tokens_BT.shape[1])[None]
     if cache is not None:
       position_ids_BT = position_ids_BT + cache.lengths_B[:, None]
-  context = _Context(config, compute, position_ids_BT, segments_BT, offset_B, length, logit_scale, frequencies)
+  key_position_ids_BS = position_ids_BT if cache is None else jnp.arange(cache.k_LBSKh.shape[2])[None]
+  mask = {
+    "offset": 0 if cache is None else cache.lengths_B,  # index of each row's first query: the number of cached tokens
+    "segments": None if segments_BT is None else Segments(segments_BT, segments_BT),
+    "logit_scale": logit_scale,
+  }
+  kinds = _resolve(config, position_ids_BT, key_position_ids_BS, length, frequencies, mask)
 
   x_BTD = params["embedding"][tokens_BT].astype(compute_dtype(compute))
   x_BTD = constrain(x_BTD, "batch", "length", "features")
-  x_BTD, cache = _run_layers(params["layers"], x_BTD, cache, context)
+  x_BTD, cache, seen = _run_layers(params["layers"], x_BTD, cache, kinds, config, compute, taps)
   if cache is not None:
     cache = dataclasses.replace(cache, lengths_B=cache.lengths_B + tokens_BT.shape[1])
-  return rms_norm(x_BTD, params["final_norm"], config.norm_eps), cache
+  rms_norm, _ = layers_with(compute.derivatives)
+  return Hidden(rms_norm(x_BTD, params["final_norm"], config.norm_eps), cache, seen)
 
 
-def unembed(params: Params, x_BTD: Array) -> Array:
-  """Float32 logits (B, T, V) of normalised hidden states."""
-  weight_VD = params["unembedding" if "unembedding" in params else "embedding"].astype(x_BTD.dtype)
-  return constrain(project(x_BTD, weight_VD.T, 1, jnp.float32), "batch", "length", "vocab")
+def output_embedding(params: Params) -> Array:
+  """The matrix (V, D) whose product with a hidden state is its logits: the embedding, unless that is untied."""
+  return params["unembedding" if "unembedding" in params else "embedding"]
+
+
+def unembed(params: Params, x_BTD: Array, derivatives: str = "own") -> Array:
+  """Float32 logits (B, T, V) of normalised hidden states; `derivatives` as in ComputeConfig."""
+  weight_DV = output_embedding(params).astype(x_BTD.dtype).T
+  if derivatives == "own":
+    logits_BTV = project(x_BTD, weight_DV, 1, jnp.float32)
+  else:
+    logits_BTV = jnp.tensordot(x_BTD, weight_DV, 1, preferred_element_type=jnp.float32)
+  return constrain(logits_BTV, "batch", "length", "vocab")
 
 
 # --- the Linen shell ---------------------------------------------------------------------------
@@ -359,8 +443,8 @@ class Decoder(nn.Module):
       if isinstance(spec, ParameterSpec)
     }
     params["layers"] = _LayerParameters(self.config, name="layers")()
-    x_BTD, _ = hidden_states(params, self.config, tokens_BT, compute=self.compute, **inputs)
-    return unembed(params, x_BTD)
+    states_BTD = hidden_states(params, self.config, tokens_BT, compute=self.compute, **inputs).states_BTD
+    return unembed(params, states_BTD)
 
 
 def init_params(config: ModelConfig, key: Array) -> Params:

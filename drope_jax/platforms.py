@@ -1,4 +1,4 @@
-"""What is known of devices: their peak FLOP/s, and the platform that a program is traced for."""
+"""Facts about devices: their peak FLOP/s and memory, and the device that a program is traced for."""
 
 import jax
 
@@ -14,6 +14,19 @@ PEAK_FLOPS = {
   "NVIDIA H200": 989e12,
 }
 
+# Bytes of memory of the same devices.
+MEMORY = {
+  "TPU v4": 32 * 2**30,
+  "TPU v5 lite": 16 * 2**30,
+  "TPU v5": 95 * 2**30,
+  "TPU v5p": 95 * 2**30,
+  "TPU v6 lite": 32 * 2**30,
+  "NVIDIA A100-SXM4-80GB": 80 * 10**9,
+  "NVIDIA H100 80GB HBM3": 80 * 10**9,
+  "NVIDIA H200": 141 * 10**9,
+}
+UNKNOWN_MEMORY = 16 * 2**30  # assumed of every other device, CPUs included
+
 
 def target_platform() -> str:
   """The platform that a program is traced for: that of the mesh (`jax.set_mesh`), else of the default backend.
@@ -24,3 +37,9 @@ def target_platform() -> str:
   return (
     jax.default_backend() if device is None else {"cuda": "gpu", "rocm": "gpu"}.get(device.platform, device.platform)
   )
+
+
+def target_memory() -> int:
+  """Bytes of memory of one device that a program is traced for, by its data sheet."""
+  device = jax.sharding.get_abstract_mesh().abstract_device or jax.devices()[0]
+  return MEMORY.get(device.device_kind, UNKNOWN_MEMORY)

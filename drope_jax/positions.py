@@ -309,6 +309,13 @@ class Embedding(Value):
     """What is added to the attention logits of so many heads, or None."""
     return None
 
+  def table(self, head_dim: int) -> Frequencies | None:
+    """Its frequencies, if they are fixed and say all that there is to it; else None."""
+    own = type(self)
+    if self.dynamic or own.rotation is not Embedding.rotation or own.bias is not Embedding.bias:
+      return None
+    return self.frequencies(head_dim)
+
   def rescaled(self, scaling: Scaling | None) -> "Embedding | None":
     """The same embedding with this scaling; None if it cannot be rescaled."""
     return None

@@ -43,9 +43,10 @@ def _read(annotation: Any, data: Any, path: str) -> Any:
   classes = [item for item in alternatives if isinstance(item, type) and dataclasses.is_dataclass(item)]
   if kinds or classes:
     check(isinstance(data, dict), f"{path} is {data!r}; it must be an object")
-    by_name = {item.__name__: item for item in classes}
+    by_name: dict[str, type[Any]] = {}
     for kind in kinds:
       by_name |= members(kind)
+    by_name |= {item.__name__: item for item in classes}
     name = data.get("type", classes[0].__name__ if len(classes) == 1 and not kinds else None)
     return from_dict(find(by_name, name, path), data, path)
   expected = next(item for item in alternatives if item is not type(None))

@@ -24,7 +24,7 @@ from jax.experimental import multihost_utils
 from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
 
 from drope_jax import checkpoint, distributed, drope, metrics
-from drope_jax.attention.accelerators import ACCELERATED, PLATFORMS, obstacle
+from drope_jax.attention.accelerators import ACCELERATED, PLATFORMS, Feature, obstacle
 from drope_jax.checkpoint import TrainState
 from drope_jax.config import ModelConfig, TrainConfig
 from drope_jax.data.pipeline import settled, train_batches
@@ -35,7 +35,7 @@ from drope_jax.loss import summed_loss
 from drope_jax.model import compute_dtype, init_params, map_specs
 from drope_jax.optim import learning_rate, make_optimizer
 from drope_jax.platforms import target_platform
-from drope_jax.positions import ALiBi, layer_cycle
+from drope_jax.positions import layer_cycle
 from drope_jax.serialization import checked, differences, is_cut_off, load_config, save_config, to_dict
 from drope_jax.sharding import check_divides, make_mesh, named_sharding
 
@@ -163,11 +163,11 @@ def check_kernel(config: TrainConfig, mesh: Mesh) -> None:
     inputs = projection(model.num_heads), projection(model.num_kv_heads)
     segments = () if config.data.document_mask else None
     for layer in layer_cycle(model.positions):
-      slopes = () if isinstance(layer.positions, ALiBi) else None
-      found = obstacle(kernel, *inputs, offset=0, segments=segments, slopes_H=slopes)
+      bias = None if layer.positions is None else layer.positions.bias(model.num_heads)
+      found = obstacle(kernel, *inputs, offset=0, segments=segments, bias=bias)
       if found:
-        field = " (DataConfig.document_mask)" if found == "segments" else ""
-        raise ConfigError(f"{refused} cannot take {found}{field}; 'auto' chooses another where it must")
+        field = " (DataConfig.document_mask)" if found.feature is Feature.SEGMENTS else ""
+        raise ConfigError(f"{refused} cannot take {found.text}{field}; 'auto' chooses another where it must")
 
 
 def train(config: TrainConfig, workdir: epath.PathLike) -> Outcome:

@@ -187,7 +187,4 @@ def _with_layers(config: "ModelConfig", cycle: list[Layer]) -> "ModelConfig":
 
 def _table(model: "ModelConfig") -> Frequencies | None:
   """The table that all layers of a model share; None if there is no such table."""
-  positions = model.positions
-  if not isinstance(positions, Embedding) or positions.dynamic:
-    return None
-  return positions.frequencies(model.head_dim)
+  return model.positions.table(model.head_dim) if isinstance(model.positions, Embedding) else None

@@ -52,7 +52,7 @@ def tiny(positions=None):
 def next_tokens(params, config, tokens_BT, lengths_B, length_B1, logit_scale):
   """The most likely token after each of the left-aligned rows, without a cache."""
   compute = ComputeConfig(attention="reference")
-  x_BTD, _ = hidden_states(params, config, tokens_BT, compute=compute, length=length_B1, logit_scale=logit_scale)
+  x_BTD, *_ = hidden_states(params, config, tokens_BT, compute=compute, length=length_B1, logit_scale=logit_scale)
   last_B1D = x_BTD[jnp.arange(len(lengths_B)), lengths_B - 1][:, None]
   return unembed(params, last_B1D)[:, 0].argmax(-1)
 

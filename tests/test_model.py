@@ -36,7 +36,7 @@ def logit_gradients(config, params, length):
   weights_V = jnp.asarray(np.random.default_rng(1).standard_normal(config.vocab_size), jnp.float32)
 
   def logits_of_all_positions(embedding):
-    x_BTD, _ = hidden_states({**params, "embedding": embedding}, config, tokens)
+    x_BTD, *_ = hidden_states({**params, "embedding": embedding}, config, tokens)
     return unembed(params, x_BTD)[0] @ weights_V
 
   with jax.disable_jit():
@@ -180,6 +180,7 @@ COMPUTE_CHANGES = {
   "attention": "blockwise",
   "scan_layers": False,
   "remat": "full",
+  "derivatives": "jax",
 }
 READ_BY_THE_LOSS_ALONE = {"loss_chunk"}  # see test_loss.py
 

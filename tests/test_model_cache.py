@@ -30,7 +30,7 @@ pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 def step(params, config, tokens_BT, cache, length=None):
   with jax.disable_jit():
-    x_BTD, cache = hidden_states(params, config, tokens_BT, cache=cache, length=length)
+    x_BTD, cache, _ = hidden_states(params, config, tokens_BT, cache=cache, length=length)
     return unembed(params, x_BTD), cache
 
 

@@ -110,7 +110,7 @@ def test_logits_are_read_off_the_embedding_or_a_matrix_of_its_own(tie_embeddings
   params, tokens = random_params(config), random_tokens(2, 8)
   weight_VD = params["embedding" if tie_embeddings else "unembedding"]
   assert ("unembedding" in params) != tie_embeddings
-  x_BTD, cache = jax.jit(hidden_states, static_argnums=1)(params, config, tokens)
+  x_BTD, cache, _ = jax.jit(hidden_states, static_argnums=1)(params, config, tokens)
   assert cache is None
   assert_close(unembed(params, x_BTD), np.asarray(x_BTD) @ np.asarray(weight_VD).T)
 
@@ -156,7 +156,7 @@ def test_the_decoder_is_hidden_states_and_unembed():
   }
   logits_BTV = Decoder(config).apply(variables, tokens, **inputs)
   assert logits_BTV.shape == (2, 8, config.vocab_size)
-  x_BTD, _ = hidden_states(variables["params"], config, tokens, **inputs)
+  x_BTD, *_ = hidden_states(variables["params"], config, tokens, **inputs)
   np.testing.assert_array_equal(logits_BTV, unembed(variables["params"], x_BTD))
 
 

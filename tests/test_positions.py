@@ -25,7 +25,6 @@ from drope_jax.positions import (
   layer_cycle,
   rnope_swa,
   rotate,
-  rotation,
 )
 
 SCALINGS = [
@@ -58,7 +57,7 @@ def plain_frequencies(theta, head_dim):
 )
 def test_rotation_by_zero_angles_is_no_rotation_bitwise(embedding, position_ids, dtype):
   x_BTHh = normal(0, 2, 6, 3, 8, dtype=dtype)
-  table = rotation(embedding, position_ids, 8)
+  table = embedding.rotation(position_ids, 8)
   assert (table.cos == 1).all() and (table.sin == 0).all()
   assert rotate(x_BTHh, table).dtype == dtype
   np.testing.assert_array_equal(rotate(x_BTHh, table), rotate(x_BTHh, None))
@@ -66,7 +65,7 @@ def test_rotation_by_zero_angles_is_no_rotation_bitwise(embedding, position_ids,
 
 @pytest.mark.parametrize("embedding", [None, ALiBi()])
 def test_only_rope_rotates(embedding):
-  assert rotation(embedding, np.arange(6)[None], 8) is None
+  assert embedding is None or embedding.rotation(np.arange(6)[None], 8) is None
 
 
 def test_rotation_turns_each_pair_of_half_split_dimensions_by_position_times_frequency():
@@ -75,11 +74,11 @@ def test_rotation_turns_each_pair_of_half_split_dimensions_by_position_times_fre
   as_complex = x_BTHh[..., :4] + 1j * x_BTHh[..., 4:]
   turned = as_complex * np.exp(1j * position_ids_BT[:, :, None, None] * plain_frequencies(100.0, 8))
   expected_BTHh = np.concatenate([turned.real, turned.imag], -1)
-  np.testing.assert_allclose(rotate(x_BTHh, rotation(RoPE(100.0), position_ids_BT, 8)), expected_BTHh, atol=1e-5)
+  np.testing.assert_allclose(rotate(x_BTHh, RoPE(100.0).rotation(position_ids_BT, 8)), expected_BTHh, atol=1e-5)
 
 
 def scores(embedding, q_BTHh, k_BTHh, position_ids):
-  table = rotation(embedding, position_ids, q_BTHh.shape[-1], LENGTH)
+  table = embedding.rotation(position_ids, q_BTHh.shape[-1], LENGTH)
   return np.einsum("BTHh,BSHh->BHTS", rotate(q_BTHh, table), rotate(k_BTHh, table))
 
 
@@ -100,7 +99,7 @@ def test_scores_depend_on_distance_alone(scaling, shift):
 
 def test_bfloat16_vectors_are_rotated_by_float32_angles():
   x_BTHh = normal(4, 1, 2, 1, 8, dtype=jnp.bfloat16)
-  table = rotation(RoPE(), np.array([[256, 257]]), 8)  # equal in bfloat16
+  table = RoPE().rotation(np.array([[256, 257]]), 8)  # equal in bfloat16
   assert table.cos.dtype == jnp.float32
   rotated = rotate(x_BTHh, table)
   np.testing.assert_array_equal(rotated, rotate(x_BTHh.astype(jnp.float32), table).astype(jnp.bfloat16))
@@ -112,7 +111,7 @@ def test_bfloat16_vectors_are_rotated_by_float32_angles():
   "scaling, expected", [(YaRN(8.0, 64), 0.1 * math.log(8) + 1), (YaRN(8.0, 64, attention_factor=1.5), 1.5)]
 )
 def test_attention_factor_multiplies_cos_and_sin(scaling, expected):
-  cos, sin = rotation(RoPE(scaling=scaling), np.arange(20)[None], 16)
+  cos, sin = RoPE(scaling=scaling).rotation(np.arange(20)[None], 16)
   np.testing.assert_allclose(np.hypot(cos, sin), expected, rtol=1e-6)
 
 
@@ -279,9 +278,9 @@ def test_each_row_may_have_a_length_of_its_own(scaling, num_positions, rows_of_i
   embedding = RoPE(1e4, scaling)
   lengths_B1 = jnp.array([[32], [100], [500]])
   position_ids = jnp.broadcast_to(jnp.arange(num_positions), (rows_of_ids, num_positions))
-  together = rotation(embedding, position_ids, 16, lengths_B1)
+  together = embedding.rotation(position_ids, 16, lengths_B1)
   for row, length in enumerate(lengths_B1[:, 0].tolist()):
-    alone = rotation(embedding, position_ids[:1], 16, length)
+    alone = embedding.rotation(position_ids[:1], 16, length)
     np.testing.assert_allclose(together.cos[row], alone.cos[0], atol=1e-5)
     np.testing.assert_allclose(together.sin[row], alone.sin[0], atol=1e-5)
 
@@ -290,7 +289,7 @@ def test_each_row_may_have_a_length_of_its_own(scaling, num_positions, rows_of_i
 def test_a_dynamic_scaling_must_be_told_the_length(scaling):
   assert RoPE(scaling=scaling).dynamic
   with pytest.raises(ValueError, match="length"):
-    rotation(RoPE(scaling=scaling), np.arange(4)[None], 16)
+    RoPE(scaling=scaling).rotation(np.arange(4)[None], 16)
 
 
 @pytest.mark.parametrize("scaling", [PI(4.0), NTK(4.0), NTKByParts(4.0, 64), YaRN(4.0, 64), Llama3(4.0, 64)])

@@ -186,7 +186,7 @@ def batch_of_tokens():
 
 def logits_and_gradients(kernel, params, tokens_BT, segments_BT):
   def loss(params):
-    x_BTD, _ = hidden_states(
+    x_BTD, *_ = hidden_states(
       params, MODEL, tokens_BT, segments_BT=segments_BT, compute=ComputeConfig(attention=kernel, dtype="float32")
     )
     logits_BTV = unembed(params, x_BTD)

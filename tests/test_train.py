@@ -332,7 +332,10 @@ def test_what_this_machine_has_not_is_refused_before_anything_is_written(
   ("changes", "message"),
   [
     ({"data": {"document_mask": True}}, r"cannot take segments \(DataConfig.document_mask\)"),
-    ({"model": tiny_model(head_dim=8, positions=LayerPattern((Layer(), Layer(ALiBi()))))}, "cannot take ALiBi slopes"),
+    (
+      {"model": tiny_model(head_dim=8, positions=LayerPattern((Layer(), Layer(ALiBi()))))},
+      "cannot take a bias",
+    ),
     ({"model": tiny_model(head_dim=4)}, "cannot take heads of 4"),
     ({"compute": {"dtype": "float32"}}, r"cannot take float32 \(only bfloat16 and float16\)"),
   ],

@@ -1,4 +1,4 @@
-"""Causal attention behind one call, with several kernels that agree.
+"""Causal attention behind one call, with several kernels that agree, and the choice between them.
 
 A query at index i of its row sees the keys at indices j <= i; with a window only i - j < window; with segments only
 those of its own segment. Indices count places in the row (or cache slots), so a cache needs no mask of its own: slots
@@ -6,30 +6,33 @@ that are not yet written lie at indices no query has reached. Positions, which o
 
 Kernels: "reference" writes the T x S scores out; "blockwise" keeps one block of them at a time, forward and backward,
 and skips the blocks that causality or the window empties; "unrolled" is for short whole rows on a CPU. Scores, softmax
-and sums are float32 in all. "splash" (TPU) and "cudnn" (GPU) are the accelerators' own, see kernels.py.
+and sums are float32 in all. "splash" (TPU) and "cudnn" (GPU) are the accelerators' own, see accelerators.py.
 Letters as in model.py, and G = H / K, the query heads that share a key/value head.
 """
 
 import functools
+import logging
 import math
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from drope_jax.attention.accelerators import ACCELERATED, PLATFORMS, obstacle
+from drope_jax.attention.accelerators import ACCELERATED, PLATFORMS, Obstacle, obstacle
 from drope_jax.attention.blockwise import blockwise_attention
 from drope_jax.attention.context_parallel import over_context
-from drope_jax.attention.reference import reference_attention
+from drope_jax.attention.reference import attention_weights, reference_attention
 from drope_jax.attention.scores import Segments
 from drope_jax.attention.unrolled import unrolled_attention
 from drope_jax.errors import ConfigError
 from drope_jax.platforms import target_platform
+from drope_jax.positions import Bias
 from drope_jax.sharding import cut_evenly, pieces
 
 Array = jax.Array
 
-__all__ = ["Segments", "attention"]
+__all__ = ["Segments", "attention", "weights"]
+
+logger = logging.getLogger(__name__)
 
 _LARGEST_REFERENCE = 1 << 16  # scores per head up to which "auto" takes the reference kernel, or the unrolled one
 
@@ -42,7 +45,7 @@ def attention(
   offset: int | Array = 0,
   window: int | None = None,
   segments: Segments | None = None,
-  slopes_H: Any = None,
+  bias: Bias | None = None,
   logit_scale: float | Array = 1.0,
   kernel: str = "auto",
 ) -> Array:
@@ -53,7 +56,7 @@ def attention(
     offset: index of the first query of each row, an int or int32 (B,); the number of cached keys before it.
     window: keys seen by each query, itself included; None for all before it.
     segments: document numbers, or None.
-    slopes_H: ALiBi slopes (H,), positive; adds slope * (j - i) to the logits. Constants: no gradient flows to them.
+    bias: what an embedding adds to the logits; no gradient flows to it.
     logit_scale: beta of the paper's appendix C.2, a scalar or (H,); multiplies 1/sqrt(h).
     kernel: one of the module's docstring, or "auto": the accelerator's where there is one and it can serve the call,
       else, while T * S is small, "unrolled" (with a cache "reference"), else blockwise.
@@ -65,46 +68,88 @@ def attention(
     ValueError: for head counts that do not divide.
     ConfigError: for an unknown kernel, or one that cannot serve the call; the message says what hinders it.
   """
-  num_queries, num_heads, head_dim = q_BTHh.shape[1:]
+  num_queries, num_heads = q_BTHh.shape[1:3]
   num_keys, num_kv_heads = k_BSKh.shape[1:3]
   if num_heads % num_kv_heads:
     raise ValueError(f"{num_heads} query heads cannot share {num_kv_heads} key/value heads evenly")
-  hindered = functools.partial(
-    obstacle, q_BTHh=q_BTHh, k_BSKh=k_BSKh, offset=offset, segments=segments, slopes_H=slopes_H
-  )
+  hindered = functools.partial(obstacle, q_BTHh=q_BTHh, k_BSKh=k_BSKh, offset=offset, segments=segments, bias=bias)
   if kernel == "auto":
-    kernel = PLATFORMS.get(target_platform(), "")
-    if not kernel or hindered(kernel):
-      short = num_queries * num_keys <= _LARGEST_REFERENCE
-      kernel = "blockwise" if not short else "reference" if hindered("unrolled") else "unrolled"
+    fastest = PLATFORMS.get(target_platform(), "")
+    hindrance = hindered(fastest) if fastest else None
+    short = num_queries * num_keys <= _LARGEST_REFERENCE
+    own = "blockwise" if not short else "reference" if hindered("unrolled") else "unrolled"
+    kernel = fastest if fastest and hindrance is None else own
+    _log_choice(kernel, fastest, hindrance)
   if kernel not in (*_KERNELS, *ACCELERATED):
     allowed = ("auto", *_KERNELS, *ACCELERATED)
     raise ConfigError(f"ComputeConfig.attention is {kernel!r}; allowed: {', '.join(allowed)}")
 
-  scale = jnp.asarray(logit_scale, jnp.float32) / math.sqrt(head_dim)
-  scaled = (q_BTHh * scale[..., None]).astype(q_BTHh.dtype)
+  scaled = _scaled(q_BTHh, logit_scale)
   if kernel in (*ACCELERATED, "unrolled") and (reason := hindered(kernel)):
-    raise ConfigError(f"ComputeConfig.attention is {kernel!r}, which cannot take {reason}; choose another, or 'auto'")
+    raise ConfigError(
+      f"ComputeConfig.attention is {kernel!r}, which cannot take {reason.text}; choose another, or 'auto'"
+    )
   if kernel in ACCELERATED:
     return ACCELERATED[kernel](scaled, k_BSKh, v_BSKh, window, segments)
   # A row too short to be cut, such as one new token, is left to the compiler.
   if pieces("length") > 1 and cut_evenly(q_BTHh, "batch", "length"):
     compute = functools.partial(_compute, window=window, kernel=kernel)
-    return over_context(compute, scaled, k_BSKh, v_BSKh, offset, segments, slopes_H)
-  return _compute(scaled, k_BSKh, v_BSKh, offset, segments, slopes_H, window, kernel)
+    return over_context(compute, scaled, k_BSKh, v_BSKh, offset, segments, bias)
+  return _compute(scaled, k_BSKh, v_BSKh, offset, segments, bias, window, kernel)
 
 
-def _compute(scaled_BTHh, k_BSKh, v_BSKh, offset, segments, slopes_H, window, kernel: str) -> Array:
-  """One of this file's own kernels; the arguments are those of `attention`, with the scale already in the queries."""
-  batch, num_queries, num_heads, head_dim = scaled_BTHh.shape
-  num_kv_heads = k_BSKh.shape[2]
-  groups = (num_kv_heads, num_heads // num_kv_heads)
-  # Heads before positions: every product below is then a plain batched matrix product, without transposes of its own.
-  q_BKGTh = scaled_BTHh.swapaxes(1, 2).reshape(batch, *groups, num_queries, head_dim)
-  k_BKSh, v_BKSh = k_BSKh.swapaxes(1, 2), v_BSKh.swapaxes(1, 2)
+def weights(
+  q_BTHh: Array,
+  k_BSKh: Array,
+  *,
+  offset: int | Array = 0,
+  window: int | None = None,
+  segments: Segments | None = None,
+  bias: Bias | None = None,
+  logit_scale: float | Array = 1.0,
+) -> Array:
+  """The attention weights (B, H, T, S), float32, that `attention` gives to the keys; arguments as there.
+
+  They are written out whole: for looking at short texts.
+  """
+  batch, num_queries, num_heads, _ = q_BTHh.shape
+  q_BKGTh, k_BKSh, offset_B, bias_KG = _grouped(_scaled(q_BTHh, logit_scale), k_BSKh, offset, bias)
+  weights_BKGTS = attention_weights(q_BKGTh, k_BKSh, offset_B, segments, bias_KG, window)
+  return weights_BKGTS.reshape(batch, num_heads, num_queries, -1)
+
+
+@functools.cache
+def _log_choice(kernel: str, fastest: str, hindrance: Obstacle | None) -> None:
+  """Says once per process which kernel "auto" chose, and what ruled out the accelerator's own."""
+  if hindrance is None:
+    logger.info("attention kernel: %s", kernel)
+  else:
+    logger.warning("attention kernel: %s, since %s cannot take %s", kernel, fastest, hindrance.text)
+
+
+def _scaled(q_BTHh: Array, logit_scale: float | Array) -> Array:
+  scale = jnp.asarray(logit_scale, jnp.float32) / math.sqrt(q_BTHh.shape[-1])
+  return (q_BTHh * scale[..., None]).astype(q_BTHh.dtype)
+
+
+def _grouped(q_BTHh: Array, k_BSKh: Array, offset: int | Array, bias: Bias | None):
+  """Queries (B, K, G, T, h), keys (B, K, S, h), offsets (B,) and a bias with coefficients (K, G).
+
+  With heads before positions every product is a plain batched matrix product, without transposes of its own.
+  """
+  batch, num_queries, num_heads, head_dim = q_BTHh.shape
+  groups = (k_BSKh.shape[2], num_heads // k_BSKh.shape[2])
+  q_BKGTh = q_BTHh.swapaxes(1, 2).reshape(batch, *groups, num_queries, head_dim)
   offset_B = jnp.atleast_1d(jnp.asarray(offset, jnp.int32))  # (1,) where all rows share it: one mask serves the batch
-  slopes_KG = None if slopes_H is None else jnp.asarray(slopes_H, jnp.float32).reshape(groups)
-  out_BKGTh = _KERNELS[kernel](q_BKGTh, k_BKSh, v_BKSh, offset_B, segments, slopes_KG, window)
+  bias_KG = jax.tree.map(lambda x: jnp.asarray(x, jnp.float32).reshape(groups), bias)
+  return q_BKGTh, k_BSKh.swapaxes(1, 2), offset_B, bias_KG
+
+
+def _compute(scaled_BTHh, k_BSKh, v_BSKh, offset, segments, bias, window, kernel: str) -> Array:
+  """One of this package's own kernels; arguments as for `attention`, with the scale already in the queries."""
+  batch, num_queries, num_heads, head_dim = scaled_BTHh.shape
+  q_BKGTh, k_BKSh, offset_B, bias_KG = _grouped(scaled_BTHh, k_BSKh, offset, bias)
+  out_BKGTh = _KERNELS[kernel](q_BKGTh, k_BKSh, v_BSKh.swapaxes(1, 2), offset_B, segments, bias_KG, window)
   return out_BKGTh.reshape(batch, num_heads, num_queries, head_dim).swapaxes(1, 2)
 
 

@@ -1,9 +1,11 @@
-"""The accelerators' own attention kernels, under the conventions of attention.py: splash on TPUs, cuDNN on GPUs.
+"""The accelerators' own attention kernels, under the conventions of this package: splash on TPUs, cuDNN on GPUs.
 
 Both serve training and long evaluation: whole rows of queries against themselves. They neither write the T x T scores
-out nor repeat keys for the query heads that share them. What else a call may ask for, `obstacle` knows.
+out nor repeat keys for the query heads that share them. `obstacle` says what else of a call a kernel cannot serve.
 """
 
+import dataclasses
+import enum
 import functools
 import math
 from collections.abc import Callable
@@ -24,30 +26,53 @@ _SPLASH_LANES = 128  # what splash's blocks must be multiples of
 _SPLASH_BLOCK = 512  # queries and keys per block
 
 
-def obstacle(kernel: str, q_BTHh: Array, k_BSKh: Array, *, offset, segments, slopes_H) -> str | None:
-  """What keeps `kernel` from serving a call, in words that follow "cannot take"; None if nothing does.
+class Feature(enum.Enum):
+  """What a call may have that some kernel cannot serve."""
 
-  Args: as `attention` takes them.
+  CACHE = enum.auto()
+  SPLIT_ROWS = enum.auto()
+  BIAS = enum.auto()
+  SEGMENTS = enum.auto()
+  SHAPE = enum.auto()
+  DTYPE = enum.auto()
+
+
+@dataclasses.dataclass(frozen=True)
+class Obstacle:
+  """What keeps a kernel from serving a call."""
+
+  feature: Feature
+  text: str  # follows "cannot take"
+
+
+def obstacle(kernel: str, q_BTHh: Array, k_BSKh: Array, *, offset, segments, bias) -> Obstacle | None:
+  """What keeps `kernel` from serving a call; None if nothing does.
+
+  Args: as `attention` takes them; of segments and bias only whether they are None is looked at.
   """
   shards = pieces("length")
   if not isinstance(offset, int) or offset != 0 or q_BTHh.shape[1] != k_BSKh.shape[1]:
-    return "cached keys"
+    return Obstacle(Feature.CACHE, "cached keys")
   if kernel in ("cudnn", "unrolled") and shards > 1:
-    return "rows split over the mesh axis 'context'"
+    return Obstacle(Feature.SPLIT_ROWS, "rows split over the mesh axis 'context'")
   if kernel == "unrolled":
     return None
-  if slopes_H is not None:
-    return "ALiBi slopes"
+  if bias is not None:
+    return Obstacle(Feature.BIAS, "a bias on the logits")
   if kernel == "splash" and not cut_evenly(q_BTHh, "batch", "length"):
-    return f"{q_BTHh.shape[0]} rows of {q_BTHh.shape[1]} tokens, which the mesh cuts unevenly"
+    rows, tokens = q_BTHh.shape[:2]
+    return Obstacle(Feature.SHAPE, f"{rows} rows of {tokens} tokens, which the mesh cuts unevenly")
   if kernel == "splash" and shards > 1 and q_BTHh.shape[1] % (parts("length") * _SPLASH_LANES):
-    return f"rows of {q_BTHh.shape[1]} tokens in {shards} pieces (each must be a multiple of {2 * _SPLASH_LANES})"
+    least = 2 * _SPLASH_LANES
+    return Obstacle(
+      Feature.SHAPE, f"rows of {q_BTHh.shape[1]} tokens in {shards} pieces (each must be a multiple of {least})"
+    )
   if kernel == "cudnn" and segments is not None:
-    return "segments"
+    return Obstacle(Feature.SEGMENTS, "segments")
   if kernel == "cudnn" and (q_BTHh.shape[-1] % 8 or q_BTHh.shape[-1] > 128):  # 256 on Hopper alone
-    return f"heads of {q_BTHh.shape[-1]} (only multiples of 8 up to 128)"
+    return Obstacle(Feature.SHAPE, f"heads of {q_BTHh.shape[-1]} (only multiples of 8 up to 128)")
   if kernel == "cudnn" and q_BTHh.dtype not in (jnp.bfloat16, jnp.float16):
-    return f"{q_BTHh.dtype} (only bfloat16 and float16)"
+    return Obstacle(Feature.DTYPE, f"{q_BTHh.dtype} (only bfloat16 and float16)")
   return None
 
 

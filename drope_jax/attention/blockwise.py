@@ -38,7 +38,7 @@ class _Layout(NamedTuple):
   k_size: int  # keys of a block
 
 
-def blockwise_attention(q_BKGTh, k_BKSh, v_BKSh, offset_B, segments, slopes_KG, window):
+def blockwise_attention(q_BKGTh, k_BKSh, v_BKSh, offset_B, segments, bias_KG, window):
   num_queries, num_keys = q_BKGTh.shape[3], k_BKSh.shape[2]
   block = _BLOCK if num_keys < _LONG else 2 * _BLOCK
   q_size, k_size = min(block, num_queries), min(block, num_keys)
@@ -49,7 +49,7 @@ def blockwise_attention(q_BKGTh, k_BKSh, v_BKSh, offset_B, segments, slopes_KG, 
   if segments is not None:
     segments = Segments(pad(segments.queries, 1, q_size), pad(segments.keys, 1, k_size))
   keys_and_values = pad(k_BKSh, 2, k_size), pad(v_BKSh, 2, k_size)
-  problem = Problem(pad(q_BKGTh, 3, q_size), *keys_and_values, offset_B, segments, slopes_KG)
+  problem = Problem(pad(q_BKGTh, 3, q_size), *keys_and_values, offset_B, segments, bias_KG)
   return _flash(problem, _Layout(window, num_keys, q_size, k_size))[:, :, :, :num_queries]
 
 
@@ -67,7 +67,7 @@ def _block_scores(problem: Problem, q_block: Array, i: Array, j: Array, layout: 
   if segments is not None:
     segments = Segments(_block(segments.queries, i, q_size, 1), _block(segments.keys, j, k_size, 1))
   k_block = _block(problem.k_BKSh, j, k_size, 2)
-  scores, visible = biased_scores(q_block, k_block, q_index_BT, k_index_S, segments, problem.slopes_KG, window)
+  scores, visible = biased_scores(q_block, k_block, q_index_BT, k_index_S, segments, problem.bias_KG, window)
   return scores, visible & (k_index_S < num_keys)
 
 

@@ -55,7 +55,7 @@ def _trade(x: Array, permutations: list[list[tuple[int, int]]]) -> Array:
   )
 
 
-def over_context(compute: Callable, q_BTHh, k_BSKh, v_BSKh, offset, segments, slopes_H) -> Array:
+def over_context(compute: Callable, q_BTHh, k_BSKh, v_BSKh, offset, segments, bias) -> Array:
   """`compute` where rows are split over the mesh axis `context`: a device gathers all keys, and has its queries dealt.
 
   Said with shard_map, because the compiler does not see how the blocks of a loop could be dealt out.
@@ -66,11 +66,11 @@ def over_context(compute: Callable, q_BTHh, k_BSKh, v_BSKh, offset, segments, sl
   rows: Any = None
   if segments is not None:
     rows = Segments(partition_spec(("batch", "length")), partition_spec(("batch", "all_keys")))  # type: ignore[arg-type]
-  slopes = None if slopes_H is None else jnp.asarray(slopes_H, jnp.float32)
+  bias = jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), bias)
   offset = jnp.asarray(offset, jnp.int32)  # a scalar stays one: see _compute
   offsets = partition_spec(("batch",) if offset.ndim else ())
 
-  def here(q_BTHh, k_BSKh, v_BSKh, offset, segments, slopes_H):
+  def here(q_BTHh, k_BSKh, v_BSKh, offset, segments, bias):
     size = q_BTHh.shape[1] // 2
     q_BTHh = deal(q_BTHh, devices)
     if segments is not None:
@@ -80,9 +80,9 @@ def over_context(compute: Callable, q_BTHh, k_BSKh, v_BSKh, offset, segments, sl
       own = slice(half * size, (half + 1) * size)
       rows = None if segments is None else Segments(segments.queries[:, own], segments.keys)
       first = offset + chunk * size
-      outs.append(compute(q_BTHh[:, own], k_BSKh, v_BSKh, first, rows, slopes_H))
+      outs.append(compute(q_BTHh[:, own], k_BSKh, v_BSKh, first, rows, bias))
     return collect(jnp.concatenate(outs, axis=1), devices)
 
-  specs = (heads, keys, keys, offsets, rows, None if slopes is None else partition_spec(("heads",)))
+  specs = (heads, keys, keys, offsets, rows, jax.tree.map(lambda _: partition_spec(("heads",)), bias))
   run = jax.shard_map(here, in_specs=specs, out_specs=heads, check_vma=False)
-  return run(q_BTHh, k_BSKh, v_BSKh, offset, segments, slopes)
+  return run(q_BTHh, k_BSKh, v_BSKh, offset, segments, bias)

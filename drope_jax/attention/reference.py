@@ -6,10 +6,16 @@ import jax.numpy as jnp
 from drope_jax.attention.scores import MASKED, biased_scores, mix_keys
 
 
-def reference_attention(q_BKGTh, k_BKSh, v_BKSh, offset_B, segments, slopes_KG, window):
+def reference_attention(q_BKGTh, k_BKSh, v_BKSh, offset_B, segments, bias_KG, window):
+  """The output (B, K, G, T, h) in the dtype of q; arguments as for the other kernels."""
+  weights = attention_weights(q_BKGTh, k_BKSh, offset_B, segments, bias_KG, window).astype(v_BKSh.dtype)
+  return mix_keys(weights, v_BKSh).astype(q_BKGTh.dtype)
+
+
+def attention_weights(q_BKGTh, k_BKSh, offset_B, segments, bias_KG, window):
+  """The weights (B, K, G, T, S) of every key, float32; a query that sees nothing gives none."""
   q_index_BT = offset_B[:, None] + jnp.arange(q_BKGTh.shape[3])
   k_index_S = jnp.arange(k_BKSh.shape[2])
-  scores, visible = biased_scores(q_BKGTh, k_BKSh, q_index_BT, k_index_S, segments, slopes_KG, window)
+  scores, visible = biased_scores(q_BKGTh, k_BKSh, q_index_BT, k_index_S, segments, bias_KG, window)
   weights = jax.nn.softmax(jnp.where(visible, scores, MASKED), axis=-1)
-  weights = jnp.where(visible, weights, 0.0).astype(v_BKSh.dtype)  # a query that sees nothing gets nothing
-  return mix_keys(weights, v_BKSh).astype(q_BKGTh.dtype)
+  return jnp.where(visible, weights, 0.0)

@@ -5,6 +5,8 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from drope_jax.positions import Bias
+
 Array = jax.Array
 
 MASKED = -1e30  # finite: a block that is masked whole must not produce inf - inf
@@ -25,7 +27,7 @@ class Problem(NamedTuple):
   v_BKSh: Array
   offset_B: Array
   segments: Segments | None
-  slopes_KG: Array | None
+  bias_KG: Bias | None  # its coefficients are (K, G)
 
 
 # The three products of attention, with float32 results. The G * T queries of a key/value head are the rows of one
@@ -59,14 +61,15 @@ def biased_scores(
   q_index_BT: Array,
   k_index_S: Array,
   segments: Segments | None,
-  slopes_KG: Array | None,
+  bias_KG: Bias | None,
   window: int | None,
 ) -> tuple[Array, Array]:
   """Biased logits (B, K, G, T, S), float32, and which of them are visible (B, 1, 1, T, S). Masking is the caller's."""
   scores = dot_keys(q_BKGTh, k_BKSh)
   distance_BTS = q_index_BT[:, :, None] - k_index_S
-  if slopes_KG is not None:
-    scores -= slopes_KG[:, :, None, None] * distance_BTS[:, None, None].astype(jnp.float32)
+  if bias_KG is not None:
+    coefficients = [coefficient[:, :, None, None] for coefficient in bias_KG.coefficients]
+    scores += bias_KG.of_distance(*coefficients, distance_BTS[:, None, None].astype(jnp.float32))
   visible_BTS = distance_BTS >= 0
   if window is not None:
     visible_BTS &= distance_BTS < window
@@ -83,5 +86,5 @@ def gradient(problem: Problem, d_q: Array, d_k: Array, d_v: Array) -> Problem:
     d_v.astype(problem.v_BKSh.dtype),
     offset_B=None,  # type: ignore[arg-type]  # integers and constants: None is JAX's zero
     segments=None,
-    slopes_KG=None,
+    bias_KG=None,
   )

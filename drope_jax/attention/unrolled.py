@@ -28,8 +28,8 @@ _UNROLLED = 2  # blocks of queries, at most
 _SMALLEST_UNROLLED = 64  # queries of a block, at least: below, compiling more blocks costs more than it saves
 
 
-def unrolled_attention(q_BKGTh, k_BKSh, v_BKSh, offset_B, segments, slopes_KG, window):
-  return _rows_by_block(Problem(q_BKGTh, k_BKSh, v_BKSh, offset_B, segments, slopes_KG), window)
+def unrolled_attention(q_BKGTh, k_BKSh, v_BKSh, offset_B, segments, bias_KG, window):
+  return _rows_by_block(Problem(q_BKGTh, k_BKSh, v_BKSh, offset_B, segments, bias_KG), window)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
@@ -46,7 +46,7 @@ def _rows_by_block_fwd(problem: Problem, window: int | None):
   # What comes before is computed once, and not again in each slice below.
   q_BKGTh, k_BKSh, v_BKSh = lax.optimization_barrier(problem[:3])
   problem = Problem(q_BKGTh, k_BKSh, v_BKSh, *problem[3:])
-  offset_B, segments, slopes_KG = problem[3:]
+  offset_B, segments, bias_KG = problem[3:]
   outs, saved = [], []
   for start, stop in _query_blocks(q_BKGTh.shape[3]):
     here = None if segments is None else Segments(segments.queries[:, start:stop], segments.keys[:, :stop])
@@ -56,7 +56,7 @@ def _rows_by_block_fwd(problem: Problem, window: int | None):
       offset_B[:, None] + jnp.arange(start, stop),
       jnp.arange(stop),
       here,
-      slopes_KG,
+      bias_KG,
       window,
     )
     scores = jnp.where(visible, scores, MASKED)

@@ -12,6 +12,7 @@ from jax import lax
 from drope_jax.config import ComputeConfig, ModelConfig
 from drope_jax.evaluate.tasks import Subject, batches
 from drope_jax.generation import round_up
+from drope_jax.loss import chunk_for
 from drope_jax.model import Array, Params, hidden_states, separate_frequencies, unembed
 from drope_jax.positions import Frequencies
 
@@ -87,7 +88,7 @@ def _scores(
 
   `lengths_B1` is what the dynamic scalings read, so that padding does not change a result.
   """
-  x_BTD, _ = hidden_states(
+  x_BTD, *_ = hidden_states(
     params,
     config,
     tokens_BS[:, :-1],
@@ -105,5 +106,5 @@ def _scores(
     logits_V = unembed(params, x_D[None, None])[0, 0]
     return jax.nn.logsumexp(logits_V) - logits_V[target], logits_V.argmax() == target
 
-  nll_N, top_N = lax.map(score, (x_ND, targets_N), batch_size=compute.loss_chunk)
+  nll_N, top_N = lax.map(score, (x_ND, targets_N), batch_size=compute.loss_chunk or chunk_for(params, x_ND[None]))
   return nll_N.reshape(places_BK.shape), top_N.reshape(places_BK.shape)

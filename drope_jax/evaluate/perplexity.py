@@ -212,7 +212,7 @@ def _token_losses(
   length: int,
 ) -> Array:
   """Losses (B, T) of sequences of `length` tokens, which is T unless they are padded."""
-  x_BTD, _ = hidden_states(
+  x_BTD, *_ = hidden_states(
     params,
     config,
     tokens_BS[:, :-1],

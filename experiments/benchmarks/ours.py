@@ -54,11 +54,11 @@ def matmul(size: int, dtype: str) -> tuple[dict[str, Any], Measure]:
   return _about(), measure
 
 
-def _random_tokens(model: ModelConfig, *shape: int) -> np.ndarray:
+def random_tokens(model: ModelConfig, *shape: int) -> np.ndarray:
   return np.random.default_rng(0).integers(0, model.vocab_size, shape).astype(np.int32)
 
 
-class _Training:
+class Training:
   """A compiled train step with a state, as `train` runs it."""
 
   def __init__(self, config: TrainConfig):
@@ -68,10 +68,18 @@ class _Training:
     abstract = abstract_state(model, optimizer, self.mesh)
     with jax.set_mesh(self.mesh):
       self.state = fresh_state(model, optimizer, abstract, seed=0)
-      self._step = jit_train_step(config, optimizer, abstract, self.mesh)
+      self._step: Any = jit_train_step(config, optimizer, abstract, self.mesh)
 
   def put(self, batch: dict[str, np.ndarray]) -> Any:
     return jax.tree.map(lambda x: jax.make_array_from_process_local_data(batch_sharding(self.mesh), x), batch)
+
+  def compile(self, batch: Any) -> int:
+    """Compiles the step for batches like this one; bytes that it takes on each device, those of the state included."""
+    with jax.set_mesh(self.mesh):
+      self._step = self._step.lower(self.state, batch).compile()
+    memory = self._step.memory_analysis()
+    sizes = memory.argument_size_in_bytes + memory.output_size_in_bytes + memory.temp_size_in_bytes
+    return sizes - memory.alias_size_in_bytes  # donated arguments are outputs too
 
   def step(self, batch: Any) -> jax.Array:
     """Dispatches a step; its loss comes later."""
@@ -80,7 +88,7 @@ class _Training:
     return report["loss"]
 
 
-def _train_config(model: dict[str, Any], data: DataConfig, compute: dict[str, Any]) -> TrainConfig:
+def train_config(model: dict[str, Any], data: DataConfig, compute: dict[str, Any]) -> TrainConfig:
   return TrainConfig(
     model=from_dict(ModelConfig, model), data=data, optim=OPTIM, compute=ComputeConfig(**compute), steps=STEPS
   )
@@ -92,10 +100,10 @@ def train_step(
   """Seconds of a training step on one fixed batch. Raises RuntimeError where JAX computes on another platform."""
   if jax.default_backend() != platform:
     raise RuntimeError(f"JAX computes on {jax.default_backend()} here, not on {platform}")
-  config = _train_config(model, DataConfig(directory="", context=context, batch_size=batch_size), compute)
+  config = train_config(model, DataConfig(directory="", context=context, batch_size=batch_size), compute)
   assert config.model is not None
-  training = _Training(config)
-  batch = training.put({"tokens": _random_tokens(config.model, batch_size, context + 1)})
+  training = Training(config)
+  batch = training.put({"tokens": random_tokens(config.model, batch_size, context + 1)})
   begin = time.perf_counter()
   training.step(batch).block_until_ready()
   first = time.perf_counter() - begin
@@ -115,8 +123,8 @@ def training_with_data(
   model: dict[str, Any], compute: dict[str, Any], data: dict[str, Any]
 ) -> tuple[dict[str, Any], Measure]:
   """A training step on the pipeline's batches, the same on one fixed batch, and the pipeline alone."""
-  config = _train_config(model, from_dict(DataConfig, data), compute)
-  training, batches = _Training(config), train_batches(config.data, seed=0)
+  config = train_config(model, from_dict(DataConfig, data), compute)
+  training, batches = Training(config), train_batches(config.data, seed=0)
   fixed = training.put(next(batches))
   training.step(fixed).block_until_ready()
 
@@ -164,7 +172,7 @@ def loss_of_a_text(
   """
   mesh = make_mesh(PRESETS["context"])
   config, params = _model_and_params(model, directory, mesh)
-  how, text = Inference(config), _random_tokens(config, 1, length + 1)
+  how, text = Inference(config), random_tokens(config, 1, length + 1)
   begin = time.perf_counter()
   with jax.set_mesh(mesh):
     trace_losses(params, how, 1, length, ComputeConfig()).lower().compile()
@@ -183,7 +191,7 @@ def loss_of_a_text(
 def generation(model: dict[str, Any], batch_size: int, prompt: int, new_tokens: int) -> tuple[dict[str, Any], Measure]:
   """Seconds of reading `batch_size` prompts of `prompt` tokens, and of `new_tokens` greedy answers to them."""
   config, params = _model_and_params(model, None)
-  prompts = list(_random_tokens(config, batch_size, prompt))
+  prompts = list(random_tokens(config, batch_size, prompt))
 
   def fresh() -> Generation:
     return Generation(params, config, prompts, max_new_tokens=new_tokens)

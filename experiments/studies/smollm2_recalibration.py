@@ -19,6 +19,7 @@ from drope_jax import checkpoint
 from drope_jax.config import TrainConfig
 from drope_jax.data.tokenizers import load_tokenizer
 from drope_jax.evaluate.catalog import EvalData
+from drope_jax.transitions import Drop, Keep, Transition
 from experiments.configs import recalibrate
 from experiments.plan import Arm, Row, Study, check_at_least_one, require
 
@@ -51,7 +52,7 @@ class Recalibration:
     for name, recipe in RECIPES.items():
       for kept, role, methods in (("rope", "control", ("rope", "yarn")), ("drope", "drope", ("nope", "drope"))):
         run = f"{kept}_{name}"
-        runs[run] = self._run(recipe, context, drop=kept == "drope")
+        runs[run] = self._run(recipe, context, transition=Drop() if kept == "drope" else Keep())
         label = f"{'DroPE' if kept == 'drope' else 'RoPE, continued'} ({LABELS[name]})"
         arms.append(Arm(label, (run,), role))
         suffix = {"rope": "", "yarn": " + YaRN", "nope": ", β = 1", "drope": ", fitted β"}
@@ -77,13 +78,13 @@ class Recalibration:
       ),
     )
 
-  def _run(self, recipe: str, context: int, drop: bool) -> TrainConfig:
+  def _run(self, recipe: str, context: int, transition: Transition) -> TrainConfig:
     """The recipe with these settings; its warmup takes no more than a tenth of the steps."""
     config = recalibrate.get_config(recipe)
     assert config.init is not None
     return dataclasses.replace(
       config,
-      init=dataclasses.replace(config.init, checkpoint=self.checkpoint, drop=drop),
+      init=dataclasses.replace(config.init, checkpoint=self.checkpoint, transition=transition),
       data=dataclasses.replace(config.data, directory=self.dataset, context=context, batch_size=self.batch_size),
       optim=dataclasses.replace(config.optim, warmup_steps=min(config.optim.warmup_steps, self.steps // 10)),
       steps=self.steps,

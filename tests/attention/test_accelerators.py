@@ -14,6 +14,7 @@ from drope_jax.attention import Segments, attention
 from drope_jax.attention import accelerators as kernels
 from drope_jax.config import MeshConfig
 from drope_jax.errors import ConfigError
+from drope_jax.positions import ALiBi
 from drope_jax.sharding import make_mesh
 
 
@@ -63,9 +64,9 @@ def compare(arrays, kernel: str, tolerance: float, settings: dict):
 @pytest.mark.parametrize(
   ("kernel", "settings", "reason"),
   [
-    ("splash", {"slopes_H": (0.1, 0.2, 0.3, 0.4)}, "ALiBi slopes"),
+    ("splash", {"bias": ALiBi().bias(4)}, "a bias"),
     ("splash", {"offset": jnp.array([3])}, "cached keys"),
-    ("cudnn", {"slopes_H": (0.1, 0.2, 0.3, 0.4)}, "ALiBi slopes"),
+    ("cudnn", {"bias": ALiBi().bias(4)}, "a bias"),
     ("cudnn", {"segments": "given"}, "segments"),
     ("cudnn", {"head_dim": 20}, r"heads of 20 \(only multiples of 8 up to 128\)"),
     ("cudnn", {"head_dim": 136}, "heads of 136"),
@@ -110,7 +111,7 @@ def rows_in_pieces():
       compare(arrays, "splash", 2e-5, settings)
       print("agrees")
     (q, k, _), _ = inputs(200)
-    print(kernels.obstacle("splash", q, k, offset=0, segments=None, slopes_H=None))
+    print(kernels.obstacle("splash", q, k, offset=0, segments=None, bias=None).text)
 
 
 if __name__ == "__main__":

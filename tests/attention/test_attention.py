@@ -11,7 +11,7 @@ import pytest
 
 from drope_jax import attention as attention_module
 from drope_jax.attention import Segments, attention, blockwise, unrolled
-from drope_jax.positions import alibi_slopes
+from drope_jax.positions import ALiBi
 
 BLOCK = 6  # of queries and of keys, in the tests with small_blocks
 KERNELS = ["reference", "blockwise"]
@@ -41,7 +41,7 @@ def documents(batch, length, seed=0):
   return jnp.asarray(np.random.default_rng(seed).integers(0, 2, (batch, length)).cumsum(1), jnp.int32)
 
 
-def by_definition(q_BTHh, k_BSKh, v_BSKh, offset_B, window=None, segments=None, slopes_H=None, logit_scale=1.0):
+def by_definition(q_BTHh, k_BSKh, v_BSKh, offset_B, window=None, segments=None, bias=None, logit_scale=1.0):
   """The docstring of `attention`, in loops."""
   q_BTHh, k_BSKh, v_BSKh = (np.asarray(x, np.float64) for x in (q_BTHh, k_BSKh, v_BSKh))
   batch, num_queries, num_heads, head_dim = q_BTHh.shape
@@ -56,8 +56,8 @@ def by_definition(q_BTHh, k_BSKh, v_BSKh, offset_B, window=None, segments=None, 
     if segments is not None:
       seen = [j for j in seen if segments.queries[b, t] == segments.keys[b, j]]
     logits = scale_H[head] * k_BSKh[b, seen, kv_head] @ q_BTHh[b, t, head]
-    if slopes_H is not None:
-      logits += slopes_H[head] * (np.array(seen) - i)
+    if bias is not None:
+      logits += bias.of_distance(*(coefficient[head] for coefficient in bias.coefficients), i - np.array(seen))
     weights = np.exp(logits - logits.max())
     out_BTHh[b, t, head] = weights / weights.sum() @ v_BSKh[b, seen, kv_head]
   return out_BTHh
@@ -79,7 +79,7 @@ def mask_features(masks, num_queries, num_keys, num_heads, offset_B):
     keys_BS = documents(2, num_keys)
     queries_BT = jnp.stack([keys_BS[b, offset : offset + num_queries] for b, offset in enumerate(offset_B)])
     segments = Segments(queries_BT, keys_BS)
-  return {"window": window, "segments": segments, "slopes_H": alibi_slopes(num_heads) if biased else None}
+  return {"window": window, "segments": segments, "bias": ALiBi().bias(num_heads) if biased else None}
 
 
 def values_and_gradients(kernel, inputs, offset, d_out_BTHh, **features):
@@ -161,7 +161,7 @@ def test_a_query_that_sees_no_key_gets_no_value_from_it(kernel, small_blocks, ea
 @pytest.mark.parametrize("kernel", KERNELS)
 def test_bfloat16_stays_near_float32(kernel, small_blocks, eager):
   inputs = qkv(10, 10, dtype=jnp.bfloat16)
-  features = dict(window=6, slopes_H=alibi_slopes(4), logit_scale=1.3)
+  features = dict(window=6, bias=ALiBi().bias(4), logit_scale=1.3)
   out = attention(*inputs, kernel=kernel, **features)
   assert out.dtype == jnp.bfloat16
   np.testing.assert_allclose(out.astype(jnp.float32), by_definition(*inputs, offset_B=(0, 0), **features), atol=3e-2)
@@ -293,7 +293,7 @@ def compiled_temporary_bytes(kernel, direction, length):
   def function(q_BTHh, k_BSKh, v_BSKh, numbers_BT):
     segments = Segments(numbers_BT, numbers_BT)
     return attention(
-      q_BTHh, k_BSKh, v_BSKh, segments=segments, slopes_H=alibi_slopes(2), window=length // 2, kernel=kernel
+      q_BTHh, k_BSKh, v_BSKh, segments=segments, bias=ALiBi().bias(2), window=length // 2, kernel=kernel
     ).sum()
 
   compiled = jax.jit(FUNCTIONS[direction](function)).lower(*inputs, numbers).compile()

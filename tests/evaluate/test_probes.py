@@ -39,7 +39,7 @@ PAIRS = [(RNG.integers(0, 31, size), RNG.integers(0, 31, more)) for size, more i
 
 @jax.jit
 def log_probs(tokens_T):
-  x_BTD, _ = hidden_states(PARAMS, CONFIG, tokens_T[None], logit_scale=1.3)
+  x_BTD, *_ = hidden_states(PARAMS, CONFIG, tokens_T[None], logit_scale=1.3)
   return jax.nn.log_softmax(unembed(PARAMS, x_BTD)[0])
 
 

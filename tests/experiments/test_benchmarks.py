@@ -186,3 +186,35 @@ def test_a_program_with_our_side_alone(tmp_path):
   *arguments, sides = PROGRAMS["decode"]
   _, record = run_and_read("decode", [*arguments, f"{sides}ours"], tmp_path)
   assert record["figures"]["tiny"]["ours"]["decode"]["median"] > 0
+
+
+CARD = ["--dtype=float32", "--ceiling=64", "--steps=1", "--rounds=1"]
+
+
+@pytest.mark.slow  # a process for each
+def test_a_card_s_variants_are_checked_before_anything_runs():
+  for variant, wrong in (
+    ("494m", "no variant"),
+    ("494m:16:remat", "SETTING=VALUE"),
+    ("7b:1", "7b"),
+    ("1m:2:x=1", "x=1"),
+  ):
+    command = [sys.executable, "-m", "experiments.benchmarks.card", f"--variants=tiny:2,{variant}"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 2 and wrong in done.stderr and not done.stdout
+
+
+@pytest.mark.slow
+def test_a_card_s_figures_are_kept_as_they_come_and_a_failure_stops_nothing(tmp_path):
+  kept = tmp_path / "speed.jsonl"
+  variants = "--variants=tiny:2,tiny:2:attention=cudnn,tiny:2:remat=dots:scan_layers=True,text:tiny:32"
+  command = [sys.executable, "-m", "experiments.benchmarks.card", *CARD, variants, f"--jsonl={kept}"]
+  done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+  assert done.returncode == 0, done.stderr
+  records = [json.loads(line) for line in kept.read_text().splitlines()]
+  by_variant = {record["variant"]: record for record in records if "kernels" not in record}
+  assert list(by_variant) == ["ceiling", *variants.split("=", 1)[1].split(",")]
+  assert by_variant["ceiling"]["matmul_ceiling"] > 0 and by_variant["ceiling"]["versions"]["jax"]
+  assert "cudnn" in by_variant["tiny:2:attention=cudnn"]["failure"]
+  assert by_variant["tiny:2"]["tokens_per_second"] > 0 and by_variant["tiny:2"]["memory"] > 0
+  assert by_variant["text:tiny:32"]["loss"] > 0

@@ -20,7 +20,7 @@ JOBSET = {
 }  # fmt: skip
 POD = {**RUN, "PROJECT": "p", "ZONE": "z", "TYPE": "v5litepod-16"}
 # Every one of these in the place of the program that a recipe calls: prints its arguments, and takes its input.
-STUBS = ("gcloud", "srun", "scontrol", "python", "git")
+STUBS = ("gcloud", "srun", "scontrol", "python", "python3", "git")
 
 
 @pytest.fixture(scope="module")
@@ -70,7 +70,7 @@ def test_scripts_parse_and_can_be_run(script):
 def test_what_is_not_given_is_named(path, script):
   done = launch(path, script.name, {})
   assert done.returncode != 0
-  assert re.search(r"(CONFIG|IMAGE|PROJECT): ", done.stderr)
+  assert re.search(r"(CONFIG|IMAGE|PROJECT|OUT): ", done.stderr)
 
 
 def test_every_flag_is_one_of_the_command():
@@ -90,6 +90,17 @@ def test_one_machine_passes_everything_on(path):
     "python", "-m", "experiments.train", f"--config={RUN['CONFIG']}", f"--workdir={RUN['WORKDIR']}",
     "--mesh=fsdp", "--config.seed=1",
   ]  # fmt: skip
+
+
+def test_the_speed_of_a_gpu_is_kept_and_its_flags_passed_on(path, tmp_path):
+  bundle = tmp_path / "bundle"
+  bundle.mkdir()
+  (bundle / "activate.sh").write_text("echo '[\"activated\"]'\n")
+  environment = {"OUT": str(tmp_path / "out"), "BUNDLE": str(bundle)}
+  activated, call = calls(launch(path, "one_gpu_speed.sh", environment, "--seconds=9"))
+  assert activated == ["activated"]
+  jsonl = f"--jsonl={tmp_path / 'out' / 'speed.jsonl'}"
+  assert call == ["python3", "-m", "experiments.benchmarks.card", jsonl, "--seconds=9"] and (tmp_path / "out").is_dir()
 
 
 def test_slurm_runs_a_process_for_each_gpu(path):

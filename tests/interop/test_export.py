@@ -79,7 +79,7 @@ def write_checkpoint(model, directory):
 
 @functools.partial(jax.jit, static_argnames="model")
 def our_logits(params, model, beta, tokens_BT):
-  x_BTD, _ = hidden_states(params, model, tokens_BT, logit_scale=beta)
+  x_BTD, *_ = hidden_states(params, model, tokens_BT, logit_scale=beta)
   return unembed(params, x_BTD)
 
 

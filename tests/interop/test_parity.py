@@ -62,7 +62,7 @@ def our_decoding(params, config, tokens_BT):
 
   @jax.jit
   def extend(cache, tokens_BT, length):
-    x_BTD, cache = hidden_states(params, config, tokens_BT, cache=cache, length=length)
+    x_BTD, cache, _ = hidden_states(params, config, tokens_BT, cache=cache, length=length)
     return unembed(params, x_BTD)[:, -1], cache
 
   cache, each = init_cache(config, *tokens_BT.shape), []

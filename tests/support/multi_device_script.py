@@ -90,7 +90,7 @@ def evaluation_memory(mesh: dict, lengths: list[int]) -> list[int]:
   compute = ComputeConfig(dtype="float32", attention="blockwise")
 
   def row_losses(params, tokens):
-    x_BTD, _ = hidden_states(params, LONG_MODEL, tokens[:, :-1], compute=compute)
+    x_BTD, *_ = hidden_states(params, LONG_MODEL, tokens[:, :-1], compute=compute)
     return token_losses(params, x_BTD, tokens[:, 1:], compute.loss_chunk).nll_BT
 
   found = []

@@ -1,0 +1,140 @@
+"""The paper's theory (section 3) as functions of a model's intermediates: positional bias, prefix spread, heads.
+
+All take what `hidden_states(..., taps=...)` returns. Letters as in model.py; c_TT are centred positional weights: the
+coefficient of query i and key j, zero above the diagonal, each row summing to zero.
+"""
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from drope_jax.config import ComputeConfig, ModelConfig
+from drope_jax.model import Params, Taps, hidden_states
+
+Array = jax.Array
+
+
+# --- attention positional bias (definition 3.1) ------------------------------------------------
+
+
+def diagonal_weights(length: int) -> np.ndarray:
+  """c of a diagonal head, float64 (T, T): 1 for the query itself, -1 / (i - 1) for the keys before it; row 1 is 0."""
+  return _favouring(length, distance=0)
+
+
+def previous_token_weights(length: int) -> np.ndarray:
+  """c of a previous-token head, float64 (T, T): 1 for the key before the query, the others of the row equal.
+
+  The paper describes it in words ("off-diagonal"); this is the diagonal head's construction with another favourite.
+  """
+  return _favouring(length, distance=1)
+
+
+def _favouring(length: int, distance: int) -> np.ndarray:
+  i, j = np.arange(length)[:, None], np.arange(length)
+  others = np.where((j <= i) & (j != i - distance), -1 / np.maximum(i, 1), 0.0)  # row i has i other keys, from 0 on
+  return np.where((i >= 1) & (i - j == distance), 1.0, np.where(i >= 1, others, 0.0))
+
+
+def positional_bias(weights_BHTT: Array, c_TT: Any) -> Array:
+  """A^c (B, H) of attention weights: the mean over queries of sum_j c_ij alpha_ij (definition 3.1)."""
+  return jnp.einsum("BHTS,TS->BH", weights_BHTT, c_TT) / weights_BHTT.shape[-2]
+
+
+def score_gradients(weights_BHTT: Array, c_TT: Any) -> Array:
+  """g_ij = dA^c / ds_ij = alpha_ij (c_ij - sum_p alpha_ip c_ip) / T, of the shape of the weights (equation B.10)."""
+  expected = (weights_BHTT * c_TT).sum(-1, keepdims=True)
+  return weights_BHTT * (c_TT - expected) / weights_BHTT.shape[-2]
+
+
+def projection_gradients(h_BTD: Array, q_BTHh: Array, k_BTHh: Array, c_TT: Any) -> tuple[Array, Array]:
+  """dA^c / dW_Q and dA^c / dW_K in closed form, (B, D, H, h) each, for heads without rotation (appendix B).
+
+  Args:
+    h_BTD: what the projections read: the normalised residual stream.
+    q_BTHh, k_BTHh: queries and keys, a key head for each query head.
+  """
+  scale = 1 / np.sqrt(q_BTHh.shape[-1])
+  scores = jnp.einsum("BTHh,BSHh->BHTS", q_BTHh, k_BTHh) * scale
+  visible = np.tri(scores.shape[-1], dtype=bool)
+  g_BHTS = score_gradients(jax.nn.softmax(jnp.where(visible, scores, -jnp.inf)), c_TT)
+  d_q = jnp.einsum("BHTS,BSHh,BTD->BDHh", g_BHTS, k_BTHh, h_BTD) * scale
+  d_k = jnp.einsum("BHTS,BTHh,BSD->BDHh", g_BHTS, q_BTHh, h_BTD) * scale
+  return d_q, d_k
+
+
+def bias_gradient_norms(params: Params, config: ModelConfig, tokens_BT: Array, c_TT: Any) -> np.ndarray:
+  """Figure 4: for each layer, how far its own query and key projections can move its heads' positional bias.
+
+  The norm of the gradient of A^c, averaged over the layer's heads and the sequences, with respect to that layer's W_Q
+  and W_K together.
+
+  Returns:
+    float32 (L,).
+  """
+  norms = []
+  for layer in range(config.num_layers):
+    d_q, d_k = _bias_gradient(params, config, tokens_BT, jnp.asarray(c_TT, jnp.float32), layer)
+    norms.append(np.sqrt(float((d_q**2).sum() + (d_k**2).sum())))
+  return np.asarray(norms, np.float32)
+
+
+@functools.partial(jax.jit, static_argnums=(1, 4))
+def _bias_gradient(params: Params, config: ModelConfig, tokens_BT: Array, c_TT: Array, layer: int):
+  layers = params["layers"]
+
+  def bias(q_DHh: Array, k_DKh: Array) -> Array:
+    moved = layers | {"q": layers["q"].at[layer].set(q_DHh), "k": layers["k"].at[layer].set(k_DKh)}
+    tapped = hidden_states(
+      {**params, "layers": moved},
+      config,
+      tokens_BT,
+      compute=ComputeConfig(dtype="float32"),
+      taps=Taps((layer,), ("weights",)),
+    )
+    return positional_bias(tapped.taps["weights"][0], c_TT).mean()
+
+  return jax.grad(bias, (0, 1))(layers["q"][layer], layers["k"][layer])
+
+
+# --- prefix spread (theorem 3.4) ---------------------------------------------------------------
+
+
+def prefix_means(x_BTD: Array) -> Array:
+  """The mean of each position and those before it, of the shape of x."""
+  return jnp.cumsum(x_BTD, axis=1) / jnp.arange(1, x_BTD.shape[1] + 1)[:, None]
+
+
+def prefix_spread(x_BTD: Array) -> Array:
+  """Delta (B,): the largest distance of an x_j from the mean of a prefix that holds it (theorem 3.4).
+
+  It writes out all T x T distances: for looking at short texts.
+  """
+  means_BTD = prefix_means(x_BTD)
+  distances_BTT = jnp.linalg.norm(means_BTD[:, :, None] - x_BTD[:, None], axis=-1)
+  return jnp.where(np.tri(x_BTD.shape[1], dtype=bool), distances_BTT, 0).max((1, 2))
+
+
+# --- heads (section 4) -------------------------------------------------------------------------
+
+
+def attention_by_distance(weights_BHTT: Array) -> Array:
+  """The mean weight that a head gives to the key at each distance, float32 (H, T): figure 7's profile.
+
+  Distance d is averaged over the T - d queries that have such a key, and over the sequences.
+  """
+  length = weights_BHTT.shape[-1]
+  i, j = np.arange(length)[:, None], np.arange(length)
+  of_distance = (i - j)[None] == np.arange(length)[:, None, None]  # (distance, T, T)
+  summed = jnp.einsum("BHTS,dTS->Hd", weights_BHTT, of_distance.astype(np.float32))
+  return summed / (weights_BHTT.shape[0] * np.arange(length, 0, -1))
+
+
+def positional_heads(weights_LBHTT: Array, c_TT: Any, count: int = 1) -> list[tuple[int, int]]:
+  """The (layer, head) pairs with the largest mean A^c, largest first: how the paper finds a positional head."""
+  bias_LH = np.asarray(jax.vmap(lambda weights: positional_bias(weights, c_TT).mean(0))(weights_LBHTT))
+  order = np.argsort(-bias_LH, axis=None, kind="stable")[:count]
+  return [(int(layer), int(head)) for layer, head in zip(*np.unravel_index(order, bias_LH.shape), strict=True)]

@@ -1,0 +1,239 @@
+"""One accelerator in a few minutes: a training step under variants, each figure printed and kept as soon as it comes.
+
+`python -m experiments.benchmarks.card --seconds=280 --jsonl=FILE [--variants=VARIANT,VARIANT]`
+
+A variant is SHAPE:ROWS, a name of experiments/benchmarks/shapes.py and the rows of a step, with settings of
+ComputeConfig behind it: 494m:16:scan_layers=True:remat=dots. Layers are unrolled unless it says otherwise.
+`torch:SHAPE:ROWS` and `torch_compiled:SHAPE:ROWS` are transformers with torch, in a process of their own;
+`text:SHAPE:TOKENS` is the loss of one long text. The first training step is profiled: its kernels, by time.
+
+Before each variant the time left is looked at: what would not fit is left out and said to be. A variant that fails
+is recorded with its message, and the next one runs.
+"""
+
+import collections
+import dataclasses
+import json
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+from absl import flags
+
+from drope_jax import cli
+from drope_jax.config import ComputeConfig, DataConfig
+from drope_jax.errors import ConfigError
+from drope_jax.metrics import flops_per_token
+from drope_jax.serialization import library_versions, to_dict
+from experiments.benchmarks import ours
+from experiments.benchmarks.measuring import Worker, WorkerError, hardware
+from experiments.benchmarks.shapes import Shape, shape_named
+
+VARIANTS = (
+  "494m:16",
+  "smollm_1.7b:8",
+  "smollm2_135m:16",
+  "494m:16:loss_chunk=512",
+  "494m:16:scan_layers=True",
+  "494m:32",
+  "494m:16:remat=dots",
+  "text:smollm2_135m:131072",
+  "torch_compiled:494m:16",
+  "torch:494m:16",
+)
+TORCH = ("torch", "torch_compiled")
+NEEDED = 25.0  # seconds that a variant is thought to take
+
+WHICH = flags.DEFINE_list("variants", list(VARIANTS), "What is measured, in this order; see above.")
+SECONDS = flags.DEFINE_float("seconds", 280, "No variant begins later than a while before these are over.")
+JSONL = flags.DEFINE_string("jsonl", None, "File to which one record per figure is appended.")
+DTYPE = flags.DEFINE_enum("dtype", "bfloat16", ["bfloat16", "float32"], "Of activations and of the ceiling's product.")
+CEILING = flags.DEFINE_integer("ceiling", 8192, "Size of the square product that is the matmul ceiling.", lower_bound=1)
+STEPS = flags.DEFINE_integer("steps", 8, "Steps of a round.", lower_bound=1)
+ROUNDS = flags.DEFINE_integer("rounds", 3, "Rounds of a variant; the median counts.", lower_bound=1)
+KERNELS = flags.DEFINE_integer("kernels", 25, "Kernels of the profile that are shown; 0: no profile.", lower_bound=0)
+
+
+class Variant(NamedTuple):
+  """What is measured: "ours", "text" or a side of torch, at a shape, with so many rows (of a text: tokens)."""
+
+  text: str
+  side: str
+  shape: Shape
+  size: int
+  compute: dict[str, Any]
+
+
+def parse_variant(text: str) -> Variant:
+  """Raises ConfigError, naming what is wrong with it."""
+  words = text.split(":")
+  side = words.pop(0) if words[0] in (*TORCH, "text") else "ours"
+  if len(words) < 2 or not words[1].isdigit():
+    raise ConfigError(
+      f"{text!r} is no variant; allowed: [torch:|torch_compiled:|text:]SHAPE:NUMBER[:SETTING=VALUE ...]"
+    )
+  known = {field.name for field in dataclasses.fields(ComputeConfig)}
+  compute: dict[str, Any] = {"scan_layers": False}
+  for word in words[2:]:
+    name, _, value = word.partition("=")
+    if name not in known or not value:
+      raise ConfigError(f"{text!r} has {word!r}; allowed: SETTING=VALUE, with SETTING of {', '.join(sorted(known))}")
+    compute[name] = int(value) if value.isdigit() else {"True": True, "False": False}.get(value, value)
+  ComputeConfig(**compute)
+  return Variant(text, side, shape_named(words[0]), int(words[1]), compute)
+
+
+def spread_of(seconds: list[float]) -> dict[str, float]:
+  return {"seconds": statistics.median(seconds), "least": min(seconds), "greatest": max(seconds)}
+
+
+def speed(variant: Variant, seconds: list[float], ceiling: float) -> dict[str, Any]:
+  """Seconds of a step, tokens/s, and the shares of the ceiling by both conventions."""
+  tokens = variant.size * variant.shape.context / statistics.median(seconds)
+  shares = {
+    f"share_{how}": tokens * flops_per_token(variant.shape.model, variant.shape.context, how) / ceiling
+    for how in ("palm", "causal")
+  }
+  return {"tokens_per_second": tokens, **spread_of(seconds), **shares}
+
+
+def measure_ours(variant: Variant, ceiling: float, profile: bool) -> Iterator[dict[str, Any]]:
+  """The figures of our training step, and then its kernels if they are wanted."""
+  data = DataConfig(directory="", context=variant.shape.context, batch_size=variant.size)
+  compute = {"dtype": DTYPE.value, **variant.compute}
+  training = ours.Training(ours.train_config(to_dict(variant.shape.model), data, compute))
+  rows = training.put({"tokens": ours.random_tokens(variant.shape.model, variant.size, variant.shape.context + 1)})
+  begin = time.perf_counter()
+  memory = training.compile(rows)
+  compiled = time.perf_counter() - begin
+  training.step(rows).block_until_ready()
+
+  def seconds(steps: int) -> float:
+    begin = time.perf_counter()
+    for _ in range(steps):
+      loss = training.step(rows)
+    loss.block_until_ready()
+    return (time.perf_counter() - begin) / steps
+
+  found = [seconds(STEPS.value) for _ in range(ROUNDS.value)]
+  yield {**speed(variant, found, ceiling), "memory": memory, "compile_seconds": compiled}
+  if profile:
+    with tempfile.TemporaryDirectory() as folder:
+      with jax.profiler.trace(folder):
+        seconds(3)
+      yield {"kernels": kernels(folder, 3)}
+
+
+def kernels(folder: str, steps: int) -> list[dict[str, Any]]:
+  """The kernels of a trace, with milliseconds and calls of a step; none where no accelerator computes."""
+  total: collections.Counter[str] = collections.Counter()
+  calls: collections.Counter[str] = collections.Counter()
+  traces = list(Path(folder).rglob("*.xplane.pb"))
+  for plane in jax.profiler.ProfileData.from_file(str(traces[0])).planes if traces else ():
+    for line in plane.lines if "GPU" in plane.name else ():
+      for event in line.events if "Stream" in line.name else ():
+        total[event.name] += event.duration_ns
+        calls[event.name] += 1
+  return [{"ms": ns / 1e6 / steps, "calls": calls[name] / steps, "name": name} for name, ns in total.most_common()]
+
+
+def measure_torch(variant: Variant, ceiling: float) -> dict[str, Any]:
+  arguments = {
+    "model": to_dict(variant.shape.model),
+    "context": variant.shape.context,
+    "batch_size": variant.size,
+    "dtype": DTYPE.value,
+    "compiled": variant.side == "torch_compiled",
+    "platform": jax.default_backend(),
+  }
+  with Worker("experiments.benchmarks.theirs:train_step", **arguments) as worker:
+    rounds = [worker.measure(steps=STEPS.value) for _ in range(ROUNDS.value)]
+    first = worker.about["first_step_seconds"]
+  found = speed(variant, [one["seconds"] for one in rounds], ceiling)
+  return {**found, "memory": max(one["memory"] for one in rounds), "first_step_seconds": first}
+
+
+def measure_text(variant: Variant) -> dict[str, Any]:
+  _, measure = ours.loss_of_a_text(variant.size, to_dict(variant.shape.model))
+  rounds = [measure() for _ in range(1 + ROUNDS.value)][1:]
+  seconds = [one["seconds"] for one in rounds]
+  return {
+    **spread_of(seconds),
+    "tokens_per_second": variant.size / statistics.median(seconds),
+    "loss": rounds[0]["loss"],
+  }
+
+
+def matmul_ceiling() -> float:
+  """FLOP/s of one square product: the most of three rounds."""
+  _, product = ours.matmul(CEILING.value, DTYPE.value)
+  return max(product(20)["flops"] for _ in range(3))
+
+
+def line(record: dict[str, Any]) -> str:
+  """A record as a person reads it."""
+  if "kernels" in record:
+    total = sum(kernel["ms"] for kernel in record["kernels"])
+    shown = record["kernels"][: KERNELS.value]
+    rows = [f"  {kernel['ms']:8.2f} ms x{kernel['calls']:<5.0f} {kernel['name'][:150]}" for kernel in shown]
+    return "\n".join([f"{record['variant']}: kernels {total:.1f} ms a step", *rows])
+  if "failure" in record or "left_out" in record:
+    return f"{record['variant']}: " + record.get("failure", record.get("left_out", ""))
+  parts = [f"{record['tokens_per_second']:,.0f} tokens/s", f"{record['seconds'] * 1e3:.1f} ms"]
+  parts[1] += f" ({record['least'] * 1e3:.1f} to {record['greatest'] * 1e3:.1f})"
+  if "share_palm" in record:
+    parts.append(f"{record['share_palm']:.1%} of the ceiling (causal {record['share_causal']:.1%})")
+  if "memory" in record:
+    parts.append(f"{record['memory'] / 2**30:.1f} GiB")
+  return f"{record['variant']}: " + ", ".join(parts)
+
+
+def measure(variants: list[Variant], say: Callable[[dict[str, Any]], None], deadline: float) -> None:
+  """Says one record per figure; what fails, or would come too late, too."""
+  ceiling = matmul_ceiling()
+  say({"variant": "ceiling", "matmul_ceiling": ceiling})
+  profiled = KERNELS.value == 0
+  for variant in variants:
+    if time.monotonic() > deadline - NEEDED:
+      say({"variant": variant.text, "left_out": "no time is left"})
+      continue
+    try:
+      match variant.side:
+        case "ours":
+          for record in measure_ours(variant, ceiling, profile=not profiled):
+            say({"variant": variant.text, **record})
+          profiled = True
+        case "text":
+          say({"variant": variant.text, **measure_text(variant)})
+        case _:
+          say({"variant": variant.text, **measure_torch(variant, ceiling)})
+    except (RuntimeError, ValueError, NotImplementedError, WorkerError) as error:  # the device's memory, a kernel
+      say({"variant": variant.text, "failure": f"{type(error).__name__}: {error}"[:400]})
+    jax.clear_caches()
+
+
+def main() -> None:
+  deadline = time.monotonic() + SECONDS.value
+  variants = [parse_variant(text) for text in WHICH.value]
+  about = {"device": jax.devices()[0].device_kind, "hardware": hardware(), "versions": library_versions()}
+  print(f"{cli.command_line()}\n{about['device']}; {about['hardware']}", flush=True)
+
+  def say(record: dict[str, Any]) -> None:
+    if "matmul_ceiling" in record:
+      record |= about
+      print(f"ceiling {record['matmul_ceiling'] / 1e12:.3f} TFLOP/s ({DTYPE.value}, {CEILING.value})", flush=True)
+    else:
+      print(line(record), flush=True)
+    if JSONL.value is not None:
+      with open(JSONL.value, "a") as file:
+        file.write(json.dumps(record) + "\n")
+
+  measure(variants, say, deadline)
+
+
+if __name__ == "__main__":
+  cli.run(main)

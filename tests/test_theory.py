@@ -1,0 +1,223 @@
+"""The paper's theory: its statements hold of our models, and its closed forms are what JAX derives."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from support.tiny_decoder import random_params, random_tokens, tiny
+
+from drope_jax.layers import rms_norm
+from drope_jax.model import Taps, hidden_states
+from drope_jax.positions import RoPE
+from drope_jax.theory import (
+  attention_by_distance,
+  bias_gradient_norms,
+  diagonal_weights,
+  positional_bias,
+  positional_heads,
+  prefix_means,
+  prefix_spread,
+  previous_token_weights,
+  projection_gradients,
+  score_gradients,
+)
+
+T, D, H, HEAD = 12, 8, 2, 4
+WEIGHTS = [diagonal_weights(T), previous_token_weights(T)]
+NOPE, ROPE = tiny(positions=None), tiny(positions=RoPE(100.0))
+CONSTANT = jnp.full((1, T), 5)
+
+
+def normal(*shape, seed=0):
+  return np.random.default_rng(seed).standard_normal(shape)
+
+
+def softmax(scores):
+  masked = np.where(np.tri(scores.shape[-1], dtype=bool), scores, -np.inf)
+  weights = np.exp(masked - masked.max(-1, keepdims=True))
+  return weights / weights.sum(-1, keepdims=True)
+
+
+def tapped(config, tokens, *names):
+  with jax.disable_jit():
+    return hidden_states(random_params(config), config, tokens, taps=Taps((0, 1), names)).taps
+
+
+def test_positional_weights_are_centred_and_causal():
+  for c in WEIGHTS:
+    np.testing.assert_allclose(c.sum(1), 0, atol=1e-15)
+    assert (np.triu(c, 1) == 0).all()
+  diagonal, previous = WEIGHTS
+  assert (np.diag(diagonal)[1:] == 1).all() and diagonal[4, 2] == -1 / 4
+  assert (np.diag(previous, -1) == 1).all() and previous[4, 4] == previous[4, 0] == -1 / 4
+
+
+def test_uniform_attention_has_no_bias_and_a_perfect_head_has_the_largest():
+  uniform = np.tri(T) / np.arange(1, T + 1)[:, None]
+  for c, perfect in zip(WEIGHTS, (np.eye(T), np.eye(T, k=-1)), strict=True):
+    np.testing.assert_allclose(positional_bias(jnp.asarray(uniform)[None, None], c), 0, atol=1e-6)
+    assert positional_bias(jnp.asarray(perfect)[None, None], c) == pytest.approx((c == 1).sum() / T)
+
+
+@pytest.mark.parametrize("c", WEIGHTS, ids=["diagonal", "previous token"])
+def test_closed_forms_are_what_jax_derives_in_float64(c):
+  with jax.enable_x64(True):
+    h, w_q, w_k = (
+      jnp.asarray(normal(*shape, seed=i)) for i, shape in enumerate([(1, T, D), (D, H, HEAD), (D, H, HEAD)])
+    )
+
+    def bias(w_q, w_k, head):
+      q, k = (jnp.einsum("BTD,DHh->BTHh", h, w) for w in (w_q, w_k))
+      scores = jnp.einsum("BTHh,BSHh->BHTS", q, k) / np.sqrt(HEAD)
+      weights = jax.nn.softmax(jnp.where(np.tri(T, dtype=bool), scores, -jnp.inf))
+      return positional_bias(weights, c)[0, head]
+
+    q, k = (jnp.einsum("BTD,DHh->BTHh", h, w) for w in (w_q, w_k))
+    for closed, argument in zip(projection_gradients(h, q, k, c), (0, 1), strict=True):
+      assert closed.dtype == jnp.float64
+      derived = sum(jax.grad(bias, argument)(w_q, w_k, head) for head in range(H))
+      np.testing.assert_allclose(closed[0], derived, atol=1e-8)
+
+
+def test_score_gradients_of_a_query_sum_to_zero():  # B.10
+  weights = softmax(normal(1, H, T, T))
+  for c in WEIGHTS:
+    np.testing.assert_allclose(score_gradients(jnp.asarray(weights), c).sum(-1), 0, atol=1e-7)
+
+
+# --- proposition 3.2: without an embedding a constant sequence has no positions -----------------
+
+
+def test_nope_on_a_constant_sequence_is_uniform_and_says_nothing_of_position():
+  taps = tapped(NOPE, CONSTANT, "weights", "residual")
+  uniform = np.tri(T) / np.arange(1, T + 1)[:, None]
+  np.testing.assert_allclose(taps["weights"], np.broadcast_to(uniform, taps["weights"].shape), atol=1e-6)  # (1)
+  np.testing.assert_allclose(taps["residual"][1], np.broadcast_to(taps["residual"][1][:, :1], (1, T, 16)), atol=1e-5)
+  for c in WEIGHTS:  # (3)
+    np.testing.assert_allclose(positional_bias(taps["weights"][0], c), 0, atol=1e-6)
+    np.testing.assert_allclose(bias_gradient_norms(random_params(NOPE), NOPE, CONSTANT, c), 0, atol=1e-5)
+
+
+def test_nope_on_a_constant_sequence_gives_queries_and_keys_no_gradient():  # (2)
+  def loss(params):
+    return (hidden_states(params, NOPE, CONSTANT).states_BTD ** 3).sum()
+
+  gradient = jax.grad(loss)(random_params(NOPE))["layers"]
+  for name in ("q", "k"):
+    assert np.abs(gradient[name]).max() < 1e-4 * np.abs(gradient["v"]).max()
+
+
+# --- proposition 3.3: with RoPE it has -------------------------------------------------------------
+
+
+def test_rope_on_a_constant_sequence_has_a_bias_and_a_gradient():
+  weights = tapped(ROPE, CONSTANT, "weights")["weights"]
+  alpha = np.asarray(weights[0, 0, 0], np.float64)
+  c = np.tril(alpha - 1 / np.arange(1, T + 1)[:, None])  # the proof's choice
+  expected = (np.square(alpha).sum(1) - 1 / np.arange(1, T + 1)).mean()
+  assert positional_bias(weights[0], c)[0, 0] == pytest.approx(expected, rel=1e-3)
+  assert expected > 1e-4
+  assert (bias_gradient_norms(random_params(ROPE), ROPE, CONSTANT, c) > 1e-4).all()
+
+
+def test_dropping_takes_the_bias_of_a_constant_sequence_away():
+  dropped = dataclasses.replace(ROPE, positions=None)
+  with_rope, without = (tapped(config, CONSTANT, "weights")["weights"] for config in (ROPE, dropped))
+  uniform = np.tri(T) / np.arange(1, T + 1)[:, None]
+  even = np.asarray(attention_by_distance(jnp.asarray(uniform)[None, None]))
+  np.testing.assert_allclose(attention_by_distance(without[0]), np.repeat(even, 4, axis=0), atol=1e-6)
+  assert np.abs(np.asarray(attention_by_distance(with_rope[0])) - even).max() > 0.05
+
+
+# --- theorem 3.4 and its lemmas, for one NoPE layer ------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def layer():
+  """Normalised inputs, projections and attention of layer 0 of a random model, with B, a bound on operator norms."""
+  params, tokens = random_params(NOPE), random_tokens(1, T)
+  params = params | {"layers": params["layers"] | {"attention_norm": jnp.ones((2, 16))}}
+  h = rms_norm(params["embedding"][tokens], jnp.ones(16), 1e-12)
+  k_of_head = np.repeat(np.asarray(params["layers"]["k"][0]), 2, axis=1)
+  v_of_head = np.repeat(np.asarray(params["layers"]["v"][0]), 2, axis=1)
+  w_q = np.asarray(params["layers"]["q"][0])
+  bound = max(np.linalg.norm(w[:, head], 2) for w in (w_q, k_of_head, v_of_head) for head in range(w.shape[1]))
+  q, k, v = (np.einsum("TD,DHh->THh", h[0], w) for w in (w_q, k_of_head, v_of_head))
+  scores = np.einsum("THh,SHh->HTS", q, k) / np.sqrt(q.shape[-1])
+  return {"h": h, "v": v, "scores": scores, "bound": bound, "factor": np.sqrt(h.shape[-1] / q.shape[-1])}
+
+
+def test_lemmas_b3_and_b5_scores_and_weights_are_as_even_as_the_inputs(layer):
+  h, scores, bound = layer["h"], layer["scores"], layer["bound"]
+  spread = float(prefix_spread(h)[0])
+  weights = softmax(scores)
+  for i in range(T):
+    seen = scores[:, i, : i + 1]
+    unevenness = np.abs(seen - seen.mean(-1, keepdims=True)).max()
+    assert unevenness <= bound**2 * layer["factor"] * spread  # B.3
+    distance = np.abs(weights[:, i, : i + 1] - 1 / (i + 1)).sum(-1).max()
+    assert distance <= bound**2 * layer["factor"] * spread  # B.5
+    z = np.einsum("HS,SHh->Hh", weights[:, i, : i + 1], layer["v"][: i + 1])
+    off = np.linalg.norm(z - layer["v"][: i + 1].mean(0), axis=-1).max()
+    assert off <= bound**3 * layer["factor"] * spread**2
+
+
+def test_lemma_b4_softmax_moves_no_more_than_its_logits():
+  a, b = normal(50, T), 0.3 * normal(50, T, seed=1)
+  moved = np.abs(np.asarray(jax.nn.softmax(a + b) - jax.nn.softmax(a))).sum(-1)
+  assert (moved <= np.abs(b).max(-1) + 1e-6).all()
+
+
+def test_lemma_b6_prefix_means_are_no_further_apart_than_the_prefix():
+  x = jnp.asarray(normal(1, T, D))
+  means = np.asarray(prefix_means(x))[0]
+  for i in range(T):
+    apart = np.linalg.norm(means[: i + 1] - means[i], axis=-1).max()
+    assert apart <= np.linalg.norm(x[0, : i + 1] - means[i], axis=-1).max() + 1e-6
+
+
+def test_the_bias_is_bounded_by_the_spread(layer):
+  weights, spread = softmax(layer["scores"]), float(prefix_spread(layer["h"])[0])
+  for c in WEIGHTS:
+    bound = np.abs(c).max() * layer["bound"] ** 2 * layer["factor"] * spread
+    assert (np.abs(positional_bias(jnp.asarray(weights)[None], c)) <= bound).all()
+
+
+def test_nearly_equal_inputs_stay_nearly_equal_through_the_layers():
+  """Theorem 3.4 and B.8: the spread of each layer is at most a constant times the first one's, whatever it is."""
+  params = random_params(NOPE)
+  ratios = []
+  for epsilon in (1e-2, 1e-3):
+    noisy = params["embedding"][5] + epsilon * jnp.asarray(normal(13, 16), jnp.float32)
+    with jax.disable_jit():
+      residual = hidden_states(
+        params | {"embedding": noisy}, NOPE, random_tokens(1, T), taps=Taps((0, 1), ("residual",))
+      ).taps["residual"]
+    first, second = (float(prefix_spread(x)[0]) for x in residual)
+    ratios.append(second / first)
+  assert ratios[0] == pytest.approx(ratios[1], rel=0.1)
+
+
+def test_prefix_spread_is_its_definition():
+  x = normal(2, 6, D)
+  expected = [max(np.linalg.norm(row[: i + 1].mean(0) - row[j]) for i in range(6) for j in range(i + 1)) for row in x]
+  np.testing.assert_allclose(prefix_spread(jnp.asarray(x)), expected, rtol=1e-5)
+
+
+# --- heads -----------------------------------------------------------------------------------------
+
+
+def test_attention_by_distance_of_known_heads():
+  weights = np.stack([np.eye(T), np.tri(T) / np.arange(1, T + 1)[:, None]])[None]
+  profile = np.asarray(attention_by_distance(jnp.asarray(weights)))
+  np.testing.assert_allclose(profile[0], [1] + [0] * (T - 1), atol=1e-6)
+  assert profile[1, T - 1] == pytest.approx(1 / T)
+  assert profile[1, 0] == pytest.approx(np.mean(1 / np.arange(1, T + 1)), rel=1e-5)
+
+
+def test_the_most_positional_head_is_found():
+  weights = np.broadcast_to(np.tri(T) / np.arange(1, T + 1)[:, None], (3, 2, 4, T, T)).copy()
+  weights[1, :, 2], weights[2, :, 0] = np.eye(T), 0.5 * np.eye(T) + 0.5 * weights[0, 0, 0]
+  assert positional_heads(jnp.asarray(weights), diagonal_weights(T), 2) == [(1, 2), (2, 0)]
