@@ -23,6 +23,7 @@ from drope_jax.sharding import make_mesh, parse_mesh, using
 
 CHECKPOINT = flags.DEFINE_string("checkpoint", None, "Workdir of a run, or an imported model.", required=True)
 DATASET = flags.DEFINE_string("dataset", None, "Corpus to measure on; that of the run by default.")
+flags.DEFINE_alias("data", "dataset")
 STEP = flags.DEFINE_integer("step", None, "Step of the checkpoint; its last by default.")
 METHODS = flags.DEFINE_list(
   "methods",
@@ -82,7 +83,7 @@ def _evaluate(loaded: checkpoint.Checkpoint) -> None:
   data = EvalData(
     tokenizer=load_tokenizer(CHECKPOINT.value),
     longest=max(lengths),
-    dataset=DATASET.value or (loaded.config.data.directory if loaded.config else ""),
+    dataset=DATASET.value or (loaded.config.data.source or loaded.config.data.directory if loaded.config else ""),
     num_documents=DOCUMENTS.value,
     concatenate=CONCATENATE.value,
     needles_per_depth=NEEDLES.value,

@@ -18,6 +18,7 @@ WORKDIR = flags.DEFINE_string("workdir", "runs/quickstart", "Where everything go
 STEPS = flags.DEFINE_integer(
   "steps", None, "Steps of the pretraining; the recalibration keeps its share.", lower_bound=1
 )
+DATA = flags.DEFINE_string("data", None, "Prose to train on, instead of docstrings: see drope_jax/data/sources/at.py.")
 SEED = flags.DEFINE_integer("seed", None, "Of weights, data and needles.")
 
 
@@ -27,6 +28,8 @@ def main() -> None:
   if STEPS.value is not None:
     share = settings.recalibrate_steps / settings.pretrain_steps
     settings.pretrain_steps, settings.recalibrate_steps = STEPS.value, max(round(STEPS.value * share), 1)
+  if DATA.value is not None:
+    settings.data = DATA.value
   if SEED.value is not None:
     settings.seed = SEED.value
   run_study(settings, Path(WORKDIR.value).resolve())

@@ -3,6 +3,9 @@
 FILE's `get_config(ARG)` returns a TrainConfig; `--mesh=fsdp_tp` replaces its mesh by one of sharding.PRESETS, on top of
 which overrides count (`--config.mesh.tensor=4`). The same command goes on where an interrupted run stopped.
 
+`--data=PATH` names the documents: parquet, JSON lines, text, a dataset of TFDS, token shards (data/sources/at.py);
+`--train_tokenizer=4096` trains a tokenizer on them.
+
 On several hosts the same command runs on each (see launch/): srun, mpirun and TPU pods are recognised, and elsewhere
 `--coordinator=HOST:PORT --num_processes=N --process_id=I` says who is who.
 """
@@ -16,12 +19,17 @@ from ml_collections import config_flags
 
 from drope_jax import cli, distributed
 from drope_jax.config import TrainConfig
+from drope_jax.data.prepare import reading
 from drope_jax.serialization import checked
 from drope_jax.sharding import PRESETS
 from drope_jax.train import train
 
 CONFIG = config_flags.DEFINE_config_file("config", None, "Config file, and its argument: FILE[:ARG].")
 WORKDIR = flags.DEFINE_string("workdir", None, "Directory of the run: config, metrics and checkpoints.", required=True)
+DATA = flags.DEFINE_string("data", None, "What to train on, instead of the config's: see drope_jax/data/sources/at.py.")
+TRAIN_TOKENIZER = flags.DEFINE_integer(
+  "train_tokenizer", None, "Train a tokenizer of so many ids on the data, instead of the config's.", lower_bound=257
+)
 MESH = flags.DEFINE_enum("mesh", None, list(PRESETS), "Arrangement of the devices, instead of the config's.")
 DISTRIBUTED = flags.DEFINE_bool("distributed", None, "Is this one of several processes? Default: as the launcher says.")
 COORDINATOR = flags.DEFINE_string("coordinator", None, "HOST:PORT of process 0, where no launcher says it.")
@@ -60,6 +68,7 @@ def connect() -> None:
 
 def main() -> None:
   config = configured()
+  config = dataclasses.replace(config, data=reading(config.data, DATA.value, TRAIN_TOKENIZER.value))
   connect()
   outcome = train(config, WORKDIR.value)
   if not outcome.finished:

@@ -74,11 +74,14 @@ def documents(dataset: str | Path | Source, split: str) -> Sequence[str]:
     split: a split's name; of TFDS also a part of it in its notation, as `train[:10%]`.
 
   Raises:
-    ConfigError: naming the path, if there is no such dataset or split, or it is empty.
+    ConfigError: naming the path, if there is no such dataset or split, it is empty, or holds tokens.
     DataError: naming a file that cannot be read.
   """
   source = dataset if isinstance(dataset, Source) else source_at(str(dataset))
-  return source.part(split).documents()  # type: ignore[return-value]
+  found = source.part(split).documents()
+  if found.tokenizer is not None:
+    raise ConfigError(f"{dataset}: holds tokens, and text is needed; name the text that they were made from")
+  return found  # type: ignore[return-value]
 
 
 def is_built(directory: Path) -> bool:

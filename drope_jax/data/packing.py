@@ -85,7 +85,7 @@ class _Open:
   document: int  # in the stream
   offset: int  # of the next token
   length: int
-  tokens: np.ndarray | None  # None: not read since the position was restored
+  tokens: np.ndarray | None = None  # None: not read since the position was restored
 
 
 class _RowIterator(grain.DatasetIterator[Batch]):
@@ -110,7 +110,7 @@ class _RowIterator(grain.DatasetIterator[Batch]):
       stream = stream.mp_prefetch(options, worker_init_fn=EndWithParent(os.getpid()))
     self._stream = iter(stream)
     self._following = following
-    self._opened = collections.deque(_Open(*numbers, tokens=None) for numbers in opened)
+    self._opened = collections.deque(_Open(document, offset, length) for document, offset, length in opened)
     self._held = sum(one.length - one.offset for one in self._opened)
 
   def _next_document(self) -> _Open:

@@ -102,7 +102,11 @@ def settled(
     found = {"interleave": recorded.interleave or INTERLEAVED, "seed": seed if recorded.seed is None else recorded.seed}
   elif before is not None and before.seed is not None:
     found["seed"] = max(seed, before.seed + 1)
-  return dataclasses.replace(config, **{name: value for name, value in found.items() if getattr(config, name) is None})
+  return dataclasses.replace(
+    config,
+    interleave=found["interleave"] if config.interleave is None else config.interleave,
+    seed=found["seed"] if config.seed is None else config.seed,
+  )
 
 
 def _tokenize(documents: Documents, tokenizer: Tokenizer, config: DataConfig) -> Tokenize:
@@ -232,10 +236,9 @@ def evaluation_documents(
 
 def _check_fills_a_row(tokenize: Tokenize, config: DataConfig) -> float:
   """Raises ConfigError unless there are tokens enough; returns the mean bytes of the documents that it has read."""
-  tokens = count = size = 0
-  for place, document in enumerate(tokenize.documents):
-    tokens += len(tokenize.tokens(document, place))
-    count += 1
+  tokens = size = 0
+  for count, document in enumerate(tokenize.documents, 1):
+    tokens += len(tokenize.tokens(document))
     size += len(document) if isinstance(document, str) else document.nbytes
     if tokens > config.context:
       return size / count

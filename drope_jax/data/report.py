@@ -82,7 +82,7 @@ class Summary:
     figure = Figure(figsize=(6, 4), layout="constrained")
     axes = figure.subplots()
     lengths = np.maximum(self.lengths, 1)
-    bins = np.geomspace(1, max(2, int(lengths.max())), 40)
+    bins = np.geomspace(1, max(2, int(lengths.max())), 40).tolist()
     axes.hist(lengths, bins, weights=np.full(len(lengths), 1 / len(lengths)), alpha=0.6, label="documents")
     axes.hist(lengths, bins, weights=lengths / lengths.sum(), alpha=0.6, label="tokens")
     axes.set(xscale="log", xlabel="length of the document (tokens)", ylabel="share")

@@ -62,7 +62,7 @@ class _Shard:
         assert isinstance(document, str)  # see _plan
         ids = np.asarray([*self.tokenizer.encode(document), self.tokenizer.eos_id], self.dtype)
         documents, tokens = documents + 1, tokens + len(ids)
-        known.update(ids)
+        known.update(ids.tobytes())
         ids_out.write(ids.tobytes())
         ends_out.write(np.uint64(tokens).tobytes())
     for draft, path in zip(drafts, (tokens_file, ends_file), strict=True):
@@ -103,9 +103,7 @@ def write_shards(
   plan = _plan(documents, tokenizer, folder, shards)
   if (folder / META).exists():
     return json.loads((folder / META).read_text())
-  jobs = [
-    _Shard(documents, tokenizer, folder, plan["dtype"], index, plan["shards"]) for index in range(plan["shards"])
-  ]
+  jobs = [_Shard(documents, tokenizer, folder, plan["dtype"], index, plan["shards"]) for index in range(plan["shards"])]
   mine = [job for job in jobs[host::hosts] if not job.record.exists()]
   begun, tokens = time.monotonic(), 0
   for number, record in enumerate(_written(mine, processes), 1):
@@ -138,7 +136,7 @@ def _plan(documents: Documents, tokenizer: Tokenizer, folder: Path, shards: int 
   """What is to be written; raises ConfigError unless it is what `folder` holds already, if it holds anything."""
   if documents.tokenizer is not None:
     raise ConfigError(f"{documents.name}: is tokenised already")
-  plan = {
+  plan: dict[str, Any] = {
     "format": FORMAT,
     "dtype": "uint16" if tokenizer.vocab_size <= 1 << 16 else "uint32",
     "tokenizer": digest(tokenizer),

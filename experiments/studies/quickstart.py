@@ -17,7 +17,7 @@ from typing import Any
 
 from drope_jax.config import ComputeConfig, DataConfig, InitConfig, ModelConfig, OptimConfig, QKNorm, TrainConfig
 from drope_jax.data import docstrings
-from drope_jax.data.corpus import build_corpus, is_built
+from drope_jax.data.corpus import build_corpus, documents, is_built
 from drope_jax.data.recall import Lines, RecallParameters, recall_document, sentences, vocabulary
 from drope_jax.data.tokenizers import load_tokenizer, train_bpe
 from drope_jax.errors import ConfigError
@@ -80,6 +80,7 @@ class Quickstart:
   extensions: tuple[int, ...] = (1, 2, 4, 8)
   documents: int = 24  # held out, to measure the loss on
   needles_per_depth: int = 20
+  data: str | None = None  # prose: documents at a path that data/sources/at.py knows; None: docstrings of `packages`
   packages: tuple[str, ...] = docstrings.PACKAGES
   prose_limit: int | None = None  # documents; None: all
 
@@ -99,6 +100,7 @@ class Quickstart:
       tokenizer=str(tokenizer / "tokenizer.json"),
       context=self.context,
       batch_size=self.batch_size,
+      interleave=1,  # no document is longer than a few rows: see _pieces
     )
     lengths = [extension * self.context for extension in self.extensions]
     return Study(
@@ -158,11 +160,11 @@ def prepare(settings: Quickstart, corpus: Path, tokenizer: Path) -> None:
   """
   if is_built(corpus):
     return
-  prose = docstrings.gather(settings.packages)[: settings.prose_limit]
+  prose = _prose(settings)
   train, held_out = docstrings.split_held_out(prose)
   if not train or len(held_out) < 2:
     raise ConfigError(
-      f"Quickstart.packages and prose_limit leave {len(prose)} documents, of which {len(held_out)} are held out; "
+      f"Quickstart.data, packages and prose_limit leave {len(prose)} documents, of which {len(held_out)} are held out; "
       "there must be one to train on, and two held out"
     )
   encoder = train_bpe(train, settings.model.vocab_size, tokenizer, whole=vocabulary())
@@ -176,6 +178,13 @@ def prepare(settings: Quickstart, corpus: Path, tokenizer: Path) -> None:
     corpus,
     {"train": itertools.chain(pieces, recall), "heldout": held_out[::2], "fit": held_out[1::2]},
   )
+
+
+def _prose(settings: Quickstart) -> list[str]:
+  """The documents of `data`, or the docstrings; at most `prose_limit`."""
+  if settings.data is None:
+    return docstrings.gather(settings.packages)[: settings.prose_limit]
+  return list(itertools.islice(documents(settings.data, "train"), settings.prose_limit))
 
 
 def _pieces(text: str, characters: int = 2000) -> Iterator[str]:

@@ -13,7 +13,7 @@ from support.stored_documents import store
 
 from drope_jax.config import DataConfig
 from drope_jax.data.pipeline import train_batches
-from drope_jax.data.sources import JSONL, TFDS, ArrayRecord, Parquet, Source, Text, Tokens, source_at
+from drope_jax.data.sources import JSONL, TFDS, Parquet, Source, Text, Tokens, source_at
 from drope_jax.data.token_shards import write_shards
 from drope_jax.data.tokenizers import train_bpe
 from drope_jax.errors import ConfigError, DataError, UserError
@@ -107,7 +107,9 @@ def test_bad_rows_and_columns_of_parquet(tmp_path):
     return Parquet(f"{tmp_path}/a.parquet")
 
   assert "row 2 (row group 1), column 'text': has no text (null)" in error_of(written(text=["a", "b", None, "d"]))
-  latin = pa.Array.from_buffers(pa.string(), 1, [None, pa.py_buffer(np.array([0, 2], np.int32)), pa.py_buffer(b"a\xe9")])
+  latin = pa.Array.from_buffers(
+    pa.string(), 1, [None, pa.py_buffer(np.array([0, 2], np.int32)), pa.py_buffer(b"a\xe9")]
+  )
   assert "row 0 (row group 0), column 'text': not UTF-8" in error_of(written(text=latin))
   error = error_of(written(body=["a"], id=[1]))
   assert f"{tmp_path}/a.parquet: has no column 'text'; columns: body, id" in error
@@ -155,7 +157,9 @@ def test_latin_1_in_a_dataset_of_tfds_is_named_by_the_batches_too(tmp_path):
 @pytest.mark.parametrize("what", ["missing", "empty", "cut off"])
 def test_a_broken_shard(kind, what, tmp_path):
   source = store(kind, tmp_path / "data", TEXTS * 200)
-  file = sorted(path for path in (tmp_path / "data").rglob("*record*") if path.is_file() and "first" not in path.parts)[0]
+  file = sorted(path for path in (tmp_path / "data").rglob("*record*") if path.is_file() and "first" not in path.parts)[
+    0
+  ]
   data = file.read_bytes()
   file.unlink()
   if what != "missing":

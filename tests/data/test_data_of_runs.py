@@ -58,7 +58,7 @@ def test_a_dataset_that_was_changed_is_refused_and_nothing_is_lost(config, half,
   texts = list(documents(corpus, "train"))
   build_corpus(tmp_path / "changed", {"train": [*texts, "one more"]})
   before = (half / "metrics.jsonl").read_bytes()
-  with pytest.raises(CheckpointError, match="the data has changed .* number of documents is 81, and was 80"):
+  with pytest.raises(CheckpointError, match=r"the data has changed .* number of documents is 81, and was 80"):
     train(reading(config, directory=str(tmp_path / "changed")), half)
   assert (half / "metrics.jsonl").read_bytes() == before and (half / "checkpoints" / "3").exists()
 

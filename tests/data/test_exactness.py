@@ -149,7 +149,8 @@ def test_every_place_is_one_to_stop_at(stored):
   ],
 )
 def test_workers_change_nothing(kind, processes, mask, workers, stored):
-  config = DataConfig(source=stored(kind), context=15, batch_size=4, document_mask=mask, num_workers=workers, interleave=5)
+  config = DataConfig(source=stored(kind), context=15, batch_size=4, document_mask=mask, interleave=5)
+  config = dataclasses.replace(config, num_workers=workers)
   stops_anywhere(config, processes, [(7, 20)])
 
 

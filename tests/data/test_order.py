@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import tokenizers
 from support.stored_documents import STORES, store
+from support.tiny_run import tiny_model
 
 from drope_jax.config import DataConfig, OptimConfig, TrainConfig
 from drope_jax.data import packing
@@ -21,7 +22,6 @@ from drope_jax.data.pipeline import INTERLEAVED, settled, train_batches
 from drope_jax.data.tokenizers import train_bpe
 from drope_jax.errors import CheckpointError, ConfigError
 from drope_jax.serialization import from_dict, to_dict
-from support.tiny_run import tiny_model
 
 LONG = 90  # documents of 400 tokens each, whose tokens say which one it is
 
@@ -129,7 +129,7 @@ def test_bos_stands_before_each_document(tmp_path):
   source = store("text", tmp_path / "data", TEXTS)
   train_bpe(TEXTS, 280, tmp_path / "tokenizer")
   config = DataConfig(source=source, tokenizer=str(tmp_path / "tokenizer"), context=63, batch_size=4, bos=True)
-  with pytest.raises(ConfigError, match="DataConfig.bos is True; the tokenizer .* has no BOS"):
+  with pytest.raises(ConfigError, match=r"DataConfig.bos is True; the tokenizer .* has no BOS"):
     train_batches(config, seed=0)
   file = tmp_path / "tokenizer" / "tokenizer.json"
   tokenizer = tokenizers.Tokenizer.from_file(str(file))
@@ -151,9 +151,9 @@ def test_short_and_long_documents_are_left_out(tmp_path):
   stream = train_batches(config, seed=0)
   rows = np.concatenate([next(stream)["tokens"] for _ in range(8)])
   assert set(np.unique(rows)) == {0, *(ord("a") + 1 + i for i in range(4, 15))}
-  with pytest.raises(ConfigError, match="has 0 tokens, fewer than one row"):
+  with pytest.raises(ConfigError, match=r"has 0 tokens, fewer than one row"):
     train_batches(dataclasses.replace(config, min_tokens=100, max_tokens=None), seed=0)
-  with pytest.raises(ConfigError, match="DataConfig.max_tokens is 3; it must be at least 5"):
+  with pytest.raises(ConfigError, match=r"DataConfig.max_tokens is 3; it must be at least 5"):
     dataclasses.replace(config, max_tokens=3)
 
 

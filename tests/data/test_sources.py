@@ -8,7 +8,7 @@ from support.stored_documents import STORES, Numbered, store, text_of
 
 from drope_jax.config import DataConfig
 from drope_jax.data.sources import JSONL, TFDS, ArrayRecord, Cut, Mixture, Parquet, Text, Tokens, source_at
-from drope_jax.errors import ConfigError, DataError
+from drope_jax.errors import ConfigError
 from drope_jax.serialization import from_dict, to_dict
 from drope_jax.values import members, recorded_name
 
@@ -145,7 +145,7 @@ def test_a_source_of_a_user_is_recorded_by_its_module():
 
 
 def test_directory_and_source_exclude_each_other():
-  with pytest.raises(ConfigError, match="both directory .* and source"):
+  with pytest.raises(ConfigError, match=r"both directory .* and source"):
     DataConfig(directory="d", source=Text("*.txt"), context=8, batch_size=2)
 
 

@@ -62,7 +62,11 @@ def _jsonl(suffix: str) -> Callable[[Path, Sequence[str]], Source]:
     half = len(texts) // 2
     for number, part in enumerate((texts[:half], texts[half:])):
       lines = "".join(json.dumps({"text": text}, ensure_ascii=bool(number)) + "\n" for text in part).encode()
-      packed = {"": lambda data: data, ".gz": gzip.compress, ".zst": lambda data: pa.compress(data, "zstd", asbytes=True)}
+      packed = {
+        "": lambda data: data,
+        ".gz": gzip.compress,
+        ".zst": lambda data: pa.compress(data, "zstd", asbytes=True),
+      }
       (folder / f"part{number}.jsonl{suffix}").write_bytes(packed[suffix](lines))
     return JSONL(f"{folder}/*.jsonl{suffix}")
 

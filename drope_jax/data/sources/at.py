@@ -47,7 +47,8 @@ def source_at(path: str) -> Source:
   whole, *rest = _PARTS.split(str(path))
   named = dict(zip(rest[::2], rest[1::2], strict=True))
   if named:
-    return Splits(_single(whole), **{part: _single(one) for part, one in named.items()})
+    heldout, fit = (_single(named[part]) if part in named else None for part in ("heldout", "fit"))
+    return Splits(_single(whole), heldout, fit)
   source = _single(whole)
   return source if isinstance(source, TFDS) else Cut(source)
 
@@ -63,8 +64,8 @@ def _single(path: str) -> Source:
   if place.is_dir():
     pattern, kind = _in_directory(place)
   elif place.exists() or any(character in path for character in "*?["):
-    pattern, kind = path, _kind(path)
-    if kind is None:
+    pattern, kind = path, _kind(path) or ""
+    if not kind:
       raise ConfigError(f"{path}: its name does not say what it is; known are {_SUFFIXES}")
   else:
     raise ConfigError(

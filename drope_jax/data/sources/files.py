@@ -1,4 +1,4 @@
-"""Files of a source: those that match a pattern, random access to their bytes, and unpacked copies of compressed ones."""
+"""Files of a source: those that match a pattern, random access to their bytes, copies of compressed ones."""
 
 import contextlib
 import fnmatch

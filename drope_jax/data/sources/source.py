@@ -1,4 +1,4 @@
-"""What a source of documents is: a value of the config that opens as a sequence, and how each of its texts is checked."""
+"""What a source of documents is: a value of the config that opens as a sequence; and how each text is checked."""
 
 import functools
 import hashlib

@@ -1,7 +1,7 @@
 """Token shards: documents that were tokenised once, by `python -m drope_jax.data.tokenize`.
 
-A folder holds `meta.json` and, for each shard, `tokens-NNNNN-of-NNNNN.bin` (ids of uint16 or uint32, little-endian, with
-EOS behind each document) and `ends-NNNNN-of-NNNNN.bin` (uint64: where each document ends there, EOS included).
+A folder holds `meta.json` and, for each shard, `tokens-NNNNN-of-NNNNN.bin` (ids of uint16 or uint32, little-endian,
+with EOS behind each document) and `ends-NNNNN-of-NNNNN.bin` (uint64: where each document ends there, EOS included).
 """
 
 import bisect
