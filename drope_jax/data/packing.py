@@ -18,6 +18,7 @@ from drope_jax.errors import DataError
 HELD_TOKENS = 1 << 25  # of the documents that are read side by side: above it, no further one is begun
 _THREADS = 4
 _AHEAD = 16  # documents; grain's 500 would delay the first batch
+_NEVER = 1 << 62  # bytes
 _AHEAD_BYTES = 64 << 20  # fewer documents if they are long
 
 Batch = dict[str, np.ndarray]
@@ -106,6 +107,10 @@ class _RowIterator(grain.DatasetIterator[Batch]):
     if self._num_workers:
       if not flags.FLAGS.is_parsed():  # grain reads an absl flag, which fails outside of absl programs
         flags.FLAGS.mark_as_parsed()
+      # Documents come through pipes: shared memory would be left behind where a worker ends with an error.
+      stream = grain.experimental.WithOptionsIterDataset(
+        stream, grain.experimental.DatasetOptions(min_shm_size=_NEVER)
+      )
       options = grain.MultiprocessingOptions(num_workers=self._num_workers)
       stream = stream.mp_prefetch(options, worker_init_fn=EndWithParent(os.getpid()))
     self._stream = iter(stream)

@@ -211,7 +211,8 @@ def test_workers_end_with_their_trainer(how, tmp_path):
     env={**os.environ, "PYTHONPATH": str(root)},
   )
   assert trainer.stdout is not None and trainer.stdout.readline() == b"reads\n"
-  workers = [int(pid) for pid in Path(f"/proc/{trainer.pid}/task/{trainer.pid}/children").read_text().split()]
+  of_threads = [path.read_text().split() for path in Path(f"/proc/{trainer.pid}/task").glob("*/children")]
+  workers = [int(pid) for pids in of_threads for pid in pids]
   children = [pid for pid in workers if b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes()]
   assert len(children) == 2
   trainer.send_signal(how)

@@ -27,7 +27,8 @@ def test_what_is_in_a_source(kind, tmp_path):
   assert dict((low, count) for low, _, count in summary.histogram())[1024] == 1
   assert [sample[:4] for sample in summary.samples] == ["x", "xxxx", "éééé"]
   text = summary.text()
-  assert "longer than 512     13.3% of the documents, with 74.4% of the tokens" in text and "1.00 bytes per token" in text
+  assert "longer than 512     13.3% of the documents, with 74.4% of the tokens" in text
+  assert "1.00 bytes per token" in text
   summary.plot(tmp_path / "lengths.png")
   assert (tmp_path / "lengths.png").stat().st_size > 1000
 
