@@ -108,9 +108,7 @@ class _RowIterator(grain.DatasetIterator[Batch]):
       if not flags.FLAGS.is_parsed():  # grain reads an absl flag, which fails outside of absl programs
         flags.FLAGS.mark_as_parsed()
       # Documents come through pipes: shared memory would be left behind where a worker ends with an error.
-      stream = grain.experimental.WithOptionsIterDataset(
-        stream, grain.experimental.DatasetOptions(min_shm_size=_NEVER)
-      )
+      stream = grain.experimental.WithOptionsIterDataset(stream, grain.experimental.DatasetOptions(min_shm_size=_NEVER))
       options = grain.MultiprocessingOptions(num_workers=self._num_workers)
       stream = stream.mp_prefetch(options, worker_init_fn=EndWithParent(os.getpid()))
     self._stream = iter(stream)

@@ -6,8 +6,6 @@ and rows are shuffled once more, so that a long document does not fill a batch.
 """
 
 import dataclasses
-import functools
-import logging
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -15,15 +13,14 @@ import grain
 import numpy as np
 
 from drope_jax.config import DataConfig
+from drope_jax.data.identity import Content, digest
 from drope_jax.data.packing import Batch, Rows, Tokenize
 from drope_jax.data.sources import Documents, source_at
-from drope_jax.data.tokenizers import Tokenizer, digest, load_tokenizer
-from drope_jax.errors import CheckpointError, ConfigError
+from drope_jax.data.tokenizers import Tokenizer, load_tokenizer
+from drope_jax.errors import ConfigError
 
 INTERLEAVED = 64  # documents that are read side by side, over all processes
 SHUFFLED_BATCHES = 16  # batches whose rows are shuffled together
-
-logger = logging.getLogger(__name__)
 
 
 def train_batches(
@@ -71,7 +68,7 @@ def train_batches(
     batches = shuffled.batch(rows, drop_remainder=True)
     return iter(batches if config.document_mask else batches.map(_tokens_only))
 
-  return _Batches(open_share, config.batch_size, process_index, process_count, _Content(documents, tokenizer))
+  return _Batches(open_share, config.batch_size, process_index, process_count, Content(documents, tokenizer))
 
 
 def open_documents(config: DataConfig) -> Documents:
@@ -122,30 +119,6 @@ def _tokenize(documents: Documents, tokenizer: Tokenizer, config: DataConfig) ->
   return Tokenize(documents, tokenizer, config.bos, config.min_tokens, config.max_tokens)
 
 
-class _Content:
-  """What a stream was made from, known by its content: where the files lie does not matter."""
-
-  def __init__(self, documents: Documents, tokenizer: Tokenizer):
-    self._documents, self._tokenizer = documents, tokenizer
-
-  @functools.cached_property
-  def record(self) -> dict[str, Any]:
-    documents = self._documents
-    return {"documents": len(documents), "digest": documents.digest, "tokenizer": digest(self._tokenizer)}
-
-  def check(self, there: dict[str, Any] | None) -> None:
-    """Raises CheckpointError if a checkpoint's record (None: of an earlier version) is of other content."""
-    if there is None:
-      logger.warning("the checkpoint does not say what its data was (it is of an earlier version); is it the same?")
-      return
-    for name, what in (("documents", "number of documents"), ("digest", "documents"), ("tokenizer", "tokenizer")):
-      if there[name] != self.record[name]:
-        raise CheckpointError(
-          f"{self._documents.name}: the data has changed since the checkpoint was written: the {what} is "
-          f"{self.record[name]}, and was {there[name]}; restore it, or start another run"
-        )
-
-
 class _Batches(grain.DatasetIterator[Batch]):
   """One process's rows of every batch, from the shares that they lie in.
 
@@ -161,7 +134,7 @@ class _Batches(grain.DatasetIterator[Batch]):
     batch_size: int,
     index: int,
     count: int,
-    content: _Content,
+    content: Content,
   ):
     super().__init__()
     self._content = content

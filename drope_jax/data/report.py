@@ -41,13 +41,13 @@ class Summary:
   lengths: np.ndarray  # in tokens, without EOS, of each document that was read
   bytes: int
   duplicates: int  # documents whose text stood in an earlier one
-  bad: list[str]  # a line about each document that is no text
+  bad: list[str]  # a line about each document that is no text, and each file that is damaged
   samples: list[str]
 
   def text(self) -> str:
     """The report, in lines."""
     lengths, tokens = self.lengths, int(self.lengths.sum())
-    read = len(lengths) + len(self.bad)
+    read = len(lengths)
     whole = "" if read == self.documents else f" of {self.documents:,}, which include other parts"
     quantiles = np.quantile(lengths, (0.1, 0.5, 0.9, 0.99)).astype(int)
     lines = [
@@ -62,7 +62,7 @@ class Summary:
         for context in CONTEXTS
       ),
       f"duplicates          {self.duplicates:,} documents ({self.duplicates / len(lengths):.1%})",
-      f"no text             {len(self.bad):,} documents",
+      f"bad                 {len(self.bad):,}",
       *(f"  {line}" for line in self.bad[:SHOWN_ERRORS]),
       "",
       "tokens        documents",
@@ -94,7 +94,7 @@ def summarise(documents: Documents, tokenizer: Tokenizer, limit: int | None = No
   """Reads documents, all or `limit` that are evenly spread. Raises ConfigError if there is no text at all."""
   count = len(documents)
   places = range(count) if limit is None else sorted({int(place) for place in np.linspace(0, count - 1, limit)})
-  lengths, bad, samples, size = [], [], [], 0
+  lengths, bad, samples, size = [], [*documents.damaged], [], 0
   seen: set[bytes] = set()
   wanted = {int(place) for place in np.linspace(0, len(places) - 1, SAMPLES)} if count else set()
   for number, place in enumerate(places):

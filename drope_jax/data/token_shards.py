@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from etils import epath
 
+from drope_jax.data.identity import digest
 from drope_jax.data.packing import EndWithParent
 from drope_jax.data.sources import Documents
 from drope_jax.data.sources.tokens import FORMAT, META
-from drope_jax.data.tokenizers import Tokenizer, digest
+from drope_jax.data.tokenizers import Tokenizer
 from drope_jax.errors import ConfigError
 from drope_jax.files import DRAFT, write_json
 
@@ -169,10 +169,3 @@ def _written(jobs: list[_Shard], processes: int) -> Iterator[dict[str, Any]]:
     min(processes, len(jobs)), initializer=EndWithParent(os.getpid())
   ) as pool:  # leaving the block ends the processes, whatever they do
     yield from pool.imap_unordered(_Shard.write, jobs)
-
-
-def check_sums(folder: epath.Path, meta: dict[str, Any]) -> Iterator[str]:
-  """Names of the shards whose tokens are not what was written."""
-  for shard in meta["shards"]:
-    if hashlib.sha256((folder / shard["tokens_file"]).read_bytes()).hexdigest() != shard["sha256"]:
-      yield shard["tokens_file"]

@@ -4,7 +4,6 @@ Wherever a tokenizer is asked for by name, the name is "byte" or a path; `load_t
 saved beside a checkpoint, and that directory is a name again.
 """
 
-import hashlib
 import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
@@ -24,10 +23,6 @@ KNOWN_BOS = ("<|begin_of_text|>", "<s>", "<bos>")
 ROLES = "tokenizer_config.json"  # what says which tokens these are
 # What else a released tokenizer comes with; we read none of it, and keep it for those who do.
 COMPANIONS = ("special_tokens_map.json", "added_tokens.json", "chat_template.jinja", "generation_config.json")
-
-
-# What tokenizers cut differently: spaces, digits, marks, cases, code, scripts, emoji.
-_SAMPLE = "  It's 12,345.67 tokens\n\n\tdef f(x): return x**2  # naïve ÉCOLE 北京 привет 👩‍🚀\r\nend of   it."
 
 
 class Tokenizer(Protocol):
@@ -167,14 +162,6 @@ def load_tokenizer(spec: str | Path) -> Tokenizer:
   if _roles(path / ROLES).get("tokenizer_class") == "ByteTokenizer":
     return ByteTokenizer()
   raise ConfigError(f"{path}: no tokenizer here (neither tokenizer.json nor a saved byte tokenizer)")
-
-
-def digest(tokenizer: Tokenizer) -> str:
-  """What a tokenizer is known by, wherever its files lie: the text of each id, its roles, and how it cuts a sample."""
-  known = hashlib.sha256(repr((tokenizer.vocab_size, tokenizer.eos_id, tokenizer.bos_id)).encode())
-  known.update(repr([tokenizer.decode([i]) for i in range(tokenizer.vocab_size)]).encode())
-  known.update(repr(tokenizer.encode(_SAMPLE)).encode())
-  return known.hexdigest()[:16]
 
 
 def _roles(path: Path) -> dict[str, str]:

@@ -10,6 +10,7 @@ from support.stored_documents import store, text_of
 from drope_jax.config import DataConfig
 from drope_jax.data import token_shards
 from drope_jax.data.pipeline import train_batches
+from drope_jax.data.report import summarise
 from drope_jax.data.sources import Cut, Tokens
 from drope_jax.data.token_shards import write_shards
 from drope_jax.data.tokenizers import ByteTokenizer, load_tokenizer, train_bpe
@@ -49,6 +50,16 @@ class Wide(ByteTokenizer):
 
   def decode(self, ids):
     return super().decode([i for i in ids if i < 257])
+
+
+def test_a_damaged_shard_is_reported(source, tmp_path):
+  meta = write_shards(source.documents(), ByteTokenizer(), tmp_path / "out", shards=4)
+  file = tmp_path / "out" / meta["shards"][2]["tokens_file"]
+  data = bytearray(file.read_bytes())
+  data[10] ^= 1
+  file.write_bytes(data)
+  (line,) = summarise(Cut(Tokens(str(tmp_path / "out"))).documents(), ByteTokenizer()).bad
+  assert line.startswith(f"{file}: its content is not what was written")
 
 
 def test_a_large_vocabulary_takes_four_bytes(source, tmp_path):

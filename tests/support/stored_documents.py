@@ -17,6 +17,8 @@ from drope_jax.data.sources import JSONL, TFDS, ArrayRecord, Mixture, Parquet, S
 from drope_jax.data.token_shards import write_shards
 from drope_jax.data.tokenizers import ByteTokenizer
 
+_GROUP = 7  # rows of a row group of parquet
+
 
 @dataclasses.dataclass(unsafe_hash=True)
 class Numbered(Source):
@@ -53,7 +55,7 @@ def _parquet(folder: Path, texts: Sequence[str]) -> Source:
   half = len(texts) // 2
   for number, part in enumerate((texts[:half], texts[half:])):
     rows = {"id": list(range(len(part))), "meta": [{"url": "u", "tags": ["t"]}] * len(part), "text": list(part)}
-    pq.write_table(pa.table(rows), folder / f"train-{number:05d}-of-00002.parquet", row_group_size=7)
+    pq.write_table(pa.table(rows), folder / f"train-{number:05d}-of-00002.parquet", row_group_size=_GROUP)
   return Parquet(f"{folder}/*.parquet")
 
 

@@ -100,6 +100,11 @@ class Documents(Sequence[Document]):
     """The digest of the tokenizer that token ids were made with; None of text."""
     return getattr(self.raw, "tokenizer", None)
 
+  @property
+  def damaged(self) -> list[str]:
+    """A line about each file that is not what its check sum says, where there are check sums."""
+    return getattr(self.raw, "damaged", [])
+
   @functools.cached_property
   def digest(self) -> str:
     """What the documents are known by, wherever they lie: their number, their files' sizes and a sample of them."""

@@ -6,6 +6,7 @@ with EOS behind each document) and `ends-NNNNN-of-NNNNN.bin` (uint64: where each
 
 import bisect
 import dataclasses
+import hashlib
 import json
 from collections.abc import Sequence
 from typing import Any
@@ -73,6 +74,16 @@ class TokenShards(Sequence[np.ndarray]):
   def where(self, index: int) -> str:
     number, document = self._find(index)
     return f"{self.directory / self.shards[number]['tokens_file']}, document {document}"
+
+  @property
+  def damaged(self) -> list[str]:
+    """A line about each shard whose tokens are not those that were written; reads all of them."""
+    found = []
+    for shard in self.shards:
+      path = self.directory / shard["tokens_file"]
+      if hashlib.sha256(path.read_bytes()).hexdigest() != shard["sha256"]:
+        found.append(f"{path}: its content is not what was written (by its check sum); copy it again")
+    return found
 
   def _find(self, index: int) -> tuple[int, int]:
     number = bisect.bisect_right(self.lasts, index)
