@@ -8,6 +8,8 @@ from drope_jax.model import Decoder
 from drope_jax.positions import NTK, PI, ALiBi, RoPE, YaRN
 from drope_jax.transitions import drop
 
+__version__ = "0.1.0"
+
 __all__ = [
   "NTK",
   "PI",

@@ -5,6 +5,7 @@ tokens, seconds, the run's complete config and the library versions. A pretraine
 step 0 of `params` and `meta`, which then holds the model's config, its context and where it comes from.
 """
 
+import dataclasses
 import json
 import logging
 from typing import Any, NamedTuple
@@ -38,11 +39,27 @@ _FREE_ON_RESUME = (
   "data.tokenizer",
   "data.num_workers",
   "optim.accumulation",
+  "init.model",  # what init.checkpoint holds; runs before 0.1 did not record it
   "log_every",
+  "log_norms",
+  "eval_every",
+  "eval_documents",
+  "eval_extensions",
+  "profile_steps",
   "checkpoint_every",
   "keep_latest",
   "keep_every",
   "trackers",
+)
+
+# What may change too if a run is extended: how long it goes on, and at which rate.
+EXTENDABLE = (
+  "steps",
+  "optim.peak_lr",
+  "optim.schedule",
+  "optim.warmup_steps",
+  "optim.decay_steps",
+  "optim.floor",
 )
 
 
@@ -54,7 +71,7 @@ class TrainState(NamedTuple):
 
 
 class Checkpoint(NamedTuple):
-  """Weights and what they belong to."""
+  """Weights and what they belong to: a `SavedStep` with its weights loaded."""
 
   model: ModelConfig
   params: Params
@@ -83,9 +100,17 @@ def save(
   config: TrainConfig,
   tokens: int,
   seconds: float,
+  teacher_step: int | None = None,
 ) -> None:
-  """Starts writing step `step`; the write goes on in the background, from a copy of the state."""
+  """Starts writing step `step`; the write goes on in the background, from a copy of the state.
+
+  Args:
+    tokens, seconds: of the whole run so far.
+    teacher_step: of the checkpoint that holds the objective's frozen weights, if it has any.
+  """
   meta = {"step": step, "tokens": tokens, "seconds": seconds, "config": to_dict(config), "versions": library_versions()}
+  if teacher_step is not None:
+    meta["teacher_step"] = teacher_step
   manager.save(
     step,
     args=ocp.args.Composite(
@@ -140,25 +165,24 @@ def read_meta(manager: ocp.CheckpointManager, step: int) -> dict[str, Any]:
 
 
 def resume(
-  manager: ocp.CheckpointManager, step: int, abstract: TrainState, data: grain.DatasetIterator, config: TrainConfig
+  manager: ocp.CheckpointManager,
+  step: int,
+  abstract: TrainState,
+  data: grain.DatasetIterator,
+  config: TrainConfig,
+  extend: bool = False,
 ) -> tuple[TrainState, dict[str, Any]]:
   """State and meta of a step; `data` is set to where it was.
 
   Args:
     abstract: shapes, dtypes and shardings of the state, which may be of another mesh than the one that saved.
     config: of the run that goes on.
+    extend: whether the fields of EXTENDABLE may have changed.
 
   Raises:
     CheckpointError: if the checkpoint is another run's, naming the field, or is not complete.
   """
-  path, meta = manager.directory / str(step), read_meta(manager, step)
-  try:
-    there = _described(meta)[0]
-  except ConfigError as error:
-    raise CheckpointError(f"{path}: its meta has no config of this version ({error})") from error
-  refuse_other_run(to_dict(there), config, path)
-  for difference in differences(meta["versions"], library_versions()):
-    logger.info("%s was written with other versions: %s", path, difference)
+  path, meta = manager.directory / str(step), check_ours(manager, step, config, extend)
   restored = _restore(
     manager,
     step,
@@ -170,6 +194,19 @@ def resume(
   return TrainState(restored["params"], restored["opt_state"]), meta
 
 
+def check_ours(manager: ocp.CheckpointManager, step: int, config: TrainConfig, extend: bool) -> dict[str, Any]:
+  """The meta of a step; raises CheckpointError if it is another run's, or not of this version."""
+  path, meta = manager.directory / str(step), read_meta(manager, step)
+  try:
+    there = _described(meta)[0]
+  except ConfigError as error:
+    raise CheckpointError(f"{path}: its meta has no config of this version ({error})") from error
+  refuse_other_run(to_dict(there), config, path, extend)
+  for difference in differences(meta["versions"], library_versions()):
+    logger.info("%s was written with other versions: %s", path, difference)
+  return meta
+
+
 def _data_state(directory: epath.Path) -> dict[str, Any]:
   """The place in the stream, from the files of all processes that wrote it: grain's handler reads one's own alone."""
   files = sorted(directory.glob("process_*-of-*.json")) if directory.exists() else []
@@ -179,16 +216,22 @@ def _data_state(directory: epath.Path) -> dict[str, Any]:
     raise CheckpointError(f"{directory}: the place in the data cannot be read ({error!r})") from error
 
 
-def refuse_other_run(there: Any, config: TrainConfig, where: Any) -> None:
-  """Raises CheckpointError naming the first field in which `there` (a to_dict) is another run than `config`."""
+def refuse_other_run(there: Any, config: TrainConfig, where: Any, extend: bool = False) -> None:
+  """Raises CheckpointError naming the first field in which `there` (a to_dict) is another run than `config`.
 
-  def free(difference: str) -> bool:
+  Args:
+    extend: whether the fields of EXTENDABLE may differ.
+  """
+
+  def among(difference: str, fields: tuple[str, ...]) -> bool:
     path = difference.split(":")[0]
-    return any(path == name or path.startswith(f"{name}.") for name in _FREE_ON_RESUME)
+    return any(path == name or path.startswith(f"{name}.") for name in fields)
 
-  found = [difference for difference in differences(there, to_dict(config)) if not free(difference)]
-  if found:
-    raise CheckpointError(f"{where} belongs to another run: {found[0]}")
+  found = [difference for difference in differences(there, to_dict(config)) if not among(difference, _FREE_ON_RESUME)]
+  other = [difference for difference in found if not among(difference, EXTENDABLE)]
+  if other or (found and not extend):
+    way_out = "" if other else "; to go on with it all the same, extend the run (experiments.train --extend)"
+    raise CheckpointError(f"{where} belongs to another run: {(other or found)[0]}{way_out}")
 
 
 def abstract_params(model: ModelConfig, mesh: Mesh | None = None) -> Params:
@@ -223,28 +266,58 @@ def _described(meta: dict[str, Any]) -> tuple[TrainConfig | None, ModelConfig, i
   if "origin" in meta:
     return None, from_dict(ModelConfig, meta["model"]), meta["context"]
   config = from_dict(TrainConfig, meta["config"])
-  assert config.model is not None  # a run writes its resolved config
+  if config.model is None:
+    raise ConfigError("TrainConfig.model is missing: a run writes the model that it makes")
   return config, config.model, config.data.context
 
 
-def load_model_config(workdir: epath.PathLike, step: int | None = None) -> ModelConfig:
-  """The model of a run's checkpoint, without its weights. Raises CheckpointError as `load` does."""
-  return _described(load_meta(workdir, step))[1]
+@dataclasses.dataclass(frozen=True)
+class SavedStep:
+  """A step of a workdir: its description is read when it is opened, its arrays when they are asked for."""
+
+  workdir: epath.Path
+  step: int
+  meta: dict[str, Any]  # see the module's docstring
+  config: TrainConfig | None  # of the run that wrote it; None: imported (drope_jax.interop)
+  model: ModelConfig
+  context: int  # tokens it was trained at
+
+  def params(self, mesh: Mesh | None = None) -> Params:
+    """The weights, sharded over `mesh` by the rules of sharding.py; without one on the first local device."""
+    return self._read("params", abstract_params(self.model, mesh))
+
+  def optimizer_state(self, abstract: Any) -> Any:
+    """The optimizer's state, laid out as `abstract` says. Raises CheckpointError if there is none."""
+    return self._read("opt_state", abstract)
+
+  def load(self, mesh: Mesh | None = None) -> Checkpoint:
+    """This step with its weights: see `params`."""
+    return Checkpoint(self.model, self.params(mesh), self.config, self.step, self.meta["tokens"], self.context)
+
+  def _read(self, item: str, abstract: Any) -> Any:
+    with _open_for_reading(self.workdir) as manager:
+      return _restore(manager, self.step, **{item: ocp.args.StandardRestore(abstract)})[item]
 
 
-def load_run_config(workdir: epath.PathLike, step: int | None = None) -> TrainConfig | None:
-  """The config of the run that wrote a checkpoint; None if it was imported. Raises CheckpointError as `load` does."""
-  return _described(load_meta(workdir, step))[0]
+def open_step(workdir: epath.PathLike, step: int | None = None) -> SavedStep:
+  """A step of a run, or of an imported model.
 
+  Args:
+    workdir: the run's directory (the one that holds checkpoints/).
+    step: which one; None for the last complete one.
 
-def load_meta(workdir: epath.PathLike, step: int | None = None) -> dict[str, Any]:
-  """What a checkpoint says of itself. Raises CheckpointError as `load` does."""
+  Raises:
+    CheckpointError: naming the path, if there is no such checkpoint, or it is not complete.
+    ConfigError: if its config is not one of this version's.
+  """
   with _open_for_reading(workdir) as manager:
-    return read_meta(manager, _checkpoint_step(manager, workdir, step))
+    step = _checkpoint_step(manager, workdir, step)
+    meta = read_meta(manager, step)
+  return SavedStep(epath.Path(workdir), step, meta, *_described(meta))
 
 
 def load(workdir: epath.PathLike, step: int | None = None, mesh: Mesh | None = None) -> Checkpoint:
-  """Loads the weights of a run, or of an imported model.
+  """The weights of a run, or of an imported model: short for `open_step(workdir, step).load(mesh)`.
 
   Args:
     workdir: the run's directory (the one that holds checkpoints/).
@@ -254,23 +327,4 @@ def load(workdir: epath.PathLike, step: int | None = None, mesh: Mesh | None = N
   Raises:
     CheckpointError: naming the path, if there is no such checkpoint.
   """
-  with _open_for_reading(workdir) as manager:
-    step = _checkpoint_step(manager, workdir, step)
-    meta = read_meta(manager, step)
-    config, model, context = _described(meta)
-    abstract = abstract_params(model, mesh)
-    params = _restore(manager, step, params=ocp.args.StandardRestore(abstract))["params"]
-  return Checkpoint(model, params, config, step, meta["tokens"], context)
-
-
-def load_optimizer_state(workdir: epath.PathLike, step: int, abstract_opt_state: Any) -> Any:
-  """The optimizer state of a run's checkpoint, laid out as `abstract_opt_state` says."""
-  with _open_for_reading(workdir) as manager:
-    restored = _restore(manager, step, opt_state=ocp.args.StandardRestore(abstract_opt_state))
-  logger.info("optimizer state carried over from %s, step %d", workdir, step)
-  return restored["opt_state"]
-
-
-def load_context(workdir: epath.PathLike, step: int | None = None) -> int:
-  """Tokens that the model of a checkpoint was trained at. Raises CheckpointError as `load` does."""
-  return _described(load_meta(workdir, step))[2]
+  return open_step(workdir, step).load(mesh)

@@ -3,8 +3,8 @@
 `ModelConfig` says which function a model is, `ComputeConfig` how it is computed; a recalibration takes the first from a
 checkpoint and chooses the second anew. Context length is in neither: it belongs to data and to evaluation.
 
-The classes are mutable because `ml_collections.config_flags` sets overrides in place; `serialization.checked` rebuilds
-a config after that, so that every rule below is applied to what will really run.
+The classes are mutable, for config files that set fields in place; `serialization.checked` rebuilds a config after
+that, so that every rule below is applied to what will really run.
 """
 
 import dataclasses
@@ -12,14 +12,22 @@ from typing import Any
 
 from drope_jax.data.sources import Source
 from drope_jax.errors import check
+from drope_jax.objective import NextToken, Objective
+from drope_jax.optimizers import AdamW, Optimizer
 from drope_jax.positions import Embedding, Layer, LayerPattern, Positions, RoPE, Scaling
 from drope_jax.transitions import Drop, Transition
-from drope_jax.values import members
+from drope_jax.values import Value, members
 
 
 def _check_choice(config: Any, field: str, allowed: tuple[str, ...]) -> None:
   value = getattr(config, field)
   check(value in allowed, f"{type(config).__name__}.{field} is {value!r}; allowed: {', '.join(allowed)}")
+
+
+def _check_member(config: Any, field: str, kind: type[Value]) -> None:
+  value = getattr(config, field)
+  allowed = ", ".join(members(kind))
+  check(isinstance(value, kind), f"{type(config).__name__}.{field} is {value!r}; allowed: {allowed}")
 
 
 def _check_at_least(config: Any, minimum: float, *fields: str) -> None:
@@ -107,6 +115,15 @@ class ComputeConfig:
   remat: str = "none"  # what the backward pass recomputes: nothing, all of a layer, all but its matrix products
   loss_chunk: int | None = None  # positions of a row whose logits exist at one time; None: see loss.chunk_length
   derivatives: str = "own"  # of norms and projections: written by hand, or "jax": JAX's, for forward mode too
+  # What the train step is compiled with, each "PLATFORM:NAME=VALUE"; those of other platforms do nothing.
+  # On CPUs XLA may give products to YNNPACK; its own are faster for narrow models (jax 0.10.2). On TPUs it may split
+  # the product of a weight that is gathered along its contracted dimension into one product per piece: with 16 pieces
+  # it then writes and reads all logits 16 times, and the step of the 494M model moves 2196 GB instead of 596 (libtpu
+  # 0.0.42, by drope_jax.aot). Whole gathers overlap with other products all the same.
+  xla_options: tuple[str, ...] = (
+    "cpu:xla_cpu_experimental_ynn_fusion_type=",
+    "tpu:xla_jf_spmd_threshold_for_windowed_einsum_mib=1000000",
+  )
 
   def __post_init__(self) -> None:
     _check_choice(self, "dtype", ("auto", "float32", "bfloat16"))
@@ -115,6 +132,12 @@ class ComputeConfig:
     _check_choice(self, "derivatives", ("own", "jax"))
     if self.loss_chunk is not None:
       _check_at_least(self, 1, "loss_chunk")
+    for option in self.xla_options:
+      platform, colon, setting = option.partition(":")
+      check(
+        bool(platform and colon) and "=" in setting,
+        f"ComputeConfig.xla_options has {option!r}; it must be PLATFORM:NAME=VALUE",
+      )
 
 
 @dataclasses.dataclass(unsafe_hash=True, kw_only=True)
@@ -152,29 +175,22 @@ class DataConfig:
 
 @dataclasses.dataclass(unsafe_hash=True, kw_only=True)
 class OptimConfig:
-  """AdamW and its learning-rate schedule."""
+  """The optimizer, its learning-rate schedule, and how gradients reach it."""
 
   peak_lr: float
+  optimizer: Optimizer = dataclasses.field(default_factory=AdamW)
   schedule: str = "cosine"  # "cosine", "wsd" (warmup, stable, linear decay) or "constant"; all warm up linearly
   warmup_steps: int = 0
   decay_steps: int = 0  # wsd only: length of the final decay
   floor: float | None = None  # last learning rate as a share of the peak; None: 0.1. "constant" has none
-  beta1: float = 0.9
-  beta2: float = 0.95
-  eps: float = 1e-8
-  weight_decay: float = 0.1  # on matrices and the embedding; not on norms and biases
   clip_norm: float = 1.0  # global gradient norm
-  z_loss: float = 0.0  # weight of the squared log-partition
   accumulation: int = 1  # micro-batches per optimizer step, weighted by their real tokens
 
   def __post_init__(self) -> None:
+    _check_member(self, "optimizer", Optimizer)
     _check_choice(self, "schedule", ("cosine", "wsd", "constant"))
-    _check_at_least(self, 0, "peak_lr", "warmup_steps", "decay_steps", "weight_decay", "z_loss")
+    _check_at_least(self, 0, "peak_lr", "warmup_steps", "decay_steps")
     _check_at_least(self, 1, "accumulation")
-    for beta in ("beta1", "beta2"):
-      value = getattr(self, beta)
-      check(0 <= value < 1, f"OptimConfig.{beta} is {value}; it must lie in [0, 1)")
-    check(self.eps > 0, f"OptimConfig.eps is {self.eps}; it must be positive")
     if self.floor is not None:
       check(0 <= self.floor <= 1, f"OptimConfig.floor is {self.floor}; it must lie in [0, 1]")
       check(
@@ -215,11 +231,14 @@ class InitConfig:
   """Weights from another run: the start of a recalibration, or of its control with the embedding kept."""
 
   checkpoint: str  # the other run's workdir
-  model: ModelConfig | None = None  # what it is meant to hold, for `drope_jax.aot` before it is there; a run looks
+  model: ModelConfig | None = None  # what it holds; a run looks there, `drope_jax.aot` may need it before it is there
   step: int | None = None  # None: its last complete step
   transition: Transition = dataclasses.field(default_factory=Drop)  # what becomes of its positional embedding
   qk_norm: QKNorm | None = None  # insert this norm, with weights of one
-  keep_optimizer: bool = False  # carry Adam's moments over; the schedule starts anew either way
+  keep_optimizer: bool = False  # carry the optimizer's moments over; the schedule starts again either way
+
+  def __post_init__(self) -> None:
+    _check_member(self, "transition", Transition)
 
 
 @dataclasses.dataclass(unsafe_hash=True, kw_only=True)
@@ -229,6 +248,7 @@ class TrainConfig:
   model: ModelConfig | None = None
   init: InitConfig | None = None
   data: DataConfig
+  objective: Objective = dataclasses.field(default_factory=NextToken)
   optim: OptimConfig
   mesh: MeshConfig = dataclasses.field(default_factory=MeshConfig)
   compute: ComputeConfig = dataclasses.field(default_factory=ComputeConfig)
@@ -238,9 +258,13 @@ class TrainConfig:
   checkpoint_every: int = 500
   keep_latest: int = 2  # checkpoints kept, beside those of keep_every
   keep_every: int | None = None  # steps whose checkpoints stay for good
-  trackers: tuple[str, ...] = (
-    "tensorboard",
-  )  # beside metrics.jsonl: "tensorboard" (if tensorboardX is there), "wandb"
+  log_norms: bool = False  # of the parameters and of their updates
+  eval_every: int | None = None  # steps between losses on the split `heldout`, beside those of the start and the end
+  eval_documents: int = 16
+  eval_extensions: tuple[int, ...] = (1,)  # multiples of the training context at which they are measured
+  profile_steps: int = 0  # so many steps, after the first two of a start, are traced into `profile/` of the workdir
+  # Beside metrics.jsonl: "tensorboard" (if tensorboardX is there), "wandb".
+  trackers: tuple[str, ...] = ("tensorboard",)
 
   def __post_init__(self) -> None:
     check(
@@ -251,9 +275,22 @@ class TrainConfig:
       self.data.tokenizer != "init" or self.init is not None,
       "DataConfig.tokenizer is 'init', which needs TrainConfig.init; name a tokenizer.json, or 'byte'",
     )
-    _check_at_least(self, 1, "steps", "log_every", "checkpoint_every", "keep_latest")
-    if self.keep_every is not None:
-      _check_at_least(self, 1, "keep_every")
+    check(0 <= self.seed < 2**32, f"TrainConfig.seed is {self.seed}; it must lie in [0, 2**32)")
+    _check_member(self, "objective", Objective)
+    check(
+      self.objective.frozen() != "init" or self.init is not None,
+      f"TrainConfig.objective is {self.objective}, whose teacher is that of TrainConfig.init; there is none",
+    )
+    _check_at_least(self, 1, "steps", "log_every", "checkpoint_every", "keep_latest", "eval_documents")
+    _check_at_least(self, 0, "profile_steps")
+    for field in ("keep_every", "eval_every"):
+      if getattr(self, field) is not None:
+        _check_at_least(self, 1, field)
+    extensions = self.eval_extensions
+    check(
+      bool(extensions) and min(extensions, default=0) >= 1 and len(set(extensions)) == len(extensions),
+      f"TrainConfig.eval_extensions is {extensions}; it must hold different numbers, each at least 1",
+    )
     check(
       self.data.batch_size % self.optim.accumulation == 0,
       f"OptimConfig.accumulation is {self.optim.accumulation}; "

@@ -11,7 +11,7 @@ import signal
 import sys
 import threading
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -106,20 +106,31 @@ def reader(batch: Sharding, batch_size: int) -> tuple[int, int]:
 
 @contextlib.contextmanager
 def sigterm() -> Iterator[Callable[[int], bool]]:
-  """Instead of ending the process, SIGTERM makes the given function say True: of a step, whether to stop before it.
+  """SIGTERM and Ctrl-C make the given function return True, for a step before which to stop, and do nothing else.
 
-  With several processes, one that hears the signal is enough, and all of them stop at the same step: JAX's preemption
-  service agrees on it, if every process asks at every step. With one, only the main thread can listen.
+  With several processes, one that gets the signal is enough, and all of them stop at the same step: JAX's preemption
+  service agrees on it, if every process asks at every step. With one process, only its main thread can listen.
   """
+  listens = threading.current_thread() is threading.main_thread()
   if jax.process_count() > 1:
-    yield multihost_utils.reached_preemption_sync_point
+    # JAX's service knows SIGTERM alone.
+    with _handled([signal.SIGINT] if listens else [], lambda *_: os.kill(os.getpid(), signal.SIGTERM)):
+      yield multihost_utils.reached_preemption_sync_point
     return
-  asked = threading.Event()
-  if threading.current_thread() is not threading.main_thread():
+  if not listens:
     yield lambda step: False
     return
-  before = signal.signal(signal.SIGTERM, lambda *_: asked.set())
-  try:
+  asked = threading.Event()
+  with _handled((signal.SIGTERM, signal.SIGINT), lambda *_: asked.set()):
     yield lambda step: asked.is_set()
+
+
+@contextlib.contextmanager
+def _handled(numbers: Sequence[signal.Signals], handler: Callable[..., None]) -> Iterator[None]:
+  """Signals go to `handler`, and afterwards where they went before."""
+  before = {number: signal.signal(number, handler) for number in numbers}
+  try:
+    yield
   finally:
-    signal.signal(signal.SIGTERM, before)
+    for number, one in before.items():
+      signal.signal(number, one)

@@ -24,6 +24,14 @@ class DataError(UserError, ValueError):
   """Text or tokens that cannot be read or trained on: the message names the file and row, and what to do."""
 
 
+class FileError(UserError, RuntimeError):
+  """A file that cannot be read or is not what it should be: the message names it, and the line where there is one."""
+
+
+class ToolError(UserError, RuntimeError):
+  """Another program that is missing or fails: the message names it, and what to install or give instead."""
+
+
 class ResultsError(UserError, RuntimeError):
   """A results.jsonl that cannot be read, or a figure that cannot be written: the message names it."""
 

@@ -1,20 +1,80 @@
-"""Files that are written whole or not at all, and what a directory holds."""
+"""Files that are written whole or not at all, records line by line, and what a directory holds."""
 
 import json
+import logging
 import os
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from etils import epath
+
+from drope_jax.errors import FileError
+
+logger = logging.getLogger(__name__)
 
 DRAFT = ".draft"  # behind the name of a file that is being written
 
 
-def write_json(data: Any, path: Path) -> None:
-  """Writes a file of JSON, or replaces it, whole: whoever reads it meanwhile reads the old one."""
-  draft = path.with_name(path.name + DRAFT)
-  draft.write_text(json.dumps(data, indent=2) + "\n")
-  draft.replace(path)
+def replace_whole(path: epath.PathLike, content: str | bytes) -> None:
+  """Writes a file, or replaces it, whole: a reader sees the old content or the new, and a crash leaves the old one.
+
+  In a bucket (gs://), where an object appears when all of it has arrived, it is written in place.
+  """
+  data = content.encode() if isinstance(content, str) else content
+  if not is_local(path):
+    epath.Path(path).write_bytes(data)
+    return
+  target = Path(os.fspath(path))
+  draft = target.with_name(target.name + DRAFT)
+  draft.write_bytes(data)
+  draft.replace(target)
+
+
+def write_json(data: Any, path: epath.PathLike) -> None:
+  """Writes a file of JSON as `replace_whole`."""
+  replace_whole(path, json.dumps(data, indent=2) + "\n")
+
+
+def read_json_lines(path: epath.PathLike, torn: Literal["drop", "read", "skip"] = "drop") -> list[Any]:
+  """The records of a file, one per line; blank lines are passed over.
+
+  Args:
+    torn: what happens to a line that a crash may have cut off. "drop": a last line without its newline is left out.
+      "read": the file is from elsewhere, and its last line is a record as any other. "skip": a line that is not JSON is
+      left out with a warning, wherever it is, because later records were written behind it.
+
+  Raises:
+    FileError: the file cannot be read as text, or a line is not JSON; the message names the file and the line.
+  """
+  try:
+    text = epath.Path(path).read_bytes().decode()
+  except (OSError, UnicodeDecodeError) as error:
+    raise FileError(f"{path}: cannot be read ({error})") from error
+  *lines, last = text.split("\n")  # splitlines would break at characters that may stand in a string of JSON
+  records = []
+  for number, line in enumerate(lines if torn == "drop" else [*lines, last], start=1):
+    if not line.strip():
+      continue
+    try:
+      records.append(json.loads(line))
+    except json.JSONDecodeError as error:
+      if torn != "skip":
+        raise FileError(f"{path}:{number}: not JSON ({error})") from error
+      logger.warning("%s:%d is not a whole record and is left out", path, number)
+  return records
+
+
+def append_json_lines(records: Iterable[Any], path: Path) -> None:
+  """Appends records to a local file in one write; a last line that a crash has cut off is taken away before."""
+  path.parent.mkdir(parents=True, exist_ok=True)
+  with path.open("a+b") as file:  # writes go to the end, wherever was read
+    if file.tell():
+      file.seek(-1, os.SEEK_END)
+      if file.read(1) != b"\n":
+        file.seek(0)
+        file.truncate(file.read().rfind(b"\n") + 1)
+    file.write("".join(json.dumps(record) + "\n" for record in records).encode())
 
 
 def holds_something(directory: Path) -> bool:

@@ -5,16 +5,15 @@
 """
 
 import functools
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 
 from drope_jax.chunks import map_chunks, scan_chunks
-from drope_jax.config import ComputeConfig, ModelConfig
 from drope_jax.layers import project
-from drope_jax.model import Params, hidden_states, output_embedding, unembed
+from drope_jax.model import Params, output_embedding, unembed
 from drope_jax.platforms import target_memory
 from drope_jax.sharding import constrain, pieces
 
@@ -206,39 +205,3 @@ def _summed_bwd(
 
 
 _summed.defvjp(_summed_fwd, _summed_bwd)
-
-
-# --- a batch -----------------------------------------------------------------------------------
-
-
-def summed_loss(
-  params: Params, config: ModelConfig, batch: dict[str, Array], compute: ComputeConfig, z_loss: float = 0.0
-) -> tuple[Array, dict[str, Array]]:
-  """The training loss of a batch as a sum over its real targets, so that micro-batches add up exactly.
-
-  Args:
-    batch: `tokens` (B, T+1); with a document mask also `segments` and `positions` of the same shape: then a target
-      counts only if it belongs to the document of the token before it.
-    z_loss: weight of the squared log-partition.
-
-  Returns:
-    The sum to differentiate, and {"nll": summed negative log-likelihood in nats, "tokens": targets counted}.
-  """
-  tokens = batch["tokens"]
-  inputs: dict[str, Any] = {}
-  weights_BT = jnp.ones(tokens[:, 1:].shape, jnp.float32)
-  if "segments" in batch:
-    segments = batch["segments"]
-    inputs = {"segments_BT": segments[:, :-1], "position_ids_BT": batch["positions"][:, :-1]}
-    weights_BT = (segments[:, :-1] == segments[:, 1:]).astype(jnp.float32)
-  x_BTD, *_ = hidden_states(params, config, tokens[:, :-1], compute=compute, **inputs)
-  total, nll = summed_token_losses(
-    params,
-    x_BTD,
-    tokens[:, 1:],
-    weights_BT,
-    z_loss=z_loss,
-    chunk=compute.loss_chunk,
-    derivatives=compute.derivatives,
-  )
-  return total, {"nll": nll, "tokens": weights_BT.sum()}

@@ -1,4 +1,4 @@
-"""What a run reports: FLOPs and MFU, metrics.jsonl, optional trackers, and the line a person reads."""
+"""What a run reports: FLOPs and MFU, metrics.jsonl, optional trackers, and the line that a person reads."""
 
 import datetime
 import importlib.util
@@ -16,6 +16,7 @@ from drope_jax.config import ModelConfig
 from drope_jax.errors import ConfigError
 from drope_jax.files import is_local
 from drope_jax.model import map_specs
+from drope_jax.objective import Objective
 from drope_jax.platforms import PEAK_FLOPS
 
 logger = logging.getLogger(__name__)
@@ -35,10 +36,31 @@ def flops_per_token(config: ModelConfig, context: int, convention: str = "palm")
   return 6 * multiplied + attention * (1 if convention == "palm" else 0.5)
 
 
+def objective_factor(objective: Objective, step: int, steps: int) -> float:
+  """By how much an objective's further forward passes multiply `flops_per_token` at a step: each adds a third."""
+  return 1 + objective.extra_forwards(step, steps) / 3
+
+
 def mfu(tokens_per_second: float, flops: float) -> float | None:
   """Model FLOPs utilisation of all devices of the run, or None where the device's peak is not known (a CPU)."""
   peak = PEAK_FLOPS.get(jax.devices()[0].device_kind)
   return None if peak is None else tokens_per_second * flops / (peak * jax.device_count())
+
+
+# `kind` of a record that is not of training steps: the held-out loss at one extension.
+EVAL = "eval"
+
+
+def is_training(record: dict[str, Any]) -> bool:
+  """Whether a record of metrics.jsonl is of training steps; the others say in `kind` what they are."""
+  return "kind" not in record
+
+
+def _scalars(record: dict[str, Any]) -> dict[str, float]:
+  """The numbers of a record by the names that trackers draw them under."""
+  if is_training(record):
+    return {name: value for name, value in record.items() if name != "step" and value is not None}
+  return {f"{record['split']}/loss_{record['extension']}x": record["loss"]}
 
 
 class Tracker(Protocol):
@@ -50,7 +72,7 @@ class Tracker(Protocol):
 
 
 class JsonLines:
-  """A record a line. Records after `step` are dropped on opening: a resumed run writes them again.
+  """One record per line. Records after `step` are dropped on opening: a resumed run writes them again.
 
   In a bucket, where nothing can be appended, the whole file is written again for every record: some 200 bytes of each
   logged step, in one request.
@@ -93,9 +115,8 @@ class TensorBoard:
     self._writer = SummaryWriter(str(directory), purge_step=step + 1 if step else None)
 
   def write(self, record: dict[str, Any]) -> None:
-    for name, value in record.items():
-      if name != "step" and value is not None:
-        self._writer.add_scalar(name, value, record["step"])
+    for name, value in _scalars(record).items():
+      self._writer.add_scalar(name, value, record["step"])
 
   def close(self) -> None:
     self._writer.close()
@@ -119,7 +140,7 @@ class WandB:
     )
 
   def write(self, record: dict[str, Any]) -> None:
-    self._run.log({name: value for name, value in record.items() if value is not None}, step=record["step"])
+    self._run.log({"step": record["step"], **_scalars(record)}, step=record["step"])
 
   def close(self) -> None:
     self._run.finish()

@@ -1,9 +1,12 @@
-"""AdamW, its schedules, and which parameters decay."""
+"""The learning rate of each step, and the whole chain from gradients to updates."""
 
+from typing import Any
+
+import jax
 import optax
 
 from drope_jax.config import ModelConfig, OptimConfig
-from drope_jax.model import map_specs
+from drope_jax.model import parameter_specs
 
 
 def learning_rate(config: OptimConfig, steps: int) -> optax.Schedule:
@@ -25,10 +28,23 @@ def learning_rate(config: OptimConfig, steps: int) -> optax.Schedule:
 
 
 def make_optimizer(config: OptimConfig, model: ModelConfig, steps: int) -> optax.GradientTransformation:
-  """Clip by global norm, Adam, decoupled weight decay on what `parameter_specs` marks, scheduled learning rate."""
+  """Clipping by the global norm, the optimizer of `config`, and the scheduled learning rate."""
   return optax.chain(
     optax.clip_by_global_norm(config.clip_norm),
-    optax.scale_by_adam(config.beta1, config.beta2, config.eps),
-    optax.add_decayed_weights(config.weight_decay, mask=map_specs(lambda spec: spec.decay, model)),
+    *config.optimizer.transforms(parameter_specs(model)),
     optax.scale_by_learning_rate(learning_rate(config, steps)),
   )
+
+
+def carried_over(fresh: Any, source: Any) -> Any:
+  """The state of a new run's optimizer with what `source`, that of another run of the same optimizer, has for it.
+
+  The count of the learning rate starts again. Moments of weights that the source does not have (an inserted QK-norm)
+  stay as they are.
+
+  Args:
+    fresh, source: states of `make_optimizer`.
+  """
+  found = {jax.tree_util.keystr(path): leaf for path, leaf in jax.tree.leaves_with_path(source[:-1])}
+  carried = jax.tree.map_with_path(lambda path, leaf: found.get(jax.tree_util.keystr(path), leaf), fresh[:-1])
+  return (*carried, fresh[-1])

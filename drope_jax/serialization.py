@@ -26,30 +26,37 @@ def to_dict(config: Any) -> Any:
   return config
 
 
-def _alternatives(annotation: Any) -> tuple[Any, ...]:
+def alternatives(annotation: Any) -> tuple[Any, ...]:
   """The members of a union, flattened; the annotation itself if it is none."""
   if isinstance(annotation, types.UnionType) or typing.get_origin(annotation) is typing.Union:
     return typing.get_args(annotation)
   return (annotation,)
 
 
+def classes_of(annotation: Any) -> dict[str, type[Any]]:
+  """The dataclasses that a field of this type may hold, by recorded names: of a kind of `Value`, all its members."""
+  found: dict[str, type[Any]] = {}
+  for item in alternatives(annotation):
+    if isinstance(item, type) and Value in item.__bases__:
+      found |= members(item)
+    elif isinstance(item, type) and dataclasses.is_dataclass(item):
+      found[recorded_name(item)] = item
+  return found
+
+
 def _read(annotation: Any, data: Any, path: str) -> Any:
   """`data` as a value of `annotation`; `path` names it in errors."""
-  alternatives = _alternatives(annotation)
+  allowed = alternatives(annotation)
   if data is None:
-    check(type(None) in alternatives, f"{path} is missing a value")
+    check(type(None) in allowed, f"{path} is None; it must have a value")
     return None
-  kinds = [item for item in alternatives if isinstance(item, type) and Value in item.__bases__]
-  classes = [item for item in alternatives if isinstance(item, type) and dataclasses.is_dataclass(item)]
-  if kinds or classes:
-    check(isinstance(data, dict), f"{path} is {data!r}; it must be an object")
-    by_name: dict[str, type[Any]] = {}
-    for kind in kinds:
-      by_name |= members(kind)
-    by_name |= {item.__name__: item for item in classes}
-    name = data.get("type", classes[0].__name__ if len(classes) == 1 and not kinds else None)
-    return from_dict(find(by_name, name, path), data, path)
-  expected = next(item for item in alternatives if item is not type(None))
+  classes = classes_of(annotation)
+  if classes:
+    names = [*classes, *(["None"] if type(None) in allowed else [])]
+    check(isinstance(data, dict), f"{path} is {data!r}; it must be an object: {', '.join(names)}")
+    only = next(iter(classes)) if len(classes) == 1 and next(iter(classes.values())) in allowed else None
+    return from_dict(find(classes, data.get("type", only), path), data, path)
+  expected = next(item for item in allowed if item is not type(None))
   if typing.get_origin(expected) is tuple:
     check(isinstance(data, list), f"{path} is {data!r}; it must be a list")
     return tuple(_read(typing.get_args(expected)[0], item, f"{path}[{i}]") for i, item in enumerate(data))

@@ -49,15 +49,20 @@ PRESETS: dict[str, MeshConfig] = {
 
 
 def parse_mesh(texts: Sequence[str]) -> MeshConfig:
-  """The mesh of texts such as "data=4"; the first may name a preset, on top of which the others count."""
-  preset, settings = (texts[0], texts[1:]) if texts[0] in PRESETS else ("dp", texts)
+  """The mesh of texts such as "fsdp=4"; the first may name a preset, on top of which the others count.
+
+  Raises:
+    ConfigError: for what is neither, with what is allowed.
+  """
+  preset, settings = (texts[0], texts[1:]) if texts and texts[0] in PRESETS else ("dp", texts)
   axes = [field.name for field in dataclasses.fields(MeshConfig)]
   sizes = {}
   for text in settings:
     axis, _, number = text.partition("=")
-    if axis not in axes or axis in sizes or not number.isdigit():
+    if axis not in axes or axis in sizes or not (number.isdigit() or number == "-1"):
       raise ConfigError(
-        f"--mesh has {text!r}; allowed: AXIS=NUMBER, each once, of {', '.join(axes)}; first of all {', '.join(PRESETS)}"
+        f"--mesh has {text!r}; allowed: AXIS=NUMBER (-1: the devices that are left), each once, of {', '.join(axes)}; "
+        f"before them one of {', '.join(PRESETS)}"
       )
     sizes[axis] = int(number)
   return dataclasses.replace(PRESETS[preset], **sizes)
@@ -100,7 +105,8 @@ def arrange_devices(config: MeshConfig, devices: list[Any]) -> np.ndarray:
     sizes[sizes.index(-1)] = per_slice // given
   if math.prod(sizes) != per_slice:
     each = f" in each of {slices} slices" if slices > 1 else ""
-    raise ConfigError(f"MeshConfig ({wanted}) does not fit {per_slice} devices{each}")
+    hint = _sizes_that_fit(config, per_slice)
+    raise ConfigError(f"MeshConfig ({wanted}) does not fit {per_slice} devices{each}{hint}")
   # The devices of one slice that are compiled for without being here do not have it either.
   has_slices = devices[0].platform != "cpu" and hasattr(devices[0], "slice_index")
   attribute = "slice_index" if has_slices else "process_index"
@@ -119,6 +125,35 @@ def arrange_devices(config: MeshConfig, devices: list[Any]) -> np.ndarray:
     process_is_granule=not has_slices,
     allow_split_physical_axes=True,
   )
+
+
+def _sizes_that_fit(config: MeshConfig, devices: int) -> str:
+  """What to change of a mesh that does not fit: sizes of a single axis with which it would, the others as they are."""
+  sizes = {axis: getattr(config, axis) for axis in AXES}
+  found = []
+  for axis, size in sizes.items():
+    others = math.prod(other for name, other in sizes.items() if name != axis and other != -1)
+    if size == -1 or devices % others:
+      continue
+    rest = devices // others
+    fitting = _divisors_near(rest, size) if -1 in sizes.values() else [rest]
+    found += [f"{axis}={fits}" for fits in fitting]
+  return f"; one of these would: {', '.join(found)}" if found else f"; it is divided by {_listed(_divisors(devices))}"
+
+
+def _divisors(number: int) -> list[int]:
+  return [size for size in range(1, number + 1) if number % size == 0]
+
+
+def _divisors_near(number: int, size: int) -> list[int]:
+  """The largest divisor that is at most `size`, and the smallest that is larger."""
+  all_of_them = _divisors(number)
+  below, above = [one for one in all_of_them if one <= size], [one for one in all_of_them if one > size]
+  return [*below[-1:], *above[:1]]
+
+
+def _listed(numbers: Sequence[int], between: str = ", ") -> str:
+  return between.join(map(str, numbers))
 
 
 def partition_spec(dimensions: tuple[str, ...]) -> PartitionSpec:
@@ -157,12 +192,24 @@ def cut_evenly(x: Any, *dimensions: str) -> bool:
 
 
 def check_divides(mesh: Any, sizes: Iterable[tuple[str, str, int]]) -> None:
-  """Raises ConfigError for the first of (what it is, dimension, size) that does not fall into `parts` on `mesh`."""
+  """Checks that sizes fall into `parts` on `mesh`.
+
+  Args:
+    sizes: (what it is, dimension, size), as ("DataConfig.batch_size", "batch", 8).
+
+  Raises:
+    ConfigError: for the first that does not, with the nearest sizes and numbers of parts that would fit.
+  """
   for what, dimension, size in sizes:
     count = parts(dimension, mesh)
     if size % count:
       axes = " x ".join(f"{axis} {mesh.shape[axis]}" for axis in mesh_axes(dimension))
-      raise ConfigError(f"{what} is {size}; the mesh ({axes}) cuts it into {count} parts, which must divide it")
+      fitting = [near for near in (size // count * count, -(-size // count) * count) if near]
+      fewer = [number for number in range(1, count) if size % number == 0][-2:]
+      raise ConfigError(
+        f"{what} is {size}; the mesh ({axes}) cuts it into {count} parts, which must divide it: with this mesh it "
+        f"could be {_listed(fitting, ' or ')}, and {size} falls into {_listed(fewer, ' or ')} parts"
+      )
 
 
 def named_sharding(mesh: Mesh | AbstractMesh, dimensions: tuple[str, ...]) -> NamedSharding:

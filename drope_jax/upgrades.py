@@ -28,8 +28,21 @@ def _pretrained(fields: Fields) -> Fields:
   return fields
 
 
+def _optim_config(fields: Fields) -> Fields:
+  """Until 0.1 AdamW was the only optimizer, and its settings stood beside those of the schedule."""
+  moved = {name: fields.pop(name) for name in ("beta1", "beta2", "eps", "weight_decay") if name in fields}
+  if moved and "optimizer" not in fields:
+    fields["optimizer"] = {"type": "AdamW", **moved}
+  return fields
+
+
 def _train_config(fields: Fields) -> Fields:
-  """Until 0.1 documents were read one by one, in the order that TrainConfig.seed gave every run."""
+  """Until 0.1 cross-entropy was the only objective, and the weight of its z-loss stood in OptimConfig."""
+  optim = fields.get("optim")
+  if isinstance(optim, dict) and "z_loss" in optim and "objective" not in fields:
+    fields["objective"] = {"type": "NextToken", "z_loss": optim["z_loss"]}
+    fields["optim"] = {name: value for name, value in optim.items() if name != "z_loss"}
+  # Documents were read one by one, in the order that TrainConfig.seed gave every run.
   if isinstance(fields.get("data"), dict):
     fields["data"] = {"interleave": 1, "seed": fields.get("seed", 0), **fields["data"]}
   return fields
@@ -38,5 +51,6 @@ def _train_config(fields: Fields) -> Fields:
 _UPGRADES: dict[str, Callable[[Fields], Fields]] = {
   "InitConfig": _init_config,
   "Pretrained": _pretrained,
+  "OptimConfig": _optim_config,
   "TrainConfig": _train_config,
 }

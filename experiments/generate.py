@@ -27,21 +27,21 @@ from drope_jax.errors import ConfigError
 from drope_jax.evaluate.methods import Inference, allowed_methods, inference
 from drope_jax.generation import Generation
 
-CHECKPOINT = flags.DEFINE_string("checkpoint", None, "Workdir of a run, or an imported checkpoint.", required=True)
-STEP = flags.DEFINE_integer("step", None, "Step of the checkpoint; its last by default.")
+CHECKPOINT = cli.define_path("checkpoint", None, "Workdir of a run, or an imported checkpoint.", required=True)
+STEP = flags.DEFINE_integer("step", None, "Step of the checkpoint; its last by default.", lower_bound=0)
 PROMPT = flags.DEFINE_multi_string("prompt", [], "Text to continue; may be given several times.")
 PROMPT_FILE = flags.DEFINE_multi_string("prompt_file", [], "File whose whole text is a prompt; likewise.")
 MAX_NEW_TOKENS = flags.DEFINE_integer("max_new_tokens", 128, "Tokens to add at most.", lower_bound=1)
-TEMPERATURE = flags.DEFINE_float("temperature", 0.0, "0: the most likely token; above: sampling.", lower_bound=0)
-TOP_P = flags.DEFINE_float("top_p", 1.0, "Sample from the most likely tokens that together reach this probability.")
-SEED = flags.DEFINE_integer("seed", 0, "Of the sampling.")
+TEMPERATURE = cli.define_float("temperature", 0.0, "0: the most likely token; above: sampling.", lower_bound=0)
+TOP_P = cli.define_float("top_p", 1.0, "Sample from the most likely tokens that together reach this probability.")
+SEED = cli.define_seed("Of the sampling.")
 METHOD = flags.DEFINE_string(
   "method",
   None,
   "Of drope_jax/evaluate/methods.py, for each prompt and its answer; default: drope if --c is given, else the model as "
   "it was trained.",
 )
-COEFFICIENT = flags.DEFINE_float("c", None, "c of beta = 1 + c ln s, which method drope needs.")
+COEFFICIENT = cli.define_float("c", None, "c of beta = 1 + c ln s, which method drope needs.")
 BOS = flags.DEFINE_bool("bos", False, "Begin each prompt with the tokenizer's BOS, as Llama 2 was trained.")
 DTYPE = flags.DEFINE_enum("dtype", "auto", ["auto", "float32", "bfloat16"], "Of the activations.")
 PREFILL_CHUNK = flags.DEFINE_integer("prefill_chunk", 512, "Prompt tokens read at one time.", lower_bound=1)
@@ -93,7 +93,7 @@ def read_prompts(texts: Sequence[str], files: Sequence[str]) -> list[str]:
   prompts = list(texts)
   for name in files:
     try:
-      prompts.append(Path(name).read_text(encoding="utf-8"))
+      prompts.append(Path(name).expanduser().read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
       raise ConfigError(f"--prompt_file: {name} cannot be read ({error})") from error
   if not prompts:

@@ -26,14 +26,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from absl import flags
-
 from drope_jax import cli
 from drope_jax.data.corpus import build_corpus
-from drope_jax.errors import ConfigError
+from drope_jax.errors import ConfigError, FileError, ToolError
 
-OUT = flags.DEFINE_string("out", None, "Directory of the dataset; left as it is if there is one.", required=True)
-DEBS = flags.DEFINE_string("debs", None, "Folder of .deb files; downloaded with apt-get if not given.")
+OUT = cli.define_path("out", None, "Directory of the dataset; left as it is if there is one.", required=True)
+DEBS = cli.define_path("debs", None, "Folder of .deb files; downloaded with apt-get if not given.")
 
 
 class Package(NamedTuple):
@@ -65,11 +63,11 @@ class Document(NamedTuple):
 
 
 def _run(command: Sequence[str], directory: Path) -> None:
-  """Raises ConfigError in one line if the program is missing or fails."""
+  """Raises ToolError if the program is missing or fails."""
   try:
     subprocess.run(command, cwd=directory, check=True, capture_output=True, text=True)
   except FileNotFoundError as error:
-    raise ConfigError(
+    raise ToolError(
       f"{command[0]} is not installed here; "
       f"give --debs=FOLDER with the .deb files of {', '.join(SOURCES)}, and dpkg to unpack them"
     ) from error
@@ -77,7 +75,7 @@ def _run(command: Sequence[str], directory: Path) -> None:
     said = [line for line in error.stderr.splitlines() if line.startswith(("E:", "dpkg"))] or [
       f"exit {error.returncode}"
     ]
-    raise ConfigError(f"{' '.join(command)}: {said[0]}") from error
+    raise ToolError(f"{' '.join(command)}: {said[0]}") from error
 
 
 def _package_file(package: str, folder: Path) -> Path:
@@ -95,7 +93,9 @@ def gather(debs: Path | None) -> list[Document]:
     debs: a folder with a .deb file of each; None: they are downloaded.
 
   Raises:
-    ConfigError: naming what is missing: a program, a package, or a package's documents.
+    ToolError: a program is missing or fails.
+    ConfigError: `debs` has no file of a package.
+    FileError: a package has no documents where they should be.
   """
   documents = []
   with tempfile.TemporaryDirectory() as draft:
@@ -108,7 +108,7 @@ def gather(debs: Path | None) -> list[Document]:
       top = unpacked / folder
       paths = sorted(path for path in top.glob(pattern) if path.is_file() and path.relative_to(top).parts[0] != without)
       if not paths:
-        raise ConfigError(f"the package {package} has no {folder}/{pattern}; is it another version?")
+        raise FileError(f"the package {package} has no {folder}/{pattern}; is it another version?")
       documents += [Document(package, str(path.relative_to(unpacked)), _text(path)) for path in paths]
   return [document for document in documents if document.text]
 
@@ -122,11 +122,11 @@ def split(documents: Sequence[Document]) -> dict[str, list[str]]:
   """The texts of each split. Which long documents of prose are held out is decided by a hash of their names.
 
   Raises:
-    ConfigError: if there are not enough long ones.
+    FileError: there are not enough long ones.
   """
   long = [document for document in documents if document.package == PROSE and len(document.text) >= LONG]
   if len(long) < HELD_OUT + FIT:
-    raise ConfigError(
+    raise FileError(
       f"{len(long)} documents of {PROSE} have {LONG:,} characters or more; {HELD_OUT + FIT} are needed to be held out"
     )
   long.sort(key=lambda document: hashlib.sha256(document.name.encode()).digest())

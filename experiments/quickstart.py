@@ -7,33 +7,30 @@ those of experiments/studies/quickstart.py; `--steps` is the length of the pretr
 from pathlib import Path
 
 from absl import flags
-from ml_collections import config_flags
 
 from drope_jax import cli
+from experiments.studies.quickstart import Quickstart
 from experiments.study import run_study
 
 SETTINGS = str(Path(__file__).parent / "studies" / "quickstart.py")
-CONFIG = config_flags.DEFINE_config_file("config", None, "Settings of the study.")
-WORKDIR = flags.DEFINE_string("workdir", "runs/quickstart", "Where everything goes.")
+CONFIG = cli.define_config("Settings of the study.", default=SETTINGS)
+WORKDIR = cli.define_path("workdir", "runs/quickstart", "Where everything goes.")
 STEPS = flags.DEFINE_integer(
   "steps", None, "Steps of the pretraining; the recalibration keeps its share.", lower_bound=1
 )
 DATA = flags.DEFINE_string("data", None, "Prose to train on, instead of docstrings: see drope_jax/data/sources/at.py.")
-SEED = flags.DEFINE_integer("seed", None, "Of weights, data and needles.")
+SEED = cli.define_seed("Of weights, data and needles.", default=None)
 
 
 def main() -> None:
-  # By name: config_flags imports the file anew, so its class is another one than ours.
-  settings = cli.settings(CONFIG, "a Quickstart", lambda found: type(found).__name__ == "Quickstart")
+  settings = cli.settings(
+    CONFIG, "a Quickstart", lambda found: isinstance(found, Quickstart), seed=SEED.value, data=DATA.value
+  )
   if STEPS.value is not None:
     share = settings.recalibrate_steps / settings.pretrain_steps
     settings.pretrain_steps, settings.recalibrate_steps = STEPS.value, max(round(STEPS.value * share), 1)
-  if DATA.value is not None:
-    settings.data = DATA.value
-  if SEED.value is not None:
-    settings.seed = SEED.value
   run_study(settings, Path(WORKDIR.value).resolve())
 
 
 if __name__ == "__main__":
-  cli.run(main, default_config=SETTINGS)
+  cli.run(main)

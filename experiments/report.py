@@ -1,15 +1,14 @@
-"""Tables and plots, from the records alone: `python -m experiments.report DIR`.
+"""Tables and plots, from the records alone: `python -m experiments.report runs/quickstart`.
 
 DIR is the workdir of a study, of which study.json, results.jsonl and each run's config.json and metrics.jsonl are read,
 or the output of `experiments.evaluate`, a results.jsonl alone. Writes DIR/report.md and PNG plots.
 """
 
-import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from drope_jax.errors import ReportError
+from drope_jax import cli
 from experiments.reporting import evaluation, plots, tables
 from experiments.reporting.finding import PERPLEXITY, RETRIEVAL, finding, sides_note, spread_note
 from experiments.reporting.records import Study, read_evaluation, read_study
@@ -124,17 +123,15 @@ def write_report(directory: Path) -> Path:
   return path
 
 
+def _parser() -> cli.Parser:
+  parser = cli.Parser(prog="python -m experiments.report", about=__doc__)
+  parser.add_argument("directory", type=Path, metavar="DIR", help="workdir of a study, or output of an evaluation")
+  return parser
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
   """The command; returns its exit status."""
-  parser = argparse.ArgumentParser(prog="python -m experiments.report", description="Writes report.md and plots again.")
-  parser.add_argument("directory", type=Path, metavar="DIR", help="workdir of a study, or output of an evaluation")
-  directory = parser.parse_args(arguments).directory
-  try:
-    print(write_report(directory))
-  except ReportError as error:
-    print(f"error: {error}", file=sys.stderr)
-    return 1
-  return 0
+  return cli.run_parsed(_parser(), lambda given: print(write_report(given.directory.expanduser())), arguments)
 
 
 if __name__ == "__main__":

@@ -3,12 +3,12 @@
 Each DIR is a workdir of the same study with another seed; the tables are Markdown, for RESULTS.md.
 """
 
-import argparse
 import statistics
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from drope_jax import cli
 from drope_jax.errors import ReportError
 from experiments.reporting.finding import MEASURES, PERPLEXITY, Measure
 from experiments.reporting.records import Study, read_study
@@ -38,23 +38,25 @@ def spread_table(studies: Sequence[Study], measure: Measure) -> str:
   return markdown_table(header, ([row.label, *(cell(row, context) for context in contexts)] for row in first.rows))
 
 
+def _parser() -> cli.Parser:
+  parser = cli.Parser(prog="python -m experiments.seeds", about=__doc__)
+  parser.add_argument("directories", type=Path, nargs="+", metavar="DIR", help="workdirs of one study, a seed each")
+  return parser
+
+
+def _print_tables(directories: Sequence[Path]) -> None:
+  studies = [read_study(directory.expanduser()) for directory in directories]
+  seeds = [study.seed for study in studies]
+  if len(set(seeds)) < max(len(seeds), 2):
+    raise ReportError(f"seeds are {seeds}; a spread needs at least two, all different")
+  for measure, unit in zip(MEASURES, ("loss in nats per token", "needles found, %"), strict=True):
+    print(f"{unit}, mean ± standard deviation over seeds {', '.join(map(str, sorted(seeds)))}:\n")
+    print(spread_table(studies, measure) + "\n")
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
   """The command; returns its exit status."""
-  parser = argparse.ArgumentParser(prog="python -m experiments.seeds", description="Mean and spread over seeds.")
-  parser.add_argument("directories", type=Path, nargs="+", metavar="DIR", help="workdirs of one study, a seed each")
-  directories = parser.parse_args(arguments).directories
-  try:
-    studies = [read_study(directory) for directory in directories]
-    seeds = [study.seed for study in studies]
-    if len(set(seeds)) < max(len(seeds), 2):
-      raise ReportError(f"seeds are {seeds}; a spread needs at least two, all different")
-    for measure, unit in zip(MEASURES, ("loss in nats per token", "needles found, %"), strict=True):
-      print(f"{unit}, mean ± standard deviation over seeds {', '.join(map(str, sorted(seeds)))}:\n")
-      print(spread_table(studies, measure) + "\n")
-  except ReportError as error:
-    print(f"error: {error}", file=sys.stderr)
-    return 1
-  return 0
+  return cli.run_parsed(_parser(), lambda given: _print_tables(given.directories), arguments)
 
 
 if __name__ == "__main__":

@@ -21,7 +21,6 @@ from typing import Any
 import jax
 from absl import flags
 from jax.sharding import Mesh
-from ml_collections import config_flags
 
 from drope_jax import checkpoint, cli, distributed
 from drope_jax.config import ModelConfig, TrainConfig
@@ -29,6 +28,7 @@ from drope_jax.errors import ConfigError
 from drope_jax.evaluate.catalog import make_tasks
 from drope_jax.evaluate.measure import check, evaluate
 from drope_jax.files import holds_something, write_json
+from drope_jax.runs import resolve, start_from
 from drope_jax.serialization import (
   differences,
   from_dict,
@@ -38,8 +38,8 @@ from drope_jax.serialization import (
   save_config,
   to_dict,
 )
-from drope_jax.sharding import make_mesh, parse_mesh, using
-from drope_jax.train import start_from, train
+from drope_jax.sharding import make_mesh, using
+from drope_jax.train import train
 from experiments.plan import Pretrained, Study, run_directory
 from experiments.report import write_report
 
@@ -123,15 +123,11 @@ def run_models(study: Study, workdir: Path) -> dict[str, ModelConfig]:
   by_path = {str(run_directory(workdir, name)): name for name in study.runs}
   for name, run in study.runs.items():
     if isinstance(run, Pretrained):
-      model, context = checkpoint.load_model_config(run.checkpoint), checkpoint.load_context(run.checkpoint)
-      models[name] = run.transition.apply(model, context)
+      found = checkpoint.open_step(run.checkpoint)
+      models[name] = run.transition.apply(found.model, found.context)
       continue
-    if run.init is not None:
-      source = by_path.get(run.init.checkpoint)
-      model = models[source] if source in models else checkpoint.load_model_config(run.init.checkpoint, run.init.step)
-      run = start_from(run, model)
-    assert run.model is not None
-    models[name] = run.model
+    source = None if run.init is None else by_path.get(run.init.checkpoint)
+    models[name] = start_from(run, models[source]).model if source in models else resolve(run).model
   return models
 
 
@@ -177,7 +173,7 @@ def _described(study: Study, workdir: Path) -> Iterator[None]:
     "arms": [dataclasses.asdict(arm) for arm in study.arms],
     "rows": [dataclasses.asdict(row) for row in study.rows],
     "pretrained": {
-      name: {**to_dict(run), "model": to_dict(checkpoint.load_model_config(run.checkpoint))}
+      name: {**to_dict(run), "model": to_dict(checkpoint.open_step(run.checkpoint).model)}
       for name, run in study.runs.items()
       if isinstance(run, Pretrained)
     },
@@ -211,12 +207,12 @@ def main(config: flags.FlagHolder, workdir: flags.FlagHolder, mesh: flags.FlagHo
   if distributed.asked_for():
     raise ConfigError("a study runs in one process; of several, start its runs with experiments.train")
   settings = cli.settings(config, "the settings of a study", lambda found: callable(getattr(found, "study", None)))
-  run_study(settings, Path(workdir.value).resolve(), make_mesh(parse_mesh(mesh.value)) if mesh.value else None)
+  arranged = cli.mesh_config(mesh)
+  run_study(settings, Path(workdir.value).resolve(), None if arranged is None else make_mesh(arranged))
 
 
 if __name__ == "__main__":
-  CONFIG = config_flags.DEFINE_config_file("config", None, "Settings of the study: FILE[:ARG].")
-  WORKDIR = flags.DEFINE_string("workdir", None, "Where everything goes.", required=True)
-  MESH = flags.DEFINE_list("mesh", [], "Of the devices that measure, as in experiments.evaluate.")
-  flags.mark_flag_as_required("config")
+  CONFIG = cli.define_config("Settings of the study: FILE[:ARG].")
+  WORKDIR = cli.define_path("workdir", None, "Where everything goes.", required=True)
+  MESH = cli.define_mesh("Devices that measure")
   cli.run(lambda: main(CONFIG, WORKDIR, MESH))

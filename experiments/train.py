@@ -1,7 +1,14 @@
 """One run: `python -m experiments.train --config=FILE[:ARG] --workdir=DIR [--config.optim.peak_lr=1e-3 ...]`.
 
-FILE's `get_config(ARG)` returns a TrainConfig; `--mesh=fsdp_tp` replaces its mesh by one of sharding.PRESETS, on top of
-which overrides count (`--config.mesh.tensor=4`). The same command goes on where an interrupted run stopped.
+FILE's `get_config(ARG)` returns a TrainConfig; `--mesh=fsdp` or `--mesh=fsdp=4,tensor=2` replaces its mesh, and then
+overrides count. The same command goes on where an interrupted run stopped. Example:
+
+  python -m experiments.train --config=experiments/configs/pretrain.py:rope --workdir=runs/rope \\
+    --config.data.directory=DATASET --config.data.tokenizer=TOKENIZER_JSON --config.steps=100
+
+A run that is finished goes on with `--extend`, under which these settings may differ from those it began with:
+config.steps, and of config.optim peak_lr, schedule, warmup_steps, decay_steps and floor. The learning rate of a step is
+then that of the new schedule at that step, counted from the first step of the run.
 
 `--data=PATH` names the documents: parquet, JSON lines, text, a dataset of TFDS, token shards (data/sources/at.py);
 `--train_tokenizer=4096` trains a tokenizer on them.
@@ -15,42 +22,34 @@ import logging
 
 import jax
 from absl import flags
-from ml_collections import config_flags
 
 from drope_jax import cli, distributed
 from drope_jax.config import TrainConfig
 from drope_jax.data.prepare import reading
-from drope_jax.serialization import checked
-from drope_jax.sharding import PRESETS
 from drope_jax.train import train
 
-CONFIG = config_flags.DEFINE_config_file("config", None, "Config file, and its argument: FILE[:ARG].")
-WORKDIR = flags.DEFINE_string("workdir", None, "Directory of the run: config, metrics and checkpoints.", required=True)
+CONFIG = cli.define_config("Config file, and its argument: FILE[:ARG].")
+WORKDIR = cli.define_path("workdir", None, "Directory of the run: config, metrics and checkpoints.", required=True)
 DATA = flags.DEFINE_string("data", None, "What to train on, instead of the config's: see drope_jax/data/sources/at.py.")
 TRAIN_TOKENIZER = flags.DEFINE_integer(
   "train_tokenizer", None, "Train a tokenizer of so many ids on the data, instead of the config's.", lower_bound=257
 )
-MESH = flags.DEFINE_enum("mesh", None, list(PRESETS), "Arrangement of the devices, instead of the config's.")
+MESH = cli.define_mesh("Arrangement of the devices, instead of the config's")
 DISTRIBUTED = flags.DEFINE_bool("distributed", None, "Is this one of several processes? Default: as the launcher says.")
 COORDINATOR = flags.DEFINE_string("coordinator", None, "HOST:PORT of process 0, where no launcher says it.")
-NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "How many processes there are, where no launcher says it.")
-PROCESS_ID = flags.DEFINE_integer("process_id", None, "Which of them this is, from 0, where no launcher says it.")
-START_TIMEOUT = flags.DEFINE_integer("start_timeout", 300, "Seconds that the processes wait for each other.")
+NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "How many processes there are, likewise.", lower_bound=1)
+PROCESS_ID = flags.DEFINE_integer("process_id", None, "Which of them this is, from 0.", lower_bound=0)
+START_TIMEOUT = flags.DEFINE_integer("start_timeout", 300, "Seconds that processes wait for each other.", lower_bound=1)
 SHARED_WORKDIR = flags.DEFINE_bool("shared_workdir", False, "All hosts see the same directory at --workdir (NFS, ...).")
-STOPPED_STATUS = flags.DEFINE_integer("stopped_status", 0, "Exit status of a run that SIGTERM stopped.")
-flags.mark_flag_as_required("config")
+EXTEND = flags.DEFINE_bool("extend", False, "Go on with the run of --workdir for other steps or at another rate.")
+STOPPED_STATUS = flags.DEFINE_integer("stopped_status", 0, "Exit status of a run that SIGTERM or Ctrl-C stopped.")
 
 logger = logging.getLogger("experiments.train")
 
 
 def configured() -> TrainConfig:
   """The config with the mesh of `--mesh`, and the overrides on top of it."""
-  config = checked(cli.settings(CONFIG, "a TrainConfig", lambda found: isinstance(found, TrainConfig)))
-  if MESH.value is None:
-    return config
-  overrides = config_flags.get_override_values(flags.FLAGS["config"])
-  fields = {name.removeprefix("mesh."): value for name, value in overrides.items() if name.startswith("mesh.")}
-  return checked(dataclasses.replace(config, mesh=dataclasses.replace(PRESETS[MESH.value], **fields)))
+  return cli.settings(CONFIG, "a TrainConfig", lambda found: isinstance(found, TrainConfig), mesh=cli.mesh_config(MESH))
 
 
 def connect() -> None:
@@ -70,7 +69,7 @@ def main() -> None:
   config = configured()
   config = dataclasses.replace(config, data=reading(config.data, DATA.value, TRAIN_TOKENIZER.value))
   connect()
-  outcome = train(config, WORKDIR.value)
+  outcome = train(config, WORKDIR.value, extend=EXTEND.value)
   if not outcome.finished:
     raise cli.Terminated(f"at step {outcome.step}, which is saved" if outcome.step else "before the first step")
   logger.info("finished: step %d in %s", outcome.step, WORKDIR.value)

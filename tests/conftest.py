@@ -30,6 +30,15 @@ def compile_once(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
+def command(tmp_path_factory):
+  """Runs `python -m MODULE ARGUMENTS`; see support/commands.py."""
+  from support.commands import serving
+
+  with serving(tmp_path_factory.getbasetemp()) as run:
+    yield run
+
+
+@pytest.fixture(scope="module")
 def llama():
   """A random Llama of transformers."""
   from support.pretrained import hugging_face_model  # which skips the file where torch is missing

@@ -7,11 +7,13 @@ import jax.extend
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from support.objectives import sums
 from support.tiny_run import tiny_model
 
 from drope_jax.config import ComputeConfig
-from drope_jax.loss import summed_loss, token_losses
+from drope_jax.loss import token_losses
 from drope_jax.model import Decoder, init_params
+from drope_jax.objective import NextToken
 
 MODEL = tiny_model(vocab_size=50, init_std=0.3)
 TOKENS = jnp.asarray(np.random.default_rng(0).integers(0, 50, (3, 11)), jnp.int32)  # 10 targets a row
@@ -28,7 +30,7 @@ def params():
 
 @functools.partial(jax.jit, static_argnames=("chunk", "z_loss"))
 def loss(params, batch, chunk=512, z_loss=0.0):
-  return summed_loss(params, MODEL, batch, ComputeConfig(dtype="float32", loss_chunk=chunk), z_loss)
+  return sums(NextToken(z_loss), MODEL, params, batch, ComputeConfig(dtype="float32", loss_chunk=chunk))
 
 
 @pytest.fixture(scope="module")

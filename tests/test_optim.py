@@ -12,6 +12,7 @@ from support.tiny_run import tiny_model
 from drope_jax.config import OptimConfig, QKNorm
 from drope_jax.model import map_specs
 from drope_jax.optim import learning_rate, make_optimizer
+from drope_jax.optimizers import AdamW
 
 MODEL = tiny_model(qkv_bias=True, qk_norm=QKNorm(), tie_embeddings=False)
 STEPS = 100
@@ -66,7 +67,7 @@ def params():
 
 
 def first_update(grads, **changes):
-  config = OptimConfig(**{"peak_lr": 0.5, "schedule": "constant", **changes})
+  config = OptimConfig(peak_lr=0.5, schedule="constant", optimizer=AdamW(**changes))
   return after_one_step(config, grads)[0]
 
 
@@ -104,7 +105,7 @@ def test_gradients_are_clipped_by_their_global_norm():
   norm = global_norm(grads)
 
   def moments(scale, clip_norm):
-    config = OptimConfig(peak_lr=0.1, clip_norm=clip_norm, beta1=0.0)
+    config = OptimConfig(peak_lr=0.1, clip_norm=clip_norm, optimizer=AdamW(beta1=0.0))
     _, state = after_one_step(config, jax.tree.map(lambda g: np.float32(scale) * g, grads))
     return global_norm(optax.tree_utils.tree_get(state, "ScaleByAdamState").mu)
 

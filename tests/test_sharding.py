@@ -175,6 +175,34 @@ def test_sizes_that_the_mesh_does_not_divide_are_refused_by_name():
     check_divides(mesh, [("T", "length", 9)])
 
 
+def test_sizes_that_would_fit_are_named():
+  mesh = AbstractMesh((2, 4, 1, 3), AXES)
+  with pytest.raises(ConfigError, match=r"could be 16 or 24, and 20 falls into 4 or 5 parts"):
+    check_divides(mesh, [("rows", "batch", 20)])
+  with pytest.raises(ConfigError, match=r"could be 8, and 3 falls into 1 or 3 parts"):
+    check_divides(mesh, [("rows", "batch", 3)])
+
+
+@pytest.mark.parametrize(
+  ("config", "fitting"),
+  [
+    (MeshConfig(fsdp=3), ["fsdp=2", "fsdp=4"]),
+    (MeshConfig(data=2, fsdp=2), ["data=4", "fsdp=4", "tensor=2", "context=2"]),
+    (MeshConfig(fsdp=16), ["fsdp=8"]),
+    (MeshConfig(data=1), ["data=8", "fsdp=8", "tensor=8", "context=8"]),
+    (MeshConfig(data=3, fsdp=5), []),
+  ],
+)
+def test_meshes_that_would_fit_are_named(config, fitting):
+  with pytest.raises(ConfigError, match="does not fit 8 devices") as error:
+    arrange_devices(config, chips(8))
+  named = [part for part in str(error.value).partition(";")[2].replace(",", " ").split() if "=" in part]
+  assert named == fitting
+  for text in fitting:
+    axis, _, size = text.partition("=")
+    assert arrange_devices(dataclasses.replace(config, **{axis: int(size)}), chips(8)).size == 8
+
+
 # --- eight devices are one ---------------------------------------------------------------------
 
 

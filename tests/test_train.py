@@ -2,10 +2,8 @@
 
 import contextlib
 import dataclasses
-import functools
 import json
 import multiprocessing
-import os
 import shutil
 import signal
 
@@ -13,21 +11,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-import orbax.checkpoint as ocp
 import pytest
+from support.interrupting import crash, terminate, when_step_is_logged
 from support.tiny_run import contents, losses, records, tiny_corpus, tiny_model, tiny_run
 
-from drope_jax import checkpoint, metrics
+from drope_jax import checkpoint, metrics, preflight
 from drope_jax import train as train_module
-from drope_jax.checkpoint import TrainState
-from drope_jax.config import ComputeConfig, InitConfig, QKNorm
+from drope_jax.config import ComputeConfig
 from drope_jax.data.corpus import build_corpus
-from drope_jax.data.pipeline import train_batches
 from drope_jax.errors import CheckpointError, ConfigError
-from drope_jax.model import init_params
-from drope_jax.positions import ALiBi, Layer, LayerPattern, RoPE
-from drope_jax.train import make_train_step, train
-from drope_jax.transitions import Keep
+from drope_jax.positions import ALiBi, Layer, LayerPattern
+from drope_jax.train import train
 
 pytestmark = pytest.mark.usefixtures("compile_once")
 
@@ -49,28 +43,6 @@ def finished(config, tmp_path_factory):
   outcome = train(config, workdir)
   assert outcome == (10, True)
   return workdir
-
-
-def when_step_is_logged(monkeypatch, step, action):
-  """Does `action` once, when the record of `step` is written."""
-  write = metrics.JsonLines.write
-
-  def watched(self, record):
-    write(self, record)
-    if record["step"] == step:
-      monkeypatch.setattr(metrics.JsonLines, "write", write)
-      action()
-
-  monkeypatch.setattr(metrics.JsonLines, "write", watched)
-
-
-def terminate():
-  assert signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL, "nobody listens: this would end the tests"
-  os.kill(os.getpid(), signal.SIGTERM)
-
-
-def crash():
-  raise InterruptedError("the machine is gone")
 
 
 def equal(ours, theirs):
@@ -95,7 +67,7 @@ def test_the_state_is_reused_by_the_step(config, tmp_path, monkeypatch):
 
   def watched(*args):
     step = original(*args)
-    return lambda state, batch: given.append(state) or step(state, batch)
+    return lambda state, *others: given.append(state) or step(state, *others)
 
   monkeypatch.setattr(train_module, "jit_train_step", watched)
   train(config, tmp_path / "run")
@@ -142,7 +114,7 @@ def test_a_workdir_has_what_the_contract_names(finished):
 
 def test_a_finished_run_returns_at_once_and_changes_no_file(config, finished, monkeypatch):
   before = contents(finished)
-  monkeypatch.setattr(train_module, "make_train_step", lambda *_: pytest.fail("it trains"))
+  monkeypatch.setattr(train_module, "jit_train_step", lambda *_: pytest.fail("it trains"))
   assert train(config, finished) == (10, True)
   assert contents(finished) == before
 
@@ -210,17 +182,18 @@ def test_a_loss_that_is_not_finite_ends_the_run_and_earlier_checkpoints_stay(con
 
 
 def test_a_gradient_that_is_not_finite_is_not_saved_with_a_fine_loss(config, tmp_path, monkeypatch):
-  original = train_module.make_train_step
+  original = train_module.jit_train_step
 
-  def make_train_step(*args):
-    def step(state, batch):
-      state, report = original(*args)(state, batch)
-      count = optax.tree_utils.tree_get(state.opt_state, "ScaleByAdamState").count
-      return state, {**report, "grad_norm": jnp.where(count == 10, jnp.inf, report["grad_norm"])}
+  def jit_train_step(*args):
+    compiled = original(*args)
+
+    def step(state, batch, number, frozen):
+      state, report = compiled(state, batch, number, frozen)
+      return state, {**report, "grad_norm": np.inf if number == 9 else report["grad_norm"]}
 
     return step
 
-  monkeypatch.setattr(train_module, "make_train_step", make_train_step)
+  monkeypatch.setattr(train_module, "jit_train_step", jit_train_step)
   with pytest.raises(FloatingPointError, match="the gradient norm at step 10 is inf"):
     train(config, tmp_path)
   assert checkpoint.load(tmp_path).step == 5
@@ -270,10 +243,10 @@ def test_a_checkpoint_of_another_run_is_refused_by_its_meta(config, finished, tm
   workdir = shutil.copytree(finished, tmp_path / "run")
   path = workdir / "checkpoints" / "10" / "meta" / "metadata"
   meta = json.loads(path.read_text())
-  meta["config"]["optim"]["beta2"] = 0.5
+  meta["config"]["optim"]["optimizer"]["beta2"] = 0.5
   path.write_text(json.dumps(meta))
   with pytest.raises(
-    CheckpointError, match=r"checkpoints/10 belongs to another run: optim.beta2: 0.5 there, 0.95 here"
+    CheckpointError, match=r"checkpoints/10 belongs to another run: optim.optimizer.beta2: 0.5 there, 0.95 here"
   ):
     train(config, workdir)
 
@@ -343,7 +316,7 @@ def test_what_this_machine_has_not_is_refused_before_anything_is_written(
 def test_what_a_kernel_cannot_take_is_refused_before_anything_is_written(
   corpus, tmp_path, monkeypatch, changes, message
 ):
-  monkeypatch.setattr(train_module, "target_platform", lambda: "gpu")
+  monkeypatch.setattr(preflight, "target_platform", lambda: "gpu")
   with pytest.raises(ConfigError, match=f"ComputeConfig.attention is 'cudnn', which {message}"):
     compute = {"attention": "cudnn", "dtype": "bfloat16", **changes.pop("compute", {})}
     run = tiny_run(corpus, **{"model": tiny_model(head_dim=8), "compute": ComputeConfig(**compute), **changes})
@@ -362,168 +335,3 @@ def test_a_vocabulary_too_small_for_the_tokenizer(corpus, tmp_path):
   with pytest.raises(ConfigError, match=r"ModelConfig.vocab_size is 256; the tokenizer byte has 257"):
     train(tiny_run(corpus, model=tiny_model(vocab_size=256)), tmp_path / "run")
   assert not (tmp_path / "run").exists()
-
-
-# --- weights of another run -------------------------------------------------------------------------------------------
-
-
-def stands_still(corpus, init):
-  """One step from `init` at a learning rate of zero: its checkpoint holds what the run began with."""
-  return tiny_run(corpus, init=init, optim={"peak_lr": 0.0, "warmup_steps": 0}, steps=1)
-
-
-def optimizer_state(workdir, step):
-  with checkpoint.open_manager(workdir) as manager:
-    args = ocp.args.Composite(opt_state=ocp.args.StandardRestore())
-    flat = jax.tree.leaves_with_path(manager.restore(step, args=args)["opt_state"])
-  return {jax.tree_util.keystr(path, simple=True, separator="/"): np.asarray(leaf) for path, leaf in flat}
-
-
-@pytest.mark.parametrize("qk_norm", [None, QKNorm(), QKNorm(scope="head", queries=False)])
-def test_init_takes_the_weights_drops_the_positions_and_inserts_qk_norm(corpus, finished, tmp_path, qk_norm):
-  train(stands_still(corpus, InitConfig(checkpoint=str(finished), qk_norm=qk_norm)), tmp_path)
-  source, found = checkpoint.load(finished), checkpoint.load(tmp_path)
-  assert source.model.positions == RoPE()
-  assert found.model == dataclasses.replace(source.model, positions=None, qk_norm=qk_norm)
-  layers = dict(found.params["layers"])
-  new = {name: layers.pop(name) for name in layers.keys() - source.params["layers"].keys()}
-  assert len(new) == (0 if qk_norm is None else qk_norm.queries + qk_norm.keys)
-  assert all((weight == 1).all() for weight in new.values())
-  equal({**found.params, "layers": layers}, source.params)
-  assert found.step == 1 and found.tokens == 8 * 16  # counted anew
-
-
-def test_init_keeps_the_positions_when_asked_to(corpus, finished, tmp_path):
-  train(stands_still(corpus, InitConfig(checkpoint=str(finished), transition=Keep())), tmp_path)
-  assert checkpoint.load(tmp_path).model == checkpoint.load(finished).model
-  # The first batch of another order of the same corpus: the loss goes on where it was, not where it began.
-  assert losses(tmp_path)[0][1] < losses(finished)[5][1]
-
-
-def test_init_from_an_earlier_step(corpus, finished, tmp_path):
-  train(stands_still(corpus, InitConfig(checkpoint=str(finished), step=5)), tmp_path)
-  equal(checkpoint.load(tmp_path).params, checkpoint.load(finished, 5).params)
-  assert not np.array_equal(
-    checkpoint.load(tmp_path).params["embedding"], checkpoint.load(finished, 10).params["embedding"]
-  )
-
-
-def test_the_optimizer_is_fresh_or_its_moments_are_carried_over(corpus, finished, tmp_path):
-  init = InitConfig(checkpoint=str(finished), qk_norm=QKNorm())
-  for name, keep in (("fresh", False), ("kept", True)):
-    train(stands_still(corpus, dataclasses.replace(init, keep_optimizer=keep)), tmp_path / name)
-  source = optimizer_state(finished, 10)
-  fresh, kept = optimizer_state(tmp_path / "fresh", 1), optimizer_state(tmp_path / "kept", 1)
-  assert fresh.keys() == kept.keys()
-  mu = [name for name in source if "/mu/" in name]
-  assert len(mu) == 11 and all(np.any(source[name]) for name in mu)
-  for name in mu:  # one step on: mu = beta1 * mu + (1 - beta1) * gradient, with the same gradient in both
-    np.testing.assert_allclose(kept[name] - fresh[name], 0.9 * source[name], atol=1e-6)
-  inserted = [name for name in fresh if name.endswith(("mu/layers/q_norm", "mu/layers/k_norm"))]
-  assert len(inserted) == 2
-  for name in inserted:
-    np.testing.assert_array_equal(kept[name], fresh[name])
-  counts = sorted(int(kept[name]) for name in kept if name.endswith("count"))
-  assert counts == [1, 11]  # of the schedule, which starts anew, and of Adam's bias correction
-  assert {int(fresh[name]) for name in fresh if name.endswith("count")} == {1}
-
-
-def test_its_own_checkpoint_wins_over_init(corpus, finished, tmp_path, monkeypatch):
-  config = tiny_run(corpus, init=InitConfig(checkpoint=str(finished)))
-  train(config, tmp_path / "straight")
-  when_step_is_logged(monkeypatch, 3, terminate)
-  assert train(config, tmp_path / "stopped") == (4, False)
-  assert train(config, tmp_path / "stopped") == (10, True)
-  assert losses(tmp_path / "stopped") == losses(tmp_path / "straight")
-  equal(checkpoint.load(tmp_path / "stopped").params, checkpoint.load(tmp_path / "straight").params)
-
-
-def test_a_model_that_is_not_that_of_init(corpus, finished, tmp_path):
-  dropped = tiny_model(positions=None)
-  config = tiny_run(corpus, init=InitConfig(checkpoint=str(finished)), model=dataclasses.replace(dropped, d_ff=32))
-  with pytest.raises(ConfigError, match=r"TrainConfig.model is not that of .*: d_ff: 24 there, 32 here"):
-    train(config, tmp_path / "run")
-  assert not (tmp_path / "run").exists()
-  assert train_module.resolve(dataclasses.replace(config, model=dropped)).model == dropped
-
-
-def test_there_must_be_something_to_start_from(corpus, tmp_path):
-  with pytest.raises(CheckpointError, match="/nowhere/at/all: not the workdir of a run"):
-    train(tiny_run(corpus, init=InitConfig(checkpoint="/nowhere/at/all")), tmp_path / "run")
-  assert not (tmp_path / "run").exists()
-
-
-def test_a_dropped_run_has_nothing_left_to_drop(corpus, finished, tmp_path):
-  train(stands_still(corpus, InitConfig(checkpoint=str(finished))), tmp_path / "dropped")
-  with pytest.raises(ConfigError, match="no positional embedding to drop"):
-    train(stands_still(corpus, InitConfig(checkpoint=str(tmp_path / "dropped"))), tmp_path / "twice")
-
-
-def test_the_source_is_not_touched(corpus, finished, tmp_path):
-  source = shutil.copytree(finished, tmp_path / "source")
-  before = contents(source)
-  train(stands_still(corpus, InitConfig(checkpoint=str(source), keep_optimizer=True)), tmp_path / "run")
-  assert contents(source) == before
-
-
-# --- the step ---------------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def params():
-  return jax.jit(functools.partial(init_params, tiny_model(init_std=0.2)))(jax.random.key(0))
-
-
-def steps(config, optimizer, params, batches):
-  """The state after a step on each of `batches`, and the reports."""
-  step = jax.jit(make_train_step(config, optimizer))
-  state, reports = TrainState(params, optimizer.init(params)), []
-  for batch in batches:
-    state, report = step(state, batch)
-    reports.append(jax.device_get(report))
-  return state, reports
-
-
-@pytest.mark.parametrize("document_mask", [False, True])
-@pytest.mark.parametrize("accumulation", [2, 8])
-def test_accumulation_changes_nothing(corpus, params, document_mask, accumulation):
-  whole = tiny_run(corpus, data={"document_mask": document_mask})
-  batch = next(train_batches(whole.data, seed=0))
-  if document_mask:
-    real = (batch["segments"][:, 1:] == batch["segments"][:, :-1]).sum(axis=1)
-    assert len({int(real[part::accumulation].sum()) for part in range(accumulation)}) > 1  # they weigh differently
-  # With plain descent at rate 1 the new weights show the gradient; Adam would hide its length.
-  one, (report,) = steps(whole, optax.sgd(1.0), params, [batch])
-  config = tiny_run(corpus, data={"document_mask": document_mask}, optim={"accumulation": accumulation})
-  several, (accumulated,) = steps(config, optax.sgd(1.0), params, [batch])
-  assert float(abs(one.params["embedding"] - params["embedding"]).max()) > 1e-2
-  jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), one.params, several.params)
-  assert accumulated["tokens"] == report["tokens"]
-  assert accumulated["loss"] == pytest.approx(report["loss"], rel=1e-6)
-  assert accumulated["grad_norm"] == pytest.approx(report["grad_norm"], rel=1e-5)
-
-
-@pytest.fixture(scope="module")
-def plain_losses(corpus, params):
-  return three_losses(corpus, params)
-
-
-def three_losses(corpus, params, **compute):
-  config = tiny_run(corpus, compute=ComputeConfig(**{"dtype": "float32", **compute}))
-  stream = train_batches(config.data, seed=0)
-  state, reports = steps(config, optax.sgd(0.5), params, [next(stream) for _ in range(3)])
-  assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(state.params))
-  return [float(report["loss"]) for report in reports]
-
-
-@pytest.mark.parametrize(
-  "compute", [{"remat": "full"}, {"remat": "dots", "scan_layers": False}, {"scan_layers": False}]
-)
-def test_how_layers_run_changes_no_loss(corpus, params, plain_losses, compute):
-  assert three_losses(corpus, params, **compute) == pytest.approx(plain_losses, rel=1e-5)
-
-
-def test_bfloat16_computes_on_float32_weights(corpus, params, plain_losses):
-  found = three_losses(corpus, params, dtype="bfloat16")
-  assert found != plain_losses
-  assert found == pytest.approx(plain_losses, rel=1e-2)

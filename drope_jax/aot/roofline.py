@@ -5,7 +5,7 @@ import math
 from collections.abc import Sequence
 
 from drope_jax.errors import ConfigError
-from drope_jax.platforms import PEAK_FLOPS
+from drope_jax.platforms import MEMORY, PEAK_FLOPS
 
 
 @dataclasses.dataclass(frozen=True)
@@ -13,7 +13,6 @@ class Chip:
   """One TPU chip, which is one device. Rates are bytes per second, in one direction."""
 
   device_kind: str
-  hbm_bytes: int
   hbm_rate: float
   link_rate: float  # of one link to a neighbour (ICI)
   dcn_rate: float  # a chip's share of its host's network, which joins slices
@@ -23,6 +22,10 @@ class Chip:
   def flops(self) -> float:
     """Dense bfloat16 FLOP/s."""
     return PEAK_FLOPS[self.device_kind]
+
+  @property
+  def hbm_bytes(self) -> int:
+    return MEMORY[self.device_kind]
 
   def ici_rate(self, shape: Sequence[int]) -> float:
     """Bytes per second that a chip receives over all its links, in a slice of this shape, where it has the fewest.
@@ -37,9 +40,9 @@ class Chip:
 # networks of 2 x 100 Gbit/s for the 8 chips of a v5e host, 50 Gbit/s for a v5p chip, and 4 x 200 for the 8 of v6e.
 # Rings: whole cubes of 4 x 4 x 4 on v5p, the 16 of a pod's side on v5e and v6e.
 CHIPS = {
-  "v5e": Chip("TPU v5 lite", 16 * 2**30, 819e9, 50e9, 3.125e9, 16),
-  "v5p": Chip("TPU v5", 95 * 2**30, 2765e9, 100e9, 6.25e9, 4),
-  "v6e": Chip("TPU v6 lite", 32 * 2**30, 1600e9, 100e9, 12.5e9, 16),
+  "v5e": Chip("TPU v5 lite", 819e9, 50e9, 3.125e9, 16),
+  "v5p": Chip("TPU v5", 2765e9, 100e9, 6.25e9, 4),
+  "v6e": Chip("TPU v6 lite", 1600e9, 100e9, 12.5e9, 16),
 }
 
 

@@ -8,7 +8,7 @@ from jax.extend.core import ClosedJaxpr, Jaxpr
 
 
 class Traced(NamedTuple):
-  """FLOPs over all devices, and in how many loops of unknown length a run of the body was counted once."""
+  """FLOPs over all devices, and the number of loops of unknown length, whose bodies are counted once."""
 
   flops: float
   unknown_loops: int
@@ -17,7 +17,8 @@ class Traced(NamedTuple):
 def traced_flops(jaxpr: Any) -> Traced:
   """FLOPs of all matrix products in a jaxpr, 2 for a multiplication and its addition.
 
-  A causal kernel (splash) counts the blocks that it does not skip. It knows no windows: with them it is too much.
+  A causal kernel (splash) counts the blocks that it does not skip. Windows are not modelled: the count is then an
+  overestimate.
   """
   total, unknown = 0.0, 0
   for equation in _open(jaxpr).eqns:
@@ -50,7 +51,7 @@ def traced_flops(jaxpr: Any) -> Traced:
 def visible_blocks(keys: int) -> float:
   """The share of (query block, key block) pairs that causality leaves, of rows of so many blocks.
 
-  Of each device's pairs, where rows are split over several: see context.py.
+  Of each device's pairs, where rows are split over several: see attention/context_parallel.py.
   """
   return (keys + 1) / (2 * keys)
 

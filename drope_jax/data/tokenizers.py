@@ -5,7 +5,6 @@ saved beside a checkpoint, and that directory is a name again.
 """
 
 import json
-import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -15,6 +14,7 @@ from etils import epath
 from tokenizers import decoders, models, pre_tokenizers, trainers
 
 from drope_jax.errors import ConfigError
+from drope_jax.files import replace_whole
 
 # What released models call them, for a tokenizer.json that comes without its tokenizer_config.json.
 KNOWN_EOS = ("<|endoftext|>", "<|end_of_text|>", "</s>", "<eos>", "<|im_end|>")
@@ -199,6 +199,4 @@ def _save_json(
 def _write(path: Path, text: str) -> None:
   """Writes all of a file or nothing."""
   path.parent.mkdir(parents=True, exist_ok=True)
-  draft = path.with_name(f".{path.name}.{os.getpid()}")
-  draft.write_text(text + "\n", encoding="utf-8")
-  draft.replace(path)
+  replace_whole(path, text + "\n")

@@ -19,9 +19,12 @@ try:
   from lm_eval.models.utils import normalize_gen_kwargs
   from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 except ModuleNotFoundError as error:
+  if __name__ == "__main__":
+    raise SystemExit("error: lm-evaluation-harness is not installed: pip install 'drope_jax[eval]'") from error
   raise ModuleNotFoundError("lm-evaluation-harness is not installed: pip install 'drope_jax[eval]'") from error
 
 from drope_jax import checkpoint as checkpoints
+from drope_jax import cli
 from drope_jax.data.tokenizers import load_tokenizer
 from drope_jax.errors import ConfigError
 from drope_jax.evaluate.generation import complete
@@ -170,7 +173,12 @@ def _until(text: str, stops: Sequence[str]) -> str:
   return text
 
 
-if __name__ == "__main__":
+def main() -> None:
+  """The command `lm_eval`, whose flags and `--help` are its own."""
   from lm_eval.__main__ import cli_evaluate
 
   cli_evaluate()
+
+
+if __name__ == "__main__":
+  cli.run_foreign(main)

@@ -1,18 +1,16 @@
 """Answers to the samples of one measurement, kept as they come so that an interruption loses none of them.
 
-A line a sample: its index, a digest of its prompt, the tokens generated, and the text they spell.
+One line per sample: its index, a digest of its prompt, the tokens generated, and the text they spell.
 """
 
 import hashlib
-import json
-import logging
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-logger = logging.getLogger(__name__)
+from drope_jax.files import append_json_lines, read_json_lines
 
 
 def digest(tokens: Sequence[int] | np.ndarray) -> str:
@@ -35,12 +33,8 @@ class SampleLog:
   def __init__(self, path: Path):
     self.path = path
     self._known: dict[tuple[int, str], list[int]] = {}
-    for number, line in enumerate(path.read_text().splitlines() if path.exists() else [], start=1):
-      try:
-        record = json.loads(line)
-        self._known[record["index"], record["prompt"]] = record["tokens"]
-      except (json.JSONDecodeError, KeyError, TypeError):  # an interruption cut it off
-        logger.warning("%s:%d is not a whole record; it is passed over", path, number)
+    for record in read_json_lines(path, torn="skip") if path.exists() else []:
+      self._known[record["index"], record["prompt"]] = record["tokens"]
 
   def find(self, index: int, prompt: Sequence[int] | np.ndarray) -> list[int] | None:
     """The tokens generated for sample `index`, if it was asked with this prompt."""
@@ -48,10 +42,4 @@ class SampleLog:
 
   def append(self, records: Iterable[dict[str, Any]]) -> None:
     """Adds records of `index`, `prompt` (its digest), `tokens` and `text`."""
-    self.path.parent.mkdir(parents=True, exist_ok=True)
-    with self.path.open("a+b") as file:
-      if file.tell():
-        file.seek(-1, 2)
-        if file.read(1) != b"\n":
-          file.write(b"\n")
-      file.write("".join(json.dumps(record) + "\n" for record in records).encode())
+    append_json_lines(records, self.path)

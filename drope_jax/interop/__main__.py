@@ -7,6 +7,11 @@ one as any other, for `drope_jax.load`, `python -m experiments.evaluate --checkp
 `python -m drope_jax.interop export DIR DST` makes of a checkpoint a folder that stock transformers loads; the formats
 are those of families.py.
 
+Example:
+
+  python -m drope_jax.interop import path/to/SmolLM2-360M runs/smollm2_360m
+  python -m drope_jax.interop export runs/drope runs/drope_hf --target-length=16384 --c=0.1
+
 The weights pass through the host's memory, whatever accelerator there is; `import --mesh` puts them into pieces on the
 devices of one host. Both refuse a DIR or DST that holds something.
 
@@ -14,27 +19,24 @@ Exit status: 0 done; 1 failed; 2 bad usage, or a model that is not supported.
 """
 
 import argparse
-import logging
 import sys
 from collections.abc import Sequence
 
-from absl import logging as absl_logging
-
-from drope_jax.errors import CheckpointError, ConfigError
+from drope_jax import cli
 from drope_jax.interop.exporting import DTYPES, SHARD_BYTES, export_model
 from drope_jax.interop.families import FAMILIES
 from drope_jax.interop.importing import import_model
 from drope_jax.sharding import host_mesh, make_mesh, parse_mesh
 
 
-def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
-  parser = argparse.ArgumentParser(prog="python -m drope_jax.interop")
+def _parser() -> cli.Parser:
+  parser = cli.Parser(prog="python -m drope_jax.interop", about=__doc__)
   commands = parser.add_subparsers(dest="command", required=True)
   into = commands.add_parser("import", help="a pretrained model into a checkpoint")
   into.add_argument("source", metavar="SRC", help="folder with config.json and safetensors, or a .gguf file")
   into.add_argument("directory", metavar="DIR", help="where the checkpoint goes")
   into.add_argument("--tokenizer", metavar="PATH", help="a tokenizer.json (or its folder) instead of SRC's")
-  into.add_argument("--mesh", metavar="AXES", help="devices to load to, as fsdp=4,tensor=2, or a preset of sharding.py")
+  into.add_argument("--mesh", metavar="AXES", help="devices to load to: fsdp, or fsdp=4,tensor=2, or dp,context=2")
   out = commands.add_parser("export", help="a checkpoint into a folder for transformers")
   out.add_argument("directory", metavar="DIR", help="workdir of a run, or an imported model")
   out.add_argument("target", metavar="DST", help="where the folder goes")
@@ -45,7 +47,7 @@ def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
   out.add_argument("--shard-bytes", type=int, default=SHARD_BYTES, metavar="N", help="largest file of weights")
   out.add_argument("--step", type=int, help="of the checkpoint; its last by default")
   out.add_argument("--results", metavar="FILE", help="results.jsonl of an evaluation, for the model card")
-  return parser.parse_args(arguments)
+  return parser
 
 
 def _run(args: argparse.Namespace) -> None:
@@ -69,16 +71,7 @@ def _run(args: argparse.Namespace) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
   """Runs one command and returns its exit status."""
-  args = _arguments(arguments)
-  absl_logging.set_verbosity(absl_logging.ERROR)  # orbax tells of every file it touches
-  logging.basicConfig(format="%(message)s")
-  logging.getLogger("drope_jax").setLevel(logging.INFO)
-  try:
-    _run(args)
-  except (ConfigError, CheckpointError, ModuleNotFoundError, OSError) as error:
-    print(f"error: {error}", file=sys.stderr)
-    return 2 if isinstance(error, ConfigError) else 1
-  return 0
+  return cli.run_parsed(_parser(), _run, arguments)
 
 
 if __name__ == "__main__":

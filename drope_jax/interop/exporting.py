@@ -85,7 +85,8 @@ def export_model(
     raise ConfigError(f"target_length is {target_length}; it must be at least 1")
   if c is not None and target_length is None:
     raise ConfigError(f"c is {c}, but beta = 1 + c ln s wants a length: give target_length too")
-  model, context = checkpoint.load_model_config(directory, step), checkpoint.load_context(directory, step)
+  found = checkpoint.open_step(directory, step)
+  model, context = found.model, found.context
   format = choose(format, model)
   past, measured = history(directory, step), [] if results is None else figures_of(directory, Path(results))
   tokenizer = load_tokenizer(directory)
@@ -102,7 +103,7 @@ def export_model(
     bos_id=tokenizer.bos_id,
   )
   card = model_card(directory, Made(format, model, context, length, c, beta, dtype), past, measured)
-  family, params = FAMILIES[format], checkpoint.load(directory, step, mesh).params
+  family, params = FAMILIES[format], found.params(mesh)
   arrays = dict(_arrays(params, model, family, beta))
   with draft_of(target) as draft:
     (draft / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")

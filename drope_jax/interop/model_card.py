@@ -35,7 +35,7 @@ class Past(NamedTuple):
 
 def history(directory: Path, step: int | None = None) -> list[Past]:
   """Where the weights of a checkpoint come from, the oldest first, as far back as the checkpoints are still there."""
-  meta = checkpoint.load_meta(directory, step)
+  meta = checkpoint.open_step(directory, step).meta
   here = Past(directory.resolve().name, meta)
   init = None if "origin" in meta else from_dict(TrainConfig, meta["config"]).init
   if init is None:

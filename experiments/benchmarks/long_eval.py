@@ -41,11 +41,9 @@ def main() -> None:
   for name in SIDES.value:
     if name not in MODULES:
       raise ConfigError(f"--sides has {name!r}; allowed: {', '.join(MODULES)}")
-  if CHECKPOINT.value is None:
-    model = shape_named(SHAPE.value).model
-  else:
-    model = checkpoint.load_model_config(CHECKPOINT.value, None)
-  arguments = {"model": to_dict(model), "directory": CHECKPOINT.value}
+  directory = CHECKPOINT.value
+  model = shape_named(SHAPE.value).model if directory is None else checkpoint.open_step(directory).model
+  arguments = {"model": to_dict(model), "directory": directory}
   measured: dict[str, dict[int, Side]] = {name: {} for name in SIDES.value}
   for length in lengths:
     for name in SIDES.value:

@@ -16,14 +16,18 @@ from drope_jax.evaluate.perplexity import position_losses, trace_losses
 from drope_jax.generation import Generation
 from drope_jax.model import compute_dtype, count_parameters, init_params, map_specs
 from drope_jax.optim import make_optimizer
+from drope_jax.optimizers import AdamW
+from drope_jax.runs import resolve
 from drope_jax.serialization import from_dict, library_versions
 from drope_jax.sharding import PRESETS, make_mesh, named_sharding
-from drope_jax.train import abstract_state, batch_sharding, fresh_state, jit_train_step
+from drope_jax.train_state import abstract_state, fresh_state
+from drope_jax.train_step import batch_sharding, jit_train_step, step_number
 from experiments.benchmarks.measuring import host_memory_peak, page_faults
 
 Measure = Callable[..., dict[str, Any]]
 
-OPTIM = OptimConfig(peak_lr=1e-4)
+ADAMW = AdamW()
+OPTIM = OptimConfig(peak_lr=1e-4, optimizer=ADAMW)
 STEPS = 1_000_000  # of the schedule: its end is out of reach
 
 
@@ -62,13 +66,12 @@ class Training:
   """A compiled train step with a state, as `train` runs it."""
 
   def __init__(self, config: TrainConfig):
-    assert config.model is not None
-    model, self.mesh = config.model, make_mesh(config.mesh)
-    optimizer = make_optimizer(config.optim, model, config.steps)
-    abstract = abstract_state(model, optimizer, self.mesh)
+    run, self.mesh, self._at = resolve(config), make_mesh(config.mesh), step_number(0)
+    optimizer = make_optimizer(config.optim, run.model, config.steps)
+    abstract = abstract_state(run.model, optimizer, self.mesh)
     with jax.set_mesh(self.mesh):
-      self.state = fresh_state(model, optimizer, abstract, seed=0)
-      self._step: Any = jit_train_step(config, optimizer, abstract, self.mesh)
+      self.state = fresh_state(run.model, optimizer, abstract, seed=0)
+      self._step: Any = jit_train_step(run, optimizer, abstract, None, self.mesh)
 
   def put(self, batch: dict[str, np.ndarray]) -> Any:
     return jax.tree.map(lambda x: jax.make_array_from_process_local_data(batch_sharding(self.mesh), x), batch)
@@ -76,7 +79,7 @@ class Training:
   def compile(self, batch: Any) -> int:
     """Compiles the step for batches like this one; bytes that it takes on each device, those of the state included."""
     with jax.set_mesh(self.mesh):
-      self._step = self._step.lower(self.state, batch).compile()
+      self._step = self._step.lower(self.state, batch, self._at, None).compile()
     memory = self._step.memory_analysis()
     sizes = memory.argument_size_in_bytes + memory.output_size_in_bytes + memory.temp_size_in_bytes
     return sizes - memory.alias_size_in_bytes  # donated arguments are outputs too
@@ -84,7 +87,7 @@ class Training:
   def step(self, batch: Any) -> jax.Array:
     """Dispatches a step; its loss comes later."""
     with jax.set_mesh(self.mesh):
-      self.state, report = self._step(self.state, batch)
+      self.state, report = self._step(self.state, batch, self._at, None)
     return report["loss"]
 
 
@@ -101,9 +104,8 @@ def train_step(
   if jax.default_backend() != platform:
     raise RuntimeError(f"JAX computes on {jax.default_backend()} here, not on {platform}")
   config = train_config(model, DataConfig(directory="", context=context, batch_size=batch_size), compute)
-  assert config.model is not None
   training = Training(config)
-  batch = training.put({"tokens": random_tokens(config.model, batch_size, context + 1)})
+  batch = training.put({"tokens": random_tokens(from_dict(ModelConfig, model), batch_size, context + 1)})
   begin = time.perf_counter()
   training.step(batch).block_until_ready()
   first = time.perf_counter() - begin

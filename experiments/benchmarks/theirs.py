@@ -13,7 +13,7 @@ from drope_jax.interop import formats
 from drope_jax.interop.exporting import export_model
 from drope_jax.serialization import from_dict
 from experiments.benchmarks.measuring import host_memory_peak, page_faults
-from experiments.benchmarks.ours import OPTIM, Measure
+from experiments.benchmarks.ours import ADAMW, OPTIM, Measure
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
@@ -80,9 +80,9 @@ def train_step(
   net = _model(model, context)
   decayed = [p for p in net.parameters() if p.ndim > 1]
   kept = [p for p in net.parameters() if p.ndim <= 1]
-  groups = [{"params": decayed, "weight_decay": OPTIM.weight_decay}, {"params": kept, "weight_decay": 0.0}]
-  betas = (OPTIM.beta1, OPTIM.beta2)
-  optimizer = torch.optim.AdamW(groups, lr=OPTIM.peak_lr, betas=betas, eps=OPTIM.eps, fused=True)
+  groups = [{"params": decayed, "weight_decay": ADAMW.weight_decay}, {"params": kept, "weight_decay": 0.0}]
+  betas = (ADAMW.beta1, ADAMW.beta2)
+  optimizer = torch.optim.AdamW(groups, lr=OPTIM.peak_lr, betas=betas, eps=ADAMW.eps, fused=True)
   tokens = _random_tokens(model, batch_size, context + 1)
   forward = torch.compile(net) if compiled else net
 

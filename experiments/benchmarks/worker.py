@@ -7,10 +7,12 @@ measures. Every later line holds arguments of the latter, and is answered with w
 import importlib
 import json
 import os
+import signal
 import sys
 
 
 def main() -> None:
+  signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent too, which then closes stdin
   replies = os.fdopen(os.dup(1), "w")
   os.dup2(2, 1)  # whatever a library prints is no reply
 

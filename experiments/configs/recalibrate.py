@@ -86,6 +86,7 @@ from drope_jax.config import (
   TrainConfig,
 )
 from drope_jax.errors import ConfigError
+from drope_jax.optimizers import AdamW
 from drope_jax.positions import RoPE
 
 
@@ -180,8 +181,7 @@ def _released(rate: float, schedule: str = "constant", warmup: int = 0, decay: i
     warmup_steps=warmup,
     decay_steps=decay,
     floor={"cosine": 0.0, "wsd": 0.1}.get(schedule),
-    beta2=0.999,
-    weight_decay=0.0,
+    optimizer=AdamW(beta2=0.999, weight_decay=0.0),
   )
 
 

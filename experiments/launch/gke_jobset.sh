@@ -4,7 +4,8 @@
 #     CONFIG=experiments/configs/pretrain.py:rope WORKDIR=gs://bucket/rope \
 #     experiments/launch/gke_jobset.sh --mesh=fsdp --config.mesh.dcn_data=2 | kubectl apply -f -
 # HOSTS and CHIPS are of one slice: hosts, and chips a host (TOPOLOGY 4x4 is 4 hosts of 4). The cluster needs JobSet
-# (jobset.sigs.k8s.io) and a node pool for each slice; IMAGE holds this repository installed with `.[tpu]` and gcsfs;
+# (jobset.sigs.k8s.io) and a node pool for each slice; IMAGE holds a clone of this repository, as
+# its working directory, installed with `-e .[tpu,gcs]`;
 # SERVICE_ACCOUNT (default: default) may write to WORKDIR. A preempted pod gets SIGTERM, the run saves on all hosts and
 # ends with status 75, which is a failure to JobSet: it starts all of them again, and the run goes on.
 set -euo pipefail

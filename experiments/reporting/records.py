@@ -10,6 +10,8 @@ from drope_jax.config import ModelConfig, TrainConfig
 from drope_jax.errors import ConfigError, ReportError
 from drope_jax.evaluate import results
 from drope_jax.evaluate.measure import FIT_TASK
+from drope_jax.files import read_json_lines
+from drope_jax.metrics import is_training
 from drope_jax.model import count_parameters
 from drope_jax.serialization import from_dict, load_config
 from drope_jax.transitions import Keep
@@ -131,19 +133,6 @@ class Study:
     return None if before is None or last is None else before + last
 
 
-def _json_lines(path: Path) -> list[dict[str, Any]]:
-  """The records of a file; a last line without its newline was cut off by a crash and is left out."""
-  records = []
-  for number, line in enumerate(path.read_text().splitlines(keepends=True), 1):
-    if not line.endswith("\n"):
-      continue
-    try:
-      records.append(json.loads(line))
-    except json.JSONDecodeError as error:
-      raise ReportError(f"{path}: line {number} is not JSON ({error})") from error
-  return records
-
-
 # What study.json must have; it may have `seconds`, `pretrained` and `spread`.
 STUDY_FIELDS = ("title", "command", "seed", "train_context", "machine", "versions", "tasks", "arms", "rows")
 
@@ -172,7 +161,7 @@ def _read_run(directory: Path, name: str, pretrained: dict[str, Any] | None) -> 
   path, metrics = directory / "config.json", directory / "metrics.jsonl"
   try:
     config = load_config(TrainConfig, path) if path.exists() else None
-    records = tuple(_json_lines(metrics)) if metrics.exists() else ()
+    records = tuple(filter(is_training, read_json_lines(metrics))) if metrics.exists() else ()
     return Run(name, config, records, None if config is None else config.model)
   except ConfigError as error:
     raise ReportError(str(error)) from error

@@ -37,7 +37,7 @@ class Lengths:
 
   def study(self, workdir: Path) -> Study:
     require(self, checkpoint="experiments.fetch_smollm2", dataset="experiments.prose --out=DIR")
-    context = checkpoint.load_context(self.checkpoint)
+    context = checkpoint.open_step(self.checkpoint).context
     lengths = [extension * context for extension in self.extensions]
     return Study(
       title=f"A pretrained model to {max(self.extensions)} times its context, without training",

@@ -46,7 +46,7 @@ class Recalibration:
 
   def study(self, workdir: Path) -> Study:
     require(self, checkpoint="experiments.fetch_smollm2", dataset="experiments.prose --out=DIR")
-    context = checkpoint.load_context(self.checkpoint)
+    context = checkpoint.open_step(self.checkpoint).context
     lengths = [extension * context for extension in self.extensions]
     runs, arms, rows = {}, [], []
     for name, recipe in RECIPES.items():

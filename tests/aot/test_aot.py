@@ -14,14 +14,15 @@ import pytest
 
 from drope_jax.aot import __main__ as aot_command
 from drope_jax.aot import compile as aot
-from drope_jax.aot import hlo
+from drope_jax.aot import hlo, traffic
 from drope_jax.aot.roofline import CHIPS, Work, parse_topology, roofline
 from drope_jax.aot.traced_flops import traced_flops, traced_squares, visible_blocks
 from drope_jax.attention import Segments, attention
 from drope_jax.config import MeshConfig, TrainConfig
-from drope_jax.errors import ConfigError
+from drope_jax.errors import ConfigError, ToolError
 from drope_jax.model import compute_dtype
 from drope_jax.platforms import PEAK_FLOPS, target_platform
+from drope_jax.runs import resolve
 from drope_jax.sharding import make_mesh
 from drope_jax.transitions import drop
 from experiments.configs import pretrain, recalibrate
@@ -79,10 +80,10 @@ def test_a_loop_whose_length_is_not_clear_is_said_to_be_counted_once(unclear):
 
 def test_collectives_count_what_a_chip_receives_as_often_as_they_run():
   size = 8 * 128 * 4
-  within = hlo.collectives(hlo.parse(PROGRAM))
+  within = traffic.collectives(hlo.parse(PROGRAM))
   # An all-gather of 4 pieces brings 3; an all-reduce of 2 half and half of the sum.
   assert within.ici == {"all-gather": 6 * 3 * size, "all-reduce": 6 * 2 * size // 2} and not within.dcn
-  between = hlo.collectives(hlo.parse(PROGRAM), slice_of=lambda partition: partition // 4)
+  between = traffic.collectives(hlo.parse(PROGRAM), slice_of=lambda partition: partition // 4)
   assert set(between.ici) == {"all-gather"} and set(between.dcn) == {"all-reduce"}
 
 
@@ -91,14 +92,14 @@ def test_what_the_hosts_carry_between_slices_counts_as_such():
   line = f"  %recv.1 = (f32[64,8]{{1,0}}, u32[], token[]) recv(%after-all), channel_id=9, is_host_transfer=true, {sent}"
   lines = PROGRAM.splitlines()
   place = next(i for i, text in enumerate(lines) if text.startswith("ENTRY")) + 1
-  found = hlo.collectives(hlo.parse("\n".join([*lines[:place], line, *lines[place:]])))
-  assert found.dcn == {"all-reduce": 64 * 8 * 4} and found.ici == hlo.collectives(hlo.parse(PROGRAM)).ici
+  found = traffic.collectives(hlo.parse("\n".join([*lines[:place], line, *lines[place:]])))
+  assert found.dcn == {"all-reduce": 64 * 8 * 4} and found.ici == traffic.collectives(hlo.parse(PROGRAM)).ici
 
 
 def test_the_pieces_of_a_split_collective_count_once():
   line = next(line for line in PROGRAM.splitlines() if "all-gather" in line)
   twice = PROGRAM.replace(line, line + "\n" + line.replace("%gathered", "%gathered.clone"))
-  assert hlo.collectives(hlo.parse(twice)) == hlo.collectives(hlo.parse(PROGRAM))
+  assert traffic.collectives(hlo.parse(twice)) == traffic.collectives(hlo.parse(PROGRAM))
 
 
 @pytest.mark.parametrize(
@@ -115,19 +116,19 @@ def test_the_pieces_of_a_split_collective_count_once():
 )
 def test_every_way_to_write_groups_is_read(groups, members):
   instruction = hlo.Instruction("x", (), "all-gather", (), groups, False)
-  assert hlo.group(instruction) == members
+  assert traffic.group(instruction) == members
 
 
 def test_traffic_leaves_out_the_memory_on_the_chip():
   size = 8 * 128 * 4
   # In each of 6 runs the gathered array (4 pieces), the sum and the index are written and read; `near` is not in HBM.
-  assert hlo.hbm_bytes(hlo.parse(PROGRAM)) == 6 * 2 * (4 * size + size + 4) + 2 * 4
+  assert traffic.hbm_bytes(hlo.parse(PROGRAM)) == 6 * 2 * (4 * size + size + 4) + 2 * 4
 
 
 def test_square_buffers_are_found_by_their_shape():
   program = hlo.parse(PROGRAM.replace("f32[32,128]", "f32[2,128,128]"))
-  assert hlo.square_buffers(program, 128, {128}) == ["f32[2,128,128]"]
-  assert hlo.square_buffers(hlo.parse(PROGRAM), 128, {128}) == []
+  assert traffic.square_buffers(program, 128, {128}) == ["f32[2,128,128]"]
+  assert traffic.square_buffers(hlo.parse(PROGRAM), 128, {128}) == []
 
 
 def test_a_program_of_this_machine_is_read_like_one_of_a_tpu():
@@ -241,7 +242,7 @@ ROPE = "--config=experiments/configs/pretrain.py:rope"
 
 def test_a_missing_libtpu_is_named_with_its_extra(monkeypatch):
   monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-  with pytest.raises(ConfigError, match=r"needs libtpu, which is not installed: pip install -e \"\.\[tpu\]\""):
+  with pytest.raises(ToolError, match=r"needs libtpu, which is not installed: pip install -e \"\.\[tpu\]\""):
     aot.tpu_devices("v5e:4x4")
 
 
@@ -252,10 +253,12 @@ def test_bad_usage_ends_with_2_and_one_line():
 
 STUBBED = """
 import sys
+from drope_jax import cli
 from drope_jax.aot import __main__ as aot_command
-aot_command._measure = lambda config: {"peak": int(sys.argv[1]) << 30, "hbm": 16 << 30}
+needed = int(sys.argv.pop(1))
+aot_command._measure = lambda config: {"peak": needed << 30, "hbm": 16 << 30}
 aot_command.report = lambda figures: "all that it needs"
-sys.exit(aot_command.main(["aot", *sys.argv[2:]]))
+cli.run(aot_command.main)
 """
 
 
@@ -296,7 +299,7 @@ def test_a_program_for_a_tpu_is_traced_with_its_kernel_and_dtype():
   with jax.set_mesh(mesh):
     assert target_platform() == "tpu" and compute_dtype(config.compute) == jnp.bfloat16
   config.data.batch_size = 4
-  assert "splash_mqa_fwd" in str(aot.trace_train_step(config, mesh).jaxpr)
+  assert "splash_mqa_fwd" in str(aot.trace_train_step(resolve(config), mesh).jaxpr)
 
 
 @needs_libtpu
@@ -304,7 +307,7 @@ def test_a_batch_that_the_mesh_does_not_divide_is_refused():
   config = pretrain.get_config("rope")
   config.data.batch_size = 6
   with pytest.raises(ConfigError, match=r"6; the mesh .* cuts it into 4 parts"):
-    aot.trace_train_step(config, make_mesh(MeshConfig(data=1, fsdp=-1), aot.tpu_devices("v5e:2x2")))
+    aot.trace_train_step(resolve(config), make_mesh(MeshConfig(data=1, fsdp=-1), aot.tpu_devices("v5e:2x2")))
 
 
 # --- compiled for TPUs -------------------------------------------------------------------------
@@ -327,7 +330,7 @@ def test_splash_compiles_for_a_tpu(settings):
     compiled = jax.jit(jax.grad(loss, (0, 1, 2))).lower(q, k, k, rows).compile()
   text = compiled.as_text()
   assert text.count('custom_call_target="tpu_custom_call"') == 3  # forward, and backward for queries and for keys
-  assert not hlo.square_buffers(hlo.parse(text), 1000, {1000})
+  assert not traffic.square_buffers(hlo.parse(text), 1000, {1000})
 
 
 @needs_libtpu

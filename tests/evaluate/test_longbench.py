@@ -13,7 +13,7 @@ import pytest
 from support.stub_model import put, reader
 
 from drope_jax.data.tokenizers import ByteTokenizer
-from drope_jax.errors import ConfigError
+from drope_jax.errors import ConfigError, FileError
 from drope_jax.evaluate.catalog import EvalData, make_tasks
 from drope_jax.evaluate.longbench import TASKS, LongBench, cut_middle, score, token_buckets
 from drope_jax.evaluate.methods import inference
@@ -322,10 +322,10 @@ def test_a_reference_that_cannot_be_scored_is_found_before_anything_is_generated
 def test_files_are_named_when_they_are_not_as_released(tmp_path):
   data = EvalData(tokenizer=ByteTokenizer(), longest=64, longbench=tmp_path, limit=1)
   (task,) = make_tasks(["longbench_lcc"], data)
-  with pytest.raises(ConfigError, match=r"lcc\.jsonl: cannot be read"):
+  with pytest.raises(FileError, match=r"lcc\.jsonl: cannot be read"):
     task.check(256, None)
   (tmp_path / "qasper.jsonl").write_text('{"input": "x"}\n')
-  with pytest.raises(ConfigError, match=r"qasper\.jsonl:1: the field 'context' is missing"):
+  with pytest.raises(FileError, match=r"qasper\.jsonl: record 1 has no field 'context'"):
     make_tasks(["longbench_qasper"], data)[0].check(256, None)
   write(tmp_path, "trec_e", [record(all_classes=["Ann"])] * 2)
   (task,) = make_tasks(["longbench_trec"], data)

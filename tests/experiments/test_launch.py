@@ -20,7 +20,7 @@ JOBSET = {
 }  # fmt: skip
 POD = {**RUN, "PROJECT": "p", "ZONE": "z", "TYPE": "v5litepod-16"}
 # Every one of these in the place of the program that a recipe calls: prints its arguments, and takes its input.
-STUBS = ("gcloud", "srun", "scontrol", "python", "python3", "git")
+STUBS = ("gcloud", "srun", "scontrol", "python", "git")
 
 
 @pytest.fixture(scope="module")
@@ -28,13 +28,17 @@ def path(tmp_path_factory):
   """A PATH on which the machines' commands print their arguments, as a line of JSON."""
   directory = tmp_path_factory.mktemp("stubs")
   for name in STUBS:
-    stub = directory / name
-    stub.write_text(
-      f"#!{sys.executable}\nimport json, os, sys\n"
-      f"print(json.dumps([{name!r}, *sys.argv[1:]]))\nsys.exit(int(os.environ.get({name.upper() + '_STATUS'!r}, 0)))\n"
-    )
-    stub.chmod(0o755)
+    write_stub(directory / name)
   return f"{directory}{os.pathsep}{os.environ['PATH']}"
+
+
+def write_stub(path):
+  path.write_text(
+    f"#!{sys.executable}\nimport json, os, sys\n"
+    f"print(json.dumps([{path.name!r}, *sys.argv[1:]]))\n"
+    f"sys.exit(int(os.environ.get({path.name.upper() + '_STATUS'!r}, 0)))\n"
+  )
+  path.chmod(0o755)
 
 
 def launch(path, script, environment, *arguments):
@@ -96,6 +100,8 @@ def test_the_speed_of_a_gpu_is_kept_and_its_flags_passed_on(path, tmp_path):
   bundle = tmp_path / "bundle"
   bundle.mkdir()
   (bundle / "activate.sh").write_text("echo '[\"activated\"]'\n")
+  write_stub(tmp_path / "python3")  # of this recipe alone: others compute with the real one
+  path = f"{tmp_path}{os.pathsep}{path}"
   environment = {"OUT": str(tmp_path / "out"), "BUNDLE": str(bundle)}
   activated, call = calls(launch(path, "one_gpu_speed.sh", environment, "--seconds=9"))
   assert activated == ["activated"]

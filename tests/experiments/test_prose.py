@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from drope_jax.data.corpus import documents
-from drope_jax.errors import ConfigError
+from drope_jax.errors import ConfigError, FileError, ToolError
 from experiments import prose
 
 ROOT = Path(__file__).parents[2]
@@ -84,7 +84,7 @@ def test_the_command_makes_a_dataset_once(debs, tmp_path):
 
 def test_a_missing_program_is_one_line(tmp_path):
   ended = run(f"--out={tmp_path / 'prose'}", PATH=str(tmp_path))
-  assert ended.returncode == 2
+  assert ended.returncode == 1
   *_, line = ended.stderr.splitlines()
   assert line.startswith("error: apt-get is not installed here; give --debs=FOLDER with the .deb files of anarchism,")
   assert not (tmp_path / "prose").exists()
@@ -96,7 +96,7 @@ def test_a_package_that_cannot_be_had_is_named(tmp_path, monkeypatch):
   fake.write_text("#!/bin/sh\necho 'W: a warning' >&2\necho 'E: Unable to locate package' $2 >&2\nexit 100\n")
   fake.chmod(0o755)
   monkeypatch.setenv("PATH", str(fake.parent), prepend=os.pathsep)
-  with pytest.raises(ConfigError, match=r"^apt-get download anarchism: E: Unable to locate package anarchism$"):
+  with pytest.raises(ToolError, match=r"^apt-get download anarchism: E: Unable to locate package anarchism$"):
     prose.gather(None)
 
 
@@ -108,14 +108,14 @@ def test_a_folder_without_a_package_names_it(debs, tmp_path):
 
 def test_a_file_that_is_no_package_is_named(debs, tmp_path):
   (tmp_path / "anarchism_1_all.deb").write_text("not a package")
-  with pytest.raises(ConfigError, match=r"anarchism_1_all\.deb.*: dpkg"):
+  with pytest.raises(ToolError, match=r"anarchism_1_all\.deb.*: dpkg"):
     prose.gather(tmp_path)
 
 
 def test_too_few_long_documents_are_refused(debs):
   gathered = prose.gather(debs)
   few = [document for document in gathered if document.package != "anarchism"] + gathered[:17]
-  with pytest.raises(ConfigError, match=r"^17 documents of anarchism have 140,000 characters or more; 18 are needed"):
+  with pytest.raises(FileError, match=r"^17 documents of anarchism have 140,000 characters or more; 18 are needed"):
     prose.split(few)
 
 

@@ -1,4 +1,4 @@
-"""Run by test_commands.py: imports the library once, then forks a process for each command line that stdin brings.
+"""Run by commands.py: imports the library once, then forks a process for each command line that stdin brings.
 
 A command is a line of JSON, [module, arguments ...]; the answer is a line with its exit status, stdout and stderr.
 """
@@ -13,7 +13,6 @@ import warnings
 
 import grain  # noqa: F401
 import jax
-import ml_collections  # noqa: F401
 import orbax.checkpoint  # noqa: F401
 import tensorflow_datasets  # noqa: F401
 

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from drope_jax.aot import hlo
+from drope_jax.aot.traffic import COLLECTIVES
 from drope_jax.config import MeshConfig
 from drope_jax.loss import summed_token_losses
 from drope_jax.sharding import make_mesh, named_sharding
@@ -52,7 +53,7 @@ def largest_collectives(text: str) -> dict[str, int]:
     (sum(shape.bytes for shape in instruction.shapes), counts[name])
     for name, instructions in program.computations.items()
     for instruction in instructions
-    if instruction.opcode.removesuffix("-start") in hlo.COLLECTIVES
+    if instruction.opcode.removesuffix("-start") in COLLECTIVES
   ]
   return {
     "largest": max(size for size, _ in sizes),

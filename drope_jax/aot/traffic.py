@@ -1,0 +1,152 @@
+"""What a compiled program moves: the bytes of its collectives, those to and from HBM, and its square buffers."""
+
+import math
+import re
+from collections import Counter
+from collections.abc import Callable, Container
+from typing import NamedTuple
+
+from drope_jax.aot.hlo import Instruction, Program, executed, instructions, runs
+
+COLLECTIVES = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "collective-permute")
+# Results of these are not written: they name, group or wait for what others have written.
+_FREE = ("parameter", "constant", "tuple", "get-tuple-element", "bitcast", "while", "conditional", "call", "after-all")
+
+
+class Collectives(NamedTuple):
+  """Bytes that one chip receives in one step, by kind; within a slice and between slices."""
+
+  ici: Counter[str]
+  dcn: Counter[str]
+
+
+_MESH = re.compile(r"replica_groups=mesh\[([^\]]*)\](?:, device_ids=\(\[([\d,]+)\](?:T\(([\d,]+)\))?\))? \{([^}]*)\}")
+_IOTA = re.compile(r"replica_groups=\[([\d,]+)\]<=\[([\d,]+)\](?:T\(([\d,]+)\))?")
+
+
+def group(instruction: Instruction) -> list[int]:
+  """One of the groups of devices (numbers of partitions) that a collective joins; empty if it is not to be read."""
+  if mesh := _MESH.search(instruction.text):
+    sizes = {name: int(size) for name, size in re.findall(r"'([^']+)'=(\d+)", mesh.group(1))}
+    places, stride = [0], math.prod(sizes.values())
+    for name, size in sizes.items():
+      stride //= size
+      if f"'{name}'" in mesh.group(4):
+        places = [place + i * stride for place in places for i in range(size)]
+    return [_iota(place, mesh.group(2), mesh.group(3)) for place in places] if mesh.group(2) else places
+  if iota := _IOTA.search(instruction.text):
+    size = math.prod(_numbers(iota.group(1))[1:])
+    return [_iota(place, iota.group(2), iota.group(3)) for place in range(size)]
+  if listed := re.search(r"(?:replica_groups|source_target_pairs)=\{\{([\d,]+)\}", instruction.text):
+    return _numbers(listed.group(1))
+  return []
+
+
+def _numbers(text: str) -> list[int]:
+  return [int(number) for number in text.split(",")]
+
+
+def _iota(place: int, dims_text: str, order_text: str | None) -> int:
+  """The number at `place` of 0, 1, 2 ... laid out in rows of these dimensions, then transposed to this order."""
+  dims = _numbers(dims_text)
+  order = _numbers(order_text) if order_text else list(range(len(dims)))
+  number = 0
+  for axis in reversed(order):
+    place, at = divmod(place, dims[axis])
+    number += at * math.prod(dims[axis + 1 :])
+  return number
+
+
+def received(kind: str, size: int, members: int) -> float:
+  """Bytes that a chip receives in a collective among `members`, whose largest array on a chip has `size` bytes.
+
+  As a ring does it, which no algorithm undercuts: all-reduce is a reduce-scatter and an all-gather.
+  """
+  if kind == "collective-permute":
+    return size
+  return size * (members - 1) / members * (2 if kind == "all-reduce" else 1)
+
+
+def collectives(program: Program, slice_of: Callable[[int], int] = lambda partition: 0) -> Collectives:
+  """The collectives of a step. A split one appears several times under one channel, and is counted once.
+
+  Args:
+    slice_of: partition -> its slice.
+  """
+  counts, _ = runs(program)
+  found: dict[str, tuple[str, float, bool]] = {}
+  for name, computation in program.computations.items():
+    for instruction in computation:
+      transfer = instruction.attribute(r'_xla_megascale_transfer_type="(\w+)"')
+      if instruction.opcode == "recv" and transfer:
+        # Between slices the hosts' runtime carries, and sums up, what the chips hand over.
+        kind = transfer.lower().replace("_", "-")
+        found[instruction.name] = (kind, instruction.shapes[0].bytes * counts[name], True)
+        continue
+      kind = instruction.opcode.removesuffix("-start")
+      if kind not in COLLECTIVES or not counts[name]:
+        continue
+      members = group(instruction)
+      results = instruction.shapes
+      if kind != instruction.opcode and kind in ("all-gather", "collective-permute"):
+        results = results[1:2]  # of (what is sent, what arrives, ...)
+      size = sum(shape.bytes for shape in results)
+      if kind == "reduce-scatter":
+        size *= len(members) or 1  # the result is a chip's share
+      scatters = kind == "all-reduce" and name.startswith("all-reduce-scatter")
+      kind = "reduce-scatter" if scatters else kind
+      pairs = re.findall(r"\{(\d+),(\d+)\}", instruction.attribute(r"source_target_pairs=\{(.*?\})\}") or "")
+      crosses = any(slice_of(int(a)) != slice_of(int(b)) for a, b in pairs)
+      crosses |= len({slice_of(member) for member in members}) > 1
+      bytes_ = received(kind, size, len(members) or 1 << 30) * counts[name]
+      key = instruction.attribute(r"channel_id=(\d+)") or instruction.name
+      if key not in found or bytes_ > found[key][1]:
+        found[key] = (kind, bytes_, crosses)
+  sums = Collectives(Counter(), Counter())
+  for kind, bytes_, crosses in found.values():
+    (sums.dcn if crosses else sums.ici)[kind] += round(bytes_)
+  return sums
+
+
+def hbm_bytes(program: Program) -> int:
+  """Bytes to and from HBM in a step, if every buffer is written once and read once: a low estimate.
+
+  What is updated in place counts by the update; what is prefetched into faster memory counts as one read.
+  """
+  total = 0
+  for instruction, times in executed(program):
+    if instruction.opcode in (*_FREE, "partition-id") or instruction.opcode.endswith("-done"):
+      continue
+    if "AllocateBuffer" in instruction.text or "Bitcast" in instruction.text:
+      continue
+    result = instruction.shapes[:1] if instruction.opcode.endswith("-start") else instruction.shapes
+    size = sum(shape.bytes for shape in result if shape.in_hbm)
+    if instruction.opcode in ("copy-start", "slice-start"):
+      total += times * (2 * size if size else result[0].bytes)
+      continue
+    if update := _update(program, instruction):
+      size = min(size, update)
+    total += times * 2 * size
+  return total
+
+
+def _update(program: Program, instruction: Instruction) -> int | None:
+  """Bytes that a dynamic-update-slice, or a fusion that ends in some, writes."""
+  called = program.computations.get(instruction.attribute(r"calls=%?([\w.-]+)") or "", [])
+  inner = [instruction] if instruction.opcode == "dynamic-update-slice" else called
+  updates = [i for i in inner if i.opcode == "dynamic-update-slice"]
+  sizes = {i.name: sum(shape.bytes for shape in i.shapes) for i in (called or instructions(program))} if updates else {}
+  return sum(sizes.get(i.operands[1], 0) for i in updates) or None
+
+
+def square_buffers(program: Program, length: int, others: Container[int]) -> list[str]:
+  """Types of buffers with a dimension of `length` and another of one of `others`."""
+  found = set()
+  for instruction, _ in executed(program):
+    for shape in instruction.shapes:
+      rest = list(shape.dims)
+      if length in rest:
+        rest.remove(length)
+        if any(size in others for size in rest):
+          found.add(f"{shape.dtype}[{','.join(map(str, shape.dims))}]")
+  return sorted(found)

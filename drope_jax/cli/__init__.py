@@ -1,0 +1,31 @@
+"""What all commands share: the frame that runs them, their flags, how settings get in, and how they are stopped."""
+
+from drope_jax.cli.flags import (
+  define_config,
+  define_float,
+  define_list,
+  define_mesh,
+  define_path,
+  define_seed,
+  mesh_config,
+  settings,
+)
+from drope_jax.cli.frame import Parser, command_line, run, run_foreign, run_parsed
+from drope_jax.cli.signals import Terminated
+
+__all__ = [
+  "Parser",
+  "Terminated",
+  "command_line",
+  "define_config",
+  "define_float",
+  "define_list",
+  "define_mesh",
+  "define_path",
+  "define_seed",
+  "mesh_config",
+  "run",
+  "run_foreign",
+  "run_parsed",
+  "settings",
+]

@@ -1,0 +1,231 @@
+"""The frame of every command: parsed flags, log lines for a person, `--help`, errors of one line, exit statuses.
+
+Exit status: 0 done, or stopped by a signal (SIGTERM, Ctrl-C) with what was done kept; 1 failed; 2 bad usage or config.
+"""
+
+import argparse
+import contextlib
+import inspect
+import logging
+import re
+import shlex
+import shutil
+import sys
+import textwrap
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NoReturn
+
+from absl import flags
+from absl import logging as absl_logging
+
+from drope_jax.cli.flags import CONFIG, IMPORT, IMPORT_HELP, config_flag, import_modules
+from drope_jax.cli.signals import Terminated, terminable
+from drope_jax.errors import ConfigError, UserError
+
+logger = logging.getLogger(__name__)
+
+FAILURES = (ModuleNotFoundError, FloatingPointError, OSError)  # not ours, but of use to the user as they are
+HELP = ("--help", "-help", "-h", "--helpshort", "--helpfull")
+
+
+def run(main: Callable[[], Any], stopped_status: flags.FlagHolder[int] | None = None) -> NoReturn:
+  """Parses absl's flags, imports the modules of `--import`, runs `main`, and ends with its exit status.
+
+  Args:
+    stopped_status: the flag with the exit status of a command that a signal stopped; 0 if there is none.
+  """
+
+  def parsed() -> None:
+    _parse(sys.argv)
+    import_modules(IMPORT.value)
+    main()
+
+  if any(argument in HELP for argument in sys.argv[1:]):
+    print(_help())
+    sys.exit(0)
+  sys.exit(_framed(parsed, stopped_status))
+
+
+class Parser(argparse.ArgumentParser):
+  """For commands with positional arguments or several subcommands; use with `run_parsed`.
+
+  `about` is the docstring of the command's module, which `--help` prints before the flags.
+  """
+
+  def __init__(self, *, about: str | None = None, **keywords: Any):
+    super().__init__(description=about, formatter_class=argparse.RawDescriptionHelpFormatter, **keywords)
+    self.add_argument(f"--{IMPORT.name}", metavar="MODULE", help=IMPORT_HELP)
+
+  def error(self, message: str) -> NoReturn:
+    raise ConfigError(f"{message} ({self.prog} --help)")
+
+
+def run_parsed(
+  parser: Parser, main: Callable[[argparse.Namespace], Any], arguments: Sequence[str] | None = None
+) -> int:
+  """Parses `arguments` (default: the command line), imports the modules of `--import`, and runs `main` on them.
+
+  Returns:
+    The exit status.
+  """
+  given = sys.argv[1:] if arguments is None else list(arguments)
+
+  def parsed() -> None:
+    # --target_length, as absl's flags are written, is --target-length.
+    dashed = [re.sub(r"^--\w+", lambda match: match[0].replace("_", "-"), word) for word in given]
+    imported, rest = _take_imports(dashed)
+    found = parser.parse_args(rest)
+    import_modules(imported)
+    main(found)
+
+  return _framed(parsed, None)
+
+
+def run_foreign(main: Callable[[], Any]) -> NoReturn:
+  """Runs a command of another library, which parses `sys.argv` itself; `--import` is ours, and taken out before."""
+
+  def imported() -> None:
+    texts, rest = _take_imports(sys.argv)
+    import_modules(texts)
+    sys.argv[:] = rest
+    main()
+
+  sys.exit(_framed(imported, None))
+
+
+def command_line() -> str:
+  """The running command, as one would type it."""
+  return f"{_program()} {shlex.join(sys.argv[1:])}".rstrip()
+
+
+def _program() -> str:
+  module = getattr(sys.modules["__main__"], "__spec__", None)
+  name = ["python", "-m", module.name.removesuffix(".__main__")] if module else ["python", sys.argv[0]]
+  return shlex.join(name)
+
+
+def _framed(main: Callable[[], Any], stopped_status: flags.FlagHolder[int] | None) -> int:
+  """The exit status of `main`."""
+  absl_logging.set_verbosity(absl_logging.ERROR)  # orbax and tfds report every file they touch
+  with _logging():
+    try:
+      with terminable():
+        main()
+    except Terminated as stopped:
+      logger.info("stopped %s; run the same command to go on from there", stopped)
+      return 0 if stopped_status is None else stopped_status.value
+    except UserError as error:
+      return _fail(error, error.exit_status)
+    except FAILURES as error:
+      return _fail(error, 1)
+  return 0
+
+
+@contextlib.contextmanager
+def _logging() -> Iterator[None]:
+  """Log lines of this project go to stderr, with the time."""
+  handler = logging.StreamHandler()
+  handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", datefmt="%H:%M:%S"))
+  loggers = [logging.getLogger(name) for name in ("drope_jax", "experiments")]
+  before = [(ours.handlers, ours.propagate, ours.level) for ours in loggers]
+  for ours in loggers:
+    ours.handlers, ours.propagate = [handler], False
+    ours.setLevel(logging.INFO)
+  try:
+    yield
+  finally:
+    for ours, (handlers, propagate, level) in zip(loggers, before, strict=True):
+      ours.handlers, ours.propagate = handlers, propagate
+      ours.setLevel(level)
+
+
+def _fail(message: object, status: int) -> int:
+  print(f"error: {message}", file=sys.stderr)
+  return status
+
+
+def _parse(argv: Sequence[str]) -> None:
+  """Raises ConfigError for an unknown flag, a bad value, or a word that is no flag."""
+  words = [_underscored(word) for word in flags.FLAGS.read_flags_from_files(list(argv), force_gnu=False)]
+  words, overrides = _split(words)
+  try:
+    positional = flags.FLAGS(words)[1:]
+  except flags.Error as error:
+    said = " ".join(str(error).split())
+    said = re.sub(r"^flag (--\w+)=None: Flag .*", r"\1 is required (--help lists the flags)", said)
+    raise ConfigError(said) from error
+  if positional:
+    raise ConfigError(f"unknown argument {positional[0]!r}: this command takes flags alone (--help lists them)")
+  if overrides:
+    config_flag().overrides = overrides
+
+
+def _take_imports(words: Sequence[str]) -> tuple[list[str], list[str]]:
+  """The values of `--import=...` or `--import ...`, and the other words."""
+  texts, rest = [], []
+  remaining = iter(words)
+  for word in remaining:
+    name, is_set, value = word.partition("=")
+    if name == f"--{IMPORT.name}":
+      texts.append(value if is_set else next(remaining, ""))
+    else:
+      rest.append(word)
+  return texts, rest
+
+
+def _underscored(word: str) -> str:
+  """--find-batch=3 as --find_batch=3; what is no flag stays, as does the path of a setting."""
+  name, is_set, value = word.partition("=")
+  if not re.fullmatch(r"--[a-z][a-z-]*", name):
+    return word
+  name = name.replace("-", "_").removeprefix("__")
+  negated = name.startswith("no_") and name not in flags.FLAGS
+  return f"--{'no' + name[3:] if negated else name}{is_set}{value}"
+
+
+def _split(words: Sequence[str]) -> tuple[list[str], list[tuple[str, str]]]:
+  """The words without `--config.A.B=VALUE` (or `--config.A.B VALUE`), and those as pairs of path and value."""
+  if CONFIG not in flags.FLAGS:
+    return list(words), []
+  rest: list[str] = []
+  overrides: list[tuple[str, str]] = []
+  remaining = list(words)
+  while remaining:
+    word = remaining.pop(0)
+    if word == "--":
+      return [*rest, word, *remaining], overrides
+    match = re.fullmatch(rf"--?{CONFIG}\.([^=]+)(?:=(.*))?", word, re.DOTALL)
+    if match is None:
+      rest.append(word)
+    elif match[2] is not None:
+      overrides.append((match[1], match[2]))
+    else:  # alone it turns a switch on
+      has_value = remaining and not remaining[0].startswith("--")
+      overrides.append((match[1], remaining.pop(0) if has_value else "True"))
+  return rest, overrides
+
+
+def _help() -> str:
+  """The docstring of the command's module, which has an example, and its flags with their defaults."""
+  width = min(shutil.get_terminal_size((120, 50)).columns, 120)
+  main = sys.modules["__main__"]
+  own = [*flags.FLAGS.get_key_flags_for_module(sys.argv[0]), flags.FLAGS[IMPORT.name]]
+  lines = [inspect.cleandoc(main.__doc__ or _program()), "", "Flags:"]
+  for flag in own:
+    said = " ".join((flag.help or "").split())
+    # absl adds how a list is written.
+    for added in ("(a comma separated list)", "; repeat this option to specify a list of values"):
+      said = said.replace(added, "").rstrip()
+    text = f"{_shown(flag)}  {said}"
+    lines += textwrap.wrap(text, width, initial_indent="  ", subsequent_indent="      ", break_on_hyphens=False)
+    if flag.name == CONFIG:
+      lines.append("  --config.A.B=VALUE  Sets a field of the config: a literal, None, or a value as RoPE(theta=1e5).")
+  return "\n".join(lines)
+
+
+def _shown(flag: flags.Flag) -> str:
+  """A flag with its default."""
+  if flag.boolean:
+    return f"--[no]{flag.name}"
+  default = "..." if flag.default in (None, []) else flag.default
+  return f"--{flag.name}={','.join(map(str, default)) if isinstance(default, list) else default}"

@@ -1,0 +1,91 @@
+"""A user's own code, imported by module name or by file.
+
+A file is imported under a name that another program finds again: that of its file, or the dotted one within its
+package. A class that it defines is recorded under this name (`module:Class`) in config.json.
+"""
+
+import importlib
+import os
+import sys
+import traceback
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from drope_jax.errors import ConfigError, UserError
+
+# What code of a user's may raise. Anything else, such as an exit, passes.
+FAULTS = (
+  ArithmeticError,
+  AssertionError,
+  AttributeError,
+  ImportError,
+  LookupError,
+  NameError,
+  OSError,
+  RuntimeError,
+  SyntaxError,
+  TypeError,
+  ValueError,
+)
+
+
+def load(text: str, flag: str) -> ModuleType:
+  """The module of a name (`package.module`) or a file (`PATH.py`), imported once.
+
+  Raises:
+    ConfigError: it is not there, cannot be imported, or its name belongs to another module; the message names `flag`.
+  """
+  file = Path(os.path.expanduser(text)).resolve() if text.endswith(".py") else None
+  if file is not None and not file.is_file():
+    raise ConfigError(f"{flag}: {text}: there is no such file")
+  name = text if file is None else _name_of(file)
+  try:
+    module = importlib.import_module(name)
+  except FAULTS as error:
+    if isinstance(error, ModuleNotFoundError) and error.name and f"{name}.".startswith(f"{error.name}."):
+      raise ConfigError(f"{flag}: there is no module {name!r}; a file is given as PATH.py") from error
+    raise ConfigError(f"{flag}: {text}: {describe(error, file)}") from error
+  if file is not None and (module.__file__ is None or Path(module.__file__).resolve() != file):
+    raise ConfigError(f"{flag}: {text}: the name {name} belongs to {module.__file__ or 'Python'}; rename the file")
+  return module
+
+
+def get_config(text: str, flag: str) -> Any:
+  """What `get_config(ARG)` of a config file returns, of `FILE[:ARG]`.
+
+  Raises:
+    ConfigError: as `load`; or the function is missing or fails.
+  """
+  path, _, argument = text.partition(":")
+  if not path.endswith(".py"):
+    raise ConfigError(f"{flag}: {path}: a config file ends in .py")
+  module = load(path, flag)
+  if not callable(getattr(module, "get_config", None)):
+    raise ConfigError(f"{flag}: {path}: it has no function get_config")
+  try:
+    return module.get_config(*([argument] if ":" in text else []))
+  except FAULTS as error:
+    raise ConfigError(f"{flag}: {path}: {describe(error, Path(module.__file__ or path))}") from error
+
+
+def describe(error: Exception, file: Path | None) -> str:
+  """One line: the error, after its line in `file`, unless it is one of ours, which says by itself what is wrong."""
+  said = " ".join(str(error.args[0] if isinstance(error, KeyError) and error.args else error).split())
+  if isinstance(error, UserError):
+    return said
+  lines = [entry.lineno for entry in traceback.extract_tb(error.__traceback__) if entry.filename == str(file)]
+  at = f"line {lines[-1]}: " if lines else ""
+  return f"{at}{type(error).__name__}{': ' if said else ''}{said}"
+
+
+def _name_of(file: Path) -> str:
+  """The name under which a file is imported; its folder, or that of its package, is made known to Python."""
+  name, folder = file.stem, file.parent
+  while (folder / "__init__.py").exists():
+    name, folder = f"{folder.name}.{name}", folder.parent
+  # At the end: nothing that is installed is hidden. Worker processes that Python spawns get the same path.
+  if folder not in [Path(entry or os.curdir).resolve() for entry in sys.path]:
+    sys.path.append(str(folder))
+  importlib.invalidate_caches()
+  return name

@@ -1,0 +1,63 @@
+"""SIGTERM and Ctrl-C stop a command alike: what was done is kept, and nothing is printed but one line."""
+
+import contextlib
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from types import FrameType
+
+NAMES = {signal.SIGTERM: "by SIGTERM", signal.SIGINT: "by Ctrl-C"}
+
+
+class Terminated(BaseException):
+  """A signal stopped the command; the message says where ("at step 3").
+
+  Like KeyboardInterrupt it is no Exception, which a library might take for an error of its own.
+  """
+
+
+@contextlib.contextmanager
+def terminable() -> Iterator[None]:
+  """SIGTERM and Ctrl-C raise Terminated, unless other code handles them: the training loop does, and saves first.
+
+  A timer raises it again until it arrives, because callbacks from C, such as `__del__`, let no error out.
+  """
+  if threading.current_thread() is not threading.main_thread():
+    yield
+    return
+  reason = ["by SIGTERM"]
+
+  def terminate(number: int, frame: FrameType | None) -> None:
+    if number != signal.SIGALRM:
+      reason[0] = NAMES[signal.Signals(number)]
+    signal.setitimer(signal.ITIMER_REAL, 0.1)
+    if not _swallows(frame) and not _on_its_way(sys.exc_info()[1]):
+      raise Terminated(reason[0])
+
+  before = {number: signal.signal(number, terminate) for number in (*NAMES, signal.SIGALRM)}
+  try:
+    yield
+  finally:
+    signal.signal(signal.SIGALRM, signal.SIG_IGN)
+    signal.setitimer(signal.ITIMER_REAL, 0)
+    for number, handler in before.items():
+      signal.signal(number, handler)
+
+
+def _swallows(frame: FrameType | None) -> bool:
+  """Whether this code only logs what is raised in it: asyncio, where orbax reads, or JAX's in a garbage collection."""
+  while frame is not None:
+    if frame.f_globals.get("__name__", "").startswith(("asyncio.", "jax._src.lib")):
+      return True
+    frame = frame.f_back
+  return False
+
+
+def _on_its_way(error: BaseException | None) -> bool:
+  """Whether Terminated has been raised already, so that the code that runs is cleaning up."""
+  while error is not None:
+    if isinstance(error, Terminated):
+      return True
+    error = error.__context__
+  return False

@@ -1,0 +1,99 @@
+"""The held-out loss of a run while it trains, at the training context and at multiples of it."""
+
+import functools
+import logging
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from drope_jax import metrics
+from drope_jax.data.corpus import documents
+from drope_jax.data.pipeline import evaluation_documents
+from drope_jax.data.tokenizers import Tokenizer
+from drope_jax.errors import ConfigError
+from drope_jax.loss import token_losses
+from drope_jax.model import Params, hidden_states
+from drope_jax.runs import Run
+from drope_jax.sharding import divisible, named_sharding
+from drope_jax.train_step import compiler_options, step_number
+
+Array = jax.Array
+
+logger = logging.getLogger(__name__)
+
+SPLIT = "heldout"
+
+
+class HeldOut:
+  """The documents of `config.eval_documents`, on the devices, and the program that measures them.
+
+  The same documents are read at every extension: the first extension * context tokens of each. At a step of a fade the
+  model has the frequencies of that step.
+  """
+
+  def __init__(self, run: Run, tokenizer: Tokenizer, mesh: Mesh):
+    """Raises ConfigError if no document is long enough, or the attention kernel cannot take one."""
+    config, self._mesh = run.config, mesh
+    self._context, self._extensions = config.data.context, sorted(config.eval_extensions)
+    longest = self._context * self._extensions[-1]
+    try:
+      texts = documents(config.data.source or config.data.directory, SPLIT)
+      found = evaluation_documents(texts, tokenizer, longest + 1, config.eval_documents)
+    except ConfigError as error:
+      raise ConfigError(f"TrainConfig.eval_every: {error}") from error
+    self.description = f"{len(found)} documents of the split {SPLIT!r}, at {_listed(self._extensions)}"
+    self._count = len(found)
+    begin = [tokenizer.bos_id] if config.data.bos else []
+    tokens_NS = np.stack(
+      [np.asarray([*begin, *document[: longest + 1]][: longest + 1], np.int32) for document in found]
+    )
+    at_once = config.data.batch_size // config.optim.accumulation * self._context
+    with jax.set_mesh(mesh):
+      self._batches = {extension: self._deal_out(tokens_NS, extension, at_once) for extension in self._extensions}
+      self._program = jax.jit(
+        functools.partial(_summed_losses, run),
+        out_shardings=NamedSharding(mesh, PartitionSpec()),
+        compiler_options=compiler_options(config.compute, mesh),
+      )
+
+  def _deal_out(self, tokens_NS: np.ndarray, extension: int, at_once: int) -> list[tuple[Array, Array]]:
+    """Batches of rows, no larger than those of training, and which of their rows are documents."""
+    length = extension * self._context
+    rows = divisible(min(max(at_once // length, 1), len(tokens_NS)), "batch")
+    count = -(-len(tokens_NS) // rows)
+    padded = np.pad(tokens_NS[:, : length + 1], [(0, count * rows - len(tokens_NS)), (0, 0)])
+    real = np.arange(count * rows) < len(tokens_NS)
+    sharding = named_sharding(self._mesh, ("batch",))
+
+    def put(array: np.ndarray) -> Array:
+      return jax.make_array_from_callback(array.shape, sharding, lambda index: array[index])
+
+    return [
+      (put(padded[first : first + rows]), put(real[first : first + rows].astype(np.float32)))
+      for first in range(0, count * rows, rows)
+    ]
+
+  def measure(self, params: Params, step: int) -> list[dict[str, Any]]:
+    """The records of the weights after `step` steps: one per extension, `loss` in nats per token."""
+    at, made = step_number(step), []
+    for extension, batches in self._batches.items():
+      parts = [self._program(params, *batch, at) for batch in batches]
+      context = extension * self._context
+      loss = sum(float(part) for part in parts) / (self._count * context)
+      where = {"split": SPLIT, "extension": extension, "context": context}
+      made.append({"step": step, "kind": metrics.EVAL, **where, "loss": loss, "documents": self._count})
+    return made
+
+
+def _summed_losses(run: Run, params: Params, tokens_BS: Array, real_B: Array, step: Array) -> Array:
+  """The negative log-likelihood of all real rows, in nats."""
+  compute = run.config.compute
+  hidden = hidden_states(params, run.trained, tokens_BS[:, :-1], compute=compute, frequencies=run.frequencies(step))
+  nll_BT = token_losses(params, hidden.states_BTD, tokens_BS[:, 1:], compute.loss_chunk).nll_BT
+  return (nll_BT.sum(axis=1) * real_B).sum()
+
+
+def _listed(extensions: list[int]) -> str:
+  return ", ".join(f"{extension}x" for extension in extensions) + " the training context"

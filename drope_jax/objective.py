@@ -1,0 +1,121 @@
+"""Objectives as values: what a run minimises.
+
+An objective is a function of `Inputs` (train_step.py): the weights, one micro-batch, and where the run stands. It
+returns sums over the real targets, so that micro-batches add up exactly, whatever their numbers of targets are.
+"""
+
+import dataclasses
+from typing import TYPE_CHECKING
+
+import jax
+import jax.numpy as jnp
+
+from drope_jax.errors import check
+from drope_jax.values import Value
+
+if TYPE_CHECKING:  # the step needs config.py, which has objectives among its fields
+  from drope_jax.model import Hidden
+  from drope_jax.train_step import Inputs
+
+Array = jax.Array
+Sums = dict[str, Array]
+
+
+class Objective(Value):
+  """The base of all objectives; a user's own derives from this and has `__call__`."""
+
+  def __call__(self, inputs: "Inputs") -> tuple[Array, Sums]:
+    """The sum to differentiate, and sums to report: all over the real targets of one micro-batch, float32 ().
+
+    Returns:
+      The first divided by the number of targets is what is minimised. Of the second, "nll" (negative log-likelihood in
+      nats) and "tokens" (the number of targets) must be there; every other one is divided by "tokens" and recorded
+      under its name. NaN means that it was not computed at this step: the record then has null.
+    """
+    raise NotImplementedError
+
+  def frozen(self) -> str | None:
+    """Whose weights it needs beside the run's own: None, "init" (the checkpoint of InitConfig) or a run's workdir."""
+    return None
+
+  def extra_forwards(self, step: int, steps: int) -> float:
+    """Forward passes of a step, of `steps`, beside the model's own; each is a third of the FLOPs of training."""
+    return 0.0
+
+
+@dataclasses.dataclass(unsafe_hash=True)
+class NextToken(Objective):
+  """Cross-entropy of the next token."""
+
+  z_loss: float = 0.0  # weight of the squared log-partition
+
+  def __post_init__(self) -> None:
+    check(self.z_loss >= 0, f"NextToken.z_loss is {self.z_loss}; it must be at least 0")
+
+  def __call__(self, inputs: "Inputs") -> tuple[Array, Sums]:
+    total, nll = inputs.summed_losses(inputs.student().states_BTD, self.z_loss)
+    return total, {"nll": nll, "tokens": inputs.weights_BT.sum()}
+
+
+@dataclasses.dataclass(unsafe_hash=True)
+class Distill(Objective):
+  """Cross-entropy, plus a distance from a frozen teacher whose weight falls linearly to zero.
+
+  The teacher of a drop is usually the checkpoint that the run started from, under the checkpoint's own model: what the
+  model did while it still had its positional embedding.
+  """
+
+  weight: float = 1.0  # of the distance at the first step; cross-entropy has 1
+  until: float = 1.0  # share of the steps at which the weight has fallen to zero; then no teacher runs
+  teacher: str = "init"  # the checkpoint of InitConfig, or the workdir of a run (its last step)
+  # "logits": KL(teacher || student) of the next token, in nats. "attention": mean squared difference of what the
+  # attention sublayers add to the residual stream, over features and layers.
+  what: str = "logits"
+
+  def __post_init__(self) -> None:
+    check(self.weight > 0, f"Distill.weight is {self.weight}; it must be positive")
+    check(0 < self.until <= 1, f"Distill.until is {self.until}; it must lie in (0, 1]")
+    check(bool(self.teacher), "Distill.teacher is empty; allowed: 'init', or the workdir of a run")
+    allowed = ("logits", "attention")
+    check(self.what in allowed, f"Distill.what is {self.what!r}; allowed: {', '.join(allowed)}")
+
+  def frozen(self) -> str:
+    return self.teacher
+
+  def extra_forwards(self, step: int, steps: int) -> float:
+    return float(step / (self.until * steps) < 1)
+
+  def __call__(self, inputs: "Inputs") -> tuple[Array, Sums]:
+    name, taps, measure = {
+      "logits": ("kl", (), self._divergence),
+      "attention": ("attention_mse", ("attention",), self._attention_apart),
+    }[self.what]
+    student = inputs.student(taps)
+
+    def alone() -> tuple[Array, Array]:
+      return inputs.summed_losses(student.states_BTD).total, jnp.zeros(())
+
+    progress = inputs.step / (self.until * inputs.steps)
+    nll, distance = jax.lax.cond(progress < 1, lambda: measure(inputs, student), alone)
+    total = nll + self.weight * jnp.maximum(1 - progress, 0.0) * distance
+    return total, {"nll": nll, "tokens": inputs.weights_BT.sum(), name: jnp.where(progress < 1, distance, jnp.nan)}
+
+  @staticmethod
+  def _divergence(inputs: "Inputs", student: "Hidden") -> tuple[Array, Array]:
+    found_BT = inputs.by_chunk(_nll_and_divergence, student.states_BTD, inputs.teacher().states_BTD)
+    nll, kl = ((values_BT * inputs.weights_BT).sum() for values_BT in found_BT)
+    return nll, kl
+
+  @staticmethod
+  def _attention_apart(inputs: "Inputs", student: "Hidden") -> tuple[Array, Array]:
+    teacher_LBTD = inputs.teacher(("attention",)).taps["attention"]
+    apart_LBTD = student.taps["attention"].astype(jnp.float32) - teacher_LBTD.astype(jnp.float32)
+    distance_BT = (apart_LBTD**2).mean(axis=(0, -1))
+    return inputs.summed_losses(student.states_BTD).total, (distance_BT * inputs.weights_BT).sum()
+
+
+def _nll_and_divergence(logits_BCV: Array, teacher_BCV: Array, targets_BC: Array) -> tuple[Array, Array]:
+  """The negative log-likelihood of the targets, and KL(teacher || student), in nats, both (B, C)."""
+  log_q, log_p = jax.nn.log_softmax(logits_BCV), jax.nn.log_softmax(teacher_BCV)
+  nll_BC = -jnp.take_along_axis(log_q, targets_BC[..., None], axis=-1)[..., 0]
+  return nll_BC, (jnp.exp(log_p) * (log_p - log_q)).sum(axis=-1)

@@ -1,0 +1,84 @@
+"""What keeps a run from these devices and this machine: found before anything is written."""
+
+from typing import Any
+
+import jax
+from jax.sharding import AbstractMesh, Mesh
+
+from drope_jax import metrics
+from drope_jax.attention.accelerators import ACCELERATED, PLATFORMS, Feature, obstacle
+from drope_jax.config import ModelConfig, TrainConfig
+from drope_jax.data.tokenizers import Tokenizer
+from drope_jax.errors import ConfigError, check
+from drope_jax.model import compute_dtype, map_specs
+from drope_jax.platforms import target_platform
+from drope_jax.positions import layer_cycle
+from drope_jax.runs import Run
+from drope_jax.sharding import check_divides
+
+
+def check_run(run: Run, tokenizer: Tokenizer, mesh: Mesh) -> None:
+  """Raises ConfigError naming the field for the first thing that does not fit."""
+  check(
+    tokenizer.vocab_size <= run.model.vocab_size,
+    f"ModelConfig.vocab_size is {run.model.vocab_size}; "
+    f"the tokenizer {run.config.data.tokenizer} has {tokenizer.vocab_size}",
+  )
+  check_layout(run, mesh)
+  check_kernel(run, mesh)
+  metrics.check_trackers(run.config.trackers)
+
+
+def check_layout(run: Run, mesh: Mesh | AbstractMesh) -> None:
+  """Raises ConfigError naming a size of the models or their batches that `mesh` does not cut into equal pieces."""
+  config = run.config
+  rows = config.data.batch_size // config.optim.accumulation
+  check_divides(mesh, [("DataConfig.context", "length", config.data.context)])
+  for model in (run.model, run.teacher or run.model):
+    check_divides(mesh, _sizes(model))
+  check_divides(mesh, [("DataConfig.batch_size / OptimConfig.accumulation", "batch", rows)])
+
+
+def _sizes(model: ModelConfig) -> list[tuple[str, str, int]]:
+  """(what it is, dimension, size) of every dimension of every parameter."""
+  specs = jax.tree_util.tree_leaves_with_path(
+    map_specs(lambda spec: (spec,), model), is_leaf=lambda node: isinstance(node, tuple)
+  )
+  return [
+    (f"the {dimension!r} of {jax.tree_util.keystr(path, simple=True, separator='.')}", dimension, size)
+    for path, (spec,) in specs
+    for dimension, size in zip(spec.dimensions, spec.shape, strict=True)
+  ]
+
+
+def check_kernel(run: Run, mesh: Mesh) -> None:
+  """Raises ConfigError if the attention kernel that is asked for cannot serve the run: its platform, models or data."""
+  config, kernel = run.config, run.config.compute.attention
+  if kernel not in (*ACCELERATED, "unrolled"):  # the others take everything
+    return
+  with jax.set_mesh(mesh):
+    wanted, here = {name: platform for platform, name in PLATFORMS.items()}.get(kernel), target_platform()
+    if wanted not in (None, here):
+      raise ConfigError(f"{_refused(kernel)} runs on {wanted}; this is {here} ('auto' chooses)")
+    for model in (run.trained, run.model, run.teacher or run.model):
+      _check_kernel_takes(model, config, kernel)
+
+
+def _check_kernel_takes(model: ModelConfig, config: TrainConfig, kernel: str) -> None:
+  rows, dtype = config.data.batch_size // config.optim.accumulation, compute_dtype(config.compute)
+
+  def projection(heads: int) -> Any:
+    return jax.ShapeDtypeStruct((rows, config.data.context, heads, model.head_dim), dtype)
+
+  inputs = projection(model.num_heads), projection(model.num_kv_heads)
+  segments = () if config.data.document_mask else None
+  for layer in layer_cycle(model.positions):
+    bias = None if layer.positions is None else layer.positions.bias(model.num_heads)
+    found = obstacle(kernel, *inputs, offset=0, segments=segments, bias=bias)
+    if found:
+      field = " (DataConfig.document_mask)" if found.feature is Feature.SEGMENTS else ""
+      raise ConfigError(f"{_refused(kernel)} cannot take {found.text}{field}; 'auto' chooses another where it must")
+
+
+def _refused(kernel: str) -> str:
+  return f"ComputeConfig.attention is {kernel!r}, which"

@@ -1,0 +1,100 @@
+"""A run, resolved: a config whose open questions are answered by the checkpoints that it names."""
+
+import dataclasses
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from drope_jax import checkpoint
+from drope_jax.config import ModelConfig, TrainConfig
+from drope_jax.errors import ConfigError, check
+from drope_jax.positions import Frequencies
+from drope_jax.serialization import checked, differences, to_dict
+from drope_jax.values import recorded_name
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+  """A config with its models. Its `config.model` is `model`, and its `config.init.model` is `source`."""
+
+  config: TrainConfig
+  model: ModelConfig  # what the run makes: its checkpoints are of this model
+  source: ModelConfig | None = None  # the checkpoint's own, if the run starts from one
+
+  @functools.cached_property
+  def trained(self) -> ModelConfig:
+    """What the train step runs: `model`; under a transition with `frequencies` the checkpoint's, with the QK-norm."""
+    if self.source is None or self.config.init is None:
+      return self.model
+    step = jax.ShapeDtypeStruct((), jnp.int32)
+    if jax.eval_shape(lambda step: self._table(self.source, step), step) is None:
+      return self.model
+    return dataclasses.replace(self.source, qk_norm=self.model.qk_norm)
+
+  @functools.cached_property
+  def teacher(self) -> ModelConfig | None:
+    """The model of the objective's frozen weights; None if it has none. Raises as `resolve` does."""
+    whose = self.config.objective.frozen()
+    if whose is None or whose == "init":
+      return self.source if whose else None
+    teacher = checkpoint.open_step(whose).model
+    check(
+      teacher.vocab_size == self.model.vocab_size,
+      f"TrainConfig.objective: {whose} has a vocabulary of {teacher.vocab_size}, the run {self.model.vocab_size}",
+    )
+    return teacher
+
+  def frequencies(self, step: Any) -> Frequencies | None:
+    """The table that `trained` runs with at a step, from 0 on; None: its own."""
+    return None if self.trained is self.model else self._table(self.source, step)
+
+  def _table(self, source: Any, step: Any) -> Frequencies | None:
+    assert self.config.init is not None  # its callers look
+    return self.config.init.transition.frequencies(source, step, self.config.steps)
+
+
+def resolve(config: TrainConfig) -> Run:
+  """The run of a config; models, and a tokenizer "init", are read from the checkpoints that it names.
+
+  Raises:
+    ConfigError: if the config cannot be, or `model` is given too and disagrees with the checkpoint's.
+    CheckpointError: if there is no such checkpoint.
+  """
+  config = checked(config)
+  if config.init is None:
+    assert config.model is not None  # TrainConfig has one of the two
+    return Run(config, config.model)
+  found = checkpoint.open_step(config.init.checkpoint, config.init.step)
+  if config.init.keep_optimizer:
+    _check_carries_over(config, found)
+  if config.data.tokenizer == "init":
+    config = dataclasses.replace(config, data=dataclasses.replace(config.data, tokenizer=config.init.checkpoint))
+  return start_from(config, found.model)
+
+
+def start_from(config: TrainConfig, source: ModelConfig) -> Run:
+  """The run that `config.init` makes of the model of its checkpoint, which need not be there; raises as `resolve`."""
+  init = config.init
+  assert init is not None
+  model = init.transition.apply(source, config.data.context)
+  if init.qk_norm is not None:
+    check(
+      source.qk_norm is None,
+      f"InitConfig.qk_norm: the model of {init.checkpoint} has one already ({source.qk_norm}); leave it out",
+    )
+    model = dataclasses.replace(model, qk_norm=init.qk_norm)
+  if config.model is not None:
+    found = differences(to_dict(model), to_dict(config.model))
+    check(not found, f"TrainConfig.model is not that of init.checkpoint ({init.checkpoint}): {''.join(found[:1])}")
+  config = dataclasses.replace(config, model=model, init=dataclasses.replace(init, model=source))
+  return Run(config, model, source)
+
+
+def _check_carries_over(config: TrainConfig, found: checkpoint.SavedStep) -> None:
+  kept = "InitConfig.keep_optimizer is True; "
+  if found.config is None:
+    raise ConfigError(f"{kept}{found.workdir} is an imported model, without an optimizer state")
+  theirs, ours = (recorded_name(type(one.optim.optimizer)) for one in (found.config, config))
+  check(theirs == ours, f"{kept}the optimizer of {found.workdir} is {theirs}, and the run's {ours}")

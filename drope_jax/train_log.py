@@ -1,0 +1,181 @@
+"""What a run says: its first lines, and the records of its steps."""
+
+import logging
+import math
+import time
+from typing import Any
+
+import jax
+from etils import epath
+from jax.sharding import Mesh
+
+from drope_jax import distributed, metrics
+from drope_jax.data.corpus import documents
+from drope_jax.data.tokenizers import Tokenizer
+from drope_jax.model import compute_dtype, count_parameters
+from drope_jax.optim import learning_rate
+from drope_jax.runs import Run
+from drope_jax.serialization import to_dict
+
+logger = logging.getLogger(__name__)
+
+_SAMPLED = 64  # documents whose lengths stand for those of all
+
+
+def introduce(run: Run, tokenizer: Tokenizer, mesh: Mesh) -> None:
+  """One line each: the model, the devices, the data. Where the weights come from is said where they are made."""
+  config, model = run.config, run.model
+  axes = ", ".join(f"{axis} {size}" for axis, size in mesh.shape.items() if size > 1) or "one device"
+  positions = f"positions {model.positions}"
+  if config.init is not None and run.trained != model:
+    positions += f", reached from {run.trained.positions} by {config.init.transition}"
+  logger.info("model: %s parameters in %d layers, %s", f"{count_parameters(model):,}", model.num_layers, positions)
+  logger.info("devices: %s; mesh: %s", distributed.describe(), axes)
+  logger.info("data: %s", describe_data(run, tokenizer))
+
+
+def describe_data(run: Run, tokenizer: Tokenizer) -> str:
+  """How much there is, and how often the run reads it; tokens are estimated from some of the documents."""
+  data = run.config.data
+  texts = documents(data.directory, data.split)
+  sampled = range(0, len(texts), max(len(texts) // _SAMPLED, 1))
+  mean = sum(len(tokenizer.encode(texts[index])) + 1 for index in sampled) / len(sampled)
+  tokens, read = mean * len(texts), run.config.steps * data.batch_size * data.context
+  return (
+    f"{len(texts):,} documents in {data.directory} ({data.split}), about {tokens:,.0f} tokens; "
+    f"{run.config.steps:,} steps read {read:,}, which is {read / tokens:.2g} epochs"
+  )
+
+
+def announce_compilation(run: Run, heldout: str | None) -> None:
+  """What is compiled next, which may take minutes."""
+  config, compute = run.config, run.config.compute
+  what = f"{config.data.batch_size // config.optim.accumulation} x {config.data.context} tokens"
+  times = f" in {config.optim.accumulation} micro-batches" if config.optim.accumulation > 1 else ""
+  logger.info(
+    "compiling: the train step (%s%s, %s, attention %s, objective %s)%s",
+    what,
+    times,
+    compute_dtype(compute),
+    compute.attention,
+    config.objective,
+    f"; the held-out loss ({heldout})" if heldout else "",
+  )
+
+
+class TrainLog:
+  """The records of a run: metrics.jsonl, the trackers, and the line that a person reads.
+
+  Reports of steps lie on the devices until a record is written: nothing waits for a step before that.
+  """
+
+  def __init__(self, run: Run, workdir: epath.Path, step: int, tokens: int, seconds: float):
+    """Args: the step that the run goes on from, and its tokens and seconds so far."""
+    config = run.config
+    self._run, self._workdir = run, workdir
+    self.tokens, self._clock = tokens, _Clock(seconds)
+    self._schedule = learning_rate(config.optim, config.steps)
+    self._flops = metrics.flops_per_token(run.model, config.data.context)
+    self._pending: list[dict[str, Any]] = []
+    self._trackers: list[metrics.Tracker] = []
+    if jax.process_index() == 0:
+      self._trackers = metrics.open_trackers(config.trackers, workdir, to_dict(config), step)
+
+  @property
+  def seconds(self) -> float:
+    """Of training, over all starts of the run."""
+    return self._clock.total
+
+  def add(self, report: dict[str, Any]) -> None:
+    """Takes the report of a step that was dispatched, for the next record."""
+    self._pending.append(report)
+
+  def evaluated(self, records: list[dict[str, Any]], elapsed: float) -> None:
+    """Writes records of the held-out loss, whose seconds do not count for the speed of training."""
+    self._clock.leave_out(elapsed)
+    self._write(records)
+    losses = "  ".join(f"{record['extension']}x {record['loss']:.3f}" for record in records)
+    logger.info("step %d/%d  held-out loss  %s", records[0]["step"], self._run.config.steps, losses)
+
+  def write(self, step: int) -> None:
+    """Writes the record of the steps since the last one, up to `step`; their losses are averaged by tokens.
+
+    Raises:
+      FloatingPointError: if the loss or the gradient is not finite.
+    """
+    reports, self._pending = jax.device_get(self._pending), []
+    if not reports:
+      return
+    tokens = [float(report["tokens"]) for report in reports]
+    if not sum(tokens):  # documents of one token each, behind a document mask: there is no loss
+      logger.warning("the %d steps up to step %d had nothing to predict", len(reports), step)
+      return
+    loss, grad_norm = _mean([report["loss"] for report in reports], tokens), float(reports[-1]["grad_norm"])
+    # The loss is of the weights before the update: a gradient that is not finite would be saved with a fine loss.
+    for name, value in (("loss", loss), ("gradient norm", grad_norm)):
+      if not math.isfinite(value):
+        raise FloatingPointError(f"the {name} at step {step} is {value}; {self._workdir} keeps its earlier checkpoints")
+    elapsed = self._clock.lap()
+    # The first lap is mostly compilation: it counts as time, but says nothing about speed.
+    speed = None if self._clock.laps == 1 else sum(tokens) / elapsed
+    self.tokens += round(sum(tokens))
+    record = {
+      "step": step,
+      "tokens": self.tokens,
+      "loss": loss,
+      "grad_norm": grad_norm,
+      "learning_rate": float(self._schedule(step - 1)),
+      "tokens_per_second": speed,
+      "mfu": None if speed is None else metrics.mfu(speed, self._flops * self._factor(step, len(reports))),
+      "seconds": self.seconds,
+    }
+    for name in reports[0]["metrics"]:
+      mean = _mean([report["metrics"][name] for report in reports], tokens)
+      record[name] = None if math.isnan(mean) else mean
+    record |= {name: float(norm) for name, norm in reports[-1]["norms"].items()}
+    self._write([record])
+    config = self._run.config
+    eta = None if speed is None else (config.steps - step) * sum(tokens) / len(reports) / speed
+    if jax.process_index() == 0:
+      logger.info(metrics.progress_line(record, config.steps, eta))
+
+  def close(self) -> None:
+    for tracker in self._trackers:
+      tracker.close()
+
+  def _factor(self, step: int, count: int) -> float:
+    """On the FLOPs per token of the `count` steps up to `step`."""
+    config = self._run.config
+    factors = [metrics.objective_factor(config.objective, one, config.steps) for one in range(step - count, step)]
+    return sum(factors) / count
+
+  def _write(self, records: list[dict[str, Any]]) -> None:
+    for record in records:
+      for tracker in self._trackers:
+        tracker.write(record)
+
+
+def _mean(values: list[Any], weights: list[float]) -> float:
+  return sum(float(value) * weight for value, weight in zip(values, weights, strict=True)) / sum(weights)
+
+
+class _Clock:
+  """Seconds of training, over all starts of the run, and since the last lap."""
+
+  def __init__(self, before: float):
+    self._before, self._start = before, time.monotonic()
+    self._last, self.laps = self._start, 0
+
+  @property
+  def total(self) -> float:
+    return self._before + time.monotonic() - self._start
+
+  def leave_out(self, elapsed: float) -> None:
+    """Seconds of the current lap that were not training."""
+    self._last += elapsed
+
+  def lap(self) -> float:
+    now = time.monotonic()
+    elapsed, self._last = now - self._last, now
+    self.laps += 1
+    return elapsed

@@ -1,0 +1,202 @@
+"""The training step: what an objective gets to see, its gradient over micro-batches, and the update."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from drope_jax.checkpoint import TrainState
+from drope_jax.chunks import map_chunks
+from drope_jax.config import ComputeConfig, ModelConfig
+from drope_jax.loss import SummedLosses, TokenLosses, chunk_for, summed_token_losses, token_losses
+from drope_jax.model import Hidden, Params, Taps, hidden_states, unembed
+from drope_jax.objective import Objective
+from drope_jax.positions import Frequencies
+from drope_jax.runs import Run
+from drope_jax.sharding import named_sharding
+
+Array = jax.Array
+Report = dict[str, Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class Inputs:
+  """What an objective is a function of: the weights, one micro-batch, and where the run stands.
+
+  batch: int32 (B, T+1): `tokens`; with a document mask also `segments` and `positions`.
+  step: int32 (), the number of steps done so far.
+  """
+
+  run: Run
+  params: Params
+  frozen: Params | None  # the weights that the objective asks for (Objective.frozen)
+  batch: dict[str, Array]
+  step: Array
+
+  @property
+  def steps(self) -> int:
+    """Steps of the whole run."""
+    return self.run.config.steps
+
+  @property
+  def targets_BT(self) -> Array:
+    return self.batch["tokens"][:, 1:]
+
+  @property
+  def weights_BT(self) -> Array:
+    """Float32: 1 where a target counts. With a document mask it must belong to the document of the token before it."""
+    if "segments" not in self.batch:
+      return jnp.ones(self.targets_BT.shape, jnp.float32)
+    segments = self.batch["segments"]
+    return (segments[:, :-1] == segments[:, 1:]).astype(jnp.float32)
+
+  def student(self, taps: tuple[str, ...] = ()) -> Hidden:
+    """What the model that is trained makes of the batch; `taps` (of model.TAPS) of all layers."""
+    return self._states(self.params, self.run.trained, taps, self.run.frequencies(self.step))
+
+  def teacher(self, taps: tuple[str, ...] = ()) -> Hidden:
+    """The same of the frozen weights under their own model; no gradient flows to it."""
+    assert self.run.teacher is not None and self.frozen is not None, "Objective.frozen asks for no weights"
+    return jax.lax.stop_gradient(self._states(self.frozen, self.run.teacher, taps, None))
+
+  def _states(self, params: Params, model: ModelConfig, names: tuple[str, ...], table: Frequencies | None) -> Hidden:
+    inputs = {name: value[:, :-1] for name, value in self.batch.items()}
+    return hidden_states(
+      params,
+      model,
+      inputs["tokens"],
+      compute=self._compute,
+      segments_BT=inputs.get("segments"),
+      position_ids_BT=inputs.get("positions"),
+      frequencies=table,
+      taps=Taps(tuple(range(model.num_layers)) if names else (), names),
+    )
+
+  def token_losses(self, states_BTD: Array) -> TokenLosses:
+    """Losses of the batch's targets, given the student's hidden states; see loss.token_losses."""
+    compute = self._compute
+    return token_losses(self.params, states_BTD, self.targets_BT, compute.loss_chunk, compute.derivatives)
+
+  def summed_losses(self, states_BTD: Array, z_loss: float = 0.0) -> SummedLosses:
+    """The sum of these losses over the targets that count: faster than to add them up; see loss.summed_token_losses."""
+    return summed_token_losses(
+      self.params,
+      states_BTD,
+      self.targets_BT,
+      self.weights_BT,
+      z_loss=z_loss,
+      chunk=self._compute.loss_chunk,
+      derivatives=self._compute.derivatives,
+    )
+
+  def by_chunk(self, function: Callable[..., Any], student_BTD: Array, teacher_BTD: Array) -> Any:
+    """`function` of the logits of both and the targets, a chunk of C positions at a time: no (B, T, V) array exists.
+
+    Args:
+      function: (student's logits (B, C, V), teacher's, targets (B, C)) -> a tree of arrays (B, C).
+    """
+
+    frozen = self.frozen
+    assert frozen is not None, "Objective.frozen asks for no weights"
+
+    def of_logits(student_BCD: Array, teacher_BCD: Array, targets_BC: Array) -> Any:
+      teacher_BCV = jax.lax.stop_gradient(unembed(frozen, teacher_BCD))
+      return function(unembed(self.params, student_BCD, self._compute.derivatives), teacher_BCV, targets_BC)
+
+    # Both logits exist at one time.
+    chunk = self._compute.loss_chunk or -(-chunk_for(self.params, student_BTD, gradient=True) // 2)
+    return map_chunks(of_logits, (student_BTD, teacher_BTD, self.targets_BT), chunk)
+
+  @property
+  def _compute(self) -> ComputeConfig:
+    return self.run.config.compute
+
+
+def make_train_step(run: Run, optimizer: optax.GradientTransformation, objective: Objective):
+  """step(state, batch, step, frozen) -> (state, report): a pure function, to be compiled by the caller.
+
+  The batch is split into `optim.accumulation` micro-batches whose sums of losses and gradients are added up and divided
+  by the number of real targets once, so that accumulation changes nothing but memory.
+
+  Of the step's arguments `batch` and `step` are those of `Inputs`; `frozen` is None unless the objective has a teacher.
+  A report is {"loss": mean negative log-likelihood, "grad_norm", "tokens", "metrics": the objective's own, as means,
+  "norms": of parameters and updates, if asked for}.
+  """
+  pieces = run.config.optim.accumulation
+
+  def loss(params: Params, batch: dict[str, Array], step: Array, frozen: Params | None) -> Any:
+    return objective(Inputs(run, params, frozen, batch, step))
+
+  gradient = jax.value_and_grad(loss, has_aux=True)
+
+  def sums_and_gradients(params: Params, batch: dict[str, Array], *others: Any) -> Any:
+    (_, sums), grads = gradient(params, batch, *others)
+    return sums, grads
+
+  def train_step(state: TrainState, batch: dict[str, Array], step: Array, frozen: Any) -> tuple[TrainState, Report]:
+    if pieces == 1:
+      sums, grads = sums_and_gradients(state.params, batch, step, frozen)
+    else:
+      # Row r goes to micro-batch r % pieces: every device keeps rows of its own in each.
+      micro = jax.tree.map(lambda x: x.reshape(-1, pieces, *x.shape[1:]).swapaxes(0, 1), batch)
+
+      def add(totals: Any, rows: dict[str, Array]) -> tuple[Any, None]:
+        return jax.tree.map(jnp.add, totals, sums_and_gradients(state.params, rows, step, frozen)), None
+
+      first = jax.tree.map(lambda x: x[0], micro)
+      zeros = jax.tree.map(jnp.zeros_like, jax.eval_shape(sums_and_gradients, state.params, first, step, frozen))
+      (sums, grads), _ = jax.lax.scan(add, zeros, micro)
+    count = jnp.maximum(sums["tokens"], 1.0)
+    grads = jax.tree.map(lambda g: g / count, grads)
+    updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+    report = {"loss": sums["nll"] / count, "grad_norm": optax.tree.norm(grads), "tokens": sums["tokens"]}
+    report["metrics"] = {name: total / count for name, total in sums.items() if name not in ("nll", "tokens")}
+    report["norms"] = {}
+    if run.config.log_norms:
+      report["norms"] = {"param_norm": optax.tree.norm(state.params), "update_norm": optax.tree.norm(updates)}
+    return TrainState(optax.apply_updates(state.params, updates), opt_state), report
+
+  return train_step
+
+
+def jit_train_step(run: Run, optimizer: optax.GradientTransformation, abstract: TrainState, frozen: Any, mesh: Mesh):
+  """`make_train_step` of the run's objective under `jax.jit`; the state stays where it is and is reused.
+
+  Args:
+    abstract, frozen: shapes and shardings of the state and of the frozen weights (None if there are none).
+  """
+  state, still = (jax.tree.map(lambda leaf: leaf.sharding, tree) for tree in (abstract, frozen))
+  everywhere = NamedSharding(mesh, PartitionSpec())
+  return jax.jit(
+    make_train_step(run, optimizer, run.config.objective),
+    in_shardings=(state, batch_sharding(mesh), everywhere, still),
+    out_shardings=(state, everywhere),
+    donate_argnums=0,
+    compiler_options=compiler_options(run.config.compute, mesh),
+  )
+
+
+def compiler_options(compute: ComputeConfig, mesh: Mesh) -> dict[str, str]:
+  """Those of ComputeConfig.xla_options that are of the mesh's platform."""
+  found = {}
+  for option in compute.xla_options:
+    platform, _, setting = option.partition(":")
+    name, _, value = setting.partition("=")
+    if platform == mesh.devices.flat[0].platform:
+      found[name] = value
+  return found
+
+
+def step_number(step: int) -> np.ndarray:
+  """A step as the argument of the train step: so typed, all steps are one compiled program."""
+  return np.asarray(step, np.int32)
+
+
+def batch_sharding(mesh: Mesh) -> NamedSharding:
+  """Where the rows of a training batch lie."""
+  return named_sharding(mesh, ("batch",))

@@ -1,0 +1,47 @@
+"""`--import`: a user's code by module name or file. Each case runs in a process of its own."""
+
+import json
+
+import pytest
+
+VALUE = """
+import dataclasses
+from drope_jax.transitions import Transition
+
+@dataclasses.dataclass(unsafe_hash=True)
+class Sink(Transition):
+  depth: int = 1
+"""
+PROGRAM = "tests.support.flags_program"
+
+
+def test_files_and_modules_are_one_class_by_one_name(command, tmp_path):
+  (tmp_path / "sinks.py").write_text(VALUE)
+  package = tmp_path / "elsewhere" / "mine"
+  package.mkdir(parents=True)
+  (package / "__init__.py").touch()
+  (package / "deep.py").write_text("from mine import other\n" + VALUE)
+  (package / "other.py").touch()
+  ended = command(PROGRAM, *(f"--import={text}" for text in (tmp_path / "sinks.py", "sinks", package / "deep.py")))
+  assert ended.status == 0, ended.stderr
+  assert json.loads(ended.stdout)[-1] == ["sinks:Sink", "mine.deep:Sink"]
+
+
+@pytest.mark.parametrize(
+  ("name", "content", "named"),
+  [
+    ("absent.py", None, ["absent.py", "no such file"]),
+    ("no_such_module", None, ["no_such_module"]),
+    ("no_such_package.part", None, ["no_such_package.part"]),
+    ("random.py", VALUE, ["random.py", "rename"]),
+    ("broken.py", "x = 1\ny = x / 0\n", ["broken.py", "line 2", "ZeroDivisionError"]),
+    ("wrong.py", "def f(:\n", ["wrong.py", "SyntaxError"]),
+    ("needs.py", "import no_such_library\n", ["needs.py", "no_such_library"]),
+  ],
+)
+def test_what_cannot_be_imported_is_one_line(command, tmp_path, name, content, named):
+  if content is not None:
+    (tmp_path / name).write_text(content)
+  ended = command(PROGRAM, f"--import={tmp_path / name if name.endswith('.py') else name}")
+  assert ended.status == 2
+  assert all(part in ended.error() for part in ["--import", *named]), ended.stderr

@@ -1,0 +1,60 @@
+"""experiments.evaluate as a person types it."""
+
+import json
+
+import pytest
+from support.tiny_run import contents
+
+pytestmark = pytest.mark.usefixtures("compile_once")
+
+
+def test_evaluate_measures_each_figure_once(command, files, tmp_path):
+  before = contents(files / "finished")
+  arguments = (
+    f"--checkpoint={files / 'finished'}",
+    f"--out={tmp_path / 'out'}",
+    "--methods=rope,yarn",
+    "--lengths=1x,32",
+    "--tasks=perplexity",
+    "--documents=2",
+  )
+  ended = command("experiments.evaluate", *arguments)
+  assert ended.status == 0, ended.stderr
+  results = (tmp_path / "out" / "results.jsonl").read_text()
+  loss = {(r["method"], r["context"]): r for r in map(json.loads, results.splitlines()) if r["metric"] == "loss"}
+  assert loss.keys() == {("rope", 16), ("rope", 32), ("yarn", 16), ("yarn", 32)}
+  assert {r["run"] for r in loss.values()} == {"finished"}
+  assert loss["rope", 16]["value"] == loss["yarn", 16]["value"]
+  assert loss["rope", 32]["n"] == 2 * 32
+  assert command("experiments.evaluate", *arguments).status == 0
+  assert (tmp_path / "out" / "results.jsonl").read_text() == results
+  assert contents(files / "finished") == before
+
+
+def test_evaluate_names_a_split_that_is_missing(command, files, tmp_path):
+  ended = command("experiments.evaluate", f"--checkpoint={files / 'wider'}", f"--out={tmp_path / 'out'}")
+  assert ended.status == 2
+  assert f"{files / 'unevaluated'}: the split 'heldout' is missing" in ended.error()
+  assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+  ("arguments", "named", "status"),
+  [
+    (["--checkpoint=/nowhere/run"], "/nowhere/run", 1),
+    (["--step=7"], "no checkpoint of step 7; there are 5, 10", 1),
+    (["--methods=rope,yarm"], "method is 'yarm'; allowed: rope, ", 2),
+    (["--methods=drope"], "method 'drope' is impossible for a checkpoint with positions RoPE", 2),
+    (["--tasks=perplexity,needle"], "task is 'needle'; allowed: perplexity, needles", 2),
+    (["--lengths=0x"], "--lengths has '0x'", 2),
+    (["--lengths=far"], "--lengths has 'far'", 2),
+    (["--documents=few"], "documents", 2),
+  ],
+)
+def test_evaluate_names_what_is_wrong_and_writes_nothing(command, files, tmp_path, arguments, named, status):
+  if not arguments[0].startswith("--checkpoint"):
+    arguments = [f"--checkpoint={files / 'finished'}", *arguments]
+  ended = command("experiments.evaluate", *arguments, f"--out={tmp_path / 'out'}")
+  assert named in ended.error()
+  assert ended.status == status
+  assert not (tmp_path / "out").exists()

@@ -1,0 +1,91 @@
+"""What the tests of commands share: a config file, runs to measure, and a server that runs command lines quickly."""
+
+import contextlib
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from support.tiny_run import tiny_corpus, tiny_model, tiny_run
+
+from drope_jax.data.corpus import build_corpus, documents
+from drope_jax.train import train
+
+ROOT = Path(__file__).parents[2]
+CONFIG_FILE = """
+from drope_jax.config import DataConfig, InitConfig, ModelConfig, OptimConfig, TrainConfig
+from drope_jax.transitions import Keep
+
+
+def get_config(init=None):
+  sizes = {{"d_model": 16, "num_layers": 2, "num_heads": 4, "num_kv_heads": 2, "head_dim": 4, "d_ff": 24}}
+  return TrainConfig(
+    model=ModelConfig(vocab_size=264, **sizes),
+    init=InitConfig(checkpoint=init, transition=Keep()) if init else None,
+    data=DataConfig(directory={corpus!r}, context=16, batch_size=8),
+    optim=OptimConfig(peak_lr=1e-2, warmup_steps=2),
+    steps=10,
+    log_every=1,
+    checkpoint_every=5,
+    trackers=(),
+  )
+"""
+
+
+class Ended(NamedTuple):
+  """How a command ended."""
+
+  status: int
+  stdout: str
+  stderr: str
+
+  def error(self) -> str:
+    """What it says, if that is one line as promised."""
+    lines = self.stderr.splitlines()
+    assert len(lines) == 1 and lines[0].startswith("error: "), self.stderr
+    return lines[0]
+
+
+def make_files(directory: Path) -> Path:
+  """A corpus, a config file that trains on it (tiny.py), a run that did (finished), one of another shape (wider)."""
+  training = list(documents(tiny_corpus(directory / "unevaluated"), "train"))
+  prose = ["\n".join(training[part::8]) for part in range(8)]  # long enough to be measured on
+  splits = {"train": training, "heldout": prose[:4], "fit": prose[4:]}
+  corpus = str(build_corpus(directory / "corpus", splits))
+  (directory / "tiny.py").write_text(CONFIG_FILE.format(corpus=corpus))
+  train(tiny_run(corpus), directory / "finished")
+  wider = {"model": tiny_model(d_ff=32), "optim": {"warmup_steps": 0}, "steps": 1}
+  train(tiny_run(str(directory / "unevaluated"), **wider), directory / "wider")
+  return directory
+
+
+@contextlib.contextmanager
+def serving(base: Path) -> Iterator[Callable[..., Ended]]:
+  """A function that runs `python -m MODULE ARGUMENTS`; compiled programs are kept below `base`."""
+  server = subprocess.Popen(
+    [sys.executable, str(ROOT / "tests" / "support" / "command_server.py")],
+    stdin=subprocess.PIPE,
+    stdout=subprocess.PIPE,
+    text=True,
+    cwd=ROOT,
+    env={
+      **os.environ,
+      "JAX_PLATFORMS": "cpu",
+      "PYTHONPATH": str(ROOT),
+      "JAX_COMPILATION_CACHE_DIR": str(base / "compiled"),
+      "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+      "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
+    },
+  )
+
+  def run(module, *arguments):
+    server.stdin.write(json.dumps([module, *map(str, arguments)]) + "\n")
+    server.stdin.flush()
+    return Ended(**json.loads(server.stdout.readline()))
+
+  yield run
+  server.stdin.close()
+  server.wait()

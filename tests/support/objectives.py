@@ -1,0 +1,20 @@
+"""An objective of one micro-batch, outside of a run."""
+
+from drope_jax.config import ComputeConfig, DataConfig, OptimConfig, TrainConfig
+from drope_jax.runs import Run
+from drope_jax.train_step import Inputs, step_number
+
+
+def sums(objective, model, params, batch, compute=None, *, source=None, frozen=None, step=0, steps=10, init=None):
+  """The sum to differentiate and the sums to report, at a step of a run of `model` (see Run for `source`)."""
+  config = TrainConfig(
+    model=model,
+    init=init,
+    objective=objective,
+    data=DataConfig(directory="none", context=16, batch_size=8),
+    optim=OptimConfig(peak_lr=1e-3),
+    compute=compute or ComputeConfig(dtype="float32"),
+    steps=steps,
+  )
+  number = step_number(step) if isinstance(step, int) else step
+  return objective(Inputs(Run(config, model, source), params, frozen, batch, number))

@@ -1,0 +1,221 @@
+"""Objectives: what they add up, how a teacher's weight falls, and that they train, accumulate and resume."""
+
+import dataclasses
+import functools
+import json
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from support.interrupting import terminate, when_step_is_logged
+from support.objectives import sums
+from support.tiny_run import losses, records, tiny_corpus, tiny_model, tiny_run
+
+from drope_jax import checkpoint, metrics
+from drope_jax.checkpoint import TrainState
+from drope_jax.config import ComputeConfig, InitConfig
+from drope_jax.errors import ConfigError
+from drope_jax.model import Decoder, Taps, hidden_states, init_params
+from drope_jax.objective import Distill, NextToken, Objective
+from drope_jax.runs import resolve
+from drope_jax.train import train
+from drope_jax.train_step import make_train_step, step_number
+
+pytestmark = pytest.mark.usefixtures("compile_once", "quick_compilation")
+
+TEACHER = tiny_model(vocab_size=50, init_std=0.3)
+STUDENT = dataclasses.replace(TEACHER, positions=None)
+TRAINED = tiny_model(init_std=0.3)  # of runs: attention is far from uniform, so that positions matter
+INIT = InitConfig(checkpoint="elsewhere", model=TEACHER)
+TOKENS = jnp.asarray(np.random.default_rng(0).integers(0, 50, (4, 11)), jnp.int32)
+
+
+@dataclasses.dataclass(unsafe_hash=True)
+class Confident(Objective):
+  """A user's own: cross-entropy, and a penalty on the entropy of the prediction."""
+
+  weight: float = 0.1
+
+  def __call__(self, inputs):
+    states_BTD = inputs.student().states_BTD
+    total, nll = inputs.summed_losses(states_BTD)
+    entropy_BT = -inputs.token_losses(states_BTD).nll_BT  # any number per target will do
+    penalty = (entropy_BT * inputs.weights_BT).sum()
+    return total + self.weight * penalty, {"nll": nll, "tokens": inputs.weights_BT.sum(), "penalty": penalty}
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory):
+  return tiny_corpus(tmp_path_factory.mktemp("corpus") / "corpus")
+
+
+@pytest.fixture(scope="module")
+def rope(corpus, tmp_path_factory):
+  workdir = tmp_path_factory.mktemp("runs") / "rope"
+  train(tiny_run(corpus, model=TRAINED, steps=4), workdir)
+  return workdir
+
+
+@pytest.fixture(scope="module")
+def params():
+  return jax.jit(functools.partial(init_params, TEACHER))(jax.random.key(0))
+
+
+@functools.partial(jax.jit, static_argnames=("objective", "chunk"))
+def distilled(params, frozen, objective, step=0, chunk=512):
+  compute = ComputeConfig(dtype="float32", loss_chunk=chunk)
+  return sums(
+    objective, STUDENT, params, {"tokens": TOKENS}, compute, source=TEACHER, frozen=frozen, step=step, init=INIT
+  )
+
+
+def log_probabilities(model, params):
+  logits = jax.jit(Decoder(model).apply)({"params": params}, TOKENS[:, :-1])
+  return np.asarray(jax.nn.log_softmax(logits), np.float64)
+
+
+def test_the_distance_of_logits_is_the_divergence_from_the_teacher(params):
+  log_p, log_q = log_probabilities(TEACHER, params), log_probabilities(STUDENT, params)
+  expected = (np.exp(log_p) * (log_p - log_q)).sum()
+  total, found = distilled(params, params, Distill(weight=0.5, until=1.0))
+  assert expected > 1
+  np.testing.assert_allclose(found["kl"], expected, rtol=1e-4)
+  np.testing.assert_allclose(total, found["nll"] + 0.5 * expected, rtol=1e-4)
+  assert found["tokens"] == 40
+
+
+def test_the_distance_of_attention_is_the_mean_square_over_features_and_layers(params):
+  def updates(model):
+    taps = Taps(tuple(range(model.num_layers)), ("attention",))
+    return np.asarray(hidden_states(params, model, TOKENS[:, :-1], taps=taps).taps["attention"])
+
+  expected = ((updates(STUDENT) - updates(TEACHER)) ** 2).mean(axis=(0, -1)).sum()
+  total, found = distilled(params, params, Distill(what="attention"))
+  assert expected > 0
+  np.testing.assert_allclose(found["attention_mse"], expected, rtol=1e-4)
+  np.testing.assert_allclose(total, found["nll"] + expected, rtol=1e-5)
+
+
+def test_the_weight_falls_linearly_to_zero_and_then_no_teacher_is_asked(params):
+  objective = Distill(weight=2.0, until=0.5)  # of 10 steps
+  plain, _ = jax.jit(lambda params: sums(NextToken(), STUDENT, params, {"tokens": TOKENS}))(params)
+  for step, weight in ((0, 2.0), (1, 1.6), (4, 0.4)):
+    total, found = distilled(params, params, objective, step)
+    np.testing.assert_allclose(total, plain + weight * found["kl"], rtol=1e-4)
+  unknown = jax.tree.map(lambda x: jnp.full_like(x, jnp.nan), params)
+  for step in (5, 9):
+    total, found = distilled(params, unknown, objective, step)
+    np.testing.assert_allclose(total, plain, rtol=1e-6)
+    assert np.isnan(found["kl"])
+  assert [objective.extra_forwards(step, 10) for step in (0, 4, 5, 9)] == [1, 1, 0, 0]
+
+
+def test_no_gradient_flows_to_the_teacher(params):
+  value = lambda params, frozen: distilled(params, frozen, Distill())[0]
+  ours, theirs = jax.grad(value, argnums=(0, 1))(params, params)
+  assert any(np.any(leaf) for leaf in jax.tree.leaves(ours))
+  assert not any(np.any(leaf) for leaf in jax.tree.leaves(theirs))
+
+
+@pytest.mark.parametrize("chunk", [5, 4])
+def test_chunks_change_nothing(params, chunk):
+  def both(size):
+    value = functools.partial(distilled, objective=Distill(), chunk=size)
+    return jax.value_and_grad(lambda student: value(student, params)[0])(params)
+
+  jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4), both(10), both(chunk))
+
+
+@pytest.mark.parametrize("what", ["logits", "attention"])
+def test_micro_batches_add_up(rope, corpus, what):
+  objective = Distill(weight=0.7, until=0.5, what=what)
+  init = InitConfig(checkpoint=str(rope))
+  found = []
+  for accumulation in (1, 4):
+    config = tiny_run(corpus, init=init, objective=objective, optim={"accumulation": accumulation})
+    run, optimizer = resolve(config), optax.sgd(1.0)
+    frozen = checkpoint.open_step(rope).params()
+    step = jax.jit(make_train_step(run, optimizer, objective))
+    rows = {"tokens": jnp.asarray(np.random.default_rng(1).integers(0, 257, (8, 17)), jnp.int32)}
+    found.append(step(TrainState(frozen, optimizer.init(frozen)), rows, step_number(1), frozen))
+  jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-6, rtol=2e-5), *found)
+
+
+def test_a_distillation_trains_records_and_resumes_exactly(rope, corpus, tmp_path, monkeypatch):
+  init = InitConfig(checkpoint=str(rope))
+  config = tiny_run(corpus, init=init, objective=Distill(until=0.5), steps=6, checkpoint_every=3)
+  train(config, tmp_path / "straight")
+  found = records(tmp_path / "straight")
+  assert all(record["kl"] > 0 for record in found[:3]) and [record["kl"] for record in found[3:]] == [None] * 3
+  saved = checkpoint.open_step(tmp_path / "straight")
+  assert saved.meta["teacher_step"] == 4 and saved.config.objective == Distill(until=0.5)
+  when_step_is_logged(monkeypatch, 1, terminate)
+  assert train(config, tmp_path / "stopped") == (2, False)
+  train(config, tmp_path / "stopped")
+  assert [(record["loss"], record["kl"]) for record in records(tmp_path / "stopped")] == [
+    (record["loss"], record["kl"]) for record in found
+  ]
+
+
+def test_a_run_of_ones_own_may_teach(rope, corpus, tmp_path):
+  config = tiny_run(corpus, objective=Distill(teacher=str(rope)), steps=2)
+  assert train(config, tmp_path / "student") == (2, True)
+  assert all(record["kl"] > 0 for record in records(tmp_path / "student"))
+  with pytest.raises(ConfigError, match="has a vocabulary of 264, the run 300"):
+    train(dataclasses.replace(config, model=tiny_model(vocab_size=300)), tmp_path / "other")
+
+
+def test_the_teachers_forward_pass_is_a_third_of_a_step_while_it_runs():
+  factors = [metrics.objective_factor(Distill(until=0.5), step, 10) for step in (0, 4, 5)]
+  assert factors == pytest.approx([4 / 3, 4 / 3, 1])
+  assert metrics.objective_factor(NextToken(), 0, 10) == 1
+
+
+def test_mfu_counts_the_teacher(rope, corpus, tmp_path, monkeypatch):
+  monkeypatch.setattr(metrics, "mfu", lambda speed, flops: flops)
+  init = InitConfig(checkpoint=str(rope))
+  train(tiny_run(corpus, init=init, objective=Distill(until=0.5), steps=6, log_every=2), tmp_path)
+  per_token = metrics.flops_per_token(tiny_model(), 16)
+  found = {record["step"]: record["mfu"] for record in records(tmp_path)}
+  assert found == {1: None, 2: pytest.approx(per_token * 4 / 3), 4: pytest.approx(per_token * 7 / 6)} | {
+    5: pytest.approx(per_token),
+    6: pytest.approx(per_token),
+  }
+
+
+def test_an_objective_of_ones_own_trains_is_recorded_and_resumes(corpus, tmp_path, monkeypatch):
+  config = tiny_run(corpus, objective=Confident(weight=0.2), steps=4, checkpoint_every=2)
+  train(config, tmp_path / "straight")
+  written = json.loads((tmp_path / "straight" / "config.json").read_text())["objective"]
+  assert written == {"type": f"{__name__}:Confident", "weight": 0.2}
+  assert all(math.isfinite(record["penalty"]) for record in records(tmp_path / "straight"))
+  assert losses(tmp_path / "straight") != losses_of_plain(corpus, tmp_path)
+  when_step_is_logged(monkeypatch, 1, terminate)
+  assert train(config, tmp_path / "stopped") == (2, False)
+  assert train(config, tmp_path / "stopped") == (4, True)
+  assert losses(tmp_path / "stopped") == losses(tmp_path / "straight")
+  assert checkpoint.load(tmp_path / "stopped").config.objective == Confident(weight=0.2)
+
+
+def losses_of_plain(corpus, tmp_path):
+  train(tiny_run(corpus, steps=4, checkpoint_every=2), tmp_path / "plain")
+  return losses(tmp_path / "plain")
+
+
+@pytest.mark.parametrize(
+  ("make", "message"),
+  [
+    (lambda: NextToken(z_loss=-1e-4), "NextToken.z_loss is -0.0001"),
+    (lambda: Distill(weight=0.0), "Distill.weight is 0.0"),
+    (lambda: Distill(until=1.5), "Distill.until is 1.5"),
+    (lambda: Distill(teacher=""), "Distill.teacher is empty"),
+    (lambda: Distill(what="words"), "Distill.what is 'words'; allowed: logits, attention"),
+    (lambda: tiny_run("none", objective=Distill()), "whose teacher is that of TrainConfig.init; there is none"),
+  ],
+)
+def test_a_setting_that_cannot_be(make, message):
+  with pytest.raises(ConfigError, match=message):
+    make()
