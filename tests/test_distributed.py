@@ -1,5 +1,7 @@
 """What a process decides by who it is. Processes that really meet: test_multi_host.py."""
 
+import os
+import signal
 from typing import NamedTuple
 
 import jax
@@ -88,3 +90,13 @@ def test_a_local_workdir_of_several_processes_is_refused(monkeypatch, workdir, p
       distributed.refuse_local(workdir, shared)
   else:
     distributed.refuse_local(workdir, shared)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_either_signal_asks_to_stop_and_is_given_back(number):
+  before = signal.getsignal(number)
+  with distributed.sigterm() as stop:
+    assert not stop(1)
+    os.kill(os.getpid(), number)
+    assert stop(2)
+  assert signal.getsignal(number) is before

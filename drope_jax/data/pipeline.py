@@ -20,6 +20,7 @@ from drope_jax.data.tokenizers import Tokenizer, load_tokenizer
 from drope_jax.errors import ConfigError
 
 INTERLEAVED = 64  # documents that are read side by side, over all processes
+_SIZED = 64  # documents whose lengths stand for those of all
 SHUFFLED_BATCHES = 16  # batches whose rows are shuffled together
 
 
@@ -78,6 +79,15 @@ def open_documents(config: DataConfig) -> Documents:
   if not config.directory:
     raise ConfigError("DataConfig names no data: give directory (in commands, --data=PATH) or source")
   return source_at(config.directory).part(config.split).documents()
+
+
+def estimated_size(config: DataConfig, tokenizer: Tokenizer) -> tuple[int, float]:
+  """How many documents an epoch of a run has, and their tokens; estimated from _SIZED of them, if there are more."""
+  documents = open_documents(config)
+  tokenize = _tokenize(documents, tokenizer, config)
+  lengths = [len(tokenize(place)["tokens"]) for place in range(0, len(documents), max(len(documents) // _SIZED, 1))]
+  share = len(documents) / len(lengths)
+  return round(share * sum(length > 0 for length in lengths)), max(share * sum(lengths), 1.0)
 
 
 def settled(

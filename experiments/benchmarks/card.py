@@ -48,9 +48,9 @@ VARIANTS = (
 TORCH = ("torch", "torch_compiled")
 NEEDED = 25.0  # seconds that a variant is thought to take
 
-WHICH = flags.DEFINE_list("variants", list(VARIANTS), "What is measured, in this order; see above.")
+WHICH = cli.define_list("variants", list(VARIANTS), "What is measured, in this order; see above.")
 SECONDS = flags.DEFINE_float("seconds", 280, "No variant begins later than a while before these are over.")
-JSONL = flags.DEFINE_string("jsonl", None, "File to which one record per figure is appended.")
+JSONL = cli.define_path("jsonl", None, "File to which one record per figure is appended.")
 DTYPE = flags.DEFINE_enum("dtype", "bfloat16", ["bfloat16", "float32"], "Of activations and of the ceiling's product.")
 CEILING = flags.DEFINE_integer("ceiling", 8192, "Size of the square product that is the matmul ceiling.", lower_bound=1)
 STEPS = flags.DEFINE_integer("steps", 8, "Steps of a round.", lower_bound=1)

@@ -15,13 +15,13 @@ from experiments.benchmarks.shapes import shape_named
 
 MODULES = {"ours": "experiments.benchmarks.ours", "torch": "experiments.benchmarks.theirs"}
 
-SHAPES = flags.DEFINE_list("shapes", ["1m", "30m"], "Of experiments/benchmarks/shapes.py.")
-SIDES = flags.DEFINE_list("sides", list(MODULES), f"Any of {', '.join(MODULES)}.")
+SHAPES = cli.define_list("shapes", ["1m", "30m"], "Of experiments/benchmarks/shapes.py.")
+SIDES = cli.define_list("sides", list(MODULES), f"Any of {', '.join(MODULES)}.")
 BATCH = flags.DEFINE_integer("batch", 1, "Prompts that are answered together.", lower_bound=1)
 PROMPT = flags.DEFINE_integer("prompt", 256, "Tokens of a prompt.", lower_bound=2)
 NEW_TOKENS = flags.DEFINE_integer("new_tokens", 128, "Tokens of an answer.", lower_bound=2)
 ROUNDS = flags.DEFINE_integer("rounds", 5, "Times that the sides take turns.", lower_bound=1)
-JSON = flags.DEFINE_string("json", None, "Also write the figures to this file, which must not exist.")
+JSON = cli.define_path("json", None, "Also write the figures to this file, which must not exist.")
 
 
 def main() -> None:

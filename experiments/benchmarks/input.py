@@ -22,16 +22,16 @@ from experiments.benchmarks.figures import INPUT_HEADER, input_figures, input_ro
 from experiments.benchmarks.measuring import in_turns
 from experiments.benchmarks.shapes import shape_named
 
-SHAPES = flags.DEFINE_list("shapes", ["1m", "30m"], "Of experiments/benchmarks/shapes.py.")
-DATASET = flags.DEFINE_string("dataset", None, "A prepared dataset; documentation strings by default.")
-TOKENIZER = flags.DEFINE_string("tokenizer", "byte", "As DataConfig.tokenizer; no larger than the shape's vocabulary.")
+SHAPES = cli.define_list("shapes", ["1m", "30m"], "Of experiments/benchmarks/shapes.py.")
+DATASET = cli.define_path("dataset", None, "A prepared dataset; documentation strings by default.")
+TOKENIZER = cli.define_path("tokenizer", "byte", "As DataConfig.tokenizer; no larger than the shape's vocabulary.")
 WORKERS = flags.DEFINE_integer("num_workers", 0, "As DataConfig.num_workers.", lower_bound=0)
 DOCUMENT_MASK = flags.DEFINE_bool("document_mask", False, "As DataConfig.document_mask.")
 ROUNDS = flags.DEFINE_integer("rounds", 5, "Times that the measurements take turns.", lower_bound=1)
 STEPS = flags.DEFINE_integer(
   "steps", SHUFFLED_BATCHES, "Steps of a turn; fewer may miss when rows are read.", lower_bound=1
 )
-JSON = flags.DEFINE_string("json", None, "Also write the figures to this file, which must not exist.")
+JSON = cli.define_path("json", None, "Also write the figures to this file, which must not exist.")
 
 
 def main() -> None:

@@ -19,12 +19,12 @@ from experiments.benchmarks.shapes import shape_named
 
 MODULES = {"ours": "experiments.benchmarks.ours", "torch": "experiments.benchmarks.theirs"}
 
-LENGTHS = flags.DEFINE_list("lengths", ["2048", "4096", "8192", "16384", "32768", "65536"], "Tokens.")
-SIDES = flags.DEFINE_list("sides", list(MODULES), f"Any of {', '.join(MODULES)}.")
+LENGTHS = cli.define_list("lengths", ["2048", "4096", "8192", "16384", "32768", "65536"], "Tokens.")
+SIDES = cli.define_list("sides", list(MODULES), f"Any of {', '.join(MODULES)}.")
 SHAPE = flags.DEFINE_string("shapes", "smollm2_135m", "One of experiments/benchmarks/shapes.py.")
-CHECKPOINT = flags.DEFINE_string("checkpoint", None, "Workdir of a run, or an imported model, in place of --shapes.")
+CHECKPOINT = cli.define_path("checkpoint", None, "Workdir of a run, or an imported model, in place of --shapes.")
 ROUNDS = flags.DEFINE_integer("rounds", 1, "Times that each length is measured.", lower_bound=1)
-JSON = flags.DEFINE_string("json", None, "Also write the figures to this file, which must not exist.")
+JSON = cli.define_path("json", None, "Also write the figures to this file, which must not exist.")
 
 
 def read_lengths(texts: list[str]) -> list[int]:

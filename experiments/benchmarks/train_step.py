@@ -23,15 +23,15 @@ from experiments.benchmarks.shapes import Shape, shape_named
 SIDES = ("ours", "torch", "torch_compiled")
 CEILING = {"cpu": (2048, "float32"), "gpu": (8192, "bfloat16")}  # size and dtype of the product that is the ceiling
 
-SHAPES = flags.DEFINE_list("shapes", ["1m", "30m"], "Of experiments/benchmarks/shapes.py.")
-WHICH = flags.DEFINE_list("sides", list(SIDES), f"Any of {', '.join(SIDES)}.")
+SHAPES = cli.define_list("shapes", ["1m", "30m"], "Of experiments/benchmarks/shapes.py.")
+WHICH = cli.define_list("sides", list(SIDES), f"Any of {', '.join(SIDES)}.")
 ROUNDS = flags.DEFINE_integer("rounds", 5, "Times that the sides take turns.", lower_bound=1)
 STEPS = flags.DEFINE_integer("steps", 2, "Steps of a turn.", lower_bound=1)
 BATCH = flags.DEFINE_integer("batch", None, "Rows of a step; the shape's own by default.", lower_bound=1)
 SCAN = flags.DEFINE_bool("scan", False, "Ours with its layers scanned; by default they are unrolled.")
 REMAT = flags.DEFINE_string("remat", "none", "Of ours: none, dots or full.")
 PLATFORM = flags.DEFINE_enum("platform", "cpu", sorted(CEILING), "Where both sides compute.")
-JSON = flags.DEFINE_string("json", None, "Also write the figures to this file, which must not exist.")
+JSON = cli.define_path("json", None, "Also write the figures to this file, which must not exist.")
 
 
 def jobs(shape: Shape, sides: list[str], platform: str, compute: dict[str, Any]) -> dict[str, tuple[str, dict]]:

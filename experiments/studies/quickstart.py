@@ -10,23 +10,20 @@ needles found 29 ± 7 and 68 ± 18 %.
 
 import dataclasses
 import itertools
-import random
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from drope_jax.config import ComputeConfig, DataConfig, InitConfig, ModelConfig, OptimConfig, QKNorm, TrainConfig
 from drope_jax.data import docstrings
-from drope_jax.data.corpus import build_corpus, documents, is_built
-from drope_jax.data.recall import Lines, RecallParameters, recall_document, sentences, vocabulary
-from drope_jax.data.tokenizers import load_tokenizer, train_bpe
+from drope_jax.data.corpus import documents, is_built
+from drope_jax.data.tokenizers import load_tokenizer
 from drope_jax.errors import ConfigError
 from drope_jax.evaluate.catalog import DEFAULT, EvalData
 from drope_jax.positions import RoPE
 from drope_jax.transitions import Drop, Keep
 from experiments.plan import Arm, Row, Study, check_at_least_one, run_directory
+from experiments.recall_corpus import Recipe, build
 
-FILLER_PIECES = 1000  # pieces of prose whose sentences fill recall documents
 SPREAD = (
   "Another seed can change a loss by about as much, and what a model this small has learnt to retrieve by more than "
   "the number of prompts says: by up to 25 points (standard deviation over three seeds, experiments/RESULTS.md)."
@@ -100,7 +97,7 @@ class Quickstart:
       tokenizer=str(tokenizer / "tokenizer.json"),
       context=self.context,
       batch_size=self.batch_size,
-      interleave=1,  # no document is longer than a few rows: see _pieces
+      interleave=1,  # no document is longer than a few rows: see recall_corpus.cut
     )
     lengths = [extension * self.context for extension in self.extensions]
     return Study(
@@ -167,17 +164,14 @@ def prepare(settings: Quickstart, corpus: Path, tokenizer: Path) -> None:
       f"Quickstart.data, packages and prose_limit leave {len(prose)} documents, of which {len(held_out)} are held out; "
       "there must be one to train on, and two held out"
     )
-  encoder = train_bpe(train, settings.model.vocab_size, tokenizer, whole=vocabulary())
-  pieces = [piece for text in train for piece in _pieces(text)]
-  random.Random(settings.seed).shuffle(pieces)
-  tokens_per_character = len(encoder.encode("".join(pieces[:200]))) / sum(map(len, pieces[:200]))
-  prose_tokens = sum(map(len, pieces)) * tokens_per_character
-  fillers = [sentence for piece in pieces[:FILLER_PIECES] for sentence in sentences(piece)]
-  recall = _recall(Lines(encoder, fillers), settings, prose_tokens)
-  build_corpus(
-    corpus,
-    {"train": itertools.chain(pieces, recall), "heldout": held_out[::2], "fit": held_out[1::2]},
+  splits = {"train": train, "heldout": held_out[::2], "fit": held_out[1::2]}
+  recipe = Recipe(
+    vocab_size=settings.model.vocab_size,
+    context=settings.context,
+    recall_share=settings.recall_share,
+    seed=settings.seed,
   )
+  build(corpus, tokenizer, splits, recipe)
 
 
 def _prose(settings: Quickstart) -> list[str]:
@@ -185,22 +179,3 @@ def _prose(settings: Quickstart) -> list[str]:
   if settings.data is None:
     return docstrings.gather(settings.packages)[: settings.prose_limit]
   return list(itertools.islice(documents(settings.data, "train"), settings.prose_limit))
-
-
-def _pieces(text: str, characters: int = 2000) -> Iterator[str]:
-  """`text` cut at paragraphs into pieces of about `characters`, so that no document fills many batches in a row."""
-  piece = ""
-  for paragraph in text.split("\n\n"):
-    if piece and len(piece) + len(paragraph) > characters:
-      yield piece
-      piece = ""
-    piece += ("\n\n" if piece else "") + paragraph
-  yield piece
-
-
-def _recall(lines: Lines, settings: Quickstart, prose_tokens: float) -> Iterator[str]:
-  """As many recall documents, all different, as make `recall_share` of all tokens."""
-  parameters = RecallParameters(tokens=(settings.context // 2, settings.context))
-  mean_tokens = sum(parameters.tokens) / 2
-  count = round(prose_tokens * settings.recall_share / (1 - settings.recall_share) / mean_tokens)
-  return (recall_document(lines, parameters, settings.seed, index) for index in range(count))

@@ -18,6 +18,7 @@ COMMANDS = [
   ("experiments.benchmarks.train_step", "--rounds"),
   ("experiments.benchmarks.long_eval", "--lengths"),
   ("experiments.benchmarks.decode", "--new_tokens"),
+  ("experiments.benchmarks.card", "--variants"),
   ("experiments.benchmarks.input", "--num_workers"),
   ("drope_jax.aot", "--topology"),
   ("drope_jax.interop", "import"),

@@ -74,7 +74,7 @@ def test_scripts_parse_and_can_be_run(script):
 def test_what_is_not_given_is_named(path, script):
   done = launch(path, script.name, {})
   assert done.returncode != 0
-  assert re.search(r"(CONFIG|IMAGE|PROJECT|OUT): ", done.stderr)
+  assert re.search(r"(CONFIG|IMAGE|PROJECT|OUT|usage): ", done.stderr)
 
 
 def test_every_flag_is_one_of_the_command():
@@ -107,6 +107,45 @@ def test_the_speed_of_a_gpu_is_kept_and_its_flags_passed_on(path, tmp_path):
   assert activated == ["activated"]
   jsonl = f"--jsonl={tmp_path / 'out' / 'speed.jsonl'}"
   assert call == ["python3", "-m", "experiments.benchmarks.card", jsonl, "--seconds=9"] and (tmp_path / "out").is_dir()
+
+
+@pytest.fixture
+def stubbed_python3(path, tmp_path):
+  """`path` with a stub of python3, for the recipes that run nothing else with it."""
+  write_stub(tmp_path / "python3")
+  return f"{tmp_path}{os.pathsep}{path}"
+
+
+def test_one_gpu_runs_the_seeds_one_after_the_other(stubbed_python3, tmp_path):
+  given = ("partial_drop:small", "60", str(tmp_path), "3", "4")
+  done = launch(stubbed_python3, "one_gpu.sh", {}, *given, "--", "--config.tail_steps=2")
+  assert calls(done) == [
+    ["python3", "-m", "experiments.study", "--config=experiments/studies/partial_drop.py:small",
+     f"--workdir={tmp_path}/seed-{seed}", f"--config.seed={seed}", "--config.tail_steps=2"] for seed in "34"
+  ]  # fmt: skip
+  assert not (tmp_path / "seeds.md").exists()  # no report of a seed is there
+
+  for seed in "34":
+    (tmp_path / f"seed-{seed}").mkdir()
+    (tmp_path / f"seed-{seed}" / "report.md").touch()
+  launch(stubbed_python3, "one_gpu.sh", {}, *given)
+  merged = json.loads((tmp_path / "seeds.md").read_text())
+  assert merged == ["python3", "-m", "experiments.seeds", f"{tmp_path}/seed-3", f"{tmp_path}/seed-4"]
+
+
+def test_one_gpu_ends_at_the_first_seed_that_fails(stubbed_python3, tmp_path):
+  done = launch(stubbed_python3, "one_gpu.sh", {"PYTHON3_STATUS": "2"}, "quickstart", "60", str(tmp_path), "0", "1")
+  assert done.returncode == 2 and done.stdout.count("experiments.study") == 1
+
+
+def test_one_gpu_stops_the_study_when_its_time_is_over(path, tmp_path):
+  """The study gets TERM, and has the time to save; no other seed begins."""
+  study = tmp_path / "python3"
+  study.write_text("#!/usr/bin/env bash\ntrap 'echo saved; exit 0' TERM\necho begun\nsleep 20 &\nwait\n")
+  study.chmod(0o755)
+  done = launch(f"{tmp_path}{os.pathsep}{path}", "one_gpu.sh", {}, "quickstart", "1", str(tmp_path / "out"), "0", "1")
+  assert done.returncode == 75
+  assert [line for line in done.stdout.splitlines() if " " not in line] == ["begun", "saved"]
 
 
 def test_slurm_runs_a_process_for_each_gpu(path):

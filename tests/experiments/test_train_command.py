@@ -185,11 +185,11 @@ from drope_jax import checkpoint
 from drope_jax import cli
 from experiments import train
 
-def resume(*arguments):
-  print("resuming", flush=True)
+def wait(*arguments):
+  print("started", flush=True)
   time.sleep(60)
 
-checkpoint.resume = resume
+checkpoint.check_ours = wait
 cli.run(train.main, stopped_status=train.STOPPED_STATUS)
 """
   workdir = shutil.copytree(files / "finished", tmp_path / "run")
@@ -203,7 +203,7 @@ cli.run(train.main, stopped_status=train.STOPPED_STATUS)
     text=True,
     env={**os.environ, "JAX_PLATFORMS": "cpu"},
   ) as process:
-    assert process.stdout.readline() == "resuming\n"
+    assert process.stdout.readline() == "started\n"
     process.send_signal(signal.SIGTERM)
     said = process.communicate(timeout=60)[1]
   assert process.returncode == 75

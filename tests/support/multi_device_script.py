@@ -52,11 +52,11 @@ def run(corpus: str, workdir: Path, mesh: dict, crash_at: int | None) -> dict:
   def compiled_step(*arguments):
     jitted, compiled = jit_train_step(*arguments), []
 
-    def step(state, batch):
+    def step(*arguments):
       if not compiled:
-        compiled.append(jitted.lower(state, batch).compile())
+        compiled.append(jitted.lower(*arguments).compile())
         memory["arguments"] = compiled[0].memory_analysis().argument_size_in_bytes
-      return compiled[0](state, batch)
+      return compiled[0](*arguments)
 
     return step
 

@@ -77,7 +77,7 @@ def _jsonl(suffix: str) -> Callable[[Path, Sequence[str]], Source]:
 
 def _text(folder: Path, texts: Sequence[str]) -> Source:
   for number, text in enumerate(texts):
-    file = folder / f"{number // 20}" / f"{number:04d}.txt"
+    file = folder / f"{number // 20:04d}" / f"{number:05d}.txt"
     file.parent.mkdir(exist_ok=True)
     file.write_bytes(text.encode())
   return Text(f"{folder}/**/*.txt")

@@ -1,0 +1,105 @@
+"""Prose and recall documents as one corpus, with a tokenizer for both: from such text small models learn to retrieve.
+
+`python -m experiments.recall_corpus --prose=data/prose --out=DIR` writes DIR/corpus and DIR/tokenizer for studies of
+size `small`. `--prose` is a dataset with the splits `train`, `heldout` and `fit`, as `python -m experiments.prose`
+makes it. The two folders are all that a study reads, so they can be carried to a machine without a network.
+
+Splits: `train`, prose and recall documents; `heldout` and `fit`, prose that is in no training document.
+"""
+
+import dataclasses
+import itertools
+import random
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+from absl import flags
+
+from drope_jax import cli
+from drope_jax.data.corpus import build_corpus, documents, is_built
+from drope_jax.data.recall import Lines, RecallParameters, recall_document, sentences, vocabulary
+from drope_jax.data.tokenizers import train_bpe
+
+FILLER_PIECES = 1000  # pieces of prose whose sentences fill recall documents
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Recipe:
+  """How prose and recall documents are mixed."""
+
+  vocab_size: int
+  context: int  # tokens; a recall document has between half as many and so many
+  recall_share: float  # of the training tokens, about
+  seed: int = 0
+  piece: int = 2000  # characters of a training document of prose, about
+  held_out_piece: int | None = None  # of a held-out document; None: they stay whole
+  tokenizer_texts: int | None = None  # the tokenizer is trained on every so many-th text; None: on all
+
+
+# From experiments.prose it makes 12M tokens of prose and 3.2M of recall documents, 23 MiB on disk. Long pieces compress
+# better than short ones. Nearly all held-out pieces are longer than 8 times the context.
+SMALL = Recipe(vocab_size=4096, context=256, recall_share=0.2, piece=32_000, held_out_piece=12_000, tokenizer_texts=8)
+
+
+def build(corpus: Path, tokenizer: Path, splits: Mapping[str, Sequence[str]], recipe: Recipe) -> None:
+  """Writes a corpus of prose and recall documents, and a tokenizer; a corpus that is there already is left as it is.
+
+  Args:
+    splits: the prose: `train`, which is cut into pieces and mixed with recall documents, and those that are held out.
+  """
+  if is_built(corpus):
+    return
+  train = splits["train"]
+  encoder = train_bpe(train[:: recipe.tokenizer_texts], recipe.vocab_size, tokenizer, whole=vocabulary())
+  pieces = [piece for text in train for piece in cut(text, recipe.piece)]
+  random.Random(recipe.seed).shuffle(pieces)
+  tokens_per_character = len(encoder.encode("".join(pieces[:200]))) / sum(map(len, pieces[:200]))
+  prose_tokens = sum(map(len, pieces)) * tokens_per_character
+  fillers = [sentence for piece in pieces[:FILLER_PIECES] for sentence in sentences(piece)]
+  recall = _recall(Lines(encoder, fillers), recipe, prose_tokens)
+  held_out = {
+    name: [piece for text in texts for piece in cut(text, recipe.held_out_piece)]
+    for name, texts in splits.items()
+    if name != "train"
+  }
+  build_corpus(corpus, {"train": itertools.chain(pieces, recall), **held_out})
+
+
+def cut(text: str, characters: int | None) -> Iterator[str]:
+  """`text` cut at paragraphs into pieces of about `characters`; None: the whole of it."""
+  if characters is None:
+    yield text
+    return
+  piece = ""
+  for paragraph in text.split("\n\n"):
+    if piece and len(piece) + len(paragraph) > characters:
+      yield piece
+      piece = ""
+    piece += ("\n\n" if piece else "") + paragraph
+  yield piece
+
+
+def _recall(lines: Lines, recipe: Recipe, prose_tokens: float) -> Iterator[str]:
+  """Recall documents, all different, that make `recall_share` of all tokens."""
+  parameters = RecallParameters(tokens=(recipe.context // 2, recipe.context))
+  mean_tokens = sum(parameters.tokens) / 2
+  count = round(prose_tokens * recipe.recall_share / (1 - recipe.recall_share) / mean_tokens)
+  return (recall_document(lines, parameters, recipe.seed, index) for index in range(count))
+
+
+def build_from(prose: Path, corpus: Path, tokenizer: Path, recipe: Recipe) -> None:
+  """`build` from a prepared dataset of prose."""
+  if not is_built(corpus):
+    splits = {name: list(documents(prose, name)) for name in ("train", "heldout", "fit")}
+    build(corpus, tokenizer, splits, recipe)
+
+
+def main(prose: flags.FlagHolder, out: flags.FlagHolder) -> None:
+  directory = Path(out.value)
+  build_from(Path(prose.value), directory / "corpus", directory / "tokenizer", SMALL)
+
+
+if __name__ == "__main__":
+  PROSE = cli.define_path("prose", "data/prose", "Dataset of prose: `python -m experiments.prose --out=DIR`.")
+  OUT = cli.define_path("out", None, "Where the corpus and the tokenizer go.", required=True)
+  cli.run(lambda: main(PROSE, OUT))
