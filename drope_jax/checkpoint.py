@@ -29,10 +29,15 @@ logger = logging.getLogger(__name__)
 
 _CHUNK_BYTES = 8 << 20  # of an imported array, written and read as one; small beside the arrays of large models
 
-# What may change between the starts of one run: where and how it is computed and logged, never what is computed.
+# What may change between the starts of one run: where and how it is computed and logged, never what is computed. The
+# documents and the tokenizer may lie elsewhere: the place in the data holds what they are known by (data/pipeline.py).
 _FREE_ON_RESUME = (
   "mesh",
   "compute",
+  "data.directory",
+  "data.split",
+  "data.source",
+  "data.tokenizer",
   "data.num_workers",
   "optim.accumulation",
   "init.model",  # what init.checkpoint holds; runs before 0.1 did not record it

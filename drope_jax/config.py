@@ -10,6 +10,7 @@ that, so that every rule below is applied to what will really run.
 import dataclasses
 from typing import Any
 
+from drope_jax.data.sources import Source
 from drope_jax.errors import check
 from drope_jax.objective import NextToken, Objective
 from drope_jax.optimizers import AdamW, Optimizer
@@ -141,19 +142,35 @@ class ComputeConfig:
 
 @dataclasses.dataclass(unsafe_hash=True, kw_only=True)
 class DataConfig:
-  """What a run trains on: a prepared TFDS dataset, cut into rows of `context` + 1 tokens."""
+  """What a run trains on: documents, cut into rows of `context` + 1 tokens."""
 
-  directory: str  # of the prepared dataset (where its dataset_info.json lies)
-  split: str = "train"
+  directory: str = ""  # where the documents are: a path of any kind that data/sources/at.py knows
+  split: str = "train"  # of `directory`
+  source: Source | None = None  # instead of `directory`: the source written out, with its column, its parts, a mixture
   tokenizer: str = "byte"  # "byte", the path of a tokenizer.json, or "init": that of the checkpoint of InitConfig
   context: int  # T, in tokens; the training context
   batch_size: int  # B, rows per optimizer step over all hosts
   document_mask: bool = False  # whether attention stops at document boundaries (the paper: it does not)
+  bos: bool = False  # whether BOS stands before each document (Llama 2, Mistral and Gemma were trained so)
+  min_tokens: int = 0  # shorter documents are left out; EOS and BOS do not count
+  max_tokens: int | None = None  # and longer ones
+  # The next two are chosen when a run starts, if they are None, and recorded in its config.json.
+  interleave: int | None = None  # documents that are read side by side, over all hosts; None: pipeline.INTERLEAVED
+  seed: int | None = None  # of the order; None: TrainConfig.seed, but after `init` above the seed that its run had
   num_workers: int = 0  # grain worker processes; 0 reads in the training process
 
   def __post_init__(self) -> None:
     _check_at_least(self, 1, "context", "batch_size")
-    _check_at_least(self, 0, "num_workers")
+    _check_at_least(self, 0, "num_workers", "min_tokens")
+    for field, least in (("max_tokens", max(1, self.min_tokens)), ("interleave", 1), ("seed", 0)):
+      if getattr(self, field) is not None:
+        _check_at_least(self, least, field)
+    source, kinds = self.source, ", ".join(members(Source))
+    check(source is None or isinstance(source, Source), f"DataConfig.source is {source!r}; allowed: {kinds}, None")
+    check(
+      not (self.directory and source),
+      f"DataConfig has both directory ({self.directory}) and source ({source}); name one of them",
+    )
 
 
 @dataclasses.dataclass(unsafe_hash=True, kw_only=True)

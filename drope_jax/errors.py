@@ -20,6 +20,10 @@ class CheckpointError(UserError, RuntimeError):
   """A checkpoint or workdir that cannot be used: the message names the path, and the field where there is one."""
 
 
+class DataError(UserError, ValueError):
+  """Text or tokens that cannot be read or trained on: the message names the file and row, and what to do."""
+
+
 class FileError(UserError, RuntimeError):
   """A file that cannot be read or is not what it should be: the message names it, and the line where there is one."""
 

@@ -39,13 +39,16 @@ class HeldOut:
     self._context, self._extensions = config.data.context, sorted(config.eval_extensions)
     longest = self._context * self._extensions[-1]
     try:
-      texts = documents(config.data.directory, SPLIT)
+      texts = documents(config.data.source or config.data.directory, SPLIT)
       found = evaluation_documents(texts, tokenizer, longest + 1, config.eval_documents)
     except ConfigError as error:
       raise ConfigError(f"TrainConfig.eval_every: {error}") from error
     self.description = f"{len(found)} documents of the split {SPLIT!r}, at {_listed(self._extensions)}"
     self._count = len(found)
-    tokens_NS = np.stack([document[: longest + 1] for document in found])
+    begin = [tokenizer.bos_id] if config.data.bos else []
+    tokens_NS = np.stack(
+      [np.asarray([*begin, *document[: longest + 1]][: longest + 1], np.int32) for document in found]
+    )
     at_once = config.data.batch_size // config.optim.accumulation * self._context
     with jax.set_mesh(mesh):
       self._batches = {extension: self._deal_out(tokens_NS, extension, at_once) for extension in self._extensions}

@@ -26,7 +26,7 @@ from jax.sharding import Mesh
 from drope_jax import checkpoint, distributed
 from drope_jax.checkpoint import TrainState
 from drope_jax.config import TrainConfig
-from drope_jax.data.pipeline import train_batches
+from drope_jax.data.pipeline import settled, train_batches
 from drope_jax.data.tokenizers import load_tokenizer
 from drope_jax.errors import CheckpointError, ConfigError
 from drope_jax.files import holds_something
@@ -66,7 +66,8 @@ def train(config: TrainConfig, workdir: epath.PathLike, extend: bool = False) ->
     CheckpointError: the workdir is another run's, or a checkpoint is missing.
     FloatingPointError: the loss or its gradient is no longer finite; nothing after the last checkpoint is kept.
   """
-  workdir, run = epath.Path(workdir), resolve(config)
+  workdir = epath.Path(workdir)
+  run = with_order(resolve(config), workdir)
   config = run.config
   mesh = make_mesh(config.mesh, rows=config.data.batch_size // config.optim.accumulation)
   tokenizer = load_tokenizer(config.data.tokenizer)
@@ -112,6 +113,19 @@ def train(config: TrainConfig, workdir: epath.PathLike, extend: bool = False) ->
       step = loop.run(state, data, meta["step"], stop_at, save)
       manager.wait_until_finished()
   return Outcome(step, finished=step >= config.steps)
+
+
+def with_order(run: Run, workdir: epath.Path) -> Run:
+  """The run with the order of its documents settled: as the workdir has recorded it, or for a run that starts."""
+  path, config = workdir / "config.json", run.config
+  recorded = before = None
+  if path.exists() and not is_cut_off(path, TrainConfig):
+    recorded = load_config(TrainConfig, path).data
+  if config.init is not None:
+    source = checkpoint.open_step(config.init.checkpoint, config.init.step).config
+    before = None if source is None else source.data
+  data = settled(config.data, config.seed, before, recorded)
+  return dataclasses.replace(run, config=dataclasses.replace(config, data=data))
 
 
 def claim(workdir: epath.Path, run: Run, extend: bool) -> None:

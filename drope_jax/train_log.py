@@ -10,7 +10,7 @@ from etils import epath
 from jax.sharding import Mesh
 
 from drope_jax import distributed, metrics
-from drope_jax.data.corpus import documents
+from drope_jax.data.pipeline import estimated_size
 from drope_jax.data.tokenizers import Tokenizer
 from drope_jax.model import compute_dtype, count_parameters
 from drope_jax.optim import learning_rate
@@ -18,8 +18,6 @@ from drope_jax.runs import Run
 from drope_jax.serialization import to_dict
 
 logger = logging.getLogger(__name__)
-
-_SAMPLED = 64  # documents whose lengths stand for those of all
 
 
 def introduce(run: Run, tokenizer: Tokenizer, mesh: Mesh) -> None:
@@ -37,12 +35,11 @@ def introduce(run: Run, tokenizer: Tokenizer, mesh: Mesh) -> None:
 def describe_data(run: Run, tokenizer: Tokenizer) -> str:
   """How much there is, and how often the run reads it; tokens are estimated from some of the documents."""
   data = run.config.data
-  texts = documents(data.directory, data.split)
-  sampled = range(0, len(texts), max(len(texts) // _SAMPLED, 1))
-  mean = sum(len(tokenizer.encode(texts[index])) + 1 for index in sampled) / len(sampled)
-  tokens, read = mean * len(texts), run.config.steps * data.batch_size * data.context
+  documents, tokens = estimated_size(data, tokenizer)
+  read = run.config.steps * data.batch_size * data.context
+  where = f"{data.directory} ({data.split})" if data.source is None else str(data.source)
   return (
-    f"{len(texts):,} documents in {data.directory} ({data.split}), about {tokens:,.0f} tokens; "
+    f"{documents:,} documents in {where}, about {tokens:,.0f} tokens; "
     f"{run.config.steps:,} steps read {read:,}, which is {read / tokens:.2g} epochs"
   )
 

@@ -67,6 +67,9 @@ def _train_config(fields: Fields) -> Fields:
   if isinstance(optim, dict) and "z_loss" in optim and "objective" not in fields:
     fields["objective"] = {"type": "NextToken", "z_loss": optim["z_loss"]}
     fields["optim"] = {name: value for name, value in optim.items() if name != "z_loss"}
+  # Documents were read one by one, in the order that TrainConfig.seed gave every run.
+  if isinstance(fields.get("data"), dict):
+    fields["data"] = {"interleave": 1, "seed": fields.get("seed", 0), **fields["data"]}
   return fields
 
 

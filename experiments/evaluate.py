@@ -25,6 +25,7 @@ from drope_jax.sharding import make_mesh, using
 
 CHECKPOINT = cli.define_path("checkpoint", None, "Workdir of a run, or an imported model.", required=True)
 DATASET = cli.define_path("dataset", None, "Corpus to measure on; that of the run by default.")
+flags.DEFINE_alias("data", "dataset")
 STEP = flags.DEFINE_integer("step", None, "Step of the checkpoint; its last by default.", lower_bound=0)
 METHODS = cli.define_list(
   "methods",
@@ -54,7 +55,9 @@ CHOICES = cli.define_path("multiple_choice", None, "Folder of arc_easy.jsonl, pi
 BATCH_TOKENS = flags.DEFINE_integer(
   "batch_tokens", DEFAULT_BATCH_TOKENS, "Tokens on the device at one time; changes no figure.", lower_bound=1
 )
-BOS = flags.DEFINE_bool("bos", False, "Begin texts and prompts with the tokenizer's BOS, as the model was trained.")
+BOS = flags.DEFINE_bool(
+  "bos", None, "Begin texts and prompts with the tokenizer's BOS; default: as the run was trained."
+)
 MESH = cli.define_mesh("Devices, which share the samples, or the length of each")
 SEED = cli.define_seed("Of the samples that are drawn: needles, RULER and probes.")
 OUT = cli.define_path("out", None, "Directory of results.jsonl.", required=True)
@@ -84,7 +87,7 @@ def _evaluate(loaded: checkpoint.Checkpoint) -> None:
   data = EvalData(
     tokenizer=load_tokenizer(CHECKPOINT.value),
     longest=max(lengths),
-    dataset=DATASET.value or (loaded.config.data.directory if loaded.config else ""),
+    dataset=DATASET.value or (loaded.config.data.source or loaded.config.data.directory if loaded.config else ""),
     num_documents=DOCUMENTS.value,
     concatenate=CONCATENATE.value,
     needles_per_depth=NEEDLES.value,
@@ -106,7 +109,7 @@ def _evaluate(loaded: checkpoint.Checkpoint) -> None:
     COEFFICIENT.value,
     command=cli.command_line(),
     batch_tokens=BATCH_TOKENS.value,
-    bos=BOS.value,
+    bos=BOS.value if BOS.value is not None else bool(loaded.config and loaded.config.data.bos),
   )
 
 

@@ -18,11 +18,14 @@ WORKDIR = cli.define_path("workdir", "runs/quickstart", "Where everything goes."
 STEPS = flags.DEFINE_integer(
   "steps", None, "Steps of the pretraining; the recalibration keeps its share.", lower_bound=1
 )
+DATA = flags.DEFINE_string("data", None, "Prose to train on, instead of docstrings: see drope_jax/data/sources/at.py.")
 SEED = cli.define_seed("Of weights, data and needles.", default=None)
 
 
 def main() -> None:
-  settings = cli.settings(CONFIG, "a Quickstart", lambda found: isinstance(found, Quickstart), seed=SEED.value)
+  settings = cli.settings(
+    CONFIG, "a Quickstart", lambda found: isinstance(found, Quickstart), seed=SEED.value, data=DATA.value
+  )
   if STEPS.value is not None:
     share = settings.recalibrate_steps / settings.pretrain_steps
     settings.pretrain_steps, settings.recalibrate_steps = STEPS.value, max(round(STEPS.value * share), 1)

@@ -10,10 +10,14 @@ A run that is finished goes on with `--extend`, under which these settings may d
 config.steps, and of config.optim peak_lr, schedule, warmup_steps, decay_steps and floor. The learning rate of a step is
 then that of the new schedule at that step, counted from the first step of the run.
 
+`--data=PATH` names the documents: parquet, JSON lines, text, a dataset of TFDS, token shards (data/sources/at.py);
+`--train_tokenizer=4096` trains a tokenizer on them.
+
 On several hosts the same command runs on each (see launch/): srun, mpirun and TPU pods are recognised, and elsewhere
 `--coordinator=HOST:PORT --num_processes=N --process_id=I` says who is who.
 """
 
+import dataclasses
 import logging
 
 import jax
@@ -21,10 +25,15 @@ from absl import flags
 
 from drope_jax import cli, distributed
 from drope_jax.config import TrainConfig
+from drope_jax.data.prepare import reading
 from drope_jax.train import train
 
 CONFIG = cli.define_config("Config file, and its argument: FILE[:ARG].")
 WORKDIR = cli.define_path("workdir", None, "Directory of the run: config, metrics and checkpoints.", required=True)
+DATA = flags.DEFINE_string("data", None, "What to train on, instead of the config's: see drope_jax/data/sources/at.py.")
+TRAIN_TOKENIZER = flags.DEFINE_integer(
+  "train_tokenizer", None, "Train a tokenizer of so many ids on the data, instead of the config's.", lower_bound=257
+)
 MESH = cli.define_mesh("Arrangement of the devices, instead of the config's")
 DISTRIBUTED = flags.DEFINE_bool("distributed", None, "Is this one of several processes? Default: as the launcher says.")
 COORDINATOR = flags.DEFINE_string("coordinator", None, "HOST:PORT of process 0, where no launcher says it.")
@@ -58,6 +67,7 @@ def connect() -> None:
 
 def main() -> None:
   config = configured()
+  config = dataclasses.replace(config, data=reading(config.data, DATA.value, TRAIN_TOKENIZER.value))
   connect()
   outcome = train(config, WORKDIR.value, extend=EXTEND.value)
   if not outcome.finished:

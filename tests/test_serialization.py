@@ -130,7 +130,7 @@ REMOVED = object()
     ("model.rope_theta", 1e4, "TrainConfig.model.rope_theta"),
     ("model.positions.layers.0.positions.scaling.beta", 1, "model.positions.layers[0].positions.scaling.beta"),
     ("steps", REMOVED, "TrainConfig.*steps"),
-    ("data.directory", REMOVED, "TrainConfig.data.*directory"),
+    ("data.context", REMOVED, "TrainConfig.data.*context"),
     ("model.d_model", REMOVED, "TrainConfig.model.*d_model"),
     ("model.positions.layers.0.positions.scaling.factor", REMOVED, "positions.scaling.*factor"),
     ("steps", "10", "TrainConfig.steps is '10'"),

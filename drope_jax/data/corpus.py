@@ -1,7 +1,6 @@
 """A corpus: named splits of documents, kept as a TFDS dataset of array records and read without TensorFlow."""
 
 import contextlib
-import dataclasses
 import io
 import os
 import tempfile
@@ -11,6 +10,7 @@ from typing import Any
 
 import tensorflow_datasets as tfds
 
+from drope_jax.data.sources import Source, source_at
 from drope_jax.errors import ConfigError
 
 
@@ -66,47 +66,22 @@ def build_corpus(directory: str | Path, splits: Mapping[str, Iterable[str]]) -> 
   return directory
 
 
-def documents(directory: str | Path, split: str) -> Sequence[str]:
-  """Random access to the documents of a split: `len`, an index from 0, iteration; picklable, as grain wants it.
+def documents(dataset: str | Path | Source, split: str) -> Sequence[str]:
+  """The documents of a split: `len`, an index from 0, iteration; picklable, as grain wants it.
 
   Args:
-    directory: of any TFDS array_record dataset with a `text` feature (where its dataset_info.json lies).
-    split: a split's name, or a part of it in the TFDS notation, as `train[:10%]`.
+    dataset: a path of any kind that sources/at.py knows, or a source.
+    split: a split's name; of TFDS also a part of it in its notation, as `train[:10%]`.
 
   Raises:
-    ConfigError: naming the directory, if there is no such dataset or split, or it is empty or of another kind.
+    ConfigError: naming the path, if there is no such dataset or split, it is empty, or holds tokens.
+    DataError: naming a file that cannot be read.
   """
-  directory = Path(directory)
-  if not is_built(directory):
-    raise ConfigError(f"{directory}: no dataset here (there is no dataset_info.json)")
-  builder = tfds.builder_from_directory(str(directory))
-  file_format = builder.info.file_format.value
-  if file_format != "array_record":  # tfrecord has no random access; TFDS 4.9.10 loses rows of parquet
-    raise ConfigError(
-      f"{directory}: the dataset is stored as {file_format}; prepare it with file_format='array_record'"
-    )
-  if "text" not in builder.info.features:
-    raise ConfigError(f"{directory}: the dataset has no feature 'text'; features: {', '.join(builder.info.features)}")
-  try:
-    source = builder.as_data_source(split)
-  except (KeyError, ValueError) as error:
-    splits = ", ".join(builder.info.splits) or "none"
-    raise ConfigError(f"{directory}: the split {split!r} is missing or empty; splits: {splits}") from error
-  return Documents(source)
-
-
-@dataclasses.dataclass(frozen=True)
-class Documents(Sequence[str]):
-  """The `text` of each record of a TFDS data source."""
-
-  source: Any
-
-  def __len__(self) -> int:
-    return len(self.source)
-
-  def __getitem__(self, index: int) -> str:  # type: ignore[override]
-    position = range(len(self))[index]  # IndexError past the end: the source raises ValueError, which ends no loop
-    return self.source[position]["text"].decode()
+  source = dataset if isinstance(dataset, Source) else source_at(str(dataset))
+  found = source.part(split).documents()
+  if found.tokenizer is not None:
+    raise ConfigError(f"{dataset}: holds tokens, and text is needed; name the text that they were made from")
+  return found  # type: ignore[return-value]
 
 
 def is_built(directory: Path) -> bool:

@@ -1,8 +1,8 @@
-"""From a corpus to the batches of a run, with grain.
+"""From documents to the batches of a run, with grain.
 
-Documents are shuffled anew each epoch, dealt out to the processes, tokenised with EOS appended, concatenated and cut
-into rows of context + 1 tokens, without padding: a row may begin and end within a document. Rows are shuffled once
-more, so that a long document does not fill a batch.
+Documents are shuffled again each epoch, dealt out to the processes, tokenised with EOS appended, and cut into rows of
+context + 1 tokens, without padding: a row may begin and end within a document. Several documents are read side by side,
+and rows are shuffled once more, so that a long document does not fill a batch.
 """
 
 import dataclasses
@@ -11,17 +11,17 @@ from typing import Any
 
 import grain
 import numpy as np
-from absl import flags
 
 from drope_jax.config import DataConfig
-from drope_jax.data.corpus import documents
+from drope_jax.data.identity import Content, digest
+from drope_jax.data.packing import Batch, Rows, Tokenize
+from drope_jax.data.sources import Documents, source_at
 from drope_jax.data.tokenizers import Tokenizer, load_tokenizer
 from drope_jax.errors import ConfigError
 
+INTERLEAVED = 64  # documents that are read side by side, over all processes
+_SIZED = 64  # documents whose lengths stand for those of all
 SHUFFLED_BATCHES = 16  # batches whose rows are shuffled together
-READ_AHEAD = grain.ReadOptions(num_threads=4, prefetch_buffer_size=16)  # documents; grain's 500 delay the first batch
-
-Batch = dict[str, np.ndarray]
 
 
 def train_batches(
@@ -36,7 +36,7 @@ def train_batches(
 
   Args:
     config: `batch_size` rows are shared equally by the processes.
-    seed: of the order of documents and rows.
+    seed: of the order of documents and rows, unless `config.seed` says it.
     process_index: which share, from 0.
     process_count: the number of shares.
 
@@ -45,27 +45,88 @@ def train_batches(
     `segments` (from 1, numbering the documents of a row) and `positions` (from 0 at the start of a document or row).
 
   Raises:
-    ConfigError: if the dataset, its split or the tokenizer is missing or empty, the split is shorter than one row, or
-      `batch_size` is not divisible by `process_count`.
+    ConfigError: if the dataset, its split or the tokenizer is missing or empty, the split is shorter than one row,
+      `batch_size` is not divisible by `process_count`, or the tokens of shards are another tokenizer's.
+    DataError: naming a file that cannot be read; and from the iterator, a document that is no text.
   """
   if config.batch_size % process_count:
     raise ConfigError(
       f"DataConfig.batch_size is {config.batch_size}; it must be divisible by the number of processes ({process_count})"
     )
-  texts = documents(config.directory, config.split)
+  documents = open_documents(config)
   tokenizer = load_tokenizer(config.tokenizer)
-  _check_fills_a_row(texts, tokenizer, config)
+  tokenize = _tokenize(documents, tokenizer, config)
+  mean_bytes = _check_fills_a_row(tokenize, config)
+  seed = seed if config.seed is None else config.seed
+  side_by_side = config.interleave or INTERLEAVED
 
   def open_share(index: int, count: int) -> grain.DatasetIterator[Batch]:
     rows = config.batch_size // count
-    # Every share shuffles the whole corpus alike and then takes its documents; all that keeps state comes after.
-    dealt = grain.MapDataset.source(texts).seed(seed).shuffle().repeat()[index::count]
-    packed = _Rows(dealt.map(Tokenize(tokenizer)), config.context + 1, config.num_workers)
+    # Every share shuffles all documents alike and then takes its own; all that keeps state comes after.
+    dealt = documents.order(seed)[index::count].map(tokenize)
+    packed = Rows(dealt, config.context + 1, max(1, side_by_side // count), config.num_workers, mean_bytes)
     shuffled = grain.experimental.WindowShuffleIterDataset(packed, window_size=SHUFFLED_BATCHES * rows, seed=seed)
     batches = shuffled.batch(rows, drop_remainder=True)
     return iter(batches if config.document_mask else batches.map(_tokens_only))
 
-  return _Batches(open_share, config.batch_size, process_index, process_count)
+  return _Batches(open_share, config.batch_size, process_index, process_count, Content(documents, tokenizer))
+
+
+def open_documents(config: DataConfig) -> Documents:
+  """The documents that a run reads; raises as `train_batches` does."""
+  if config.source is not None:
+    return config.source.documents()
+  if not config.directory:
+    raise ConfigError("DataConfig names no data: give directory (in commands, --data=PATH) or source")
+  return source_at(config.directory).part(config.split).documents()
+
+
+def estimated_size(config: DataConfig, tokenizer: Tokenizer) -> tuple[int, float]:
+  """How many documents an epoch of a run has, and their tokens; estimated from _SIZED of them, if there are more."""
+  documents = open_documents(config)
+  tokenize = _tokenize(documents, tokenizer, config)
+  lengths = [len(tokenize(place)["tokens"]) for place in range(0, len(documents), max(len(documents) // _SIZED, 1))]
+  share = len(documents) / len(lengths)
+  return round(share * sum(length > 0 for length in lengths)), max(share * sum(lengths), 1.0)
+
+
+def settled(
+  config: DataConfig, seed: int, before: DataConfig | None = None, recorded: DataConfig | None = None
+) -> DataConfig:
+  """The config with `interleave` and `seed` filled in, as a run records them when it starts.
+
+  A run that goes on keeps those that it has recorded. A run whose weights are from another one (a recalibration) has a
+  higher seed than that, so that it does not read the same documents in the same order again, nor does one after it.
+
+  Args:
+    config: of the run.
+    seed: TrainConfig.seed.
+    before: of the run that the weights are from, as it recorded it; its `seed` is not None.
+    recorded: of the run itself, if it goes on.
+  """
+  found = {"interleave": INTERLEAVED, "seed": seed}
+  if recorded is not None:
+    found = {"interleave": recorded.interleave or INTERLEAVED, "seed": seed if recorded.seed is None else recorded.seed}
+  elif before is not None and before.seed is not None:
+    found["seed"] = max(seed, before.seed + 1)
+  return dataclasses.replace(
+    config,
+    interleave=found["interleave"] if config.interleave is None else config.interleave,
+    seed=found["seed"] if config.seed is None else config.seed,
+  )
+
+
+def _tokenize(documents: Documents, tokenizer: Tokenizer, config: DataConfig) -> Tokenize:
+  """Raises ConfigError if the tokenizer has no BOS that is asked for, or is not that of the token shards."""
+  if config.bos and tokenizer.bos_id is None:
+    raise ConfigError(f"DataConfig.bos is True; the tokenizer {config.tokenizer} has no BOS")
+  made_with = documents.tokenizer
+  if made_with is not None and made_with != digest(tokenizer):
+    raise ConfigError(
+      f"DataConfig.tokenizer is {config.tokenizer}, with the digest {digest(tokenizer)}; the tokens of "
+      f"{documents.name} were made with {made_with}; name that tokenizer, or tokenise again"
+    )
+  return Tokenize(documents, tokenizer, config.bos, config.min_tokens, config.max_tokens)
 
 
 class _Batches(grain.DatasetIterator[Batch]):
@@ -78,9 +139,15 @@ class _Batches(grain.DatasetIterator[Batch]):
   """
 
   def __init__(
-    self, open_share: Callable[[int, int], grain.DatasetIterator[Batch]], batch_size: int, index: int, count: int
+    self,
+    open_share: Callable[[int, int], grain.DatasetIterator[Batch]],
+    batch_size: int,
+    index: int,
+    count: int,
+    content: Content,
   ):
     super().__init__()
+    self._content = content
     self._open_share, self._batch_size = open_share, batch_size
     self._first, self._last = batch_size * index // count, batch_size * (index + 1) // count  # rows of this process
     self._shares: dict[int, grain.DatasetIterator[Batch]] = {}
@@ -99,9 +166,11 @@ class _Batches(grain.DatasetIterator[Batch]):
     return {name: np.concatenate([part[name] for part in parts])[mine] for name in parts[0]}
 
   def get_state(self) -> dict[str, Any]:
-    return {"shares": self._count, "states": {str(index): share.get_state() for index, share in self._shares.items()}}
+    states = {str(index): share.get_state() for index, share in self._shares.items()}
+    return {"shares": self._count, "states": states, "content": self._content.record}
 
   def set_state(self, state: dict[str, Any]) -> None:
+    self._content.check(state.get("content"))
     self._go_to(state["shares"])
     for index, share in self._shares.items():
       share.set_state(state["states"][str(index)])
@@ -124,7 +193,8 @@ def join_states(states: Iterable[dict[str, Any]]) -> dict[str, Any]:
     found |= state["states"]
   if {state["shares"] for state in states} != {shares} or len(found) != shares:
     raise ValueError(f"of {shares} shares of the data there are the positions of {sorted(found)}")
-  return {"shares": shares, "states": found}
+  content = {"content": states[0]["content"]} if "content" in states[0] else {}
+  return {"shares": shares, "states": found, **content}
 
 
 def evaluation_documents(
@@ -147,96 +217,20 @@ def evaluation_documents(
   return long_enough
 
 
-@dataclasses.dataclass(frozen=True)
-class Tokenize:
-  """A document's ids with EOS behind them."""
-
-  tokenizer: Tokenizer
-
-  def __call__(self, text: str) -> Batch:
-    return {"tokens": np.asarray([*self.tokenizer.encode(text), self.tokenizer.eos_id], np.int32)}
-
-
-def _check_fills_a_row(texts: Iterable[str], tokenizer: Tokenizer, config: DataConfig) -> None:
-  tokens = 0
-  for text in texts:
-    tokens += len(tokenizer.encode(text)) + 1
+def _check_fills_a_row(tokenize: Tokenize, config: DataConfig) -> float:
+  """Raises ConfigError unless there are tokens enough; returns the mean bytes of the documents that it has read."""
+  tokens = size = 0
+  for count, document in enumerate(tokenize.documents, 1):
+    tokens += len(tokenize.tokens(document))
+    size += len(document) if isinstance(document, str) else document.nbytes
     if tokens > config.context:
-      return
+      return size / count
+  where = f"the split {config.split!r}" if config.source is None else "the source"
   raise ConfigError(
-    f"{config.directory}: the split {config.split!r} has {tokens} tokens, "
-    f"fewer than one row (DataConfig.context is {config.context})"
+    f"{config.directory or config.source}: {where} has {tokens} tokens, fewer than one row (DataConfig.context is "
+    f"{config.context})"
   )
 
 
 def _tokens_only(batch: Batch) -> Batch:
   return {"tokens": batch["tokens"]}
-
-
-class _Rows(grain.IterDataset[Batch]):
-  """Rows of `length` tokens cut from the concatenation of `token_documents`, which do not end.
-
-  grain's own ConcatThenSplitIterDataset (0.2.18) is not used, since its state ties a run to its number of workers, and
-  loses a document when it went through JSON at a moment when no document was cut.
-  """
-
-  def __init__(self, token_documents: grain.MapDataset[Batch], length: int, num_workers: int):
-    super().__init__()
-    self._arguments = token_documents, length, num_workers
-
-  def __iter__(self) -> grain.DatasetIterator[Batch]:
-    return _RowIterator(*self._arguments)
-
-
-class _RowIterator(grain.DatasetIterator[Batch]):
-  """Its position is a document's index in the stream, and an offset into that document."""
-
-  def __init__(self, token_documents: grain.MapDataset[Batch], length: int, num_workers: int):
-    super().__init__()
-    self._token_documents = token_documents
-    self._length = length
-    self._num_workers = num_workers
-    self._go_to(document=0, offset=0)
-
-  def _go_to(self, document: int, offset: int) -> None:
-    stream = self._token_documents[document:].to_iter_dataset(READ_AHEAD)
-    if self._num_workers:
-      if not flags.FLAGS.is_parsed():  # grain reads an absl flag, which fails outside of absl programs
-        flags.FLAGS.mark_as_parsed()
-      stream = stream.mp_prefetch(grain.MultiprocessingOptions(num_workers=self._num_workers))
-    self._stream = iter(stream)
-    self._document = document
-    self._offset = offset
-    self._tokens: np.ndarray | None = None  # of the document, once it is needed
-
-  def __next__(self) -> Batch:
-    row = {name: np.empty(self._length, np.int32) for name in ("tokens", "segments", "positions")}
-    begin = segment = 0
-    while begin < self._length:
-      if self._tokens is None:
-        self._tokens = next(self._stream)["tokens"]
-      piece = self._tokens[self._offset : self._offset + self._length - begin]
-      segment += 1
-      end = begin + len(piece)
-      row["tokens"][begin:end] = piece
-      row["segments"][begin:end] = segment
-      row["positions"][begin:end] = np.arange(len(piece))
-      begin = end
-      self._offset += len(piece)
-      if self._offset == len(self._tokens):
-        self._document, self._offset, self._tokens = self._document + 1, 0, None
-    return row
-
-  def get_state(self) -> dict[str, Any]:
-    return {"document": self._document, "offset": self._offset}
-
-  def set_state(self, state: dict[str, Any]) -> None:
-    self._stream.close()
-    self._go_to(**state)
-
-  def start_prefetch(self) -> None:
-    self._stream.start_prefetch()
-
-  def close(self) -> None:
-    super().close()
-    self._stream.close()

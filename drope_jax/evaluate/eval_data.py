@@ -10,6 +10,7 @@ import numpy as np
 from drope_jax.data.corpus import documents
 from drope_jax.data.pipeline import evaluation_documents
 from drope_jax.data.recall import Lines, sentences
+from drope_jax.data.sources import Source
 from drope_jax.data.tokenizers import Tokenizer
 from drope_jax.errors import ConfigError
 from drope_jax.evaluate.haystack import read_essays
@@ -22,7 +23,9 @@ class EvalData:
 
   tokenizer: Tokenizer
   longest: int  # tokens; documents are longer
-  dataset: str = ""  # a corpus with the splits `heldout`, whose sentences are a haystack too, and `fit`
+  # A source, or a path that data/sources/at.py knows, with the splits `heldout`, whose sentences are a haystack too,
+  # and `fit`.
+  dataset: str | Source = ""
   num_documents: int = 24  # of each split, at most
   concatenate: bool = False  # joins documents, which then may be short; else each is a text of its own
   block: int | None = None  # positions of a block of the loss by position; None: half the training context

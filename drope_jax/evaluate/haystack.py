@@ -10,6 +10,7 @@ from drope_jax.errors import ConfigError
 SPLIT = "heldout"  # of a dataset that is named without one
 MOST_CHARACTERS = 4_000_000  # of a dataset: about a million tokens, and a haystack repeats it where it ends
 
+_OTHER = re.compile(r"\.(parquet|jsonl|ndjson|array_record)\b")  # what is not files of text, by its name
 _SENTENCE_END = re.compile(r"[.!?][\"')\]]*(\s+)(?=[A-Z0-9\"'(\[])")
 
 
@@ -19,8 +20,8 @@ def read_essays(path: Path | None) -> str:
   None: the language reference of the running Python (`pydoc_data.topics`, PSF licence), its prose without the code.
 
   Args:
-    path: a dataset is `DIR`, where its dataset_info.json lies (its split SPLIT), or `DIR:SPLIT`; of its documents the
-      first MOST_CHARACTERS are taken.
+    path: a dataset is `DIR`, where its dataset_info.json lies (its split SPLIT), or `DIR:SPLIT`, or parquet, JSON lines
+      or array_record (data/sources/at.py); of its documents the first MOST_CHARACTERS are taken.
 
   Raises:
     ConfigError: naming the path, if there is no text.
@@ -29,7 +30,9 @@ def read_essays(path: Path | None) -> str:
     return _python_reference()
   directory, _, split = str(path).partition(":")
   if (Path(directory) / "dataset_info.json").exists():
-    return _first_documents(Path(directory), split or SPLIT)
+    return _first_documents(directory, split or SPLIT)
+  if _OTHER.search(path.name) or (path.is_dir() and any(_OTHER.search(file.name) for file in path.iterdir())):
+    return _first_documents(str(path), "train")
   files = sorted(path.rglob("*.txt")) if path.is_dir() else [path]
   try:
     text = "\n\n".join(file.read_text(encoding="utf-8") for file in files)
@@ -47,7 +50,7 @@ def split_sentences(text: str) -> list[str]:
   return [text[begin:end] for begin, end in zip(begins, ends, strict=True) if begin < end]
 
 
-def _first_documents(directory: Path, split: str) -> str:
+def _first_documents(directory: str, split: str) -> str:
   texts, size = [], 0
   for text in documents(directory, split):
     texts.append(text)

@@ -23,7 +23,9 @@ from experiments.benchmarks.measuring import in_turns
 from experiments.benchmarks.shapes import shape_named
 
 SHAPES = cli.define_list("shapes", ["1m", "30m"], "Of experiments/benchmarks/shapes.py.")
-DATASET = cli.define_path("dataset", None, "A prepared dataset; documentation strings by default.")
+DATASET = cli.define_path(
+  "dataset", None, "Path of any kind that data/sources/at.py knows; documentation strings by default."
+)
 TOKENIZER = cli.define_path("tokenizer", "byte", "As DataConfig.tokenizer; no larger than the shape's vocabulary.")
 WORKERS = flags.DEFINE_integer("num_workers", 0, "As DataConfig.num_workers.", lower_bound=0)
 DOCUMENT_MASK = flags.DEFINE_bool("document_mask", False, "As DataConfig.document_mask.")

@@ -57,6 +57,7 @@ def get_config(arg: str = "rope") -> TrainConfig:
       data=data,
       optim=OptimConfig(peak_lr=1e-3, warmup_steps=70),
       steps=2_000,
+      seed=1,  # another order of the documents than the pretraining's
     )
   return TrainConfig(
     model=model,

@@ -9,12 +9,13 @@ needles found 29 ± 7 and 68 ± 18 %.
 """
 
 import dataclasses
+import itertools
 from pathlib import Path
 from typing import Any
 
 from drope_jax.config import ComputeConfig, DataConfig, InitConfig, ModelConfig, OptimConfig, QKNorm, TrainConfig
 from drope_jax.data import docstrings
-from drope_jax.data.corpus import is_built
+from drope_jax.data.corpus import documents, is_built
 from drope_jax.data.tokenizers import load_tokenizer
 from drope_jax.errors import ConfigError
 from drope_jax.evaluate.eval_data import EvalData
@@ -77,6 +78,7 @@ class Quickstart:
   extensions: tuple[int, ...] = (1, 2, 4, 8)
   documents: int = 24  # held out, to measure the loss on
   needles_per_depth: int = 20
+  data: str | None = None  # prose: documents at a path that data/sources/at.py knows; None: docstrings of `packages`
   packages: tuple[str, ...] = docstrings.PACKAGES
   prose_limit: int | None = None  # documents; None: all
 
@@ -96,6 +98,7 @@ class Quickstart:
       tokenizer=str(tokenizer / "tokenizer.json"),
       context=self.context,
       batch_size=self.batch_size,
+      interleave=1,  # no document is longer than a few rows: see recall_corpus.cut
     )
     lengths = [extension * self.context for extension in self.extensions]
     return Study(
@@ -155,11 +158,11 @@ def prepare(settings: Quickstart, corpus: Path, tokenizer: Path) -> None:
   """
   if is_built(corpus):
     return
-  prose = docstrings.gather(settings.packages)[: settings.prose_limit]
+  prose = _prose(settings)
   train, held_out = docstrings.split_held_out(prose)
   if not train or len(held_out) < 2:
     raise ConfigError(
-      f"Quickstart.packages and prose_limit leave {len(prose)} documents, of which {len(held_out)} are held out; "
+      f"Quickstart.data, packages and prose_limit leave {len(prose)} documents, of which {len(held_out)} are held out; "
       "there must be one to train on, and two held out"
     )
   splits = {"train": train, "heldout": held_out[::2], "fit": held_out[1::2]}
@@ -170,3 +173,10 @@ def prepare(settings: Quickstart, corpus: Path, tokenizer: Path) -> None:
     seed=settings.seed,
   )
   build(corpus, tokenizer, splits, recipe)
+
+
+def _prose(settings: Quickstart) -> list[str]:
+  """The documents of `data`, or the docstrings; at most `prose_limit`."""
+  if settings.data is None:
+    return docstrings.gather(settings.packages)[: settings.prose_limit]
+  return list(itertools.islice(documents(settings.data, "train"), settings.prose_limit))

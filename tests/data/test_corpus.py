@@ -87,7 +87,6 @@ def test_missing_dataset_is_one_line_naming_it(tmp_path):
 @pytest.mark.parametrize(
   ("file", "old", "new", "message"),
   [
-    ("dataset_info.json", '"array_record"', '"tfrecord"', "stored as tfrecord"),
     ("dataset_info.json", '"array_record"', '"parquet"', "stored as parquet"),
     ("features.json", '"features": {\n            "text"', '"features": {\n            "body"', "features: body"),
   ],

@@ -32,9 +32,9 @@ def config(tmp_path_factory):
 
 @pytest.fixture
 def in_order(config, monkeypatch):
-  """Batches of one row, and rows as they were cut."""
+  """Batches of one row, rows as they were cut, and one document after the other."""
   monkeypatch.setattr(pipeline, "SHUFFLED_BATCHES", 1)
-  return dataclasses.replace(config, batch_size=1)
+  return dataclasses.replace(config, batch_size=1, interleave=1)
 
 
 def take(batches, count):
@@ -74,7 +74,8 @@ def test_rows_of_a_window_are_shuffled(config, in_order):
   window = 4 * ROW  # rows: SHUFFLED_BATCHES is 16, as ROW is
   cut = [batch["tokens"][0] for batch in take(train_batches(in_order, seed=0), window)]
   pipeline.SHUFFLED_BATCHES = 16
-  shuffled = np.concatenate([batch["tokens"] for batch in take(train_batches(config, seed=0), 16)])
+  one_by_one = dataclasses.replace(config, interleave=1)
+  shuffled = np.concatenate([batch["tokens"] for batch in take(train_batches(one_by_one, seed=0), 16)])
   assert not np.array_equal(cut, shuffled)
   assert sorted(map(tuple, cut)) == sorted(map(tuple, shuffled))
 
@@ -120,8 +121,8 @@ def test_resumes_exactly_from_any_row_through_json(in_order, monkeypatch, window
     states.append(json.loads(json.dumps(batches.get_state())))
     seen.append(next(batches))
   if window == 1:
-    offsets = [state["states"]["0"]["parent_window_start_state"]["offset"] for state in states]
-    assert 0 in offsets[2:] and any(offsets)  # rows begin with a document, and within one
+    opened = [state["states"]["0"]["parent_window_start_state"]["opened"] for state in states]
+    assert [] in opened[2:] and any(opened)  # rows begin with a document, and within one
   for index in range(0, 48, 1 if window == 1 else 5):
     resumed = train_batches(config, seed=0)
     resumed.set_state(states[index])

@@ -1,0 +1,66 @@
+"""From a path of the user's to what a run reads: its documents, and a tokenizer that is trained if there is none."""
+
+import dataclasses
+import hashlib
+import itertools
+import logging
+from collections.abc import Iterator
+
+from drope_jax.config import DataConfig
+from drope_jax.data.sources import Documents, source_at
+from drope_jax.data.sources.files import cache
+from drope_jax.data.tokenizers import train_bpe
+from drope_jax.errors import ConfigError
+
+TRAINED_CHARACTERS = 20_000_000  # of the documents, that a tokenizer is trained on
+
+logger = logging.getLogger(__name__)
+
+
+def reading(config: DataConfig, path: str | None, vocab_size: int | None = None) -> DataConfig:
+  """The config with the documents at `path`, and a tokenizer of `vocab_size` ids trained on them: what flags mean.
+
+  Args:
+    path: as `source_at` takes it, with the config's split; None: the documents of the config.
+    vocab_size: None: the tokenizer of the config.
+
+  Raises:
+    ConfigError, DataError: if nothing can be read there.
+  """
+  if path is not None:
+    source_at(path)  # raises before anything is written
+    config = dataclasses.replace(config, directory=path, source=None)
+  if vocab_size is None:
+    return config
+  source = config.source or source_at(config.directory).part(config.split)
+  return dataclasses.replace(config, tokenizer=trained_tokenizer(source.documents(), vocab_size))
+
+
+def trained_tokenizer(documents: Documents, vocab_size: int) -> str:
+  """The directory of a byte-level BPE trained on the documents; in the cache, and made once.
+
+  The same documents give the same one, wherever they lie. Of more than TRAINED_CHARACTERS, an evenly spread part is
+  read.
+  """
+  if documents.tokenizer is not None:
+    raise ConfigError(f"{documents.name}: is tokenised already; name the tokenizer that it was made with")
+  key = hashlib.sha256(f"{documents.digest} {vocab_size} {TRAINED_CHARACTERS}".encode()).hexdigest()[:16]
+  directory = cache() / "tokenizers" / key
+  if not (directory / "tokenizer.json").exists():
+    logger.info("trains a tokenizer of %d tokens, in %s", vocab_size, directory)
+    train_bpe(_spread(documents), vocab_size, directory)
+  return str(directory)
+
+
+def _spread(documents: Documents) -> Iterator[str]:
+  """Documents from all over, until there are TRAINED_CHARACTERS."""
+  strides = 1 + len(documents) // 1000
+  places = itertools.chain.from_iterable(range(first, len(documents), strides) for first in range(strides))
+  characters = 0
+  for place in places:
+    document = documents.at(place)
+    if isinstance(document, str):
+      characters += len(document)
+      yield document[:TRAINED_CHARACTERS]
+    if characters >= TRAINED_CHARACTERS:
+      return

@@ -1,0 +1,28 @@
+"""Sources of documents, as values of the config; `source_at` says which one a path stands for."""
+
+from drope_jax.data.sources.array_record import ArrayRecord
+from drope_jax.data.sources.at import source_at
+from drope_jax.data.sources.combined import Cut, Mixture, Splits
+from drope_jax.data.sources.jsonl import JSONL
+from drope_jax.data.sources.parquet import Parquet
+from drope_jax.data.sources.prepared import TFDS
+from drope_jax.data.sources.source import Blocks, Document, Documents, Source
+from drope_jax.data.sources.text import Text
+from drope_jax.data.sources.tokens import Tokens
+
+__all__ = [
+  "JSONL",
+  "TFDS",
+  "ArrayRecord",
+  "Blocks",
+  "Cut",
+  "Document",
+  "Documents",
+  "Mixture",
+  "Parquet",
+  "Source",
+  "Splits",
+  "Text",
+  "Tokens",
+  "source_at",
+]

@@ -1,0 +1,125 @@
+"""The source that a path stands for, by what lies there: what `--data=PATH` and `DataConfig.directory` mean.
+
+| PATH                                                    | source                                                  |
+|---------------------------------------------------------|---------------------------------------------------------|
+| a directory with dataset_info.json, or a TFDS name      | TFDS, with the splits that it has                       |
+| a directory with meta.json of token shards              | Tokens                                                  |
+| a directory of .parquet, .jsonl, .txt or array_record   | that, in all folders below                              |
+| one such file, or a pattern (`web/*.jsonl.zst`)         | that                                                    |
+| PATH#NAME                                               | with the documents in this column, field or feature     |
+| PATH,heldout=PATH,fit=PATH                              | Splits: what to measure on and fit temperatures on      |
+
+What has no splits of its own, and none that are named, is Cut: 1 % is held out, and 1 % to fit on.
+"""
+
+import re
+from pathlib import Path
+
+from etils import epath
+
+from drope_jax.data.sources.array_record import ArrayRecord
+from drope_jax.data.sources.combined import Cut, Splits
+from drope_jax.data.sources.files import below
+from drope_jax.data.sources.jsonl import JSONL
+from drope_jax.data.sources.parquet import Parquet
+from drope_jax.data.sources.prepared import INFO, TFDS, prepared_directory
+from drope_jax.data.sources.source import Source
+from drope_jax.data.sources.text import Text
+from drope_jax.data.sources.tokens import META, Tokens
+from drope_jax.errors import ConfigError
+
+_KINDS = {
+  "parquet": re.compile(r"\.parquet$"),
+  "jsonl": re.compile(r"\.(jsonl|ndjson|json)(\.gz|\.zst)?$"),  # C4 is released as .json.gz, of JSON lines
+  "text": re.compile(r"\.(txt|md|rst)(\.gz|\.zst)?$"),
+  "array_record": re.compile(r"\.(array_record|arrayrecord)(-\d{5}-of-\d{5})?$"),
+}
+_SUFFIXES = ".parquet, .jsonl, .txt, .array_record, or the first three of them as .gz or .zst"
+_PARTS = re.compile(r",(heldout|fit)=")
+
+
+def source_at(path: str) -> Source:
+  """The source of the documents at `path`; the module's docstring says how it is found.
+
+  Raises:
+    ConfigError: naming the path, if nothing lies there, or things of several kinds.
+  """
+  whole, *rest = _PARTS.split(str(path))
+  named = dict(zip(rest[::2], rest[1::2], strict=True))
+  if named:
+    heldout, fit = (_single(named[part]) if part in named else None for part in ("heldout", "fit"))
+    return Splits(_single(whole), heldout, fit)
+  source = _single(whole)
+  return source if isinstance(source, TFDS) else Cut(source)
+
+
+def _single(path: str) -> Source:
+  path, _, name = path.partition("#")
+  place = epath.Path(path).expanduser()
+  prepared = prepared_directory(path)
+  if prepared is not None:
+    return TFDS(path, feature=name or "text")
+  if (place / META).exists():
+    return Tokens(path)
+  if place.is_dir():
+    pattern, kind = _in_directory(place)
+  elif place.exists() or any(character in path for character in "*?["):
+    pattern, kind = path, _kind(path) or ""
+    if not kind:
+      raise ConfigError(f"{path}: its name does not say what it is; known are {_SUFFIXES}")
+  else:
+    raise ConfigError(
+      f"{path}: no dataset here (there is no {INFO}; nor is it a file, a pattern, or the name of a dataset "
+      "that TFDS has prepared)"
+    )
+  return _of_kind(kind, pattern, name)
+
+
+def _kind(name: str) -> str | None:
+  return next((kind for kind, pattern in _KINDS.items() if pattern.search(name)), None)
+
+
+def _of_kind(kind: str, pattern: str, name: str) -> Source:
+  match kind:
+    case "parquet":
+      return Parquet(pattern, **({"column": name} if name else {}))
+    case "jsonl":
+      return JSONL(pattern, **({"field": name} if name else {}))
+    case "text":
+      return Text(pattern)
+    case _:
+      return ArrayRecord(pattern)
+
+
+def _in_directory(directory: epath.Path) -> tuple[str, str]:
+  """A pattern of a directory's documents, and their kind. Raises ConfigError if there are none, or several kinds."""
+  found: set[tuple[str, str]] = set()  # kind and suffix
+  splits: set[str] = set()
+  for path in below(directory):
+    kind = None if path.name in _NO_DATA else _kind(path.name)
+    if kind is not None:
+      found.add((kind, _suffix(path.name)))
+      splits.add(re.split(r"[-_.]", path.name)[0])
+  if not found:
+    raise ConfigError(f"{directory}: no dataset here (there is no {INFO}, and no file of {_SUFFIXES})")
+  if len(found) > 1:
+    ways = ", ".join(f"{directory}/**/*{suffix}" for _, suffix in sorted(found))
+    raise ConfigError(f"{directory}: holds files of several kinds; name those that you want by a pattern: {ways}")
+  if "train" in splits and splits & {"test", "validation", "val", "dev", "heldout", "fit"}:
+    raise ConfigError(
+      f"{directory}: holds several splits ({', '.join(sorted(splits))}); name those that you want, as "
+      f"{directory}/**/train*,heldout={directory}/**/{sorted(splits - {'train'})[0]}*"
+    )
+  ((kind, suffix),) = found
+  return f"{directory}/**/*{suffix}", kind
+
+
+_NO_DATA = frozenset({"README.md", "LICENSE.txt", "dataset_infos.json", "state.json", "tokenizer.json"})
+
+
+def _suffix(name: str) -> str:
+  """The end of the name by which the files of a directory are found."""
+  if _KINDS["array_record"].search(name):
+    return ".array*record*"
+  suffixes = [part for part in Path(name).suffixes if part in (".gz", ".zst")]
+  return "".join([Path(name.removesuffix("".join(suffixes))).suffix, *suffixes])

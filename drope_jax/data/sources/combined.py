@@ -1,0 +1,195 @@
+"""Sources made of others: a mixture, parts that the user names, and parts cut off by the hash of each document."""
+
+import dataclasses
+import hashlib
+from collections.abc import Sequence
+from typing import Any
+
+import grain
+
+from drope_jax.data.sources.source import Document, Documents, Source
+from drope_jax.errors import ConfigError, check
+
+PARTS = ("train", "heldout", "fit")
+
+
+@dataclasses.dataclass(unsafe_hash=True)
+class Mixture(Source):
+  """Documents of several sources in turn, each by its weight: its share of the documents (not of the tokens).
+
+  Each source has epochs of its own, in an order of its own; which source comes when is fixed.
+  """
+
+  sources: tuple[Source, ...]
+  weights: tuple[float, ...]
+
+  def __post_init__(self) -> None:
+    check(len(self.sources) > 0, "Mixture.sources is empty")
+    check(
+      len(self.sources) == len(self.weights) and all(weight > 0 for weight in self.weights),
+      f"Mixture.weights is {self.weights}; it must have one positive number for each of {len(self.sources)} sources",
+    )
+
+  def part(self, name: str) -> Source:
+    return dataclasses.replace(self, sources=tuple(source.part(name) for source in self.sources))
+
+  def open(self) -> Sequence[Any]:
+    return _Mixed([source.documents() for source in self.sources], self.weights, str(self))
+
+
+@dataclasses.dataclass(unsafe_hash=True)
+class Splits(Source):
+  """Parts that the user names. A document of `heldout` or `fit` that stands in another part too is left out there.
+
+  To find those, opening a part reads the ones before it, in the order heldout, fit, train.
+  """
+
+  train: Source
+  heldout: Source | None = None
+  fit: Source | None = None
+  chosen: str = "train"
+
+  def __post_init__(self) -> None:
+    check(self.chosen in PARTS, f"Splits.chosen is {self.chosen!r}; allowed: {', '.join(PARTS)}")
+    check(getattr(self, self.chosen) is not None, f"Splits.{self.chosen} is None; name a source")
+
+  def part(self, name: str) -> Source:
+    if name not in PARTS or getattr(self, name) is None:
+      raise ConfigError(f"{self}: has no split {name!r}; name it in the path, as PATH,{name}=OTHER")
+    return dataclasses.replace(self, chosen=name)
+
+  def open(self) -> Sequence[Any]:
+    order = ("heldout", "fit", "train")
+    before = [getattr(self, name) for name in order[: order.index(self.chosen)]]
+    elsewhere = {_key(document) for source in before if source is not None for document in source.documents()}
+    return _Without(getattr(self, self.chosen).documents(), frozenset(elsewhere))
+
+
+@dataclasses.dataclass(unsafe_hash=True)
+class Cut(Source):
+  """A part of a source that has none: which one a document belongs to is decided by the hash of its text.
+
+  So equal documents are in the same part, and a document stays in its part when others come and go.
+  """
+
+  source: Source
+  heldout: float = 0.01  # share of the documents
+  fit: float = 0.01
+  chosen: str = "train"
+
+  def __post_init__(self) -> None:
+    check(self.chosen in PARTS, f"Cut.chosen is {self.chosen!r}; allowed: {', '.join(PARTS)}")
+    shares = self.heldout, self.fit
+    check(
+      min(shares) >= 0 and sum(shares) < 1, f"Cut.heldout and Cut.fit are {shares}; they must leave a part to train on"
+    )
+
+  def part(self, name: str) -> Source:
+    if name not in PARTS:
+      raise ConfigError(f"{self}: has no split {name!r}; splits: {', '.join(PARTS)}")
+    return dataclasses.replace(self, chosen=name)
+
+  def open(self) -> Sequence[Any]:
+    bounds = {"heldout": (0.0, self.heldout), "fit": (self.heldout, self.heldout + self.fit)}
+    begin, end = bounds.get(self.chosen, (self.heldout + self.fit, 1.0))
+    return _Within(self.source.documents(), int(begin * 2**64), int(end * 2**64))
+
+
+class _Mixed(Documents):
+  """Its places are (source, place in it); as a sequence it is one source behind the other."""
+
+  def __init__(self, members: list[Documents], weights: Sequence[float], name: str):
+    super().__init__(range(sum(map(len, members))), name)
+    self.members, self.weights = members, weights
+
+  def at(self, place: Any) -> Document | None:
+    number, inner = place if isinstance(place, tuple) else self._find(place)
+    return self.members[number].at(inner)
+
+  def where(self, place: Any) -> str:
+    number, inner = place if isinstance(place, tuple) else self._find(place)
+    return self.members[number].where(inner)
+
+  @property
+  def sizes(self) -> Sequence[int]:
+    return [size for member in self.members for size in (len(member), *member.sizes)]
+
+  @property
+  def tokenizer(self) -> str | None:
+    """Raises ConfigError if some members are text and others tokens, or of several tokenizers."""
+    found = {member.tokenizer for member in self.members}
+    if len(found) > 1:
+      raise ConfigError(f"{self.name}: its sources are tokenised in different ways ({found}); tokenise them alike")
+    return found.pop()
+
+  def order(self, seed: int) -> grain.MapDataset[Any]:
+    orders = [
+      # Other seeds for the others: two halves of one dataset shall not come in the same order.
+      member.order((seed + 7919 * number) % 2**32).map(_Place(number))
+      for number, member in enumerate(self.members)
+    ]
+    return grain.MapDataset.mix(orders, self.weights)
+
+  def _find(self, index: int) -> tuple[int, int]:
+    for number, member in enumerate(self.members):
+      if index < len(member):
+        return number, index
+      index -= len(member)
+    raise IndexError(index)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Place:
+  source: int
+
+  def __call__(self, place: Any) -> tuple[int, Any]:
+    return self.source, place
+
+
+class _Part(Documents):
+  """Those of some documents that belong to a part: places are theirs."""
+
+  def __init__(self, documents: Documents):
+    super().__init__(documents, documents.name)
+    self.documents_of_all = documents
+
+  def at(self, place: Any) -> Document | None:
+    document = self.documents_of_all.at(place)
+    return document if document is not None and self.has(_key(document)) else None
+
+  def where(self, place: Any) -> str:
+    return self.documents_of_all.where(place)
+
+  @property
+  def sizes(self) -> Sequence[int]:
+    return self.documents_of_all.sizes
+
+  def order(self, seed: int) -> grain.MapDataset[Any]:
+    return self.documents_of_all.order(seed)
+
+  def has(self, key: int) -> bool:
+    raise NotImplementedError
+
+
+class _Within(_Part):
+  def __init__(self, documents: Documents, begin: int, end: int):
+    super().__init__(documents)
+    self.begin, self.end = begin, end
+
+  def has(self, key: int) -> bool:
+    return self.begin <= key < self.end
+
+
+class _Without(_Part):
+  def __init__(self, documents: Documents, elsewhere: frozenset[int]):
+    super().__init__(documents)
+    self.elsewhere = elsewhere
+
+  def has(self, key: int) -> bool:
+    return key not in self.elsewhere
+
+
+def _key(document: Document) -> int:
+  """64 bits of a document's hash."""
+  content = document.encode() if isinstance(document, str) else document.tobytes()
+  return int.from_bytes(hashlib.sha256(content).digest()[:8], "big")

@@ -1,0 +1,36 @@
+"""Text files, each of which is a document."""
+
+import dataclasses
+from collections.abc import Sequence
+
+from etils import epath
+
+from drope_jax.data.sources.files import COMPRESSION, decompressed, matching
+from drope_jax.data.sources.source import Source
+
+
+@dataclasses.dataclass(unsafe_hash=True)
+class Text(Source):
+  """Files of UTF-8 text, `.txt` or any other, also `.gz` and `.zst`: one document each, without a byte-order mark."""
+
+  glob: str
+
+  def open(self) -> "_Files":
+    return _Files(matching(self.glob))
+
+
+class _Files(Sequence[bytes]):
+  def __init__(self, paths: list[epath.Path]):
+    self.paths = paths
+    self.sizes = [path.stat().length for path in paths]
+
+  def __len__(self) -> int:
+    return len(self.paths)
+
+  def __getitem__(self, index: int) -> bytes:  # type: ignore[override]
+    path = self.paths[index]
+    data = b"".join(decompressed(path)) if path.suffix in COMPRESSION else path.read_bytes()
+    return data.removeprefix(b"\xef\xbb\xbf")
+
+  def where(self, index: int) -> str:
+    return str(self.paths[index])

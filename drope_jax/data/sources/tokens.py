@@ -1,0 +1,104 @@
+"""Token shards: documents that were tokenised once, by `python -m drope_jax.data.tokenize`.
+
+A folder holds `meta.json` and, for each shard, `tokens-NNNNN-of-NNNNN.bin` (ids of uint16 or uint32, little-endian,
+with EOS behind each document) and `ends-NNNNN-of-NNNNN.bin` (uint64: where each document ends there, EOS included).
+"""
+
+import bisect
+import dataclasses
+import hashlib
+import json
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from etils import epath
+
+from drope_jax.data.sources.files import FileBytes
+from drope_jax.data.sources.source import Source
+from drope_jax.errors import ConfigError, DataError
+
+META = "meta.json"
+FORMAT = "drope_jax token shards, 1"
+
+
+@dataclasses.dataclass(unsafe_hash=True)
+class Tokens(Source):
+  """Token shards in `directory`. Documents are their ids, without the EOS; opening reads meta.json alone."""
+
+  directory: str
+
+  def open(self) -> "TokenShards":
+    return TokenShards(self.directory)
+
+
+class TokenShards(Sequence[np.ndarray]):
+  """The documents of token shards: int32 ids."""
+
+  def __init__(self, directory: str):
+    self.directory = epath.Path(directory)
+    meta = read_meta(self.directory)
+    self.tokenizer: str = meta["tokenizer"]  # digest of the one that they were made with
+    self.dtype, self.shards = np.dtype(meta["dtype"]), meta["shards"]
+    self.lasts = np.cumsum([shard["documents"] for shard in self.shards]).tolist()
+    self.sizes = [int(shard["sha256"][:15], 16) for shard in self.shards]
+    self.files = [self._open(shard) for shard in self.shards]
+
+  def _open(self, shard: dict[str, Any]) -> tuple[FileBytes, FileBytes] | None:
+    if not shard["documents"]:
+      return None
+    for name, size in (
+      (shard["tokens_file"], shard["tokens"] * self.dtype.itemsize),
+      (shard["ends_file"], 8 * shard["documents"]),
+    ):
+      path = self.directory / name
+      if not path.exists():
+        raise DataError(f"{path}: this shard is missing; copy it, or tokenise again")
+      if path.stat().length != size:
+        raise DataError(f"{path}: has {path.stat().length} bytes instead of {size}; copy it again")
+    return FileBytes(self.directory / shard["tokens_file"]), FileBytes(self.directory / shard["ends_file"])
+
+  def __len__(self) -> int:
+    return self.lasts[-1]
+
+  def __getitem__(self, index: int) -> np.ndarray:  # type: ignore[override]
+    number, document = self._find(index)
+    tokens, ends = self.files[number]  # type: ignore[misc]
+    begin, end = np.frombuffer(ends.read(8 * document - 8, 8 * document + 8), "<u8") if document else (0, None)
+    if end is None:
+      (end,) = np.frombuffer(ends.read(0, 8), "<u8")
+    size = self.dtype.itemsize
+    data = tokens.read(int(begin) * size, (int(end) - 1) * size)
+    return np.frombuffer(data, self.dtype.newbyteorder("<")).astype(np.int32)
+
+  def where(self, index: int) -> str:
+    number, document = self._find(index)
+    return f"{self.directory / self.shards[number]['tokens_file']}, document {document}"
+
+  @property
+  def damaged(self) -> list[str]:
+    """A line about each shard whose tokens are not those that were written; reads all of them."""
+    found = []
+    for shard in self.shards:
+      path = self.directory / shard["tokens_file"]
+      if hashlib.sha256(path.read_bytes()).hexdigest() != shard["sha256"]:
+        found.append(f"{path}: its content is not what was written (by its check sum); copy it again")
+    return found
+
+  def _find(self, index: int) -> tuple[int, int]:
+    number = bisect.bisect_right(self.lasts, index)
+    return number, index - (self.lasts[number - 1] if number else 0)
+
+
+def read_meta(directory: epath.Path) -> dict[str, Any]:
+  """What meta.json says. Raises ConfigError if it is none of ours, DataError if there is nothing."""
+  path = directory / META
+  try:
+    meta = json.loads(path.read_text())
+  except FileNotFoundError:
+    raise ConfigError(f"{directory}: no token shards here (there is no {META}); is tokenising finished?") from None
+  except (OSError, ValueError) as error:
+    raise DataError(f"{path}: cannot be read ({error}); tokenise again") from error
+  if not isinstance(meta, dict) or meta.get("format") != FORMAT:
+    raise ConfigError(f"{path}: is not of {FORMAT!r}")
+  return meta

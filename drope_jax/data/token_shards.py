@@ -1,0 +1,171 @@
+"""Writing token shards: any source, tokenised once, by several processes and hosts, and gone on with after a stop."""
+
+import dataclasses
+import hashlib
+import json
+import logging
+import multiprocessing
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from drope_jax.data.identity import digest
+from drope_jax.data.packing import EndWithParent
+from drope_jax.data.sources import Documents
+from drope_jax.data.sources.tokens import FORMAT, META
+from drope_jax.data.tokenizers import Tokenizer
+from drope_jax.errors import ConfigError
+from drope_jax.files import DRAFT, write_json
+
+PLAN = "plan.json"  # what is being written here; in the end meta.json takes its place
+SHARD_BYTES = 256 << 20  # of the source's files, for a shard
+FEWEST_SHARDS = 16
+
+logger = logging.getLogger(__name__)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Shard:
+  """A stretch of the documents, and where it goes."""
+
+  documents: Documents
+  tokenizer: Tokenizer
+  folder: Path
+  dtype: str
+  index: int
+  count: int
+
+  @property
+  def name(self) -> str:
+    return f"{self.index:05d}-of-{self.count:05d}"
+
+  @property
+  def record(self) -> Path:
+    """Written last: where it is, the shard is whole."""
+    return self.folder / f"shard-{self.name}.json"
+
+  def write(self) -> dict[str, Any]:
+    """Writes the shard; returns its record."""
+    places = len(self.documents)
+    tokens_file, ends_file = self.folder / f"tokens-{self.name}.bin", self.folder / f"ends-{self.name}.bin"
+    drafts = [path.with_name(path.name + DRAFT) for path in (tokens_file, ends_file)]
+    known, documents, tokens = hashlib.sha256(), 0, 0
+    with drafts[0].open("wb") as ids_out, drafts[1].open("wb") as ends_out:
+      for place in range(places * self.index // self.count, places * (self.index + 1) // self.count):
+        document = self.documents.at(place)
+        if document is None:
+          continue
+        assert isinstance(document, str)  # see _plan
+        ids = np.asarray([*self.tokenizer.encode(document), self.tokenizer.eos_id], self.dtype)
+        documents, tokens = documents + 1, tokens + len(ids)
+        known.update(ids.tobytes())
+        ids_out.write(ids.tobytes())
+        ends_out.write(np.uint64(tokens).tobytes())
+    for draft, path in zip(drafts, (tokens_file, ends_file), strict=True):
+      draft.replace(path)
+    record = {"tokens_file": tokens_file.name, "ends_file": ends_file.name, "documents": documents, "tokens": tokens}
+    record["sha256"] = known.hexdigest()
+    write_json(record, self.record)
+    return record
+
+
+def write_shards(
+  documents: Documents,
+  tokenizer: Tokenizer,
+  folder: Path,
+  shards: int | None = None,
+  processes: int = 1,
+  host: int = 0,
+  hosts: int = 1,
+) -> dict[str, Any] | None:
+  """Tokenises documents into `folder`, which `sources.Tokens` reads; what is there of it already is not done again.
+
+  Args:
+    documents: of any source of text.
+    tokenizer: a copy of it is kept in `folder`/tokenizer.
+    folder: of these shards alone.
+    shards: how many; None: one for SHARD_BYTES of the source's files, and at least FEWEST_SHARDS.
+    processes: that work at one time on this host.
+    host: which host this is, from 0. Host i writes the shards i, i + hosts, ...; the last one to end writes meta.json.
+    hosts: how many there are; all of them see `folder`.
+
+  Returns:
+    The content of meta.json; None if other hosts are not done yet.
+
+  Raises:
+    ConfigError: if `folder` holds something else, or the shards of other documents or another tokenizer.
+    DataError: a document that is no text.
+  """
+  plan = _plan(documents, tokenizer, folder, shards)
+  if (folder / META).exists():
+    return json.loads((folder / META).read_text())
+  jobs = [_Shard(documents, tokenizer, folder, plan["dtype"], index, plan["shards"]) for index in range(plan["shards"])]
+  mine = [job for job in jobs[host::hosts] if not job.record.exists()]
+  begun, tokens = time.monotonic(), 0
+  for number, record in enumerate(_written(mine, processes), 1):
+    tokens += record["tokens"]
+    seconds = time.monotonic() - begun
+    logger.info(
+      "%d of %d shards, %.1fM tokens, %.0f tokens/s, %.0f s left",
+      len(jobs[host::hosts]) - len(mine) + number,
+      len(jobs[host::hosts]),
+      tokens / 1e6,
+      tokens / seconds,
+      seconds / number * (len(mine) - number),
+    )
+  if not all(job.record.exists() for job in jobs):
+    return json.loads((folder / META).read_text()) if (folder / META).exists() else None
+  records = [json.loads(job.record.read_text()) for job in jobs]
+  totals = {name: sum(record[name] for record in records) for name in ("documents", "tokens")}
+  if not totals["documents"]:
+    raise ConfigError(f"{documents.name}: has no documents")
+  tokenizer.save(folder / "tokenizer")
+  roles = {"vocab_size": tokenizer.vocab_size, "eos_id": tokenizer.eos_id, "bos_id": tokenizer.bos_id}
+  meta = {**plan, **roles, **totals, "shards": records}
+  write_json(meta, folder / META)
+  for path in (folder / PLAN, *(job.record for job in jobs)):
+    path.unlink(missing_ok=True)
+  return meta
+
+
+def _plan(documents: Documents, tokenizer: Tokenizer, folder: Path, shards: int | None) -> dict[str, Any]:
+  """What is to be written; raises ConfigError unless it is what `folder` holds already, if it holds anything."""
+  if documents.tokenizer is not None:
+    raise ConfigError(f"{documents.name}: is tokenised already")
+  plan: dict[str, Any] = {
+    "format": FORMAT,
+    "dtype": "uint16" if tokenizer.vocab_size <= 1 << 16 else "uint32",
+    "tokenizer": digest(tokenizer),
+    "source": {"documents": len(documents), "digest": documents.digest},
+  }
+  there = next((json.loads(path.read_text()) for path in (folder / META, folder / PLAN) if path.exists()), None)
+  if there is None:
+    if folder.exists() and any(folder.iterdir()):
+      raise ConfigError(f"{folder}: holds something that is no token shards; choose another directory")
+    wanted = shards or max(FEWEST_SHARDS, -(-sum(documents.sizes) // SHARD_BYTES))
+    plan["shards"] = max(1, min(wanted, len(documents)))
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json(plan, folder / PLAN)
+    return plan
+  for name, value in plan.items():
+    if there.get(name) != value:
+      raise ConfigError(f"{folder}: holds other shards ({name} is {there.get(name)}, not {value}); choose another")
+  count = there["shards"] if isinstance(there["shards"], int) else len(there["shards"])
+  if shards not in (None, count):
+    raise ConfigError(f"{folder}: is being written as {count} shards, not {shards}")
+  return {**plan, "shards": count}
+
+
+def _written(jobs: list[_Shard], processes: int) -> Iterator[dict[str, Any]]:
+  """Records of shards as they get done."""
+  if processes == 1 or len(jobs) < 2:
+    yield from map(_Shard.write, jobs)
+    return
+  with multiprocessing.get_context("spawn").Pool(
+    min(processes, len(jobs)), initializer=EndWithParent(os.getpid())
+  ) as pool:  # leaving the block ends the processes, whatever they do
+    yield from pool.imap_unordered(_Shard.write, jobs)
