@@ -16,8 +16,9 @@ import numpy as np
 from jax import lax
 
 from drope_jax.config import ComputeConfig, ModelConfig
-from drope_jax.model import Array, Cache, Params, hidden_states, init_cache, separate_frequencies, unembed
-from drope_jax.positions import Frequencies
+from drope_jax.model import Array, Cache, hidden_states, init_cache, separate_frequencies, unembed
+from drope_jax.parameters import Params
+from drope_jax.rotation import Frequencies
 from drope_jax.sharding import divisible
 
 _SMALLEST_CAPACITY = 64  # tokens: below, shorter rows save less than another compilation costs

@@ -31,8 +31,8 @@ from drope_jax.data.tokenizers import load_tokenizer
 from drope_jax.errors import CheckpointError, ConfigError
 from drope_jax.files import holds_something
 from drope_jax.heldout import HeldOut
-from drope_jax.model import Params
 from drope_jax.optim import make_optimizer
+from drope_jax.parameters import Params
 from drope_jax.preflight import check_run
 from drope_jax.profiling import Profiler
 from drope_jax.runs import Run, resolve

@@ -14,9 +14,10 @@ from drope_jax.checkpoint import TrainState
 from drope_jax.chunks import map_chunks
 from drope_jax.config import ComputeConfig, ModelConfig
 from drope_jax.loss import SummedLosses, TokenLosses, chunk_length, summed_token_losses, token_losses
-from drope_jax.model import Hidden, Params, Taps, hidden_states, unembed
+from drope_jax.model import Hidden, Taps, hidden_states, unembed
 from drope_jax.objective import Objective
-from drope_jax.positions import Frequencies
+from drope_jax.parameters import Params
+from drope_jax.rotation import Frequencies
 from drope_jax.runs import Run
 from drope_jax.sharding import named_sharding
 

@@ -12,9 +12,9 @@ from support.tiny_run import tiny_model
 
 from drope_jax.config import OptimConfig, QKNorm
 from drope_jax.errors import ConfigError
-from drope_jax.model import map_specs, parameter_specs
 from drope_jax.optim import carried_over, make_optimizer
 from drope_jax.optimizers import AdamW, Muon, Optimizer, matrix_axes
+from drope_jax.parameters import map_specs, parameter_specs
 from drope_jax.serialization import from_dict, to_dict
 
 MODEL = tiny_model(qkv_bias=True, qk_norm=QKNorm(), tie_embeddings=False)

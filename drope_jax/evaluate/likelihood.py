@@ -13,8 +13,9 @@ from drope_jax.config import ComputeConfig, ModelConfig
 from drope_jax.evaluate.subject import Subject, batches
 from drope_jax.generation import round_up
 from drope_jax.loss import chunk_for
-from drope_jax.model import Array, Params, hidden_states, separate_frequencies, unembed
-from drope_jax.positions import Frequencies
+from drope_jax.model import Array, hidden_states, separate_frequencies, unembed
+from drope_jax.parameters import Params
+from drope_jax.rotation import Frequencies
 
 
 class Scored(NamedTuple):

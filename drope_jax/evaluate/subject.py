@@ -12,7 +12,7 @@ from drope_jax.errors import ConfigError
 from drope_jax.evaluate.methods import Inference
 from drope_jax.evaluate.samples import SampleLog
 from drope_jax.generation import padded
-from drope_jax.model import Params
+from drope_jax.parameters import Params
 from drope_jax.sharding import pieces
 
 BATCH_TOKENS = 16_384  # tokens on the device at one time, unless one sample alone is longer

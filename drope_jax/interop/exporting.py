@@ -27,7 +27,7 @@ from drope_jax.interop.formats import choose, exported_length, write_config
 from drope_jax.interop.model_card import Made, figures_of, history, model_card
 from drope_jax.interop.sources import copy_tokenizer
 from drope_jax.interop.weights import Weight, array_of, foreign_shape, scaled_by_beta, weights_of
-from drope_jax.model import ParameterSpec, Params
+from drope_jax.parameters import ParameterSpec, Params
 
 DTYPES = {"float32": np.float32, "bfloat16": ml_dtypes.bfloat16, "float16": np.float16}  # of safetensors
 SHARD_BYTES = 5_000_000_000  # as transformers cuts them

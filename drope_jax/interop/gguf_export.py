@@ -20,8 +20,9 @@ from drope_jax.interop.formats import layers_of
 from drope_jax.interop.gguf_file import interleaved
 from drope_jax.interop.rope_parameters import NEUTRAL_FACTOR
 from drope_jax.interop.weights import Weight, array_of, foreign_shape, scaled_by_beta, weights_of
-from drope_jax.model import ParameterSpec, Params
-from drope_jax.positions import PI, RoPE, YaRN
+from drope_jax.parameters import ParameterSpec, Params
+from drope_jax.positions import RoPE
+from drope_jax.scalings import PI, YaRN
 
 FORMAT = "gguf"
 TYPES = {"float32": "F32", "float16": "F16", "bfloat16": "BF16", "q8_0": "Q8_0"}  # of matrices, by --dtype

@@ -32,7 +32,7 @@ from drope_jax.interop.weights import (
   scaled_by_beta,
   weights_of,
 )
-from drope_jax.model import ParameterSpec, Params, count_parameters
+from drope_jax.parameters import ParameterSpec, Params, count_parameters
 from drope_jax.sharding import named_sharding
 
 logger = logging.getLogger(__name__)

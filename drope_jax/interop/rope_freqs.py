@@ -12,7 +12,8 @@ import numpy as np
 
 from drope_jax.errors import ConfigError
 from drope_jax.interop.rope_parameters import NEUTRAL_FACTOR, ORIGINAL
-from drope_jax.positions import Llama3, RoPE
+from drope_jax.positions import RoPE
+from drope_jax.scalings import Llama3
 
 NAME = "rope_freqs.weight"
 _TOLERANCE = 1e-4  # relative; the array is float32, and so were the sums that it comes from

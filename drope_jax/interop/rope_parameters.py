@@ -14,7 +14,8 @@ import numpy as np
 
 from drope_jax.errors import ConfigError
 from drope_jax.interop.keys import Keys
-from drope_jax.positions import NTK, PI, DynamicNTK, Embedding, Llama3, NTKByParts, RoPE, YaRN
+from drope_jax.positions import Embedding, RoPE
+from drope_jax.scalings import NTK, PI, DynamicNTK, Llama3, NTKByParts, YaRN
 
 # With a frequency divided by this, no angle differs from 0 in float32: a rotation that rotates nothing.
 NEUTRAL_FACTOR = 1e30

@@ -12,7 +12,7 @@ import numpy as np
 
 from drope_jax.config import ModelConfig
 from drope_jax.interop.families import Family
-from drope_jax.model import ParameterSpec, Params, parameter_specs
+from drope_jax.parameters import ParameterSpec, Params, parameter_specs
 
 
 class Weight(NamedTuple):

@@ -17,7 +17,7 @@ from drope_jax.evaluate.figures import BETA, At, Figure, mean_figure
 from drope_jax.evaluate.results import Measurement, Result
 from drope_jax.files import read_json_lines
 from drope_jax.metrics import is_training
-from drope_jax.model import count_parameters
+from drope_jax.parameters import count_parameters
 from drope_jax.serialization import from_dict, load_config
 from drope_jax.transitions import Transition
 from experiments.plan import Arm, Pretrained, Row, run_directory

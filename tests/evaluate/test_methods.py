@@ -7,7 +7,8 @@ import pytest
 from drope_jax.config import ModelConfig
 from drope_jax.errors import ConfigError
 from drope_jax.evaluate.methods import METHODS, Inference, allowed_methods, inference, is_as_trained
-from drope_jax.positions import NTK, PI, ALiBi, DynamicNTK, DynamicYaRN, Embedding, RoPE, Scaling, YaRN, rnope_swa
+from drope_jax.positions import ALiBi, Embedding, RoPE, rnope_swa
+from drope_jax.scalings import NTK, PI, DynamicNTK, DynamicYaRN, Scaling, YaRN
 from drope_jax.transitions import drop
 
 

@@ -17,7 +17,7 @@ from drope_jax.evaluate.methods import Inference
 from drope_jax.evaluate.subject import Subject
 from drope_jax.evaluate.tasks.needles import Needles, accuracy_by_depth, retrieve
 from drope_jax.generation import generate
-from drope_jax.model import map_specs
+from drope_jax.parameters import map_specs
 
 TOKENIZER = ByteTokenizer()
 FILLERS = ("The weather was fine that day.", "Nobody had seen the ship leave.", "There is little more to tell.")

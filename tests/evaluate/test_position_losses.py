@@ -9,8 +9,10 @@ from drope_jax.config import ComputeConfig, ModelConfig
 from drope_jax.evaluate.methods import Inference
 from drope_jax.evaluate.position_losses import _token_losses, _windows, position_losses, trace_losses
 from drope_jax.evaluate.tasks.perplexity import blocks
-from drope_jax.model import count_parameters, hidden_states, map_specs, unembed
-from drope_jax.positions import NTK, DynamicYaRN, RoPE, YaRN
+from drope_jax.model import hidden_states, unembed
+from drope_jax.parameters import count_parameters, map_specs
+from drope_jax.positions import RoPE
+from drope_jax.scalings import NTK, DynamicYaRN, YaRN
 from experiments.configs import recalibrate
 
 LENGTH = 20

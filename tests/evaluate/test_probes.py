@@ -17,8 +17,10 @@ from drope_jax.evaluate.methods import Inference
 from drope_jax.evaluate.subject import Subject
 from drope_jax.evaluate.tasks.copying import SIZES, Copy
 from drope_jax.evaluate.tasks.order import Order
-from drope_jax.model import hidden_states, map_specs, unembed
-from drope_jax.positions import DynamicYaRN, RoPE
+from drope_jax.model import hidden_states, unembed
+from drope_jax.parameters import map_specs
+from drope_jax.positions import RoPE
+from drope_jax.scalings import DynamicYaRN
 
 TOKENIZER = ByteTokenizer()
 LINES = Lines(TOKENIZER, ["The weather was fine that day.", "Nobody had seen the ship leave."])

@@ -18,7 +18,7 @@ from drope_jax.errors import ConfigError
 from drope_jax.evaluate.eval_data import EvalData
 from drope_jax.evaluate.methods import Inference
 from drope_jax.evaluate.position_losses import position_losses
-from drope_jax.model import count_parameters
+from drope_jax.parameters import count_parameters
 from drope_jax.train import train
 from drope_jax.transitions import drop
 from experiments.report import write_report

@@ -33,20 +33,8 @@ from drope_jax.interop.families import FAMILIES, written
 from drope_jax.interop.formats import choose, unsupported
 from drope_jax.interop.importing import import_model
 from drope_jax.model import hidden_states, unembed
-from drope_jax.positions import (
-  NTK,
-  PI,
-  ALiBi,
-  DynamicNTK,
-  DynamicYaRN,
-  Layer,
-  LayerPattern,
-  Llama3,
-  NTKByParts,
-  RoPE,
-  YaRN,
-  rnope_swa,
-)
+from drope_jax.positions import ALiBi, Layer, LayerPattern, RoPE, rnope_swa
+from drope_jax.scalings import NTK, PI, DynamicNTK, DynamicYaRN, Llama3, NTKByParts, YaRN
 from drope_jax.serialization import to_dict
 
 pytestmark = pytest.mark.usefixtures("compile_once")

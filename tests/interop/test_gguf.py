@@ -27,7 +27,8 @@ from drope_jax.errors import ConfigError
 from drope_jax.interop.__main__ import main
 from drope_jax.interop.gguf_tokenizer import CUTS
 from drope_jax.interop.importing import import_model, open_source
-from drope_jax.positions import PI, RoPE, YaRN
+from drope_jax.positions import RoPE
+from drope_jax.scalings import PI, YaRN
 
 gguf = pytest.importorskip("gguf")
 

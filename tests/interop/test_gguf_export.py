@@ -16,7 +16,8 @@ from drope_jax.data.tokenizers import load_tokenizer
 from drope_jax.interop.__main__ import main
 from drope_jax.interop.exporting import export_model
 from drope_jax.interop.importing import import_model
-from drope_jax.positions import PI, DynamicNTK, Layer, LayerPattern, Llama3, NTKByParts, RoPE, YaRN
+from drope_jax.positions import Layer, LayerPattern, RoPE
+from drope_jax.scalings import PI, DynamicNTK, Llama3, NTKByParts, YaRN
 
 gguf = pytest.importorskip("gguf")
 HEAD = QKNorm("head")

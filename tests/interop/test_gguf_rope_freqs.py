@@ -21,7 +21,8 @@ from drope_jax.interop.importing import open_source
 from drope_jax.interop.rope_freqs import rope_parameters_of
 from drope_jax.interop.rope_parameters import NEUTRAL_FACTOR, read_rope
 from drope_jax.model import Decoder
-from drope_jax.positions import Llama3, RoPE
+from drope_jax.positions import RoPE
+from drope_jax.scalings import Llama3
 
 gguf = pytest.importorskip("gguf")
 NAME = "rope_freqs.weight"

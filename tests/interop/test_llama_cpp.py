@@ -19,7 +19,8 @@ from drope_jax.generation import generate
 from drope_jax.interop.exporting import export_model
 from drope_jax.interop.importing import import_model
 from drope_jax.model import Decoder
-from drope_jax.positions import RoPE, YaRN
+from drope_jax.positions import RoPE
+from drope_jax.scalings import YaRN
 
 pytest.importorskip("gguf")
 pytestmark = [

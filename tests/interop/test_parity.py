@@ -21,7 +21,8 @@ from support.pretrained import (
 from drope_jax.config import QKNorm
 from drope_jax.interop.importing import open_source, read_params
 from drope_jax.model import Decoder, hidden_states, init_cache, unembed
-from drope_jax.positions import PI, DynamicNTK, Layer, LayerPattern, Llama3, RoPE, YaRN
+from drope_jax.positions import Layer, LayerPattern, RoPE
+from drope_jax.scalings import PI, DynamicNTK, Llama3, YaRN
 
 pytestmark = pytest.mark.usefixtures("compile_once")
 

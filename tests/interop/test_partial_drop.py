@@ -15,7 +15,9 @@ from drope_jax.interop.exporting import export_model
 from drope_jax.interop.families import FAMILIES, Family
 from drope_jax.interop.importing import import_model
 from drope_jax.model import Decoder
-from drope_jax.positions import ALiBi, Embedding, Frequencies, Layer, LayerPattern, RoPE, Scaling, YaRN
+from drope_jax.positions import ALiBi, Embedding, Layer, LayerPattern, RoPE
+from drope_jax.rotation import Frequencies
+from drope_jax.scalings import Scaling, YaRN
 from drope_jax.transitions import PartialDrop
 
 pytestmark = pytest.mark.usefixtures("compile_once")

@@ -10,7 +10,8 @@ from support.pretrained import THETA, transformers
 
 from drope_jax.errors import ConfigError
 from drope_jax.interop.rope_parameters import READ_KEYS, as_rope, read_rope, write_rope
-from drope_jax.positions import NTK, PI, DynamicNTK, Llama3, NTKByParts, RoPE, YaRN
+from drope_jax.positions import RoPE
+from drope_jax.scalings import NTK, PI, DynamicNTK, Llama3, NTKByParts, YaRN
 
 rope_utils = pytest.importorskip("transformers.modeling_rope_utils")
 

@@ -6,7 +6,7 @@ import numpy as np
 
 from drope_jax import checkpoint
 from drope_jax.data.tokenizers import train_bpe
-from drope_jax.model import map_specs
+from drope_jax.parameters import map_specs
 
 CONTEXT = 16
 ORIGIN = {"format": "test", "name": "none", "sha256": {}}

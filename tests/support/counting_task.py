@@ -12,7 +12,7 @@ from drope_jax.errors import ConfigError
 from drope_jax.evaluate.figures import Figure
 from drope_jax.evaluate.methods import Inference
 from drope_jax.evaluate.subject import Subject
-from drope_jax.model import map_specs
+from drope_jax.parameters import map_specs
 from drope_jax.positions import RoPE
 
 TOKENIZER = ByteTokenizer()
