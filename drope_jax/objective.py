@@ -1,6 +1,6 @@
 """Objectives as values: what a run minimises.
 
-An objective is a function of `Inputs` (train_step.py): the weights, one micro-batch, and where the run stands. It
+An objective is a function of `Inputs` (training/step.py): the weights, one micro-batch, and where the run stands. It
 returns sums over the real targets, so that micro-batches add up exactly, whatever their numbers of targets are.
 """
 
@@ -15,7 +15,7 @@ from drope_jax.values import Value
 
 if TYPE_CHECKING:  # the step needs config.py, which has objectives among its fields
   from drope_jax.model import Hidden
-  from drope_jax.train_step import Inputs
+  from drope_jax.training.step import Inputs
 
 Array = jax.Array
 Sums = dict[str, Array]

@@ -6,8 +6,8 @@ Where weights come from, in this order:
      (unless `keep_optimizer`), schedule, step count and data start from the beginning;
   3. scratch: `config.model` initialised from `config.seed`.
 
-What the run is made of lies beside this file: runs.py (the config, resolved), preflight.py (does it fit here),
-train_state.py (its first state), train_step.py (one step), heldout.py and train_log.py (what it says of itself).
+What the run is made of lies in training/: run.py (the config, resolved), preflight.py (does it fit here), state.py (its
+first state), step.py (one step), heldout.py and log.py (what it says of itself).
 """
 
 import contextlib
@@ -30,17 +30,17 @@ from drope_jax.data.pipeline import settled, train_batches
 from drope_jax.data.tokenizers import load_tokenizer
 from drope_jax.errors import CheckpointError, ConfigError
 from drope_jax.files import holds_something
-from drope_jax.heldout import HeldOut
 from drope_jax.optim import make_optimizer
 from drope_jax.parameters import Params
-from drope_jax.preflight import check_run
-from drope_jax.profiling import Profiler
-from drope_jax.runs import Run, resolve
 from drope_jax.serialization import is_cut_off, load_config, save_config, to_dict
 from drope_jax.sharding import make_mesh
-from drope_jax.train_log import TrainLog, announce_compilation, introduce
-from drope_jax.train_state import abstract_frozen, abstract_state, fresh_state, open_teacher, state_from_init
-from drope_jax.train_step import batch_sharding, jit_train_step, step_number
+from drope_jax.training.heldout import HeldOut
+from drope_jax.training.log import TrainLog, announce_compilation, introduce
+from drope_jax.training.preflight import check_run
+from drope_jax.training.profiling import Profiler
+from drope_jax.training.run import Run, resolve
+from drope_jax.training.state import abstract_frozen, abstract_state, fresh_state, open_teacher, state_from_init
+from drope_jax.training.step import batch_sharding, jit_train_step, step_number
 
 logger = logging.getLogger(__name__)
 

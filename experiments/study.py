@@ -28,7 +28,6 @@ from drope_jax.errors import ConfigError
 from drope_jax.evaluate.measure import check, evaluate
 from drope_jax.evaluate.tasks import make_tasks
 from drope_jax.files import holds_something, write_json
-from drope_jax.runs import resolve, start_from
 from drope_jax.serialization import (
   differences,
   from_dict,
@@ -40,6 +39,7 @@ from drope_jax.serialization import (
 )
 from drope_jax.sharding import make_mesh, using
 from drope_jax.train import train
+from drope_jax.training.run import resolve, start_from
 from experiments.plan import Pretrained, Study, run_directory
 from experiments.report import write_report
 

@@ -22,10 +22,10 @@ from drope_jax.config import ComputeConfig, InitConfig
 from drope_jax.errors import ConfigError
 from drope_jax.model import Decoder, Taps, hidden_states, init_params
 from drope_jax.objective import Distill, NextToken, Objective
-from drope_jax.runs import resolve, start_from
 from drope_jax.sharding import make_mesh
 from drope_jax.train import train
-from drope_jax.train_step import make_train_step, step_number
+from drope_jax.training.run import resolve, start_from
+from drope_jax.training.step import make_train_step, step_number
 
 pytestmark = pytest.mark.usefixtures("compile_once", "quick_compilation")
 

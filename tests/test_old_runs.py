@@ -26,7 +26,7 @@ from drope_jax.positions import RoPE
 from drope_jax.serialization import from_dict, load_config
 from drope_jax.sharding import make_mesh
 from drope_jax.train import train
-from drope_jax.train_state import abstract_state
+from drope_jax.training.state import abstract_state
 from drope_jax.transitions import Drop
 
 pytestmark = pytest.mark.usefixtures("compile_once")

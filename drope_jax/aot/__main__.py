@@ -44,8 +44,8 @@ from drope_jax.config import TrainConfig
 from drope_jax.errors import UserError
 from drope_jax.files import write_json
 from drope_jax.metrics import flops_per_token, objective_factor
-from drope_jax.runs import Run
 from drope_jax.sharding import make_mesh, pieces
+from drope_jax.training.run import Run
 
 CONFIG = cli.define_config("Config file of a run, and its argument: FILE[:ARG].")
 TOPOLOGY = flags.DEFINE_string("topology", None, "Chips of one slice: v5e:4x4, v5p:2x4x4, v6e:8x8 ...", required=True)

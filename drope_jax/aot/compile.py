@@ -20,12 +20,12 @@ from drope_jax.errors import ConfigError, ToolError, UserError
 from drope_jax.evaluate.methods import Inference
 from drope_jax.evaluate.position_losses import trace_losses
 from drope_jax.optim import make_optimizer
-from drope_jax.preflight import check_layout
-from drope_jax.runs import Run, resolve, start_from
 from drope_jax.serialization import checked
 from drope_jax.sharding import check_divides
-from drope_jax.train_state import abstract_frozen, abstract_state
-from drope_jax.train_step import batch_sharding, jit_train_step, step_number
+from drope_jax.training.preflight import check_layout
+from drope_jax.training.run import Run, resolve, start_from
+from drope_jax.training.state import abstract_frozen, abstract_state
+from drope_jax.training.step import batch_sharding, jit_train_step, step_number
 
 # libtpu looks for a TPU when it is loaded, and wants to be the only one to use it; here none is used.
 _LIBTPU = {

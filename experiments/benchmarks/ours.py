@@ -18,11 +18,11 @@ from drope_jax.model import compute_dtype, init_params
 from drope_jax.optim import make_optimizer
 from drope_jax.optimizers import AdamW
 from drope_jax.parameters import count_parameters, map_specs
-from drope_jax.runs import resolve
 from drope_jax.serialization import from_dict, library_versions
 from drope_jax.sharding import PRESETS, make_mesh, named_sharding
-from drope_jax.train_state import abstract_state, fresh_state
-from drope_jax.train_step import batch_sharding, jit_train_step, step_number
+from drope_jax.training.run import resolve
+from drope_jax.training.state import abstract_state, fresh_state
+from drope_jax.training.step import batch_sharding, jit_train_step, step_number
 from experiments.benchmarks.measuring import host_memory_peak, page_faults
 
 Measure = Callable[..., dict[str, Any]]

@@ -22,8 +22,8 @@ from drope_jax.config import MeshConfig, TrainConfig
 from drope_jax.errors import ConfigError, ToolError
 from drope_jax.model import compute_dtype
 from drope_jax.platforms import PEAK_FLOPS, target_platform
-from drope_jax.runs import resolve
 from drope_jax.sharding import make_mesh
+from drope_jax.training.run import resolve
 from drope_jax.transitions import drop
 from experiments.configs import pretrain, recalibrate
 

@@ -16,11 +16,11 @@ from drope_jax.errors import ConfigError
 from drope_jax.metrics import flops_per_token
 from drope_jax.optim import make_optimizer
 from drope_jax.parameters import count_parameters, map_specs
-from drope_jax.preflight import check_layout
-from drope_jax.runs import Run, start_from
 from drope_jax.serialization import checked
 from drope_jax.sharding import AXES, PRESETS, named_sharding
-from drope_jax.train_step import make_train_step, step_number
+from drope_jax.training.preflight import check_layout
+from drope_jax.training.run import Run, start_from
+from drope_jax.training.step import make_train_step, step_number
 from drope_jax.transitions import Drop, drop
 from experiments.configs import pretrain, recalibrate
 from experiments.studies import partial_drop, quickstart, smollm2_lengths, smollm2_recalibration

@@ -1,8 +1,8 @@
 """An objective of one micro-batch, outside of a run."""
 
 from drope_jax.config import ComputeConfig, DataConfig, OptimConfig, TrainConfig
-from drope_jax.runs import Run
-from drope_jax.train_step import Inputs, step_number
+from drope_jax.training.run import Run
+from drope_jax.training.step import Inputs, step_number
 
 
 def sums(objective, model, params, batch, compute=None, *, source=None, frozen=None, step=0, steps=10, init=None):

@@ -15,8 +15,8 @@ from drope_jax.data.tokenizers import Tokenizer
 from drope_jax.model import compute_dtype
 from drope_jax.optim import learning_rate
 from drope_jax.parameters import count_parameters
-from drope_jax.runs import Run
 from drope_jax.serialization import to_dict
+from drope_jax.training.run import Run
 
 logger = logging.getLogger(__name__)
 

@@ -15,13 +15,14 @@ import pytest
 from support.interrupting import crash, terminate, when_step_is_logged
 from support.tiny_run import contents, losses, records, tiny_corpus, tiny_model, tiny_run
 
-from drope_jax import checkpoint, metrics, preflight
+from drope_jax import checkpoint, metrics
 from drope_jax import train as train_module
 from drope_jax.config import ComputeConfig
 from drope_jax.data.corpus import build_corpus
 from drope_jax.errors import CheckpointError, ConfigError
 from drope_jax.positions import ALiBi, Layer, LayerPattern
 from drope_jax.train import train
+from drope_jax.training import preflight
 
 pytestmark = pytest.mark.usefixtures("compile_once")
 

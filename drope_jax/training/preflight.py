@@ -14,8 +14,8 @@ from drope_jax.model import compute_dtype
 from drope_jax.parameters import map_specs
 from drope_jax.platforms import target_platform
 from drope_jax.positions import layer_cycle
-from drope_jax.runs import Run
 from drope_jax.sharding import check_divides
+from drope_jax.training.run import Run
 
 
 def check_run(run: Run, tokenizer: Tokenizer, mesh: Mesh) -> None:

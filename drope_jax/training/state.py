@@ -13,7 +13,7 @@ from drope_jax.config import ModelConfig
 from drope_jax.model import init_params
 from drope_jax.optim import carried_over, make_optimizer
 from drope_jax.parameters import Params
-from drope_jax.runs import Run
+from drope_jax.training.run import Run
 
 logger = logging.getLogger(__name__)
 

@@ -13,8 +13,8 @@ from drope_jax.checkpoint import TrainState
 from drope_jax.config import ComputeConfig
 from drope_jax.data.pipeline import train_batches
 from drope_jax.model import init_params
-from drope_jax.runs import resolve
-from drope_jax.train_step import make_train_step, step_number
+from drope_jax.training.run import resolve
+from drope_jax.training.step import make_train_step, step_number
 
 pytestmark = pytest.mark.usefixtures("compile_once", "quick_compilation")
 

@@ -16,9 +16,9 @@ from drope_jax.errors import ConfigError
 from drope_jax.model import hidden_states
 from drope_jax.positions import RoPE
 from drope_jax.rotation import Frequencies
-from drope_jax.runs import resolve
 from drope_jax.train import train
-from drope_jax.train_step import Inputs, step_number
+from drope_jax.training.run import resolve
+from drope_jax.training.step import Inputs, step_number
 from drope_jax.transitions import Drop, Fade, Keep, Transition, drop
 
 pytestmark = pytest.mark.usefixtures("compile_once", "quick_compilation")

@@ -18,13 +18,13 @@ from drope_jax.model import Hidden, Taps, hidden_states, unembed
 from drope_jax.objective import Objective
 from drope_jax.parameters import Params
 from drope_jax.rotation import Frequencies
-from drope_jax.runs import Run
 from drope_jax.sharding import named_sharding
+from drope_jax.training.run import Run
 
 Array = jax.Array
 Report = dict[str, Any]
 
-# What a record of training holds beside the objective's own metrics (train_log.py).
+# What a record of training holds beside the objective's own metrics (log.py).
 RECORDED = {"step", "kind", "loss", "grad_norm", "learning_rate", "tokens_per_second", "mfu", "seconds"}
 RECORDED |= {"param_norm", "update_norm"}
 

@@ -18,7 +18,7 @@ from drope_jax.optim import learning_rate
 from drope_jax.optimizers import AdamW, Muon
 from drope_jax.sharding import make_mesh
 from drope_jax.train import train
-from drope_jax.train_step import compiler_options
+from drope_jax.training.step import compiler_options
 
 pytestmark = pytest.mark.usefixtures("compile_once", "quick_compilation")
 

@@ -16,9 +16,9 @@ from drope_jax.errors import ConfigError
 from drope_jax.loss import token_losses
 from drope_jax.model import hidden_states
 from drope_jax.parameters import Params
-from drope_jax.runs import Run
 from drope_jax.sharding import divisible, named_sharding
-from drope_jax.train_step import compiler_options, step_number
+from drope_jax.training.run import Run
+from drope_jax.training.step import compiler_options, step_number
 
 Array = jax.Array
 

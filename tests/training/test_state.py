@@ -14,8 +14,8 @@ from drope_jax import checkpoint
 from drope_jax.config import InitConfig, QKNorm
 from drope_jax.errors import CheckpointError, ConfigError
 from drope_jax.positions import RoPE
-from drope_jax.runs import resolve
 from drope_jax.train import train
+from drope_jax.training.run import resolve
 from drope_jax.transitions import Keep
 
 pytestmark = pytest.mark.usefixtures("compile_once")
