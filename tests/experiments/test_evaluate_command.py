@@ -21,7 +21,11 @@ def test_evaluate_measures_each_figure_once(command, files, tmp_path):
   ended = command("experiments.evaluate", *arguments)
   assert ended.status == 0, ended.stderr
   results = (tmp_path / "out" / "results.jsonl").read_text()
-  loss = {(r["method"], r["context"]): r for r in map(json.loads, results.splitlines()) if r["metric"] == "loss"}
+  loss = {
+    (r["method"], r["context"]): r
+    for r in map(json.loads, results.splitlines())
+    if (r["metric"], r["by"]) == ("loss", None)
+  }
   assert loss.keys() == {("rope", 16), ("rope", 32), ("yarn", 16), ("yarn", 32)}
   assert {r["run"] for r in loss.values()} == {"finished"}
   assert loss["rope", 16]["value"] == loss["yarn", 16]["value"]
