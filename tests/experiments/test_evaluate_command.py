@@ -21,7 +21,11 @@ def test_evaluate_measures_each_figure_once(command, files, tmp_path):
   ended = command("experiments.evaluate", *arguments)
   assert ended.status == 0, ended.stderr
   results = (tmp_path / "out" / "results.jsonl").read_text()
-  loss = {(r["method"], r["context"]): r for r in map(json.loads, results.splitlines()) if r["metric"] == "loss"}
+  loss = {
+    (r["method"], r["context"]): r
+    for r in map(json.loads, results.splitlines())
+    if (r["metric"], r["by"]) == ("loss", None)
+  }
   assert loss.keys() == {("rope", 16), ("rope", 32), ("yarn", 16), ("yarn", 32)}
   assert {r["run"] for r in loss.values()} == {"finished"}
   assert loss["rope", 16]["value"] == loss["yarn", 16]["value"]
@@ -45,7 +49,7 @@ def test_evaluate_names_a_split_that_is_missing(command, files, tmp_path):
     (["--step=7"], "no checkpoint of step 7; there are 5, 10", 1),
     (["--methods=rope,yarm"], "method is 'yarm'; allowed: rope, ", 2),
     (["--methods=drope"], "method 'drope' is impossible for a checkpoint with positions RoPE", 2),
-    (["--tasks=perplexity,needle"], "task is 'needle'; allowed: perplexity, needles", 2),
+    (["--tasks=perplexity,needle"], "task is 'needle'; allowed: needles, perplexity", 2),
     (["--lengths=0x"], "--lengths has '0x'", 2),
     (["--lengths=far"], "--lengths has 'far'", 2),
     (["--documents=few"], "documents", 2),
