@@ -5,7 +5,8 @@ from drope_jax.config import ModelConfig
 from drope_jax.drope import insert_qk_norm, temperature
 from drope_jax.generation import generate
 from drope_jax.model import Decoder
-from drope_jax.positions import NTK, PI, ALiBi, RoPE, YaRN
+from drope_jax.positions import ALiBi, RoPE
+from drope_jax.scalings import NTK, PI, YaRN
 from drope_jax.transitions import drop
 
 __version__ = "0.1.0"

@@ -17,10 +17,11 @@ import orbax.checkpoint as ocp
 from etils import epath
 from jax.sharding import Mesh, SingleDeviceSharding
 
+from drope_jax.checkpoint_files import check_whole
 from drope_jax.config import ModelConfig, TrainConfig
 from drope_jax.data.pipeline import join_states
 from drope_jax.errors import CheckpointError, ConfigError
-from drope_jax.model import Params, map_specs
+from drope_jax.parameters import Params, map_specs
 from drope_jax.serialization import differences, from_dict, library_versions, to_dict
 from drope_jax.sharding import named_sharding
 
@@ -156,7 +157,12 @@ def _restore(manager: ocp.CheckpointManager, step: int, **items: Any) -> Any:
   for name in items:
     if not (path / name).exists():
       raise CheckpointError(f"{path}: this checkpoint is not complete, it has no {name}")
-  return manager.restore(step, args=ocp.args.Composite(**items))
+    check_whole(path / name)
+  try:
+    return manager.restore(step, args=ocp.args.Composite(**items))
+  except (OSError, ValueError) as error:
+    said = (str(error).splitlines() or [type(error).__name__])[0][:200]
+    raise CheckpointError(f"{path}: {' and '.join(items)} cannot be read ({said})") from error
 
 
 def read_meta(manager: ocp.CheckpointManager, step: int) -> dict[str, Any]:

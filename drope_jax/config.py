@@ -14,7 +14,8 @@ from drope_jax.data.sources import Source
 from drope_jax.errors import check
 from drope_jax.objective import NextToken, Objective
 from drope_jax.optimizers import AdamW, Optimizer
-from drope_jax.positions import Embedding, Layer, LayerPattern, Positions, RoPE, Scaling
+from drope_jax.positions import Embedding, Layer, LayerPattern, Positions, RoPE
+from drope_jax.scalings import Scaling
 from drope_jax.transitions import Drop, Transition
 from drope_jax.values import Value, members
 

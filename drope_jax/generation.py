@@ -16,8 +16,9 @@ import numpy as np
 from jax import lax
 
 from drope_jax.config import ComputeConfig, ModelConfig
-from drope_jax.model import Array, Cache, Params, hidden_states, init_cache, separate_frequencies, unembed
-from drope_jax.positions import Frequencies
+from drope_jax.model import Array, Cache, hidden_states, init_cache, separate_frequencies, unembed
+from drope_jax.parameters import Params
+from drope_jax.rotation import Frequencies
 from drope_jax.sharding import divisible
 
 _SMALLEST_CAPACITY = 64  # tokens: below, shorter rows save less than another compilation costs
@@ -36,7 +37,7 @@ class _Request(NamedTuple):
 
   lengths_B: np.ndarray  # of the prompts
   max_new_tokens: int
-  eos_id: int | None
+  eos_ids: np.ndarray | None  # int32, the tokens that end a row
   logit_scale: float | Array
   sampler: _Sampler | None  # None: greedy
   frequencies: Frequencies | None  # see separate_frequencies
@@ -60,7 +61,7 @@ def generate(
   temperature: float = 0.0,
   top_p: float = 1.0,
   key: Array | None = None,
-  eos_id: int | None = None,
+  eos_id: int | Sequence[int] | None = None,
   logit_scale: float | Array = 1.0,
   compute: ComputeConfig | None = None,
   prefill_chunk: int = 512,
@@ -78,13 +79,13 @@ def generate(
       the attention logits is `logit_scale`.)
     top_p: when sampling, draw from the most likely tokens that together reach this probability (nucleus sampling).
     key: jax.random key, needed for sampling; what row b draws at step t depends on (key, b, t) alone.
-    eos_id: the token that ends a row.
+    eos_id: the token that ends a row; if several do, all of them.
     logit_scale: beta of paper appendix C.2, a scalar or (H,); see `drope_jax.temperature`.
     compute: how to compute it; the default ComputeConfig if None.
     prefill_chunk: prompt tokens processed at one time; bounds memory, does not change the result.
 
   Returns:
-    For each prompt the new tokens, up to and including the first `eos_id`.
+    For each prompt the new tokens, up to and including the first that ends its row.
 
   Raises:
     ValueError: for an empty prompt, a token outside of the vocabulary, or an argument out of range, naming it.
@@ -125,12 +126,13 @@ class Generation:
     temperature: float = 0.0,
     top_p: float = 1.0,
     key: Array | None = None,
-    eos_id: int | None = None,
+    eos_id: int | Sequence[int] | None = None,
     logit_scale: float | Array = 1.0,
     compute: ComputeConfig | None = None,
     prefill_chunk: int = 512,
   ):
-    _check_arguments(config, prompts, max_new_tokens, eos_id, prefill_chunk)
+    eos_ids = None if eos_id is None else np.atleast_1d(np.asarray(eos_id, np.int32))
+    _check_arguments(config, prompts, max_new_tokens, eos_ids, prefill_chunk)
     sampler = _make_sampler(temperature, top_p, key)
     self._params, self._num_prompts, self._max_new_tokens = params, len(prompts), max_new_tokens
     longest = max(map(len, prompts), default=1)
@@ -141,7 +143,7 @@ class Generation:
       row[: len(prompt)] = prompt
     lengths_B = np.array([len(prompt) for prompt in prompts] + [1] * (num_rows - len(prompts)), np.int32)
     config, frequencies = separate_frequencies(config)
-    self._request = _Request(lengths_B, max_new_tokens, eos_id, logit_scale, sampler, frequencies)
+    self._request = _Request(lengths_B, max_new_tokens, eos_ids, logit_scale, sampler, frequencies)
     self._how: dict[str, Any] = {"config": config, "compute": compute or ComputeConfig()}
     self._chunk = min(divisible(prefill_chunk, "length"), padded(longest, "length"))
     self._state: _State | None = None  # None until `prefill`
@@ -180,7 +182,7 @@ class Generation:
     rows = np.array(self._state.tokens_BS)  # a copy: the array itself is given to the next call
     starts = self._request.lengths_B[: self._num_prompts] + step
     return [
-      [] if has_ended else _until_eos(row[start : start + new_steps].tolist(), self._request.eos_id)
+      [] if has_ended else _until_eos(row[start : start + new_steps].tolist(), self._request.eos_ids)
       for row, start, has_ended in zip(rows[: self._num_prompts], starts, ended, strict=True)
     ]
 
@@ -193,7 +195,7 @@ def _check_arguments(
   config: ModelConfig,
   prompts: Sequence[Sequence[int] | np.ndarray],
   max_new_tokens: int,
-  eos_id: int | None,
+  eos_ids: np.ndarray | None,
   prefill_chunk: int,
 ) -> None:
   for i, prompt in enumerate(prompts):
@@ -204,8 +206,9 @@ def _check_arguments(
         raise ValueError(f"prompts[{i}] holds token {token}; the model's vocab_size is {config.vocab_size}")
   if max_new_tokens < 1:
     raise ValueError(f"max_new_tokens is {max_new_tokens}; it must be at least 1")
-  if eos_id is not None and not 0 <= eos_id < config.vocab_size:
-    raise ValueError(f"eos_id is {eos_id}; the model's vocab_size is {config.vocab_size}")
+  for eos_id in () if eos_ids is None else eos_ids:
+    if not 0 <= eos_id < config.vocab_size:
+      raise ValueError(f"eos_id is {eos_id}; the model's vocab_size is {config.vocab_size}")
   if prefill_chunk < 1:
     raise ValueError(f"prefill_chunk is {prefill_chunk}; it must be at least 1")
 
@@ -234,8 +237,9 @@ def padded(size: int, dimension: str) -> int:
   return divisible(round_up(size), dimension)
 
 
-def _until_eos(tokens: list[int], eos_id: int | None) -> list[int]:
-  return tokens[: tokens.index(eos_id) + 1] if eos_id in tokens else tokens
+def _until_eos(tokens: list[int], eos_ids: np.ndarray | None) -> list[int]:
+  ends = () if eos_ids is None else np.flatnonzero(np.isin(tokens, eos_ids)).tolist()
+  return tokens[: ends[0] + 1] if ends else tokens
 
 
 def _extend(
@@ -300,7 +304,7 @@ def _decode(
     x_B1D, cache = _extend(params, request, tokens_BS[rows, cache.lengths_B][:, None], cache, config, compute)
     token_B = _choose(unembed(params, x_B1D)[:, 0], step, request.sampler)
     tokens_BS = tokens_BS.at[rows, cache.lengths_B].set(token_B)
-    done_B = done_B if request.eos_id is None else done_B | (token_B == request.eos_id)
+    done_B = done_B if request.eos_ids is None else done_B | jnp.isin(token_B, request.eos_ids)
     return _State(step + 1, tokens_BS, cache, done_B)
 
   return lax.while_loop(unfinished, next_token, state)

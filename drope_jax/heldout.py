@@ -14,7 +14,8 @@ from drope_jax.data.pipeline import evaluation_documents
 from drope_jax.data.tokenizers import Tokenizer
 from drope_jax.errors import ConfigError
 from drope_jax.loss import token_losses
-from drope_jax.model import Params, hidden_states
+from drope_jax.model import hidden_states
+from drope_jax.parameters import Params
 from drope_jax.runs import Run
 from drope_jax.sharding import divisible, named_sharding
 from drope_jax.train_step import compiler_options, step_number

@@ -13,7 +13,8 @@ from jax import lax
 
 from drope_jax.chunks import map_chunks, scan_chunks
 from drope_jax.layers import project
-from drope_jax.model import Params, output_embedding, unembed
+from drope_jax.model import output_embedding, unembed
+from drope_jax.parameters import Params
 from drope_jax.platforms import target_memory
 from drope_jax.sharding import constrain, pieces
 

@@ -1,4 +1,4 @@
-"""The decoder: parameters in one table, mathematics in pure functions, and a thin Linen shell.
+"""The decoder: mathematics in pure functions of the parameters (parameters.py), and a thin Linen shell.
 
 Letters: B batch, T query length, S key length, D model, H query heads, K key/value heads, h head dim, F feed-forward,
 V vocabulary, L layers. A name such as `q_BTHh` states the dimensions of its array.
@@ -9,7 +9,6 @@ change of config, not of weights.
 """
 
 import dataclasses
-import math
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -22,83 +21,13 @@ from jax import lax
 from drope_jax.attention import Segments, attention, weights
 from drope_jax.config import ComputeConfig, ModelConfig
 from drope_jax.layers import layers_with, project, swiglu
+from drope_jax.parameters import ParameterSpec, Params, parameter_specs
 from drope_jax.platforms import target_platform
-from drope_jax.positions import Embedding, Frequencies, RoPE, Rotation, layer_cycle, rotate, rotation
+from drope_jax.positions import Embedding, RoPE, layer_cycle
+from drope_jax.rotation import Frequencies, Rotation, rotate, rotation
 from drope_jax.sharding import constrain
 
 Array = jax.Array
-Params = dict[str, Any]
-
-
-# --- parameters --------------------------------------------------------------------------------
-
-
-class ParameterSpec(NamedTuple):
-  """One parameter: its shape, the names of its dimensions (see sharding.py), its initialiser, and whether it decays."""
-
-  shape: tuple[int, ...]
-  dimensions: tuple[str, ...]
-  init: Callable[..., Array]
-  decay: bool
-
-
-def parameter_specs(config: ModelConfig) -> Params:
-  """The one declaration of every parameter, as a tree of ParameterSpec. All are float32."""
-  layers, d_model, head_dim = config.num_layers, config.d_model, config.head_dim
-  sizes = {"vocab": config.vocab_size, "embed": d_model, "norm": d_model, "mlp": config.d_ff, "head_dim": head_dim}
-  sizes |= {"layers": layers, "heads": config.num_heads, "kv_heads": config.num_kv_heads}
-
-  def spec(init: Callable[..., Array], decay: bool, *dimensions: str) -> ParameterSpec:
-    return ParameterSpec(tuple(sizes[name] for name in dimensions), dimensions, init, decay)
-
-  def matrix(*dimensions: str) -> ParameterSpec:
-    return spec(nn.initializers.normal(config.init_std), True, *dimensions)
-
-  def scale(*dimensions: str) -> ParameterSpec:
-    return spec(nn.initializers.ones, False, *dimensions)
-
-  def bias(*dimensions: str) -> ParameterSpec:
-    return spec(nn.initializers.zeros, False, *dimensions)
-
-  layer = {
-    "attention_norm": scale("layers", "norm"),
-    "q": matrix("layers", "embed", "heads", "head_dim"),
-    "k": matrix("layers", "embed", "kv_heads", "head_dim"),
-    "v": matrix("layers", "embed", "kv_heads", "head_dim"),
-    "o": matrix("layers", "heads", "head_dim", "embed"),
-    "mlp_norm": scale("layers", "norm"),
-    "gate": matrix("layers", "embed", "mlp"),
-    "up": matrix("layers", "embed", "mlp"),
-    "down": matrix("layers", "mlp", "embed"),
-  }
-  if config.qkv_bias:
-    layer["q_bias"] = bias("layers", "heads", "head_dim")
-    layer["k_bias"] = bias("layers", "kv_heads", "head_dim")
-    layer["v_bias"] = bias("layers", "kv_heads", "head_dim")
-  if config.qk_norm is not None:
-    per_head = config.qk_norm.scope == "head"
-    if config.qk_norm.queries:
-      layer["q_norm"] = scale("layers", "head_dim") if per_head else scale("layers", "heads", "head_dim")
-    if config.qk_norm.keys:
-      layer["k_norm"] = scale("layers", "head_dim") if per_head else scale("layers", "kv_heads", "head_dim")
-
-  specs = {"embedding": matrix("vocab", "embed"), "layers": layer, "final_norm": scale("norm")}
-  if not config.tie_embeddings:
-    specs["unembedding"] = matrix("vocab", "embed")
-  return specs
-
-
-def map_specs(function: Callable[[ParameterSpec], Any], config: ModelConfig) -> Params:
-  """`function` of every parameter's spec, in the shape of the parameter tree."""
-  return jax.tree.map(function, parameter_specs(config), is_leaf=lambda node: isinstance(node, ParameterSpec))
-
-
-def count_parameters(config: ModelConfig) -> int:
-  """All parameters, the embedding included."""
-  return sum(jax.tree.leaves(map_specs(lambda spec: math.prod(spec.shape), config)))
-
-
-# --- the function ------------------------------------------------------------------------------
 
 
 @jax.tree_util.register_dataclass
@@ -444,7 +373,7 @@ class Decoder(nn.Module):
     }
     params["layers"] = _LayerParameters(self.config, name="layers")()
     states_BTD = hidden_states(params, self.config, tokens_BT, compute=self.compute, **inputs).states_BTD
-    return unembed(params, states_BTD)
+    return unembed(params, states_BTD, self.compute.derivatives)
 
 
 def init_params(config: ModelConfig, key: Array) -> Params:

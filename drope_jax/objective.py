@@ -69,7 +69,7 @@ class Distill(Objective):
   until: float = 1.0  # share of the steps at which the weight has fallen to zero; then no teacher runs
   teacher: str = "init"  # the checkpoint of InitConfig, or the workdir of a run (its last step)
   # "logits": KL(teacher || student) of the next token, in nats. "attention": mean squared difference of what the
-  # attention sublayers add to the residual stream, over features and layers.
+  # attention sublayers add to the residual stream, over features and layers (which then run unrolled).
   what: str = "logits"
 
   def __post_init__(self) -> None:

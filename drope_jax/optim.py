@@ -6,7 +6,7 @@ import jax
 import optax
 
 from drope_jax.config import ModelConfig, OptimConfig
-from drope_jax.model import parameter_specs
+from drope_jax.parameters import parameter_specs
 
 
 def learning_rate(config: OptimConfig, steps: int) -> optax.Schedule:

@@ -16,7 +16,7 @@ from drope_jax.errors import check
 from drope_jax.values import Value
 
 if TYPE_CHECKING:  # model.py needs config.py, which has optimizers among its fields
-  from drope_jax.model import ParameterSpec
+  from drope_jax.parameters import ParameterSpec
 
 Transforms = tuple[optax.GradientTransformation, ...]
 

@@ -10,7 +10,8 @@ from drope_jax.attention.accelerators import ACCELERATED, PLATFORMS, Feature, ob
 from drope_jax.config import ModelConfig, TrainConfig
 from drope_jax.data.tokenizers import Tokenizer
 from drope_jax.errors import ConfigError, check
-from drope_jax.model import compute_dtype, map_specs
+from drope_jax.model import compute_dtype
+from drope_jax.parameters import map_specs
 from drope_jax.platforms import target_platform
 from drope_jax.positions import layer_cycle
 from drope_jax.runs import Run

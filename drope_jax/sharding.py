@@ -68,11 +68,27 @@ def parse_mesh(texts: Sequence[str]) -> MeshConfig:
   return dataclasses.replace(PRESETS[preset], **sizes)
 
 
-def make_mesh(config: MeshConfig, devices: list[jax.Device] | None = None) -> Mesh:
-  """The mesh of `config` over `devices` (default: all of every host). Raises ConfigError if the sizes do not fit."""
+def make_mesh(config: MeshConfig, devices: list[jax.Device] | None = None, rows: int | None = None) -> Mesh:
+  """The mesh of `config` over `devices` (default: all of every host). Raises ConfigError if the sizes do not fit.
+
+  Args:
+    rows: of a batch that the mesh is for. On a CPU, whose devices are simulated (cpu.py), a config that takes all of
+      them then takes those that divide the rows instead: nobody has asked for a number. Of `fsdp`, whose pieces of the
+      parameters must be equal too, it is a power of two.
+  """
+  if devices is None:
+    devices = jax.devices()
+    if rows is not None and devices[0].platform == "cpu" and jax.process_count() == 1:
+      devices = devices[: _count_that_divides(config, len(devices), rows)]
   # Auto axes: the compiler propagates shardings from the constraints in the model (Explicit would reject the gathers).
-  arranged = arrange_devices(config, jax.devices() if devices is None else devices)
-  return Mesh(arranged, AXES, axis_types=(AxisType.Auto,) * len(AXES))
+  return Mesh(arrange_devices(config, devices), AXES, axis_types=(AxisType.Auto,) * len(AXES))
+
+
+def _count_that_divides(config: MeshConfig, devices: int, rows: int) -> int:
+  if config not in (PRESETS["dp"], PRESETS["fsdp"]):
+    return devices
+  sharded = config == PRESETS["fsdp"]
+  return max(n for n in range(1, devices + 1) if rows % n == 0 and not (sharded and n.bit_count() > 1))
 
 
 def using(mesh: Mesh | None) -> contextlib.AbstractContextManager[Any]:

@@ -31,8 +31,8 @@ from drope_jax.data.tokenizers import load_tokenizer
 from drope_jax.errors import CheckpointError, ConfigError
 from drope_jax.files import holds_something
 from drope_jax.heldout import HeldOut
-from drope_jax.model import Params
 from drope_jax.optim import make_optimizer
+from drope_jax.parameters import Params
 from drope_jax.preflight import check_run
 from drope_jax.profiling import Profiler
 from drope_jax.runs import Run, resolve
@@ -68,7 +68,8 @@ def train(config: TrainConfig, workdir: epath.PathLike, extend: bool = False) ->
   """
   workdir = epath.Path(workdir)
   run = with_order(resolve(config), workdir)
-  config, mesh = run.config, make_mesh(run.config.mesh)
+  config = run.config
+  mesh = make_mesh(config.mesh, rows=config.data.batch_size // config.optim.accumulation)
   tokenizer = load_tokenizer(config.data.tokenizer)
   check_run(run, tokenizer, mesh)
   heldout = None if config.eval_every is None else HeldOut(run, tokenizer, mesh)

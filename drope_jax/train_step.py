@@ -13,15 +13,20 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from drope_jax.checkpoint import TrainState
 from drope_jax.chunks import map_chunks
 from drope_jax.config import ComputeConfig, ModelConfig
-from drope_jax.loss import SummedLosses, TokenLosses, chunk_for, summed_token_losses, token_losses
-from drope_jax.model import Hidden, Params, Taps, hidden_states, unembed
+from drope_jax.loss import SummedLosses, TokenLosses, chunk_length, summed_token_losses, token_losses
+from drope_jax.model import Hidden, Taps, hidden_states, unembed
 from drope_jax.objective import Objective
-from drope_jax.positions import Frequencies
+from drope_jax.parameters import Params
+from drope_jax.rotation import Frequencies
 from drope_jax.runs import Run
 from drope_jax.sharding import named_sharding
 
 Array = jax.Array
 Report = dict[str, Any]
+
+# What a record of training holds beside the objective's own metrics (train_log.py).
+RECORDED = {"step", "kind", "loss", "grad_norm", "learning_rate", "tokens_per_second", "mfu", "seconds"}
+RECORDED |= {"param_norm", "update_norm"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -108,9 +113,10 @@ class Inputs:
       teacher_BCV = jax.lax.stop_gradient(unembed(frozen, teacher_BCD))
       return function(unembed(self.params, student_BCD, self._compute.derivatives), teacher_BCV, targets_BC)
 
-    # Both logits exist at one time.
-    chunk = self._compute.loss_chunk or -(-chunk_for(self.params, student_BTD, gradient=True) // 2)
-    return map_chunks(of_logits, (student_BTD, teacher_BTD, self.targets_BT), chunk)
+    batch, length, width = student_BTD.shape
+    vocab = 2 * self.run.model.vocab_size  # the logits of both exist at one time
+    enough = chunk_length(batch, length, width=width, vocab=vocab, dtype=student_BTD.dtype, gradient=True)
+    return map_chunks(of_logits, (student_BTD, teacher_BTD, self.targets_BT), self._compute.loss_chunk or enough)
 
   @property
   def _compute(self) -> ComputeConfig:
@@ -156,6 +162,8 @@ def make_train_step(run: Run, optimizer: optax.GradientTransformation, objective
     updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
     report = {"loss": sums["nll"] / count, "grad_norm": optax.tree.norm(grads), "tokens": sums["tokens"]}
     report["metrics"] = {name: total / count for name, total in sums.items() if name not in ("nll", "tokens")}
+    if taken := sorted(RECORDED & report["metrics"].keys()):
+      raise ValueError(f"{objective}: a sum is called {taken[0]!r}, as another field of a record; rename it")
     report["norms"] = {}
     if run.config.log_norms:
       report["norms"] = {"param_norm": optax.tree.norm(state.params), "update_norm": optax.tree.norm(updates)}

@@ -14,7 +14,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from drope_jax.errors import ConfigError, check
-from drope_jax.positions import Embedding, Frequencies, Layer, LayerPattern, RoPE, layer_cycle
+from drope_jax.positions import Embedding, Layer, LayerPattern, RoPE, layer_cycle
+from drope_jax.rotation import Frequencies
 from drope_jax.values import Value
 
 if TYPE_CHECKING:  # config.py has transitions among its fields

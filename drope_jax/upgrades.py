@@ -3,6 +3,7 @@
 One function for each class that has changed; it gets the fields of a recorded config and returns today's.
 """
 
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -28,6 +29,30 @@ def _pretrained(fields: Fields) -> Fields:
   return fields
 
 
+_PART = re.compile(r"(?P<metric>[^@]+)@(?:(?P<by>[a-z]+)=)?(?P<at>.+)")
+_BETTER = {"loss": "lower", "bits_per_byte": "lower", "first": "lower", "p_first": "lower", "beta": None, "c": None}
+
+
+def _result(fields: Fields) -> Fields:
+  """In results.jsonl, until 0.1 `metric` named a part: loss@128-192, accuracy@depth=0.25, score@words=8000-."""
+  if "by" in fields:
+    return fields
+  part = _PART.fullmatch(fields["metric"]) if isinstance(fields.get("metric"), str) else None
+  if part is not None:
+    fields |= {"metric": part["metric"], "by": part["by"] or "position", "at": _at(part["at"])}
+  return {"better": _BETTER.get(str(fields.get("metric")), "higher"), **fields}
+
+
+def _at(text: str) -> Any:
+  """A number, or the interval of `start-stop`, where the stop may be missing."""
+  start, dash, stop = text.partition("-")
+  return [_number(start), _number(stop) if stop else None] if dash else _number(start)
+
+
+def _number(text: str) -> float:
+  return int(text) if text.isdigit() else float(text)
+
+
 def _optim_config(fields: Fields) -> Fields:
   """Until 0.1 AdamW was the only optimizer, and its settings stood beside those of the schedule."""
   moved = {name: fields.pop(name) for name in ("beta1", "beta2", "eps", "weight_decay") if name in fields}
@@ -51,6 +76,7 @@ def _train_config(fields: Fields) -> Fields:
 _UPGRADES: dict[str, Callable[[Fields], Fields]] = {
   "InitConfig": _init_config,
   "Pretrained": _pretrained,
+  "Result": _result,
   "OptimConfig": _optim_config,
   "TrainConfig": _train_config,
 }

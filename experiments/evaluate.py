@@ -13,12 +13,14 @@ from pathlib import Path
 from absl import flags
 
 from drope_jax import checkpoint, cli
+from drope_jax.cli.flags import import_modules
 from drope_jax.data.tokenizers import load_tokenizer
 from drope_jax.errors import ConfigError
-from drope_jax.evaluate import tasks
-from drope_jax.evaluate.catalog import ALLOWED, DEFAULT, EvalData, make_tasks
+from drope_jax.evaluate.eval_data import EvalData
 from drope_jax.evaluate.measure import evaluate
 from drope_jax.evaluate.methods import allowed_methods
+from drope_jax.evaluate.subject import BATCH_TOKENS as DEFAULT_BATCH_TOKENS
+from drope_jax.evaluate.tasks import DEFAULT, allowed_names, make_tasks
 from drope_jax.sharding import make_mesh, using
 
 CHECKPOINT = cli.define_path("checkpoint", None, "Workdir of a run, or an imported model.", required=True)
@@ -31,7 +33,7 @@ METHODS = cli.define_list(
   "Of drope_jax/evaluate/methods.py, as rope,yarn,yarn:8,yarn+0.1; default: all that the checkpoint allows.",
 )
 LENGTHS = cli.define_list("lengths", ["1x", "2x", "4x", "8x"], "Tokens, or multiples of the training context.")
-TASK_LIST = cli.define_list("tasks", DEFAULT, f"Any of {ALLOWED}.")
+TASK_LIST = cli.define_list("tasks", DEFAULT, f"Any of {allowed_names()}; a task of your own as module:Class.")
 COEFFICIENT = cli.define_float("c", None, "c of beta = 1 + c ln s of method drope; by default fitted on split fit.")
 DOCUMENTS = flags.DEFINE_integer("documents", 24, "Held-out documents to measure the loss on.", lower_bound=1)
 CONCATENATE = flags.DEFINE_bool(
@@ -51,7 +53,7 @@ LIMIT = flags.DEFINE_integer(
 LONGBENCH = cli.define_path("longbench", None, "Folder of LongBench's released files, as musique.jsonl.")
 CHOICES = cli.define_path("multiple_choice", None, "Folder of arc_easy.jsonl, piqa.jsonl, ...")
 BATCH_TOKENS = flags.DEFINE_integer(
-  "batch_tokens", tasks.BATCH_TOKENS, "Tokens on the device at one time; changes no figure.", lower_bound=1
+  "batch_tokens", DEFAULT_BATCH_TOKENS, "Tokens on the device at one time; changes no figure.", lower_bound=1
 )
 BOS = flags.DEFINE_bool(
   "bos", None, "Begin texts and prompts with the tokenizer's BOS; default: as the run was trained."
@@ -73,6 +75,7 @@ def parse_lengths(texts: Sequence[str], train_context: int) -> list[int]:
 
 
 def main() -> None:
+  import_modules(name.partition(":")[0] for name in TASK_LIST.value if ":" in name)
   arranged = cli.mesh_config(MESH)
   mesh = None if arranged is None else make_mesh(arranged)
   with using(mesh):
@@ -111,4 +114,4 @@ def _evaluate(loaded: checkpoint.Checkpoint) -> None:
 
 
 if __name__ == "__main__":
-  cli.run(main)
+  cli.run(main, computes=True)

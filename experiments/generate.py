@@ -7,6 +7,7 @@ within the training context, and beyond it those of one length (with --method=dy
 of their own: all). How fast it was is told on stderr at the end.
 """
 
+import codecs
 import contextlib
 import logging
 import sys
@@ -22,6 +23,7 @@ from absl import flags
 
 from drope_jax import checkpoint, cli
 from drope_jax.config import ComputeConfig, ModelConfig
+from drope_jax.data import chat
 from drope_jax.data.tokenizers import Tokenizer, load_tokenizer
 from drope_jax.errors import ConfigError
 from drope_jax.evaluate.methods import Inference, allowed_methods, inference
@@ -43,22 +45,23 @@ METHOD = flags.DEFINE_string(
 )
 COEFFICIENT = cli.define_float("c", None, "c of beta = 1 + c ln s, which method drope needs.")
 BOS = flags.DEFINE_bool("bos", False, "Begin each prompt with the tokenizer's BOS, as Llama 2 was trained.")
+CHAT = flags.DEFINE_bool("chat", False, "Each prompt is a user's message, written by the tokenizer's chat template.")
 DTYPE = flags.DEFINE_enum("dtype", "auto", ["auto", "float32", "bfloat16"], "Of the activations.")
 PREFILL_CHUNK = flags.DEFINE_integer("prefill_chunk", 512, "Prompt tokens read at one time.", lower_bound=1)
 flags.register_validator("top_p", lambda top_p: 0 < top_p <= 1, "must lie in (0, 1]")
-
-CONTEXT_TOKENS = 8  # of the prompt, decoded with an answer: some tokenizers drop the space that a text begins with
 
 logger = logging.getLogger("experiments.generate")
 
 
 class Screen:
-  """Writes the answers in the order of the prompts: each as it grows, once those before it are whole."""
+  """Writes the answers in the order of the prompts: each as it grows, once those before it are whole.
 
-  def __init__(self, tokenizer: Tokenizer, prompts: Sequence[Sequence[int]], headings: Sequence[str], out: TextIO):
+  A token may end within a character, which is written when its last byte has come.
+  """
+
+  def __init__(self, tokenizer: Tokenizer, headings: Sequence[str], out: TextIO):
     self._tokenizer, self._headings, self._out = tokenizer, headings, out
-    self._tails = [list(prompt[-CONTEXT_TOKENS:]) for prompt in prompts]
-    self._answers: list[list[int]] = [[] for _ in prompts]
+    self._answers: list[list[int]] = [[] for _ in headings]  # what is not yet written of each
     self._current = -1  # the answer being written
     self._begin_next()
 
@@ -74,18 +77,15 @@ class Screen:
       self._begin_next()
 
   def _begin_next(self) -> None:
-    self._current, self._written = self._current + 1, ""
+    self._current, self._characters = self._current + 1, codecs.getincrementaldecoder("utf-8")(errors="replace")
     if self._current < len(self._headings):
       self._out.write(self._headings[self._current])
 
   def _write(self, whole: bool) -> None:
-    tail, answer = self._tails[self._current], self._answers[self._current]
-    text = self._tokenizer.decode([*tail, *answer])[len(self._tokenizer.decode(tail)) :]
-    if not whole:
-      text = text.rstrip("\N{REPLACEMENT CHARACTER}")  # a character whose last bytes are still to come
-    self._out.write(text[len(self._written) :])
+    pieces = [self._tokenizer.piece(token) for token in self._answers[self._current]]
+    self._answers[self._current] = []
+    self._out.write(self._characters.decode(b"".join(pieces), final=whole))
     self._out.flush()
-    self._written = text
 
 
 def read_prompts(texts: Sequence[str], files: Sequence[str]) -> list[str]:
@@ -113,12 +113,26 @@ def choose(trained: ModelConfig, method: str | None, c: float | None) -> str:
   return method
 
 
-def _encode(tokenizer: Tokenizer, prompts: Sequence[str], bos: bool) -> list[list[int]]:
+def encode_prompts(tokenizer: Tokenizer, prompts: Sequence[str], bos: bool, as_chat: bool) -> list[list[int]]:
+  """The tokens of each prompt.
+
+  Args:
+    bos: whether each begins with the tokenizer's BOS, once.
+    as_chat: whether each is a user's message, which the tokenizer's chat template writes.
+
+  Raises:
+    ConfigError: if the tokenizer has no such token or template.
+  """
+  if as_chat:
+    texts = [chat.render(tokenizer, [{"role": "user", "content": prompt}]) for prompt in prompts]
+    encoded = [tokenizer.encode(text, special_tokens=True) for text in texts]
+  else:
+    encoded = [tokenizer.encode(prompt) for prompt in prompts]
   if not bos:
-    return [tokenizer.encode(prompt) for prompt in prompts]
+    return encoded
   if tokenizer.bos_id is None:
     raise ConfigError("--bos: the checkpoint's tokenizer has no token that begins a document")
-  return [[tokenizer.bos_id, *tokenizer.encode(prompt)] for prompt in prompts]
+  return [tokens if tokens[:1] == [tokenizer.bos_id] else [tokenizer.bos_id, *tokens] for tokens in encoded]
 
 
 def _headings(prompts: Sequence[str]) -> list[str]:
@@ -130,7 +144,7 @@ def _headings(prompts: Sequence[str]) -> list[str]:
 
 
 def _batch(
-  loaded: checkpoint.Checkpoint, how: Inference, prompts: Sequence[np.ndarray], eos_id: int, number: int
+  loaded: checkpoint.Checkpoint, how: Inference, prompts: Sequence[np.ndarray], eos_ids: Sequence[int], number: int
 ) -> Generation:
   """What the flags ask of these prompts; batches of another number draw otherwise."""
   return Generation(
@@ -141,7 +155,7 @@ def _batch(
     temperature=TEMPERATURE.value,
     top_p=TOP_P.value,
     key=jax.random.fold_in(jax.random.key(SEED.value), number),
-    eos_id=eos_id,
+    eos_id=eos_ids,
     logit_scale=how.logit_scale,
     compute=ComputeConfig(dtype=DTYPE.value),
     prefill_chunk=PREFILL_CHUNK.value,
@@ -164,7 +178,7 @@ def main() -> None:
   texts = read_prompts(PROMPT.value, PROMPT_FILE.value)
   loaded = checkpoint.load(CHECKPOINT.value, STEP.value)
   tokenizer = load_tokenizer(CHECKPOINT.value)
-  prompts = _encode(tokenizer, texts, BOS.value)
+  prompts = encode_prompts(tokenizer, texts, BOS.value, CHAT.value)
   method, c, new_tokens = choose(loaded.model, METHOD.value, COEFFICIENT.value), COEFFICIENT.value, MAX_NEW_TOKENS.value
   lengths = [len(prompt) + new_tokens for prompt in prompts]
   groups: dict[Inference, list[int]] = {}  # what runs, and the prompts that it is run for
@@ -175,12 +189,12 @@ def main() -> None:
   except ValueError as error:
     raise ConfigError(f"--max_new_tokens is {new_tokens}: {error}") from error
 
-  screen, ended = Screen(tokenizer, prompts, _headings(texts), sys.stdout), [False] * len(prompts)
+  screen, ended = Screen(tokenizer, _headings(texts), sys.stdout), [False] * len(prompts)
   generated = 0
   seconds: dict[str, float] = defaultdict(float)
   for how, group in groups.items():
     with _timed(seconds, "compiling"):
-      batch = _batch(loaded, how, [seen[i] for i in group], tokenizer.eos_id, number=group[0])
+      batch = _batch(loaded, how, [seen[i] for i in group], tokenizer.eos_ids, number=group[0])
       batch.compile()
     with _timed(seconds, "reading"):
       batch.prefill()
@@ -202,4 +216,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-  cli.run(main)
+  cli.run(main, computes=True)

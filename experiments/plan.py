@@ -1,4 +1,4 @@
-"""What a study is made of, as declarations: runs, the arms that they form, the rows of its tables, the study itself.
+"""What a study is made of, as declarations: its runs, the arms that they form, and the rows of its tables.
 
 The files in experiments/studies/ return them, experiments/study.py carries them out, and the report reads them again.
 """
@@ -10,11 +10,9 @@ from typing import Any
 
 from drope_jax.config import TrainConfig
 from drope_jax.errors import ConfigError
-from drope_jax.evaluate.catalog import EvalData
-from drope_jax.evaluate.methods import AS_TRAINED
+from drope_jax.evaluate.eval_data import EvalData
+from drope_jax.evaluate.methods import is_as_trained
 from drope_jax.transitions import Keep, Transition
-
-ROLES = ("control", "drope", "baseline")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,8 +20,7 @@ class Arm:
   """Runs that follow one another, each from the weights of the one before; one line of the loss plot."""
 
   label: str
-  runs: tuple[str, ...]
-  role: str  # one of ROLES
+  runs: tuple[str, ...]  # what the arm is, a control or a drop, follows from the config of the last
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,12 +34,12 @@ class Row:
   @property
   def plain(self) -> bool:
     """Whether the model is evaluated as it was trained."""
-    return self.method in AS_TRAINED
+    return is_as_trained(self.method)
 
 
 @dataclasses.dataclass(frozen=True)
 class Pretrained:
-  """In the place of a run: a checkpoint that is measured without training, under a transition."""
+  """A checkpoint that stands in the place of a run: it is measured without training, under a transition."""
 
   checkpoint: str  # an imported model, or the workdir of a run
   transition: Transition = Keep()
@@ -60,13 +57,13 @@ class Study:
   arms: Sequence[Arm]
   rows: Sequence[Row]
   lengths: Sequence[int]  # in tokens
-  tasks: Sequence[str]
+  tasks: Sequence[str]  # see drope_jax.evaluate.tasks.make_tasks
   eval_data: Callable[[], EvalData]
-  spread: str = ""  # for the report: what is known of other seeds, in a sentence
+  spread: str = ""  # for the report: a sentence on how much other seeds differ, if that is known
 
 
 def run_directory(workdir: Path, run: str) -> Path:
-  """Where a run of a study lies."""
+  """The workdir of a run of a study."""
   return workdir / "runs" / run
 
 

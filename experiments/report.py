@@ -1,7 +1,8 @@
 """Tables and plots, from the records alone: `python -m experiments.report runs/quickstart`.
 
-DIR is the workdir of a study, of which study.json, results.jsonl and each run's config.json and metrics.jsonl are read,
-or the output of `experiments.evaluate`, a results.jsonl alone. Writes DIR/report.md and PNG plots.
+DIR is the workdir of a study, of which study.json, results.jsonl and each run's config.json and metrics.jsonl are read;
+the workdir of a single run; or the output of `experiments.evaluate`, a results.jsonl alone. Writes DIR/report.md and
+PNG plots.
 """
 
 import sys
@@ -9,123 +10,142 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from drope_jax import cli
-from experiments.reporting import evaluation, plots, tables
-from experiments.reporting.finding import PERPLEXITY, RETRIEVAL, finding, sides_note, spread_note
-from experiments.reporting.records import Study, read_evaluation, read_study
+from drope_jax.evaluate.figures import LOSS
+from drope_jax.evaluate.tasks import task_classes
+from experiments.reporting import plots, tables, training_tables
+from experiments.reporting.arms import described, is_control
+from experiments.reporting.plots import Picture
+from experiments.reporting.records import Records, read_evaluation, read_run, read_study
 
 BACKGROUND = """\
-A language model must know in which order its tokens stand. Most are told by **RoPE**: queries and keys are rotated
+A language model must know in which order its tokens stand. Most get it from **RoPE**: queries and keys are rotated
 by an angle that grows with the position, and beyond the lengths of the training these angles are new to the model.
 **DroPE** (arXiv 2512.12167) trains with RoPE, *drops* the rotations altogether (what remains of the order is that a
 token sees only what precedes it), and *recalibrates*: a short further training at the same length. It never trains
-on anything long. Its fair control is the same model **continued** with RoPE for as many tokens. Both are compared
-with methods that need no training: they rescale the control's rotations, or cut the text. A model without rotations
-may spread its attention thin over a long text; a **temperature**, a factor β on the attention logits that is fitted
-on held-out text, is meant to sharpen it again."""
+on anything long. Its fair control is the same model **continued** with RoPE for as many tokens. Other methods need no
+training: they rescale the control's rotations, or cut the text. A model without rotations may spread its attention
+thin over a long text; a **temperature**, a factor β on the attention logits that is fitted on held-out text, is meant
+to sharpen it again."""
 
-BACKGROUND_UNTRAINED = """\
-A language model must know in which order its tokens stand. Most are told by **RoPE**: queries and keys are rotated
-by an angle that grows with the position, and beyond the lengths of the training these angles are new to the model.
-Here a pretrained model is used as it is: beyond its training context, with methods that rescale its rotations, and
-with the rotations *dropped*, which is where **DroPE** (arXiv 2512.12167) begins. DroPE then *recalibrates*, a short
-further training, which is **not** done here: what the dropped row shows is how much there is to recover."""
-
-ABOUT_PERPLEXITY = f"""\
-Among how many tokens the model is, in effect, undecided when it predicts the next one (the exponential of the mean
-loss over all positions of documents of that length); lower is better. n: predicted tokens. Bold: the best of each
-column, and those level with it. {tables.MISSING}: not measured."""
-
-ABOUT_NEEDLES = """\
-A fact (“color -> teal”) lies somewhere in a long text, as do facts of other topics, and is asked for at the end
-(“color ->”). Which values a topic can have, eight of them, is learnt in training; which one it has here must be found:
-a guess is right 12.5 % of the time. Per cent answered exactly, over all depths (± one standard error); higher is
-better. n: prompts."""
+ABOUT_TABLES = f"""\
+Lines are rows of the study, columns lengths (as multiples of the training context, and in tokens); a figure has its
+95 % bootstrap interval over samples, and n counts them. Bold: the best of each column. “{tables.LEVEL}”: the lengths at
+which the difference from the best has an interval that holds 0; it is paired, sample by sample, where the records have
+the samples, and wider where they have not. {tables.MISSING}: not measured."""
 
 ABOUT_TEMPERATURE = """\
-At each length every β of a grid is tried on held-out text, and c of β = 1 + c·ln s (s: the length as a multiple of
-the training context) is fitted to the best ones by least squares."""
-
-CAPTIONS = {
-  "summary.png": "What was measured, against length. Shaded: the training context. Bars: one standard error.",
-  "loss.png": "Training loss of every arm. Dotted line: the positional embedding is dropped.",
-  "perplexity_by_position.png": "Perplexity by position in the longest documents. Shaded: the training context.",
-  "needles.png": "Needles found, in per cent, by length and by depth: how far into the text the fact stands. "
-  "Right of the dashed line: beyond the training context.",
-  "frequencies.png": "What the scaling methods do to the rotations of this model at the longest length: 1 leaves a "
-  "rotation as it was trained, smaller slows it down, 0 is no rotation at all.",
-}
+β = 1 + c·ln s, the factor on the attention logits (s: the length as a multiple of the training context). Rows that are
+not here have β = 1. Where c was fitted: at each length every β of a grid is tried on held-out text, and c is fitted to
+the best ones by least squares."""
 
 
-def _picture(name: str, drawn: set[str]) -> str:
-  if name not in drawn:
-    return f"{tables.MISSING} (`{name}`: there are no records to draw it from)"
-  return f"![{CAPTIONS[name]}]({name})\n\n*{CAPTIONS[name]}*"
+def _task(records: Records, task: str, drawn: set[Picture]) -> list[str]:
+  """The section of a task: its main metric, the others, and what they are divided by."""
+  about = [cls.about for cls in task_classes().get(task, []) if cls.about]
+  main, *others = records.metrics(task)
+  as_text = main == LOSS and tables.is_text(records, task)
+  parts = [f"## {task}", *about, tables.results_table(records, task, main, as_perplexity=as_text)]
+  details = [tables.results_table(records, task, metric) for metric in ([main] if as_text else []) + others]
+  divided = tables.divisions(records, task)
+  for by in dict.fromkeys(by for _, by in divided):
+    parts += [picture.markdown for picture in drawn if picture == plots.of_parts(task, by)]
+  details += [tables.parts_table(records, task, metric, by) for metric, by in divided]
+  return parts + ([_folded("Other metrics, and parts, in numbers", details)] if details else [])
 
 
-def _compose(study: Study, drawn: set[str]) -> str:
+def _folded(title: str, texts: Sequence[str]) -> str:
+  inside = "\n\n".join(texts)
+  return f"<details><summary>{title}</summary>\n\n{inside}\n\n</details>"
+
+
+def _training(records: Records, drawn: set[Picture]) -> list[str]:
+  """What was trained, and how the loss went."""
+  if not records.trained:
+    return []
+  unfinished = [run.name for run in records.runs.values() if run.last is None and run.pretrained is None]
+  heldout = training_tables.heldout_table(records)
+  return [
+    "## The training",
+    training_tables.runs_table(records),
+    *([training_tables.arms_described(records)] if len(records.arms) > 1 else []),
+    *([f"No training record yet: {', '.join(f'`{name}`' for name in unfinished)}."] if unfinished else []),
+    *([plots.LOSS.markdown] if plots.LOSS in drawn else []),
+    *([heldout] if heldout is not None else []),
+    *([picture.markdown for picture in (plots.RECOVERY, plots.HELDOUT) if picture in drawn]),
+  ]
+
+
+def _temperature(records: Records) -> list[str]:
+  """The β of every row, and how it was fitted; nothing where every β is 1."""
+  found = [training_tables.temperature_section(records), tables.betas_table(records)]
+  shown = [text for text in found if text is not None]
+  return ["## The temperature", ABOUT_TEMPERATURE, *shown] if shown else []
+
+
+def _made(records: Records) -> list[str]:
+  versions = ", ".join(f"{name} {version}" for name, version in records.versions.items())
+  said = [f"Seed {records.seed}.", f"{records.machine.rstrip('.')}." if records.machine else ""]
+  took = records.seconds
+  said += ["" if took is None else f"The whole study took {training_tables.show_duration(took)}."]
+  said += [f"{versions}." if versions else ""]
+  said += ["`python -m experiments.report` writes this report again from the records beside it."]
+  command = [f"```\n{records.command}\n```"] if records.command else []
+  return ["## How this was made", *command, " ".join(one for one in said if one)]
+
+
+def _compose(records: Records, drawn: set[Picture]) -> str:
   """The whole report.md."""
-  unnamed = tables.unnamed_results(study)
-  unfinished = [run.name for run in study.runs.values() if run.last is None and run.pretrained is None]
-  gaps = [f"No training record yet: {', '.join(f'`{name}`' for name in unfinished)}."] if unfinished else []
-  gaps += [f"Measured, but not shown above (no row or table for it): {', '.join(unnamed)}."] if unnamed else []
-  versions = ", ".join(f"{name} {version}" for name, version in study.versions.items()) or tables.MISSING
-  retrieval = ["## Needle retrieval", ABOUT_NEEDLES, tables.results_table(study, RETRIEVAL)]
-  retrieval += [_picture("needles.png", drawn)]
-  temperature = ["## The temperature", ABOUT_TEMPERATURE, tables.temperature_section(study)]
-  training = ["## The training", tables.runs_table(study), tables.arms_described(study)]
-  pretrained = tables.pretrained_described(study)
+  study = len(records.arms) > 1 or any(not is_control(run) for run in records.runs.values() if run.pretrained)
+  single = next(iter(records.runs.values())) if len(records.runs) == 1 else None
+  rows = "\n".join(f"- **{row.label}**: {described(records, row)}." for row in records.rows if records.runs)
+  pretrained = training_tables.pretrained_described(records)
+  measured = [part for task in records.tasks for part in _task(records, task, drawn)]
+  about = [ABOUT_TABLES, f"One seed of training. {records.spread}".rstrip() if records.trained else ""]
   parts = [
-    f"# {study.title}",
-    f"**{finding(study)}**",
-    f"{sides_note(study)} {spread_note(study)}".lstrip(),
-    _picture("summary.png", drawn),
-    "## What is compared",
-    BACKGROUND if study.trained else BACKGROUND_UNTRAINED,
-    tables.rows_described(study),
-    "## Perplexity",
-    ABOUT_PERPLEXITY,
-    tables.results_table(study, PERPLEXITY),
-    _picture("perplexity_by_position.png", drawn),
-    f"<details><summary>Perplexity by position, in numbers</summary>\n\n{tables.blocks_table(study)}\n\n</details>",
-    *(retrieval if RETRIEVAL.task in study.tasks else []),
-    *(temperature if study.has_temperature else []),
-    *(training if study.trained else []),
-    *(["## Pretrained, and measured without training", pretrained] if pretrained else []),
-    *gaps,
-    *([_picture("loss.png", drawn)] if study.trained else []),
-    "## The rotations",
-    _picture("frequencies.png", drawn),
-    "## How this was made",
-    f"```\n{study.command}\n```",
-    f"Seed {study.seed}. {study.machine.rstrip('.')}. "
-    + (f"The whole study took {tables.show_duration(study.seconds)}. " if study.seconds is not None else "")
-    + f"{versions}. `python -m experiments.report` writes this report again from the records beside it: "
-    "`results.jsonl` has every figure" + (", `runs/*/metrics.jsonl` every logged step." if study.trained else "."),
+    f"# {records.title}",
+    *([plots.SUMMARY.markdown] if plots.SUMMARY in drawn else []),
+    *(["## What is compared"] if study else []),
+    *([BACKGROUND] if study else []),
+    *([rows] if rows else []),
+    *([pretrained] if pretrained else []),
+    *([" ".join(filter(None, about))] if measured else []),
+    *measured,
+    *_temperature(records),
+    *_training(records, drawn),
+    *(["## The rotations", plots.FREQUENCIES.markdown] if plots.FREQUENCIES in drawn else []),
+    *([_folded("The settings of the run", [training_tables.config_table(single)])] if single and single.config else []),
+    *_made(records),
   ]
   return "\n\n".join(parts) + "\n"
 
 
-def write_report(directory: Path) -> Path:
-  """Writes report.md and the plots of what lies in `directory`; returns the path of report.md.
+def read(directory: Path) -> Records:
+  """The records of a directory: a study's, a single run's, or an evaluation's.
 
   Raises:
     ReportError: records are missing, empty or malformed; the message names the file.
   """
-  path = directory / "report.md"
-  of_a_study = any((directory / name).exists() for name in ("study.json", "runs"))
-  if not of_a_study and (directory / "results.jsonl").exists():
-    study = read_evaluation(directory)
-    text = evaluation.compose(study, plots.draw_depths(study))
-  else:
-    study = read_study(directory)
-    text = _compose(study, plots.draw_all(study))
-  path.write_text(text)
+  if any((directory / name).exists() for name in ("study.json", "runs")):
+    return read_study(directory)
+  if (directory / "metrics.jsonl").exists():
+    return read_run(directory)
+  return read_evaluation(directory) if (directory / "results.jsonl").exists() else read_study(directory)
+
+
+def write_report(directory: Path) -> Path:
+  """Writes report.md and the plots of what lies in `directory`; returns the path of report.md. Raises as `read`."""
+  path, records = directory / "report.md", read(directory)
+  drawn = plots.draw_all(records)
+  plots.remove_others(directory, path, drawn)
+  path.write_text(_compose(records, drawn))
   return path
 
 
 def _parser() -> cli.Parser:
   parser = cli.Parser(prog="python -m experiments.report", about=__doc__)
-  parser.add_argument("directory", type=Path, metavar="DIR", help="workdir of a study, or output of an evaluation")
+  parser.add_argument(
+    "directory", type=Path, metavar="DIR", help="workdir of a study or of a run, or output of an evaluation"
+  )
   return parser
 
 

@@ -10,37 +10,42 @@ from pathlib import Path
 
 from drope_jax import cli
 from drope_jax.errors import ReportError
-from experiments.reporting.finding import MEASURES, PERPLEXITY, Measure
-from experiments.reporting.records import Study, read_study
-from experiments.reporting.tables import markdown_table
+from experiments.plan import Row
+from experiments.reporting.records import Records, read_study
+from experiments.reporting.tables import markdown_table, show_length
 
 
-def spread_table(studies: Sequence[Study], measure: Measure) -> str:
-  """A row of the study a line, a length a column; losses in nats per token, retrieval in per cent.
+def spread_table(studies: Sequence[Records], task: str, metric: str) -> str:
+  """One line per row of the study, one column per length.
 
   Raises:
     ReportError: if a study lacks a figure that the first one has.
   """
   first = studies[0]
-  contexts = first.contexts(measure.task)
+  contexts = first.contexts(task)
+  rows = [row for row in first.rows if any(_value(first, row, task, metric, c) is not None for c in contexts)]
 
-  def cell(row, context: int) -> str:
+  def cell(row: Row, context: int) -> str:
     values = []
     for study in studies:
-      figure = study.figure(row, measure.task, context, measure.metric)
-      if figure is None:
-        raise ReportError(f"{study.directory}: no {measure.name} of {row.label} at {context} tokens")
-      values.append(figure.value)
-    mean, spread = statistics.mean(values), statistics.stdev(values)
-    return f"{mean:.3f} ± {spread:.3f}" if measure is PERPLEXITY else f"{100 * mean:.0f} ± {100 * spread:.0f}"
+      value = _value(study, row, task, metric, context)
+      if value is None:
+        raise ReportError(f"{study.directory}: no {metric} of {row.label} in {task} at {context} tokens")
+      values.append(value)
+    return f"{statistics.mean(values):.3f} ± {statistics.stdev(values):.3f}"
 
-  header = ["", *(f"{first.extension(context):g}× ({context:,})" for context in contexts)]
-  return markdown_table(header, ([row.label, *(cell(row, context) for context in contexts)] for row in first.rows))
+  lines = ([row.label, *(cell(row, context) for context in contexts)] for row in rows)
+  return markdown_table([metric, *(show_length(first, context) for context in contexts)], lines)
+
+
+def _value(study: Records, row: Row, task: str, metric: str, context: int) -> float | None:
+  figure = study.figure(row, task, context, (metric, None, None))
+  return None if figure is None else figure.value
 
 
 def _parser() -> cli.Parser:
   parser = cli.Parser(prog="python -m experiments.seeds", about=__doc__)
-  parser.add_argument("directories", type=Path, nargs="+", metavar="DIR", help="workdirs of one study, a seed each")
+  parser.add_argument("directories", type=Path, nargs="+", metavar="DIR", help="workdirs of one study, one per seed")
   return parser
 
 
@@ -49,9 +54,10 @@ def _print_tables(directories: Sequence[Path]) -> None:
   seeds = [study.seed for study in studies]
   if len(set(seeds)) < max(len(seeds), 2):
     raise ReportError(f"seeds are {seeds}; a spread needs at least two, all different")
-  for measure, unit in zip(MEASURES, ("loss in nats per token", "needles found, %"), strict=True):
-    print(f"{unit}, mean ± standard deviation over seeds {', '.join(map(str, sorted(seeds)))}:\n")
-    print(spread_table(studies, measure) + "\n")
+  for task in studies[0].tasks:
+    for metric in studies[0].metrics(task):
+      print(f"{task}, {metric}: mean ± standard deviation over seeds {', '.join(map(str, sorted(seeds)))}\n")
+      print(spread_table(studies, task, metric) + "\n")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -25,8 +25,8 @@ from jax.sharding import Mesh
 from drope_jax import checkpoint, cli, distributed
 from drope_jax.config import ModelConfig, TrainConfig
 from drope_jax.errors import ConfigError
-from drope_jax.evaluate.catalog import make_tasks
 from drope_jax.evaluate.measure import check, evaluate
+from drope_jax.evaluate.tasks import make_tasks
 from drope_jax.files import holds_something, write_json
 from drope_jax.runs import resolve, start_from
 from drope_jax.serialization import (
@@ -51,7 +51,7 @@ BEGUN = "config.begun.json"
 
 
 def claim(workdir: Path, settings: Any) -> None:
-  """Makes the workdir this study's, until `confirm` only for a start with these settings.
+  """Makes the workdir this study's; until `confirm`, a start with other settings may still take it over.
 
   Raises:
     CheckpointError: it is another study's.
@@ -168,7 +168,6 @@ def _described(study: Study, workdir: Path) -> Iterator[None]:
     "title": study.title,
     "seed": study.seed,
     "train_context": study.train_context,
-    "tasks": list(study.tasks),
     "spread": study.spread,
     "arms": [dataclasses.asdict(arm) for arm in study.arms],
     "rows": [dataclasses.asdict(row) for row in study.rows],
@@ -215,4 +214,4 @@ if __name__ == "__main__":
   CONFIG = cli.define_config("Settings of the study: FILE[:ARG].")
   WORKDIR = cli.define_path("workdir", None, "Where everything goes.", required=True)
   MESH = cli.define_mesh("Devices that measure")
-  cli.run(lambda: main(CONFIG, WORKDIR, MESH))
+  cli.run(lambda: main(CONFIG, WORKDIR, MESH), computes=True)

@@ -76,4 +76,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-  cli.run(main, stopped_status=STOPPED_STATUS)
+  cli.run(main, stopped_status=STOPPED_STATUS, computes=True)

@@ -1,7 +1,11 @@
 """Fixtures for more than one file."""
 
+import os
+
 import jax
 import pytest
+
+os.environ["DROPE_JAX_CPU"] = "off"  # commands that tests start compute on one device, bit by bit as the tests do
 
 
 @pytest.fixture(scope="module")

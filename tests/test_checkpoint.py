@@ -11,7 +11,7 @@ from support.tiny_run import contents, tiny_corpus, tiny_run
 from drope_jax import checkpoint
 from drope_jax.config import MeshConfig, TrainConfig
 from drope_jax.errors import CheckpointError
-from drope_jax.model import count_parameters
+from drope_jax.parameters import count_parameters
 from drope_jax.serialization import LIBRARIES, from_dict, load_config
 from drope_jax.sharding import make_mesh
 from drope_jax.train import train

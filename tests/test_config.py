@@ -12,15 +12,8 @@ from drope_jax.config import (
   QKNorm,
 )
 from drope_jax.errors import ConfigError
-from drope_jax.positions import (
-  NTK,
-  PI,
-  ALiBi,
-  Layer,
-  LayerPattern,
-  RoPE,
-  rnope_swa,
-)
+from drope_jax.positions import ALiBi, Layer, LayerPattern, RoPE, rnope_swa
+from drope_jax.scalings import NTK, PI
 from drope_jax.serialization import checked
 
 

@@ -9,8 +9,10 @@ import pytest
 from drope_jax.config import ModelConfig, QKNorm
 from drope_jax.drope import fit_temperature, insert_qk_norm, temperature
 from drope_jax.errors import ConfigError
-from drope_jax.model import Decoder, map_specs, parameter_specs
-from drope_jax.positions import ALiBi, Layer, LayerPattern, RoPE, YaRN, rnope_swa
+from drope_jax.model import Decoder
+from drope_jax.parameters import map_specs, parameter_specs
+from drope_jax.positions import ALiBi, Layer, LayerPattern, RoPE, rnope_swa
+from drope_jax.scalings import YaRN
 from drope_jax.transitions import drop
 
 TOKENS_BT = jnp.asarray(np.random.default_rng(0).integers(0, 31, (2, 12)))

@@ -11,7 +11,9 @@ from support.tiny_decoder import assert_close, logits_of, random_params, random_
 from drope_jax.attention import attention
 from drope_jax.config import ComputeConfig, ModelConfig
 from drope_jax.generation import generate
-from drope_jax.positions import Bias, Embedding, Frequencies, RoPE, Scaling
+from drope_jax.positions import Bias, Embedding, RoPE
+from drope_jax.rotation import Frequencies
+from drope_jax.scalings import Scaling
 from drope_jax.serialization import from_dict, to_dict
 from drope_jax.transitions import PartialDrop, drop
 

@@ -9,21 +9,10 @@ import pytest
 from drope_jax.config import ComputeConfig, ModelConfig
 from drope_jax.evaluate.methods import METHODS, Inference, Method, inference
 from drope_jax.generation import Generation, _choose, _decode, _prefill, _Sampler, generate, round_up
-from drope_jax.model import hidden_states, map_specs, unembed
-from drope_jax.positions import (
-  NTK,
-  PI,
-  ALiBi,
-  DynamicNTK,
-  DynamicYaRN,
-  Layer,
-  LayerPattern,
-  Llama3,
-  NTKByParts,
-  RoPE,
-  YaRN,
-  layer_cycle,
-)
+from drope_jax.model import hidden_states, unembed
+from drope_jax.parameters import map_specs
+from drope_jax.positions import ALiBi, Layer, LayerPattern, RoPE, layer_cycle
+from drope_jax.scalings import NTK, PI, DynamicNTK, DynamicYaRN, Llama3, NTKByParts, YaRN
 
 NEW = 9
 LENGTHS = (

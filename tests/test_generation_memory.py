@@ -10,7 +10,7 @@ import pytest
 
 from drope_jax.config import ModelConfig
 from drope_jax.generation import Generation, _prefill
-from drope_jax.model import map_specs
+from drope_jax.parameters import map_specs
 from drope_jax.positions import RoPE
 
 NARROW = {"d_model": 32, "num_layers": 2, "num_heads": 4, "num_kv_heads": 2, "head_dim": 8, "d_ff": 48}

@@ -14,7 +14,7 @@ from drope_jax.data.corpus import build_corpus, documents
 from drope_jax.data.tokenizers import ByteTokenizer
 from drope_jax.errors import ConfigError
 from drope_jax.evaluate.methods import Inference
-from drope_jax.evaluate.perplexity import position_losses
+from drope_jax.evaluate.position_losses import position_losses
 from drope_jax.train import train
 from drope_jax.transitions import Fade
 

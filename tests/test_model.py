@@ -23,7 +23,8 @@ from drope_jax.attention import attention
 from drope_jax.config import ComputeConfig
 from drope_jax.layers import rms_norm
 from drope_jax.model import Decoder, hidden_states, init_cache, init_params, unembed
-from drope_jax.positions import PI, ALiBi, Layer, LayerPattern, RoPE
+from drope_jax.positions import ALiBi, Layer, LayerPattern, RoPE
+from drope_jax.scalings import PI
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 

@@ -23,7 +23,8 @@ from drope_jax.model import (
   init_cache,
   unembed,
 )
-from drope_jax.positions import DynamicYaRN, RoPE
+from drope_jax.positions import RoPE
+from drope_jax.scalings import DynamicYaRN
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 

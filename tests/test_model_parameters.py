@@ -9,16 +9,10 @@ import pytest
 from support.tiny_decoder import TINY, assert_close, initial_params, logits_of, random_params, random_tokens, tiny
 
 from drope_jax.config import ModelConfig, QKNorm
-from drope_jax.model import (
-  Decoder,
-  ParameterSpec,
-  count_parameters,
-  hidden_states,
-  init_params,
-  parameter_specs,
-  unembed,
-)
-from drope_jax.positions import PI, ALiBi, Layer, LayerPattern, RoPE, rnope_swa
+from drope_jax.model import Decoder, hidden_states, init_params, unembed
+from drope_jax.parameters import ParameterSpec, count_parameters, parameter_specs
+from drope_jax.positions import ALiBi, Layer, LayerPattern, RoPE, rnope_swa
+from drope_jax.scalings import PI
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 

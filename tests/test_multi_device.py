@@ -11,7 +11,7 @@ from support.multi_device_script import MODEL, curve_config
 from support.tiny_run import losses, tiny_corpus
 
 from drope_jax import checkpoint
-from drope_jax.model import map_specs
+from drope_jax.parameters import map_specs
 from drope_jax.sharding import PRESETS
 from drope_jax.train import train
 

@@ -15,12 +15,15 @@ from support.objectives import sums
 from support.tiny_run import losses, records, tiny_corpus, tiny_model, tiny_run
 
 from drope_jax import checkpoint, metrics
+from drope_jax.aot import compile as aot
+from drope_jax.aot.traced_flops import traced_flops
 from drope_jax.checkpoint import TrainState
 from drope_jax.config import ComputeConfig, InitConfig
 from drope_jax.errors import ConfigError
 from drope_jax.model import Decoder, Taps, hidden_states, init_params
 from drope_jax.objective import Distill, NextToken, Objective
-from drope_jax.runs import resolve
+from drope_jax.runs import resolve, start_from
+from drope_jax.sharding import make_mesh
 from drope_jax.train import train
 from drope_jax.train_step import make_train_step, step_number
 
@@ -174,6 +177,22 @@ def test_the_teachers_forward_pass_is_a_third_of_a_step_while_it_runs():
   assert metrics.objective_factor(NextToken(), 0, 10) == 1
 
 
+@pytest.mark.parametrize("what", ["logits", "attention"])
+def test_the_program_with_a_teacher_has_a_third_more_products(corpus, what):
+  """Distances of attention need neither the teacher's unembedding nor its last feed-forward layer."""
+  init = InitConfig(checkpoint="elsewhere", model=tiny_model())
+  plain, distilled = (
+    start_from(tiny_run(corpus, init=init, objective=objective), init.model)
+    for objective in (NextToken(), Distill(what=what))
+  )
+  flops = [
+    traced_flops(aot.trace_train_step(run, make_mesh(run.config.mesh)).jaxpr).flops for run in (plain, distilled)
+  ]
+  spared = 0 if what == "logits" else 2 * (264 * 16 + 3 * 16 * 24) * 8 * 16
+  expected = 4 / 3 - spared / flops[0]
+  assert flops[1] / flops[0] == pytest.approx(expected, rel=1e-3)
+
+
 def test_mfu_counts_the_teacher(rope, corpus, tmp_path, monkeypatch):
   monkeypatch.setattr(metrics, "mfu", lambda speed, flops: flops)
   init = InitConfig(checkpoint=str(rope))
@@ -198,6 +217,20 @@ def test_an_objective_of_ones_own_trains_is_recorded_and_resumes(corpus, tmp_pat
   assert train(config, tmp_path / "stopped") == (4, True)
   assert losses(tmp_path / "stopped") == losses(tmp_path / "straight")
   assert checkpoint.load(tmp_path / "stopped").config.objective == Confident(weight=0.2)
+
+
+@dataclasses.dataclass(unsafe_hash=True)
+class Shadowing(Confident):
+  """Its sum has the name of a field of the record."""
+
+  def __call__(self, inputs):
+    total, found = super().__call__(inputs)
+    return total, {**found, "seconds": total}
+
+
+def test_a_sum_may_not_take_the_name_of_another_field(corpus, tmp_path):
+  with pytest.raises(ValueError, match="a sum is called 'seconds'"):
+    train(tiny_run(corpus, objective=Shadowing()), tmp_path / "run")
 
 
 def losses_of_plain(corpus, tmp_path):

@@ -17,11 +17,11 @@ from support.tiny_run import contents, losses, tiny_corpus, tiny_model
 from drope_jax import checkpoint
 from drope_jax.config import OptimConfig, QKNorm, TrainConfig
 from drope_jax.evaluate.methods import Inference
-from drope_jax.evaluate.perplexity import position_losses
-from drope_jax.model import count_parameters
+from drope_jax.evaluate.position_losses import position_losses
 from drope_jax.objective import NextToken
 from drope_jax.optim import make_optimizer
 from drope_jax.optimizers import AdamW
+from drope_jax.parameters import count_parameters
 from drope_jax.positions import RoPE
 from drope_jax.serialization import from_dict, load_config
 from drope_jax.sharding import make_mesh

@@ -10,9 +10,9 @@ import pytest
 from support.tiny_run import tiny_model
 
 from drope_jax.config import OptimConfig, QKNorm
-from drope_jax.model import map_specs
 from drope_jax.optim import learning_rate, make_optimizer
 from drope_jax.optimizers import AdamW
+from drope_jax.parameters import map_specs
 
 MODEL = tiny_model(qkv_bias=True, qk_norm=QKNorm(), tie_embeddings=False)
 STEPS = 100

@@ -1,8 +1,10 @@
 """Optimizers as values: which parameters Muon orthogonalises, layer by layer, and what AdamW does for the others."""
 
+import dataclasses
 import functools
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
@@ -10,9 +12,10 @@ from support.tiny_run import tiny_model
 
 from drope_jax.config import OptimConfig, QKNorm
 from drope_jax.errors import ConfigError
-from drope_jax.model import map_specs, parameter_specs
 from drope_jax.optim import carried_over, make_optimizer
-from drope_jax.optimizers import AdamW, Muon, matrix_axes
+from drope_jax.optimizers import AdamW, Muon, Optimizer, matrix_axes
+from drope_jax.parameters import map_specs, parameter_specs
+from drope_jax.serialization import from_dict, to_dict
 
 MODEL = tiny_model(qkv_bias=True, qk_norm=QKNorm(), tie_embeddings=False)
 MATRICES = {"q": (16, 16), "k": (16, 8), "v": (16, 8), "o": (16, 16)}  # inputs and outputs
@@ -125,6 +128,25 @@ def test_moments_are_carried_over_and_the_schedule_starts_again(optimizer):
   inserted = [path for path in by_path if "_norm']" in path and path not in theirs]
   assert len(inserted) >= 2 and not any(np.any(by_path[path]) for path in inserted)
   assert state[-1].count == 0 and source[-1].count == 1
+
+
+@dataclasses.dataclass(unsafe_hash=True)
+class Sign(Optimizer):
+  """A user's own: sign descent."""
+
+  scale: float = 1.0
+
+  def transforms(self, specs):
+    return (optax.stateless(lambda updates, _: jax.tree.map(lambda u: self.scale * jnp.sign(u), updates)),)
+
+
+def test_an_optimizer_of_ones_own_works_and_is_recorded():
+  updates = updates_of(Sign(scale=0.5), steps=1)
+  jax.tree.map(lambda u, g: np.testing.assert_array_equal(u, -0.5 * np.sign(g)), updates, gradients(0))
+  config = OptimConfig(peak_lr=1.0, optimizer=Sign(scale=0.5))
+  data = to_dict(config)
+  assert data["optimizer"] == {"type": f"{__name__}:Sign", "scale": 0.5}
+  assert from_dict(OptimConfig, data) == config
 
 
 @pytest.mark.parametrize(

@@ -9,23 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from drope_jax.positions import (
-  NTK,
-  PI,
-  ALiBi,
-  DynamicNTK,
-  DynamicYaRN,
-  Layer,
-  LayerPattern,
-  Llama3,
-  NTKByParts,
-  RoPE,
-  YaRN,
-  alibi_slopes,
-  layer_cycle,
-  rnope_swa,
-  rotate,
-)
+from drope_jax.positions import ALiBi, Layer, LayerPattern, RoPE, alibi_slopes, layer_cycle, rnope_swa
+from drope_jax.rotation import rotate
+from drope_jax.scalings import NTK, PI, DynamicNTK, DynamicYaRN, Llama3, NTKByParts, YaRN
 
 SCALINGS = [
   None,

@@ -20,20 +20,8 @@ from drope_jax.config import (
 )
 from drope_jax.errors import ConfigError
 from drope_jax.files import holds_something
-from drope_jax.positions import (
-  NTK,
-  PI,
-  ALiBi,
-  DynamicNTK,
-  DynamicYaRN,
-  Layer,
-  LayerPattern,
-  Llama3,
-  NTKByParts,
-  RoPE,
-  YaRN,
-  rnope_swa,
-)
+from drope_jax.positions import ALiBi, Layer, LayerPattern, RoPE, rnope_swa
+from drope_jax.scalings import NTK, PI, DynamicNTK, DynamicYaRN, Llama3, NTKByParts, YaRN
 from drope_jax.serialization import checked, differences, from_dict, is_cut_off, load_config, save_config, to_dict
 from drope_jax.transitions import Keep
 

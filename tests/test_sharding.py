@@ -19,7 +19,8 @@ from jax.sharding import AbstractMesh
 
 from drope_jax.config import ComputeConfig, MeshConfig, ModelConfig, QKNorm
 from drope_jax.errors import ConfigError
-from drope_jax.model import hidden_states, init_params, map_specs, parameter_specs, unembed
+from drope_jax.model import hidden_states, init_params, unembed
+from drope_jax.parameters import map_specs, parameter_specs
 from drope_jax.sharding import (
   AXES,
   RULES,

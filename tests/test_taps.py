@@ -8,7 +8,8 @@ from support.tiny_decoder import POSITION_IDS, assert_close, random_params, rand
 
 from drope_jax.config import ComputeConfig
 from drope_jax.model import TAPS, Taps, hidden_states, init_cache
-from drope_jax.positions import RoPE, rotate
+from drope_jax.positions import RoPE
+from drope_jax.rotation import rotate
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 ALL = Taps((0, 1), tuple(TAPS))

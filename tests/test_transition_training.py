@@ -14,7 +14,8 @@ from drope_jax import checkpoint
 from drope_jax.config import InitConfig, QKNorm
 from drope_jax.errors import ConfigError
 from drope_jax.model import hidden_states
-from drope_jax.positions import Frequencies, RoPE
+from drope_jax.positions import RoPE
+from drope_jax.rotation import Frequencies
 from drope_jax.runs import resolve
 from drope_jax.train import train
 from drope_jax.train_step import Inputs, step_number

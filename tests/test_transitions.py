@@ -11,7 +11,8 @@ from support.tiny_decoder import assert_close, logits_of, random_params, random_
 
 from drope_jax.config import InitConfig
 from drope_jax.errors import ConfigError
-from drope_jax.positions import PI, ALiBi, DynamicNTK, Layer, LayerPattern, RoPE, YaRN, rnope_swa
+from drope_jax.positions import ALiBi, Layer, LayerPattern, RoPE, rnope_swa
+from drope_jax.scalings import PI, DynamicNTK, YaRN
 from drope_jax.serialization import from_dict, to_dict
 from drope_jax.transitions import Drop, Fade, Keep, KeepWindows, PartialDrop, Transition
 

@@ -4,7 +4,7 @@
 [--evaluate=65536] [--slices=N] [--json=FILE]`
 
 It needs libtpu (`pip install -e ".[tpu]"`) and no TPU. The compiled program is the one that `drope_jax.train` runs, or
-with `--evaluate=LENGTH` the one of `drope_jax.evaluate.perplexity` on texts of that length, kernels included. A
+with `--evaluate=LENGTH` the one of `drope_jax.evaluate.position_losses` on texts of that length, kernels included. A
 topology is that of the chips of one slice: v5p-64 has 64 TensorCores and so 32 chips, v5p:2x4x4; v5e-16 is v5e:4x4.
 
 What is printed, of one chip and one step:

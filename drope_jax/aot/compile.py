@@ -18,7 +18,7 @@ from drope_jax.aot.roofline import Chip, parse_topology
 from drope_jax.config import TrainConfig
 from drope_jax.errors import ConfigError, ToolError, UserError
 from drope_jax.evaluate.methods import Inference
-from drope_jax.evaluate.perplexity import trace_losses
+from drope_jax.evaluate.position_losses import trace_losses
 from drope_jax.optim import make_optimizer
 from drope_jax.preflight import check_layout
 from drope_jax.runs import Run, resolve, start_from

@@ -18,6 +18,7 @@ from typing import Any, NoReturn
 from absl import flags
 from absl import logging as absl_logging
 
+from drope_jax import cpu
 from drope_jax.cli.flags import CONFIG, IMPORT, IMPORT_HELP, config_flag, import_modules
 from drope_jax.cli.signals import Terminated, terminable
 from drope_jax.errors import ConfigError, UserError
@@ -28,11 +29,14 @@ FAILURES = (ModuleNotFoundError, FloatingPointError, OSError)  # not ours, but o
 HELP = ("--help", "-help", "-h", "--helpshort", "--helpfull")
 
 
-def run(main: Callable[[], Any], stopped_status: flags.FlagHolder[int] | None = None) -> NoReturn:
+def run(
+  main: Callable[[], Any], stopped_status: flags.FlagHolder[int] | None = None, computes: bool = False
+) -> NoReturn:
   """Parses absl's flags, imports the modules of `--import`, runs `main`, and ends with its exit status.
 
   Args:
     stopped_status: the flag with the exit status of a command that a signal stopped; 0 if there is none.
+    computes: whether the command runs models, which on a CPU deserves a second start: see cpu.py.
   """
 
   def parsed() -> None:
@@ -43,6 +47,8 @@ def run(main: Callable[[], Any], stopped_status: flags.FlagHolder[int] | None = 
   if any(argument in HELP for argument in sys.argv[1:]):
     print(_help())
     sys.exit(0)
+  if computes:
+    cpu.restart()
   sys.exit(_framed(parsed, stopped_status))
 
 

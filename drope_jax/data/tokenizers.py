@@ -5,6 +5,7 @@ saved beside a checkpoint, and that directory is a name again.
 """
 
 import json
+import types
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -13,16 +14,21 @@ import tokenizers
 from etils import epath
 from tokenizers import decoders, models, pre_tokenizers, trainers
 
+from drope_jax.data.roles import (
+  COMPANIONS,
+  GENERATION,
+  KNOWN_EOS,
+  ROLES,
+  Roles,
+  read_object,
+  read_roles,
+  read_text,
+  token_ids,
+  token_text,
+)
+from drope_jax.data.token_bytes import TokenBytes
 from drope_jax.errors import ConfigError
 from drope_jax.files import replace_whole
-
-# What released models call them, for a tokenizer.json that comes without its tokenizer_config.json.
-KNOWN_EOS = ("<|endoftext|>", "<|end_of_text|>", "</s>", "<eos>", "<|im_end|>")
-KNOWN_BOS = ("<|begin_of_text|>", "<s>", "<bos>")
-
-ROLES = "tokenizer_config.json"  # what says which tokens these are
-# What else a released tokenizer comes with; we read none of it, and keep it for those who do.
-COMPANIONS = ("special_tokens_map.json", "added_tokens.json", "chat_template.jinja", "generation_config.json")
 
 
 class Tokenizer(Protocol):
@@ -30,13 +36,28 @@ class Tokenizer(Protocol):
 
   vocab_size: int
   eos_id: int  # ends a document
-  bos_id: int | None  # begins one, where the model was trained with it
+  eos_ids: tuple[int, ...]  # each ends an answer; `eos_id` is the first
+  bos_id: int | None  # begins a document, where the model was trained with it
+  chat_template: str | None  # in Jinja; see chat.py
+  special_tokens: Mapping[str, str]  # texts by role ("bos_token", ...), for the template
 
-  def encode(self, text: str) -> list[int]:
-    """The ids of `text`: no EOS, no BOS, even if it spells them out."""
+  def encode(self, text: str, special_tokens: bool = False) -> list[int]:
+    """The ids of `text`; no EOS and no BOS are added.
+
+    Args:
+      special_tokens: whether a text that spells out a special token stands for that token (as in a chat template). By
+        default it is text like any other, so that a document cannot end itself.
+    """
 
   def decode(self, ids: Sequence[int]) -> str:
     """The text of `ids`; EOS, BOS and other special tokens leave no trace."""
+
+  def piece(self, token: int) -> bytes:
+    """The bytes that one token stands for within a text; none for a special token.
+
+    A token may hold a part of a character. The pieces of a text put together are its UTF-8, except that tokenizers
+    that set a space before a text (Llama 2's) have that space in its first piece.
+    """
 
   def save(self, directory: Path) -> None:
     """Writes what `load_tokenizer(directory)` reads back."""
@@ -47,14 +68,20 @@ class ByteTokenizer:
 
   vocab_size: int = 257
   eos_id: int = 0
+  eos_ids: tuple[int, ...] = (0,)
   bos_id: int | None = None
+  chat_template: str | None = None
+  special_tokens: Mapping[str, str] = types.MappingProxyType({})
 
-  def encode(self, text: str) -> list[int]:
+  def encode(self, text: str, special_tokens: bool = False) -> list[int]:
     return [byte + 1 for byte in text.encode()]
 
   def decode(self, ids: Sequence[int]) -> str:
     # A model may have more ids than there are tokens; those have no text.
-    return bytes(i - 1 for i in ids if 0 < i < self.vocab_size).decode(errors="replace")
+    return b"".join(map(self.piece, ids)).decode(errors="replace")
+
+  def piece(self, token: int) -> bytes:
+    return bytes([token - 1]) if 0 < token < self.vocab_size else b""
 
   def save(self, directory: Path) -> None:
     _write(directory / ROLES, json.dumps({"tokenizer_class": "ByteTokenizer"}))
@@ -63,9 +90,8 @@ class ByteTokenizer:
 class JsonTokenizer:
   """A `tokenizer.json` as Hugging Face publishes it.
 
-  The file does not say which tokens end and begin a document. That is read from the `tokenizer_config.json` beside it,
-  else guessed from KNOWN_EOS and KNOWN_BOS. A text that spells a special token out is read as text: a document cannot
-  end itself.
+  Truncation and padding that the file may carry are settings of whoever saved it, and are switched off. The file does
+  not say which tokens end and begin a document; see roles.py. A text that spells a special token out is read as text.
 
   Args:
     path: the tokenizer.json.
@@ -78,39 +104,55 @@ class JsonTokenizer:
 
   def __init__(self, path: str | Path, eos: str | None = None, bos: str | None = None):
     file = epath.Path(path)
-    try:
-      self._tokenizer = tokenizers.Tokenizer.from_str(file.read_text(encoding="utf-8"))
-    except Exception as error:  # the library raises nothing narrower
-      raise ConfigError(f"{path}: not a readable tokenizer.json ({error})") from error
-    ids = self._tokenizer.get_vocab(with_added_tokens=True)
-    self.vocab_size = max(ids.values()) + 1
-    roles = _roles(file.with_name(ROLES))
+    self._tokenizer = _parsed(file)
+    self._tokenizer.no_truncation()
+    self._tokenizer.no_padding()
+    self.vocab_size = max(self._tokenizer.get_vocab(with_added_tokens=True).values()) + 1
     beside = {name: file.with_name(name) for name in (ROLES, *COMPANIONS)}
-    self._beside = {name: one.read_text(encoding="utf-8") for name, one in beside.items() if one.exists()}
-    eos = eos or roles.get("eos_token") or next((token for token in KNOWN_EOS if token in ids), None)
-    bos = bos or roles.get("bos_token") or next((token for token in KNOWN_BOS if token in ids), None)
-    if eos is None:
-      raise ConfigError(f"{path}: no end-of-document token; name one as eos_token in a tokenizer_config.json beside it")
-    for token in filter(None, (eos, bos)):
-      if token not in ids:
-        raise ConfigError(f"{path}: the special token {token!r} is not in the vocabulary")
-    self._eos, self._bos = eos, bos
-    self.eos_id: int = ids[eos]
-    self.bos_id: int | None = ids[bos] if bos else None
+    self._beside = {name: read_text(one) for name, one in beside.items() if one.exists()}
+    self._roles = read_roles(self._tokenizer, file, eos, bos)
+    self.eos_ids, self.bos_id = self._roles.eos_ids, self._roles.bos_id
+    self.eos_id = self.eos_ids[0]
+    self.chat_template, self.special_tokens = self._roles.chat_template, self._roles.texts
+    self._prepare()
+
+  def _prepare(self) -> None:
+    """Sets up what pickling loses."""
     self._tokenizer.encode_special_tokens = True
+    self._bytes = TokenBytes(self._tokenizer)
+    self._parsing: tokenizers.Tokenizer | None = None  # of special tokens; made when first needed
+
+  def __getstate__(self) -> dict[str, Any]:
+    return {name: value for name, value in self.__dict__.items() if name not in ("_bytes", "_parsing")}
 
   def __setstate__(self, state: dict[str, Any]) -> None:
     self.__dict__.update(state)
-    self._tokenizer.encode_special_tokens = True  # lost in pickling
+    self._prepare()
 
-  def encode(self, text: str) -> list[int]:
-    return self._tokenizer.encode(text, add_special_tokens=False).ids
+  def encode(self, text: str, special_tokens: bool = False) -> list[int]:
+    tokenizer = self._tokenizer
+    if special_tokens:
+      if self._parsing is None:
+        self._parsing = tokenizers.Tokenizer.from_str(self._tokenizer.to_str())
+      tokenizer = self._parsing
+    return tokenizer.encode(text, add_special_tokens=False).ids
 
   def decode(self, ids: Sequence[int]) -> str:
     return self._tokenizer.decode([int(i) for i in ids], skip_special_tokens=True)
 
+  def piece(self, token: int) -> bytes:
+    return self._bytes[int(token)]
+
   def save(self, directory: Path) -> None:
-    _save_json(self._tokenizer, directory, self._eos, self._bos, self._beside)
+    _save_json(self._tokenizer, directory, self._roles, self._beside)
+
+
+def _parsed(file: epath.Path) -> tokenizers.Tokenizer:
+  text = read_text(file)
+  try:
+    return tokenizers.Tokenizer.from_str(text)
+  except Exception as error:  # the library raises nothing narrower
+    raise ConfigError(f"{file}: not a readable tokenizer.json ({error})") from error
 
 
 def train_bpe(texts: Iterable[str], vocab_size: int, directory: str | Path, whole: Sequence[str] = ()) -> JsonTokenizer:
@@ -142,7 +184,7 @@ def train_bpe(texts: Iterable[str], vocab_size: int, directory: str | Path, whol
   )
   tokenizer.train_from_iterator(texts, trainer)
   tokenizer.add_tokens([tokenizers.AddedToken(string, normalized=False) for string in whole])
-  _save_json(tokenizer, Path(directory), eos, None)
+  _save_json(tokenizer, Path(directory), Roles(eos, (0,)))
   return JsonTokenizer(Path(directory) / "tokenizer.json")
 
 
@@ -159,39 +201,26 @@ def load_tokenizer(spec: str | Path) -> Tokenizer:
     return JsonTokenizer(path)
   if (path / "tokenizer.json").exists():
     return JsonTokenizer(path / "tokenizer.json")
-  if _roles(path / ROLES).get("tokenizer_class") == "ByteTokenizer":
+  if read_object(path / ROLES).get("tokenizer_class") == "ByteTokenizer":
     return ByteTokenizer()
   raise ConfigError(f"{path}: no tokenizer here (neither tokenizer.json nor a saved byte tokenizer)")
 
 
-def _roles(path: Path) -> dict[str, str]:
-  """The strings of a tokenizer_config.json; a special token may be written as an object with its text as `content`."""
-  try:
-    config = json.loads(path.read_text())
-  except FileNotFoundError:
-    return {}
-  except (OSError, ValueError) as error:
-    raise ConfigError(f"{path}: not readable ({error})") from error
-  return _strings(config)
-
-
-def _strings(config: dict[str, Any]) -> dict[str, str]:
-  texts = {key: value.get("content") if isinstance(value, dict) else value for key, value in config.items()}
-  return {key: text for key, text in texts.items() if isinstance(text, str)}
-
-
 def _save_json(
-  tokenizer: tokenizers.Tokenizer, directory: Path, eos: str, bos: str | None, beside: Mapping[str, str] | None = None
+  tokenizer: tokenizers.Tokenizer, directory: Path, roles: Roles, beside: Mapping[str, str] | None = None
 ) -> None:
   """Writes a tokenizer, and what lay beside it where it was read; the roles there say what they are here."""
   beside = beside or {}
   config = json.loads(beside.get(ROLES, '{"tokenizer_class": "PreTrainedTokenizerFast"}'))
-  said = _strings(config)
-  for role, token in (("eos_token", eos), ("bos_token", bos)):
-    if said.get(role) != token:
+  for role, token in (("eos_token", roles.eos), ("bos_token", roles.bos)):
+    if role not in config or token_text(config[role]) != token:
       config[role] = token
-  for name in beside.keys() - {ROLES}:
-    _write(directory / name, beside[name].removesuffix("\n"))
+  files = {name: text.removesuffix("\n") for name, text in beside.items()}
+  generation = json.loads(files.get(GENERATION, "{}"))
+  if not {*roles.eos_ids} <= {roles.eos_ids[0], *token_ids(generation, "eos_token_id")}:  # read in a config.json
+    files[GENERATION] = json.dumps({**generation, "eos_token_id": list(roles.eos_ids)}, indent=2)
+  for name in files.keys() - {ROLES}:
+    _write(directory / name, files[name])
   _write(directory / ROLES, json.dumps(config, indent=2, ensure_ascii=False))
   _write(directory / "tokenizer.json", tokenizer.to_str(pretty=True))  # last: where it is, its roles are too
 

@@ -25,12 +25,13 @@ except ModuleNotFoundError as error:
 
 from drope_jax import checkpoint as checkpoints
 from drope_jax import cli
+from drope_jax.data import chat
 from drope_jax.data.tokenizers import load_tokenizer
 from drope_jax.errors import ConfigError
-from drope_jax.evaluate.generation import complete
+from drope_jax.evaluate.answers import complete
 from drope_jax.evaluate.likelihood import score_continuations
 from drope_jax.evaluate.methods import Method, allowed_methods, inference
-from drope_jax.evaluate.tasks import BATCH_TOKENS, Subject
+from drope_jax.evaluate.subject import BATCH_TOKENS, Subject
 
 logger = logging.getLogger(__name__)
 MAX_NEW_TOKENS = 256  # where a task does not say; the harness's own default
@@ -38,20 +39,20 @@ MAX_NEW_TOKENS = 256  # where a task does not say; the harness's own default
 
 @register_model("drope_jax")
 class DropeJax(TemplateLM):
-  """A checkpoint under a method, as the harness wants a model.
+  """A checkpoint under a method, with the interface of a model of the harness.
 
   Args:
     checkpoint: workdir of a run.
     method: see methods.py; the checkpoint as it was trained if None.
     c: of the temperature, which method `drope` needs; at lengths within the training context it would have no effect,
       and is refused.
-    length: tokens of a sequence at most, prompt and answer together; what is longer loses its begin, and that is said
-      once. The method is that for this length. The training context if None.
+    length: tokens of a sequence at most, prompt and answer together; longer prompts are truncated on the left, with one
+      warning. The method is that for this length. The training context if None.
     step: of the checkpoint; None: its last.
     bos: whether texts begin with the tokenizer's BOS.
-    batch_tokens: on the device at one time; changes no result.
-    batch_size, max_batch_size: batches are packed by tokens, so one that is given is refused rather than passed over.
-    device: not read: it is JAX's, and the harness's command gives one whether or not it was asked for.
+    batch_tokens: tokens on the device at one time; changes no result.
+    batch_size, max_batch_size: refused if given, since batches are packed by tokens.
+    device: not read: JAX chooses it, and the harness's command passes one even if none was asked for.
   """
 
   def __init__(
@@ -81,6 +82,7 @@ class DropeJax(TemplateLM):
         "give length=TOKENS in --model_args, of the longest sequence"
       )
     self._checkpoint, self._cut = str(checkpoint), False
+    self._chat = False  # whether texts are conversations, in which special tokens are spelled out
     self._tokenizer = load_tokenizer(checkpoint)
     self._subject = Subject(
       params=loaded.params,
@@ -104,10 +106,20 @@ class DropeJax(TemplateLM):
     return self._checkpoint  # where its files lie; the harness keeps answers by this name
 
   def tok_encode(self, string: str, add_special_tokens: bool | None = None, **kwargs: Any) -> list[int]:
-    """Token ids, with a BOS before them if texts have one and it is not asked for without."""
-    if add_special_tokens is False:
-      return self._tokenizer.encode(string)
-    return self._subject.encode(string).tolist()
+    """Token ids, with a BOS before them if texts have one, it is not asked for without, and they do not have it yet."""
+    tokens = self._tokenizer.encode(string, special_tokens=self._chat)
+    if add_special_tokens is False or not self._subject.bos or tokens[:1] == [self._tokenizer.bos_id]:
+      return tokens
+    return [self.prefix_token_id, *tokens]
+
+  def apply_chat_template(self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
+    """The text of a conversation, by the tokenizer's template; from now on special tokens in texts are those tokens."""
+    self._chat = True
+    return chat.render(self._tokenizer, chat_history, whole=add_generation_prompt)
+
+  def chat_template(self, chat_template: bool | str = False) -> str:
+    """The template, which the harness records with the results; there is one, so no name is needed."""
+    return (self._tokenizer.chat_template or "") if chat_template else ""
 
   def _loglikelihood_tokens(
     self, requests: Sequence[tuple[Any, list[int], list[int]]], disable_tqdm: bool = False, **kwargs: Any
@@ -150,7 +162,7 @@ class DropeJax(TemplateLM):
       room = self.max_length - size
       if room < 1:
         raise ConfigError(f"a task generates {size} tokens; length={self.max_length} leaves none for the prompt")
-      prompts = [self._kept(self._subject.encode(requests[i].args[0]), room) for i in indices]
+      prompts = [self._kept(np.asarray(self.tok_encode(requests[i].args[0]), np.int32), room) for i in indices]
       for i, text in zip(indices, complete(self._subject, prompts, size), strict=True):
         answers[i] = _until(text, settings[i]["until"])
     for request, answer in zip(requests, answers, strict=True):
@@ -158,11 +170,11 @@ class DropeJax(TemplateLM):
     return answers
 
   def _kept(self, context: np.ndarray, room: int) -> np.ndarray:
-    """The last `room` tokens; that there were more is said once."""
+    """The last `room` tokens; the first time that some are cut off, a warning says so."""
     if len(context) > room and not self._cut:
       self._cut = True
       logger.warning(
-        "a context of %d tokens loses its begin: %d fit into length=%d", len(context), room, self.max_length
+        "a context of %d tokens is truncated on the left: %d fit into length=%d", len(context), room, self.max_length
       )
     return context[-room:]
 

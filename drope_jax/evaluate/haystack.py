@@ -8,7 +8,7 @@ from drope_jax.data.corpus import documents
 from drope_jax.errors import ConfigError
 
 SPLIT = "heldout"  # of a dataset that is named without one
-MOST_CHARACTERS = 4_000_000  # of a dataset: about a million tokens, and a haystack begins anew where it ends
+MOST_CHARACTERS = 4_000_000  # of a dataset: about a million tokens, and a haystack repeats it where it ends
 
 _OTHER = re.compile(r"\.(parquet|jsonl|ndjson|array_record)\b")  # what is not files of text, by its name
 _SENTENCE_END = re.compile(r"[.!?][\"')\]]*(\s+)(?=[A-Z0-9\"'(\[])")

@@ -1,4 +1,4 @@
-"""How likely a model finds given continuations of given contexts; batched by length."""
+"""How likely a model finds given continuations of given prompts; batched by length."""
 
 import functools
 from collections.abc import Sequence
@@ -10,11 +10,12 @@ import numpy as np
 from jax import lax
 
 from drope_jax.config import ComputeConfig, ModelConfig
-from drope_jax.evaluate.tasks import Subject, batches
+from drope_jax.evaluate.subject import Subject, batches
 from drope_jax.generation import round_up
 from drope_jax.loss import chunk_for
-from drope_jax.model import Array, Params, hidden_states, separate_frequencies, unembed
-from drope_jax.positions import Frequencies
+from drope_jax.model import Array, hidden_states, separate_frequencies, unembed
+from drope_jax.parameters import Params
+from drope_jax.rotation import Frequencies
 
 
 class Scored(NamedTuple):
@@ -25,21 +26,21 @@ class Scored(NamedTuple):
 
 
 def score_continuations(subject: Subject, pairs: Sequence[tuple[np.ndarray, np.ndarray]]) -> list[Scored]:
-  """Scores of (context, continuation) pairs of token ids, in their order.
+  """Scores of (prompt, continuation) pairs of token ids, in their order.
 
-  A cropped model sees the last tokens of a context that leave room for the continuation within its window.
+  A cropped model sees the last tokens of a prompt that leave room for the continuation within its window.
 
   Raises:
-    ValueError: for a context or a continuation without tokens, or a continuation that a crop has no room for.
+    ValueError: for a prompt or a continuation without tokens, or a continuation that a crop has no room for.
   """
   crop = subject.how.crop
   sequences = []
-  for i, (context, continuation) in enumerate(pairs):
-    if not len(context) or not len(continuation):
-      raise ValueError(f"pairs[{i}] has an empty {'context' if not len(context) else 'continuation'}")
+  for i, (prompt, continuation) in enumerate(pairs):
+    if not len(prompt) or not len(continuation):
+      raise ValueError(f"pairs[{i}] has an empty {'prompt' if not len(prompt) else 'continuation'}")
     if crop is not None and len(continuation) > crop:
       raise ValueError(f"pairs[{i}] has a continuation of {len(continuation)} tokens; a crop of {crop} has no room")
-    sequence = np.concatenate([context, continuation]).astype(np.int32)
+    sequence = np.concatenate([prompt, continuation]).astype(np.int32)
     sequences.append(sequence if crop is None else sequence[-(crop + 1) :])
   lengths = [len(sequence) - 1 for sequence in sequences]  # what the model reads
   config, frequencies = separate_frequencies(subject.how.config)

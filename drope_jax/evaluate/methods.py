@@ -1,27 +1,23 @@
 """Inference-time methods: what is done to a trained model to use it at a given length.
 
-| method                     | of a checkpoint with | runs                                                             |
-|----------------------------|----------------------|------------------------------------------------------------------|
-| rope, alibi, nope, pattern | that embedding       | the model as it was trained, at beta 1                           |
-| pi, ntk, yarn              | unscaled RoPE        | the rotation rescaled for a fixed factor, length / train_context |
-| dynamic_ntk, dynamic_yarn  | unscaled RoPE        | the rotation rescaled for the length of each sequence            |
-| drope                      | none                 | the model at beta = 1 + c ln s (drope.temperature)               |
-| crop                       | any                  | the model on the last train_context tokens only                  |
+METHODS says what each does. A number after a colon fixes what would be computed: `yarn:8` has factor 8 at every length,
+within the training context too, and `drope:0.2` has c = 0.2. A number after a plus gives another method the
+temperature: `rope+0.1` and `yarn:8+0.1` are `rope` and `yarn:8` at beta = 1 + 0.1 ln s. Each of these is a method with
+records of its own. The temperature without embedding is `drope`, so `nope` takes none; c is fitted for `drope` alone.
 
-A number after a colon fixes by hand what would be computed: `yarn:8` has factor 8 at every length, within the training
-context too, and `drope:0.2` has c = 0.2. A number after a plus gives another method the temperature: `rope+0.1` and
-`yarn:8+0.1` are `rope` and `yarn:8` at beta = 1 + 0.1 ln s. Each of these is a method with records of its own. The
-temperature without embedding is `drope`, so `nope` takes none; c is fitted for `drope` alone.
-
-A dropped model and one trained from scratch without embedding have the same methods, so that each can be measured with
+Which of them a checkpoint allows follows from its embedding: the model as it was trained has a method by the name of
+its embedding (a user's included), `crop` suits every model, and the scalings suit an embedding that can be `rescaled`
+and is not scaled yet. A user's scaling of `factor` and `original_context` is a method by the name of its class. A
+dropped model and one trained from scratch without embedding have the same methods, so that each can be measured with
 and without the temperature. A RoPE checkpoint has no `nope`: dropping is `drope_jax.drop`, and it wants recalibration.
+
 Up to the training context a method without a number runs the model as it was trained; `dynamic_ntk`, `dynamic_yarn` and
 `crop` go by each sequence's own length, which may exceed that of the measurement (`longbench_whole`, multiple choice).
 See the paper's section 4 and appendix C.2.
 """
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -29,20 +25,39 @@ import numpy as np
 from drope_jax.config import ModelConfig
 from drope_jax.drope import temperature
 from drope_jax.errors import ConfigError
-from drope_jax.positions import NTK, PI, ALiBi, DynamicNTK, DynamicYaRN, RoPE, Scaling, YaRN, layer_cycle
+from drope_jax.positions import Embedding, layer_cycle
+from drope_jax.scalings import NTK, PI, DynamicNTK, DynamicYaRN, Scaling, YaRN
+from drope_jax.values import members
 
-_SCALINGS: dict[str, Callable[[float, int], Scaling]] = {  # of (factor, original context)
-  "pi": lambda factor, context: PI(factor),
-  "ntk": lambda factor, context: NTK(factor),
-  "yarn": lambda factor, context: YaRN(factor, context),
-  "dynamic_ntk": lambda factor, context: DynamicNTK(context),
-  "dynamic_yarn": lambda factor, context: DynamicYaRN(context),
+METHODS: Mapping[str, str] = {
+  "rope": "as it was trained",
+  "pi": "all rotations slowed down by the extension factor (positional interpolation)",
+  "ntk": "slow rotations slowed down and fast ones nearly kept, by a smooth rule (NTK-aware scaling)",
+  "yarn": "slow rotations slowed down, fast ones kept, and attention sharpened a little (YaRN)",
+  "dynamic_ntk": "NTK-aware scaling for the length of each text",
+  "dynamic_yarn": "YaRN for the length of each text",
+  "alibi": "as it was trained",
+  "pattern": "as it was trained, its layers being of several kinds",
+  "nope": "as it was trained, without embedding",
+  "drope": "the attention logits multiplied by the temperature β = 1 + c·ln s",
+  "crop": "only the last tokens shown to it, as many as the training context holds",
 }
 
-_DYNAMIC = (DynamicNTK, DynamicYaRN)
-FIXABLE = ("pi", "ntk", "yarn", "drope")  # methods that take a number
-METHODS = ("rope", *_SCALINGS, "alibi", "pattern", "nope", "drope", "crop")
-AS_TRAINED = ("rope", "alibi", "pattern", "nope")  # methods that change nothing
+
+class _Rescaling(NamedTuple):
+  """How a scaling is made for an extension."""
+
+  make: Callable[[float, int], Scaling]  # of (factor, original context)
+  fixable: bool  # whether its factor can be given as a number
+
+
+_SCALINGS: Mapping[str, _Rescaling] = {
+  "pi": _Rescaling(lambda factor, context: PI(factor), True),
+  "ntk": _Rescaling(lambda factor, context: NTK(factor), True),
+  "yarn": _Rescaling(lambda factor, context: YaRN(factor, context), True),
+  "dynamic_ntk": _Rescaling(lambda factor, context: DynamicNTK(context), False),
+  "dynamic_yarn": _Rescaling(lambda factor, context: DynamicYaRN(context), False),
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,30 +80,24 @@ class Inference:
       raise ValueError(f"crop is {self.crop}; an answer of {new_tokens} tokens leaves no room for its question")
     return prompt[-(self.crop - new_tokens) :]
 
-  def within_context(self) -> "Inference":
-    """The same on sequences that are no longer than the training context: what goes by their length does nothing."""
-    config, rope = self.config, self.config.positions
-    if isinstance(rope, RoPE) and isinstance(rope.scaling, _DYNAMIC):
-      config = dataclasses.replace(config, positions=dataclasses.replace(rope, scaling=None))
-    return dataclasses.replace(self, config=config, crop=None)
-
 
 class Method(NamedTuple):
   """A method's text, read."""
 
-  name: str  # of METHODS
-  factor: float | None  # given by hand
-  c: float | None  # of the temperature, given by hand
+  name: str
+  factor: float | None  # given as a number
+  c: float | None  # of the temperature, given as a number
 
   @classmethod
   def parse(cls, text: str) -> "Method":
-    """Raises ConfigError for what the table above does not have."""
+    """Raises ConfigError for an unknown method, or a number that it does not take."""
     head, plus, c = text.partition("+")
     name, colon, number = head.partition(":")
-    if name not in METHODS:
-      raise ConfigError(f"method is {text!r}; allowed: {', '.join(METHODS)}")
-    if colon and name not in FIXABLE:
-      raise ConfigError(f"method is {text!r}; a number can be given to {', '.join(FIXABLE)}")
+    known, fixable = _known(), [name for name, one in _scalings().items() if one.fixable] + ["drope"]
+    if name not in known:
+      raise ConfigError(f"method is {text!r}; allowed: {', '.join(known)}")
+    if colon and name not in fixable:
+      raise ConfigError(f"method is {text!r}; a number can be given to {', '.join(fixable)}")
     if plus and name in ("nope", "drope"):
       raise ConfigError(f"method is {text!r}; without an embedding the temperature is method 'drope', as drope:0.1")
     if plus and name == "crop":
@@ -103,26 +112,41 @@ class Method(NamedTuple):
     return self.name == "drope" and self.c is None
 
 
+def is_as_trained(method: str) -> bool:
+  """Whether a method, known here or not, runs the model unchanged."""
+  return method.isidentifier() and method not in (*_scalings(), "drope", "crop")
+
+
 def allowed_methods(trained: ModelConfig) -> tuple[str, ...]:
-  """The methods that make sense for a checkpoint of this config."""
-  positions = trained.positions
-  if all(layer.positions is None for layer in layer_cycle(positions)):  # a dropped pattern keeps its windows
+  """The methods that make sense for a checkpoint of this config, the first being the model as it was trained."""
+  cycle = layer_cycle(trained.positions)
+  if all(layer.positions is None for layer in cycle):  # a dropped pattern keeps its windows
     return ("nope", "drope", "crop")
-  if isinstance(positions, ALiBi):
-    return ("alibi", "crop")
-  if isinstance(positions, RoPE):
-    return ("rope", "crop") if positions.scaling else ("rope", *_SCALINGS, "crop")
-  return ("pattern", "crop")
+  embedding = _embedding(trained)
+  if embedding is None:
+    return ("pattern", "crop")
+  unscaled = embedding.rescaled(None) == embedding  # a second scaling would replace the one it was trained with
+  return (_name(type(embedding)), *(_scalings() if unscaled else ()), "crop")
 
 
-def inference(method: str, trained: ModelConfig, train_context: int, length: int, c: float | None = None) -> Inference:
+def inference(
+  method: str,
+  trained: ModelConfig,
+  train_context: int,
+  length: int,
+  c: float | None = None,
+  *,
+  bounded: bool = False,
+) -> Inference:
   """What `method` runs for a checkpoint of config `trained` on sequences of `length` tokens.
 
   Args:
-    method: one of METHODS, and the numbers it was given.
+    method: one of `allowed_methods`, and the numbers it was given.
     train_context: tokens; the context of pretraining and recalibration.
     length: tokens, prompt and answer together.
     c: of beta = 1 + c ln s, for `drope` without a number.
+    bounded: no sequence is longer than `length`. Within the training context, what goes by a sequence's length is then
+      the model as it was trained.
 
   Raises:
     ConfigError: for an unknown method, one that the checkpoint's embedding rules out, `drope` without c, or a c that
@@ -142,14 +166,60 @@ def inference(method: str, trained: ModelConfig, train_context: int, length: int
       f"c is {c}, which method {method!r} does not read; see methods.py on how a method is given its own"
     )
   extension = length / train_context
-  beta = temperature(extension, c or parsed.c or 0.0)
-  how = Inference(trained, logit_scale=beta, crop=train_context if parsed.name == "crop" else None)
-  if parsed.name in _SCALINGS and isinstance(trained.positions, RoPE):
-    scaling = _SCALINGS[parsed.name](parsed.factor or max(extension, 1.0), train_context)
-    if isinstance(scaling, _DYNAMIC) or parsed.factor or extension > 1:
-      rope = dataclasses.replace(trained.positions, scaling=scaling)
-      return dataclasses.replace(how, config=dataclasses.replace(trained, positions=rope))
+  within = bounded and extension <= 1
+  how = Inference(trained, logit_scale=temperature(extension, c or parsed.c or 0.0))
+  if parsed.name == "crop":
+    return how if within else dataclasses.replace(how, crop=train_context)
+  embedding, scalings = _embedding(trained), _scalings()
+  if embedding is None or parsed.name not in scalings:
+    return how
+  scaling = scalings[parsed.name].make(parsed.factor or max(extension, 1.0), train_context)
+  if parsed.factor or extension > 1 or (scaling.dynamic and not within):
+    config = dataclasses.replace(trained, positions=embedding.rescaled(scaling))
+    return dataclasses.replace(how, config=config)
   return how
+
+
+def _embedding(trained: ModelConfig) -> Embedding | None:
+  """The embedding that all layers share, if they do and none has a window."""
+  first, *others = set(layer_cycle(trained.positions))
+  return None if others or first.window is not None else first.positions
+
+
+def _name(cls: type[Embedding]) -> str:
+  """The method of a model as it was trained."""
+  return cls.__name__.lower()
+
+
+def _known() -> dict[str, None]:
+  """Every method there is, in the order of METHODS; then those of a user's embeddings and scalings."""
+  embeddings = {_name(cls): None for cls in members(Embedding).values()}
+  return dict.fromkeys(METHODS) | embeddings | dict.fromkeys(_scalings())
+
+
+def _scalings() -> dict[str, _Rescaling]:
+  """Those of this library, and each class of a user's that can be made of a factor and an original context."""
+  theirs = {cls.__name__.lower(): cls for name, cls in members(Scaling).items() if name != cls.__name__}
+  made = {name: _rescaling(cls) for name, cls in theirs.items()}
+  return {**_SCALINGS, **{name: one for name, one in made.items() if one is not None}}
+
+
+def _rescaling(cls: type[Scaling]) -> _Rescaling | None:
+  fields = {field.name: field for field in dataclasses.fields(cls)}  # type: ignore[arg-type]
+  needed = {
+    name
+    for name, field in fields.items()
+    if field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
+  }
+  if not needed <= {"factor", "original_context"}:
+    return None
+  fixable = "factor" in fields and not cls.dynamic
+
+  def make(factor: float, context: int) -> Scaling:
+    given = {"factor": factor} if fixable or "factor" in needed else {}
+    return cls(**given, **({"original_context": context} if "original_context" in fields else {}))
+
+  return _Rescaling(make, fixable)
 
 
 def _number(method: str, text: str, least: float) -> float:

@@ -35,7 +35,7 @@ class Progress:
     return cls(weights, sys.stderr.write if sys.stderr.isatty() else None)
 
   def plan(self, weights: Sequence[float]) -> None:
-    """Says anew what is to come after the part that was begun last."""
+    """Replaces the parts that follow the current one."""
     self._weights[self._part + 1 :] = weights
 
   def begin(self, label: str) -> None:
@@ -44,7 +44,7 @@ class Progress:
     self(0.0)
 
   def __call__(self, share: float) -> None:
-    """`share` of the part that was begun last is done."""
+    """`share` of the current part is done."""
     if self._write:
       done = self._done(share)
       bar = "#" * round(WIDTH * done)
@@ -56,7 +56,7 @@ class Progress:
       logger.info("%.0f %%  %s  %s", 100 * self._done(share), self._label, self.remaining(share))
 
   def remaining(self, share: float = 1.0) -> str:
-    """About how long the rest takes, as text; nothing where it cannot be told yet, or there is no rest."""
+    """About how long the rest takes, as text; empty while it is unknown, and at the end."""
     done = self._done(share)
     if not 0.01 < done < 1:
       return ""

@@ -1,63 +1,39 @@
-"""results.jsonl: a record a measured figure, appended as it is measured.
+"""results.jsonl: one record per measured figure, appended as it is measured.
 
 One *measurement* (a run under a method on a task at a context, with a seed and settings) gives several figures, its
 metrics. With any other settings, as more samples or another c, it is another measurement, and stands beside the first;
 where one figure is wanted, as in a report, the last one counts.
 
-| metric                | value                                                                                      |
-|-----------------------|--------------------------------------------------------------------------------------------|
-| "loss"                | mean loss in nats per token over all positions                                             |
-| "loss@128-192"        | the same over positions 128 .. 191 (see perplexity.py for what a position is)              |
-| "bits_per_byte"       | the loss over all positions in bits, per byte of the text they spell                       |
-| "accuracy"            | share of samples answered exactly, 0 to 1                                                  |
-| "accuracy@depth=0.25" | the same for needles near that depth: 0 is the haystack's start, 1 its end                 |
-| "string_match_all"    | RULER: the share of the references that an answer holds, "all_or_nothing": all of them     |
-| "score"               | LongBench: the data set's own score, 0 to 1; "score@tokens=0-4096": of prompts so long     |
-| "accuracy_norm"       | multiple choice by log-likelihood per character; "accuracy" is without it                  |
-| "latest", "first"     | order probe: which of the assignments is likeliest; "p_latest": its probability among them |
-| "gain"                | copy probes: nats a token that copying saves; "gain@distance=64": from so far back         |
-| "beta"                | the factor on the attention logits that was used                                           |
-| "loss@beta=1.20"      | task "temperature": the loss on the split for fitting, with that factor                    |
-| "c"                   | task "temperature": the coefficient fitted to the best factors of all lengths              |
+A figure whose `by` is null is the whole of its metric. Others are parts of it: `by` says what it is divided by, and
+`at` which part it is, a number or an interval [start, stop). The tasks of this library have a loss by "position"
+(tokens), a score by "depth" (of the needle: 0 is the haystack's start, 1 its end), by "distance" (of a copy, tokens),
+by "tokens" or "words" (of the prompt), and the loss by "beta" on which the temperature is fitted.
 """
 
 import dataclasses
 import json
 import math
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from drope_jax.errors import ResultsError
+from drope_jax.evaluate.figures import At, Figure
 from drope_jax.serialization import from_dict
-
-LOSS = "loss"
-BITS_PER_BYTE = "bits_per_byte"
-ACCURACY = "accuracy"
-BETA = "beta"
-BY_DEPTH = "@depth="
+from drope_jax.upgrades import upgraded
 
 
-def loss_between(start: int, stop: int) -> str:
-  """The metric of the mean loss over positions start .. stop-1."""
-  return f"{LOSS}@{start}-{stop}"
-
-
-def at_depth(metric: str, depth: float) -> str:
-  """The metric of the same score over needles near `depth`."""
-  return f"{metric}{BY_DEPTH}{depth:g}"
-
-
-class Measurement(NamedTuple):
-  """What one measurement is known by; its metrics are written together."""
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Measurement:
+  """What one measurement is known by; its figures are written together."""
 
   run: str
   method: str
   task: str
   context: int
   seed: int
-  settings: str = ""  # JSON, see Result
+  settings: Mapping[str, Any] | None = dataclasses.field(default=None, hash=False)  # JSON, see Result
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -70,23 +46,37 @@ class Result:
   context: int  # tokens of a sequence
   extension: float  # context / training context
   metric: str
+  by: str | None = None  # see figures.Figure on these
+  at: Any = None  # of type At
   value: float
   n: int  # samples behind the value: tokens of a loss, prompts of an accuracy
   seed: int  # of the evaluation data
   low: float | None = None  # of the 95 % bootstrap interval over samples; None: none was made
   high: float | None = None
+  better: str | None = None  # "higher", "lower"; None: neither
+  values: tuple[float, ...] | None = dataclasses.field(default=None, repr=False)  # of each sample
   command: str = ""  # that measured it
   settings: dict | None = None  # what else decides the figure: the weights, beta, the samples; None: an old record
 
   @property
   def measurement(self) -> Measurement:
-    settings = "" if self.settings is None else as_text(self.settings)
-    return Measurement(self.run, self.method, self.task, self.context, self.seed, settings)
+    return Measurement(
+      run=self.run,
+      method=self.method,
+      task=self.task,
+      context=self.context,
+      seed=self.seed,
+      settings=self.settings,
+    )
+
+  @property
+  def figure(self) -> Figure:
+    return Figure(**{name: getattr(self, name) for name in Figure._fields})
 
 
-def as_text(settings: dict[str, Any]) -> str:
-  """Settings as JSON that is the same for the same settings."""
-  return json.dumps(settings, sort_keys=True)
+def plain(settings: Mapping[str, Any]) -> dict[str, Any]:
+  """Settings as they are read again from JSON."""
+  return json.loads(json.dumps(settings))
 
 
 def append(path: Path, results: Iterable[Result]) -> None:
@@ -127,16 +117,39 @@ def read(path: Path) -> list[Result]:
   *lines, _ = path.read_bytes().split(b"\n")
   for number, line in enumerate(lines, start=1):
     try:
-      results.append(from_dict(Result, json.loads(line)))
+      results.append(_result(json.loads(line)))
     except (ValueError, TypeError) as error:  # of JSON, of its encoding, of a field
       raise ResultsError(f"{path}:{number}: not a result ({error})") from error
   return results
 
 
+def _result(record: Any) -> Result:
+  """A record of this or an earlier version. Raises ValueError for what is not one."""
+  if not isinstance(record, dict):
+    raise ValueError(f"{record!r} is not an object")
+  fields = upgraded("Result", record)
+  at = fields.pop("at", None)
+  return dataclasses.replace(from_dict(Result, fields), at=_at(at))
+
+
+def _at(value: Any) -> At:
+  """Which part a figure is, from JSON."""
+  is_interval = isinstance(value, list) and len(value) == 2 and _is_number(value[0])
+  if value is None or _is_number(value):
+    return value
+  if is_interval and (value[1] is None or _is_number(value[1])):
+    return value[0], value[1]
+  raise ValueError(f"Result.at is {value!r}; it must be a number, or [start, stop]")
+
+
+def _is_number(value: Any) -> bool:
+  return isinstance(value, int | float) and not isinstance(value, bool)
+
+
 def measured(path: Path) -> set[Measurement]:
   """What a file already holds, so that a rerun can skip it.
 
-  What stands before a last line that was cut off may be of the same measurement, whose figures are then not all there.
+  If the last line was cut off, the one before it may be of the same measurement, whose figures are then incomplete.
   """
   found = [result.measurement for result in read(path)]
   return set(found) - set(found[-1:] if _torn(path) else [])

@@ -14,12 +14,12 @@ from drope_jax.files import append_json_lines, read_json_lines
 
 
 def digest(tokens: Sequence[int] | np.ndarray) -> str:
-  """What a prompt is known by."""
+  """A short hash that identifies a prompt."""
   return hashlib.sha256(np.asarray(tokens, np.int32).tobytes()).hexdigest()[:16]
 
 
 def fingerprint(parts: Iterable[str | np.ndarray]) -> str:
-  """What texts, or arrays of numbers, are known by together: 12 hexadecimal digits."""
+  """A hash that identifies texts, or arrays of numbers, together: 12 hexadecimal digits."""
   known = hashlib.sha256()
   for part in parts:
     data = part.encode() if isinstance(part, str) else np.ascontiguousarray(part).tobytes()

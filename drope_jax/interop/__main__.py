@@ -5,7 +5,7 @@ one as any other, for `drope_jax.load`, `python -m experiments.evaluate --checkp
 `--config.init.checkpoint=DIR` of a recalibration.
 
 `python -m drope_jax.interop export DIR DST` makes of a checkpoint a folder that stock transformers loads; the formats
-are those of families.py.
+are those of families.py. With `--format=gguf` it holds a model.gguf for stock llama.cpp.
 
 Example:
 
@@ -24,7 +24,8 @@ from collections.abc import Sequence
 
 from drope_jax import cli
 from drope_jax.interop.exporting import DTYPES, SHARD_BYTES, export_model
-from drope_jax.interop.families import FAMILIES
+from drope_jax.interop.families import written
+from drope_jax.interop.gguf_export import TYPES
 from drope_jax.interop.importing import import_model
 from drope_jax.sharding import host_mesh, make_mesh, parse_mesh
 
@@ -37,13 +38,15 @@ def _parser() -> cli.Parser:
   into.add_argument("directory", metavar="DIR", help="where the checkpoint goes")
   into.add_argument("--tokenizer", metavar="PATH", help="a tokenizer.json (or its folder) instead of SRC's")
   into.add_argument("--mesh", metavar="AXES", help="devices to load to: fsdp, or fsdp=4,tensor=2, or dp,context=2")
-  out = commands.add_parser("export", help="a checkpoint into a folder for transformers")
+  out = commands.add_parser("export", help="a checkpoint into a folder for transformers or llama.cpp")
   out.add_argument("directory", metavar="DIR", help="workdir of a run, or an imported model")
   out.add_argument("target", metavar="DST", help="where the folder goes")
-  out.add_argument("--format", choices=FAMILIES, help="by default the one that says best what the model is")
+  formats = f"gguf, {', '.join(written())}, or one that was registered; by default the one that fits the model best"
+  out.add_argument("--format", metavar="NAME", help=formats)
   out.add_argument("--target-length", type=int, metavar="N", help="tokens it is meant for (default: as it was trained)")
   out.add_argument("--c", type=float, help="fold in beta = 1 + c ln(target length / context)")
-  out.add_argument("--dtype", choices=DTYPES, default="float32", help="of the weights")
+  dtypes = tuple(dict.fromkeys((*DTYPES, *TYPES)))
+  out.add_argument("--dtype", choices=dtypes, help="of the weights; by default float32, in GGUF float16")
   out.add_argument("--shard-bytes", type=int, default=SHARD_BYTES, metavar="N", help="largest file of weights")
   out.add_argument("--step", type=int, help="of the checkpoint; its last by default")
   out.add_argument("--results", metavar="FILE", help="results.jsonl of an evaluation, for the model card")

@@ -4,7 +4,7 @@ import json
 import logging
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import ml_dtypes
 import numpy as np
@@ -15,20 +15,21 @@ from tokenizers import decoders, models, pre_tokenizers
 
 from drope_jax import checkpoint
 from drope_jax.config import ModelConfig
-from drope_jax.data.tokenizers import KNOWN_EOS, ByteTokenizer, Tokenizer, load_tokenizer
+from drope_jax.data.roles import GENERATION, KNOWN_EOS, ROLES, read_object
+from drope_jax.data.token_bytes import byte_characters
+from drope_jax.data.tokenizers import ByteTokenizer, Tokenizer, load_tokenizer
 from drope_jax.drope import temperature
 from drope_jax.errors import ConfigError
+from drope_jax.interop import gguf_export, gguf_tokenizer
 from drope_jax.interop.drafts import check_free, draft_of, local
 from drope_jax.interop.families import FAMILIES, Family
 from drope_jax.interop.formats import choose, exported_length, write_config
 from drope_jax.interop.model_card import Made, figures_of, history, model_card
 from drope_jax.interop.sources import copy_tokenizer
-from drope_jax.interop.weights import Weight, foreign_shape, to_foreign, weights_of
-from drope_jax.model import ParameterSpec, Params
+from drope_jax.interop.weights import Weight, array_of, foreign_shape, scaled_by_beta, weights_of
+from drope_jax.parameters import ParameterSpec, Params
 
-DTYPES = {"float32": np.dtype(np.float32), "bfloat16": np.dtype(ml_dtypes.bfloat16)}
-# Ours, of what Family.beta_in names; a logit scale of the class's own is in its config.
-_SCALED = {"q_proj": ("q", "q_bias"), "q_norm": ("q_norm",)}
+DTYPES = {"float32": np.float32, "bfloat16": ml_dtypes.bfloat16, "float16": np.float16}  # of safetensors
 SHARD_BYTES = 5_000_000_000  # as transformers cuts them
 
 logger = logging.getLogger(__name__)
@@ -48,23 +49,25 @@ def export_model(
   format: str | None = None,
   target_length: int | None = None,
   c: float | None = None,
-  dtype: str = "float32",
+  dtype: str | None = None,
   shard_bytes: int = SHARD_BYTES,
   step: int | None = None,
   results: str | Path | None = None,
   mesh: Mesh | None = None,
 ) -> str:
-  """Writes a checkpoint for stock transformers: config.json, safetensors, tokenizer and a model card.
+  """Writes a checkpoint for others' code, with a model card.
+
+  For stock transformers: config.json, safetensors and the tokenizer; for stock llama.cpp: a model.gguf.
 
   Args:
     directory: workdir of a run, or an imported model.
     target: not there yet, or empty; it is written whole or not at all.
-    format: a key of families.FAMILIES; None: the one that says best what the model is.
+    format: "gguf", or one of families.written(); None: the one of these that says best what the model is.
     target_length: tokens that it is meant for, `max_position_embeddings`; None: the context it was trained at, or what
       its YaRN scales to.
     c: of beta = 1 + c ln(target_length / context), the factor on its attention logits, which is then right for texts
       of that length alone; None: beta is 1.
-    dtype: of the weights.
+    dtype: of the weights, of gguf_export.TYPES or DTYPES; None: float16 in GGUF, else float32.
     shard_bytes: files of weights are no larger, unless a single array is.
     step: of the checkpoint; None: its last.
     results: a results.jsonl of experiments.evaluate, whose figures of this model go into the card.
@@ -79,51 +82,60 @@ def export_model(
   """
   directory, target = local(directory), local(target)
   check_free(target)
-  if dtype not in DTYPES:
-    raise ConfigError(f"dtype is {dtype!r}; allowed: {', '.join(DTYPES)}")
+  as_gguf = format == gguf_export.FORMAT
+  dtypes = tuple(gguf_export.TYPES if as_gguf else DTYPES)
+  dtype = dtype or ("float16" if as_gguf else "float32")
+  if dtype not in dtypes:
+    raise ConfigError(f"dtype is {dtype!r}; allowed: {', '.join(dtypes)}")
   if target_length is not None and target_length < 1:
     raise ConfigError(f"target_length is {target_length}; it must be at least 1")
   if c is not None and target_length is None:
     raise ConfigError(f"c is {c}, but beta = 1 + c ln s wants a length: give target_length too")
   found = checkpoint.open_step(directory, step)
   model, context = found.model, found.context
-  format = choose(format, model)
+  format = gguf_export.architecture_of(model) if as_gguf else choose(format, model)
   past, measured = history(directory, step), [] if results is None else figures_of(directory, Path(results))
   tokenizer = load_tokenizer(directory)
   max_position = exported_length(model, context, target_length)
   length = target_length or max_position
   beta = 1.0 if c is None else temperature(length / context, c)
-  config = write_config(
-    format,
-    model,
-    max_position=max_position,
-    dtype=dtype,
-    logit_scale=beta,
-    eos_id=tokenizer.eos_id,
-    bos_id=tokenizer.bos_id,
-  )
-  card = model_card(directory, Made(format, model, context, length, c, beta, dtype), past, measured)
-  family, params = FAMILIES[format], found.params(mesh)
-  arrays = dict(_arrays(params, model, family, beta))
+  if as_gguf:
+    gguf_export.rotation_of(model)  # refuses what it cannot be, before anything is loaded
+  card = model_card(directory, Made(format, model, context, length, c, beta, dtype, as_gguf), past, measured)
+  params = found.params(mesh)
   with draft_of(target) as draft:
-    (draft / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
     (draft / "README.md").write_text(card, encoding="utf-8")
     _write_tokenizer(tokenizer, directory, draft)
-    _write_weights(arrays, DTYPES[dtype], shard_bytes, draft)
-  logger.info("%s: %s, for %d tokens at beta %.4g", target, family.architecture, length, beta)
+    if as_gguf:
+      name = past[-1].meta.get("origin", {}).get("name", past[-1].name)
+      said = gguf_tokenizer.metadata_of(tokenizer, draft / "tokenizer.json", model.vocab_size)
+      file = draft / "model.gguf"
+      gguf_export.write(file, params, model, name=name, length=length, beta=beta, dtype=dtype, tokenizer=said)
+    else:
+      _set_limits(tokenizer, length, draft)
+      config = write_config(
+        format,
+        model,
+        max_position=max_position,
+        dtype=dtype,
+        logit_scale=beta,
+        eos_ids=tokenizer.eos_ids,
+        bos_id=tokenizer.bos_id,
+      )
+      (draft / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+      _write_weights(dict(_arrays(params, model, FAMILIES[format], beta)), np.dtype(DTYPES[dtype]), shard_bytes, draft)
+  made = f"architecture {format} of llama.cpp" if as_gguf else FAMILIES[format].architecture
+  logger.info("%s: %s, for %d tokens at beta %.4g", target, made, length, beta)
   return format
 
 
 def _arrays(params: Params, model: ModelConfig, family: Family, beta: float) -> Iterator[tuple[str, _Array]]:
   """Every array of the export by its name, none of them made yet; beta goes into what scales the queries last."""
-  scaled = _SCALED.get(family.beta_in, ())
+  scaled = scaled_by_beta(model) if family.logit_scale is None else ()  # such a scale is in the class's config
 
   def of(weight: Weight, spec: ParameterSpec, layer: int | None) -> _Array:
-    def make() -> np.ndarray:
-      array = np.asarray(params[weight.ours] if layer is None else params["layers"][weight.ours][layer])
-      return to_foreign(weight, spec, array * np.float32(beta) if weight.ours in scaled and beta != 1 else array)
-
-    return _Array(foreign_shape(weight, spec), make)
+    factor = beta if weight.ours in scaled else 1.0
+    return _Array(foreign_shape(weight, spec), lambda: array_of(params, weight, spec, layer, factor))
 
   def zeros(shape: tuple[int, ...]) -> _Array:
     return _Array(shape, lambda: np.zeros(shape, np.float32))
@@ -164,7 +176,7 @@ def _write_tokenizer(tokenizer: Tokenizer, source: Path, directory: Path) -> Non
     copy_tokenizer(source, directory)
     return
   eos = KNOWN_EOS[0]
-  characters = _characters_of_bytes()
+  characters = byte_characters()
   vocab = {eos: tokenizer.eos_id, **{characters[byte]: byte + 1 for byte in range(256)}}
   bpe = tokenizers.Tokenizer(models.BPE(vocab, []))
   bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
@@ -175,8 +187,17 @@ def _write_tokenizer(tokenizer: Tokenizer, source: Path, directory: Path) -> Non
   (directory / "tokenizer_config.json").write_text(json.dumps(roles, indent=2) + "\n", encoding="utf-8")
 
 
-def _characters_of_bytes() -> list[str]:
-  """What byte-level BPE writes for each byte: itself where it is printable, else the next character from 256 on."""
-  printable = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
-  others = [byte for byte in range(256) if byte not in printable]
-  return [chr(byte) if byte in printable else chr(256 + others.index(byte)) for byte in range(256)]
+def _set_limits(tokenizer: Tokenizer, length: int, directory: Path) -> None:
+  """Where the tokenizer's files limit a text to what the source was made for, the limit becomes `length` tokens.
+
+  What ends an answer is said there once more, and is what ends it here.
+  """
+  for name, limits in ((ROLES, ("model_max_length", "max_len")), (GENERATION, ("max_length",))):
+    path = directory / name
+    said = read_object(path)
+    changed: dict[str, Any] = {key: length for key in limits if isinstance(said.get(key), int)}
+    if name == GENERATION and said:
+      ids = list(tokenizer.eos_ids)
+      changed["eos_token_id"] = ids if len(ids) > 1 else ids[0]
+    if changed:
+      path.write_text(json.dumps({**said, **changed}, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

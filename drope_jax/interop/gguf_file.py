@@ -1,24 +1,22 @@
 """A GGUF file of llama.cpp as a source: its metadata as a config.json, its arrays as floats, its tokenizer.
 
-Three things of it are not as at Hugging Face. Names (see weights.py). In files of architecture `llama` the rows of the
-query and key projections are interleaved, for a rotation that pairs 2i with 2i + 1; this is undone here, and shows only
-under RoPE: a model without rotation gives the same scores either way. And of the tokenizer only the vocabulary and the
-merges are there, the rest is a name that stands for it.
+Four things of it are not as at Hugging Face. Names (see weights.py). Llama 3's scaling (see rope_freqs.py). In files
+of architecture `llama` the rows of the query and key projections are interleaved, for a rotation that pairs 2i with 2i
++ 1; this is undone here, and shows only under RoPE: a model without rotation gives the same scores either way. And of
+the tokenizer only the vocabulary and the merges are there, the rest is a name that stands for it.
 """
 
-import json
+import functools
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import tokenizers
-from tokenizers import decoders, models, normalizers, pre_tokenizers
 
 from drope_jax.errors import ConfigError
-from drope_jax.interop.sources import sha256
+from drope_jax.interop import gguf_tokenizer, rope_freqs
+from drope_jax.interop.sources import refuse_lfs_pointer, sha256
 from drope_jax.interop.weights import TABLE
 
-TYPES = ("F32", "F16", "BF16", "Q8_0", "Q4_0", "Q4_1", "Q4_K", "Q6_K")
 _INTERLEAVED = {"llama": True, "qwen2": False, "qwen3": False}  # the architectures that are read
 
 # Metadata after "ARCHITECTURE." and its key in a config.json; what is not listed here or in _read_config is refused.
@@ -46,19 +44,6 @@ _READ_APART = (
   "rope.scaling.finetuned",  # a remark
 )
 
-# What `tokenizer.ggml.pre` stands for: how text is cut before byte-level BPE merges.
-_QWEN2_SPLIT = (
-  r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-)
-CUTS = {
-  "smollm": [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)],
-  "qwen2": [
-    pre_tokenizers.Split(tokenizers.Regex(_QWEN2_SPLIT), "isolated"),
-    pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
-  ],
-}
-_CONTROL, _USER_DEFINED = 3, 4  # of tokenizer.ggml.token_type
-
 
 class GGUFFile:
   """A single GGUF file.
@@ -74,6 +59,7 @@ class GGUFFile:
     except ModuleNotFoundError as error:
       raise ModuleNotFoundError('reading a GGUF file needs the package gguf: pip install "drope_jax[gguf]"') from error
     self.path = Path(path)
+    refuse_lfs_pointer(self.path)
     try:
       reader = gguf.GGUFReader(self.path)
     except (OSError, ValueError, IndexError, KeyError, OverflowError, UnicodeDecodeError) as error:
@@ -86,10 +72,9 @@ class GGUFFile:
       )
     self._tensors = {tensor.name: tensor for tensor in reader.tensors}
     for tensor in reader.tensors:
-      if tensor.tensor_type.name not in TYPES:
-        raise ConfigError(
-          f"{self.path}: {tensor.name} is of type {tensor.tensor_type.name}; allowed: {', '.join(TYPES)}"
-        )
+      if not _decodable(tensor.tensor_type):
+        allowed = ", ".join(kind.name for kind in gguf.GGMLQuantizationType if _decodable(kind))
+        raise ConfigError(f"{self.path}: {tensor.name} is of type {tensor.tensor_type.name}; allowed: {allowed}")
     self.config = self._read_config()
     self._names = self._hugging_face_names()
     self.names = {**self._own_keys(), **self._names}
@@ -129,6 +114,8 @@ class GGUFFile:
       config["rope_scaling"] = {"rope_type": kind, **read}
       if kind == "linear":
         config["rope_scaling"].pop("original_max_position_embeddings", None)  # which it does not need
+    if rope_freqs.NAME in self._tensors:
+      config["rope_scaling"] = self._read_rope_freqs(config)
     embedding = self._tensors.get("token_embd.weight")
     if embedding is None:
       raise ConfigError(f"{self.path}: the array token_embd.weight is missing")
@@ -140,6 +127,18 @@ class GGUFFile:
       "tie_word_embeddings": "output.weight" not in self._tensors,
     }
 
+  def _read_rope_freqs(self, config: dict[str, Any]) -> dict[str, Any]:
+    """The scaling that is an array; there must be no other."""
+    if "rope_scaling" in config:
+      raise ConfigError(f"{self.path}: has {rope_freqs.NAME}, and rope.scaling.type beside it; that is not supported")
+    factors, head_dim = self._array(self._tensors[rope_freqs.NAME]).ravel(), config.get("head_dim")
+    if not isinstance(head_dim, int) or len(factors) != head_dim // 2:
+      raise ConfigError(f"{self.path}: {rope_freqs.NAME} has {len(factors)} entries; the head size is {head_dim}")
+    theta = config.get("rope_theta", 10_000.0)
+    if not isinstance(theta, float) or not theta > 1:  # which read_config refuses
+      return {}
+    return rope_freqs.rope_parameters_of(factors, theta, self.path)
+
   def _own_keys(self) -> dict[str, str]:
     """Keys here by those of a config.json."""
     scaling = {name: f"rope_scaling.{key}" for name, key in _SCALING_KEYS.items()}
@@ -150,49 +149,28 @@ class GGUFFile:
     count = self.config.get("num_hidden_layers")
     layers = range(count if isinstance(count, int) else 0)  # if it is none, read_config refuses it
     known = {w.hugging_face.format(i): w.gguf.format(i) for w in TABLE for i in (layers if w.stacked else range(1))}
-    unknown = self._tensors.keys() - set(known.values())
+    unknown = self._tensors.keys() - set(known.values()) - {rope_freqs.NAME}
     return {**known, **{name: name for name in unknown}}
 
-  def read(self, name: str) -> np.ndarray:
-    tensor = self._tensors[self._names[name]]
+  def _array(self, tensor: Any) -> np.ndarray:
+    """What a tensor holds, float32."""
     # Not tensor.data: the file is mapped, and all that was ever read of it stays in memory.
     stored = np.fromfile(self.path, tensor.data.dtype, tensor.data.size, offset=tensor.data_offset)
-    array = self._dequantize(stored.reshape(tensor.data.shape), tensor.tensor_type)
-    array = array.astype(np.float32, copy=False).reshape(self.shapes[name])
+    return self._dequantize(stored.reshape(tensor.data.shape), tensor.tensor_type).astype(np.float32, copy=False)
+
+  def read(self, name: str) -> np.ndarray:
+    array = self._array(self._tensors[self._names[name]]).reshape(self.shapes[name])
     if _INTERLEAVED[self.config["model_type"]]:
       for part, heads in (("q_proj", "num_attention_heads"), ("k_proj", "num_key_value_heads")):
         if f"{part}.weight" in name:
           return half_split(array, self.config[heads])
     return array
 
+  def rename(self, name: str, new: str) -> None:
+    self._names[new], self.shapes[new] = self._names.pop(name), self.shapes.pop(name)
+
   def write_tokenizer(self, directory: Path) -> None:
-    kind, cut = (self._metadata.get(f"tokenizer.ggml.{key}", "") for key in ("model", "pre"))
-    for key, value, allowed in (("model", kind, ("gpt2",)), ("pre", cut, tuple(CUTS))):
-      if value not in allowed:
-        raise ConfigError(
-          f"{self.path}: tokenizer.ggml.{key} is {value!r}; allowed: {', '.join(allowed)}; for others name a "
-          "tokenizer.json of the same model with --tokenizer=PATH"
-        )
-    tokens: list[str] = self._metadata["tokenizer.ggml.tokens"]
-    merges = [tuple(merge.split(" ", 1)) for merge in self._metadata["tokenizer.ggml.merges"]]
-    tokenizer = tokenizers.Tokenizer(models.BPE({token: i for i, token in enumerate(tokens)}, merges))
-    if cut == "qwen2":
-      tokenizer.normalizer = normalizers.NFC()
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(CUTS[cut])
-    tokenizer.decoder = decoders.ByteLevel()
-    for token, role in zip(tokens, self._metadata.get("tokenizer.ggml.token_type", []), strict=False):
-      if role in (_CONTROL, _USER_DEFINED):
-        special = tokenizers.AddedToken(token, special=role == _CONTROL, normalized=False)
-        (tokenizer.add_special_tokens if role == _CONTROL else tokenizer.add_tokens)([special])
-    roles = {"tokenizer_class": "PreTrainedTokenizerFast", "add_prefix_space": False}
-    for role in ("eos", "bos", "unknown", "padding"):
-      number = self._metadata.get(f"tokenizer.ggml.{role}_token_id")
-      if number is not None:
-        roles[{"unknown": "unk_token", "padding": "pad_token"}.get(role, f"{role}_token")] = tokens[number]
-    if "tokenizer.chat_template" in self._metadata:
-      roles["chat_template"] = self._metadata["tokenizer.chat_template"]
-    tokenizer.save(str(directory / "tokenizer.json"))
-    (directory / "tokenizer_config.json").write_text(json.dumps(roles, indent=2) + "\n", encoding="utf-8")
+    gguf_tokenizer.read(self._metadata, self.path, directory)
 
   def origin(self) -> dict[str, Any]:
     said = {
@@ -209,6 +187,25 @@ class GGUFFile:
     }
 
 
+@functools.cache
+def _decodable(kind: Any) -> bool:
+  """Whether the package gguf can decode a type of array, by trying it on one block of zeros."""
+  import gguf
+
+  if kind not in gguf.GGML_QUANT_SIZES:
+    return False
+  count, size = gguf.GGML_QUANT_SIZES[kind]
+  stored = np.zeros((1, size), np.uint8)
+  if kind in (gguf.GGMLQuantizationType.F32, gguf.GGMLQuantizationType.F16):
+    stored = np.zeros((1, count), np.float32 if size == 4 else np.float16)
+  try:
+    with np.errstate(all="ignore"):
+      gguf.dequantize(stored, kind)
+  except NotImplementedError:
+    return False
+  return True
+
+
 def _shortest(value: Any) -> Any:
   """A float32 of the file as the decimal number that was meant: 1e-05, not 9.999999747378752e-06."""
   return float(str(np.float32(value))) if isinstance(value, float) else value
@@ -218,3 +215,9 @@ def half_split(array: np.ndarray, heads: int) -> np.ndarray:
   """Rows (H*h, ...) whose heads pair 2i with 2i + 1, reordered so that they pair i with i + h/2 (see positions.py)."""
   pairs = array.reshape(heads, -1, 2, *array.shape[1:])
   return np.ascontiguousarray(pairs.swapaxes(1, 2)).reshape(array.shape)
+
+
+def interleaved(array: np.ndarray, heads: int) -> np.ndarray:
+  """The inverse of `half_split`."""
+  halves = array.reshape(heads, 2, -1, *array.shape[1:])
+  return np.ascontiguousarray(halves.swapaxes(1, 2)).reshape(array.shape)

@@ -19,16 +19,26 @@ from drope_jax.errors import ConfigError
 from drope_jax.interop.drafts import check_free, draft_of, local
 from drope_jax.interop.families import FAMILIES, Family
 from drope_jax.interop.gguf_file import GGUFFile
-from drope_jax.interop.hf_config import Pretrained, read_config
+from drope_jax.interop.hf_config import Description, read_config
 from drope_jax.interop.sources import HuggingFaceFolder, Source, copy_tokenizer
-from drope_jax.interop.weights import Weight, foreign_names, foreign_shape, from_foreign, layer_shape, weights_of
-from drope_jax.model import ParameterSpec, Params, count_parameters
+from drope_jax.interop.weights import (
+  EMBEDDING,
+  UNEMBEDDING,
+  Weight,
+  foreign_names,
+  foreign_shape,
+  from_foreign,
+  layer_shape,
+  scaled_by_beta,
+  weights_of,
+)
+from drope_jax.parameters import ParameterSpec, Params, count_parameters
 from drope_jax.sharding import named_sharding
 
 logger = logging.getLogger(__name__)
 
 
-def open_source(path: str | Path) -> tuple[Source, Pretrained]:
+def open_source(path: str | Path) -> tuple[Source, Description]:
   """A folder of safetensors or a GGUF file, its config read and every array's name and shape checked.
 
   Raises:
@@ -42,9 +52,12 @@ def open_source(path: str | Path) -> tuple[Source, Pretrained]:
     source, described = GGUFFile(path), path
   else:
     raise ConfigError(f"{path}: neither a folder of a Hugging Face model nor a .gguf file")
-  pretrained = read_config(source.config, described, source.names)
-  _check_arrays(source, pretrained.model)
-  return source, pretrained
+  description = read_config(source.config, described, source.names)
+  embedding, head = map(_family(source).spelled, (EMBEDDING, UNEMBEDDING))
+  if description.model.tie_embeddings and embedding not in source.shapes and head in source.shapes:
+    source.rename(head, embedding)  # some writers keep the one of two shared arrays, some the other
+  _check_arrays(source, description.model)
+  return source, description
 
 
 def _family(source: Source) -> Family:
@@ -55,6 +68,7 @@ def _check_arrays(source: Source, model: ModelConfig) -> None:
   family = _family(source)
   wanted = {name: foreign_shape(weight, spec) for name, (weight, spec) in foreign_names(model, family).items()}
   extras = {extra.name: extra for extra in family.extras(model)}
+  embedding, head = map(family.spelled, (EMBEDDING, UNEMBEDDING))
 
   def named(name: str) -> str:
     return f"{source.path}: {source.names.get(name, name)}"
@@ -70,8 +84,8 @@ def _check_arrays(source: Source, model: ModelConfig) -> None:
   for name in sorted(source.shapes.keys() - wanted.keys() - extras.keys()):
     if name.endswith("rotary_emb.inv_freq"):  # old checkpoints hold what the config says
       continue
-    if name == "lm_head.weight" and source.shapes[name] == source.shapes["model.embed_tokens.weight"]:
-      if _digest(source, name) == _digest(source, "model.embed_tokens.weight"):
+    if name == head and source.shapes[name] == source.shapes[embedding]:
+      if _digest(source, name) == _digest(source, embedding):
         continue
       raise ConfigError(f"{source.path}: tie_word_embeddings is true, but {name} is not the embedding")
     raise ConfigError(f"{source.path}: the array {name} has no place in a model of this config")
@@ -85,16 +99,18 @@ def _digest(source: Source, name: str) -> bytes:
   return digest.digest()
 
 
-def read_params(source: Source, model: ModelConfig, mesh: Mesh | None = None) -> Params:
+def read_params(source: Source, model: ModelConfig, mesh: Mesh | None = None, beta: float = 1.0) -> Params:
   """The weights of a source, float32, on the first local device or sharded over `mesh`.
 
   Each array is read once and goes to its place at once: the host holds one of them beside what the devices hold.
+  `beta` is a factor on the attention logits, which goes into the weights that scale the queries last.
   """
+  scaled = scaled_by_beta(model) if beta != 1 else ()
   family = _family(source)
   layers: Params = {}
   params: Params = {"layers": layers}
   for weight, spec in weights_of(model):
-    read = functools.partial(_read, source, family, weight, spec)
+    read = functools.partial(_read, source, family, weight, spec, beta if weight.ours in scaled else 1.0)
     if weight.stacked:
       layers[weight.ours] = _stack(read, model.num_layers, layer_shape(weight, spec), spec, mesh)
     else:
@@ -102,9 +118,12 @@ def read_params(source: Source, model: ModelConfig, mesh: Mesh | None = None) ->
   return params
 
 
-def _read(source: Source, family: Family, weight: Weight, spec: ParameterSpec, layer: int = 0) -> np.ndarray:
+def _read(
+  source: Source, family: Family, weight: Weight, spec: ParameterSpec, factor: float, layer: int = 0
+) -> np.ndarray:
   """One array in our layout; of a stacked one, that of one layer."""
-  return from_foreign(weight, spec, source.read(family.spelled(weight.hugging_face.format(layer))))
+  array = from_foreign(weight, spec, source.read(family.spelled(weight.hugging_face.format(layer))))
+  return array if factor == 1 else array * np.float32(factor)
 
 
 def _sharding(mesh: Mesh | None, dimensions: tuple[str, ...]) -> Sharding:
@@ -139,7 +158,7 @@ def _stack_functions(shape: tuple[int, ...], sharding: Sharding) -> tuple[Callab
 
 def import_model(
   source_path: str | Path, directory: str | Path, *, tokenizer: str | Path | None = None, mesh: Mesh | None = None
-) -> Pretrained:
+) -> Description:
   """Writes a pretrained model as a checkpoint that `drope_jax.load(directory)` reads: all of it, or nothing.
 
   Args:
@@ -154,16 +173,18 @@ def import_model(
   """
   source_path, directory = local(source_path), local(directory)
   check_free(directory)
-  source, pretrained = open_source(source_path)
+  source, (model, context, beta) = open_source(source_path)
   with draft_of(directory) as draft:
     if tokenizer is None:
       source.write_tokenizer(draft)
     else:
       copy_tokenizer(local(tokenizer), draft)
     size = load_tokenizer(draft).vocab_size
-    if size > pretrained.model.vocab_size:
-      raise ConfigError(f"{source.path}: vocab_size is {pretrained.model.vocab_size}; its tokenizer has {size}")
-    params = read_params(source, pretrained.model, mesh)
-    checkpoint.save_weights(draft, pretrained.model, params, pretrained.context, source.origin())
-  logger.info("%s: %.1fM parameters from %s", directory, count_parameters(pretrained.model) / 1e6, source.path)
-  return pretrained
+    if size > model.vocab_size:
+      raise ConfigError(f"{source.path}: vocab_size is {model.vocab_size}; its tokenizer has {size}")
+    params = read_params(source, model, mesh, beta)
+    checkpoint.save_weights(draft, model, params, context, source.origin())
+  if beta != 1:
+    logger.warning("%s: its factor on the attention logits, beta %.6g, is part of its weights now", directory, beta)
+  logger.info("%s: %.1fM parameters from %s", directory, count_parameters(model) / 1e6, source.path)
+  return Description(model, context, beta)

@@ -1,5 +1,6 @@
 """The README.md of an export: what the model is, what was done to it, and with which figures."""
 
+import dataclasses
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -8,8 +9,8 @@ from drope_jax.config import ModelConfig, TrainConfig
 from drope_jax.errors import CheckpointError, ConfigError
 from drope_jax.evaluate import results as records
 from drope_jax.interop.families import FAMILIES
-from drope_jax.interop.hf_config import NEUTRAL_FACTOR
-from drope_jax.model import count_parameters
+from drope_jax.interop.rope_parameters import NEUTRAL_FACTOR
+from drope_jax.parameters import count_parameters
 from drope_jax.positions import layer_cycle
 from drope_jax.serialization import from_dict
 
@@ -24,6 +25,7 @@ class Made(NamedTuple):
   c: float | None
   beta: float
   dtype: str
+  as_gguf: bool = False  # for llama.cpp, whose architecture `format` is then
 
 
 class Past(NamedTuple):
@@ -59,9 +61,10 @@ def figures_of(directory: Path, results: Path) -> list[records.Result]:
   except (OSError, RuntimeError, ValueError) as error:
     raise ConfigError(f"{results}: not a readable results.jsonl ({error})") from error
   name = directory.resolve().name
-  # One measured again, with the same settings or others, replaces the earlier one. Parts of a measurement, as the loss
-  # at some positions, have an @ in their names.
-  last = {(r.measurement._replace(settings=""), r.metric): r for r in read if r.run == name and "@" not in r.metric}
+  # One measured again, with the same settings or others, replaces the earlier one. Parts, as the loss at some
+  # positions, are left out.
+  whole = [r for r in read if r.run == name and r.by is None]
+  last = {(dataclasses.replace(r.measurement, settings=None), r.metric): r for r in whole}
   if not last:
     runs = ", ".join(sorted({r.run for r in read})) or "nothing"
     raise ConfigError(f"{results}: has no figures of run {name}; it has those of {runs}")
@@ -73,7 +76,7 @@ def model_card(directory: Path, made: Made, past: list[Past], figures: list[reco
   origin = past[0].meta.get("origin", {})
   head = [
     "---",
-    "library_name: transformers",
+    f"library_name: {'gguf' if made.as_gguf else 'transformers'}",
     *([f"license: {origin['license']}"] if "license" in origin else []),
     "---",
   ]
@@ -83,7 +86,7 @@ def model_card(directory: Path, made: Made, past: list[Past], figures: list[reco
     f"# {past[-1].meta.get('origin', {}).get('name', past[-1].name)}",
     "",
     f"A decoder of {count_parameters(made.model) / 1e6:.1f}M parameters, exported by drope_jax as "
-    f"`{FAMILIES[made.format].architecture}` ({made.dtype}). It was trained at {made.context:,} tokens and is "
+    f"{_kind(made)} ({made.dtype}). It was trained at {made.context:,} tokens and is "
     f"exported for {made.length:,}.",
     "",
     "## What was done",
@@ -97,6 +100,10 @@ def model_card(directory: Path, made: Made, past: list[Past], figures: list[reco
     *_figures(figures),
   ]
   return "\n".join(lines).rstrip() + "\n"
+
+
+def _kind(made: Made) -> str:
+  return f"a GGUF file of architecture `{made.format}`" if made.as_gguf else f"`{FAMILIES[made.format].architecture}`"
 
 
 def _station(past: Past) -> str:
@@ -128,8 +135,8 @@ def _notes(made: Made, without: bool) -> list[str]:
     notes.append("Positions: none in the layers where `no_rope_layers` is 0.")
   else:
     notes.append(
-      "Positions: none. The class always rotates, so `rope_parameters` divide every frequency by "
-      f"{NEUTRAL_FACTOR:g}: no angle differs from 0."
+      f"Positions: none. The class always rotates, so `{'rope.scaling.factor' if made.as_gguf else 'rope_parameters'}` "
+      f"divides every frequency by {NEUTRAL_FACTOR:g}: no angle differs from 0."
     )
   if FAMILIES[made.format].one_expert:
     notes.append("The class is a mixture of experts; this model has one expert, which gets every token with weight 1.")

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import logging
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -9,10 +10,14 @@ import ml_dtypes  # noqa: F401  (gives numpy its bfloat16, which safetensors the
 import numpy as np
 import safetensors
 
-from drope_jax.data.tokenizers import COMPANIONS, ROLES, load_tokenizer
+from drope_jax.data.roles import read_object, refuse_pointer
+from drope_jax.data.tokenizers import JsonTokenizer
 from drope_jax.errors import ConfigError
 
 FLOATS = ("F32", "F16", "BF16")
+POINTER_BYTES = 200  # more than a pointer of Git LFS has
+
+logger = logging.getLogger(__name__)
 
 
 class Source(Protocol):
@@ -26,6 +31,9 @@ class Source(Protocol):
   def read(self, name: str) -> np.ndarray:
     """One array, in a float dtype that numpy knows."""
 
+  def rename(self, name: str, new: str) -> None:
+    """Calls an array by another name from now on."""
+
   def write_tokenizer(self, directory: Path) -> None:
     """Writes what `load_tokenizer(directory)` reads."""
 
@@ -36,6 +44,8 @@ class Source(Protocol):
 class HuggingFaceFolder:
   """config.json, tokenizer.json, and model.safetensors or the shards that model.safetensors.index.json names.
 
+  Of the two, model.safetensors counts, as for transformers.
+
   Raises:
     ConfigError: naming a file that is missing, not readable or not safetensors, or an array of another dtype.
   """
@@ -44,6 +54,7 @@ class HuggingFaceFolder:
     self.path = Path(path)
     self.config = read_json(self.path / "config.json")
     self.names: dict[str, str] = {}
+    self._stored: dict[str, str] = {}  # names in the files, of arrays that were renamed
     self._files: dict[str, Path] = {}
     self.shapes: dict[str, tuple[int, ...]] = {}
     for file in self._weight_files():
@@ -55,20 +66,26 @@ class HuggingFaceFolder:
         self._files[name], self.shapes[name] = file, shape
 
   def _weight_files(self) -> list[Path]:
-    index = self.path / "model.safetensors.index.json"
+    single, index = self.path / "model.safetensors", self.path / "model.safetensors.index.json"
+    if single.exists():
+      if index.exists():
+        logger.warning("%s: read, as by transformers; %s beside it is passed over", single, index.name)
+      return [single]
     if index.exists():
-      files = sorted({self.path / file for file in read_json(index).get("weight_map", {}).values()})
+      weight_map = read_json(index).get("weight_map")
+      if not isinstance(weight_map, dict) or not all(isinstance(file, str) for file in weight_map.values()):
+        raise ConfigError(f"{index}: weight_map is no object of arrays and their files")
+      files = sorted({self.path / file for file in weight_map.values()})
       missing = [file for file in files if not file.exists()]
       if missing or not files:
         raise ConfigError(f"{index}: names {missing[0].name if missing else 'no file'}, which is not there")
       return files
-    if (self.path / "model.safetensors").exists():
-      return [self.path / "model.safetensors"]
     if list(self.path.glob("*.bin")):
       raise ConfigError(f"{self.path}: .bin weights are pickles, which can run code; convert: {conversion(self.path)}")
     raise ConfigError(f"{self.path}: neither model.safetensors nor model.safetensors.index.json is here")
 
   def _header(self, file: Path) -> dict[str, tuple[tuple[int, ...], str]]:
+    refuse_lfs_pointer(file)
     try:
       with safetensors.safe_open(file, "np") as weights:
         slices = {name: weights.get_slice(name) for name in weights.keys()}  # noqa: SIM118 (no mapping)
@@ -79,7 +96,11 @@ class HuggingFaceFolder:
   def read(self, name: str) -> np.ndarray:
     # Opened for each array: the file is mapped, and all that was ever read of an open one stays in memory.
     with safetensors.safe_open(self._files[name], "np") as weights:
-      return weights.get_tensor(name)
+      return weights.get_tensor(self._stored.get(name, name))
+
+  def rename(self, name: str, new: str) -> None:
+    self._stored[new] = self._stored.pop(name, name)
+    self._files[new], self.shapes[new] = self._files.pop(name), self.shapes.pop(name)
 
   def write_tokenizer(self, directory: Path) -> None:
     copy_tokenizer(self.path, directory)
@@ -107,29 +128,34 @@ def conversion(path: Path) -> str:
 def copy_tokenizer(source: Path, directory: Path) -> None:
   """Copies a tokenizer.json, whatever its name is, or that of a folder, and what lies beside it.
 
+  What the model's config.json says of the tokens' roles goes into the tokenizer's own files.
+
   Raises:
     ConfigError: if there is none that can be read.
   """
   file = source / "tokenizer.json" if source.is_dir() else source
   if not file.exists():
     raise ConfigError(f"{file}: there is no tokenizer.json; name one of the same model with --tokenizer=PATH")
-  load_tokenizer(file)
-  (directory / "tokenizer.json").write_bytes(file.read_bytes())
-  for name in (ROLES, *COMPANIONS):
-    beside = file.with_name(name)
-    if beside.exists():
-      (directory / name).write_bytes(beside.read_bytes())
+  JsonTokenizer(file).save(directory)
+  content = json.loads(file.read_bytes())
+  if content.get("truncation") is None and content.get("padding") is None:
+    (directory / "tokenizer.json").write_bytes(file.read_bytes())  # as it was published
 
 
 def read_json(path: Path) -> dict[str, Any]:
-  """The object in a JSON file. Raises ConfigError naming the file."""
+  """The object in a JSON file. Raises ConfigError naming the file, also if there is none."""
+  if not path.exists():
+    raise ConfigError(f"{path}: not readable (there is no such file)")
+  return read_object(path)
+
+
+def refuse_lfs_pointer(file: Path) -> None:
+  """Raises ConfigError if a file of weights is what Git LFS leaves in the place of one that was not fetched."""
   try:
-    data = json.loads(path.read_text(encoding="utf-8"))
-  except (OSError, ValueError) as error:
-    raise ConfigError(f"{path}: not readable ({error})") from error
-  if not isinstance(data, dict):
-    raise ConfigError(f"{path}: holds no JSON object")
-  return data
+    with file.open("rb") as opened:
+      refuse_pointer(opened.read(POINTER_BYTES), file)
+  except OSError as error:
+    raise ConfigError(f"{file}: not readable ({error})") from error
 
 
 def sha256(path: Path) -> str:

@@ -12,7 +12,7 @@ import numpy as np
 
 from drope_jax.config import ModelConfig
 from drope_jax.interop.families import Family
-from drope_jax.model import ParameterSpec, parameter_specs
+from drope_jax.parameters import ParameterSpec, Params, parameter_specs
 
 
 class Weight(NamedTuple):
@@ -49,6 +49,15 @@ TABLE = (
 )
 
 
+EMBEDDING, UNEMBEDDING = TABLE[0].hugging_face, TABLE[-1].hugging_face
+
+
+def scaled_by_beta(model: ModelConfig) -> tuple[str, ...]:
+  """The parameters of each layer that scale its queries last: a factor on the attention logits can go into them."""
+  normalised = model.qk_norm is not None and model.qk_norm.queries
+  return ("q_norm",) if normalised else ("q", "q_bias")
+
+
 def weights_of(model: ModelConfig) -> Iterator[tuple[Weight, ParameterSpec]]:
   """The rows that a model has, each with its spec, in the order of the table."""
   specs = parameter_specs(model)
@@ -82,6 +91,12 @@ def to_foreign(weight: Weight, spec: ParameterSpec, array: np.ndarray) -> np.nda
   if weight.inputs:
     array = array.reshape(math.prod(array.shape[: weight.inputs]), -1).T
   return np.ascontiguousarray(array).reshape(foreign_shape(weight, spec))
+
+
+def array_of(params: Params, weight: Weight, spec: ParameterSpec, layer: int | None, factor: float) -> np.ndarray:
+  """A parameter times `factor` in Hugging Face's layout, of one layer where it is stacked."""
+  array = np.asarray(params[weight.ours] if layer is None else params["layers"][weight.ours][layer])
+  return to_foreign(weight, spec, array if factor == 1 else array * np.float32(factor))
 
 
 def foreign_names(model: ModelConfig, family: Family) -> dict[str, tuple[Weight, ParameterSpec]]:

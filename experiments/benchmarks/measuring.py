@@ -19,10 +19,15 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from drope_jax import cli
+from drope_jax import cli, cpu
 from drope_jax.errors import ConfigError
 
-SETTINGS = ("JAX_NUM_CPU_DEVICES", "XLA_FLAGS", "LD_PRELOAD")  # of the environment, which change how fast a side is
+SETTINGS = (
+  "JAX_NUM_CPU_DEVICES",
+  "XLA_FLAGS",
+  "LD_PRELOAD",
+  cpu.VARIABLE,
+)  # of the environment, which change how fast a side is
 
 
 class WorkerError(Exception):
@@ -37,6 +42,8 @@ class Worker:
     command = [sys.executable, "-m", "experiments.benchmarks.worker"]
     # Neither side takes the whole of a GPU's memory, where the other lives too.
     environment = {"XLA_PYTHON_CLIENT_PREALLOCATE": "false", **os.environ}
+    if function.startswith("experiments.benchmarks.ours:"):
+      environment |= cpu.settings()  # as our commands start
     self._process = subprocess.Popen(
       command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._errors, text=True, env=environment
     )

@@ -12,11 +12,12 @@ from drope_jax import checkpoint
 from drope_jax.config import ComputeConfig, DataConfig, ModelConfig, OptimConfig, TrainConfig
 from drope_jax.data.pipeline import SHUFFLED_BATCHES, train_batches
 from drope_jax.evaluate.methods import Inference
-from drope_jax.evaluate.perplexity import position_losses, trace_losses
+from drope_jax.evaluate.position_losses import position_losses, trace_losses
 from drope_jax.generation import Generation
-from drope_jax.model import compute_dtype, count_parameters, init_params, map_specs
+from drope_jax.model import compute_dtype, init_params
 from drope_jax.optim import make_optimizer
 from drope_jax.optimizers import AdamW
+from drope_jax.parameters import count_parameters, map_specs
 from drope_jax.runs import resolve
 from drope_jax.serialization import from_dict, library_versions
 from drope_jax.sharding import PRESETS, make_mesh, named_sharding
@@ -66,7 +67,8 @@ class Training:
   """A compiled train step with a state, as `train` runs it."""
 
   def __init__(self, config: TrainConfig):
-    run, self.mesh, self._at = resolve(config), make_mesh(config.mesh), step_number(0)
+    run, self._at = resolve(config), step_number(0)
+    self.mesh = make_mesh(config.mesh, rows=config.data.batch_size)
     optimizer = make_optimizer(config.optim, run.model, config.steps)
     abstract = abstract_state(run.model, optimizer, self.mesh)
     with jax.set_mesh(self.mesh):

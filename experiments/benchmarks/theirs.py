@@ -38,7 +38,7 @@ def _model(model: dict[str, Any], max_position: int) -> Any:
   config = from_dict(ModelConfig, model)
   name = "qwen2" if config.qkv_bias else "llama"
   settings = formats.write_config(
-    name, config, max_position=max_position, dtype="float32", logit_scale=1.0, eos_id=0, bos_id=None
+    name, config, max_position=max_position, dtype="float32", logit_scale=1.0, eos_ids=(0,), bos_id=None
   )
   kind = settings.pop("model_type")
   torch.manual_seed(0)

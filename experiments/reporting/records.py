@@ -1,32 +1,40 @@
-"""A study as its report sees it: study.json, the runs' records and results.jsonl, read and checked."""
+"""What a report is written from: study.json, the runs' records and results.jsonl, read and checked."""
 
 import dataclasses
 import json
-from collections.abc import Sequence
+import math
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from drope_jax.config import ModelConfig, TrainConfig
-from drope_jax.errors import ConfigError, ReportError
+from drope_jax.errors import ConfigError, ReportError, ResultsError
 from drope_jax.evaluate import results
-from drope_jax.evaluate.measure import FIT_TASK
+from drope_jax.evaluate.coefficient import FIT_TASK
+from drope_jax.evaluate.figures import BETA, At, Figure, mean_figure
+from drope_jax.evaluate.results import Measurement, Result
 from drope_jax.files import read_json_lines
 from drope_jax.metrics import is_training
-from drope_jax.model import count_parameters
+from drope_jax.parameters import count_parameters
 from drope_jax.serialization import from_dict, load_config
-from drope_jax.transitions import Keep
-from experiments.plan import ROLES, Arm, Pretrained, Row, run_directory
+from drope_jax.transitions import Transition
+from experiments.plan import Arm, Pretrained, Row, run_directory
 
-TEMPERATURE = "drope"  # the method, see drope_jax/evaluate/methods.py
+Part = tuple[str, str | None, At]  # metric, by, at of a figure
+_MODEL_SETTINGS = {"step", "weights", "beta"}  # settings that tell models apart, and not samples
 
 
-class Figure(NamedTuple):
-  """One measured figure, and over how many samples: tokens of a loss, prompts of an accuracy."""
+class Measured(NamedTuple):
+  """The figures of a row on a task at one length."""
 
-  value: float
-  n: int
-  low: float | None = None  # of the 95 % bootstrap interval, where there is one
-  high: float | None = None
+  figures: dict[Part, Figure]
+  samples: dict[str, Any]  # the settings that say which samples were measured
+
+  def whole(self) -> dict[str, Figure]:
+    """The figures that are no parts of others, by metric, the one that stands for the task first; without beta."""
+    return {metric: figure for (metric, by, _), figure in self.figures.items() if by is None and metric != BETA}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,7 +43,8 @@ class Run:
 
   name: str
   config: TrainConfig | None
-  metrics: tuple[dict[str, Any], ...]
+  metrics: tuple[dict[str, Any], ...]  # one record per logged step of training
+  heldout: tuple[dict[str, Any], ...]  # one record per evaluation and extension while it trained
   model: ModelConfig | None  # what it trains, or the pretrained checkpoint holds, with its embedding
   pretrained: Pretrained | None = None
 
@@ -52,9 +61,11 @@ class Run:
     return None if self.model is None else count_parameters(self.model)
 
   @property
-  def dropped(self) -> bool:
-    """Whether this run began by dropping the positional embedding of the weights it started from."""
-    return self.config is not None and self.config.init is not None and self.config.init.transition != Keep()
+  def transition(self) -> Transition | None:
+    """What became of the embedding when it began; None: it started from scratch, or has not begun."""
+    if self.pretrained is not None:
+      return self.pretrained.transition
+    return None if self.config is None or self.config.init is None else self.config.init.transition
 
   def tokens_at(self, step: int | None) -> float | None:
     """Tokens trained on after `step` (None: after all of them)."""
@@ -62,25 +73,31 @@ class Run:
       return self.tokens
     return self.last["tokens"] / self.last["step"] * step
 
+  def heldout_curve(self, extension: float = 1) -> tuple[np.ndarray, np.ndarray]:
+    """Tokens of this run, and the held-out loss after them at so many times the training context."""
+    by_step = {one["step"]: one["loss"] for one in self.heldout if one["extension"] == extension}
+    points = [(self.tokens_at(step), loss) for step, loss in sorted(by_step.items()) if math.isfinite(loss)]
+    known = [(tokens, loss) for tokens, loss in points if tokens is not None]
+    return np.array([tokens for tokens, _ in known]), np.array([loss for _, loss in known])
+
 
 @dataclasses.dataclass(frozen=True)
-class Study:
-  """Everything a report is written from."""
+class Records:
+  """Everything a report is written from: a study, a single run, or an evaluation that belongs to neither."""
 
   directory: Path
   title: str
-  command: str
-  seed: int
   train_context: int  # C, in tokens
-  machine: str
-  versions: dict[str, str]
-  seconds: float | None
-  tasks: tuple[str, ...]  # that were to be measured
-  spread: str  # what is known of other seeds, in a sentence; "": nothing
-  arms: tuple[Arm, ...]
-  rows: tuple[Row, ...]
-  runs: dict[str, Run]
-  results: dict[tuple[str, str, str], dict[int, dict[str, Figure]]]  # (run, method, task) -> context -> metric
+  rows: tuple[Row, ...] = ()
+  measured: dict[tuple[str, str, str], dict[int, Measured]] = dataclasses.field(default_factory=dict)
+  arms: tuple[Arm, ...] = ()
+  runs: dict[str, Run] = dataclasses.field(default_factory=dict)
+  command: str = ""
+  seed: int = 0
+  machine: str = ""
+  versions: dict[str, str] = dataclasses.field(default_factory=dict)
+  seconds: float | None = None
+  spread: str = ""  # a sentence on how much other seeds differ, if that is known
 
   @property
   def trained(self) -> bool:
@@ -88,32 +105,29 @@ class Study:
     return any(run.pretrained is None for run in self.runs.values())
 
   @property
-  def has_temperature(self) -> bool:
-    """Whether a temperature is part of it: a row with one, or a fit."""
-    return any(row.method == TEMPERATURE for row in self.rows) or any(task == FIT_TASK for _, _, task in self.results)
+  def tasks(self) -> list[str]:
+    """Every task that was measured, in the order of the records; without the fit of the temperature."""
+    return [task for task in dict.fromkeys(task for _, _, task in self.measured) if task != FIT_TASK]
 
-  def figure(self, row: Row, task: str, context: int, metric: str) -> Figure | None:
-    return self.results.get((row.run, row.method, task), {}).get(context, {}).get(metric)
+  def at(self, row: Row, task: str, context: int) -> Measured | None:
+    """What was measured of a row on a task at a length."""
+    return self.measured.get((row.run, row.method, task), {}).get(context)
 
-  def figures(self, row: Row, task: str, context: int) -> dict[str, Figure]:
-    """Every figure of a row at one length, by metric."""
-    return self.results.get((row.run, row.method, task), {}).get(context, {})
+  def figure(self, row: Row, task: str, context: int, part: Part) -> Figure | None:
+    found = self.at(row, task, context)
+    return None if found is None else found.figures.get(part)
+
+  def metrics(self, task: str) -> list[str]:
+    """The metrics of a task that are no parts of others, the one that stands for it first."""
+    found = [one for row in self.rows for one in self.measured.get((row.run, row.method, task), {}).values()]
+    return list(dict.fromkeys(metric for one in found for metric in one.whole()))
 
   def contexts(self, *tasks: str) -> list[int]:
     """The lengths at which any row was measured, ascending."""
-    return sorted({c for (_, _, task), by_context in self.results.items() if task in tasks for c in by_context})
+    return sorted({c for (_, _, task), by_context in self.measured.items() if task in tasks for c in by_context})
 
-  def extension(self, context: int) -> float:
+  def extension(self, context: float) -> float:
     return context / self.train_context
-
-  def role(self, row: Row) -> str | None:
-    """The role of the arm that ends with the row's run; None for a run in the middle of its arm."""
-    return next((arm.role for arm in self.arms if arm.runs[-1] == row.run), None)
-
-  def rows_of(self, role: str, plain: bool | None = None) -> list[Row]:
-    """Rows of a role; `plain` True: evaluated as trained, False: with some method, None: both."""
-    rows = [row for row in self.rows if self.role(row) == role]
-    return rows if plain is None else [row for row in rows if row.plain == plain]
 
   def offset(self, arm: Arm, position: int) -> float | None:
     """Tokens the arm has seen before its run at `position` begins; None if that is not recorded."""
@@ -133,11 +147,86 @@ class Study:
     return None if before is None or last is None else before + last
 
 
+def read_study(directory: Path) -> Records:
+  """Reads the workdir of a study.
+
+  Raises:
+    ReportError: a file is missing, empty or malformed; runs that have not begun are no error.
+  """
+  path = directory / "study.json"
+  data = _study_json(path)
+  try:
+    arms = tuple(Arm(arm["label"], tuple(arm["runs"])) for arm in data["arms"])
+    rows = tuple(Row(row["run"], row["method"], row["label"]) for row in data["rows"])
+  except KeyError as error:
+    raise ReportError(f"{path}: an arm or a row lacks {error}") from error
+  _check_names(path, arms, rows)
+  pretrained = data.get("pretrained", {})
+  measured = _measured(_read_results(directory / "results.jsonl"))
+  names = dict.fromkeys(name for arm in arms for name in arm.runs)
+  return Records(
+    directory=directory,
+    **{name: data[name] for name in ("title", "command", "seed", "train_context", "machine", "versions")},
+    seconds=data.get("seconds"),
+    spread=data.get("spread", ""),
+    arms=arms,
+    rows=_with_others(rows, measured),
+    runs={name: _read_run(run_directory(directory, name), name, pretrained.get(name)) for name in names},
+    measured=measured,
+  )
+
+
+def read_evaluation(directory: Path) -> Records:
+  """Reads the output of `experiments.evaluate`, a results.jsonl alone: neither arms nor runs.
+
+  Raises:
+    ReportError: the file is missing, empty or malformed.
+  """
+  found = _read_results(directory / "results.jsonl")
+  measured, last = _measured(found), found[-1]
+  rows = _with_others((), measured)
+  if len({row.run for row in rows}) == 1:
+    rows = tuple(dataclasses.replace(row, label=row.method) for row in rows)
+  return Records(
+    directory=directory,
+    title="Measured: " + ", ".join(dict.fromkeys(row.run for row in rows)),
+    command=last.command,
+    seed=last.seed,
+    train_context=round(last.context / last.extension),
+    rows=rows,
+    measured=measured,
+  )
+
+
+def read_run(directory: Path) -> Records:
+  """Reads the workdir of a single run, and what an evaluation has measured into it.
+
+  Raises:
+    ReportError: a file is missing, empty or malformed.
+  """
+  name = directory.resolve().name
+  run = _read_run(directory, name, None)
+  if run.config is None:
+    raise ReportError(f"{directory / 'config.json'}: is missing; is this the workdir of a run?")
+  seen = read_evaluation(directory) if (directory / "results.jsonl").exists() else None
+  return Records(
+    directory=directory,
+    title=f"Run {name}",
+    train_context=run.config.data.context,
+    seed=run.config.seed,
+    versions=json.loads((directory / "config.json").read_text()).get("versions", {}),
+    arms=(Arm(name, (name,)),),
+    runs={name: run},
+    rows=() if seen is None else seen.rows,
+    measured={} if seen is None else seen.measured,
+  )
+
+
 # What study.json must have; it may have `seconds`, `pretrained` and `spread`.
-STUDY_FIELDS = ("title", "command", "seed", "train_context", "machine", "versions", "tasks", "arms", "rows")
+STUDY_FIELDS = ("title", "command", "seed", "train_context", "machine", "versions", "arms", "rows")
 
 
-def _read_study(path: Path) -> dict[str, Any]:
+def _study_json(path: Path) -> dict[str, Any]:
   try:
     data = json.loads(path.read_text())
   except OSError as error:
@@ -155,116 +244,90 @@ def _read_run(directory: Path, name: str, pretrained: dict[str, Any] | None) -> 
     fields = dict(pretrained)
     try:
       model = from_dict(ModelConfig, fields.pop("model", {}))
-      return Run(name, None, (), model, from_dict(Pretrained, fields))
+      return Run(name, None, (), (), model, from_dict(Pretrained, fields))
     except ConfigError as error:
       raise ReportError(f"study.json: pretrained.{name}: {error}") from error
   path, metrics = directory / "config.json", directory / "metrics.jsonl"
   try:
     config = load_config(TrainConfig, path) if path.exists() else None
-    records = tuple(filter(is_training, read_json_lines(metrics))) if metrics.exists() else ()
-    return Run(name, config, records, None if config is None else config.model)
   except ConfigError as error:
     raise ReportError(str(error)) from error
+  records = read_json_lines(metrics) if metrics.exists() else []
+  training = tuple(filter(is_training, records))
+  heldout = tuple(record for record in records if record.get("kind") == "eval")
+  return Run(name, config, training, heldout, None if config is None else config.model)
 
 
-def _read_results(path: Path) -> dict[tuple[str, str, str], dict[int, dict[str, Figure]]]:
+def _read_results(path: Path) -> list[Result]:
   try:
-    records = results.read(path)
-  except results.ResultsError as error:
+    found = results.read(path)
+  except ResultsError as error:
     raise ReportError(str(error)) from error
-  if not records:
+  if not found:
     raise ReportError(f"{path}: holds no figure; nothing has been evaluated yet")
-  empty = next((number for number, record in enumerate(records, 1) if record.n < 1), None)
+  empty = next((number for number, record in enumerate(found, 1) if record.n < 1), None)
   if empty is not None:
-    raise ReportError(f"{path}:{empty}: n is {records[empty - 1].n}; a figure stands on at least one sample")
-  # One measured again replaces the earlier one; with other settings it may have other metrics, so none of that is kept.
-  last = {record.measurement._replace(settings=""): record.settings for record in records}
-  records = [record for record in records if record.settings == last[record.measurement._replace(settings="")]]
-  by_seed: dict[tuple[str, str, str], dict[int, dict[str, dict[int, Figure]]]] = {}
-  for record in records:
-    by_context = by_seed.setdefault((record.run, record.method, record.task), {})
-    seeds = by_context.setdefault(record.context, {}).setdefault(record.metric, {})
-    seeds[record.seed] = Figure(record.value, record.n, record.low, record.high)
-  return {
-    key: {c: {metric: _pool(list(seeds.values())) for metric, seeds in metrics.items()} for c, metrics in found.items()}
-    for key, found in by_seed.items()
+    raise ReportError(f"{path}:{empty}: n is {found[empty - 1].n}; a figure stands on at least one sample")
+  return found
+
+
+def _measured(found: Sequence[Result]) -> dict[tuple[str, str, str], dict[int, Measured]]:
+  """By run, method and task, then by length. Of one measured again only the last settings count."""
+
+  def place(record: Result) -> Measurement:
+    return dataclasses.replace(record.measurement, settings=None)
+
+  last = {place(record): record.settings for record in found}
+  seeds: dict[tuple[str, str, str], dict[int, dict[int, list[Result]]]] = {}
+  for record in found:
+    if record.settings == last[place(record)]:
+      by_context = seeds.setdefault((record.run, record.method, record.task), {})
+      by_context.setdefault(record.context, {}).setdefault(record.seed, []).append(record)
+  return {key: {c: _pooled(by_seed) for c, by_seed in by_context.items()} for key, by_context in seeds.items()}
+
+
+def _pooled(by_seed: dict[int, list[Result]]) -> Measured:
+  """The figures over the samples of all evaluation seeds."""
+  parts: dict[Part, list[Figure]] = {}
+  for records in by_seed.values():
+    latest = {(record.metric, record.by, record.at): record.figure for record in records}
+    for part, figure in latest.items():
+      parts.setdefault(part, []).append(figure)
+  settings = [records[-1].settings or {} for records in by_seed.values()]
+  samples = {
+    f"{seed}.{name}": value
+    for seed, one in zip(by_seed, settings, strict=True)
+    for name, value in one.items()
+    if name not in _MODEL_SETTINGS
   }
+  return Measured({part: _pool(figures) for part, figures in parts.items()}, samples)
 
 
 def _pool(figures: Sequence[Figure]) -> Figure:
-  """One figure over the samples of several: those of different evaluation seeds. It has no interval."""
+  """One figure of several; it has an interval if the values of all their samples were recorded."""
+  first = figures[0]
   if len(figures) == 1:
-    return figures[0]
+    return first
   n = sum(figure.n for figure in figures)
-  return Figure(sum(figure.value * figure.n for figure in figures) / n, n)
+  if all(figure.values for figure in figures):
+    values = [value for figure in figures for value in figure.values or ()]
+    return mean_figure(first.metric, values, n=n, lower_is_better=first.better == "lower")
+  value = sum(figure.value * figure.n for figure in figures) / n
+  return first._replace(value=value, n=n, low=None, high=None, values=None)
+
+
+def _with_others(rows: Sequence[Row], measured: Iterable[tuple[str, str, str]]) -> tuple[Row, ...]:
+  """The rows, and one more for each run and method that was measured without being named."""
+  named = {(row.run, row.method) for row in rows}
+  others = dict.fromkeys((run, method) for run, method, task in measured if task != FIT_TASK)
+  return (*rows, *(Row(run, method, f"{run}, {method}") for run, method in others if (run, method) not in named))
 
 
 def _check_names(path: Path, arms: Sequence[Arm], rows: Sequence[Row]) -> None:
   known = {run for arm in arms for run in arm.runs}
   for arm in arms:
-    if arm.role not in ROLES:
-      raise ReportError(f"{path}: the role of arm {arm.label!r} is {arm.role!r}; allowed: {', '.join(ROLES)}")
     if not arm.runs:
       raise ReportError(f"{path}: arm {arm.label!r} has no runs")
   for row in rows:
     if row.run not in known:
       raise ReportError(f"{path}: row {row.label!r} is of run {row.run!r}, which no arm names")
-
-
-def read_study(directory: Path) -> Study:
-  """Reads the workdir of a study.
-
-  Raises:
-    ReportError: a file is missing, empty or malformed; runs that have not begun are no error.
-  """
-  path = directory / "study.json"
-  data = _read_study(path)
-  try:
-    arms = tuple(Arm(arm["label"], tuple(arm["runs"]), arm["role"]) for arm in data["arms"])
-    rows = tuple(Row(row["run"], row["method"], row["label"]) for row in data["rows"])
-  except KeyError as error:
-    raise ReportError(f"{path}: an arm or a row lacks {error}") from error
-  _check_names(path, arms, rows)
-  names = dict.fromkeys(name for arm in arms for name in arm.runs)
-  pretrained = data.get("pretrained", {})
-  return Study(
-    directory=directory,
-    **{name: data[name] for name in ("title", "command", "seed", "train_context", "machine", "versions")},
-    seconds=data.get("seconds"),
-    tasks=tuple(data["tasks"]),
-    spread=data.get("spread", ""),
-    arms=arms,
-    rows=rows,
-    runs={name: _read_run(run_directory(directory, name), name, pretrained.get(name)) for name in names},
-    results=_read_results(directory / "results.jsonl"),
-  )
-
-
-def read_evaluation(directory: Path) -> Study:
-  """Reads the output of `experiments.evaluate`, a results.jsonl alone: a study without arms, runs or training.
-
-  Raises:
-    ReportError: the file is missing, empty or malformed.
-  """
-  path = directory / "results.jsonl"
-  found = _read_results(path)
-  records = results.read(path)
-  names = dict.fromkeys((record.run, record.method) for record in records if record.task != FIT_TASK)
-  several = len({run for run, _ in names}) > 1
-  last = records[-1]
-  return Study(
-    directory=directory,
-    title="Measured: " + ", ".join(dict.fromkeys(run for run, _ in names)),
-    command=last.command,
-    seed=last.seed,
-    train_context=round(last.context / last.extension),
-    machine="",
-    versions={},
-    seconds=None,
-    tasks=tuple(dict.fromkeys(record.task for record in records if record.task != FIT_TASK)),
-    spread="",
-    arms=(),
-    rows=tuple(Row(run, method, f"{run}, {method}" if several else method) for run, method in names),
-    runs={},
-    results=found,
-  )

@@ -53,7 +53,7 @@ from drope_jax.config import ComputeConfig, DataConfig, InitConfig, ModelConfig,
 from drope_jax.data.corpus import is_built
 from drope_jax.data.tokenizers import load_tokenizer
 from drope_jax.errors import ConfigError
-from drope_jax.evaluate.catalog import EvalData
+from drope_jax.evaluate.eval_data import EvalData
 from drope_jax.positions import RoPE
 from drope_jax.transitions import Drop, Keep, PartialDrop, Transition
 from experiments import recall_corpus
@@ -145,10 +145,10 @@ class PartialDropStudy:
     return dataclasses.replace(config, init=init)
 
   def _arms(self) -> list[Arm]:
-    partial = [Arm(_partial_label(turns), ("trunk", f"turns_{turns:g}"), "baseline") for turns in self.turns]
+    partial = [Arm(_partial_label(turns), ("trunk", f"turns_{turns:g}")) for turns in self.turns]
     return [
-      Arm("RoPE, continued", ("trunk", "control"), "control"),
-      Arm("dropped", ("trunk", "drop"), "drope"),
+      Arm("RoPE, continued", ("trunk", "control")),
+      Arm("dropped", ("trunk", "drop")),
       *partial,
     ]
 

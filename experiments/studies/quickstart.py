@@ -18,7 +18,8 @@ from drope_jax.data import docstrings
 from drope_jax.data.corpus import documents, is_built
 from drope_jax.data.tokenizers import load_tokenizer
 from drope_jax.errors import ConfigError
-from drope_jax.evaluate.catalog import DEFAULT, EvalData
+from drope_jax.evaluate.eval_data import EvalData
+from drope_jax.evaluate.tasks import DEFAULT
 from drope_jax.positions import RoPE
 from drope_jax.transitions import Drop, Keep
 from experiments.plan import Arm, Row, Study, check_at_least_one, run_directory
@@ -29,9 +30,9 @@ SPREAD = (
   "the number of prompts says: by up to 25 points (standard deviation over three seeds, experiments/RESULTS.md)."
 )
 ARMS = (
-  Arm("RoPE, continued", ("rope", "rope_continued"), "control"),
-  Arm("DroPE", ("rope", "drope"), "drope"),
-  Arm("NoPE from scratch", ("nope",), "baseline"),
+  Arm("RoPE, continued", ("rope", "rope_continued")),
+  Arm("DroPE", ("rope", "drope")),
+  Arm("NoPE from scratch", ("nope",)),
 )
 ROWS = (
   Row("rope_continued", "rope", "RoPE, continued"),

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from drope_jax import checkpoint
 from drope_jax.data.tokenizers import load_tokenizer
-from drope_jax.evaluate.catalog import EvalData
+from drope_jax.evaluate.eval_data import EvalData
 from drope_jax.transitions import Drop
 from experiments.plan import Arm, Pretrained, Row, Study, check_at_least_one, require
 
@@ -45,7 +45,7 @@ class Lengths:
       train_context=context,
       prepare=lambda: None,
       runs={"rope": Pretrained(self.checkpoint), "dropped": Pretrained(self.checkpoint, Drop())},
-      arms=(Arm("RoPE", ("rope",), "control"), Arm("Dropped, not recalibrated", ("dropped",), "drope")),
+      arms=(Arm("RoPE", ("rope",)), Arm("Dropped, not recalibrated", ("dropped",))),
       rows=(
         Row("rope", "rope", "RoPE"),
         Row("rope", "pi", "RoPE + PI"),

@@ -18,7 +18,7 @@ from pathlib import Path
 from drope_jax import checkpoint
 from drope_jax.config import TrainConfig
 from drope_jax.data.tokenizers import load_tokenizer
-from drope_jax.evaluate.catalog import EvalData
+from drope_jax.evaluate.eval_data import EvalData
 from drope_jax.transitions import Drop, Keep, Transition
 from experiments.configs import recalibrate
 from experiments.plan import Arm, Row, Study, check_at_least_one, require
@@ -50,11 +50,11 @@ class Recalibration:
     lengths = [extension * context for extension in self.extensions]
     runs, arms, rows = {}, [], []
     for name, recipe in RECIPES.items():
-      for kept, role, methods in (("rope", "control", ("rope", "yarn")), ("drope", "drope", ("nope", "drope"))):
+      for kept, methods in (("rope", ("rope", "yarn")), ("drope", ("nope", "drope"))):
         run = f"{kept}_{name}"
         runs[run] = self._run(recipe, context, transition=Drop() if kept == "drope" else Keep())
         label = f"{'DroPE' if kept == 'drope' else 'RoPE, continued'} ({LABELS[name]})"
-        arms.append(Arm(label, (run,), role))
+        arms.append(Arm(label, (run,)))
         suffix = {"rope": "", "yarn": " + YaRN", "nope": ", β = 1", "drope": ", fitted β"}
         rows += [Row(run, method, label + suffix[method]) for method in methods]
     return Study(

@@ -7,7 +7,8 @@ import pytest
 from drope_jax.cli.overrides import overridden
 from drope_jax.config import DataConfig, InitConfig, ModelConfig, OptimConfig, QKNorm, TrainConfig
 from drope_jax.errors import ConfigError
-from drope_jax.positions import ALiBi, Layer, LayerPattern, RoPE, YaRN
+from drope_jax.positions import ALiBi, Layer, LayerPattern, RoPE
+from drope_jax.scalings import YaRN
 from drope_jax.serialization import to_dict
 from drope_jax.transitions import Fade, Keep, PartialDrop, Transition
 

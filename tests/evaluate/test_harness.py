@@ -24,13 +24,13 @@ from lm_eval.tasks import TaskManager
 from drope_jax import checkpoint
 from drope_jax.data.tokenizers import ByteTokenizer, load_tokenizer
 from drope_jax.errors import ConfigError
-from drope_jax.evaluate.generation import complete
+from drope_jax.evaluate.answers import complete
 from drope_jax.evaluate.harness import DropeJax
 from drope_jax.evaluate.methods import inference
-from drope_jax.evaluate.multiple_choice import MultipleChoice
-from drope_jax.evaluate.perplexity import position_losses
-from drope_jax.evaluate.ruler import found_references
-from drope_jax.evaluate.tasks import Subject
+from drope_jax.evaluate.position_losses import position_losses
+from drope_jax.evaluate.subject import Subject
+from drope_jax.evaluate.tasks.multiple_choice import MultipleChoice
+from drope_jax.evaluate.tasks.ruler import found_references
 from drope_jax.generation import generate
 from drope_jax.interop.exporting import export_model
 from drope_jax.train import train
@@ -259,12 +259,12 @@ def test_a_rolling_text_begins_with_one_bos(workdir, monkeypatch):
   assert seen[0] == seen[1] == [(None, [260], tokenizer.encode("abc"))]
 
 
-def test_long_contexts_lose_their_begin(workdir, native, caplog):
+def test_long_contexts_are_truncated_on_the_left(workdir, native, caplog):
   model = DropeJax(str(workdir), method="nope", length=32)
   context, continuation = list(range(1, 100)), [5, 6]
   with caplog.at_level("WARNING"):
     cut = model._loglikelihood_tokens([(None, context, continuation)] * 2)[:1]
-  assert caplog.text.count("loses its begin") == 1 and "99 tokens" in caplog.text
+  assert caplog.text.count("truncated on the left") == 1 and "99 tokens" in caplog.text
   assert cut == model._loglikelihood_tokens([(None, context[-31:], continuation)])
   assert cut != model._loglikelihood_tokens([(None, context[-30:], continuation)])
 

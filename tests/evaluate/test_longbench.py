@@ -14,9 +14,10 @@ from support.stub_model import put, reader
 
 from drope_jax.data.tokenizers import ByteTokenizer
 from drope_jax.errors import ConfigError, FileError
-from drope_jax.evaluate.catalog import EvalData, make_tasks
-from drope_jax.evaluate.longbench import TASKS, LongBench, cut_middle, score, token_buckets
+from drope_jax.evaluate.eval_data import EvalData
 from drope_jax.evaluate.methods import inference
+from drope_jax.evaluate.tasks import make_tasks
+from drope_jax.evaluate.tasks.longbench import DATASETS, LongBench, cut_middle, score, token_buckets
 from drope_jax.evaluate.text_scores import classification, counting, edit_similarity, f1, retrieval, rouge_l
 
 EDGES = [
@@ -226,11 +227,11 @@ def test_the_best_reference_counts_and_for_some_only_the_first_line():
 
 
 def test_prompts_and_generated_tokens():
-  tokens = {name: definition.max_new_tokens for name, definition in TASKS.items()}
+  tokens = {name: definition.max_new_tokens for name, definition in DATASETS.items()}
   assert [name for name, size in tokens.items() if size == 512] == ["gov_report", "qmsum", "multi_news"]
   assert (tokens["musique"], tokens["multifieldqa_en"], tokens["samsum"], tokens["lcc"]) == (32, 64, 128, 64)
-  assert len(TASKS) == 16
-  for name, definition in TASKS.items():
+  assert len(DATASETS) == 16
+  for name, definition in DATASETS.items():
     prompt = definition.prompt.format(context="{CONTEXT}", input="INPUT")
     assert "{CONTEXT}" in prompt
     assert ("INPUT" in prompt) == (name not in ("gov_report", "multi_news", "passage_count", "lcc"))
@@ -238,7 +239,7 @@ def test_prompts_and_generated_tokens():
 
 def test_every_word_of_the_prompts_is_longbenchs():
   """Digests of what was compared, byte by byte, with config/dataset2prompt.json at 2e00731."""
-  digests = {name: hashlib.sha256(definition.prompt.encode()).hexdigest()[:16] for name, definition in TASKS.items()}
+  digests = {name: hashlib.sha256(definition.prompt.encode()).hexdigest()[:16] for name, definition in DATASETS.items()}
   assert digests == {
     "narrativeqa": "aada7ed24b06abac",
     "qasper": "0fbdd123fe7f83d6",
@@ -288,14 +289,11 @@ def test_the_whole_path(monkeypatch, tmp_path):
 
   subject = put(monkeypatch, reader(answer, tokenizer), tokenizer)
   task, whole = (LongBench(dataset="musique", folder=tmp_path, whole=whole) for whole in (False, True))
-  figures = {figure.metric: (figure.value, figure.n) for figure in task.measure(subject, 700)}
-  assert figures["score"] == (pytest.approx(2 / 3), 3)  # what stood in the middle of the second one is cut out
-  assert (figures["score@words=0-4000"], figures["score@words=4000-8000"], figures["score@words=8000-"]) == (
-    (1.0, 1),
-    (0.0, 1),
-    (1.0, 1),
-  )
-  assert figures["score@tokens=512-1024"] == (0.5, 2) and figures["score@tokens=256-512"] == (1.0, 1)
+  figures = {(figure.by, figure.at): (figure.value, figure.n) for figure in task.measure(subject, 700)}
+  assert figures[None, None] == (pytest.approx(2 / 3), 3)  # what stood in the middle of the second one is cut out
+  words = {at: figure for (by, at), figure in figures.items() if by == "words"}
+  assert words == {(0, 4000): (1.0, 1), (4000, 8000): (0.0, 1), (8000, None): (1.0, 1)}
+  assert figures["tokens", (512, 1024)] == (0.5, 2) and figures["tokens", (256, 512)] == (1.0, 1)
   assert whole.measure(subject, 700)[0].value == 1.0
   assert (task.name, whole.name) == ("longbench_musique", "longbench_musique_whole")
   assert task.bounded and not whole.bounded

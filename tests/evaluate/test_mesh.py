@@ -36,7 +36,9 @@ def test_figures_are_those_of_one_device(evaluated, mesh):
   figures, _ = evaluated
   one, others = figures["one"], figures[mesh]
   assert {r.task for r in one} == {"perplexity", "needles"} and len({r.method for r in one}) == 2
-  assert [(r.measurement, r.metric, r.n) for r in others] == [(r.measurement, r.metric, r.n) for r in one]
+  assert [(r.measurement, r.metric, r.by, r.at, r.n) for r in others] == [
+    (r.measurement, r.metric, r.by, r.at, r.n) for r in one
+  ]
   for theirs, ours in zip(others, one, strict=True):
     assert theirs.value == pytest.approx(ours.value, rel=1e-5, abs=1e-6), ours
 

@@ -1,3 +1,4 @@
+import dataclasses
 import math
 import re
 
@@ -5,8 +6,9 @@ import pytest
 
 from drope_jax.config import ModelConfig
 from drope_jax.errors import ConfigError
-from drope_jax.evaluate.methods import METHODS, Inference, allowed_methods, inference
-from drope_jax.positions import NTK, PI, ALiBi, DynamicNTK, DynamicYaRN, RoPE, YaRN, rnope_swa
+from drope_jax.evaluate.methods import METHODS, Inference, allowed_methods, inference, is_as_trained
+from drope_jax.positions import ALiBi, Embedding, RoPE, rnope_swa
+from drope_jax.scalings import NTK, PI, DynamicNTK, DynamicYaRN, Scaling, YaRN
 from drope_jax.transitions import drop
 
 
@@ -31,16 +33,17 @@ def test_rope_methods_rescale_by_the_extension_factor_and_keep_theta(method, sca
   assert inference(method, trained(RoPE(5e5)), 128, 512) == Inference(trained(RoPE(5e5, scaling)))
 
 
-def given(method: str, length: int, positions) -> Inference:
-  """With c = 0.4 where it is read."""
-  return inference(method, trained(positions), 128, length, c=0.4 if method == "drope" else None)
+def within(method: str, length: int, positions) -> Inference:
+  """On sequences that are no longer; with c = 0.4 where it is read."""
+  c = 0.4 if method == "drope" else None
+  return inference(method, trained(positions), 128, length, c, bounded=True)
 
 
 @pytest.mark.parametrize("length", [64, 128])
 def test_within_the_training_context_every_method_is_the_trained_model(length):
   for positions in (RoPE(), ALiBi(), None, rnope_swa(32)):
     for method in allowed_methods(trained(positions)):
-      assert given(method, length, positions).within_context() == Inference(trained(positions))
+      assert within(method, length, positions) == Inference(trained(positions))
 
 
 @pytest.mark.parametrize(
@@ -59,7 +62,7 @@ def test_what_goes_by_the_sequence_does_so_at_every_nominal_length(method, expec
 def test_a_static_factor_stays_within_the_context():
   for method in ("pi:4", "yarn:4", "ntk:4"):
     how = inference(method, trained(RoPE()), 128, 64)
-    assert how.within_context() == how != Inference(trained(RoPE()))
+    assert within(method, 64, RoPE()) == how != Inference(trained(RoPE()))
 
 
 @pytest.mark.parametrize("positions", [RoPE(), ALiBi(), None, rnope_swa(32)])
@@ -156,4 +159,82 @@ def test_drope_wants_a_coefficient():
 
 def test_every_method_is_possible_for_some_checkpoint():
   some = [allowed_methods(trained(positions)) for positions in (RoPE(), ALiBi(), None, rnope_swa(32))]
-  assert {method for methods in some for method in methods} == set(METHODS)
+  assert {method for methods in some for method in methods} >= set(METHODS)
+
+
+def test_a_factor_by_hand_holds_at_every_length():
+  for method, scaling in (("pi:8", PI(8.0)), ("ntk:8", NTK(8.0)), ("yarn:8", YaRN(8.0, 16))):
+    for length in (16, 64):
+      assert inference(method, trained(RoPE()), 16, length) == Inference(trained(RoPE(1e4, scaling)))
+  assert inference("drope:0.5", trained(None), 16, 64).logit_scale == 1 + 0.5 * math.log(4)
+
+
+@pytest.mark.parametrize("method", ["yarn:0.5", "pi:", "ntk:two", "rope:2", "drope:-1", "yarn:inf", "yarn:nan"])
+def test_a_bad_number_is_refused(method):
+  with pytest.raises(ConfigError, match="method is '" + method.split(":")[0]):
+    inference(method, trained(RoPE()), 16, 64)
+
+
+# --- what a user defines ---------------------------------------------------------------------------
+
+
+@dataclasses.dataclass(unsafe_hash=True)
+class Sinks(Embedding):
+  """A stranger's embedding, which nothing can rescale."""
+
+  depth: float = 1.0
+
+
+@dataclasses.dataclass(unsafe_hash=True)
+class Wheels(Embedding):
+  """One that can be."""
+
+  scaling: Scaling | None = None
+
+  def rescaled(self, scaling):
+    return Wheels(scaling)
+
+
+@dataclasses.dataclass(unsafe_hash=True)
+class Halved(Scaling):
+  """A stranger's scaling of a factor."""
+
+  factor: float
+  original_context: int
+  share: float = 0.5
+
+
+@dataclasses.dataclass(unsafe_hash=True)
+class Searched(Scaling):
+  """One that cannot be made of a factor and a context alone."""
+
+  table: tuple[float, ...]
+
+
+def test_a_users_embedding_has_its_own_method_and_crop():
+  assert allowed_methods(trained(Sinks())) == ("sinks", "crop")
+  assert inference("sinks", trained(Sinks()), 128, 512) == Inference(trained(Sinks()))
+  assert inference("sinks+0.1", trained(Sinks()), 128, 512).logit_scale == 1 + 0.1 * math.log(4)
+  assert is_as_trained("sinks") and not is_as_trained("sinks+0.1")
+
+
+def test_a_users_embedding_has_the_scalings_that_it_allows():
+  assert set(allowed_methods(trained(Wheels()))) >= {"wheels", "yarn", "pi", "dynamic_ntk", "crop"}
+  assert inference("yarn", trained(Wheels()), 128, 512) == Inference(trained(Wheels(YaRN(4.0, 128))))
+  assert allowed_methods(trained(Wheels(PI(2.0)))) == ("wheels", "crop")
+
+
+def test_a_users_scaling_is_a_method_if_a_factor_and_a_context_make_it():
+  assert inference("halved", trained(RoPE()), 128, 512) == Inference(trained(RoPE(scaling=Halved(4.0, 128))))
+  assert inference("halved:8", trained(RoPE()), 128, 64) == Inference(trained(RoPE(scaling=Halved(8.0, 128))))
+  assert "halved" in allowed_methods(trained(RoPE())) and not is_as_trained("halved")
+  assert "searched" not in allowed_methods(trained(RoPE()))
+
+
+@pytest.mark.parametrize("method", ["yarn", "pi", "ntk", "yarn:8", "rope+0.1", "yarn+0.1"])
+def test_what_is_left_of_a_rope_after_a_partial_drop_is_rescaled_and_keeps_its_pairs(method):
+  positions = inference(method, trained(RoPE(pairs=2)), 128, 512).config.positions
+  assert isinstance(positions, RoPE) and positions.pairs == 2
+  assert (positions.scaling is None) == (method == "rope+0.1")
+  omega = positions.frequencies(8).omega
+  assert (omega[:2] > 0).all() and (omega[2:] == 0).all()

@@ -10,8 +10,8 @@ from support.tiny_run import tiny_model
 from drope_jax.data.tokenizers import ByteTokenizer
 from drope_jax.errors import ConfigError
 from drope_jax.evaluate.methods import Inference
-from drope_jax.evaluate.multiple_choice import TASKS, MultipleChoice, encode_pair
-from drope_jax.evaluate.tasks import Subject
+from drope_jax.evaluate.subject import Subject
+from drope_jax.evaluate.tasks.multiple_choice import READERS, MultipleChoice, encode_pair
 
 TOKENIZER = ByteTokenizer()
 SUBJECT = Subject(
@@ -62,7 +62,7 @@ def write(folder, name, records, labels="0\n"):
   return MultipleChoice(name=name, folder=folder)
 
 
-@pytest.mark.parametrize("name", TASKS)
+@pytest.mark.parametrize("name", READERS)
 def test_a_record_as_released_becomes_its_question(tmp_path, name):
   record, pairs, right = EXPECTED[name]
   (question,) = write(tmp_path, name, [record]).questions

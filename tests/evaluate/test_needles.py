@@ -12,12 +12,12 @@ from support.stub_model import put, reader
 from drope_jax.config import ModelConfig
 from drope_jax.data.recall import ARROW, TOPICS, Lines, NeedleSample, needle_sample
 from drope_jax.data.tokenizers import ByteTokenizer
+from drope_jax.evaluate.figures import DEPTH_BINS
 from drope_jax.evaluate.methods import Inference
-from drope_jax.evaluate.needles import Needles, accuracy_by_depth, retrieve
-from drope_jax.evaluate.results import ACCURACY, at_depth
-from drope_jax.evaluate.tasks import DEPTH_BINS, Subject
+from drope_jax.evaluate.subject import Subject
+from drope_jax.evaluate.tasks.needles import Needles, accuracy_by_depth, retrieve
 from drope_jax.generation import generate
-from drope_jax.model import map_specs
+from drope_jax.parameters import map_specs
 
 TOKENIZER = ByteTokenizer()
 FILLERS = ("The weather was fine that day.", "Nobody had seen the ship leave.", "There is little more to tell.")
@@ -53,8 +53,9 @@ def fact_to_end(sample) -> int:
 def test_an_oracle_answers_all(monkeypatch, samples):
   correct_N = retrieve(put(monkeypatch, reader(value_read, TOKENIZER), TOKENIZER), samples)
   assert correct_N.all()
-  assert [row[:3] for row in accuracy_by_depth(samples, correct_N, DEPTH_BINS)] == [
-    (at_depth(ACCURACY, depth), 1.0, 4) for depth in DEPTH_BINS
+  found = accuracy_by_depth(samples, correct_N, DEPTH_BINS)
+  assert [(one.metric, one.by, one.at, one.value, one.n) for one in found] == [
+    ("accuracy", "depth", depth, 1.0, 4) for depth in DEPTH_BINS
   ]
 
 
@@ -119,16 +120,6 @@ def test_batch_size_does_not_change_answers_nor_their_order():
     )
     correct_N = retrieve(subject, samples)
     assert correct_N.tolist() == [True, False, True, False, True]
-
-
-def test_samples_count_for_the_nearest_depth():
-  samples = [NeedleSample(np.zeros(1, np.int32), (1,), depth) for depth in (0.02, 0.48, 0.97, 1.0)]
-  rows = accuracy_by_depth(samples, np.array([True, False, True, False]), (0.0, 0.25, 0.5, 1.0))
-  assert [row[:3] for row in rows] == [
-    (at_depth(ACCURACY, 0.0), 1.0, 1),
-    (at_depth(ACCURACY, 0.5), 0.0, 1),
-    (at_depth(ACCURACY, 1.0), 0.5, 2),
-  ]
 
 
 def test_bad_input_is_named(monkeypatch, samples):

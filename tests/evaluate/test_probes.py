@@ -12,12 +12,15 @@ from drope_jax.config import ModelConfig
 from drope_jax.data.recall import Lines
 from drope_jax.data.tokenizers import ByteTokenizer
 from drope_jax.errors import ConfigError
-from drope_jax.evaluate import probes
 from drope_jax.evaluate.likelihood import Scored, score_continuations
 from drope_jax.evaluate.methods import Inference
-from drope_jax.evaluate.tasks import Subject
-from drope_jax.model import hidden_states, map_specs, unembed
-from drope_jax.positions import DynamicYaRN, RoPE
+from drope_jax.evaluate.subject import Subject
+from drope_jax.evaluate.tasks.copying import SIZES, Copy
+from drope_jax.evaluate.tasks.order import Order
+from drope_jax.model import hidden_states, unembed
+from drope_jax.parameters import map_specs
+from drope_jax.positions import RoPE
+from drope_jax.scalings import DynamicYaRN
 
 TOKENIZER = ByteTokenizer()
 LINES = Lines(TOKENIZER, ["The weather was fine that day.", "Nobody had seen the ship leave."])
@@ -76,7 +79,7 @@ def test_a_crop_hides_what_lies_before_it():
 
 
 def test_empty_pairs_are_named():
-  with pytest.raises(ValueError, match=r"pairs\[1\] has an empty context"):
+  with pytest.raises(ValueError, match=r"pairs\[1\] has an empty prompt"):
     score_continuations(SUBJECT, [PAIRS[0], (np.array([], int), np.array([1]))])
 
 
@@ -84,7 +87,7 @@ def test_empty_pairs_are_named():
 
 
 def values_of(task, subject, length):
-  return {figure.metric: figure.value for figure in task.measure(subject, length)}
+  return {figure.metric: figure.value for figure in task.measure(subject, length) if figure.by is None}
 
 
 @pytest.mark.parametrize(("place", "latest"), [(-1, 1.0), (0, 0.0)])
@@ -96,19 +99,19 @@ def test_order_tells_recency_from_primacy(monkeypatch, place, latest):
     return wanted[place][len(said) :] if wanted and wanted[place].startswith(said) else ""
 
   subject = put(monkeypatch, saying(assigned, TOKENIZER), TOKENIZER, module=LIKELIHOOD)
-  figures = values_of(probes.Order(lines=LINES, num_samples=20), subject, 400)
+  figures = values_of(Order(lines=LINES, num_samples=20), subject, 400)
   assert figures["latest"] == latest and figures["p_latest"] == pytest.approx(latest)
   assert figures["first"] == 1 - latest and figures["p_first"] == pytest.approx(1 - latest)
 
 
 def test_order_gives_a_guess_a_quarter(monkeypatch):
   subject = put(monkeypatch, guessing(TOKENIZER), TOKENIZER, module=LIKELIHOOD)
-  figures = values_of(probes.Order(lines=LINES, num_samples=200), subject, 200)
+  figures = values_of(Order(lines=LINES, num_samples=200), subject, 200)
   assert abs(figures["latest"] - 0.25) < 0.1 and abs(figures["first"] - 0.25) < 0.1  # 3.3 standard errors
 
 
 def test_an_order_sample_assigns_one_variable_and_asks_for_it():
-  task = probes.Order(lines=LINES)
+  task = Order(lines=LINES)
   depths = []
   for index in range(30):
     sample = task.sample(500, index)
@@ -127,7 +130,10 @@ def test_an_order_sample_assigns_one_variable_and_asks_for_it():
 
 @pytest.fixture
 def copies():
-  return probes.copy_probes(range(1, 200), num_samples=60, seed=0)
+  return {
+    name: Copy(name=name, cue=cue, predicted=predicted, alphabet=tuple(range(1, 200)), num_samples=60)
+    for name, (cue, predicted) in SIZES.items()
+  }
 
 
 @pytest.mark.parametrize("name", ["induction", "copy"])
@@ -155,18 +161,18 @@ def test_one_that_copies_from_the_last_64_tokens_gains_there_alone(monkeypatch, 
     return 9.0 * (np.arange(257) == (follow[-1] if follow else -1))
 
   subject = put(monkeypatch, scorer(logits), TOKENIZER, module=LIKELIHOOD)
-  figures = values_of(copies[name], subject, 300)
+  figures = {(one.metric, one.at): one.value for one in copies[name].measure(subject, 300) if one.by == "distance"}
   for distance in (16, 32, 64, 128, 256):
     near, predicted = distance < 64, copies[name].predicted
     loss = np.log(1 + 256 * np.exp(-9.0)) if near else np.log(257)
     # Its first token but one is as unlikely as the copied one is likely; those after it have no cue.
     fresh = (loss + 9.0 + (predicted - 1) * np.log(257)) / predicted if near else np.log(257)
-    assert figures[f"loss@distance={distance}"] == pytest.approx(loss, abs=1e-4)
-    assert figures[f"gain@distance={distance}"] == pytest.approx(fresh - loss, rel=0.02, abs=1e-4)
+    assert figures["loss", distance] == pytest.approx(loss, abs=1e-4)
+    assert figures["gain", distance] == pytest.approx(fresh - loss, rel=0.02, abs=1e-4)
     if near:
-      assert figures[f"accuracy@distance={distance}"] == 1.0
+      assert figures["accuracy", distance] == 1.0
     else:
-      assert figures[f"accuracy@distance={distance}"] < 0.1
+      assert figures["accuracy", distance] < 0.1
 
 
 def test_a_real_model_runs_the_whole_path(copies):

@@ -12,12 +12,14 @@ from support.stub_model import put, reader
 from drope_jax.data.corpus import build_corpus
 from drope_jax.data.tokenizers import ByteTokenizer, train_bpe
 from drope_jax.errors import ConfigError
-from drope_jax.evaluate import haystack, ruler
-from drope_jax.evaluate.catalog import EvalData, make_tasks
-from drope_jax.evaluate.generation import complete
+from drope_jax.evaluate import haystack, ruler_prompts
+from drope_jax.evaluate.answers import complete
+from drope_jax.evaluate.eval_data import EvalData
 from drope_jax.evaluate.haystack import read_essays, split_sentences
-from drope_jax.evaluate.ruler import DEPTHS, NOISE, TASKS, Material, Ruler, fitted, found_references
-from drope_jax.evaluate.tasks import Subject
+from drope_jax.evaluate.ruler_prompts import DEPTHS, NOISE, PUZZLES, Material, fitted
+from drope_jax.evaluate.subject import Subject
+from drope_jax.evaluate.tasks import make_tasks
+from drope_jax.evaluate.tasks.ruler import Ruler, found_references
 from drope_jax.evaluate.words import ADJECTIVES, NOUNS, key_words
 
 ESSAY = read_essays(None)
@@ -97,7 +99,7 @@ def test_the_wording_of_one_answer_and_of_several(material):
   assert " What are all the special magic numbers for " in multivalue.replace("\n", " ")
 
 
-@pytest.mark.parametrize("name", TASKS)
+@pytest.mark.parametrize("name", PUZZLES)
 def test_prompts_leave_room_and_fill_the_rest_and_seeds_reproduce(material, name):
   room = {"vt": 30, "cwe": 120, "fwe": 50}.get(name, 128)
   task = Ruler(name=name, material=material, num_samples=4)
@@ -197,7 +199,7 @@ def test_long_lists_of_common_words_have_keys_too():
   assert set(material.words) < set(counts) <= {*material.words, *material.keys}
   assert {word for word, count in counts.items() if count == 30} == set(sample.references)
   with pytest.raises(ConfigError, match=r"different words are needed; there are \d"):
-    task.family.sample(random.Random(0), 10**6, 10**7, material)
+    task.puzzle.sample(random.Random(0), 10**6, 10**7, material)
 
 
 def test_frequent_words_are_the_most_frequent_but_for_the_dots(material):
@@ -212,7 +214,14 @@ def test_frequent_words_are_the_most_frequent_but_for_the_dots(material):
 
 def test_every_word_of_the_templates_is_rulers():
   """Digests of what was compared, byte by byte, with NVIDIA/RULER at c3f5e3b."""
-  texts = (NOISE, ruler.NEEDLE, ruler.NIAH, ruler.VARIABLES, ruler.COMMON, ruler.FREQUENT)
+  texts = (
+    NOISE,
+    ruler_prompts.NEEDLE,
+    ruler_prompts.NIAH,
+    ruler_prompts.VARIABLES,
+    ruler_prompts.COMMON,
+    ruler_prompts.FREQUENT,
+  )
   digests = [hashlib.sha256(text.encode()).hexdigest()[:16] for text in texts]
   assert digests == [
     "c2fcf70de6081e6f",
@@ -321,7 +330,7 @@ def test_a_perfect_reader_scores_one(material, monkeypatch, name):
   figures = Ruler(name=name, material=material, num_samples=4).measure(subject, 900)
   assert {figure.value for figure in figures} == {1.0}
   assert [figure.metric for figure in figures[:2]] == ["string_match_all", "all_or_nothing"]
-  assert all("@depth=" in figure.metric for figure in figures[2:]) and len(figures) > 2
+  assert all(figure.by == "depth" for figure in figures[2:]) and len(figures) > 2
 
 
 def variables_read(text: str) -> str:
@@ -361,7 +370,7 @@ def test_a_perfect_reader_scores_one_where_there_are_no_needles(material, monkey
 def answered(task: Ruler, subject: Subject, length: int) -> list[bool]:
   """Which samples are answered in full."""
   samples = task.samples(length)
-  answers = complete(subject, [subject.encode(sample.prompt) for sample in samples], task.family.max_new_tokens)
+  answers = complete(subject, [subject.encode(sample.prompt) for sample in samples], task.puzzle.max_new_tokens)
   return [all(found_references(answer, s.references)) for answer, s in zip(answers, samples, strict=True)]
 
 

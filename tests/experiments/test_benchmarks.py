@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from drope_jax.errors import ConfigError
-from drope_jax.model import count_parameters
+from drope_jax.parameters import count_parameters
 from experiments.benchmarks import figures, measuring
 from experiments.benchmarks.measuring import Side, Worker, WorkerError, growth_exponent, in_turns, ratios, spread
 from experiments.benchmarks.shapes import SHAPES, shape_named

@@ -14,8 +14,8 @@ from drope_jax import checkpoint
 from drope_jax.checkpoint import TrainState
 from drope_jax.errors import ConfigError
 from drope_jax.metrics import flops_per_token
-from drope_jax.model import count_parameters, map_specs
 from drope_jax.optim import make_optimizer
+from drope_jax.parameters import count_parameters, map_specs
 from drope_jax.preflight import check_layout
 from drope_jax.runs import Run, start_from
 from drope_jax.serialization import checked

@@ -124,6 +124,7 @@ def test_one_gpu_runs_the_seeds_one_after_the_other(stubbed_python3, tmp_path):
      f"--workdir={tmp_path}/seed-{seed}", f"--config.seed={seed}", "--config.tail_steps=2"] for seed in "34"
   ]  # fmt: skip
   assert not (tmp_path / "seeds.md").exists()  # no report of a seed is there
+  assert sorted(path.name for path in tmp_path.glob("seed*")) == []  # logs are elsewhere: `seed-*` names workdirs alone
 
   for seed in "34":
     (tmp_path / f"seed-{seed}").mkdir()

@@ -13,7 +13,7 @@ from drope_jax.config import MeshConfig
 from drope_jax.data.corpus import build_corpus
 from drope_jax.errors import ConfigError
 from drope_jax.metrics import flops_per_token
-from drope_jax.model import count_parameters
+from drope_jax.parameters import count_parameters
 from drope_jax.sharding import make_mesh
 from experiments.studies import partial_drop
 from experiments.study import run_models

@@ -82,12 +82,12 @@ def test_every_row_is_measured_at_every_length_on_every_task(first):
   workdir = first
   results = [json.loads(line) for line in (workdir / "results.jsonl").read_text().splitlines()]
   keys = {"run", "method", "task", "context", "extension", "metric", "value", "n", "seed"}
-  keys |= {"low", "high", "command", "settings"}  # beside those of the contract
+  keys |= {"by", "at", "low", "high", "better", "values", "command", "settings"}  # beside those of the contract
   assert all(result.keys() == keys and result["seed"] == 3 for result in results)
   means = [
     (result["run"], result["method"], result["context"], result["metric"])
     for result in results
-    if result["metric"] in ("loss", "accuracy")
+    if result["metric"] in ("loss", "accuracy") and result["by"] is None
   ]
   expected = [(*row, length, metric) for row in ROWS for length in (32, 64) for metric in ("loss", "accuracy")]
   assert sorted(means) == sorted(expected)  # none missing, none twice
@@ -97,7 +97,9 @@ def test_every_row_is_measured_at_every_length_on_every_task(first):
 def test_methods_agree_within_the_training_context_and_differ_beyond(first):
   workdir = first
   results = [json.loads(line) for line in (workdir / "results.jsonl").read_text().splitlines()]
-  loss = {(r["run"], r["method"], r["extension"]): r["value"] for r in results if r["metric"] == "loss"}
+  loss = {
+    (r["run"], r["method"], r["extension"]): r["value"] for r in results if (r["metric"], r["by"]) == ("loss", None)
+  }
   methods = ("rope", "pi", "ntk", "yarn", "crop")
   assert len({loss["rope_continued", method, 1.0] for method in methods}) == 1
   assert len({loss["rope_continued", method, 2.0] for method in methods}) == len(methods)
@@ -106,7 +108,9 @@ def test_methods_agree_within_the_training_context_and_differ_beyond(first):
 def test_report_and_plots(first):
   workdir = first
   pictures = {path.name for path in workdir.glob("*.png")}
-  assert pictures == {"summary.png", "loss.png", "perplexity_by_position.png", "needles.png", "frequencies.png"}
+  assert pictures == {
+    f"{name}.png" for name in ("summary", "loss", "perplexity_by_position", "needles_by_depth", "frequencies")
+  }
   assert all((workdir / name).read_bytes().startswith(b"\x89PNG") for name in pictures)
   report = (workdir / "report.md").read_text()
   assert all(f"]({name})" in report for name in pictures)

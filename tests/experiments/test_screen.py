@@ -10,10 +10,10 @@ from drope_jax.data.tokenizers import ByteTokenizer, JsonTokenizer
 from experiments.generate import Screen
 
 
-def shown(tokenizer, prompts, answers, headings=None):
+def shown(tokenizer, answers, headings=None):
   """What stands on the screen after each token of every answer."""
   out = io.StringIO()
-  screen = Screen(tokenizer, prompts, headings or [""] * len(prompts), out)
+  screen = Screen(tokenizer, headings or [""] * len(answers), out)
   states = []
   for step in range(max(map(len, answers))):
     pieces = [answer[step : step + 1] for answer in answers]
@@ -25,18 +25,18 @@ def shown(tokenizer, prompts, answers, headings=None):
 def test_an_answer_waits_until_those_before_it_are_whole():
   byte = ByteTokenizer()
   answers = [byte.encode("ab"), byte.encode("c"), byte.encode("def")]
-  states = shown(byte, [[1]] * 3, answers, ["1:", "2:", "3:"])
+  states = shown(byte, answers, ["1:", "2:", "3:"])
   assert states == ["1:a", "1:ab\n2:c\n3:de", "1:ab\n2:c\n3:def\n"]
 
 
 def test_a_character_is_shown_when_it_is_whole():
   byte = ByteTokenizer()
-  assert shown(byte, [[1]], [byte.encode("é…")]) == ["", "é", "é", "é", "é…\n"]
+  assert shown(byte, [byte.encode("é…")]) == ["", "é", "é", "é", "é…\n"]
 
 
 def test_bytes_that_never_become_a_character_are_not_lost():
   byte = ByteTokenizer()
-  assert shown(byte, [[1]], [byte.encode("é")[:1]]) == ["\N{REPLACEMENT CHARACTER}\n"]
+  assert shown(byte, [byte.encode("é")[:1]]) == ["\N{REPLACEMENT CHARACTER}\n"]
 
 
 @pytest.fixture
@@ -52,4 +52,4 @@ def sentencepiece_like(tmp_path):
 
 def test_the_space_between_prompt_and_answer_is_kept(sentencepiece_like):
   assert sentencepiece_like.decode([2]) == "end"
-  assert shown(sentencepiece_like, [[1]], [[2]]) == [" end\n"]
+  assert shown(sentencepiece_like, [[2]]) == [" end\n"]

@@ -17,8 +17,7 @@ def study(directory, seed: int, loss: float, accuracy: float | None):
     "machine": "",
     "versions": {},
     "seconds": 1.0,
-    "tasks": ["perplexity", "needles"],
-    "arms": [{"label": "RoPE", "runs": ["rope"], "role": "control"}],
+    "arms": [{"label": "RoPE", "runs": ["rope"]}],
     "rows": [{"run": "rope", "method": "rope", "label": "RoPE"}],
   }
   (directory / "study.json").write_text(json.dumps(record))
@@ -36,7 +35,7 @@ def test_mean_and_spread(tmp_path, capsys):
   assert main(directories) == 0
   printed = capsys.readouterr().out
   assert "| RoPE | 3.500 ± 0.500 |" in printed
-  assert "| RoPE | 70 ± 20 |" in printed
+  assert "| RoPE | 0.700 ± 0.200 |" in printed
   assert "2× (256)" in printed and "over seeds 0, 1, 2" in printed
 
 
@@ -46,7 +45,7 @@ def test_bad_input_is_one_line(tmp_path, capsys):
   for directories, said in (
     ([first, same], "seeds are [0, 0]; a spread needs at least two, all different"),
     ([first], "seeds are [0]; a spread needs at least two, all different"),
-    ([first, other], f"{other}: no needle retrieval of RoPE at 256 tokens"),
+    ([first, other], f"{other}: no accuracy of RoPE in needles at 256 tokens"),
     ([first, str(tmp_path / "none")], "none"),
   ):
     assert main(directories) == 1

@@ -15,10 +15,10 @@ from drope_jax import checkpoint
 from drope_jax.data.corpus import build_corpus
 from drope_jax.data.tokenizers import load_tokenizer
 from drope_jax.errors import ConfigError
-from drope_jax.evaluate.catalog import EvalData
+from drope_jax.evaluate.eval_data import EvalData
 from drope_jax.evaluate.methods import Inference
-from drope_jax.evaluate.perplexity import position_losses
-from drope_jax.model import count_parameters
+from drope_jax.evaluate.position_losses import position_losses
+from drope_jax.parameters import count_parameters
 from drope_jax.train import train
 from drope_jax.transitions import drop
 from experiments.report import write_report
@@ -56,47 +56,37 @@ def results(workdir):
 
 
 def test_every_row_is_measured_at_every_length(study):
-  found = [(r["run"], r["method"], r["context"], r["n"]) for r in results(study[1]) if r["metric"] == "loss"]
+  whole = [r for r in results(study[1]) if (r["metric"], r["by"]) == ("loss", None)]
+  found = [(r["run"], r["method"], r["context"], r["n"]) for r in whole]
   assert sorted(found) == sorted((*row, length, 2 * length) for row in ROWS for length in (16, 32))
-  blocks = [
-    r["metric"] for r in results(study[1]) if r["method"] == "ntk" and r["context"] == 32 and "@" in r["metric"]
-  ]
-  assert blocks == [f"loss@{start}-{start + 4}" for start in range(0, 32, 4)]
+  ntk = [r for r in results(study[1]) if (r["method"], r["context"], r["by"]) == ("ntk", 32, "position")]
+  assert [(r["metric"], r["at"]) for r in ntk] == [("loss", [start, start + 4]) for start in range(0, 32, 4)]
 
 
 def test_the_dropped_row_is_the_same_weights_without_the_embedding(study):
   settings, workdir = study
   loaded = checkpoint.load(settings.checkpoint)
   data = EvalData(tokenizer=load_tokenizer(settings.checkpoint), longest=32, dataset=settings.dataset, num_documents=2)
-  losses = {
-    (r["run"], r["method"]): r["value"] for r in results(workdir) if (r["metric"], r["context"]) == ("loss", 32)
-  }
+  whole = [r for r in results(workdir) if (r["metric"], r["by"], r["context"]) == ("loss", None, 32)]
+  losses = {(r["run"], r["method"]): r["value"] for r in whole}
   for model, row in ((loaded.model, ("rope", "rope")), (drop(loaded.model), ("dropped", "nope"))):
     expected = position_losses(loaded.params, Inference(model), data.documents, length=32, batch_size=1)
     assert losses[row] == pytest.approx(expected.mean(), rel=1e-6)
   assert len(set(losses.values())) == len(ROWS)
 
 
-def test_the_report_speaks_of_no_training_and_no_retrieval(study):
+def test_the_report_is_of_what_was_measured(study):
   report = (study[1] / "report.md").read_text()
   pictures = {path.name for path in study[1].glob("*.png")}
   assert pictures == {"summary.png", "perplexity_by_position.png", "frequencies.png"}
-  for absent in (
-    "Needle",
-    "needle",
-    "retrieval",
-    "The training",
-    "training loss",
-    "The temperature",
-    "seed 0 and",
-    "–\n",
-  ):
-    assert absent not in report.replace("## Pretrained, and measured without training", "")
-  assert "At the training context of 16 tokens, Dropped, not recalibrated is" in report
-  assert "- **RoPE**: the pretrained model (`rope`), as it is.\n" in report
-  assert "the pretrained model (`dropped`), its positional embedding dropped and nothing recalibrated.\n" in report
+  for absent in ("## needles", "## The training", "## The temperature", "No training record"):
+    assert absent not in report
+  assert "## perplexity" in report and "## The rotations" in report
+  assert "- **RoPE**: the pretrained model (`rope`) as it is.\n" in report
+  dropped = next(line for line in report.splitlines() if line.startswith("- **Dropped, not recalibrated**"))
+  assert "`dropped`" in dropped and "nothing recalibrated" in dropped
   parameters = count_parameters(checkpoint.load_model_config(study[0].checkpoint))
-  assert f"`{study[0].checkpoint}`: {parameters:,} parameters, trained with RoPE, at 16 tokens" in report
+  assert f"`{study[0].checkpoint}`: {parameters:,} parameters, trained with RoPE(" in report
   assert "| RoPE + YaRN |" in report
 
 
@@ -112,7 +102,7 @@ def test_two_devices_measure_the_same(study, tmp_path):
   run_command(study[0], tmp_path, "--mesh=context", JAX_PLATFORMS="cpu", JAX_NUM_CPU_DEVICES="2")
   for two, one in zip(results(tmp_path), results(study[1]), strict=True):
     assert two["value"] == pytest.approx(one["value"], rel=1e-5)
-    assert all(two[key] == one[key] for key in one.keys() - {"value", "low", "high", "command"})
+    assert all(two[key] == one[key] for key in one.keys() - {"value", "low", "high", "values", "command"})
 
 
 def test_equal_methods_are_computed_once(study, tmp_path, monkeypatch):
@@ -122,7 +112,7 @@ def test_equal_methods_are_computed_once(study, tmp_path, monkeypatch):
     calls.append(inputs["length"])
     return position_losses(params, how, documents, **inputs)
 
-  monkeypatch.setattr("drope_jax.evaluate.perplexity.position_losses", counting)
+  monkeypatch.setattr("drope_jax.evaluate.tasks.perplexity.position_losses", counting)
   run_study(study[0], tmp_path / "again")
   assert sorted(calls) == [16] * 2 + [32] * 5  # within the context the four RoPE rows are one
   again, first = ([r | {"command": ""} for r in results(where)] for where in (tmp_path / "again", study[1]))
@@ -168,7 +158,8 @@ def test_a_recalibration_is_measured_beside_its_controls(tmp_path):
     needles_per_depth=1, block=64,
   )  # fmt: skip
   run_study(settings, tmp_path / "study")
-  found = [(r["run"], r["method"], r["context"], r["metric"]) for r in results(tmp_path / "study")]
+  whole = [r for r in results(tmp_path / "study") if r["by"] is None]
+  found = [(r["run"], r["method"], r["context"], r["metric"]) for r in whole]
   methods = {"rope": ("rope", "yarn"), "drope": ("nope", "drope")}
   rows = [(f"{kept}_{name}", method) for name in ("qk_norm", "plain") for kept in methods for method in methods[kept]]
   measured = [row for row in found if row[3] in ("loss", "accuracy")]

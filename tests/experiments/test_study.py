@@ -12,7 +12,7 @@ from drope_jax.config import ModelConfig, TrainConfig
 from drope_jax.data.corpus import build_corpus, documents
 from drope_jax.data.tokenizers import load_tokenizer
 from drope_jax.errors import CheckpointError, ConfigError
-from drope_jax.evaluate.catalog import EvalData
+from drope_jax.evaluate.eval_data import EvalData
 from experiments import study as study_module
 from experiments.plan import Arm, Row, Study
 from experiments.report import write_report
@@ -40,7 +40,7 @@ class Tiny:
       train_context=16,
       prepare=lambda: (workdir / "data").mkdir(exist_ok=True),
       runs={"rope": run},
-      arms=(Arm("RoPE", ("rope",), "control"),),
+      arms=(Arm("RoPE", ("rope",)),),
       rows=(Row("rope", "rope", "RoPE"), Row("rope", "yarn", "RoPE + YaRN")),
       lengths=(16, self.longest),
       tasks=(self.task,),

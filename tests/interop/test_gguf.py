@@ -25,9 +25,10 @@ from drope_jax.config import QKNorm
 from drope_jax.data.tokenizers import load_tokenizer, train_bpe
 from drope_jax.errors import ConfigError
 from drope_jax.interop.__main__ import main
-from drope_jax.interop.gguf_file import CUTS
+from drope_jax.interop.gguf_tokenizer import CUTS
 from drope_jax.interop.importing import import_model, open_source
-from drope_jax.positions import PI, RoPE, YaRN
+from drope_jax.positions import RoPE
+from drope_jax.scalings import PI, YaRN
 
 gguf = pytest.importorskip("gguf")
 
@@ -58,11 +59,12 @@ def test_gguf_has_the_weights_of_the_folder(family, changes, expected, tmp_path)
   assert_same_params(params_of(path), params_of(folder))
 
 
-@pytest.mark.parametrize("kind", ["F16", "BF16", "Q8_0", "Q4_0", "Q4_1"])
+@pytest.mark.parametrize("kind", ["F16", "BF16", "Q8_0", "Q5_0", "Q5_1", "Q4_0", "Q4_1"])
 def test_gguf_of_other_types(kind, tmp_path):
   model = hugging_face_model("Llama")
   path = write_gguf(model, tmp_path / "model.gguf", types={"attn_q": kind, "ffn_up": kind, "token_embd": kind})
-  steps = {"F16": 2**-11, "BF16": 2**-8, "Q8_0": 1 / 127, "Q4_0": 1 / 8, "Q4_1": 1 / 15}  # of the largest of a block
+  steps = {"F16": 2**-11, "BF16": 2**-8, "Q8_0": 1 / 127, "Q5_0": 1 / 16, "Q5_1": 1 / 31, "Q4_0": 1 / 8, "Q4_1": 1 / 15}
+  # Of the largest of a block.
   params, exact = params_of(path), params_of(write_folder(model, tmp_path / "folder"))
   assert_same_params(params, exact, atol=steps[kind] * np.abs(exact["embedding"]).max())
   assert np.abs(params["layers"]["q"] - exact["layers"]["q"]).max() > 0
@@ -143,7 +145,7 @@ def test_the_qwen2_tokenizer_of_a_gguf_cuts_as_transformers_does(llama, tmp_path
   theirs = transformers.Qwen2Tokenizer(vocab={"a": 0}, merges=[])._tokenizer.pre_tokenizer
   text = "I'VE 1024 cats,\n\n   x_1 = ümläut  \tend  "
   assert tokenizers.pre_tokenizers.Sequence(CUTS["qwen2"]).pre_tokenize_str(text) == theirs.pre_tokenize_str(text)
-  with pytest.raises(ConfigError, match=r"tokenizer.ggml.pre is '\?'; allowed: smollm, qwen2"):
+  with pytest.raises(ConfigError, match=r"tokenizer.ggml.pre is '\?'; allowed: smollm, qwen2, llama-bpe"):
     import_model(path, tmp_path / "imported")
 
 
@@ -189,8 +191,8 @@ GGUF_CHANGES = {
   ),
   "theta": ({"llama.rope.freq_base": 1.0}, (), {}, "llama.rope.freq_base is 1.0; it must exceed 1"),
   "no norm": ({}, ("output_norm.weight",), {}, "the array output_norm.weight is missing"),
-  "rope_freqs": ({}, (), {"extra": (np.ones(6, np.float32), "F32")}, "extra has no place"),
-  "type": ({}, (), {"blk.0.ffn_up.weight": (np.zeros((40, 22), np.uint8), "Q5_0")}, "is of type Q5_0; allowed: F32"),
+  "unknown array": ({}, (), {"extra": (np.ones(6, np.float32), "F32")}, "extra has no place"),
+  "type": ({}, (), {"blk.0.ffn_up.weight": (np.zeros((40, 32), np.int8), "I8")}, "is of type I8; allowed: F32, F16"),
   "tokenizer": ({"tokenizer.ggml.model": "llama"}, (), {}, "tokenizer.ggml.model is 'llama'; allowed: gpt2"),
 }
 

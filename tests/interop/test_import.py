@@ -226,9 +226,9 @@ CHANGED_ROPE = {
     "8",
     "original_max_position_embeddings is '8'; it must be an integer of at least",
   ),
-  "rope_type": ("longrope", "rope_type is 'longrope'; allowed: default, linear"),
+  "rope_type": ("axial", "rope_type is 'axial'; allowed: default, linear"),
   "factor": (0.5, "rope_parameters.factor is 0.5; it must be a number of at least 1"),
-  "mscale": (1.0, "mscale is not supported for rope_type 'yarn'"),
+  "mscale": ("x", "mscale is 'x'; it must be a number"),
   "truncate": (False, "truncate is False"),
   "partial_rotary_factor": (0.5, "partial_rotary_factor is 0.5"),
   "full_attention": ({"rope_type": "default"}, "differs by kind of layer"),
@@ -373,7 +373,11 @@ DAMAGE = {
   "weights cut off": (lambda d: truncate(d / "model.safetensors", 9000), "not a readable safetensors file"),
   "weights of zeros": (lambda d: (d / "model.safetensors").write_bytes(bytes(99)), "not a readable safetensors file"),
   "a shard is missing": (
-    lambda d: (d / "model.safetensors.index.json").write_text('{"weight_map": {"a": "gone.safetensors"}}'),
+    lambda d: (
+      (d / "model.safetensors")
+      .rename(d / "model.safetensors.index.json")
+      .write_text('{"weight_map": {"a": "gone.safetensors"}}')
+    ),
     "gone.safetensors, which is not there",
   ),
   "no tokenizer": (lambda d: (d / "tokenizer.json").unlink(), "no tokenizer.json; name one"),

@@ -21,7 +21,8 @@ from support.pretrained import (
 from drope_jax.config import QKNorm
 from drope_jax.interop.importing import open_source, read_params
 from drope_jax.model import Decoder, hidden_states, init_cache, unembed
-from drope_jax.positions import PI, DynamicNTK, Layer, LayerPattern, Llama3, RoPE, YaRN
+from drope_jax.positions import Layer, LayerPattern, RoPE
+from drope_jax.scalings import PI, DynamicNTK, Llama3, YaRN
 
 pytestmark = pytest.mark.usefixtures("compile_once")
 
@@ -36,8 +37,8 @@ def imported(model, directory):
 
 def assert_same_logits(model, expected, directory, length=24):
   """The files of `model` are read as config `expected`, and give its logits."""
-  params, (config, context) = imported(model, directory)
-  assert (config, context) == (expected, ORIGINAL_CONTEXT)
+  params, (config, context, beta) = imported(model, directory)
+  assert (config, context, beta) == (expected, ORIGINAL_CONTEXT, 1.0)
   tokens_BT = TOKENS_BT[:, :length]
   expected_BTV = logits_of(model, tokens_BT)
   logits_BTV = jax.jit(Decoder(config).apply)({"params": params}, jnp.asarray(tokens_BT))

@@ -15,8 +15,9 @@ import numpy as np
 from drope_jax import attention, checkpoint
 from drope_jax.config import MeshConfig
 from drope_jax.data.tokenizers import load_tokenizer
-from drope_jax.evaluate.catalog import EvalData, make_tasks
+from drope_jax.evaluate.eval_data import EvalData
 from drope_jax.evaluate.measure import evaluate
+from drope_jax.evaluate.tasks import make_tasks
 from drope_jax.generation import Generation
 from drope_jax.sharding import make_mesh
 

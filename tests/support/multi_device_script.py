@@ -16,7 +16,8 @@ from drope_jax import checkpoint, metrics
 from drope_jax import train as train_module
 from drope_jax.config import ComputeConfig, MeshConfig
 from drope_jax.loss import token_losses
-from drope_jax.model import hidden_states, map_specs
+from drope_jax.model import hidden_states
+from drope_jax.parameters import map_specs
 from drope_jax.sharding import make_mesh, named_sharding
 
 MODEL = tiny_model(num_kv_heads=4)

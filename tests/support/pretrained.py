@@ -107,7 +107,7 @@ def write_gguf(model, path: Path, *, types=None, metadata=None, without=(), raw=
   Args:
     types: the type of the arrays whose name holds a key ("attn_q": "Q8_0"); float32 for others.
     metadata: more or other entries; of those in `without`, none.
-    raw: arrays by name: (bytes, type), instead of the model's.
+    raw: arrays by name: (bytes, type), instead of the model's; or beside them, if called extra or rope_freqs.
   """
   gguf = pytest.importorskip("gguf")
   config = model.config
@@ -157,7 +157,7 @@ def write_gguf(model, path: Path, *, types=None, metadata=None, without=(), raw=
     else:
       writer.add_tensor(there, quantised, raw_dtype=gguf.GGMLQuantizationType[type_name])
   for name, (data, type_name) in (raw or {}).items():
-    if name.startswith("extra"):
+    if name.startswith(("extra", "rope_freqs")):
       writer.add_tensor(name, data, raw_dtype=gguf.GGMLQuantizationType[type_name])
   writer.write_header_to_file()
   writer.write_kv_data_to_file()

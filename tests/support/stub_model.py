@@ -11,7 +11,8 @@ import numpy as np
 
 from drope_jax.config import ModelConfig
 from drope_jax.evaluate.methods import Inference
-from drope_jax.evaluate.tasks import Subject
+from drope_jax.evaluate.subject import Subject
+from drope_jax.model import Hidden
 
 LIKELIHOOD = "drope_jax.evaluate.likelihood"  # the module to put a `scorer` into
 _UNUSED = itertools.count(1.0)
@@ -35,10 +36,10 @@ def reader(continuation: Callable[[str], str], tokenizer, reach: int | None = No
     keys = cache.k_LBSKh.at[0, rows, slots_BT, 0, 0].set(tokens_BT.astype(jnp.float32), mode="drop")
     cache = dataclasses.replace(cache, k_LBSKh=keys, lengths_B=cache.lengths_B + tokens_BT.shape[1])
     if tokens_BT.shape[1] > 1:  # prefill, whose hidden states nobody reads
-      return jnp.zeros((*tokens_BT.shape, config.d_model)), cache
+      return Hidden(jnp.zeros((*tokens_BT.shape, config.d_model)), cache, {})
     shape = jax.ShapeDtypeStruct((len(tokens_BT),), jnp.int32)
     token_B = jax.pure_callback(next_tokens, shape, keys[0, :, :, 0, 0], cache.lengths_B)
-    return jax.nn.one_hot(token_B[:, None], config.d_model), cache
+    return Hidden(jax.nn.one_hot(token_B[:, None], config.d_model), cache, {})
 
   return hidden_states
 
@@ -58,7 +59,8 @@ def scorer(logits: Callable[[list[int]], np.ndarray], tail: int = 20):
       return x_BTV
 
     shape = jax.ShapeDtypeStruct((*tokens_BT.shape, config.vocab_size), jnp.float32)
-    return jax.pure_callback(lambda *args: all_logits(*map(np.asarray, args)), shape, tokens_BT, length), None
+    x_BTV = jax.pure_callback(lambda *args: all_logits(*map(np.asarray, args)), shape, tokens_BT, length)
+    return Hidden(x_BTV, None, {})
 
   return hidden_states
 
@@ -81,7 +83,7 @@ def guessing(tokenizer):
 def put(
   monkeypatch, hidden_states, tokenizer, crop: int | None = None, module: str = "drope_jax.generation", **fields
 ) -> Subject:
-  """Puts `hidden_states` into generate.py or `module`, and hands out what tasks measure."""
+  """Puts `hidden_states` into generation.py or `module`; returns what tasks measure."""
   monkeypatch.setattr(sys.modules[module], "hidden_states", hidden_states)
   size = tokenizer.vocab_size
   config = ModelConfig(

@@ -9,12 +9,8 @@ import numpy as np
 import pytest
 
 from drope_jax.config import ModelConfig
-from drope_jax.model import (
-  hidden_states,
-  init_params,
-  map_specs,
-  unembed,
-)
+from drope_jax.model import hidden_states, init_params, unembed
+from drope_jax.parameters import map_specs
 from drope_jax.positions import ALiBi, Layer, LayerPattern, RoPE
 
 # init_std is large so that attention is far from uniform and every part of the model shows in the logits.

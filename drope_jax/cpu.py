@@ -1,0 +1,68 @@
+"""Commands on a CPU start once more, with an allocator that keeps memory and with the cores as devices.
+
+XLA takes the buffers of every step from the allocator and gives them back. glibc returns blocks of that size to the
+system, so that each step faults all of its pages in again; mimalloc (the wheel `cmeel-mimalloc`) keeps them. And small
+products run on one core: two devices have one each. Both are fixed when a process starts, hence the second start.
+
+A program that imports this library is left alone. To get the same there, set what `settings()` returns in its
+environment: `LD_PRELOAD`, `MIMALLOC_PURGE_DELAY` and `XLA_FLAGS`.
+"""
+
+import glob
+import importlib.metadata
+import os
+import sys
+from collections.abc import Mapping
+
+VARIABLE = "DROPE_JAX_CPU"  # "off": nothing of this is done
+_DONE = "set"  # its value in the second start, and in every process that this one starts
+_DEVICES = "--xla_force_host_platform_device_count"
+_ACCELERATORS = ("/dev/nvidia[0-9]*", "/dev/kfd", "/dev/dxg", "/dev/accel*", "/dev/vfio/[0-9]*")  # GPUs, then TPUs
+
+
+def settings(environment: Mapping[str, str] | None = None) -> dict[str, str]:
+  """The variables that make JAX faster on this CPU, given those that are set (default: of this process).
+
+  What the environment says about allocator or devices stays. Nothing is set with DROPE_JAX_CPU=off, on other systems
+  than Linux, where JAX_PLATFORMS has another platform first, or, if it is not set, where an accelerator may be.
+  """
+  environment = os.environ if environment is None else environment
+  if environment.get(VARIABLE) in ("off", _DONE) or sys.platform != "linux" or not _computes_on_cpu(environment):
+    return {}
+  found: dict[str, str] = {}
+  allocator = _mimalloc()
+  if allocator is not None and "LD_PRELOAD" not in environment:
+    found |= {"LD_PRELOAD": allocator, "MIMALLOC_PURGE_DELAY": environment.get("MIMALLOC_PURGE_DELAY", "-1")}
+  flags, cores = environment.get("XLA_FLAGS", ""), len(os.sched_getaffinity(0))
+  if cores > 1 and _DEVICES not in flags and "JAX_NUM_CPU_DEVICES" not in environment:
+    found["XLA_FLAGS"] = f"{flags} {_DEVICES}={cores}".strip()
+  return found and {**found, VARIABLE: _DONE}
+
+
+def restart() -> None:
+  """Starts this command once more with `settings()`, where there are any, and says so in one line.
+
+  To be called before JAX computes anything, and by a command alone: what the process has done is lost.
+  """
+  found = settings()
+  if not found:
+    return
+  what = ["mimalloc keeps memory"] if "LD_PRELOAD" in found else []
+  what += [f"{len(os.sched_getaffinity(0))} cores are devices"] if "XLA_FLAGS" in found else []
+  print(f"on a CPU: {', '.join(what)} ({VARIABLE}=off turns it off)", file=sys.stderr, flush=True)
+  os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], {**os.environ, **found})
+
+
+def _computes_on_cpu(environment: Mapping[str, str]) -> bool:
+  """Without asking JAX, which would start its runtime."""
+  platforms = environment.get("JAX_PLATFORMS", "")
+  return platforms.split(",")[0] == "cpu" if platforms else not any(glob.glob(path) for path in _ACCELERATORS)
+
+
+def _mimalloc() -> str | None:
+  """The path of the shared library, or None where the wheel is not installed."""
+  try:
+    files = importlib.metadata.files("cmeel-mimalloc") or []
+  except importlib.metadata.PackageNotFoundError:
+    return None
+  return next((str(file.locate()) for file in files if file.name == "libmimalloc.so"), None)

@@ -1,0 +1,105 @@
+"""The coefficient c of the temperature, beta = 1 + c ln s, fitted on held-out documents (paper appendix C.2)."""
+
+import dataclasses
+import logging
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from drope_jax import drope
+from drope_jax.checkpoint import Checkpoint
+from drope_jax.evaluate import results
+from drope_jax.evaluate.eval_data import EvalData
+from drope_jax.evaluate.figures import BETA, LOSS, Figure, mean_figure
+from drope_jax.evaluate.methods import Inference
+from drope_jax.evaluate.place import Place
+from drope_jax.evaluate.position_losses import documents_at_once, position_losses
+from drope_jax.evaluate.progress import Progress
+from drope_jax.evaluate.results import Measurement, plain
+from drope_jax.evaluate.samples import fingerprint
+from drope_jax.evaluate.subject import Subject
+
+FIT_TASK = "temperature"  # in results.jsonl
+BETAS = (0.8, 0.9, 1.0, 1.1, 1.2, 1.3, 1.4, 1.6, 1.8, 2.0)
+
+logger = logging.getLogger(__name__)
+
+
+def fitted_coefficient(
+  run: str,
+  loaded: Checkpoint,
+  weights: dict[str, Any],
+  data: EvalData,
+  lengths: Sequence[int],
+  place: Place,
+  subject: Subject,
+  progress: Progress,
+  rest: Sequence[float] = (),
+) -> float:
+  """c of beta = 1 + c ln s on the `fit` split, its whole grid written to results.jsonl as it is measured.
+
+  What is already recorded of the same fit (these lengths, documents and weights) is not measured again. The figures
+  have intervals over documents; c has none, since the losses of single documents are not recorded.
+
+  Args:
+    weights: what identifies the checkpoint, see measure.weights_of.
+    subject: how the model is run; its `how` is replaced.
+    rest: the weights of the parts of `progress` that follow.
+  """
+  lengths = sorted({length for length in lengths if length > loaded.context})
+  documents = [subject.begin(document)[: lengths[-1] + 1] for document in data.fit_documents]
+  beyond = {length / loaded.context: length for length in lengths}
+  settings = {
+    **weights,
+    "bos": subject.bos,
+    "extensions": list(beyond),
+    "betas": list(BETAS),
+    "documents": len(documents),
+    "concatenated": data.concatenate,
+    "text": fingerprint(documents),
+  }
+  one = Measurement(run=run, method="drope", task=FIT_TASK, context=0, seed=data.seed, settings=plain(settings))
+  at = {length: dataclasses.replace(one, context=length) for length in lengths}
+  recorded = [r for r in results.read(place.path) if r.measurement == at.get(r.context)]
+  known = {(r.context, r.at): r.value for r in recorded if (r.metric, r.by) == (LOSS, BETA)}
+  missing = {length: [beta for beta in BETAS if (length, beta) not in known] for length in lengths}
+  progress.plan([*(length * len(betas) for length, betas in missing.items()), *rest])
+  for length, betas in missing.items():
+    progress.begin(f"{run}  {FIT_TASK} at {length} tokens")
+    for done, beta in enumerate(betas):
+      how = Inference(loaded.model, logit_scale=beta)
+      nll_NT = position_losses(
+        loaded.params,
+        how,
+        documents,
+        length=length,
+        batch_size=documents_at_once(how, len(documents), length, subject.batch_tokens),
+        compute=subject.compute,
+        progress=_part_of(progress, done, len(betas)),
+      )
+      means_N = nll_NT.mean(axis=1, dtype=np.float64)
+      figure = mean_figure(LOSS, means_N, n=nll_NT.size, by=BETA, at=beta)
+      place.write(at[length], [figure])
+      known[length, beta] = figure.value
+  fit = drope.fit_temperature(lambda s, beta: known[beyond[s], beta], list(beyond), BETAS)
+  count, whole = len(documents), {(r.context, r.metric) for r in recorded if r.by is None}
+  for extension, length in beyond.items():
+    if extension in fit.on_edge:
+      logger.warning(
+        "%s  at %g times the training context the best beta, %g, ends the grid: the true one may lie beyond, "
+        "and c would change with it",
+        run,
+        extension,
+        fit.best[extension],
+      )
+    if (length, BETA) not in whole:
+      place.write(at[length], [Figure(BETA, fit.best[extension], count * length)])
+  if (lengths[-1], "c") not in whole:
+    place.write(at[lengths[-1]], [Figure("c", fit.c, count)])
+  return fit.c
+
+
+def _part_of(progress: Progress, done: int, total: int) -> Callable[[float], None]:
+  """The progress of one of `total` equal steps, after `done` of them."""
+  return lambda share: progress((done + share) / total)

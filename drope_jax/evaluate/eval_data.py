@@ -1,0 +1,98 @@
+"""What tasks are made from."""
+
+import dataclasses
+import functools
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from drope_jax.data.corpus import documents
+from drope_jax.data.pipeline import evaluation_documents
+from drope_jax.data.recall import Lines, sentences
+from drope_jax.data.sources import Source
+from drope_jax.data.tokenizers import Tokenizer
+from drope_jax.errors import ConfigError
+from drope_jax.evaluate.haystack import read_essays
+from drope_jax.evaluate.ruler_prompts import Material
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class EvalData:
+  """Each part is read when a task first asks for it, so that parts which no task needs may be missing."""
+
+  tokenizer: Tokenizer
+  longest: int  # tokens; documents are longer
+  # A source, or a path that data/sources/at.py knows, with the splits `heldout`, whose sentences are a haystack too,
+  # and `fit`.
+  dataset: str | Source = ""
+  num_documents: int = 24  # of each split, at most
+  concatenate: bool = False  # joins documents, which then may be short; else each is a text of its own
+  block: int | None = None  # positions of a block of the loss by position; None: half the training context
+  needles_per_depth: int = 40
+  num_samples: int = 100  # of each task that makes its own samples
+  limit: int | None = None  # samples of a data set, from its front; None: all
+  longbench: Path | None = None  # folder of LongBench's released files
+  multiple_choice: Path | None = None  # folder of the files that tasks/multiple_choice.py names
+  haystack: Path | None = None  # see haystack.read_essays; None: prose that Python comes with
+  seed: int = 0
+
+  @functools.cached_property
+  def documents(self) -> Sequence[np.ndarray]:
+    """Token ids of held-out documents. Raises ConfigError if there is none that is long enough."""
+    return self._long_documents("heldout")
+
+  @functools.cached_property
+  def fit_documents(self) -> Sequence[np.ndarray]:
+    """Token ids of other documents, to fit the temperature on."""
+    return self._long_documents("fit")
+
+  @functools.cached_property
+  def lines(self) -> Lines:
+    """Held-out sentences, and facts to hide among them."""
+    return Lines(self.tokenizer, [one for text in self._split("heldout") for one in sentences(text)])
+
+  @functools.cached_property
+  def material(self) -> Material:
+    """What RULER's prompts are made of: the tokenizer and the haystack."""
+    return Material(self.tokenizer, self._essays)
+
+  @functools.cached_property
+  def essay_lines(self) -> Lines:
+    """The haystack's sentences, as fillers, for tasks without a corpus."""
+    return Lines(self.tokenizer, sentences(self._essays))
+
+  @functools.cached_property
+  def _essays(self) -> str:
+    return read_essays(self.haystack)
+
+  def _long_documents(self, split: str) -> Sequence[np.ndarray]:
+    read = concatenated if self.concatenate else evaluation_documents
+    return read(self._split(split), self.tokenizer, self.longest + 1, self.num_documents)
+
+  def _split(self, name: str) -> Sequence[str]:
+    if not self.dataset:
+      raise ConfigError(f"dataset is needed: a task reads its split {name!r}, and an imported model names none")
+    return documents(self.dataset, name)
+
+
+def concatenated(texts: Iterable[str], tokenizer: Tokenizer, size: int, limit: int) -> list[np.ndarray]:
+  """Texts one after another, EOS behind each, cut into rows of `size` tokens: int32, the first `limit` of them.
+
+  Raises:
+    ConfigError: if all the texts together are shorter than a row.
+  """
+  rows: list[np.ndarray] = []
+  tokens: list[int] = []
+  for text in texts:
+    tokens += [*tokenizer.encode(text), tokenizer.eos_id]
+    while len(tokens) >= size and len(rows) < limit:
+      rows.append(np.asarray(tokens[:size], np.int32))
+      del tokens[:size]
+    if len(rows) == limit:
+      break
+  if not rows:
+    raise ConfigError(
+      f"all documents together have {len(tokens)} tokens; {size} are needed: evaluate at a shorter length"
+    )
+  return rows

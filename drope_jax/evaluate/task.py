@@ -1,0 +1,66 @@
+"""What a task is: something that can be measured of a model at a length.
+
+A user's task is a dataclass that derives from `Task`, in a file of their own:
+
+    @dataclasses.dataclass(frozen=True)
+    class Parity(Task):
+      name = "parity"
+
+      def measure(self, subject, length):
+        return [mean_figure("accuracy", ...)]
+
+Once its module is imported, `--tasks=parity` or `--tasks=module:Parity` measures it, and reports show it.
+"""
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, ClassVar, Self
+
+from drope_jax.errors import ConfigError
+from drope_jax.evaluate.figures import Figure
+from drope_jax.evaluate.subject import Subject
+from drope_jax.values import Value
+
+if TYPE_CHECKING:  # which knows the tasks' helpers
+  from drope_jax.evaluate.eval_data import EvalData
+
+
+class Task(Value):
+  """The base of every task; its members are dataclasses."""
+
+  name: str  # as on the command line and in results.jsonl
+  about: ClassVar[str] = ""  # for readers of a report: what is measured, and what chance gives
+  bounded: ClassVar[bool] = True  # whether no sequence is longer than the length measured at
+
+  @classmethod
+  def names(cls) -> tuple[str, ...]:
+    """The names of the tasks that `make` makes: by default the class's own `name`."""
+    name = getattr(cls, "name", None)
+    return (name,) if isinstance(name, str) else ()
+
+  @classmethod
+  def groups(cls) -> Mapping[str, tuple[str, ...]]:
+    """Names that stand for several tasks. A group may have tasks of several classes."""
+    return {}
+
+  @classmethod
+  def make(cls, name: str, data: "EvalData") -> Self:
+    """The task of one of `names`. Raises ConfigError if `data` lacks what it is made from."""
+    return cls()
+
+  def settings(self, length: int) -> dict[str, Any]:
+    """What else decides its figures at `length`, as JSON: with other settings it is another measurement."""
+    return {}
+
+  def check(self, length: int, crop: int | None) -> None:
+    """Raises ConfigError if it cannot be measured at `length` tokens, of which the model sees the last `crop`."""
+
+  def measure(self, subject: Subject, length: int) -> list[Figure]:
+    """The figures, the one that stands for the task first. A `length` beyond which no sequence goes if `bounded`."""
+    raise NotImplementedError
+
+
+def check_room(name: str, length: int, crop: int | None, needed: int) -> None:
+  """Raises ConfigError unless a sequence, and the part of it that a cropped model sees, is longer than `needed`."""
+  seen = min(length, crop or length)
+  if seen <= needed:
+    raise ConfigError(f"{name} at {length} tokens: {seen} of them are seen; it needs more than {needed}")

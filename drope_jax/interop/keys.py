@@ -1,0 +1,125 @@
+"""The keys of a config.json, each read as the type that it must have; errors name the file and the key."""
+
+import math
+import re
+from collections.abc import Mapping
+from typing import Any, NoReturn, TypeGuard
+
+from drope_jax.errors import ConfigError
+
+# Our fields by those of a config.json, for the messages of what checks itself.
+_FIELDS = {
+  "d_model": "hidden_size",
+  "num_layers": "num_hidden_layers",
+  "num_heads": "num_attention_heads",
+  "num_kv_heads": "num_key_value_heads",
+  "d_ff": "intermediate_size",
+  "norm_eps": "rms_norm_eps",
+  "init_std": "initializer_range",
+  "theta": "rope_theta",
+  "original_context": "original_max_position_embeddings",
+}
+
+
+def _is_number(value: Any) -> TypeGuard[float]:
+  """Whether it is finite, and no boolean."""
+  return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+class Keys:
+  """The values of a config.json, each of the type that is asked for.
+
+  Readers raise ConfigError naming the file, the key as the file calls it, its value and what is allowed.
+
+  Args:
+    values: the config, or an object in it.
+    where: its path.
+    names: keys as the file calls them, where that is not their name at Hugging Face.
+    prefix: what stands before the keys of an object in the config.
+  """
+
+  def __init__(self, values: Mapping[str, Any], where: Any, names: Mapping[str, str], prefix: str = ""):
+    self._values, self._where, self._names, self._prefix = values, where, names, prefix
+
+  def name(self, key: str) -> str:
+    return self._names.get(self._prefix + key, self._prefix + key)
+
+  def refuse(self, key: str, said: str) -> NoReturn:
+    raise ConfigError(f"{self._where}: {self.name(key)} {said}")
+
+  def given(self, key: str) -> bool:
+    """Whether there is a value, other than null."""
+    return self._values.get(key) is not None
+
+  def null(self, key: str) -> bool:
+    """Whether there is a null."""
+    return key in self._values and self._values[key] is None
+
+  def integer(self, key: str, default: int | None = None) -> int:
+    """An integer of at least 1; `default` where it is missing."""
+    value = self._values.get(key, default)
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+      self._refuse_type(key, value, "an integer of at least 1")
+    return value
+
+  def nullable(self, key: str, default: int | None) -> int | None:
+    """Likewise, or null; `default` where it is missing."""
+    return self.integer(key) if self.given(key) else None if key in self._values else default
+
+  def number(self, key: str, default: float | None = None, minimum: float = -math.inf) -> float:
+    """A finite number of at least `minimum`; `default` where it is missing."""
+    value = self._values.get(key, default)
+    if not _is_number(value) or value < minimum:
+      self._refuse_type(key, value, "a number" if minimum == -math.inf else f"a number of at least {minimum:g}")
+    return float(value)
+
+  def boolean(self, key: str, default: bool) -> bool:
+    """true or false; `default` where it is missing."""
+    value = self._values.get(key, default)
+    if not isinstance(value, bool):
+      self._refuse_type(key, value, "true or false")
+    return value
+
+  def numbers(self, key: str, count: int) -> list[float]:
+    """A list of `count` finite numbers."""
+    value = self._values.get(key)
+    if not isinstance(value, list) or len(value) != count or not all(map(_is_number, value)):
+      self._refuse_type(key, value, f"a list of {count} numbers, one for each pair of a head's dimensions")
+    return [float(one) for one in value]
+
+  def choice(self, key: str, default: str, allowed: tuple[str, ...]) -> str:
+    """One of the strings that are `allowed`; `default` where it is missing."""
+    value = self._values.get(key, default)
+    if value not in allowed:
+      self.refuse(key, f"is {value!r}; allowed: {', '.join(allowed)}")
+    return value
+
+  def entries(self, key: str, count: int, allowed: tuple[Any, ...]) -> list[Any]:
+    """A list of `count` values that are `allowed`."""
+    value = self._values.get(key)
+    if not isinstance(value, list):
+      self._refuse_type(key, value, "a list")
+    unknown = [entry for entry in value if entry not in allowed]
+    if unknown:
+      self.refuse(key, f"has {unknown[0]!r}; allowed: {', '.join(map(str, allowed))}")
+    if len(value) != count:
+      self.refuse(key, f"has {len(value)} entries; {self.name('num_hidden_layers')} is {count}")
+    return value
+
+  def check(self, allowed: Mapping[str, tuple[Any, ...]]) -> None:
+    """Refuses a key with another value than those allowed."""
+    for key, values in allowed.items():
+      if key in self._values and self._values[key] not in values:
+        self.refuse(key, f"is {self._values[key]!r}; allowed: {', '.join(map(str, values))}")
+
+  def named(self, error: ValueError) -> ConfigError:
+    """The error of a value of ours that checks itself, in the file's words."""
+
+    def rename(word: re.Match[str]) -> str:
+      ours = word[2]
+      return self.name(_FIELDS.get(ours, ours)) if word[1] or ours in _FIELDS else word[0]
+
+    return ConfigError(f"{self._where}: " + re.sub(r"\b([A-Z]\w*\.)?(\w+)", rename, str(error)))
+
+  def _refuse_type(self, key: str, value: Any, kind: str) -> NoReturn:
+    self.refuse(key, f"is {repr(value) if key in self._values else 'missing'}; it must be {kind}")

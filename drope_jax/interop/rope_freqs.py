@@ -1,0 +1,68 @@
+"""`rope_freqs.weight` of a GGUF file: what every frequency is divided by, and the settings that it was computed from.
+
+llama.cpp stores Llama 3's scaling as this array alone, (h/2,), and reads it in every model of architecture `llama`. The
+same array can stop pairs, which is what a partial drop leaves.
+"""
+
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from drope_jax.errors import ConfigError
+from drope_jax.interop.rope_parameters import NEUTRAL_FACTOR, ORIGINAL
+from drope_jax.positions import RoPE
+from drope_jax.scalings import Llama3
+
+NAME = "rope_freqs.weight"
+_TOLERANCE = 1e-4  # relative; the array is float32, and so were the sums that it comes from
+_LOW, _HIGH = 1.0, 4.0  # of every released model
+
+
+def rope_parameters_of(factors: np.ndarray, theta: float, where: Any) -> dict[str, Any]:
+  """The `rope_parameters` that have these factors.
+
+  Args:
+    factors: the array, (h/2,).
+    theta: the base of the rotation.
+    where: the file, for messages.
+
+  Raises:
+    ConfigError: if they are neither Llama 3's scaling nor pairs that turn as they did or not at all.
+  """
+  factors = np.asarray(factors, np.float64)
+  if (factors == 1).all():
+    return {"rope_type": "default"}
+  kept = int((factors == 1).sum())
+  if (factors[:kept] == 1).all() and (factors[kept:] >= NEUTRAL_FACTOR).all():
+    same = [1.0] * kept + [NEUTRAL_FACTOR] * (len(factors) - kept)
+    return {"rope_type": "longrope", "short_factor": same, "long_factor": same, "attention_factor": 1.0}
+  if not (np.isfinite(factors).all() and (factors >= 1).all()):
+    raise ConfigError(f"{where}: {NAME} holds {factors.min():g} to {factors.max():g}; frequencies are divided by it")
+  base = np.asarray(RoPE(theta).frequencies(2 * len(factors)).omega)
+  for original, low, high in _candidates(factors, base):
+    scaling = Llama3(float(factors.max()), original, low, high)
+    table = scaling.frequencies(theta, 2 * len(factors))
+    if np.allclose(base / table.omega, factors, rtol=_TOLERANCE, atol=0):
+      said = {"factor": scaling.factor, "low_freq_factor": low, "high_freq_factor": high, ORIGINAL: original}
+      return {"rope_type": "llama3", **said}
+  raise ConfigError(f"{where}: {NAME} is neither Llama 3's scaling nor that of a partial drop; that is not supported")
+
+
+def _candidates(factors: np.ndarray, base: np.ndarray) -> Iterator[tuple[int, float, float]]:
+  """Original contexts, and low and high frequency factors, that may have given these factors.
+
+  Between the bands, s = (L omega / 2 pi - low) / (high - low) is how far a frequency is kept, and 1/f = (1 - s)/F + s.
+  Contexts and factors that are larger alike give the same, so low is taken to be 1.
+  """
+  largest, turns = factors.max(), base / (2 * math.pi)
+  kept = (1 / factors - 1 / largest) / (1 - 1 / largest)
+  between = (kept > 1e-6) & (kept < 1 - 1e-6)
+  for i in np.flatnonzero(between):
+    yield round((kept[i] * (_HIGH - _LOW) + _LOW) / turns[i]), _LOW, _HIGH
+  if between.sum() >= 2:
+    slope, intercept = np.polyfit(turns[between], kept[between], 1)
+    if slope > 0 and intercept < 0:
+      yield round(-slope / intercept), 1.0, round(1.0 - 1.0 / intercept, 6)
+  yield from ((1 << power, _LOW, _HIGH) for power in (13, *range(4, 21)))  # none lies between: 8192 first

@@ -1,0 +1,78 @@
+"""Every parameter of a model, in one table: shape, names of the dimensions, initialiser, weight decay."""
+
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+
+from drope_jax.config import ModelConfig
+
+Array = jax.Array
+Params = dict[str, Any]
+
+
+class ParameterSpec(NamedTuple):
+  """One parameter: its shape, the names of its dimensions (see sharding.py), its initialiser, and whether it decays."""
+
+  shape: tuple[int, ...]
+  dimensions: tuple[str, ...]
+  init: Callable[..., Array]
+  decay: bool
+
+
+def parameter_specs(config: ModelConfig) -> Params:
+  """The one declaration of every parameter, as a tree of ParameterSpec. All are float32."""
+  layers, d_model, head_dim = config.num_layers, config.d_model, config.head_dim
+  sizes = {"vocab": config.vocab_size, "embed": d_model, "norm": d_model, "mlp": config.d_ff, "head_dim": head_dim}
+  sizes |= {"layers": layers, "heads": config.num_heads, "kv_heads": config.num_kv_heads}
+
+  def spec(init: Callable[..., Array], decay: bool, *dimensions: str) -> ParameterSpec:
+    return ParameterSpec(tuple(sizes[name] for name in dimensions), dimensions, init, decay)
+
+  def matrix(*dimensions: str) -> ParameterSpec:
+    return spec(nn.initializers.normal(config.init_std), True, *dimensions)
+
+  def scale(*dimensions: str) -> ParameterSpec:
+    return spec(nn.initializers.ones, False, *dimensions)
+
+  def bias(*dimensions: str) -> ParameterSpec:
+    return spec(nn.initializers.zeros, False, *dimensions)
+
+  layer = {
+    "attention_norm": scale("layers", "norm"),
+    "q": matrix("layers", "embed", "heads", "head_dim"),
+    "k": matrix("layers", "embed", "kv_heads", "head_dim"),
+    "v": matrix("layers", "embed", "kv_heads", "head_dim"),
+    "o": matrix("layers", "heads", "head_dim", "embed"),
+    "mlp_norm": scale("layers", "norm"),
+    "gate": matrix("layers", "embed", "mlp"),
+    "up": matrix("layers", "embed", "mlp"),
+    "down": matrix("layers", "mlp", "embed"),
+  }
+  if config.qkv_bias:
+    layer["q_bias"] = bias("layers", "heads", "head_dim")
+    layer["k_bias"] = bias("layers", "kv_heads", "head_dim")
+    layer["v_bias"] = bias("layers", "kv_heads", "head_dim")
+  if config.qk_norm is not None:
+    per_head = config.qk_norm.scope == "head"
+    if config.qk_norm.queries:
+      layer["q_norm"] = scale("layers", "head_dim") if per_head else scale("layers", "heads", "head_dim")
+    if config.qk_norm.keys:
+      layer["k_norm"] = scale("layers", "head_dim") if per_head else scale("layers", "kv_heads", "head_dim")
+
+  specs = {"embedding": matrix("vocab", "embed"), "layers": layer, "final_norm": scale("norm")}
+  if not config.tie_embeddings:
+    specs["unembedding"] = matrix("vocab", "embed")
+  return specs
+
+
+def map_specs(function: Callable[[ParameterSpec], Any], config: ModelConfig) -> Params:
+  """`function` of every parameter's spec, in the shape of the parameter tree."""
+  return jax.tree.map(function, parameter_specs(config), is_leaf=lambda node: isinstance(node, ParameterSpec))
+
+
+def count_parameters(config: ModelConfig) -> int:
+  """All parameters, the embedding included."""
+  return sum(jax.tree.leaves(map_specs(lambda spec: math.prod(spec.shape), config)))

@@ -1,0 +1,239 @@
+"""RoPE-scaling methods as values (paper section 4, appendix C): each rescales the frequencies for longer contexts.
+
+A scaling carries its own `factor` and `original_context` and never looks at a cache or batch size. Only the dynamic
+ones ask for the current length, and they ask for it by name. Notation: frequencies are omega_i = theta**(-2i/h) for
+i = 0 .. h/2-1, in radians per token; s is the extension factor.
+"""
+
+import dataclasses
+import math
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+
+from drope_jax.errors import check
+from drope_jax.rotation import Array, Frequencies
+from drope_jax.values import Value
+
+
+def base_frequencies(theta: float, head_dim: int) -> np.ndarray:
+  return theta ** -(np.arange(0, head_dim, 2, dtype=np.float64) / head_dim)
+
+
+def _ntk_frequencies(theta: float, head_dim: int, factor: Any, xp: Any = np) -> Array:
+  """NTK-aware scaling: theta' = theta * s**(h/(h-2)): omega_0 stays, the slowest frequency is divided by s."""
+  exponents = xp.arange(0, head_dim, 2) / head_dim
+  return (theta * factor ** (head_dim / (head_dim - 2))) ** -exponents
+
+
+def _yarn_frequencies(
+  theta: float, head_dim: int, factor: Any, original_context: int, beta_fast: float, beta_slow: float
+) -> Array:
+  """YaRN as released: a ramp linear in the index i between the frequencies that turn beta_fast and beta_slow times."""
+
+  def index_that_turns(rotations: float) -> float:
+    return head_dim * math.log(original_context / (rotations * 2 * math.pi)) / (2 * math.log(theta))
+
+  low = max(math.floor(index_that_turns(beta_fast)), 0)
+  high = min(math.ceil(index_that_turns(beta_slow)), head_dim - 1)
+  span = max(high - low, 0.001)  # both ends on one index would divide by zero; the released code does the same
+  interpolated = np.clip((np.arange(head_dim // 2) - low) / span, 0, 1)
+  omega = base_frequencies(theta, head_dim)
+  return omega * (1 - interpolated) + omega * interpolated / factor
+
+
+def _frequencies_by_rotations(
+  theta: float, head_dim: int, factor: float, original_context: int, slow: float, fast: float
+) -> np.ndarray:
+  """A ramp linear in the turns L omega_i / 2 pi of each frequency: omega / s below `slow` turns, omega above `fast`."""
+  omega = base_frequencies(theta, head_dim)
+  rotations = original_context * omega / (2 * math.pi)
+  kept = np.clip((rotations - slow) / (fast - slow), 0, 1)
+  return (1 - kept) * omega / factor + kept * omega
+
+
+def _yarn_attention_factor(factor: Any, xp: Any = np) -> Any:
+  """0.1 ln s + 1 for s > 1, on cos and on sin, so the logits get its square (YaRN eq. 15)."""
+  return 0.1 * xp.log(xp.maximum(factor, 1.0)) + 1.0
+
+
+def _dynamic_factor(length: Any, original_context: int) -> tuple[Any, Any]:
+  """max(1, length / original_context), and the namespace (numpy or jax.numpy) that suits a static or traced length."""
+  if length is None:
+    raise ValueError("a dynamic RoPE scaling needs the current length: pass `length`")
+  if isinstance(length, int):
+    return np.maximum(1.0, length / original_context), np
+  return jnp.maximum(1.0, length / original_context)[..., None], jnp  # beside the axis of the frequencies
+
+
+def _check_more_than_a_pair(head_dim: int) -> None:
+  check(
+    head_dim > 2, f"ModelConfig.head_dim is {head_dim}; NTK scaling raises theta to h / (h - 2), so it must exceed 2"
+  )
+
+
+def _check_factor(scaling: Any) -> None:
+  if not scaling.factor >= 1:
+    raise ValueError(f"{type(scaling).__name__}.factor is {scaling.factor}; it must be at least 1")
+
+
+def _check_context(scaling: Any) -> None:
+  if not scaling.original_context >= 1:
+    raise ValueError(f"{type(scaling).__name__}.original_context is {scaling.original_context}; it must be at least 1")
+
+
+def _check_betas(scaling: Any) -> None:
+  name = type(scaling).__name__
+  if not scaling.beta_slow > 0:
+    raise ValueError(f"{name}.beta_slow is {scaling.beta_slow}; it must be positive")
+  if not scaling.beta_fast > scaling.beta_slow:
+    raise ValueError(f"{name}.beta_fast is {scaling.beta_fast}; it must exceed beta_slow ({scaling.beta_slow})")
+
+
+class Scaling(Value):
+  """How RoPE is rescaled for longer contexts; a user's own derives from this and has `frequencies`."""
+
+  dynamic = False  # whether the frequencies depend on the current length
+
+  def check(self, head_dim: int) -> None:
+    """Raises ConfigError if heads of this size cannot have it."""
+
+  def frequencies(self, theta: float, head_dim: int, length: Any = None) -> Frequencies:
+    """The rescaled table of base `theta`; see Embedding.frequencies."""
+    raise NotImplementedError
+
+
+@dataclasses.dataclass(unsafe_hash=True)
+class PI(Scaling):
+  """Positional interpolation (Chen 2023): omega' = omega / s."""
+
+  factor: float
+
+  def __post_init__(self) -> None:
+    _check_factor(self)
+
+  def frequencies(self, theta: float, head_dim: int, length: Any = None) -> Frequencies:
+    return Frequencies(base_frequencies(theta, head_dim) / self.factor, 1.0)
+
+
+@dataclasses.dataclass(unsafe_hash=True)
+class NTK(Scaling):
+  """NTK-aware scaling ("RoPE-NTK", bloc97): gamma_i = s**(-2i/(h-2)); 0-indexed, unlike the paper's eq. 10."""
+
+  factor: float
+
+  def __post_init__(self) -> None:
+    _check_factor(self)
+
+  def check(self, head_dim: int) -> None:
+    _check_more_than_a_pair(head_dim)
+
+  def frequencies(self, theta: float, head_dim: int, length: Any = None) -> Frequencies:
+    return Frequencies(_ntk_frequencies(theta, head_dim, self.factor), 1.0)
+
+
+@dataclasses.dataclass(unsafe_hash=True)
+class NTKByParts(Scaling):
+  """NTK-by-parts (YaRN eq. 17-18; the paper's eq. 11): the ramp is linear in the rotations r_i = L omega_i / 2 pi."""
+
+  factor: float
+  original_context: int
+  slow: float = 1.0  # at fewer rotations than this over the original context: interpolate fully
+  fast: float = 32.0  # at more: leave as it is
+
+  def __post_init__(self) -> None:
+    _check_factor(self)
+    _check_context(self)
+    if not self.fast > self.slow:
+      raise ValueError(f"NTKByParts.fast is {self.fast}; it must exceed slow ({self.slow})")
+
+  def frequencies(self, theta: float, head_dim: int, length: Any = None) -> Frequencies:
+    omega = _frequencies_by_rotations(theta, head_dim, self.factor, self.original_context, self.slow, self.fast)
+    return Frequencies(omega, 1.0)
+
+
+@dataclasses.dataclass(unsafe_hash=True)
+class YaRN(Scaling):
+  """YaRN (Peng 2023) as released: the index ramp on the frequencies, and `attention_factor` on cos and sin."""
+
+  factor: float
+  original_context: int
+  beta_fast: float = 32.0
+  beta_slow: float = 1.0
+  attention_factor: float | None = None  # None: 0.1 ln s + 1
+
+  def __post_init__(self) -> None:
+    _check_factor(self)
+    _check_context(self)
+    _check_betas(self)
+
+  def frequencies(self, theta: float, head_dim: int, length: Any = None) -> Frequencies:
+    omega = _yarn_frequencies(theta, head_dim, self.factor, self.original_context, self.beta_fast, self.beta_slow)
+    given = self.attention_factor
+    return Frequencies(omega, float(_yarn_attention_factor(self.factor)) if given is None else given)
+
+
+@dataclasses.dataclass(unsafe_hash=True)
+class DynamicNTK(Scaling):
+  """Dynamic NTK (Hugging Face `dynamic`): NTK with s = factor * l/L - (factor - 1), l = max(length, L)."""
+
+  original_context: int
+  factor: float = 1.0
+
+  dynamic = True
+
+  def __post_init__(self) -> None:
+    _check_factor(self)
+    _check_context(self)
+
+  def check(self, head_dim: int) -> None:
+    _check_more_than_a_pair(head_dim)
+
+  def frequencies(self, theta: float, head_dim: int, length: Any = None) -> Frequencies:
+    ratio, xp = _dynamic_factor(length, self.original_context)
+    return Frequencies(_ntk_frequencies(theta, head_dim, self.factor * ratio - (self.factor - 1), xp), 1.0)
+
+
+@dataclasses.dataclass(unsafe_hash=True)
+class DynamicYaRN(Scaling):
+  """YaRN with s = max(1, length / L), its attention factor included (paper appendix C.2: "dynamic scaling")."""
+
+  original_context: int
+  beta_fast: float = 32.0
+  beta_slow: float = 1.0
+
+  dynamic = True
+
+  def __post_init__(self) -> None:
+    _check_context(self)
+    _check_betas(self)
+
+  def frequencies(self, theta: float, head_dim: int, length: Any = None) -> Frequencies:
+    factor, xp = _dynamic_factor(length, self.original_context)
+    omega = _yarn_frequencies(theta, head_dim, factor, self.original_context, self.beta_fast, self.beta_slow)
+    return Frequencies(omega, _yarn_attention_factor(factor, xp))
+
+
+@dataclasses.dataclass(unsafe_hash=True)
+class Llama3(Scaling):
+  """Llama 3.1 scaling: by wavelength 2 pi / omega, with a smooth band between the low and high frequency factors."""
+
+  factor: float
+  original_context: int
+  low_freq_factor: float = 1.0
+  high_freq_factor: float = 4.0
+
+  def __post_init__(self) -> None:
+    _check_factor(self)
+    _check_context(self)
+    if not self.high_freq_factor > self.low_freq_factor:
+      raise ValueError(
+        f"Llama3.high_freq_factor is {self.high_freq_factor}; it must exceed low_freq_factor ({self.low_freq_factor})"
+      )
+
+  def frequencies(self, theta: float, head_dim: int, length: Any = None) -> Frequencies:
+    omega = _frequencies_by_rotations(
+      theta, head_dim, self.factor, self.original_context, self.low_freq_factor, self.high_freq_factor
+    )
+    return Frequencies(omega, 1.0)

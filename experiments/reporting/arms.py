@@ -1,0 +1,99 @@
+"""What an arm of a study is, as its runs' configs say: a control, a drop, another transition, or a run from scratch."""
+
+import re
+from collections.abc import Iterable
+
+from drope_jax.evaluate.methods import METHODS, allowed_methods
+from drope_jax.transitions import Transition
+from experiments.plan import Arm, Row
+from experiments.reporting.records import Records, Run
+
+CONTROL, SCRATCH = "control", "from scratch"
+_KINDS = {"Keep": CONTROL, "Drop": "DroPE"}  # others go by the words of their name, as "partial drop"
+
+
+def kind(run: Run) -> str:
+  """One or two words: "control", "DroPE", "partial drop", "from scratch"; that of a user's transition is its name."""
+  if run.transition is None:
+    return SCRATCH
+  name = type(run.transition).__name__
+  return _KINDS.get(name, re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name).lower())
+
+
+def is_control(run: Run) -> bool:
+  """Whether the embedding was kept, by a run that went on from another's weights."""
+  return kind(run) == CONTROL
+
+
+def control_of(records: Records, run: Run) -> Run | None:
+  """The run that went on from the same weights with the embedding kept."""
+  if run.config is None or run.config.init is None or is_control(run):
+    return None
+  start = (run.config.init.checkpoint, run.config.init.step)
+  for other in records.runs.values():
+    init = None if other.config is None else other.config.init
+    if init is not None and is_control(other) and (init.checkpoint, init.step) == start:
+      return other
+  return None
+
+
+def last_runs(records: Records) -> dict[str, Arm]:
+  """The run that ends each arm, with the first arm that it ends."""
+  found: dict[str, Arm] = {}
+  for arm in records.arms:
+    found.setdefault(arm.runs[-1], arm)
+  return found
+
+
+def about(transition: Transition) -> str:
+  """The first sentence of a transition's docstring, with its settings."""
+  sentence = re.split(r"(?<=[.:])\s", " ".join((type(transition).__doc__ or "").split()))[0].rstrip(".:")
+  sentence = sentence[:1].lower() + sentence[1:]
+  settings = str(transition).partition("(")[2].rstrip(")")
+  return sentence if not settings else f"{sentence} ({settings})"
+
+
+def described(records: Records, row: Row) -> str:
+  """What a row is: its run, and what the method does to it."""
+  run = records.runs.get(row.run)
+  parts = [f"`{row.run}`" if run is None else _run(run)]
+  text, _, c = row.method.partition("+")
+  name, _, number = text.partition(":")
+  if not row.plain:
+    parts.append(f"with {METHODS.get(name, f'method `{name}`')}" + (f", {number}" if number else ""))
+  if c:
+    parts.append(f"at β = 1 + {c}·ln s")
+  return "; ".join(parts)
+
+
+def _run(run: Run) -> str:
+  model = f"the pretrained model (`{run.name}`)" if run.pretrained is not None else f"`{run.name}`"
+  if run.pretrained is not None and is_control(run):
+    return f"{model} as it is"
+  names = {CONTROL: "the control", "DroPE": "DroPE, the paper's method"}
+  start = SCRATCH
+  if run.transition is not None:
+    start = f"{names.get(kind(run), f'{kind(run)}, not the method of the paper')}: {about(run.transition)}"
+  untrained = ", and nothing recalibrated" if run.pretrained is not None else ""
+  embedding = "" if run.model is None or run.transition is not None else f", {embedding_of(run)}"
+  return f"{model}, {start}{embedding}{untrained}"
+
+
+def embedding_of(run: Run) -> str:
+  """The positional embedding of a run's model, as a value."""
+  if run.model is None:
+    return "an unknown embedding"
+  if allowed_methods(run.model)[0] == "nope":
+    return "without any positional embedding"
+  return f"with {run.model.positions}"
+
+
+def first_drop(records: Records, arms: Iterable[Arm]) -> float | None:
+  """Tokens of its arm after which the first run begins that changes the embedding; None if there is no such run."""
+  found = []
+  for arm in arms:
+    for position, name in enumerate(arm.runs):
+      run, start = records.runs[name], records.offset(arm, position)
+      if position and run.transition is not None and not is_control(run) and start is not None:
+        found.append(start)
+  return min(found, default=None)

@@ -1,0 +1,257 @@
+"""Plots of what was measured: every task against length and by its parts, and the rotations behind it."""
+
+import math
+from pathlib import Path
+
+import matplotlib
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.lines import Line2D
+from matplotlib.ticker import FuncFormatter
+
+from drope_jax.config import ModelConfig
+from drope_jax.errors import ConfigError
+from drope_jax.evaluate.figures import LOSS, At, Figure
+from drope_jax.evaluate.methods import Method, inference
+from drope_jax.positions import layer_cycle
+from experiments.plan import Row
+from experiments.reporting.axes import (
+  error_bars,
+  label_ends,
+  length_axis,
+  log_axis,
+  looks,
+  mark_context,
+  plain_ticks,
+  save,
+)
+from experiments.reporting.records import Records
+from experiments.reporting.tables import is_text, longest_with, parts, show_at, start_of
+
+COLUMNS = 3  # panels beside each other
+
+
+def plot_summary(records: Records, path: Path) -> bool:
+  """The main metric of every task against length: one panel per task, one line per row."""
+  tasks = records.tasks
+  if not tasks:
+    return False
+  columns = min(COLUMNS, len(tasks))
+  lines = -(-len(tasks) // columns)
+  canvas, panels = plt.subplots(lines, columns, figsize=(max(5.0 * columns, 6), 4.2 * lines), squeeze=False)
+  drawn: dict[Row, Line2D] = {}
+  for axes, task in zip(panels.flat, tasks, strict=False):
+    drawn |= _draw_by_length(axes, records, task)
+  for axes in panels.flat[len(tasks) :]:
+    axes.axis("off")
+  rows = [row for row in records.rows if row in drawn]
+  canvas.tight_layout()
+  canvas.legend(
+    handles=[drawn[row] for row in rows], labels=[row.label for row in rows], loc="upper center",
+    bbox_to_anchor=(0.5, 0.0), ncols=min(4, len(rows)), columnspacing=2.2, handlelength=2.8,
+  )  # fmt: skip
+  save(canvas, path)
+  return True
+
+
+def _draw_by_length(axes: Axes, records: Records, task: str) -> dict[Row, Line2D]:
+  """A task's main metric; returns the line of each row."""
+  contexts, metric, styles = records.contexts(task), records.metrics(task)[0], looks(records)
+  as_perplexity = metric == LOSS and is_text(records, task)
+  drawn: dict[Row, Line2D] = {}
+  better, every = None, []
+  for index, row in enumerate(records.rows):
+    found = {c: figure for c in contexts if (figure := records.figure(row, task, c, (metric, None, None)))}
+    if not found:
+      continue
+    values, ends = _values(list(found.values()), as_perplexity)
+    (drawn[row],) = axes.plot(list(found), values, **styles[row].line)
+    beside = 2 ** (0.03 * (index - (len(records.rows) - 1) / 2))  # so that bars of equal values can be told apart
+    error_bars(axes, np.array(list(found)) * beside, values, ends, styles[row].color)
+    better = next(iter(found.values())).better
+    every += [*values, *ends[np.isfinite(ends)]]
+  name = "perplexity" if as_perplexity else metric if task == metric else f"{task}: {metric}"
+  axes.set_title(name + (f" ({better} is better)" if better else ""))
+  if as_perplexity:
+    log_axis(axes, every)
+  elif every and min(every) >= 0 and max(every) <= 1:
+    axes.set_ylim(-0.04, 1.04)
+  length_axis(axes, records, contexts)
+  axes.set_xlabel("length, as a multiple of the training context")
+  return drawn
+
+
+def plot_parts(records: Records, path: Path, task: str, metric: str, by: str) -> bool:
+  """A metric by its parts: maps over lengths where all lengths have the same parts and it is a share, else lines."""
+  contexts = [c for c in records.contexts(task) if _parts_at(records, task, c, metric, by)]
+  shared = {frozenset(_parts_at(records, task, c, metric, by)) for c in contexts}
+  values = [
+    figure.value
+    for row in records.rows
+    for c in contexts
+    for figure in parts(records, row, task, c, metric, by).values()
+  ]
+  if not values:
+    return False
+  if len(contexts) > 1 and len(shared) == 1 and min(values) >= 0 and max(values) <= 1:
+    _draw_maps(records, path, task, metric, by, contexts)
+  else:
+    _draw_lines(records, path, task, metric, by)
+  return True
+
+
+def _parts_at(records: Records, task: str, context: int, metric: str, by: str) -> set[At]:
+  return {at for row in records.rows for at in parts(records, row, task, context, metric, by)}
+
+
+def _draw_lines(records: Records, path: Path, task: str, metric: str, by: str) -> None:
+  """At the longest length; an interval is drawn at its middle, one without an end at its start."""
+  context = longest_with(records, task, metric, by)
+  assert context is not None
+  as_perplexity = metric == LOSS and is_text(records, task)
+  styles, ends, every, places = looks(records), [], [], []
+  canvas, axes = plt.subplots(figsize=(8.2, 4.4))
+  for row in records.rows:
+    found = parts(records, row, task, context, metric, by)
+    if not found:
+      continue
+    x = [_middle(at) for at in found]
+    values, bars = _values(list(found.values()), as_perplexity)
+    axes.plot(x, values, **{**styles[row].line, "markersize": 4})
+    error_bars(axes, x, values, bars, styles[row].color)
+    ends.append((float(values[-1]), row.label, styles[row].color))
+    every += [*values, *bars[np.isfinite(bars)]]
+    places += x
+  if min(places) > 0 and max(places) > 8 * min(places):
+    axes.set_xscale("log", base=2)
+    left, right = min(places) / 2**0.2, max(places) * 2**0.2
+    axes.set_xlim(left, right)
+    plain_ticks(axes.xaxis, [2**k for k in range(40) if left <= 2**k <= right])
+  axes.set_xlabel(f"{by}, at a length of {context:,} tokens")
+  axes.set_ylabel("perplexity" if as_perplexity else metric)
+  if as_perplexity:
+    log_axis(axes, every)
+  if by == "position":
+    mark_context(axes, records)
+  canvas.subplots_adjust(right=0.76)
+  canvas.draw_without_rendering()
+  label_ends(axes, ends)
+  save(canvas, path)
+
+
+def _draw_maps(records: Records, path: Path, task: str, metric: str, by: str, contexts: list[int]) -> None:
+  """One panel per row: lengths across, parts down."""
+  rows = [row for row in records.rows if any(parts(records, row, task, c, metric, by) for c in contexts)]
+  every = sorted(_parts_at(records, task, contexts[0], metric, by), key=start_of)
+  columns = min(4, len(rows))
+  lines = -(-len(rows) // columns)
+  size = (1.0 + columns * max(2.0, 0.5 * len(contexts) + 0.2), lines * (0.75 + 0.36 * len(every)) + 0.45)
+  canvas, panels = plt.subplots(
+    lines, columns, figsize=size, squeeze=False, layout="constrained", sharex=True, sharey=True
+  )
+  colormap = matplotlib.colormaps["Blues"].with_extremes(bad="#f0f0f0")
+  for axes in panels.flat[len(rows) :]:
+    axes.axis("off")
+  for index, row in enumerate(rows):
+    axes = panels.flat[index]
+    found = [parts(records, row, task, context, metric, by) for context in contexts]
+    grid = np.array([[here[at].value if at in here else math.nan for here in found] for at in every])
+    axes.imshow(np.ma.masked_invalid(grid), cmap=colormap, vmin=0, vmax=1, aspect="auto")
+    for (y, x), value in np.ndenumerate(grid):
+      text = f"{100 * value:.0f}" if math.isfinite(value) else "–"
+      axes.text(x, y, text, ha="center", va="center", fontsize=9, color="white" if value > 0.55 else "#333333")
+    within = sum(context <= records.train_context for context in contexts)
+    if 0 < within < len(contexts):
+      axes.axvline(within - 0.5, color="white", linewidth=3.5)
+      axes.axvline(within - 0.5, color="#444444", linestyle="--", linewidth=1.2)
+    axes.set_title(row.label, color=looks(records)[row].color, fontsize=10)
+    axes.set_xticks(range(len(contexts)), [f"{records.extension(context):g}×" for context in contexts])
+    axes.set_yticks(range(len(every)), [show_at(at) for at in every])
+    axes.tick_params(length=0)
+    axes.grid(False)
+    axes.spines[:].set_visible(False)
+    # sharex hides the ticks of a panel that has an empty place below it.
+    axes.tick_params(labelbottom=index + columns >= len(rows))
+  canvas.supxlabel("length (multiple of the training context)", fontsize=10, color="#333333")
+  canvas.supylabel(f"{by} ({metric} in %)", fontsize=10, color="#333333")
+  save(canvas, path)
+
+
+def _middle(at: At) -> float:
+  if isinstance(at, tuple):
+    return at[0] if at[1] is None else (at[0] + at[1]) / 2
+  return math.nan if at is None else at
+
+
+def _values(figures: list[Figure], as_perplexity: bool) -> tuple[np.ndarray, np.ndarray]:
+  """The values (N,), and the ends of their intervals (N, 2), NaN where there is none."""
+  values = np.array([figure.value for figure in figures])
+  ends = np.array([[math.nan if end is None else end for end in (one.low, one.high)] for one in figures])
+  return (np.exp(values), np.exp(ends)) if as_perplexity else (values, ends)
+
+
+def plot_frequencies(records: Records, path: Path) -> bool:
+  """gamma_i = omega'_i / omega_i of every row at the longest length, against the wavelength 2 pi / omega_i."""
+  contexts = records.contexts(*records.tasks)
+  base = next(
+    (omega for run in records.runs.values() if (omega := _omega(run.model)) is not None and omega.all()), None
+  )
+  if base is None or not contexts or contexts[-1] <= records.train_context:
+    return False
+  curves: dict[tuple[float, ...], list[Row]] = {}
+  for row in records.rows:
+    gamma = _factors(records, row, contexts[-1], base)
+    if gamma is not None:
+      curves.setdefault(tuple(np.round(gamma, 6)), []).append(row)
+  if len(curves) < 2:
+    return False
+  wavelengths, styles = 2 * math.pi / base, looks(records)
+  canvas, axes = plt.subplots(figsize=(8.2, 3.9))
+  ends = []
+  for factors, rows in curves.items():
+    look = styles[rows[0]]
+    axes.plot(wavelengths, factors, color=look.color, marker=look.marker, markersize=5, linewidth=1.8, zorder=3)
+    more = f" (and {len(rows) - 1} more)" if len(rows) > 1 else ""
+    ends.append((factors[-1], rows[0].label + more, look.color))
+  axes.set_xscale("log", base=10)
+  axes.set_xlim(wavelengths[0] / 1.3, wavelengths[-1] * 1.15)
+  axes.set_ylim(-0.05, max(1.06, max(map(max, curves)) * 1.05))
+  axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
+  axes.set_xlabel("wavelength of the rotation (tokens for one turn, before scaling)")
+  axes.set_ylabel(f"frequency factor γ = ω′/ω at {records.extension(contexts[-1]):g}×")
+  mark_context(axes, records)
+  canvas.subplots_adjust(right=0.76)
+  canvas.draw_without_rendering()
+  label_ends(axes, ends)
+  save(canvas, path)
+  return True
+
+
+def _omega(model: ModelConfig | None, length: int | None = None) -> np.ndarray | None:
+  """The frequencies of the first layer that rotates."""
+  if model is None:
+    return None
+  for layer in layer_cycle(model.positions):
+    table = None
+    if layer.positions is not None and (length is not None or not layer.positions.dynamic):
+      table = layer.positions.frequencies(model.head_dim, length)
+    if table is not None:
+      return np.asarray(table.omega)
+  return None
+
+
+def _factors(records: Records, row: Row, length: int, base: np.ndarray) -> np.ndarray | None:
+  """What a row does to the frequencies `base`; None if that cannot be said of its model."""
+  run = records.runs.get(row.run)
+  if run is None or run.model is None:
+    return None
+  try:
+    c = 0.0 if Method.parse(row.method).reads_c else None
+    model = inference(row.method, run.model, records.train_context, length, c).config
+  except ConfigError:  # a method of a module that is not imported
+    return None
+  if all(layer.positions is None for layer in layer_cycle(model.positions)):
+    return np.zeros_like(base)
+  omega = _omega(model, length)
+  return None if omega is None or omega.shape != base.shape else omega / base

@@ -1,0 +1,158 @@
+"""Plots of the training: its loss, and the held-out loss of every arm against its control's (the recovery curve)."""
+
+import dataclasses
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure as Canvas
+from matplotlib.lines import Line2D
+from matplotlib.ticker import FuncFormatter, MaxNLocator
+
+from experiments.plan import Arm
+from experiments.reporting import arms
+from experiments.reporting.axes import INK, VERMILION, arm_colors, label_ends, save
+from experiments.reporting.records import Records, Run
+from experiments.reporting.training_tables import show_count
+
+
+@dataclasses.dataclass
+class _Curve:
+  """A run's loss on the token axis of its arm."""
+
+  arm: Arm
+  tokens: np.ndarray
+  losses: np.ndarray
+
+
+def _thin(tokens: np.ndarray, losses: np.ndarray, points: int = 150) -> tuple[np.ndarray, np.ndarray]:
+  """Means of neighbouring records, so that noise does not hide the curve."""
+  size = -(-len(tokens) // points)
+  groups = [slice(i, i + size) for i in range(0, len(tokens), size)]
+  return np.array([tokens[g].mean() for g in groups]), np.array([losses[g].mean() for g in groups])
+
+
+def _curves(records: Records) -> list[_Curve]:
+  """Each run once, with the first arm it belongs to."""
+  found: dict[str, _Curve] = {}
+  for arm in records.arms:
+    for position, name in enumerate(arm.runs):
+      run, start = records.runs[name], records.offset(arm, position)
+      logged = [record for record in run.metrics if math.isfinite(record["loss"])]
+      if name in found or start is None or not logged:
+        continue
+      tokens = np.array([record["tokens"] for record in logged], float)
+      thinned = _thin(tokens, np.array([record["loss"] for record in logged]))
+      found[name] = _Curve(arm, thinned[0] + start, thinned[1])
+  return list(found.values())
+
+
+def plot_loss(records: Records, path: Path) -> bool:
+  """Training loss against the tokens of the arm; beside it, larger, what follows the first drop."""
+  curves, colors = _curves(records), arm_colors(records)
+  if not curves:
+    return False
+  drop = arms.first_drop(records, records.arms)
+  shape: dict[str, Any] = {"ncols": 1} if drop is None else {"ncols": 2, "width_ratios": [1.15, 1]}
+  canvas, panels = plt.subplots(1, figsize=(10, 3.9), squeeze=False, layout="constrained", **shape)
+  for axes in panels[0]:
+    for curve in curves:
+      axes.plot(curve.tokens, curve.losses, color=colors[curve.arm], linewidth=1.8, zorder=3)
+    if drop is not None:
+      axes.axvline(drop, color=VERMILION, linestyle=":", linewidth=1.4, zorder=2)
+    _token_axis(axes, "training tokens of the arm")
+  whole = panels[0][0]
+  whole.set_ylabel("training loss (nats per token)")
+  whole.set_title("the whole training")
+  whole.set_xlim(0, max(curve.tokens[-1] for curve in curves) * 1.01)
+  named = set() if drop is None else _enlarge_after(canvas, panels[0][1], curves, drop, colors)
+  unnamed = [arm for arm in dict.fromkeys(curve.arm for curve in curves) if arm not in named]
+  if unnamed:
+    handles = [Line2D([], [], color=colors[arm], linewidth=1.8) for arm in unnamed]
+    whole.legend(handles, [arm.label for arm in unnamed], loc="upper right")
+  save(canvas, path)
+  return True
+
+
+def _enlarge_after(
+  canvas: Canvas, axes: Axes, curves: Sequence[_Curve], drop: float, colors: Mapping[Arm, str]
+) -> set[Arm]:
+  """Limits the axes to what follows the drop, and names the curves at their ends; returns the arms that are named."""
+  end = max(curve.tokens[-1] for curve in curves)
+  first = drop - 0.12 * (end - drop)
+  seen = [curve.losses[curve.tokens >= first] for curve in curves]
+  # The first moments after the drop are far off; the other panel shows them whole.
+  settled = np.concatenate([losses[len(losses) // 6 :] for losses in seen if len(losses)])
+  low, high = settled.min(), settled.max()
+  axes.set_xlim(first, end + 0.01 * (end - drop))
+  axes.set_ylim(low - 0.06 * (high - low) - 1e-3, high + 0.12 * (high - low) + 1e-3)
+  axes.set_title("from the drop on, enlarged")
+  canvas.draw_without_rendering()  # fixes the layout, which the labels are placed in
+  ends = {curve.arm: curve for curve in curves if curve.tokens[-1] > drop * 1.001}  # the last run of each arm
+  label_ends(axes, [(curve.losses[-1], arm.label, colors[arm]) for arm, curve in ends.items()])
+  return set(ends)
+
+
+def plot_recovery(records: Records, path: Path) -> bool:
+  """Held-out loss in context of every arm against its last run's tokens; beside it, its distance from the control's."""
+  colors = arm_colors(records)
+  runs = {arm: records.runs[name] for name, arm in arms.last_runs(records).items()}
+  runs = {arm: run for arm, run in runs.items() if run.transition is not None and len(run.heldout_curve()[0])}
+  if not runs:
+    return False
+  gaps = {arm: gap for arm, run in runs.items() if len((gap := _gap(records, run))[0])}
+  canvas, panels = plt.subplots(1, 2 if gaps else 1, figsize=(10, 3.9), squeeze=False)
+  for arm, run in runs.items():
+    panels[0][0].plot(*run.heldout_curve(), color=colors[arm], linewidth=1.8, marker=".", label=arm.label)
+  panels[0][0].set_title("held-out loss in context")
+  panels[0][0].set_ylabel("nats per token")
+  for arm, (tokens, losses) in gaps.items():
+    panels[0][1].plot(tokens, losses, color=colors[arm], linewidth=1.8, marker=".")
+  if gaps:
+    panels[0][1].axhline(0, color=INK, linewidth=1, zorder=2)
+    panels[0][1].set_title("less that of the control at the same tokens")
+  for axes in panels[0]:
+    _token_axis(axes, "tokens of recalibration")
+  panels[0][0].legend(loc="upper right")
+  save(canvas, path)
+  return True
+
+
+def _gap(records: Records, run: Run) -> tuple[np.ndarray, np.ndarray]:
+  """Tokens at which both a run and its control were measured, and the difference of their losses."""
+  control = arms.control_of(records, run)
+  if control is None:
+    return np.array([]), np.array([])
+  tokens, losses = run.heldout_curve()
+  theirs = dict(zip(*control.heldout_curve(), strict=True))
+  both = [(at, loss - theirs[at]) for at, loss in zip(tokens, losses, strict=True) if at in theirs]
+  return np.array([at for at, _ in both]), np.array([gap for _, gap in both])
+
+
+def plot_heldout(records: Records, path: Path) -> bool:
+  """Held-out loss of a single run at every extension that was measured, against its tokens."""
+  if len(records.runs) != 1:
+    return False
+  (run,) = records.runs.values()
+  extensions = sorted({record["extension"] for record in run.heldout})
+  if not extensions:
+    return False
+  canvas, axes = plt.subplots(figsize=(8.2, 3.9))
+  shades = plt.colormaps["viridis"](np.linspace(0, 0.8, len(extensions)))
+  for extension, color in zip(extensions, shades, strict=True):
+    axes.plot(*run.heldout_curve(extension), color=color, linewidth=1.8, marker=".", label=f"{extension:g}×")
+  axes.set_ylabel("held-out loss (nats per token)")
+  _token_axis(axes, "training tokens of the run")
+  axes.legend(title="length, as a multiple of the training context")
+  save(canvas, path)
+  return True
+
+
+def _token_axis(axes: Axes, label: str) -> None:
+  axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: show_count(value) if value else "0"))
+  axes.xaxis.set_major_locator(MaxNLocator(5))
+  axes.set_xlabel(label)

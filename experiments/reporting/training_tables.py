@@ -1,0 +1,185 @@
+"""The tables of what was trained: runs, their held-out loss against the control's, and the fit of the temperature."""
+
+import math
+import statistics
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from drope_jax.drope import FROM_SCRATCH_COEFFICIENT, SMOLLM_COEFFICIENT, temperature
+from drope_jax.evaluate.coefficient import FIT_TASK
+from drope_jax.evaluate.figures import BETA, LOSS, Figure
+from drope_jax.serialization import to_dict
+from drope_jax.transitions import Keep
+from experiments.reporting import arms
+from experiments.reporting.records import Part, Records, Run
+from experiments.reporting.tables import MISSING, markdown_table, show_length
+
+
+def show_duration(seconds: float) -> str:
+  minutes, rest = divmod(round(seconds), 60)
+  hours, minutes = divmod(minutes, 60)
+  return f"{hours} h {minutes:02} min" if hours else f"{minutes} min {rest:02} s" if minutes else f"{rest} s"
+
+
+def show_count(count: float) -> str:
+  """1,234,567 as 1.23M."""
+  for size, letter in ((1e9, "B"), (1e6, "M"), (1e3, "k")):
+    if count >= size:
+      return f"{count / size:.3g}{letter}"
+  return f"{count:.0f}"
+
+
+def runs_table(records: Records) -> str:
+  """What was trained: one line per run."""
+  with_mfu = any(record.get("mfu") is not None for run in records.runs.values() for record in run.metrics)
+  header = ["run", "starts from", "parameters", "steps", "tokens", "last loss", "time", "tokens/s"]
+  runs = [run for run in records.runs.values() if run.pretrained is None]
+  lines = [[*_of_run(run), *([_median(run, "mfu", 100, ".1f", " %")] if with_mfu else [])] for run in runs]
+  return markdown_table(header + (["MFU (PaLM)"] if with_mfu else []), lines)
+
+
+def _of_run(run: Run) -> list[str]:
+  parameters = MISSING if run.parameters is None else f"{run.parameters:,}"
+  cells = [f"`{run.name}`", _start(run), parameters]
+  last = run.last
+  if last is None:
+    return [*cells, *[MISSING] * 5]
+  unfinished = run.config is not None and last["step"] != run.config.steps
+  steps = f"{last['step']:,}" + (f" of {run.config.steps:,} (unfinished)" if unfinished and run.config else "")
+  shown = [steps, f"{last['tokens']:,}", f"{last['loss']:.3f}", show_duration(last["seconds"])]
+  return [*cells, *shown, _median(run, "tokens_per_second", 1, ",.0f")]
+
+
+def _start(run: Run) -> str:
+  if run.config is None:
+    return MISSING
+  init = run.config.init
+  if init is None:
+    return "scratch"
+  parts = [f"`{Path(init.checkpoint).name}`" + ("" if init.step is None else f" at step {init.step:,}")]
+  parts += [] if init.transition == Keep() else [arms.kind(run)]
+  parts += ["QK-norm inserted"] if init.qk_norm is not None else []
+  return ", ".join(parts)
+
+
+def _median(run: Run, field: str, times: float, form: str, unit: str = "") -> str:
+  found = [record[field] for record in run.metrics if record.get(field) is not None]
+  return f"{times * statistics.median(found):{form}}{unit}" if found else MISSING
+
+
+def arms_described(records: Records) -> str:
+  """The training tokens of each arm, which a fair comparison wants equal."""
+  trained = [arm for arm in records.arms if records.runs[arm.runs[-1]].pretrained is None]
+  totals = {arm.label: records.arm_tokens(arm) for arm in trained}
+  shown = [f"{label} {MISSING if total is None else show_count(total)}" for label, total in totals.items()]
+  return f"Training tokens of each arm, from scratch to its end: {', '.join(shown)}."
+
+
+def pretrained_described(records: Records) -> str:
+  """A bullet for each checkpoint that was measured without training."""
+  found = {run.pretrained.checkpoint: run for run in records.runs.values() if run.pretrained is not None}
+  return "\n".join(
+    f"- `{path}`: {run.parameters:,} parameters, trained {arms.embedding_of(run)}, at {records.train_context:,} tokens."
+    for path, run in found.items()
+  )
+
+
+def heldout_table(records: Records) -> str | None:
+  """Held-out loss in context of every arm, and its distance from the control's; None if none was measured."""
+  lines = []
+  for name, arm in arms.last_runs(records).items():
+    run = records.runs[name]
+    tokens, losses = run.heldout_curve()
+    if not len(losses):
+      continue
+    control = arms.control_of(records, run)
+    theirs = np.array([]) if control is None else control.heldout_curve()[1]
+    gap = f"{losses[-1] - theirs[-1]:+.3f}" if len(theirs) else MISSING
+    cells = [arm.label, arms.kind(run), show_count(tokens[-1]), f"{losses[0]:.3f}", f"{losses[-1]:.3f}", gap]
+    lines.append(cells)
+  header = ["arm", "what it is", "tokens", "held-out loss at its start", "at its end", "less the control's"]
+  return markdown_table(header, lines) if lines else None
+
+
+class _Fit(NamedTuple):
+  """The temperature fit of one run: c, and by length beta -> loss and the best beta."""
+
+  c: float | None
+  losses: dict[int, dict[float, float]]
+  best: dict[int, float]
+
+  def on_edge(self, context: int) -> bool:
+    betas = list(self.losses[context])
+    return bool(betas) and self.best[context] in (betas[0], betas[-1])
+
+
+def _fit(records: Records, run: str) -> _Fit:
+  figures: dict[int, dict[Part, Figure]] = {}
+  for (name, _, task), by_context in records.measured.items():
+    if (name, task) == (run, FIT_TASK):
+      for context, one in sorted(by_context.items()):
+        figures.setdefault(context, {}).update(one.figures)
+  c = next((found["c", None, None].value for found in figures.values() if ("c", None, None) in found), None)
+  losses, best = {}, {}
+  for context, found in figures.items():
+    betas = [(at, one.value) for (metric, by, at), one in found.items() if (metric, by) == (LOSS, BETA)]
+    grid = {beta: loss for beta, loss in betas if isinstance(beta, int | float)}
+    losses[context] = dict(sorted(grid.items()))
+    if grid:
+      best[context] = min(grid, key=grid.__getitem__)
+    elif (BETA, None, None) in found:
+      best[context] = found[BETA, None, None].value
+  return _Fit(c, losses, best)
+
+
+def temperature_section(records: Records) -> str | None:
+  """For each run whose temperature was fitted: c, and by length the best beta, beta of the fit, and what it gains."""
+  runs = dict.fromkeys(run for run, _, task in records.measured if task == FIT_TASK)
+  return "\n\n".join(text for run in runs for text in _fit_described(records, run)) or None
+
+
+def _fit_described(records: Records, run: str) -> Iterator[str]:
+  fit = _fit(records, run)
+  c = MISSING if fit.c is None else f"{fit.c:.3f}"
+  text = (
+    f"For `{run}` the fit gives c = **{c}** (the paper: {FROM_SCRATCH_COEFFICIENT} for a model trained from scratch, "
+    f"{SMOLLM_COEFFICIENT} for SmolLM)."
+  )
+  yield text + (
+    " It is not positive: sharper attention does not help this model." if fit.c is not None and fit.c <= 0 else ""
+  )
+  lines, edges = [], []
+  for context, best in fit.best.items():
+    losses = fit.losses[context]
+    extension, edge = records.extension(context), fit.on_edge(context)
+    fitted = MISSING if fit.c is None else f"{temperature(extension, fit.c):.2f}"
+    tried = f"{min(losses):g} to {max(losses):g}" if losses else MISSING
+    at_one = next((loss for beta, loss in losses.items() if math.isclose(beta, 1.0)), None)
+    shown = [MISSING if loss is None else f"{loss:.3f}" for loss in (at_one, losses.get(best))]
+    lines.append([show_length(records, context), tried, f"{best:.2f}" + ("*" if edge else ""), fitted, *shown])
+    edges += [f"{extension:g}×"] if edge else []
+  if lines:
+    yield markdown_table(["length", "β tried", "best β", "β = 1 + c·ln s", "loss at β = 1", "loss at best β"], lines)
+  if edges:
+    yield (
+      f"\\* **Warning:** at {', '.join(edges)} the best β is at the edge of the grid: the true optimum may lie beyond "
+      "it, and c would change with it."
+    )
+
+
+def config_table(run: Run) -> str:
+  """Every setting of a run, by its dotted name."""
+
+  def flat(data: dict[str, Any], path: str) -> Iterator[tuple[str, str]]:
+    for name, value in data.items():
+      if isinstance(value, dict):
+        yield (path + name, f"`{value['type']}`") if "type" in value else (path + name, "")
+        yield from flat({key: one for key, one in value.items() if key != "type"}, f"{path}{name}.")
+      else:
+        yield path + name, f"`{value}`"
+
+  settings = {key: value for key, value in to_dict(run.config).items() if key != "type"}
+  return markdown_table(["setting", "value"], flat(settings, ""))

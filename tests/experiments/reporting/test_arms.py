@@ -1,0 +1,86 @@
+"""What an arm is follows from its run's config, whatever transition a user may have defined."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+from support.study_records import LOSSES, cells, figures, study_of, write_run
+
+from drope_jax.config import InitConfig
+from drope_jax.positions import RoPE
+from drope_jax.transitions import Drop, Fade, Keep, PartialDrop, Transition
+from experiments.reporting import arms, training_tables
+from experiments.reporting.axes import looks
+from experiments.reporting.training_plots import _gap
+
+
+@dataclasses.dataclass(unsafe_hash=True)
+class SlowGoodbye(Transition):
+  """The embedding leaves slowly: nobody notices."""
+
+  pace: int = 3
+
+
+@pytest.mark.parametrize(
+  ("transition", "kind"),
+  [
+    (None, "from scratch"),
+    (Keep(), "control"),
+    (Drop(), "DroPE"),
+    (PartialDrop(turns=0.5), "partial drop"),
+    (Fade(share=0.5), "fade"),
+    (SlowGoodbye(), "slow goodbye"),
+  ],
+)
+def test_a_run_is_what_its_transition_says(tmp_path, transition, kind):
+  init = None if transition is None else InitConfig(checkpoint="runs/rope", transition=transition)
+  write_run(tmp_path / "runs" / "new", init=init)
+  (tmp_path / "study.json").write_text(
+    '{"title": "", "command": "", "seed": 0, "train_context": 128, "machine": "", "versions": {}, '
+    '"arms": [{"label": "New", "runs": ["new"]}], "rows": [{"run": "new", "method": "nope", "label": "New"}]}'
+  )
+  found = [dataclasses.replace(figures(LOSSES, {})[0], run="new", method="nope")]
+  study = study_of(tmp_path, found)
+  assert arms.kind(study.runs["new"]) == kind
+  described = arms.described(study, study.rows[0])
+  assert kind in described and ("pace=3" in described) == (kind == "slow goodbye")
+  assert ("not the method of the paper" in described) == (kind not in ("from scratch", "control", "DroPE"))
+
+
+def test_the_control_is_the_run_from_the_same_weights_that_keeps_the_embedding(workdir):
+  study = study_of(workdir, figures(LOSSES, {}))
+  assert arms.control_of(study, study.runs["drope"]) is study.runs["rope_continued"]
+  assert arms.control_of(study, study.runs["rope_continued"]) is None
+  assert arms.control_of(study, study.runs["nope"]) is None
+  assert arms.first_drop(study, study.arms) == 800 * 4096
+
+
+def test_without_a_control_from_the_same_step_there_is_none(workdir):
+  (workdir / "runs").unlink()
+  write_run(workdir / "runs" / "rope", positions=RoPE())
+  for name, step, transition in (("rope_continued", 200, Keep()), ("drope", 300, Drop())):
+    init = InitConfig(checkpoint="runs/rope", step=step, transition=transition)
+    write_run(workdir / "runs" / name, init=init)
+  study = study_of(workdir, figures(LOSSES, {}))
+  assert arms.control_of(study, study.runs["drope"]) is None
+
+
+def test_the_recovery_curve_is_heldout_loss_in_context_less_the_controls(workdir):
+  study = study_of(workdir, figures(LOSSES, {}))
+  tokens, losses = study.runs["drope"].heldout_curve()
+  assert tokens.tolist() == [0, 200 * 4096, 400 * 4096] and losses.tolist() == [6.2, 3.4, 3.2]
+  assert study.runs["drope"].heldout_curve(8)[1].tolist() == [3.5]
+  tokens, gap = _gap(study, study.runs["drope"])
+  assert tokens.tolist() == [0, 200 * 4096, 400 * 4096]
+  np.testing.assert_allclose(gap, [3.25, 0.5, 0.35])
+  table = cells(training_tables.heldout_table(study))
+  assert table["DroPE"] == ["DroPE", "1.64M", "6.200", "3.200", "+0.350"]
+  assert table["RoPE, continued"][-2:] == ["2.850", "–"] and "NoPE from scratch" not in table
+
+
+def test_rows_keep_apart(workdir):
+  found = looks(study_of(workdir, figures(LOSSES, {})))
+  assert len({(look.color, look.dashed) for look in found.values()}) == len(LOSSES)
+  by_label = {row.label: look for row, look in found.items()}
+  plain, tempered = by_label["DroPE, β = 1"], by_label["DroPE"]
+  assert plain.color == tempered.color and plain.dashed and not tempered.dashed

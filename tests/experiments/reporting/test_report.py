@@ -1,0 +1,158 @@
+"""The report of a study, a single run and an evaluation: complete, the same again, and clear about bad records."""
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from support.study_records import ACCURACIES, LOSSES, figures, study_of, temperature_fit, write_run
+
+from drope_jax.errors import ReportError
+from drope_jax.evaluate import results
+from drope_jax.evaluate.results import Result
+from drope_jax.positions import RoPE
+from experiments.report import main, write_report
+
+ROOT = Path(__file__).parents[3]
+OLD = ROOT / "tests" / "support" / "quickstart_725dc9e"
+
+
+def pictures(directory: Path) -> set[str]:
+  return {path.name for path in directory.glob("*.png")}
+
+
+@pytest.fixture(scope="module")
+def written(trained, tmp_path_factory):
+  """A whole study with its report."""
+  workdir = tmp_path_factory.mktemp("written")
+  (workdir / "study.json").write_text((trained / "study.json").read_text())
+  (workdir / "runs").symlink_to(trained / "runs")
+  fitted = temperature_fit({256: 1.2, 512: 1.4, 1024: 1.8})
+  results.append(workdir / "results.jsonl", [*figures(LOSSES, ACCURACIES), *fitted])
+  assert write_report(workdir) == workdir / "report.md"
+  return workdir
+
+
+def test_a_study_has_a_section_for_each_task_and_every_plot(written):
+  text = (written / "report.md").read_text()
+  found = pictures(written)
+  assert found == {
+    "summary.png", "loss.png", "recovery.png", "frequencies.png", "perplexity_by_position.png", "needles_by_depth.png",
+  }  # fmt: skip
+  for name in found:
+    assert (written / name).read_bytes().startswith(b"\x89PNG") and f"]({name})" in text
+  for task in ("perplexity", "needles"):
+    assert f"\n## {task}\n" in text
+  for content in ("quickstart --workdir=runs/quickstart", "Seed 0", "2 CPU cores, 4 GiB", "8 min 32 s", "jax 0.9.0"):
+    assert content in text
+
+
+def test_a_report_is_the_same_when_written_again(written):
+  before = {path.name: path.read_bytes() for path in written.iterdir() if path.is_file()}
+  write_report(written)
+  assert before == {path.name: path.read_bytes() for path in written.iterdir() if path.is_file()}
+
+
+def test_a_picture_that_can_no_longer_be_drawn_goes_and_those_of_others_stay(workdir):
+  study_of(workdir, figures(LOSSES, ACCURACIES))
+  write_report(workdir)
+  (workdir / "mine.png").write_bytes(b"precious")
+  (workdir / "runs").unlink()
+  (workdir / "results.jsonl").unlink()
+  results.append(workdir / "results.jsonl", figures({"DroPE": (3.27, None, None, None)}, {}))
+  text = write_report(workdir).read_text()
+  assert pictures(workdir) == {"mine.png", "summary.png", "perplexity_by_position.png"}
+  assert "No training record yet: `rope`, `rope_continued`, `drope`, `nope`." in text
+
+
+def test_a_workdir_of_725dc9e_is_reported(tmp_path):
+  workdir = shutil.copytree(OLD, tmp_path / "study")
+  text = write_report(workdir).read_text()
+  assert pictures(workdir) == {
+    "summary.png", "loss.png", "frequencies.png", "perplexity_by_position.png", "needles_by_depth.png",
+  }  # fmt: skip
+  records = [json.loads(line) for line in (OLD / "results.jsonl").read_text().splitlines()]
+  (loss,) = [r["value"] for r in records if (r["run"], r["metric"], r["context"]) == ("nope", "bits_per_byte", 256)]
+  assert f"{loss:.3f}" in text and "c = **0.165**" in text
+  assert "- **DroPE, β = 1**: `drope`, DroPE" in text and "`rope_continued`, the control" in text
+
+
+def test_a_single_run_has_its_settings_and_curves(tmp_path):
+  directory = tmp_path / "pretrained"
+  write_run(directory, positions=RoPE(theta=500.0), heldout={1: [(0, 7.0), (400, 3.0)], 4: [(0, 7.0), (400, 4.5)]})
+  text = write_report(directory).read_text()
+  assert pictures(directory) == {"loss.png", "heldout.png"}
+  assert "| model.positions.theta | `500.0` |" in text and "| `pretrained` | scratch |" in text
+  assert "## What is compared" not in text
+  figure = {"run": "pretrained", "method": "rope", "task": "needles", "context": 256, "extension": 2.0, "seed": 0}
+  results.append(directory / "results.jsonl", [Result(metric="accuracy", value=0.25, n=8, **figure)])
+  assert "| rope | 0.250 |" in write_report(directory).read_text()
+
+
+def test_an_evaluation_has_tables_and_pictures_of_its_tasks_alone(tmp_path):
+  common = {"run": "model", "extension": 2.0, "context": 64, "n": 50, "seed": 0, "command": "evaluate it"}
+  needle = {**common, "method": "yarn", "task": "niah_single_1", "metric": "string_match_all"}
+  found = [
+    Result(value=0.5, low=0.375, high=0.625, **needle),
+    *(Result(by="depth", at=depth, value=depth, **needle) for depth in (0.0, 0.5, 1.0)),
+    Result(metric="beta", value=1.125, **{**common, "method": "yarn", "task": "niah_single_1"}),
+    Result(metric="loss", value=2.5, method="rope", task="copy", **common),
+    Result(metric="loss", by="distance", at=16, value=2.75, method="rope", task="copy", **common),
+  ]
+  results.append(tmp_path / "results.jsonl", found)
+  report = write_report(tmp_path).read_text()
+  assert "evaluate it" in report and "| yarn | 0.500 (0.375 to 0.625) |" in report and "| rope | 2.500 |" in report
+  assert "| 16 | 2.750 |" in report and "| yarn | 1.125 |" in report
+  assert pictures(tmp_path) == {"summary.png", "niah_single_1_by_depth.png", "copy_by_distance.png"}
+  assert "perplexity" not in report and "## The training" not in report
+
+
+# --- the command -------------------------------------------------------------------------------
+
+
+def test_command(written):
+  command = [sys.executable, "-m", "experiments.report", str(written)]
+  done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+  assert (done.returncode, done.stdout.strip()) == (0, str(written / "report.md"))
+
+
+def test_bad_usage_exits_2(capsys):
+  assert main([]) == 2
+  assert "DIR" in capsys.readouterr().err
+
+
+def _changed(workdir: Path, change) -> None:
+  data = json.loads((workdir / "study.json").read_text())
+  change(data)
+  (workdir / "study.json").write_text(json.dumps(data))
+
+
+@pytest.mark.parametrize(
+  ("spoil", "message"),
+  [
+    (lambda w: (w / "study.json").unlink(), "study.json: cannot be read"),
+    (lambda w: (w / "study.json").write_text("{"), "study.json: not JSON"),
+    (lambda w: _changed(w, lambda data: data.pop("title")), "study.json: title is missing"),
+    (lambda w: _changed(w, lambda data: data["rows"][0].update(run="rop")), "is of run 'rop', which no arm names"),
+    (lambda w: (w / "results.jsonl").unlink(), "results.jsonl: holds no figure"),
+    (lambda w: (w / "results.jsonl").write_text(""), "results.jsonl: holds no figure"),
+    (lambda w: (w / "results.jsonl").write_text('{"run": 1}\n'), "results.jsonl:1: not a result"),
+  ],
+)
+def test_spoilt_records_are_one_line_and_exit_1(workdir, capsys, spoil, message):
+  study_of(workdir, figures(LOSSES, {}))
+  spoil(workdir)
+  assert main([str(workdir)]) == 1
+  error = capsys.readouterr().err
+  assert message in error and str(workdir) in error and error.count("\n") == 1
+  assert not (workdir / "report.md").exists()
+
+
+def test_an_unreadable_run_is_named(workdir):
+  (workdir / "runs").unlink()
+  write_run(workdir / "runs" / "rope")
+  (workdir / "runs/rope/config.json").write_text("{}")
+  with pytest.raises(ReportError, match=r"runs/rope/config\.json: "):
+    study_of(workdir, figures(LOSSES, {}))

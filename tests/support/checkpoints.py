@@ -1,0 +1,32 @@
+"""Checkpoints of models whose weights are random, as an import leaves them."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from drope_jax import checkpoint
+from drope_jax.data.tokenizers import train_bpe
+from drope_jax.parameters import map_specs
+
+CONTEXT = 16
+ORIGIN = {"format": "test", "name": "none", "sha256": {}}
+
+
+def random_params(model):
+  """Weights in which none has a special value."""
+  rng = np.random.default_rng(0)
+
+  def draw(spec):
+    mean = 1.0 if spec.init is jax.nn.initializers.ones else 0.0
+    return jnp.asarray(rng.normal(mean, 0.3, spec.shape), jnp.float32)
+
+  return map_specs(draw, model)
+
+
+def write_checkpoint(model, directory, context=CONTEXT, tokenizer=True):
+  """The weights, and unless `tokenizer` is False the tokenizer that a few words give."""
+  params = random_params(model)
+  checkpoint.save_weights(directory, model, params, context, ORIGIN)
+  if tokenizer:
+    train_bpe(["a tokenizer of 10 words, or 1,024"], model.vocab_size, directory)
+  return params

@@ -1,0 +1,56 @@
+"""Checkpoints of which files are missing or cut off: they load as they were, or end in one line."""
+
+import shutil
+
+import jax
+import numpy as np
+import pytest
+from support.checkpoints import write_checkpoint
+from support.tiny_run import tiny_model
+
+from drope_jax import checkpoint
+from drope_jax.errors import CheckpointError
+
+pytest.importorskip("tensorstore")
+NEEDED = ("manifest.ocdbt", "d", "ocdbt.process_0")  # of the arrays
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory):
+  directory = tmp_path_factory.mktemp("whole") / "model"
+  return directory, write_checkpoint(tiny_model(vocab_size=300), directory)
+
+
+def damaged(directory, tmp_path):
+  """For every file and folder of the checkpoint: a copy in which it is missing, or a half of it."""
+  step = directory / "checkpoints/0"
+  for number, path in enumerate(sorted(step.rglob("*"))):
+    for how in ("missing", "half"):
+      copy = shutil.copytree(directory, tmp_path / f"{number}-{how}")
+      there = copy / "checkpoints/0" / path.relative_to(step)
+      if path.is_dir() and how == "missing":
+        shutil.rmtree(there)
+      elif path.is_dir():
+        continue
+      elif how == "missing":
+        there.unlink()
+      else:
+        there.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+      yield how, path.relative_to(step), copy
+
+
+def test_every_file_that_is_missing_or_cut_off_is_one_line_or_does_not_matter(written, tmp_path, capfd):
+  directory, params = written
+  refused = set()
+  for how, path, copy in damaged(directory, tmp_path):
+    try:
+      loaded = checkpoint.load(copy)
+    except CheckpointError as error:
+      assert "\n" not in str(error) and str(copy) in str(error)
+      refused.add((how, path.as_posix()))
+    else:
+      jax.tree.map(np.testing.assert_array_equal, loaded.params, params)
+  assert {("missing", name) for name in ("meta", "params", *(f"params/{part}" for part in NEEDED))} <= refused
+  assert ("half", "params/manifest.ocdbt") in refused and ("half", "meta/metadata") in refused
+  assert any(how == "half" and "ocdbt.process_0/d" in path for how, path in refused)
+  assert "Traceback" not in capfd.readouterr().err

@@ -1,0 +1,96 @@
+"""The second start of commands on a CPU: what is set, where nothing is, and that it happens once."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from drope_jax import cpu
+
+CPU = {"JAX_PLATFORMS": "cpu"}
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="Linux alone preloads")
+
+
+@pytest.fixture(autouse=True)
+def two_cores_and_an_allocator(monkeypatch):
+  monkeypatch.setattr(cpu, "_mimalloc", lambda: "/x/libmimalloc.so")
+  monkeypatch.setattr(os, "sched_getaffinity", lambda process: {0, 1})
+
+
+def test_an_allocator_and_the_cores_are_set():
+  assert cpu.settings({**CPU, "XLA_FLAGS": "--other"}) == {
+    "LD_PRELOAD": "/x/libmimalloc.so",
+    "MIMALLOC_PURGE_DELAY": "-1",
+    "XLA_FLAGS": "--other --xla_force_host_platform_device_count=2",
+    "DROPE_JAX_CPU": "set",
+  }
+
+
+@pytest.mark.parametrize(
+  "environment",
+  [
+    {**CPU, "DROPE_JAX_CPU": "off"},
+    {**CPU, "DROPE_JAX_CPU": "set"},
+    {"JAX_PLATFORMS": "cuda,cpu"},
+    {**CPU, "LD_PRELOAD": "mine.so", "JAX_NUM_CPU_DEVICES": "1"},
+    {**CPU, "LD_PRELOAD": "mine.so", "XLA_FLAGS": "--xla_force_host_platform_device_count=8"},
+  ],
+)
+def test_nothing_is_set_where_that_is_wanted(environment):
+  assert cpu.settings(environment) == {}
+
+
+def test_an_accelerator_s_device_file_means_that_it_computes(monkeypatch, tmp_path):
+  monkeypatch.setattr(cpu, "_ACCELERATORS", (f"{tmp_path}/accel*",))
+  assert cpu.settings({})
+  (tmp_path / "accel0").touch()
+  assert not cpu.settings({}) and cpu.settings(CPU)
+
+
+def test_the_cores_are_devices_without_the_allocator_too(monkeypatch):
+  monkeypatch.setattr(cpu, "_mimalloc", lambda: None)
+  assert set(cpu.settings(CPU)) == {"XLA_FLAGS", "DROPE_JAX_CPU"}
+
+
+PROGRAM = """
+import sys
+from drope_jax import cpu
+cpu.restart()
+import jax
+print(jax.device_count(), "libmimalloc" in open("/proc/self/maps").read(), *sys.argv[1:])
+"""
+
+
+def test_a_command_starts_once_more_with_its_arguments(tmp_path):
+  path = tmp_path / "program.py"
+  path.write_text(PROGRAM)
+  environment = {name: value for name, value in os.environ.items() if name not in ("XLA_FLAGS", "LD_PRELOAD")}
+  environment |= {**CPU, "PYTHONPATH": os.pathsep.join(sys.path)}
+
+  def run(**more):
+    done = subprocess.run(
+      [sys.executable, str(path), "--a=b c"], env=environment | more, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    return done
+
+  cores = subprocess.run(["nproc"], capture_output=True, text=True, check=True).stdout.strip()
+  done = run(DROPE_JAX_CPU="")
+  assert done.stdout.split(maxsplit=2) == [cores, "True", "--a=b c\n"]
+  assert done.stderr.count("DROPE_JAX_CPU=off") == 1
+  assert run(DROPE_JAX_CPU="off").stdout.split()[:2] == ["1", "False"]
+
+
+def test_a_mesh_that_nobody_asked_for_takes_the_devices_that_divide_the_rows():
+  code = """
+import jax
+from drope_jax.config import MeshConfig
+from drope_jax.sharding import PRESETS, make_mesh
+print([make_mesh(PRESETS[name], rows=rows).size for name in ("dp", "fsdp") for rows in (12, 9, 6)])
+print(make_mesh(MeshConfig()).size, make_mesh(MeshConfig(data=2, fsdp=2), rows=7).size)
+"""
+  environment = {**os.environ, **CPU, "XLA_FLAGS": "--xla_force_host_platform_device_count=4"}
+  environment |= {"PYTHONPATH": os.pathsep.join(sys.path)}
+  done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
+  assert done.stdout == "[4, 3, 3, 4, 1, 2]\n4 4\n", done.stderr
