@@ -19,12 +19,6 @@ from drope_jax.data.sources import Documents, source_at
 from drope_jax.data.tokenizers import Tokenizer, load_tokenizer
 from drope_jax.errors import ConfigError, DataError
 
-DATA = flags.DEFINE_string("data", None, "Path of any kind that data/sources/at.py knows.", required=True)
-PART = flags.DEFINE_string("part", "train", "Which split of it: train, heldout, fit, or a name of TFDS.")
-TOKENIZER = flags.DEFINE_string("tokenizer", "byte", "A tokenizer.json, a directory that holds one, or byte.")
-LIMIT = flags.DEFINE_integer("limit", None, "Documents to read, evenly spread; default: all.", lower_bound=1)
-OUT = flags.DEFINE_string("out", None, "Directory for report.txt and lengths.png.")
-
 CONTEXTS = (512, 2048, 8192, 32768)  # tokens, beyond which a document counts as long
 SAMPLES, SAMPLED_CHARACTERS = 3, 300
 SHOWN_ERRORS = 5
@@ -119,12 +113,10 @@ def summarise(documents: Documents, tokenizer: Tokenizer, limit: int | None = No
   return Summary(documents.name, count, np.asarray(lengths), size, len(lengths) - len(seen), bad, samples)
 
 
-def main() -> None:
-  documents = source_at(DATA.value).part(PART.value).documents()
-  summary = summarise(documents, load_tokenizer(TOKENIZER.value), LIMIT.value)
+def main(path: str, part: str, tokenizer: str, limit: int | None, out: Path | None) -> None:
+  summary = summarise(source_at(path).part(part).documents(), load_tokenizer(tokenizer), limit)
   print(summary.text(), end="")
-  if OUT.value:
-    out = Path(OUT.value)
+  if out is not None:
     out.mkdir(parents=True, exist_ok=True)
     (out / "report.txt").write_text(summary.text(), encoding="utf-8")
     summary.plot(out / "lengths.png")
@@ -132,4 +124,11 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-  cli.run(main)
+  DATA = cli.define_path("data", None, "Path of any kind that data/sources/at.py knows.", required=True)
+  PART = flags.DEFINE_string("part", "train", "Which split of it: train, heldout, fit, or a name of TFDS.")
+  TOKENIZER = cli.define_path("tokenizer", "byte", "A tokenizer.json, a directory that holds one, or byte.")
+  LIMIT = flags.DEFINE_integer("limit", None, "Documents to read, evenly spread; default: all.", lower_bound=1)
+  OUT = cli.define_path("out", None, "Directory for report.txt and lengths.png.")
+  cli.run(
+    lambda: main(DATA.value, PART.value, TOKENIZER.value, LIMIT.value, None if OUT.value is None else Path(OUT.value))
+  )
