@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from drope_jax.sharding import pieces
+from drope_jax.sharding import num_shards
 
 Array = jax.Array
 
@@ -44,7 +44,7 @@ def scan_chunks(
   batch, length = arrays[0].shape[:2]
   if length <= chunk:
     return function(initial, *arrays)
-  shards = pieces("length")
+  shards = num_shards("length")
   chunk = -(-chunk // shards) * shards
   num_chunks = -(-length // chunk)
 

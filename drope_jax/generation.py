@@ -19,7 +19,7 @@ from drope_jax.config import ComputeConfig, ModelConfig
 from drope_jax.model import Array, Cache, hidden_states, init_cache, separate_frequencies, unembed
 from drope_jax.parameters import Params
 from drope_jax.rotation import Frequencies
-from drope_jax.sharding import divisible
+from drope_jax.sharding import round_up_to_shards
 
 _SMALLEST_CAPACITY = 64  # tokens: below, shorter rows save less than another compilation costs
 
@@ -136,8 +136,8 @@ class Generation:
     sampler = _make_sampler(temperature, top_p, key)
     self._params, self._num_prompts, self._max_new_tokens = params, len(prompts), max_new_tokens
     longest = max(map(len, prompts), default=1)
-    capacity = max(padded(longest + max_new_tokens, "length"), padded(_SMALLEST_CAPACITY, "length"))
-    num_rows = padded(len(prompts), "batch")
+    capacity = max(padded_size(longest + max_new_tokens, "length"), padded_size(_SMALLEST_CAPACITY, "length"))
+    num_rows = padded_size(len(prompts), "batch")
     self._tokens_BS = np.zeros((num_rows, capacity), np.int32)
     for row, prompt in zip(self._tokens_BS, prompts, strict=False):
       row[: len(prompt)] = prompt
@@ -145,7 +145,7 @@ class Generation:
     config, frequencies = separate_frequencies(config)
     self._request = _Request(lengths_B, max_new_tokens, eos_ids, logit_scale, sampler, frequencies)
     self._how: dict[str, Any] = {"config": config, "compute": compute or ComputeConfig()}
-    self._chunk = min(divisible(prefill_chunk, "length"), padded(longest, "length"))
+    self._chunk = min(round_up_to_shards(prefill_chunk, "length"), padded_size(longest, "length"))
     self._state: _State | None = None  # None until `prefill`
 
   @property
@@ -232,9 +232,9 @@ def round_up(size: int) -> int:
   return -(-size // step) * step
 
 
-def padded(size: int, dimension: str) -> int:
+def padded_size(size: int, dimension: str) -> int:
   """What a dimension ("batch" or "length") of this size is padded to: a size that others share and the mesh divides."""
-  return divisible(round_up(size), dimension)
+  return round_up_to_shards(round_up(size), dimension)
 
 
 def _until_eos(tokens: list[int], eos_ids: np.ndarray | None) -> list[int]:

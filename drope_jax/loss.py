@@ -16,7 +16,7 @@ from drope_jax.layers import project
 from drope_jax.model import output_embedding, unembed
 from drope_jax.parameters import Params
 from drope_jax.platforms import target_memory
-from drope_jax.sharding import constrain, pieces
+from drope_jax.sharding import constrain, num_shards
 
 Array = jax.Array
 
@@ -55,10 +55,10 @@ def chunk_length(batch: int, length: int, *, width: int, vocab: int, dtype: jnp.
   some 22 bytes for each of its logits: with 32 D positions that is about 1 %. Without a gradient, D positions suffice:
   the logits then take as much memory as the matrix. The chunks are of equal length, up to rounding.
   """
-  bytes_per_position = vocab // pieces("vocab") * (4 + (dtype.itemsize if gradient else 0))
+  bytes_per_position = vocab // num_shards("vocab") * (4 + (dtype.itemsize if gradient else 0))
   enough = max(_SMALL, (32 if gradient else 1) * width * bytes_per_position)
-  rows = max(batch // pieces("batch"), 1)
-  positions = min(enough, target_memory() // 8) // (bytes_per_position * rows) * pieces("length")
+  rows = max(batch // num_shards("batch"), 1)
+  positions = min(enough, target_memory() // 8) // (bytes_per_position * rows) * num_shards("length")
   num_chunks = -(-length // max(positions, 1))
   return -(-length // num_chunks)
 
@@ -150,7 +150,7 @@ def _summed_fwd(
   # Gathered once: each chunk reads all of it (of a piece of the vocabulary).
   weight_DV = constrain(weight_VD.astype(x_BTD.dtype), "vocab", "features").T
   # Each piece of the rows sums up a gradient of its own: devices add theirs up once, not for each chunk.
-  parts = pieces("batch") if x_BTD.shape[0] % pieces("batch") == 0 else 1, pieces("length")
+  parts = num_shards("batch") if x_BTD.shape[0] % num_shards("batch") == 0 else 1, num_shards("length")
 
   def add(
     d_weight_PQVD: Array, x_BCD: Array, targets_BC: Array, weights_BC: Array
@@ -192,7 +192,7 @@ def _weight_gradient(x_BCD: Array, g_BCV: Array, parts: tuple[int, int]) -> Arra
 
 def _partial_sums(d_weight_PQVD: Array) -> Array:
   """Asks for each of P x Q partial sums on the devices that make it."""
-  if d_weight_PQVD.shape[0] != pieces("batch"):
+  if d_weight_PQVD.shape[0] != num_shards("batch"):
     return d_weight_PQVD
   return constrain(d_weight_PQVD, "batch", "length", "vocab", "features")
 

@@ -187,28 +187,28 @@ def mesh_axes(dimension: str) -> tuple[str, ...]:
   return () if axes is None else (axes,) if isinstance(axes, str) else axes
 
 
-def pieces(dimension: str, mesh: Any = None) -> int:
-  """In how many pieces `mesh` (default: that of `jax.set_mesh`; outside of one: 1) cuts a dimension of this name."""
+def num_shards(dimension: str, mesh: Any = None) -> int:
+  """The number of shards of a dimension on `mesh` (default: that of `jax.set_mesh`; without one: 1)."""
   shape = (jax.sharding.get_abstract_mesh() if mesh is None else mesh).shape
   return math.prod(shape.get(axis, 1) for axis in mesh_axes(dimension))
 
 
-def parts(dimension: str, mesh: Any = None) -> int:
-  """In how many equal parts a dimension of this name must fall: its pieces, or two chunks for each of a split length.
+def divisor(dimension: str, mesh: Any = None) -> int:
+  """What must divide a dimension: the number of its shards, or twice that for a length that is split.
 
-  The two are what context.py deals out.
+  Each device then computes two chunks of every row (attention/context_parallel.py).
   """
-  count = pieces(dimension, mesh)
+  count = num_shards(dimension, mesh)
   return 2 * count if dimension == "length" and count > 1 else count
 
 
 def cut_evenly(x: Any, *dimensions: str) -> bool:
-  """Whether the first dimensions of `x`, which have these names, fall into `parts` on the mesh of `jax.set_mesh`."""
-  return not any(size % parts(dimension) for dimension, size in zip(dimensions, x.shape, strict=False))
+  """Whether `divisor` divides the first dimensions of `x`, which have these names, on the mesh of `jax.set_mesh`."""
+  return not any(size % divisor(dimension) for dimension, size in zip(dimensions, x.shape, strict=False))
 
 
 def check_divides(mesh: Any, sizes: Iterable[tuple[str, str, int]]) -> None:
-  """Checks that sizes fall into `parts` on `mesh`.
+  """Checks that `divisor` divides sizes on `mesh`.
 
   Args:
     sizes: (what it is, dimension, size), as ("DataConfig.batch_size", "batch", 8).
@@ -217,7 +217,7 @@ def check_divides(mesh: Any, sizes: Iterable[tuple[str, str, int]]) -> None:
     ConfigError: for the first that does not, with the nearest sizes and numbers of parts that would fit.
   """
   for what, dimension, size in sizes:
-    count = parts(dimension, mesh)
+    count = divisor(dimension, mesh)
     if size % count:
       axes = " x ".join(f"{axis} {mesh.shape[axis]}" for axis in mesh_axes(dimension))
       fitting = [near for near in (size // count * count, -(-size // count) * count) if near]
@@ -233,9 +233,9 @@ def named_sharding(mesh: Mesh | AbstractMesh, dimensions: tuple[str, ...]) -> Na
   return NamedSharding(mesh, partition_spec(dimensions))
 
 
-def divisible(size: int, dimension: str) -> int:
-  """The least number from `size` on that falls into `parts` on the mesh of `jax.set_mesh` along this dimension."""
-  return -(-size // parts(dimension)) * parts(dimension)
+def round_up_to_shards(size: int, dimension: str) -> int:
+  """The least multiple of `divisor` that is at least `size`, on the mesh of `jax.set_mesh`."""
+  return -(-size // divisor(dimension)) * divisor(dimension)
 
 
 def constrain(x: Any, *dimensions: str) -> Any:

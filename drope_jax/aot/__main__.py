@@ -44,7 +44,7 @@ from drope_jax.config import TrainConfig
 from drope_jax.errors import UserError
 from drope_jax.files import write_json
 from drope_jax.metrics import flops_per_token, objective_factor
-from drope_jax.sharding import make_mesh, pieces
+from drope_jax.sharding import make_mesh, num_shards
 from drope_jax.training.run import Run
 
 CONFIG = cli.define_config("Config file of a run, and its argument: FILE[:ARG].")
@@ -63,7 +63,7 @@ def _prepare(run: Run, rows_per_chip: int | None) -> Step:
   assert topology is not None
   name, shape = parse_topology(topology)
   mesh = make_mesh(config.mesh, tpu_devices(topology, SLICES.value))
-  copies = pieces("batch", mesh)
+  copies = num_shards("batch", mesh)
   if EVALUATE.value:
     length, rows, share = EVALUATE.value, copies * (rows_per_chip or 1), 1 / 3
   else:

@@ -8,7 +8,7 @@ from drope_jax.aot.roofline import Work, roofline
 from drope_jax.aot.traced_flops import traced_flops, traced_squares
 from drope_jax.aot.traffic import collectives, hbm_bytes, square_buffers
 from drope_jax.serialization import library_versions
-from drope_jax.sharding import parts, pieces
+from drope_jax.sharding import divisor, num_shards
 
 GIB = 2**30
 
@@ -62,7 +62,7 @@ def _square_buffers(step: Step, program: hlo.Program) -> list[str]:
   Where the model itself has a size of that length, shapes do not tell: then the step is traced for another length, and
   the arrays of that are searched, of which the compiled program's buffers are a part.
   """
-  cuts = (1, pieces("length", step.mesh), parts("length", step.mesh))
+  cuts = (1, num_shards("length", step.mesh), divisor("length", step.mesh))
 
   def sides(length: int) -> set[int]:
     return {length // cut for cut in cuts}

@@ -26,7 +26,7 @@ from drope_jax.attention.unrolled import unrolled_attention
 from drope_jax.errors import ConfigError
 from drope_jax.platforms import target_platform
 from drope_jax.positions import Bias
-from drope_jax.sharding import cut_evenly, pieces
+from drope_jax.sharding import cut_evenly, num_shards
 
 Array = jax.Array
 
@@ -92,7 +92,7 @@ def attention(
   if kernel in ACCELERATED:
     return ACCELERATED[kernel](scaled, k_BSKh, v_BSKh, window, segments)
   # A row too short to be cut, such as one new token, is left to the compiler.
-  if pieces("length") > 1 and cut_evenly(q_BTHh, "batch", "length"):
+  if num_shards("length") > 1 and cut_evenly(q_BTHh, "batch", "length"):
     compute = functools.partial(_compute, window=window, kernel=kernel)
     return over_context(compute, scaled, k_BSKh, v_BSKh, offset, segments, bias)
   return _compute(scaled, k_BSKh, v_BSKh, offset, segments, bias, window, kernel)

@@ -17,7 +17,7 @@ from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_ke
 from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_mask as splash_mask
 
 from drope_jax.attention import context_parallel
-from drope_jax.sharding import cut_evenly, named_sharding, partition_spec, parts, pieces
+from drope_jax.sharding import cut_evenly, divisor, named_sharding, num_shards, partition_spec
 
 Array = jax.Array
 
@@ -50,7 +50,7 @@ def obstacle(kernel: str, q_BTHh: Array, k_BSKh: Array, *, offset, segments, bia
 
   Args: as `attention` takes them; of segments and bias only whether they are None is looked at.
   """
-  shards = pieces("length")
+  shards = num_shards("length")
   if not isinstance(offset, int) or offset != 0 or q_BTHh.shape[1] != k_BSKh.shape[1]:
     return Obstacle(Feature.CACHE, "cached keys")
   if kernel in ("cudnn", "unrolled") and shards > 1:
@@ -62,7 +62,7 @@ def obstacle(kernel: str, q_BTHh: Array, k_BSKh: Array, *, offset, segments, bia
   if kernel == "splash" and not cut_evenly(q_BTHh, "batch", "length"):
     rows, tokens = q_BTHh.shape[:2]
     return Obstacle(Feature.SHAPE, f"{rows} rows of {tokens} tokens, which the mesh cuts unevenly")
-  if kernel == "splash" and shards > 1 and q_BTHh.shape[1] % (parts("length") * _SPLASH_LANES):
+  if kernel == "splash" and shards > 1 and q_BTHh.shape[1] % (divisor("length") * _SPLASH_LANES):
     least = 2 * _SPLASH_LANES
     return Obstacle(
       Feature.SHAPE, f"rows of {q_BTHh.shape[1]} tokens in {shards} pieces (each must be a multiple of {least})"
@@ -92,8 +92,8 @@ def splash(q_BTHh: Array, k_BTKh: Array, v_BTKh: Array, window: int | None, segm
   Each device computes its own rows and heads, and the queries it is dealt (against all keys, if the mesh axis `context`
   splits the rows): the compiler cannot split a kernel by itself.
   """
-  mesh, shards = jax.sharding.get_abstract_mesh(), pieces("length")
-  lanes = -(-q_BTHh.shape[1] // (parts("length") * _SPLASH_LANES))  # of a row, or of one chunk of it
+  mesh, shards = jax.sharding.get_abstract_mesh(), num_shards("length")
+  lanes = -(-q_BTHh.shape[1] // (divisor("length") * _SPLASH_LANES))  # of a row, or of one chunk of it
   # Rows in pieces cannot be padded (the padding would lie on one device alone), so the block must divide a chunk.
   widest = _SPLASH_BLOCK // _SPLASH_LANES
   block = _SPLASH_LANES * (min(widest, lanes) if shards == 1 else math.gcd(widest, lanes))

@@ -14,7 +14,7 @@ import numpy as np
 from jax import lax
 
 from drope_jax.attention.scores import Segments
-from drope_jax.sharding import partition_spec, pieces
+from drope_jax.sharding import num_shards, partition_spec
 
 Array = jax.Array
 
@@ -60,7 +60,7 @@ def over_context(compute: Callable, q_BTHh, k_BSKh, v_BSKh, offset, segments, bi
 
   Said with shard_map, because the compiler does not see how the blocks of a loop could be dealt out.
   """
-  devices = pieces("length")
+  devices = num_shards("length")
   heads = partition_spec(("batch", "length", "heads", "head_dim"))
   keys = partition_spec(("batch", "all_keys", "kv_heads", "head_dim"))
   rows: Any = None

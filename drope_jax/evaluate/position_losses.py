@@ -17,7 +17,7 @@ from drope_jax.loss import token_losses
 from drope_jax.model import Array, hidden_states, separate_frequencies
 from drope_jax.parameters import Params
 from drope_jax.rotation import Frequencies
-from drope_jax.sharding import divisible
+from drope_jax.sharding import round_up_to_shards
 
 
 def position_losses(
@@ -63,7 +63,7 @@ def position_losses(
       tokens_BS = tokens_NS[batch : batch + batch_size, start : stop + 1]
       # A last batch that is not full is filled up with zeros, so that there is one compiled shape; and on a mesh both
       # dimensions are, so that it divides them.
-      rows, width = divisible(batch_size, "batch"), divisible(stop - start, "length")
+      rows, width = round_up_to_shards(batch_size, "batch"), round_up_to_shards(stop - start, "length")
       filled_BS = np.pad(tokens_BS, [(0, rows - len(tokens_BS)), (0, width - (stop - start))])
       nll_BT = _token_losses(
         params, filled_BS, inference.logit_scale, frequencies, config, compute or ComputeConfig(), stop - start

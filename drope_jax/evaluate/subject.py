@@ -11,9 +11,9 @@ from drope_jax.data.tokenizers import Tokenizer
 from drope_jax.errors import ConfigError
 from drope_jax.evaluate.methods import Inference
 from drope_jax.evaluate.samples import SampleLog
-from drope_jax.generation import padded
+from drope_jax.generation import padded_size
 from drope_jax.parameters import Params
-from drope_jax.sharding import pieces
+from drope_jax.sharding import num_shards
 
 BATCH_TOKENS = 16_384  # tokens on the device at one time, unless one sample alone is longer
 
@@ -60,7 +60,7 @@ def batches(lengths: Sequence[int], tokens: int) -> list[Batch]:
   nearly: there is less than one row of filling per group, and one shape. On a mesh (`jax.set_mesh`) every device that
   the batch is spread over has `tokens`, and all of them have rows.
   """
-  tokens *= pieces("batch") * pieces("length")
+  tokens *= num_shards("batch") * num_shards("length")
   groups: list[list[int]] = []
   for index in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
     if groups and lengths[groups[-1][0]] * (len(groups[-1]) + 1) <= tokens:
@@ -69,11 +69,11 @@ def batches(lengths: Sequence[int], tokens: int) -> list[Batch]:
       groups.append([index])
   by_width: dict[int, list[list[int]]] = {}
   for group in groups:
-    by_width.setdefault(padded(lengths[group[0]], "length"), []).append(group)
+    by_width.setdefault(padded_size(lengths[group[0]], "length"), []).append(group)
   packed = []
   for width, alike in by_width.items():
     indices = [i for group in alike for i in group]
     size = -(-len(indices) // -(-len(indices) // len(alike[0])))
-    rows = padded(size, "batch")
+    rows = padded_size(size, "batch")
     packed += [Batch(indices[i : i + size], rows, width) for i in range(0, len(indices), size)]
   return packed

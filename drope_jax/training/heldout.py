@@ -16,7 +16,7 @@ from drope_jax.errors import ConfigError
 from drope_jax.loss import token_losses
 from drope_jax.model import hidden_states
 from drope_jax.parameters import Params
-from drope_jax.sharding import divisible, named_sharding
+from drope_jax.sharding import named_sharding, round_up_to_shards
 from drope_jax.training.run import Run
 from drope_jax.training.step import compiler_options, step_number
 
@@ -62,7 +62,7 @@ class HeldOut:
   def _deal_out(self, tokens_NS: np.ndarray, extension: int, at_once: int) -> list[tuple[Array, Array]]:
     """Batches of rows, no larger than those of training, and which of their rows are documents."""
     length = extension * self._context
-    rows = divisible(min(max(at_once // length, 1), len(tokens_NS)), "batch")
+    rows = round_up_to_shards(min(max(at_once // length, 1), len(tokens_NS)), "batch")
     count = -(-len(tokens_NS) // rows)
     padded = np.pad(tokens_NS[:, : length + 1], [(0, count * rows - len(tokens_NS)), (0, 0)])
     real = np.arange(count * rows) < len(tokens_NS)
