@@ -111,7 +111,7 @@ class ComputeConfig:
   """How a model is computed; nothing here changes which function it is."""
 
   dtype: str = "auto"  # of activations; "auto": bfloat16 on TPU and GPU, float32 on CPU. Parameters are float32
-  attention: str = "auto"  # kernel, see attention.py
+  attention: str = "auto"  # kernel, see attention/__init__.py
   scan_layers: bool = True  # one compiled layer run num_layers times, or all of them unrolled
   remat: str = "none"  # what the backward pass recomputes: nothing, all of a layer, all but its matrix products
   loss_chunk: int | None = None  # positions of a row whose logits exist at one time; None: see loss.chunk_length

@@ -50,7 +50,7 @@ logger = logging.getLogger("experiments.study")
 BEGUN = "config.begun.json"
 
 
-def claim(workdir: Path, settings: Any) -> None:
+def reserve(workdir: Path, settings: Any) -> None:
   """Makes the workdir this study's; until `confirm`, a start with other settings may still take it over.
 
   Raises:
@@ -99,7 +99,7 @@ def run_study(settings: Any, workdir: Path, mesh: Mesh | None = None) -> None:
   settings = from_dict(type(settings), to_dict(settings))  # checks overrides that were set in place
   study: Study = settings.study(workdir)
   models = run_models(study, workdir)
-  claim(workdir, settings)
+  reserve(workdir, settings)
   study.prepare()
   data = study.eval_data()
   tasks = make_tasks(study.tasks, data)

@@ -142,6 +142,8 @@ class Quickstart:
       steps=steps,
       seed=seed,
       log_every=25,
+      eval_every=max(steps // 5, 1),  # for the recovery curve
+      eval_documents=self.documents,
       checkpoint_every=1000,
       trackers=(),
     )
