@@ -8,11 +8,18 @@ import pytest
 os.environ["DROPE_JAX_CPU"] = "off"  # commands that tests start compute on one device, bit by bit as the tests do
 
 
+def pytest_configure(config: pytest.Config) -> None:
+  """Without the slow tests, most programs run once: optimising them would take most of the time."""
+  if config.option.markexpr == "not slow":
+    os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"  # of the processes that tests start
+    jax.config.update("jax_disable_most_optimizations", True)
+
+
 @pytest.fixture(scope="module")
-def quick_compilation():
-  """For files whose programs run once: most of the time would go into optimising them."""
+def optimised():
+  """For tests of what the compiler makes: memory, loops, the operations that are left."""
   before = jax.config.read("jax_disable_most_optimizations")
-  jax.config.update("jax_disable_most_optimizations", True)
+  jax.config.update("jax_disable_most_optimizations", False)
   yield
   jax.config.update("jax_disable_most_optimizations", before)
 

@@ -17,8 +17,6 @@ from drope_jax.scalings import Scaling
 from drope_jax.serialization import from_dict, to_dict
 from drope_jax.transitions import PartialDrop, drop
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 
 @dataclasses.dataclass(unsafe_hash=True)
 class Squeeze(Scaling):

@@ -26,8 +26,6 @@ from drope_jax.model import Decoder, hidden_states, init_cache, init_params, une
 from drope_jax.positions import ALiBi, Layer, LayerPattern, RoPE
 from drope_jax.scalings import PI
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 # --- causality and positions -------------------------------------------------------------------
 
 
@@ -183,11 +181,11 @@ COMPUTE_CHANGES = {
   "remat": "full",
   "derivatives": "jax",
 }
-READ_BY_THE_LOSS_ALONE = {"loss_chunk"}  # see test_loss.py
+READ_ELSEWHERE = {"loss_chunk", "xla_options"}  # see test_loss.py and training/test_control.py
 
 
 def test_every_compute_field_is_tried_below():
-  assert set(COMPUTE_CHANGES) | READ_BY_THE_LOSS_ALONE == {field.name for field in dataclasses.fields(ComputeConfig)}
+  assert set(COMPUTE_CHANGES) | READ_ELSEWHERE == {field.name for field in dataclasses.fields(ComputeConfig)}
 
 
 @pytest.mark.parametrize("field", COMPUTE_CHANGES)

@@ -26,8 +26,6 @@ from drope_jax.model import (
 from drope_jax.positions import RoPE
 from drope_jax.scalings import DynamicYaRN
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 
 def step(params, config, tokens_BT, cache, length=None):
   with jax.disable_jit():

@@ -14,8 +14,6 @@ from drope_jax.parameters import ParameterSpec, count_parameters, parameter_spec
 from drope_jax.positions import ALiBi, Layer, LayerPattern, RoPE, rnope_swa
 from drope_jax.scalings import PI
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 # --- logit scale, QK-norm, biases, embeddings --------------------------------------------------
 
 

@@ -11,7 +11,6 @@ from drope_jax.model import TAPS, Taps, hidden_states, init_cache
 from drope_jax.positions import RoPE
 from drope_jax.rotation import rotate
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
 ALL = Taps((0, 1), tuple(TAPS))
 
 

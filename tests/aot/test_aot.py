@@ -282,7 +282,7 @@ def test_the_largest_batch_is_the_last_that_fits(monkeypatch, capsys):
 
   monkeypatch.setattr(aot_command, "_measure", measure)
   monkeypatch.setattr(aot_command, "EVALUATE", SimpleNamespace(value=None))  # whose flags nobody has parsed
-  assert aot_command._find_batch(pretrain.get_config("rope"))["rows"] == 16
+  assert aot_command._find_batch(resolve(pretrain.get_config("rope")))["rows"] == 16
   assert capsys.readouterr().out.endswith("largest: 16\n")
 
 

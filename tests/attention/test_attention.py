@@ -15,7 +15,6 @@ from drope_jax.positions import ALiBi
 
 BLOCK = 6  # of queries and of keys, in the tests with small_blocks
 KERNELS = ["reference", "blockwise"]
-pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ from drope_jax.errors import CheckpointError
 from drope_jax.serialization import load_config
 from drope_jax.train import train
 
-pytestmark = pytest.mark.usefixtures("compile_once", "quick_compilation")
+pytestmark = pytest.mark.usefixtures("compile_once")
 
 
 @pytest.fixture(scope="module")

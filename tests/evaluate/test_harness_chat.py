@@ -50,7 +50,7 @@ def test_an_answer_ends_with_any_of_the_ends(directory, monkeypatch):
     asked.append(tuple(eos_id))
     return [[1, TEXT_END] for _ in prompts]
 
-  monkeypatch.setattr("drope_jax.evaluate.generation.generate", answer)
+  monkeypatch.setattr("drope_jax.evaluate.answers.generate", answer)
   model = DropeJax(str(directory), length=64)
   instance = Instance("generate_until", {}, ("a", {"until": [], "max_gen_toks": 4}), 0)
   model.generate_until([instance])

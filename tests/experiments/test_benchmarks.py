@@ -76,6 +76,7 @@ def test_growth_exponent(power):
   assert growth_exponent([2], [1.0]) is None
 
 
+@pytest.mark.slow
 def test_the_peak_of_memory_is_this_process_s_and_grows():
   before = measuring.host_memory_peak()
   block = b"x" * (2 * before)

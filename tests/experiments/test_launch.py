@@ -139,6 +139,7 @@ def test_one_gpu_ends_at_the_first_seed_that_fails(stubbed_python3, tmp_path):
   assert done.returncode == 2 and done.stdout.count("experiments.study") == 1
 
 
+@pytest.mark.slow
 def test_one_gpu_stops_the_study_when_its_time_is_over(path, tmp_path):
   """The study gets TERM, and has the time to save; no other seed begins."""
   study = tmp_path / "python3"

@@ -109,7 +109,8 @@ def test_report_and_plots(first):
   workdir = first
   pictures = {path.name for path in workdir.glob("*.png")}
   assert pictures == {
-    f"{name}.png" for name in ("summary", "loss", "perplexity_by_position", "needles_by_depth", "frequencies")
+    f"{name}.png"
+    for name in ("summary", "loss", "recovery", "perplexity_by_position", "needles_by_depth", "frequencies")
   }
   assert all((workdir / name).read_bytes().startswith(b"\x89PNG") for name in pictures)
   report = (workdir / "report.md").read_text()

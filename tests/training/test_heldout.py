@@ -18,7 +18,7 @@ from drope_jax.evaluate.position_losses import position_losses
 from drope_jax.train import train
 from drope_jax.transitions import Fade
 
-pytestmark = pytest.mark.usefixtures("compile_once", "quick_compilation")
+pytestmark = pytest.mark.usefixtures("compile_once")
 
 
 @pytest.fixture(scope="module")

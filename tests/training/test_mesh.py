@@ -11,9 +11,10 @@ from support.training_mesh_script import MODEL, everything
 from drope_jax.data.corpus import build_corpus
 from drope_jax.train import train
 
-pytestmark = pytest.mark.usefixtures("compile_once", "quick_compilation")
+pytestmark = pytest.mark.usefixtures("compile_once")
 
 
+@pytest.mark.slow
 def test_eight_devices_are_as_one(tmp_path):
   rng = np.random.default_rng(0)
   texts = [" ".join(rng.choice(WORDS, size=12)) for _ in range(60)]

@@ -21,7 +21,7 @@ from drope_jax.training.run import resolve
 from drope_jax.training.step import Inputs, step_number
 from drope_jax.transitions import Drop, Fade, Keep, Transition, drop
 
-pytestmark = pytest.mark.usefixtures("compile_once", "quick_compilation")
+pytestmark = pytest.mark.usefixtures("compile_once")
 
 
 @dataclasses.dataclass(unsafe_hash=True)
