@@ -18,9 +18,10 @@ from etils import epath
 from jax.sharding import Mesh, SingleDeviceSharding
 
 from drope_jax.checkpoint_files import check_whole
-from drope_jax.config import ModelConfig, TrainConfig
+from drope_jax.config import TrainConfig
 from drope_jax.data.pipeline import join_states
 from drope_jax.errors import CheckpointError, ConfigError
+from drope_jax.model_config import ModelConfig
 from drope_jax.parameters import Params, map_specs
 from drope_jax.serialization import differences, from_dict, library_versions, to_dict
 from drope_jax.sharding import named_sharding

@@ -9,8 +9,8 @@ from collections.abc import Callable, Mapping, Sequence
 
 import jax.numpy as jnp
 
-from drope_jax.config import ModelConfig, QKNorm
 from drope_jax.errors import ConfigError
+from drope_jax.model_config import ModelConfig, QKNorm
 from drope_jax.parameters import Params, parameter_specs
 
 # Coefficients c of beta = 1 + c ln s that the paper fitted (appendix C.2). It gives none for SmolLM-1.7B and Llama2-7B.

@@ -3,6 +3,8 @@
 Commands print that line and end with the error's `exit_status`; any other exception is a defect of ours.
 """
 
+from typing import Any
+
 
 class UserError(Exception):
   """Something that the user can mend; the message says what and where."""
@@ -44,3 +46,14 @@ def check(holds: bool, message: str) -> None:
   """Raises ConfigError with this message unless `holds`."""
   if not holds:
     raise ConfigError(message)
+
+
+def check_choice(config: Any, field: str, allowed: tuple[str, ...]) -> None:
+  value = getattr(config, field)
+  check(value in allowed, f"{type(config).__name__}.{field} is {value!r}; allowed: {', '.join(allowed)}")
+
+
+def check_at_least(config: Any, minimum: float, *fields: str) -> None:
+  for field in fields:
+    value = getattr(config, field)
+    check(value >= minimum, f"{type(config).__name__}.{field} is {value}; it must be at least {minimum}")

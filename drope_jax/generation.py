@@ -15,8 +15,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from drope_jax.config import ComputeConfig, ModelConfig
 from drope_jax.model import Array, Cache, hidden_states, init_cache, separate_frequencies, unembed
+from drope_jax.model_config import ComputeConfig, ModelConfig
 from drope_jax.parameters import Params
 from drope_jax.rotation import Frequencies
 from drope_jax.sharding import round_up_to_shards

@@ -12,9 +12,9 @@ from typing import Any, Protocol
 import jax
 from etils import epath
 
-from drope_jax.config import ModelConfig
 from drope_jax.errors import ConfigError
 from drope_jax.files import is_local
+from drope_jax.model_config import ModelConfig
 from drope_jax.objective import Objective
 from drope_jax.parameters import map_specs
 from drope_jax.platforms import PEAK_FLOPS

@@ -19,8 +19,8 @@ import numpy as np
 from jax import lax
 
 from drope_jax.attention import Segments, attention, weights
-from drope_jax.config import ComputeConfig, ModelConfig
 from drope_jax.layers import layers_with, project, swiglu
+from drope_jax.model_config import ComputeConfig, ModelConfig
 from drope_jax.parameters import ParameterSpec, Params, parameter_specs
 from drope_jax.platforms import target_platform
 from drope_jax.positions import Embedding, RoPE, layer_cycle

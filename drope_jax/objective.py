@@ -1,30 +1,68 @@
 """Objectives as values: what a run minimises.
 
-An objective is a function of `Inputs` (training/step.py): the weights, one micro-batch, and where the run stands. It
+An objective is a function of `Inputs`: the weights, one micro-batch, and where the run stands. It
 returns sums over the real targets, so that micro-batches add up exactly, whatever their numbers of targets are.
 """
 
 import dataclasses
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
 
 from drope_jax.errors import check
+from drope_jax.loss import SummedLosses, TokenLosses
+from drope_jax.model import Hidden
 from drope_jax.values import Value
-
-if TYPE_CHECKING:  # the step needs config.py, which has objectives among its fields
-  from drope_jax.model import Hidden
-  from drope_jax.training.step import Inputs
 
 Array = jax.Array
 Sums = dict[str, Array]
 
 
+class Inputs(Protocol):
+  """What an objective sees of a step."""
+
+  @property
+  def step(self) -> Array:
+    """The number of steps done so far, int32 ()."""
+
+  @property
+  def steps(self) -> int:
+    """Steps of the whole run."""
+
+  @property
+  def targets_BT(self) -> Array:
+    """The tokens to predict, int32."""
+
+  @property
+  def weights_BT(self) -> Array:
+    """Float32: 1 where a target counts. With a document mask it must belong to the document of the token before it."""
+
+  def student(self, taps: tuple[str, ...] = ()) -> Hidden:
+    """What the model that is trained makes of the batch; `taps` (of model.TAPS) of all layers."""
+
+  def teacher(self, taps: tuple[str, ...] = ()) -> Hidden:
+    """The same of the frozen weights under their own model; no gradient flows to it."""
+
+  def token_losses(self, states_BTD: Array) -> TokenLosses:
+    """Losses of the batch's targets, given the student's hidden states; see loss.token_losses."""
+
+  def summed_losses(self, states_BTD: Array, z_loss: float = 0.0) -> SummedLosses:
+    """The sum of these losses over the targets that count: faster than to add them up; see loss.summed_token_losses."""
+
+  def by_chunk(self, function: Callable[..., Any], student_BTD: Array, teacher_BTD: Array) -> Any:
+    """`function` of the logits of both and the targets, a chunk of C positions at a time: no (B, T, V) array exists.
+
+    Args:
+      function: (student's logits (B, C, V), teacher's, targets (B, C)) -> a tree of arrays (B, C).
+    """
+
+
 class Objective(Value):
   """The base of all objectives; a user's own derives from this and has `__call__`."""
 
-  def __call__(self, inputs: "Inputs") -> tuple[Array, Sums]:
+  def __call__(self, inputs: Inputs) -> tuple[Array, Sums]:
     """The sum to differentiate, and sums to report: all over the real targets of one micro-batch, float32 ().
 
     Returns:
@@ -52,7 +90,7 @@ class NextToken(Objective):
   def __post_init__(self) -> None:
     check(self.z_loss >= 0, f"NextToken.z_loss is {self.z_loss}; it must be at least 0")
 
-  def __call__(self, inputs: "Inputs") -> tuple[Array, Sums]:
+  def __call__(self, inputs: Inputs) -> tuple[Array, Sums]:
     total, nll = inputs.summed_losses(inputs.student().states_BTD, self.z_loss)
     return total, {"nll": nll, "tokens": inputs.weights_BT.sum()}
 
@@ -85,7 +123,7 @@ class Distill(Objective):
   def extra_forwards(self, step: int, steps: int) -> float:
     return float(step / (self.until * steps) < 1)
 
-  def __call__(self, inputs: "Inputs") -> tuple[Array, Sums]:
+  def __call__(self, inputs: Inputs) -> tuple[Array, Sums]:
     name, taps, measure = {
       "logits": ("kl", (), self._divergence),
       "attention": ("attention_mse", ("attention",), self._attention_apart),
@@ -101,13 +139,13 @@ class Distill(Objective):
     return total, {"nll": nll, "tokens": inputs.weights_BT.sum(), name: jnp.where(progress < 1, distance, jnp.nan)}
 
   @staticmethod
-  def _divergence(inputs: "Inputs", student: "Hidden") -> tuple[Array, Array]:
+  def _divergence(inputs: Inputs, student: Hidden) -> tuple[Array, Array]:
     found_BT = inputs.by_chunk(_nll_and_divergence, student.states_BTD, inputs.teacher().states_BTD)
     nll, kl = ((values_BT * inputs.weights_BT).sum() for values_BT in found_BT)
     return nll, kl
 
   @staticmethod
-  def _attention_apart(inputs: "Inputs", student: "Hidden") -> tuple[Array, Array]:
+  def _attention_apart(inputs: Inputs, student: Hidden) -> tuple[Array, Array]:
     teacher_LBTD = inputs.teacher(("attention",)).taps["attention"]
     apart_LBTD = student.taps["attention"].astype(jnp.float32) - teacher_LBTD.astype(jnp.float32)
     distance_BT = (apart_LBTD**2).mean(axis=(0, -1))

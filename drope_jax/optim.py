@@ -5,7 +5,8 @@ from typing import Any
 import jax
 import optax
 
-from drope_jax.config import ModelConfig, OptimConfig
+from drope_jax.config import OptimConfig
+from drope_jax.model_config import ModelConfig
 from drope_jax.parameters import parameter_specs
 
 

@@ -7,16 +7,14 @@ scheduled learning rate behind it.
 import dataclasses
 import math
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import jax
 import optax
 
 from drope_jax.errors import check
+from drope_jax.parameters import ParameterSpec
 from drope_jax.values import Value
-
-if TYPE_CHECKING:  # model.py needs config.py, which has optimizers among its fields
-  from drope_jax.parameters import ParameterSpec
 
 Transforms = tuple[optax.GradientTransformation, ...]
 
@@ -93,7 +91,7 @@ class Muon(Optimizer):
     return optax.partition(by_label, labels), _weight_decay(self.weight_decay, specs)
 
 
-def matrix_axes(spec: "ParameterSpec") -> optax.contrib.MuonDimensionNumbers | None:
+def matrix_axes(spec: ParameterSpec) -> optax.contrib.MuonDimensionNumbers | None:
   """The input and output axes of the stacked matrices of all layers; None for the embedding, norms and biases.
 
   One end of each is the residual stream: a product reads from it (D first) or writes to it (D last).
@@ -114,7 +112,7 @@ def _weight_decay(weight: float, specs: Any) -> optax.GradientTransformation:
   return optax.add_decayed_weights(weight, mask=_of_each(lambda spec: spec.decay, specs))
 
 
-def _of_each(function: Callable[["ParameterSpec"], Any], specs: Any) -> Any:
+def _of_each(function: Callable[[ParameterSpec], Any], specs: Any) -> Any:
   return jax.tree.map(function, specs, is_leaf=lambda node: isinstance(node, tuple))
 
 

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import flax.linen as nn
 import jax
 
-from drope_jax.config import ModelConfig
+from drope_jax.model_config import ModelConfig
 
 Array = jax.Array
 Params = dict[str, Any]

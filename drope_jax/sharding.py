@@ -17,8 +17,8 @@ import numpy as np
 from jax.experimental import mesh_utils
 from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
 
-from drope_jax.config import MeshConfig
 from drope_jax.errors import ConfigError
+from drope_jax.model_config import MeshConfig
 
 AXES = ("data", "fsdp", "tensor", "context")
 

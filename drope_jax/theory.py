@@ -11,8 +11,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from drope_jax.config import ComputeConfig, ModelConfig
 from drope_jax.model import Taps, hidden_states
+from drope_jax.model_config import ComputeConfig, ModelConfig
 from drope_jax.parameters import Params
 
 Array = jax.Array

@@ -7,19 +7,16 @@ both.
 
 import dataclasses
 import math
-from typing import TYPE_CHECKING
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from drope_jax.errors import ConfigError, check
+from drope_jax.model_config import ModelConfig
 from drope_jax.positions import Embedding, Layer, LayerPattern, RoPE, layer_cycle
 from drope_jax.rotation import Frequencies
 from drope_jax.values import Value
-
-if TYPE_CHECKING:  # config.py has transitions among its fields
-  from drope_jax.config import ModelConfig
 
 Array = jax.Array
 
@@ -27,7 +24,7 @@ Array = jax.Array
 class Transition(Value):
   """The base of all transitions; a user's own derives from this and has `apply`."""
 
-  def apply(self, model: "ModelConfig", context: int) -> "ModelConfig":
+  def apply(self, model: ModelConfig, context: int) -> ModelConfig:
     """The model of the run, made of the checkpoint's `model`, which was trained at `context` tokens.
 
     Raises:
@@ -35,7 +32,7 @@ class Transition(Value):
     """
     raise NotImplementedError
 
-  def frequencies(self, model: "ModelConfig", step: Array, steps: int) -> Frequencies | None:
+  def frequencies(self, model: ModelConfig, step: Array, steps: int) -> Frequencies | None:
     """The table that stands in for those of the checkpoint's `model` at a step of training, which runs `model` then.
 
     Args:
@@ -52,7 +49,7 @@ class Transition(Value):
 class Keep(Transition):
   """The embedding stays: the control of every other transition."""
 
-  def apply(self, model: "ModelConfig", context: int) -> "ModelConfig":
+  def apply(self, model: ModelConfig, context: int) -> ModelConfig:
     return model
 
 
@@ -60,7 +57,7 @@ class Keep(Transition):
 class Drop(Transition):
   """The embedding of every layer is dropped at once (paper section 5)."""
 
-  def apply(self, model: "ModelConfig", context: int) -> "ModelConfig":
+  def apply(self, model: ModelConfig, context: int) -> ModelConfig:
     return drop(model)
 
 
@@ -82,14 +79,14 @@ class Fade(Transition):
       value = getattr(self, field)
       check(value in allowed, f"Fade.{field} is {value!r}; allowed: {', '.join(allowed)}")
 
-  def apply(self, model: "ModelConfig", context: int) -> "ModelConfig":
+  def apply(self, model: ModelConfig, context: int) -> ModelConfig:
     table = _table(model)
     check(
       table is not None, f"Fade: ModelConfig.positions is {model.positions}; it must be one rotation for all layers"
     )
     return drop(model)
 
-  def frequencies(self, model: "ModelConfig", step: Array, steps: int) -> Frequencies:
+  def frequencies(self, model: ModelConfig, step: Array, steps: int) -> Frequencies:
     table = _table(model)
     assert table is not None  # see apply
     omega = jnp.asarray(table.omega, jnp.float32)
@@ -123,7 +120,7 @@ class PartialDrop(Transition):
     check(self.turns > 0, f"PartialDrop.turns is {self.turns}; it must be positive")
     check(self.fastest is None or self.fastest >= 0, f"PartialDrop.fastest is {self.fastest}; it must be at least 0")
 
-  def apply(self, model: "ModelConfig", context: int) -> "ModelConfig":
+  def apply(self, model: ModelConfig, context: int) -> ModelConfig:
     cycle = layer_cycle(model.positions)
     check(
       any(isinstance(layer.positions, RoPE) for layer in cycle),
@@ -133,7 +130,7 @@ class PartialDrop(Transition):
       model, [dataclasses.replace(layer, positions=self._kept(layer.positions, model, context)) for layer in cycle]
     )
 
-  def _kept(self, positions: Embedding | None, model: "ModelConfig", context: int) -> Embedding | None:
+  def _kept(self, positions: Embedding | None, model: ModelConfig, context: int) -> Embedding | None:
     if not isinstance(positions, RoPE):
       return positions
     omega = np.asarray(positions.frequencies(model.head_dim, context).omega)
@@ -157,7 +154,7 @@ class KeepWindows(Transition):
     check(self.window >= 1, f"KeepWindows.window is {self.window}; it must be at least 1")
     check(self.every >= 2, f"KeepWindows.every is {self.every}; it must be at least 2")
 
-  def apply(self, model: "ModelConfig", context: int) -> "ModelConfig":
+  def apply(self, model: ModelConfig, context: int) -> ModelConfig:
     positions = model.positions
     if not isinstance(positions, Embedding):
       raise ConfigError(f"KeepWindows: ModelConfig.positions is {positions}; it must be one embedding for all layers")
@@ -165,7 +162,7 @@ class KeepWindows(Transition):
     return _with_layers(model, [*[Layer(positions, self.window)] * (self.every - 1), Layer(None)])
 
 
-def drop(config: "ModelConfig") -> "ModelConfig":
+def drop(config: ModelConfig) -> ModelConfig:
   """The same model without the positional embedding of any layer (paper section 5); the parameters serve both.
 
   The windows of a pattern stay: like the causal mask they say what attention sees, not where it lies. A pattern that
@@ -180,12 +177,12 @@ def drop(config: "ModelConfig") -> "ModelConfig":
   return _with_layers(config, [dataclasses.replace(layer, positions=None) for layer in cycle])
 
 
-def _with_layers(config: "ModelConfig", cycle: list[Layer]) -> "ModelConfig":
+def _with_layers(config: ModelConfig, cycle: list[Layer]) -> ModelConfig:
   """The config with this cycle of layers, said as simply as it can be."""
   plain = len(set(cycle)) == 1 and cycle[0].window is None
   return dataclasses.replace(config, positions=cycle[0].positions if plain else LayerPattern(tuple(cycle)))
 
 
-def _table(model: "ModelConfig") -> Frequencies | None:
+def _table(model: ModelConfig) -> Frequencies | None:
   """The table that all layers of a model share; None if there is no such table."""
   return model.positions.table(model.head_dim) if isinstance(model.positions, Embedding) else None

@@ -9,8 +9,8 @@ from absl import flags
 
 from drope_jax.cli import modules
 from drope_jax.cli.overrides import overridden
-from drope_jax.config import MeshConfig
 from drope_jax.errors import ConfigError
+from drope_jax.model_config import MeshConfig
 from drope_jax.serialization import checked, from_dict, to_dict
 from drope_jax.sharding import PRESETS, parse_mesh
 

@@ -9,11 +9,11 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from drope_jax.config import ComputeConfig, ModelConfig
 from drope_jax.evaluate.subject import Subject, batches
 from drope_jax.generation import round_up
 from drope_jax.loss import chunk_for
 from drope_jax.model import Array, hidden_states, separate_frequencies, unembed
+from drope_jax.model_config import ComputeConfig, ModelConfig
 from drope_jax.parameters import Params
 from drope_jax.rotation import Frequencies
 

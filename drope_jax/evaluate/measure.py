@@ -10,7 +10,6 @@ import jax
 import numpy as np
 
 from drope_jax.checkpoint import Checkpoint
-from drope_jax.config import ModelConfig
 from drope_jax.errors import ConfigError
 from drope_jax.evaluate import results
 from drope_jax.evaluate.coefficient import fitted_coefficient
@@ -23,6 +22,7 @@ from drope_jax.evaluate.results import Measurement, plain
 from drope_jax.evaluate.samples import fingerprint
 from drope_jax.evaluate.subject import BATCH_TOKENS, Subject
 from drope_jax.evaluate.task import Task
+from drope_jax.model_config import ModelConfig
 
 logger = logging.getLogger(__name__)
 

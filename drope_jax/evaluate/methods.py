@@ -22,9 +22,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from drope_jax.config import ModelConfig
 from drope_jax.drope import temperature
 from drope_jax.errors import ConfigError
+from drope_jax.model_config import ModelConfig
 from drope_jax.positions import Embedding, layer_cycle
 from drope_jax.scalings import NTK, PI, DynamicNTK, DynamicYaRN, Scaling, YaRN
 from drope_jax.values import members

@@ -10,11 +10,11 @@ from collections.abc import Callable, Sequence
 import jax
 import numpy as np
 
-from drope_jax.config import ComputeConfig, ModelConfig
 from drope_jax.evaluate.methods import Inference
 from drope_jax.evaluate.subject import BATCH_TOKENS, batches
 from drope_jax.loss import token_losses
 from drope_jax.model import Array, hidden_states, separate_frequencies
+from drope_jax.model_config import ComputeConfig, ModelConfig
 from drope_jax.parameters import Params
 from drope_jax.rotation import Frequencies
 from drope_jax.sharding import round_up_to_shards

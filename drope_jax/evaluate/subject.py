@@ -6,12 +6,12 @@ from typing import NamedTuple
 
 import numpy as np
 
-from drope_jax.config import ComputeConfig
 from drope_jax.data.tokenizers import Tokenizer
 from drope_jax.errors import ConfigError
 from drope_jax.evaluate.methods import Inference
 from drope_jax.evaluate.samples import SampleLog
 from drope_jax.generation import padded_size
+from drope_jax.model_config import ComputeConfig
 from drope_jax.parameters import Params
 from drope_jax.sharding import num_shards
 

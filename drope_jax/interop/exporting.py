@@ -14,7 +14,6 @@ from safetensors.numpy import save_file
 from tokenizers import decoders, models, pre_tokenizers
 
 from drope_jax import checkpoint
-from drope_jax.config import ModelConfig
 from drope_jax.data.roles import GENERATION, KNOWN_EOS, ROLES, read_object
 from drope_jax.data.token_bytes import byte_characters
 from drope_jax.data.tokenizers import ByteTokenizer, Tokenizer, load_tokenizer
@@ -27,6 +26,7 @@ from drope_jax.interop.formats import choose, exported_length, write_config
 from drope_jax.interop.model_card import Made, figures_of, history, model_card
 from drope_jax.interop.sources import copy_tokenizer
 from drope_jax.interop.weights import Weight, array_of, foreign_shape, scaled_by_beta, weights_of
+from drope_jax.model_config import ModelConfig
 from drope_jax.parameters import ParameterSpec, Params
 
 DTYPES = {"float32": np.float32, "bfloat16": ml_dtypes.bfloat16, "float16": np.float16}  # of safetensors

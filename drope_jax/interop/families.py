@@ -21,9 +21,9 @@ Another family of Llama's shape is one entry: `register("my_type", Family(...))`
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
-from drope_jax.config import ModelConfig, QKNorm
 from drope_jax.errors import ConfigError
 from drope_jax.interop.keys import Keys
+from drope_jax.model_config import ModelConfig, QKNorm
 
 
 class Extra(NamedTuple):

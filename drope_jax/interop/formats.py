@@ -4,10 +4,10 @@ import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from drope_jax.config import ModelConfig
 from drope_jax.errors import ConfigError
 from drope_jax.interop import rope_parameters
 from drope_jax.interop.families import FAMILIES, written
+from drope_jax.model_config import ModelConfig
 from drope_jax.positions import Layer, RoPE, layer_cycle
 
 _PREFERRED = ("qwen2", "llama", "mistral", "qwen3", "olmoe", "smollm3")

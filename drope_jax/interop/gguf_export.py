@@ -13,13 +13,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from drope_jax.config import ModelConfig
 from drope_jax.errors import ConfigError
 from drope_jax.interop import rope_freqs
 from drope_jax.interop.formats import layers_of
 from drope_jax.interop.gguf_file import interleaved
 from drope_jax.interop.rope_parameters import NEUTRAL_FACTOR
 from drope_jax.interop.weights import Weight, array_of, foreign_shape, scaled_by_beta, weights_of
+from drope_jax.model_config import ModelConfig
 from drope_jax.parameters import ParameterSpec, Params
 from drope_jax.positions import RoPE
 from drope_jax.scalings import PI, YaRN

@@ -8,11 +8,11 @@ import math
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from drope_jax.config import ModelConfig, QKNorm
 from drope_jax.errors import ConfigError
 from drope_jax.interop.families import FAMILIES, Family
 from drope_jax.interop.keys import Keys
 from drope_jax.interop.rope_parameters import read_rope
+from drope_jax.model_config import ModelConfig, QKNorm
 from drope_jax.positions import Layer, LayerPattern, Positions, RoPE
 
 

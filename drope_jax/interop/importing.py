@@ -13,7 +13,6 @@ import numpy as np
 from jax.sharding import Mesh, Sharding, SingleDeviceSharding
 
 from drope_jax import checkpoint
-from drope_jax.config import ModelConfig
 from drope_jax.data.tokenizers import load_tokenizer
 from drope_jax.errors import ConfigError
 from drope_jax.interop.drafts import check_free, draft_of, local
@@ -32,6 +31,7 @@ from drope_jax.interop.weights import (
   scaled_by_beta,
   weights_of,
 )
+from drope_jax.model_config import ModelConfig
 from drope_jax.parameters import ParameterSpec, Params, count_parameters
 from drope_jax.sharding import named_sharding
 

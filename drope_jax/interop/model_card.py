@@ -5,11 +5,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from drope_jax import checkpoint
-from drope_jax.config import ModelConfig, TrainConfig
+from drope_jax.config import TrainConfig
 from drope_jax.errors import CheckpointError, ConfigError
 from drope_jax.evaluate import results as records
 from drope_jax.interop.families import FAMILIES
 from drope_jax.interop.rope_parameters import NEUTRAL_FACTOR
+from drope_jax.model_config import ModelConfig
 from drope_jax.parameters import count_parameters
 from drope_jax.positions import layer_cycle
 from drope_jax.serialization import from_dict

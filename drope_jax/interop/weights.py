@@ -10,8 +10,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from drope_jax.config import ModelConfig
 from drope_jax.interop.families import Family
+from drope_jax.model_config import ModelConfig
 from drope_jax.parameters import ParameterSpec, Params, parameter_specs
 
 

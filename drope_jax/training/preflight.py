@@ -7,10 +7,11 @@ from jax.sharding import AbstractMesh, Mesh
 
 from drope_jax import metrics
 from drope_jax.attention.accelerators import ACCELERATED, PLATFORMS, Feature, obstacle
-from drope_jax.config import ModelConfig, TrainConfig
+from drope_jax.config import TrainConfig
 from drope_jax.data.tokenizers import Tokenizer
 from drope_jax.errors import ConfigError, check
 from drope_jax.model import compute_dtype
+from drope_jax.model_config import ModelConfig
 from drope_jax.parameters import map_specs
 from drope_jax.platforms import target_platform
 from drope_jax.positions import layer_cycle

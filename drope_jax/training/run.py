@@ -8,8 +8,9 @@ import jax
 import jax.numpy as jnp
 
 from drope_jax import checkpoint
-from drope_jax.config import ModelConfig, TrainConfig
+from drope_jax.config import TrainConfig
 from drope_jax.errors import ConfigError, check
+from drope_jax.model_config import ModelConfig
 from drope_jax.rotation import Frequencies
 from drope_jax.serialization import checked, differences, to_dict
 from drope_jax.values import recorded_name

@@ -9,8 +9,8 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from drope_jax import checkpoint, drope
 from drope_jax.checkpoint import SavedStep, TrainState
-from drope_jax.config import ModelConfig
 from drope_jax.model import init_params
+from drope_jax.model_config import ModelConfig
 from drope_jax.optim import carried_over, make_optimizer
 from drope_jax.parameters import Params
 from drope_jax.training.run import Run

@@ -12,9 +12,9 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from drope_jax.checkpoint import TrainState
 from drope_jax.chunks import map_chunks
-from drope_jax.config import ComputeConfig, ModelConfig
 from drope_jax.loss import SummedLosses, TokenLosses, chunk_length, summed_token_losses, token_losses
 from drope_jax.model import Hidden, Taps, hidden_states, unembed
+from drope_jax.model_config import ComputeConfig, ModelConfig
 from drope_jax.objective import Objective
 from drope_jax.parameters import Params
 from drope_jax.rotation import Frequencies
@@ -30,8 +30,8 @@ RECORDED |= {"param_norm", "update_norm"}
 
 
 @dataclasses.dataclass(frozen=True)
-class Inputs:
-  """What an objective is a function of: the weights, one micro-batch, and where the run stands.
+class MicroBatch:
+  """The `Inputs` of an objective: the weights, one micro-batch, and where the run stands.
 
   batch: int32 (B, T+1): `tokens`; with a document mask also `segments` and `positions`.
   step: int32 (), the number of steps done so far.
@@ -129,14 +129,15 @@ def make_train_step(run: Run, optimizer: optax.GradientTransformation, objective
   The batch is split into `optim.accumulation` micro-batches whose sums of losses and gradients are added up and divided
   by the number of real targets once, so that accumulation changes nothing but memory.
 
-  Of the step's arguments `batch` and `step` are those of `Inputs`; `frozen` is None unless the objective has a teacher.
+  Of the step's arguments `batch` and `step` are those of `MicroBatch`; `frozen` is None unless the objective has a
+  teacher.
   A report is {"loss": mean negative log-likelihood, "grad_norm", "tokens", "metrics": the objective's own, as means,
   "norms": of parameters and updates, if asked for}.
   """
   pieces = run.config.optim.accumulation
 
   def loss(params: Params, batch: dict[str, Array], step: Array, frozen: Params | None) -> Any:
-    return objective(Inputs(run, params, frozen, batch, step))
+    return objective(MicroBatch(run, params, frozen, batch, step))
 
   gradient = jax.value_and_grad(loss, has_aux=True)
 

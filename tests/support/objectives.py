@@ -2,7 +2,7 @@
 
 from drope_jax.config import ComputeConfig, DataConfig, OptimConfig, TrainConfig
 from drope_jax.training.run import Run
-from drope_jax.training.step import Inputs, step_number
+from drope_jax.training.step import MicroBatch, step_number
 
 
 def sums(objective, model, params, batch, compute=None, *, source=None, frozen=None, step=0, steps=10, init=None):
@@ -17,4 +17,4 @@ def sums(objective, model, params, batch, compute=None, *, source=None, frozen=N
     steps=steps,
   )
   number = step_number(step) if isinstance(step, int) else step
-  return objective(Inputs(Run(config, model, source), params, frozen, batch, number))
+  return objective(MicroBatch(Run(config, model, source), params, frozen, batch, number))

@@ -18,7 +18,7 @@ from drope_jax.positions import RoPE
 from drope_jax.rotation import Frequencies
 from drope_jax.train import train
 from drope_jax.training.run import resolve
-from drope_jax.training.step import Inputs, step_number
+from drope_jax.training.step import MicroBatch, step_number
 from drope_jax.transitions import Drop, Fade, Keep, Transition, drop
 
 pytestmark = pytest.mark.usefixtures("compile_once")
@@ -66,7 +66,7 @@ def faded(corpus, rope, tmp_path_factory):
 
 def student(run, params, step):
   rows = jnp.asarray(np.random.default_rng(0).integers(0, 257, (2, 17)), jnp.int32)
-  inputs = Inputs(run, params, None, {"tokens": rows}, step_number(step))
+  inputs = MicroBatch(run, params, None, {"tokens": rows}, step_number(step))
   plain = {model: hidden_states(params, model, rows[:, :-1], compute=run.config.compute) for model in models_of(run)}
   return inputs.student().states_BTD, *(found.states_BTD for found in plain.values())
 

@@ -1,0 +1,136 @@
+"""Which function a model is, how it is computed, and over which devices: settings that know nothing of a run."""
+
+import dataclasses
+from typing import Any
+
+from drope_jax.errors import check, check_at_least, check_choice
+from drope_jax.positions import Embedding, Layer, LayerPattern, Positions, RoPE
+from drope_jax.scalings import Scaling
+from drope_jax.values import members
+
+
+@dataclasses.dataclass(unsafe_hash=True)
+class QKNorm:
+  """RMS norm of queries and keys before the scores.
+
+  scope "full" normalises the whole projection before the head split, as the paper does (weights of shape (H*h,) and
+  (K*h,)); "head" normalises each head with one shared weight of shape (h,), as Qwen3 does.
+  """
+
+  scope: str = "full"
+  queries: bool = True
+  keys: bool = True
+
+  def __post_init__(self) -> None:
+    check_choice(self, "scope", ("full", "head"))
+    check(self.queries or self.keys, "QKNorm normalises neither queries nor keys; use None for no norm")
+
+
+def _check_positions(config: "ModelConfig") -> None:
+  """Down to the leaves: the model takes what is not an embedding for the absence of one."""
+  positions, where = config.positions, "ModelConfig.positions"
+  if not isinstance(positions, LayerPattern):
+    _check_embedding(config, positions, where, "an Embedding (RoPE, ALiBi ...), LayerPattern of Layer, None (NoPE)")
+    return
+  for index, layer in enumerate(positions.layers):
+    at = f"{where}.layers[{index}]"
+    check(isinstance(layer, Layer), f"{at} is {layer!r}; allowed: Layer")
+    _check_embedding(config, layer.positions, f"{at}.positions", "an Embedding (RoPE, ALiBi ...), None (NoPE)")
+    whole = isinstance(layer.window, int) and not isinstance(layer.window, bool)
+    check(layer.window is None or whole, f"{at}.window is {layer.window!r}; it must be a whole number, or None")
+
+
+def _check_embedding(config: "ModelConfig", value: Any, where: str, allowed: str) -> None:
+  check(value is None or isinstance(value, Embedding), f"{where} is {value!r}; allowed: {allowed}")
+  scaling = getattr(value, "scaling", None)
+  scalings = ", ".join(members(Scaling))
+  check(scaling is None or isinstance(scaling, Scaling), f"{where}.scaling is {scaling!r}; allowed: {scalings}, None")
+  if value is not None:
+    value.check(config.head_dim)
+
+
+@dataclasses.dataclass(unsafe_hash=True, kw_only=True)
+class ModelConfig:
+  """A Llama-shaped decoder: RMSNorm, grouped-query attention, SwiGLU. The letters are those of model.py."""
+
+  vocab_size: int  # V
+  d_model: int  # D
+  num_layers: int
+  num_heads: int  # H
+  num_kv_heads: int  # K
+  head_dim: int  # h
+  d_ff: int  # F
+  positions: Positions = dataclasses.field(default_factory=RoPE)
+  qk_norm: QKNorm | None = None
+  qkv_bias: bool = False
+  tie_embeddings: bool = True
+  norm_eps: float = 1e-5
+  init_std: float = 0.02
+
+  def __post_init__(self) -> None:
+    check_at_least(self, 1, "vocab_size", "d_model", "num_layers", "num_heads", "num_kv_heads", "head_dim", "d_ff")
+    check(
+      self.num_heads % self.num_kv_heads == 0,
+      f"ModelConfig.num_heads is {self.num_heads}; it must be divisible by num_kv_heads ({self.num_kv_heads})",
+    )
+    _check_positions(self)
+    check(self.norm_eps > 0, f"ModelConfig.norm_eps is {self.norm_eps}; it must be positive")
+    check(self.init_std > 0, f"ModelConfig.init_std is {self.init_std}; it must be positive")
+
+
+@dataclasses.dataclass(unsafe_hash=True, kw_only=True)
+class ComputeConfig:
+  """How a model is computed; nothing here changes which function it is."""
+
+  dtype: str = "auto"  # of activations; "auto": bfloat16 on TPU and GPU, float32 on CPU. Parameters are float32
+  attention: str = "auto"  # kernel, see attention/__init__.py
+  scan_layers: bool = True  # one compiled layer run num_layers times, or all of them unrolled
+  remat: str = "none"  # what the backward pass recomputes: nothing, all of a layer, all but its matrix products
+  loss_chunk: int | None = None  # positions of a row whose logits exist at one time; None: see loss.chunk_length
+  derivatives: str = "own"  # of norms and projections: written by hand, or "jax": JAX's, for forward mode too
+  # What the train step is compiled with, each "PLATFORM:NAME=VALUE"; those of other platforms do nothing.
+  # On CPUs XLA may give products to YNNPACK; its own are faster for narrow models (jax 0.10.2). On TPUs it may split
+  # the product of a weight that is gathered along its contracted dimension into one product per piece: with 16 pieces
+  # it then writes and reads all logits 16 times, and the step of the 494M model moves 2196 GB instead of 596 (libtpu
+  # 0.0.42, by drope_jax.aot). Whole gathers overlap with other products all the same.
+  xla_options: tuple[str, ...] = (
+    "cpu:xla_cpu_experimental_ynn_fusion_type=",
+    "tpu:xla_jf_spmd_threshold_for_windowed_einsum_mib=1000000",
+  )
+
+  def __post_init__(self) -> None:
+    check_choice(self, "dtype", ("auto", "float32", "bfloat16"))
+    check_choice(self, "attention", ("auto", "reference", "blockwise", "unrolled", "splash", "cudnn"))
+    check_choice(self, "remat", ("none", "full", "dots"))
+    check_choice(self, "derivatives", ("own", "jax"))
+    if self.loss_chunk is not None:
+      check_at_least(self, 1, "loss_chunk")
+    for option in self.xla_options:
+      platform, colon, setting = option.partition(":")
+      check(
+        bool(platform and colon) and "=" in setting,
+        f"ComputeConfig.xla_options has {option!r}; it must be PLATFORM:NAME=VALUE",
+      )
+
+
+@dataclasses.dataclass(unsafe_hash=True, kw_only=True)
+class MeshConfig:
+  """Devices along each mesh axis of one slice; -1 for at most one axis: all that are left.
+
+  Several slices, which only the data-centre network (DCN) joins, lengthen `data` or `fsdp` by their number: the axes
+  that communicate once a step, or once a layer. sharding.PRESETS holds the usual ones, by name.
+  """
+
+  data: int = -1
+  fsdp: int = 1
+  tensor: int = 1
+  context: int = 1
+  dcn_data: int = 1  # slices along data
+  dcn_fsdp: int = 1  # slices along fsdp
+
+  def __post_init__(self) -> None:
+    check_at_least(self, 1, "dcn_data", "dcn_fsdp")
+    sizes = {name: size for name, size in dataclasses.asdict(self).items() if not name.startswith("dcn_")}
+    for axis, size in sizes.items():
+      check(size == -1 or size >= 1, f"MeshConfig.{axis} is {size}; it must be positive, or -1 for the rest")
+    check(list(sizes.values()).count(-1) <= 1, f"MeshConfig has more than one -1: {sizes}")
