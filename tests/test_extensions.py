@@ -104,7 +104,7 @@ def test_a_bias_of_ones_own_is_added_to_the_logits(kernel):
   assert_close(gradients(kernel), gradients("reference"), atol=1e-4)
 
 
-@pytest.mark.parametrize("positions", MINE)
+@pytest.mark.parametrize("positions", [LogBias(), *(pytest.param(one, marks=pytest.mark.slow) for one in MINE[::2])])
 def test_generation_with_a_cache_is_that_without(positions):
   config = tiny(positions=positions)
   params, tokens = random_params(config), [1, 5, 3]

@@ -7,7 +7,7 @@ import pytest
 from support.configs import SHAPE, model, run
 
 from drope_jax import config as config_module
-from drope_jax import serialization
+from drope_jax import model_config, serialization
 from drope_jax.config import (
   ComputeConfig,
   DataConfig,
@@ -57,9 +57,10 @@ CONFIGS = [
 
 
 def test_every_config_class_is_tried_below():
-  declared = [item for item in vars(config_module).values() if dataclasses.is_dataclass(item)]
-  here = {item for item in declared if item.__module__ == config_module.__name__}
-  assert {type(config) for config in CONFIGS} == here
+  modules = (config_module, model_config)
+  declared = [item for module in modules for item in vars(module).values() if dataclasses.is_dataclass(item)]
+  names = {module.__name__ for module in modules}
+  assert {type(config) for config in CONFIGS} == {item for item in declared if item.__module__ in names}
 
 
 @pytest.mark.parametrize("config", CONFIGS, ids=lambda config: type(config).__name__)

@@ -46,7 +46,7 @@ def test_queries_are_tapped_as_they_meet_the_keys():
   assert_close(rotated[0], rotate(plain[0], RoPE(100.0).rotation(jnp.arange(8)[None], tiny().head_dim)))
 
 
-@pytest.mark.parametrize("compute", [ComputeConfig(), ComputeConfig(remat="full"), ComputeConfig(scan_layers=False)])
+@pytest.mark.parametrize("compute", [ComputeConfig(), ComputeConfig(remat="full")])
 def test_taps_are_of_the_layers_asked_for_and_change_nothing(compute):
   config, tokens, params = tiny(num_layers=3), random_tokens(2, 8), random_params(tiny(num_layers=3))
   run = jax.jit(hidden_states, static_argnames=("config", "compute", "taps"))
@@ -92,7 +92,7 @@ def test_taps_are_differentiable():
   assert (np.asarray(gradient["q"][1]) == 0).all()  # a later layer has no part in it
 
 
-@pytest.mark.parametrize("scan_layers", [True, False])
+@pytest.mark.parametrize("scan_layers", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_forward_mode_is_the_directional_derivative(scan_layers):
   config, tokens, params = tiny(), random_tokens(1, 6), random_params(tiny())
   compute = ComputeConfig(attention="reference", derivatives="jax", scan_layers=scan_layers)

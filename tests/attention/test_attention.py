@@ -68,7 +68,11 @@ SHAPES = {
   "T = S, ragged blocks, grouped heads": (10, 10, (4, 2), (0, 0)),
   "T < S, ragged blocks, grouped heads, rows at their own offsets": (10, 13, (4, 2), (3, 1)),
 }
-MASKS = list(itertools.product([None, 3], [False, True], [False, True]))
+# Each feature alone, and all together; their pairs are slow tests.
+MASKS = [
+  masks if sum(map(bool, masks)) in (0, 1, 3) else pytest.param(masks, marks=pytest.mark.slow)
+  for masks in itertools.product([None, 3], [False, True], [False, True])
+]
 
 
 def mask_features(masks, num_queries, num_keys, num_heads, offset_B):

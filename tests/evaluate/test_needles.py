@@ -100,6 +100,7 @@ def test_an_answer_that_is_only_begun_is_wrong(monkeypatch, samples):
   assert retrieve(subject, [first, longer]).tolist() == [True, False]
 
 
+@pytest.mark.slow
 def test_batch_size_does_not_change_answers_nor_their_order():
   config = ModelConfig(vocab_size=61, d_model=16, num_layers=2, num_heads=2, num_kv_heads=2, head_dim=8, d_ff=24)
   rng = np.random.default_rng(0)

@@ -43,6 +43,7 @@ def tests_are_importable(monkeypatch):
   )
 
 
+@pytest.mark.slow
 def test_sides_take_turns_and_one_that_fails_leaves_the_other(tmp_path):
   log = str(tmp_path / "log")
   jobs = {

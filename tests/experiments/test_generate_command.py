@@ -19,6 +19,7 @@ def answers(ended):
   return [part.split("\n", 1)[1] for part in ended.stdout.split("--- ")[1:]]
 
 
+@pytest.mark.slow
 def test_generate_answers_all_prompts_as_each_alone(command, files, tmp_path):
   (tmp_path / "long.txt").write_text("the model drops its positions and reads a longer text than it has seen")
   arguments = (f"--checkpoint={files / 'finished'}", "--max_new_tokens=9", "--prefill_chunk=16")

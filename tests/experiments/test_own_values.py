@@ -46,6 +46,7 @@ def test_an_embedding_of_a_file_is_trained_and_measured(command, files, tmp_path
   assert '"loss"' in (tmp_path / "out" / "results.jsonl").read_text()
 
 
+@pytest.mark.slow
 def test_an_embedding_of_the_config_file_itself_is_found_by_its_name(command, files, tmp_path):
   run, config = tmp_path / "run", tmp_path / "swirl.py"
   config.write_text(

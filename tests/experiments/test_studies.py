@@ -98,6 +98,7 @@ def test_nothing_is_measured_twice(study):
   assert contents(workdir) == before
 
 
+@pytest.mark.slow
 def test_two_devices_measure_the_same(study, tmp_path):
   run_command(study[0], tmp_path, "--mesh=context", JAX_PLATFORMS="cpu", JAX_NUM_CPU_DEVICES="2")
   for two, one in zip(results(tmp_path), results(study[1]), strict=True):

@@ -163,6 +163,7 @@ def test_a_profile_is_a_trace_of_jax(config, tmp_path):
 # --- settings that are values -----------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_muon_trains_and_resumes_exactly(corpus, tmp_path, monkeypatch):
   config = tiny_run(corpus, optim={"optimizer": Muon()}, steps=6)
   train(config, tmp_path / "straight")

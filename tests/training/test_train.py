@@ -50,6 +50,7 @@ def equal(ours, theirs):
   jax.tree.map(np.testing.assert_array_equal, ours, theirs)
 
 
+@pytest.mark.slow
 def test_the_step_is_compiled_once(config, tmp_path, monkeypatch):
   steps = []
   original = train_module.jit_train_step

@@ -105,7 +105,7 @@ def test_it_trains_otherwise_than_a_drop_and_than_the_embedding_kept(corpus, rop
   assert len({tuple(values) for values in found.values()}) == 3
 
 
-@pytest.mark.parametrize("order", ["all", "late_first"])
+@pytest.mark.parametrize("order", ["late_first", pytest.param("all", marks=pytest.mark.slow)])
 def test_resuming_within_a_fade_is_exact(corpus, rope, tmp_path, monkeypatch, order):
   config = fading(corpus, rope, Fade(share=0.8, order=order))
   train(config, tmp_path / "straight")
