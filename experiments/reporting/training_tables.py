@@ -11,6 +11,7 @@ import numpy as np
 from drope_jax.drope import FROM_SCRATCH_COEFFICIENT, SMOLLM_COEFFICIENT, temperature
 from drope_jax.evaluate.coefficient import FIT_TASK
 from drope_jax.evaluate.figures import BETA, LOSS, Figure
+from drope_jax.metrics import flops_per_token, objective_factor
 from drope_jax.serialization import to_dict
 from drope_jax.transitions import Keep
 from experiments.reporting import arms
@@ -35,7 +36,7 @@ def show_count(count: float) -> str:
 def runs_table(records: Records) -> str:
   """What was trained: one line per run."""
   with_mfu = any(record.get("mfu") is not None for run in records.runs.values() for record in run.metrics)
-  header = ["run", "starts from", "parameters", "steps", "tokens", "last loss", "time", "tokens/s"]
+  header = ["run", "starts from", "parameters", "steps", "tokens", "FLOPs (PaLM)", "last loss", "time", "tokens/s"]
   runs = [run for run in records.runs.values() if run.pretrained is None]
   lines = [[*_of_run(run), *([_median(run, "mfu", 100, ".1f", " %")] if with_mfu else [])] for run in runs]
   return markdown_table(header + (["MFU (PaLM)"] if with_mfu else []), lines)
@@ -46,11 +47,20 @@ def _of_run(run: Run) -> list[str]:
   cells = [f"`{run.name}`", _start(run), parameters]
   last = run.last
   if last is None:
-    return [*cells, *[MISSING] * 5]
+    return [*cells, *[MISSING] * 6]
   unfinished = run.config is not None and last["step"] != run.config.steps
   steps = f"{last['step']:,}" + (f" of {run.config.steps:,} (unfinished)" if unfinished and run.config else "")
-  shown = [steps, f"{last['tokens']:,}", f"{last['loss']:.3f}", show_duration(last["seconds"])]
+  shown = [steps, f"{last['tokens']:,}", _flops(run), f"{last['loss']:.3f}", show_duration(last["seconds"])]
   return [*cells, *shown, _median(run, "tokens_per_second", 1, ",.0f")]
+
+
+def _flops(run: Run) -> str:
+  """What the steps so far have cost, the forward passes of a teacher included."""
+  config, last = run.config, run.last
+  if config is None or run.model is None or last is None:
+    return MISSING
+  factors = [objective_factor(config.objective, step, config.steps) for step in range(last["step"])]
+  return f"{last['tokens'] * flops_per_token(run.model, config.data.context) * statistics.mean(factors):.2e}"
 
 
 def _start(run: Run) -> str:

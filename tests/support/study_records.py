@@ -9,6 +9,7 @@ from typing import Any
 from drope_jax.config import DataConfig, InitConfig, ModelConfig, OptimConfig, TrainConfig
 from drope_jax.evaluate import results
 from drope_jax.evaluate.results import Result
+from drope_jax.objective import NextToken, Objective
 from drope_jax.positions import RoPE
 from drope_jax.serialization import save_config
 from drope_jax.transitions import Drop, Keep
@@ -56,6 +57,7 @@ def write_run(
   init: InitConfig | None = None,
   heldout: Mapping[int, Sequence[tuple[int, float]]] | None = None,
   positions: Any = None,
+  objective: Objective | None = None,
 ) -> None:
   """A run's config.json and metrics.jsonl; `heldout`: by extension, (step, loss)."""
   directory.mkdir(parents=True)
@@ -63,7 +65,8 @@ def write_run(
     vocab_size=1024, d_model=128, num_layers=6, num_heads=4, num_kv_heads=2, head_dim=32, d_ff=384, positions=positions
   )  # fmt: skip
   data, optim = DataConfig(directory="corpus", context=CONTEXT, batch_size=32), OptimConfig(peak_lr=1e-3)
-  save_config(TrainConfig(model=model, init=init, data=data, optim=optim, steps=steps), directory / "config.json")
+  settings = {"model": model, "init": init, "data": data, "optim": optim, "objective": objective or NextToken()}
+  save_config(TrainConfig(**settings, steps=steps), directory / "config.json")
   records: list[dict[str, Any]] = []
   for step in range(10, steps + 1, 10):
     noise = 0.03 * math.sin(step * 12.9898 + len(directory.name))

@@ -18,6 +18,7 @@ from support.study_records import (
 from drope_jax.config import InitConfig
 from drope_jax.evaluate.figures import Figure
 from drope_jax.evaluate.results import Result
+from drope_jax.objective import Distill
 from drope_jax.positions import RoPE
 from drope_jax.transitions import Drop
 from experiments.reporting import tables, training_tables
@@ -112,9 +113,21 @@ def test_runs_table_tells_what_was_trained_from_the_records_of_training_alone(wo
   last = study.runs["drope"].last
   assert last is not None and "kind" not in last
   row = cells(training_tables.runs_table(study))["`drope`"]
-  assert row == ["`rope`, DroPE", "1,312,384", "400", "1,638,400", f"{last['loss']:.3f}", "1 min 20 s", "21,000"]
+  flops = f"{1_638_400 * (6 * 1_310_720 + 12 * 6 * 4 * 32 * 128):.2e}"  # 1,664 of the parameters are of norms
+  figures_of_run = ["400", "1,638,400", flops, f"{last['loss']:.3f}", "1 min 20 s", "21,000"]
+  assert row == ["`rope`, DroPE", "1,312,384", *figures_of_run]
   described = training_tables.arms_described(study)
   assert "RoPE, continued 4.92M, DroPE 4.92M, NoPE from scratch 4.92M" in described
+
+
+def test_a_teacher_that_runs_for_half_of_the_steps_costs_a_sixth(workdir):
+  (workdir / "runs").unlink()
+  init = InitConfig(checkpoint="runs/rope", transition=Drop())
+  write_run(workdir / "runs" / "drope", init=init, objective=Distill(until=0.5))
+  write_run(workdir / "runs" / "nope", steps=400)
+  table = cells(training_tables.runs_table(study_of(workdir, figures(LOSSES, {}))))
+  distilled, plain = (float(table[f"`{name}`"][4]) for name in ("drope", "nope"))
+  assert distilled / plain == pytest.approx(7 / 6, rel=1e-2)
 
 
 def test_an_arm_that_branches_off_an_earlier_step_counts_the_tokens_before_it(workdir):
