@@ -131,6 +131,7 @@ def test_chunks_change_nothing(params, chunk):
   jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4), both(10), both(chunk))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("what", ["logits", "attention"])
 def test_micro_batches_add_up(rope, corpus, what):
   objective = Distill(weight=0.7, until=0.5, what=what)

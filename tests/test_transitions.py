@@ -144,7 +144,7 @@ def test_the_orders_of_a_fade():
   np.testing.assert_allclose(half["late_first"], [[1] * 8, [0] * 8], atol=1e-6)
 
 
-@pytest.mark.parametrize("scan_layers", [True, False])
+@pytest.mark.parametrize("scan_layers", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_a_table_by_layer_is_a_pattern_of_those_tables(scan_layers):
   from drope_jax.config import ComputeConfig
 

@@ -48,6 +48,7 @@ def dropped(files):
   return directory
 
 
+@pytest.mark.slow
 def test_generate_takes_beta_from_the_length_of_each_prompt(command, dropped, tmp_path):
   texts = ["the", "the model drops its positions and reads a longer text than it has seen", "a", "its"]
   (tmp_path / "long.txt").write_text(texts[1])

@@ -65,6 +65,7 @@ def done(settings, tmp_path_factory):
   return workdir
 
 
+@pytest.mark.slow
 def test_doing_it_again_changes_no_file_and_keeps_how_it_was_made(settings, done, monkeypatch):
   monkeypatch.setattr("drope_jax.cli.command_line", lambda: "another command")
   for module in ("drope_jax.serialization", "experiments.study"):

@@ -79,6 +79,7 @@ def test_how_layers_run_changes_no_loss(corpus, params, plain_losses, compute):
   assert three_losses(corpus, params, **compute) == pytest.approx(plain_losses, rel=1e-5)
 
 
+@pytest.mark.slow
 def test_bfloat16_computes_on_float32_weights(corpus, params, plain_losses):
   found = three_losses(corpus, params, dtype="bfloat16")
   assert found != plain_losses

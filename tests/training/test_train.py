@@ -226,6 +226,7 @@ def test_how_it_is_computed_may_change_on_the_way(config, finished, tmp_path, mo
   np.testing.assert_allclose(losses(tmp_path), losses(finished), rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_what_changes_speed_and_memory_alone_may_change_on_the_way(corpus, finished, tmp_path, monkeypatch):
   when_step_is_logged(monkeypatch, 3, terminate)
   train(tiny_run(corpus), tmp_path)

@@ -95,6 +95,7 @@ def test_what_is_saved_is_the_transitions_model_and_the_config_keeps_the_checkpo
   assert saved.config.init.transition == Fade(share=0.5)
 
 
+@pytest.mark.slow
 def test_it_trains_otherwise_than_a_drop_and_than_the_embedding_kept(corpus, rope, faded, tmp_path):
   found = {"fade": losses(faded)}
   for name, transition in (("drop", Drop()), ("keep", Keep())):
