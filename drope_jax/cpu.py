@@ -1,8 +1,11 @@
-"""Commands on a CPU start once more, with an allocator that keeps memory and with the cores as devices.
+"""Commands on a CPU start once more, with an allocator that keeps memory and, if asked for, the cores as devices.
 
 XLA takes the buffers of every step from the allocator and gives them back. glibc returns blocks of that size to the
 system, so that each step faults all of its pages in again; mimalloc (the wheel `cmeel-mimalloc`) keeps them. And small
 products run on one core: two devices have one each. Both are fixed when a process starts, hence the second start.
+
+The cores are devices only with DROPE_JAX_CPU=devices: on a loaded machine XLA once aborted a run of two devices, one of
+which did not reach an all-reduce within its 40 seconds.
 
 A program that imports this library is left alone. To get the same there, set what `settings()` returns in its
 environment: `LD_PRELOAD`, `MIMALLOC_PURGE_DELAY` and `XLA_FLAGS`.
@@ -14,7 +17,7 @@ import os
 import sys
 from collections.abc import Mapping
 
-VARIABLE = "DROPE_JAX_CPU"  # "off": nothing of this is done
+VARIABLE = "DROPE_JAX_CPU"  # "off": nothing of this is done; "devices": every core is a device too
 _DONE = "set"  # its value in the second start, and in every process that this one starts
 _DEVICES = "--xla_force_host_platform_device_count"
 _ACCELERATORS = ("/dev/nvidia[0-9]*", "/dev/kfd", "/dev/dxg", "/dev/accel*", "/dev/vfio/[0-9]*")  # GPUs, then TPUs
@@ -34,7 +37,12 @@ def settings(environment: Mapping[str, str] | None = None) -> dict[str, str]:
   if allocator is not None and "LD_PRELOAD" not in environment:
     found |= {"LD_PRELOAD": allocator, "MIMALLOC_PURGE_DELAY": environment.get("MIMALLOC_PURGE_DELAY", "-1")}
   flags, cores = environment.get("XLA_FLAGS", ""), len(os.sched_getaffinity(0))
-  if cores > 1 and _DEVICES not in flags and "JAX_NUM_CPU_DEVICES" not in environment:
+  if (
+    environment.get(VARIABLE) == "devices"
+    and cores > 1
+    and _DEVICES not in flags
+    and "JAX_NUM_CPU_DEVICES" not in environment
+  ):
     found["XLA_FLAGS"] = f"{flags} {_DEVICES}={cores}".strip()
   return found and {**found, VARIABLE: _DONE}
 

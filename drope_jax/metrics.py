@@ -84,7 +84,8 @@ class JsonLines:
     if self._path.exists():
       lines = self._path.read_text().splitlines(keepends=True)
       # A line cut off by a crash has no newline and is later than any checkpoint.
-      kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= step]
+      # Before the first checkpoint nothing counts: the run evaluates its start again.
+      kept = [line for line in lines if step and line.endswith("\n") and json.loads(line)["step"] <= step]
       self._path.write_text("".join(kept))
     self._file = self._path.open("a") if is_local(path) else None
     self._lines = kept

@@ -144,7 +144,9 @@ def _attention_block(
     return rotate(x_BTHh, jax.tree.map(lambda table: table[index], rotation) if kind.by_layer else rotation)
 
   q_BTHh, k_BSKh = turned(q_BTHh, kind.q_rotation), turned(k_BSKh, kind.k_rotation)
-  out_BTHh = attention(q_BTHh, k_BSKh, v_BSKh, **kind.mask, kernel=compute.attention)
+  # Of the kernels the reference alone has no derivatives written by hand.
+  kernel = "reference" if compute.derivatives == "jax" and compute.attention == "auto" else compute.attention
+  out_BTHh = attention(q_BTHh, k_BSKh, v_BSKh, **kind.mask, kernel=kernel)
   update_BTD = project(out_BTHh, params["o"].astype(dtype), 2)
   seen = {"queries": q_BTHh, "keys": k_BSKh, "values": v_BSKh, "attention": update_BTD}
   if "weights" in tapped:
@@ -217,7 +219,7 @@ def _run_layers(
         lambda w, i=i: w[i - num_layers][0], slices, is_leaf=lambda w: isinstance(w, list | tuple)
       )
       *carry, seen[i] = run_layer(layer_params, *carry, i, i % period, taps.names if i in taps.layers else ())
-  return Hidden(*carry, {name: jnp.stack([seen[i][name] for i in taps.layers]) for name in taps.names})
+  return Hidden(*carry, {name: jnp.stack([seen[i][name] for i in taps.layers]) for name in taps.names if taps.layers})
 
 
 def separate_frequencies(config: ModelConfig) -> tuple[ModelConfig, Frequencies | None]:

@@ -5,6 +5,7 @@ returns sums over the real targets, so that micro-batches add up exactly, whatev
 """
 
 import dataclasses
+import math
 from collections.abc import Callable
 from typing import Any, Protocol
 
@@ -14,6 +15,7 @@ import jax.numpy as jnp
 from drope_jax.errors import check
 from drope_jax.loss import SummedLosses, TokenLosses
 from drope_jax.model import Hidden
+from drope_jax.shares import elapsed
 from drope_jax.values import Value
 
 Array = jax.Array
@@ -121,7 +123,7 @@ class Distill(Objective):
     return self.teacher
 
   def extra_forwards(self, step: int, steps: int) -> float:
-    return float(step / (self.until * steps) < 1)
+    return float(step < math.ceil(self.until * steps))
 
   def __call__(self, inputs: Inputs) -> tuple[Array, Sums]:
     name, taps, measure = {
@@ -133,9 +135,9 @@ class Distill(Objective):
     def alone() -> tuple[Array, Array]:
       return inputs.summed_losses(student.states_BTD).total, jnp.zeros(())
 
-    progress = inputs.step / (self.until * inputs.steps)
+    progress = elapsed(inputs.step, self.until, inputs.steps)
     nll, distance = jax.lax.cond(progress < 1, lambda: measure(inputs, student), alone)
-    total = nll + self.weight * jnp.maximum(1 - progress, 0.0) * distance
+    total = nll + self.weight * (1 - progress) * distance
     return total, {"nll": nll, "tokens": inputs.weights_BT.sum(), name: jnp.where(progress < 1, distance, jnp.nan)}
 
   @staticmethod

@@ -25,7 +25,8 @@ class Bias:
   """What is added to the attention logits: a function of the distance i - j of query and key, for each head.
 
   coefficients: arrays (H,) of constants; no gradient flows to them.
-  of_distance: (coefficients, float32 distances) -> float32 logits; its arguments broadcast against each other.
+  of_distance: (*coefficients, distances) -> logits, all float32: coefficients (K, G, 1, 1), with K * G = H, and
+    distances (B, 1, 1, T, S) broadcast against each other.
     Distances are negative where the causal mask hides the key.
   """
 

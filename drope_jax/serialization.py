@@ -73,7 +73,7 @@ def from_dict(cls: type[T], data: dict[str, Any], path: str = "") -> T:
   check(isinstance(data, dict), f"{path} is {data!r}; it must be an object")
   name = data.get("type", recorded_name(cls))
   check(name == recorded_name(cls), f"{path}.type is {name!r}; it must be {recorded_name(cls)!r}")
-  data = upgraded(cls.__name__, data)
+  data = upgraded(recorded_name(cls), data)
   hints = typing.get_type_hints(cls)
   names = [field.name for field in dataclasses.fields(cls)]  # type: ignore[arg-type]
   unknown = sorted(set(data) - {"type", *names})

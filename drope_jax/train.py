@@ -140,18 +140,33 @@ def claim(workdir: epath.Path, run: Run, extend: bool) -> None:
   elif path.exists():
     there = load_config(TrainConfig, path)
     checkpoint.refuse_other_run(to_dict(there), run.config, workdir, extend)
-    if there.steps != run.config.steps and run.trained != run.model:
-      raise ConfigError(
-        f"TrainConfig.steps is {run.config.steps} and {workdir} began with {there.steps}: with other steps "
-        f"{type(run.config.init and run.config.init.transition).__name__} would bring back what it has taken away; "
-        "start another run from this one, with InitConfig.transition Keep()"
-      )
+    _check_extension(there.steps, run, workdir)
   elif holds_something(workdir):
     raise CheckpointError(f"{workdir} is not empty and holds no config.json; choose another workdir")
   multihost_utils.sync_global_devices("every host has looked at the workdir")
   if jax.process_index() == 0:
     workdir.mkdir(parents=True, exist_ok=True)
     save_config(run.config, path)
+
+
+def _check_extension(before: int, run: Run, workdir: epath.Path) -> None:
+  """Raises ConfigError for other steps than the workdir's run has, where going on would not be what it says."""
+  steps, config = run.config.steps, run.config
+  if steps == before:
+    return
+  began = f"TrainConfig.steps is {steps} and {workdir} began with {before}"
+  if steps < before:
+    raise ConfigError(f"{began}: a run can be extended, not cut short")
+  teacher = any(
+    config.objective.extra_forwards(step, before) != config.objective.extra_forwards(step, steps)
+    for step in range(before)
+  )
+  if run.trained is not run.model or teacher:
+    what = config.objective if teacher else config.init and config.init.transition
+    raise ConfigError(
+      f"{began}: with other steps {type(what).__name__} would bring back what it has taken away; start another run "
+      "from this one, with InitConfig.transition Keep()"
+    )
 
 
 @dataclasses.dataclass

@@ -16,6 +16,7 @@ from drope_jax.errors import ConfigError, check
 from drope_jax.model_config import ModelConfig
 from drope_jax.positions import Embedding, Layer, LayerPattern, RoPE, layer_cycle
 from drope_jax.rotation import Frequencies
+from drope_jax.shares import elapsed
 from drope_jax.values import Value
 
 Array = jax.Array
@@ -81,9 +82,11 @@ class Fade(Transition):
 
   def apply(self, model: ModelConfig, context: int) -> ModelConfig:
     table = _table(model)
-    check(
-      table is not None, f"Fade: ModelConfig.positions is {model.positions}; it must be one rotation for all layers"
-    )
+    shared = table is not None
+    check(shared, f"Fade: ModelConfig.positions is {model.positions}; it must be one rotation for all layers")
+    # YaRN multiplies cos and sin: without a rotation the factor would stay, and be lost when the embedding goes.
+    plain = table is not None and float(table.factor) == 1
+    check(plain, f"Fade: {model.positions} scales the logits too, which a fade does not undo; use Drop()")
     return drop(model)
 
   def frequencies(self, model: ModelConfig, step: Array, steps: int) -> Frequencies:
@@ -91,17 +94,17 @@ class Fade(Transition):
     assert table is not None  # see apply
     omega = jnp.asarray(table.omega, jnp.float32)
     layers, pairs = model.num_layers, len(table.omega)
-    progress = jnp.minimum(step / (self.share * steps), 1.0)
+    progress = elapsed(step, self.share, steps)
+    turning = int((np.asarray(table.omega) > 0).sum())  # the others have been dropped before
     # In units of one turn each: turn number i, of n, begins when i are over.
     turns = {
       "all": (1, np.zeros((1, 1))),
-      "slow_first": (pairs, np.arange(pairs)[::-1][None]),
+      "slow_first": (turning, np.maximum(turning - 1 - np.arange(pairs), 0)[None]),
       "late_first": (layers, np.arange(layers)[::-1][:, None]),
     }
     count, number = turns[self.order]
     passed = jnp.clip(progress * count - number, 0.0, 1.0)
     gate = 1 - passed if self.shape == "linear" else jnp.where(passed < 1, 0.5 + 0.5 * jnp.cos(jnp.pi * passed), 0.0)
-    # cos and sin have their factor only as far as there is something to rotate.
     return Frequencies(jnp.broadcast_to(omega * gate, (layers, pairs)), table.factor)
 
 
@@ -126,9 +129,12 @@ class PartialDrop(Transition):
       any(isinstance(layer.positions, RoPE) for layer in cycle),
       f"PartialDrop: ModelConfig.positions is {model.positions}; only the pairs of a RoPE can be dropped apart",
     )
-    return _with_layers(
-      model, [dataclasses.replace(layer, positions=self._kept(layer.positions, model, context)) for layer in cycle]
+    kept = [dataclasses.replace(layer, positions=self._kept(layer.positions, model, context)) for layer in cycle]
+    check(
+      kept != list(cycle),
+      f"{self} drops nothing: all pairs of {model.positions} that turn are kept at a context of {context} tokens",
     )
+    return _with_layers(model, kept)
 
   def _kept(self, positions: Embedding | None, model: ModelConfig, context: int) -> Embedding | None:
     if not isinstance(positions, RoPE):
@@ -136,10 +142,8 @@ class PartialDrop(Transition):
     omega = np.asarray(positions.frequencies(model.head_dim, context).omega)
     turning = int((omega > 0).sum())
     kept = int((omega * context / (2 * math.pi) >= self.turns).sum()) if self.fastest is None else self.fastest
-    check(
-      kept < turning,
-      f"{self} drops nothing: all {turning} pairs of {positions} that turn are kept at a context of {context} tokens",
-    )
+    if kept >= turning:
+      return positions
     return dataclasses.replace(positions, pairs=kept) if kept else None
 
 

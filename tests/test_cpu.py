@@ -9,6 +9,7 @@ import pytest
 from drope_jax import cpu
 
 CPU = {"JAX_PLATFORMS": "cpu"}
+DEVICES = {**CPU, "DROPE_JAX_CPU": "devices"}
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="Linux alone preloads")
 
 
@@ -18,13 +19,11 @@ def two_cores_and_an_allocator(monkeypatch):
   monkeypatch.setattr(os, "sched_getaffinity", lambda process: {0, 1})
 
 
-def test_an_allocator_and_the_cores_are_set():
-  assert cpu.settings({**CPU, "XLA_FLAGS": "--other"}) == {
-    "LD_PRELOAD": "/x/libmimalloc.so",
-    "MIMALLOC_PURGE_DELAY": "-1",
-    "XLA_FLAGS": "--other --xla_force_host_platform_device_count=2",
-    "DROPE_JAX_CPU": "set",
-  }
+def test_an_allocator_is_set_and_the_cores_where_they_are_asked_for():
+  allocator = {"LD_PRELOAD": "/x/libmimalloc.so", "MIMALLOC_PURGE_DELAY": "-1", "DROPE_JAX_CPU": "set"}
+  assert cpu.settings({**CPU, "XLA_FLAGS": "--other"}) == allocator
+  devices = {"XLA_FLAGS": "--other --xla_force_host_platform_device_count=2"}
+  assert cpu.settings({**DEVICES, "XLA_FLAGS": "--other"}) == allocator | devices
 
 
 @pytest.mark.parametrize(
@@ -33,8 +32,8 @@ def test_an_allocator_and_the_cores_are_set():
     {**CPU, "DROPE_JAX_CPU": "off"},
     {**CPU, "DROPE_JAX_CPU": "set"},
     {"JAX_PLATFORMS": "cuda,cpu"},
-    {**CPU, "LD_PRELOAD": "mine.so", "JAX_NUM_CPU_DEVICES": "1"},
-    {**CPU, "LD_PRELOAD": "mine.so", "XLA_FLAGS": "--xla_force_host_platform_device_count=8"},
+    {**DEVICES, "LD_PRELOAD": "mine.so", "JAX_NUM_CPU_DEVICES": "1"},
+    {**DEVICES, "LD_PRELOAD": "mine.so", "XLA_FLAGS": "--xla_force_host_platform_device_count=8"},
   ],
 )
 def test_nothing_is_set_where_that_is_wanted(environment):
@@ -50,7 +49,7 @@ def test_an_accelerator_s_device_file_means_that_it_computes(monkeypatch, tmp_pa
 
 def test_the_cores_are_devices_without_the_allocator_too(monkeypatch):
   monkeypatch.setattr(cpu, "_mimalloc", lambda: None)
-  assert set(cpu.settings(CPU)) == {"XLA_FLAGS", "DROPE_JAX_CPU"}
+  assert set(cpu.settings(DEVICES)) == {"XLA_FLAGS", "DROPE_JAX_CPU"} and not cpu.settings(CPU)
 
 
 PROGRAM = """
@@ -76,8 +75,9 @@ def test_a_command_starts_once_more_with_its_arguments(tmp_path):
     return done
 
   cores = subprocess.run(["nproc"], capture_output=True, text=True, check=True).stdout.strip()
-  done = run(DROPE_JAX_CPU="")
+  done = run(DROPE_JAX_CPU="devices")
   assert done.stdout.split(maxsplit=2) == [cores, "True", "--a=b c\n"]
+  assert run(DROPE_JAX_CPU="").stdout.split()[:2] == ["1", "True"]
   assert done.stderr.count("DROPE_JAX_CPU=off") == 1
   assert run(DROPE_JAX_CPU="off").stdout.split()[:2] == ["1", "False"]
 
