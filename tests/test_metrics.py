@@ -149,3 +149,10 @@ def test_progress_line():
   assert line == "step 40/800  loss 3.214  grad 0.91  lr 1.0e-03  12.3k tok/s  MFU 40.0% (PaLM)  ETA 0:01:02"
   first = metrics.progress_line({**record, "tokens_per_second": None, "mfu": None}, 800, None)
   assert first == "step 40/800  loss 3.214  grad 0.91  lr 1.0e-03"
+
+
+def test_before_the_first_checkpoint_no_record_counts(tmp_path):
+  path = tmp_path / "metrics.jsonl"
+  path.write_text('{"step": 0, "kind": "eval", "loss": 5.0}\n{"step": 1, "loss": 4.9}\n')
+  metrics.JsonLines(path, 0).close()
+  assert path.read_text() == ""

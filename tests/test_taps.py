@@ -80,6 +80,10 @@ def test_taps_that_are_not_there_are_refused(taps):
     seen(tiny(), random_tokens(1, 4), taps)
 
 
+def test_no_layer_has_no_taps():
+  assert seen(tiny(), random_tokens(1, 4), Taps((), ("weights",))).taps == {}
+
+
 def test_taps_are_differentiable():
   config, tokens, params = tiny(), random_tokens(1, 6), random_params(tiny())
 
@@ -95,7 +99,7 @@ def test_taps_are_differentiable():
 @pytest.mark.parametrize("scan_layers", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_forward_mode_is_the_directional_derivative(scan_layers):
   config, tokens, params = tiny(), random_tokens(1, 6), random_params(tiny())
-  compute = ComputeConfig(attention="reference", derivatives="jax", scan_layers=scan_layers)
+  compute = ComputeConfig(derivatives="jax", scan_layers=scan_layers)
 
   def summed(params):
     states = hidden_states(params, config, tokens, compute=compute).states_BTD

@@ -56,6 +56,14 @@ def test_a_partial_drop_leaves_the_windows_and_layers_of_a_pattern():
   assert applied(PartialDrop(fastest=2), pattern) == LayerPattern((kept, kept, kept, Layer(None)))
 
 
+def test_a_partial_drop_of_a_pattern_may_leave_one_of_its_layers_whole():
+  slow, fast = Layer(RoPE(10_000.0)), Layer(RoPE(2.0), 16)
+  kept = int((TURNS >= 1).sum())
+  assert applied(PartialDrop(1.0), LayerPattern((fast, slow))) == LayerPattern(
+    (fast, Layer(RoPE(10_000.0, pairs=kept)))
+  )
+
+
 @pytest.mark.parametrize(
   ("transition", "positions", "said"),
   [
@@ -63,6 +71,7 @@ def test_a_partial_drop_leaves_the_windows_and_layers_of_a_pattern():
     (Fade(0.5), ALiBi(), "one rotation for all layers"),
     (Fade(0.5), RoPE(scaling=DynamicNTK(CONTEXT)), "one rotation for all layers"),
     (Fade(0.5), rnope_swa(16), "one rotation for all layers"),
+    (Fade(0.5), RoPE(scaling=YaRN(8.0, CONTEXT)), "scales the logits too"),
     (PartialDrop(), ALiBi(), "only the pairs of a RoPE"),
     (PartialDrop(0.001), ROPE, "drops nothing"),
     (PartialDrop(fastest=8), ROPE, "drops nothing"),
@@ -165,6 +174,19 @@ def test_the_end_of_a_fade_is_the_dropped_model_bitwise():
     logits_of(params, MODEL, tokens, frequencies=end),
     logits_of(params, Fade(0.5).apply(MODEL, CONTEXT), tokens),
   )
+
+
+@pytest.mark.parametrize("steps", [41, 47, 55, 61, 82])  # whose quotients round to less than 1 once compiled
+@pytest.mark.parametrize("order", ["all", "slow_first"])
+def test_a_compiled_fade_ends_exactly_too(steps, order):
+  table = jax.jit(lambda step: Fade(1.0, order).frequencies(MODEL, step, steps))
+  assert (np.asarray(table(steps).omega) == 0).all() and (np.asarray(table(steps - 1).omega) > 0).any()
+
+
+def test_a_fade_counts_only_the_pairs_that_still_turn():
+  left = dataclasses.replace(MODEL, positions=RoPE(10_000.0, pairs=2))
+  omega = np.asarray(Fade(1.0, "slow_first").frequencies(left, jnp.asarray(STEPS // 2), STEPS).omega)
+  np.testing.assert_allclose(omega[:, :2], [[1.0, 0.0]] * MODEL.num_layers, atol=1e-6)
 
 
 def test_all_steps_of_a_fade_are_one_program():

@@ -1,5 +1,6 @@
 """What keeps a run from these devices and this machine: found before anything is written."""
 
+import logging
 from typing import Any
 
 import jax
@@ -8,7 +9,8 @@ from jax.sharding import AbstractMesh, Mesh
 from drope_jax import metrics
 from drope_jax.attention.accelerators import ACCELERATED, PLATFORMS, Feature, obstacle
 from drope_jax.config import TrainConfig
-from drope_jax.data.tokenizers import Tokenizer
+from drope_jax.data.identity import digest
+from drope_jax.data.tokenizers import Tokenizer, load_tokenizer
 from drope_jax.errors import ConfigError, check
 from drope_jax.model import compute_dtype
 from drope_jax.model_config import ModelConfig
@@ -18,6 +20,8 @@ from drope_jax.positions import layer_cycle
 from drope_jax.sharding import check_divides
 from drope_jax.training.run import Run
 
+logger = logging.getLogger(__name__)
+
 
 def check_run(run: Run, tokenizer: Tokenizer, mesh: Mesh) -> None:
   """Raises ConfigError naming the field for the first thing that does not fit."""
@@ -26,9 +30,27 @@ def check_run(run: Run, tokenizer: Tokenizer, mesh: Mesh) -> None:
     f"ModelConfig.vocab_size is {run.model.vocab_size}; "
     f"the tokenizer {run.config.data.tokenizer} has {tokenizer.vocab_size}",
   )
+  warn_of_another_tokenizer(run, tokenizer)
   check_layout(run, mesh)
   check_kernel(run, mesh)
   metrics.check_trackers(run.config.trackers)
+
+
+def warn_of_another_tokenizer(run: Run, tokenizer: Tokenizer) -> None:
+  """Says so if a run that starts from a checkpoint reads its text through another tokenizer than the checkpoint's."""
+  init, given = run.config.init, run.config.data.tokenizer
+  if init is None or given == init.checkpoint:
+    return
+  try:
+    theirs = load_tokenizer(init.checkpoint)
+  except ConfigError:  # an imported model may have come without one
+    return
+  if digest(theirs) != digest(tokenizer):
+    logger.warning(
+      "DataConfig.tokenizer is %r, and not the tokenizer of %s, whose weights know other tokens; 'init' takes theirs",
+      given,
+      init.checkpoint,
+    )
 
 
 def check_layout(run: Run, mesh: Mesh | AbstractMesh) -> None:

@@ -90,6 +90,13 @@ def test_a_finished_run_goes_on_for_more_steps_and_at_another_rate(config, finis
   assert train(again, workdir) == (10, True)  # now this is the run's config
 
 
+def test_a_run_is_not_cut_short(config, finished):
+  before = contents(finished)
+  with pytest.raises(ConfigError, match="a run can be extended, not cut short"):
+    train(dataclasses.replace(config, steps=3), finished, extend=True)
+  assert contents(finished) == before
+
+
 def test_what_is_trained_may_not_differ_when_a_run_is_extended(config, finished):
   before = contents(finished)
   for changes in ({"seed": 1}, {"optim": dataclasses.replace(config.optim, optimizer=AdamW(beta2=0.5))}):

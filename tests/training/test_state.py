@@ -8,13 +8,15 @@ import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 from support.interrupting import terminate, when_step_is_logged
-from support.tiny_run import contents, losses, tiny_corpus, tiny_model, tiny_run
+from support.tiny_run import WORDS, contents, losses, tiny_corpus, tiny_model, tiny_run
 
 from drope_jax import checkpoint
 from drope_jax.config import InitConfig, QKNorm
+from drope_jax.data.tokenizers import load_tokenizer, train_bpe
 from drope_jax.errors import CheckpointError, ConfigError
 from drope_jax.positions import RoPE
 from drope_jax.train import train
+from drope_jax.training.preflight import warn_of_another_tokenizer
 from drope_jax.training.run import resolve
 from drope_jax.transitions import Keep
 
@@ -135,3 +137,13 @@ def test_the_source_is_not_touched(corpus, finished, tmp_path):
   before = contents(source)
   train(stands_still(corpus, InitConfig(checkpoint=str(source), keep_optimizer=True)), tmp_path / "run")
   assert contents(source) == before
+
+
+def test_another_tokenizer_than_the_checkpoints_is_announced(corpus, finished, tmp_path, caplog):
+  other = tmp_path / "tokenizer"
+  train_bpe([" ".join(WORDS)] * 3, 260, other)
+  init = InitConfig(checkpoint=str(finished))
+  for tokenizer, times in ((str(other / "tokenizer.json"), 1), ("byte", 1), ("init", 1)):
+    run = resolve(tiny_run(corpus, init=init, data={"tokenizer": tokenizer}))
+    warn_of_another_tokenizer(run, load_tokenizer(run.config.data.tokenizer))
+    assert caplog.text.count("whose weights know other tokens") == times
