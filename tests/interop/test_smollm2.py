@@ -114,7 +114,7 @@ def test_back_out_it_is_exactly_what_it_was(directory, reference, english, tmp_p
 def test_dropped_and_out(directory, imported, english, tmp_path):
   """Without its embedding, before any recalibration: the class without RoPE computes what ours does, beta included."""
   dropped, beta = drope_jax.drop(imported.model), drope_jax.temperature(2, 0.1)
-  origin = checkpoint.load_meta(directory)["origin"]
+  origin = checkpoint.open_step(directory).meta["origin"]
   checkpoint.save_weights(tmp_path / "dropped", dropped, imported.params, imported.context, origin)
   load_tokenizer(directory).save(tmp_path / "dropped")
   export_model(tmp_path / "dropped", tmp_path / "exported", target_length=2 * imported.context, c=0.1)

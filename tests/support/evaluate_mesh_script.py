@@ -45,9 +45,9 @@ def queries_of(program) -> int:
   """The most queries that one device's attention takes at once in a program, which is traced for it."""
   compute, taken = attention._compute, []
 
-  def watched(scaled_BTHh, *rest):
+  def watched(scaled_BTHh, *rest, **settings):
     taken.append(scaled_BTHh.shape[1])
-    return compute(scaled_BTHh, *rest)
+    return compute(scaled_BTHh, *rest, **settings)
 
   attention._compute = watched
   try:
