@@ -62,6 +62,7 @@ def connect() -> None:
     logger.info(distributed.describe())
   if jax.process_index() > 0:  # what follows is alike on all of them
     logging.getLogger("drope_jax").setLevel(logging.WARNING)
+    logging.getLogger("drope_jax.cli").setLevel(logging.INFO)  # but each says how it ended
   distributed.refuse_local(WORKDIR.value, SHARED_WORKDIR.value)
 
 
