@@ -65,15 +65,22 @@ def read_json_lines(path: epath.PathLike, torn: Literal["drop", "read", "skip"] 
   return records
 
 
+def is_torn(path: Path) -> bool:
+  """Whether a file ends within a line, as one does whose writing was interrupted."""
+  if not path.exists() or not path.stat().st_size:
+    return False
+  with path.open("rb") as file:
+    file.seek(-1, os.SEEK_END)
+    return file.read(1) != b"\n"
+
+
 def append_json_lines(records: Iterable[Any], path: Path) -> None:
   """Appends records to a local file in one write; a last line that a crash has cut off is taken away before."""
   path.parent.mkdir(parents=True, exist_ok=True)
   with path.open("a+b") as file:  # writes go to the end, wherever was read
-    if file.tell():
-      file.seek(-1, os.SEEK_END)
-      if file.read(1) != b"\n":
-        file.seek(0)
-        file.truncate(file.read().rfind(b"\n") + 1)
+    if is_torn(path):
+      file.seek(0)
+      file.truncate(file.read().rfind(b"\n") + 1)
     file.write("".join(json.dumps(record) + "\n" for record in records).encode())
 
 

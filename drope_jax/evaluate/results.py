@@ -13,13 +13,13 @@ by "tokens" or "words" (of the prompt), and the loss by "beta" on which the temp
 import dataclasses
 import json
 import math
-import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from drope_jax.errors import ResultsError
 from drope_jax.evaluate.figures import At, Figure
+from drope_jax.files import append_json_lines, is_torn
 from drope_jax.serialization import from_dict
 from drope_jax.upgrades import upgraded
 
@@ -94,13 +94,7 @@ def append(path: Path, results: Iterable[Result]) -> None:
         f"{path}: {result.metric} of {result.run}, {result.method}, {result.task} at {result.context} tokens is "
         f"{result.value}; a result must be finite, and none of this measurement is written"
       )
-  lines = "".join(json.dumps(dataclasses.asdict(result)) + "\n" for result in results)
-  path.parent.mkdir(parents=True, exist_ok=True)
-  with path.open("a+b") as file:  # writes go to the end, wherever was read
-    if _torn(path):
-      file.seek(0)
-      file.truncate(file.read().rfind(b"\n") + 1)
-    file.write(lines.encode())
+  append_json_lines(map(dataclasses.asdict, results), path)
 
 
 def read(path: Path) -> list[Result]:
@@ -152,13 +146,4 @@ def measured(path: Path) -> set[Measurement]:
   If the last line was cut off, the one before it may be of the same measurement, whose figures are then incomplete.
   """
   found = [result.measurement for result in read(path)]
-  return set(found) - set(found[-1:] if _torn(path) else [])
-
-
-def _torn(path: Path) -> bool:
-  """Whether a file ends within a line."""
-  if not path.exists() or not path.stat().st_size:
-    return False
-  with path.open("rb") as file:
-    file.seek(-1, os.SEEK_END)
-    return file.read(1) != b"\n"
+  return set(found) - set(found[-1:] if is_torn(path) else [])
