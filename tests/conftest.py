@@ -8,14 +8,21 @@ import jax
 import pytest
 from support.tiny_run import tiny_corpus, tiny_model, tiny_run
 
+QUICK_COMPILATION = "--xla_cpu_use_fusion_emitters=false"
 os.environ["DROPE_JAX_CPU"] = "off"  # commands that tests start compute on one device, bit by bit as the tests do
 
 
 def pytest_configure(config: pytest.Config) -> None:
-  """Without the slow tests, most programs run once: optimising them would take most of the time."""
+  """Without the slow tests, most programs run once: optimising them would take most of the time.
+
+  XLA's older code generator makes them in half of the time that its fusion emitters take, which the slow tests use.
+  """
   if config.option.markexpr == "not slow":
     os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"  # of the processes that tests start
     jax.config.update("jax_disable_most_optimizations", True)
+    flags = os.environ.get("XLA_FLAGS", "")
+    if QUICK_COMPILATION not in flags:
+      os.environ["XLA_FLAGS"] = f"{flags} {QUICK_COMPILATION}".strip()
 
 
 def pytest_collection_finish() -> None:
