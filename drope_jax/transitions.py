@@ -163,6 +163,8 @@ class KeepWindows(Transition):
     if not isinstance(positions, Embedding):
       raise ConfigError(f"KeepWindows: ModelConfig.positions is {positions}; it must be one embedding for all layers")
     check(self.window < context, f"KeepWindows.window is {self.window}; the training context is {context} tokens")
+    enough = model.num_layers >= self.every
+    check(enough, f"KeepWindows.every is {self.every}; of {model.num_layers} layers none would be global")
     return _with_layers(model, [*[Layer(positions, self.window)] * (self.every - 1), Layer(None)])
 
 
