@@ -1,12 +1,15 @@
 """What a run reports: FLOPs and MFU, metrics.jsonl, optional trackers, and the line that a person reads."""
 
+import contextlib
 import datetime
 import importlib.util
 import json
 import logging
 import math
 import os
+import sys
 import uuid
+from collections.abc import Iterator
 from typing import Any, Protocol
 
 import jax
@@ -126,7 +129,8 @@ class TensorBoard:
   """
 
   def __init__(self, directory: epath.Path, step: int):
-    from tensorboardX import SummaryWriter  # optional, and slow to import
+    with _hidden("torch"):  # tensorboardX imports it where it is installed, for seconds, and scalars do not need it
+      from tensorboardX import SummaryWriter  # optional
 
     self._writer = SummaryWriter(str(directory), purge_step=step + 1 if step else None)
 
@@ -136,6 +140,19 @@ class TensorBoard:
 
   def close(self) -> None:
     self._writer.close()
+
+
+@contextlib.contextmanager
+def _hidden(module: str) -> Iterator[None]:
+  """Importing `module` fails here, as if it were not installed, unless it is imported already."""
+  if module in sys.modules:
+    yield
+    return
+  sys.modules[module] = None  # type: ignore[assignment]  # Python's own way of saying so
+  try:
+    yield
+  finally:
+    del sys.modules[module]
 
 
 class WandB:
