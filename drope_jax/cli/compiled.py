@@ -24,7 +24,7 @@ def directory(environment: Mapping[str, str] | None = None) -> Path:
 
 def keep() -> None:
   """Turns JAX's compilation cache on, unless the environment or the program has said where it is, or that it is off."""
-  if jax.config.jax_compilation_cache_dir is None and jax.config.jax_enable_compilation_cache:
+  if jax.config.read("jax_compilation_cache_dir") is None and jax.config.read("jax_enable_compilation_cache"):
     jax.config.update("jax_compilation_cache_dir", str(directory()))
     jax.config.update("jax_compilation_cache_max_size", _LIMIT)
 
