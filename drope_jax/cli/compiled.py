@@ -24,7 +24,8 @@ def directory(environment: Mapping[str, str] | None = None) -> Path:
 
 def keep() -> None:
   """Turns JAX's compilation cache on, unless the environment or the program has said where it is, or that it is off."""
-  if jax.config.read("jax_compilation_cache_dir") is None and jax.config.read("jax_enable_compilation_cache"):
+  chosen, on = (getattr(jax.config, name) for name in ("jax_compilation_cache_dir", "jax_enable_compilation_cache"))
+  if chosen is None and on:
     jax.config.update("jax_compilation_cache_dir", str(directory()))
     jax.config.update("jax_compilation_cache_max_size", _LIMIT)
 
