@@ -215,7 +215,7 @@ def _check_unchanged(path: epath.Path, item: str, before: dict[str, str], now: d
   if found:
     more = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
     raise CheckpointError(
-      f"{path}: {item} {found[0]}{more} is not as it was saved: bits have changed on disk{_others(path)}; "
+      f"{path}: {f'{item} {found[0]}'.strip()}{more} is not as it was saved: its digest is another{_others(path)}; "
       f"{digests.VARIABLE}=off loads it as it is"
     )
 
