@@ -81,7 +81,7 @@ def _summing(shape: tuple[int, ...], sharding: Sharding) -> Any:
         start += _word(jax.lax.axis_index(names)) * _word(array.shape[axis] * strides[axis])
     return jax.lax.psum(_sum(array, start, strides), split)
 
-  if isinstance(sharding, NamedSharding) and split:
+  if isinstance(sharding, NamedSharding) and split and sharding.mesh.size > 1:
     return jax.jit(jax.shard_map(of_shard, mesh=sharding.mesh, in_specs=spec, out_specs=PartitionSpec()))
   return jax.jit(lambda array: _sum(array, _word(0), strides))
 

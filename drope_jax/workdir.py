@@ -24,7 +24,9 @@ _BUSY = (errno.EAGAIN, errno.EACCES)  # of flock
 
 @contextlib.contextmanager
 def sole_writer(directory: epath.PathLike, what: str) -> Iterator[None]:
-  """Holds the lock of `directory` for `what` is written ("run", "results"); other directories are not affected.
+  """Holds the lock of `directory` for what is written there ("run", "results").
+
+  A directory that is not there is made, and removed again if nothing was written.
 
   The system itself gives the lock back when its process ends, however it ends (flock). On NFS the server does, once it
   notices that a machine is gone. In a bucket, and on file systems without locks, nothing is locked: there, two starts
@@ -37,16 +39,20 @@ def sole_writer(directory: epath.PathLike, what: str) -> Iterator[None]:
     yield
     return
   path = Path(os.fspath(epath.Path(directory))) / f".{what}{LOCK}"
+  made = [folder for folder in path.parents if not folder.exists()]
   path.parent.mkdir(parents=True, exist_ok=True)
   file = _locked(path)
   try:
     yield
   finally:
     if file is not None:
-      # Before it is given back: whoever opened this file meanwhile finds that it is no longer the lock.
+      # Removed before it is given back: whoever has opened it meanwhile finds that it is no longer the lock.
       with contextlib.suppress(OSError):  # the directory may be gone
         path.unlink()
       os.close(file)
+    with contextlib.suppress(OSError):  # if something was written
+      for folder in made:
+        folder.rmdir()
 
 
 def _locked(path: Path) -> int | None:

@@ -10,8 +10,8 @@ A run that is finished goes on with `--extend`, under which these settings may d
 config.steps, and of config.optim peak_lr, schedule, warmup_steps, decay_steps and floor. The learning rate of a step is
 then that of the new schedule at that step, counted from the first step of the run.
 
-A run goes on from its last checkpoint. Where that one is damaged, `--step=N` goes on from another; the checkpoints after
-it are set aside, in `superseded/`.
+A run goes on from its last checkpoint. Where that one is damaged, `--step=N` goes on from another; the checkpoints
+after it are set aside, in `superseded/`.
 
 `--data=PATH` names the documents: parquet, JSON lines, text, a dataset of TFDS, token shards (data/sources/at.py);
 `--train_tokenizer=4096` trains a tokenizer on them.
