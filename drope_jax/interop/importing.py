@@ -52,12 +52,20 @@ def open_source(path: str | Path) -> tuple[Source, Description]:
     source, described = GGUFFile(path), path
   else:
     raise ConfigError(f"{path}: neither a folder of a Hugging Face model nor a .gguf file")
+  _check_layers(source, described)
   description = read_config(source.config, described, source.names)
   embedding, head = map(_family(source).spelled, (EMBEDDING, UNEMBEDDING))
   if description.model.tie_embeddings and embedding not in source.shapes and head in source.shapes:
     source.rename(head, embedding)  # some writers keep the one of two shared arrays, some the other
   _check_arrays(source, description.model)
   return source, description
+
+
+def _check_layers(source: Source, described: Path) -> None:
+  """Raises ConfigError for more layers than there can be, before anything is made for each of them."""
+  key, count = "num_hidden_layers", source.config.get("num_hidden_layers")
+  if isinstance(count, int) and count > len(source.shapes):
+    raise ConfigError(f"{described}: {source.names.get(key, key)} is {count}; there are {len(source.shapes)} arrays")
 
 
 def _family(source: Source) -> Family:
