@@ -9,13 +9,16 @@ import pytest
 from support.pretrained import THETA, transformers
 
 from drope_jax.errors import ConfigError
-from drope_jax.interop.rope_parameters import READ_KEYS, as_rope, read_rope, write_rope
+from drope_jax.interop.families import FAMILIES
+from drope_jax.interop.rope_parameters import NEUTRAL_FACTOR, READ_KEYS, read_rope
+from drope_jax.interop.rope_writing import as_rope, write_rope
 from drope_jax.positions import RoPE
 from drope_jax.scalings import NTK, PI, DynamicNTK, Llama3, NTKByParts, YaRN
 
 rope_utils = pytest.importorskip("transformers.modeling_rope_utils")
 
 CONTEXT, HEAD_DIM = 64, 12
+LLAMA = FAMILIES["llama"]
 ORIGINAL = {"original_max_position_embeddings": 16}
 ONES = [1.0] * (HEAD_DIM // 2)
 LOWEST = {  # rope_type: what it cannot be without
@@ -168,7 +171,7 @@ ROTATIONS = [
 
 @pytest.mark.parametrize("rope", ROTATIONS, ids=str)
 def test_what_is_written_is_read_as_it_was(rope, caplog):
-  config = {"rope_parameters": write_rope(rope, CONTEXT, HEAD_DIM)}
+  config = {"rope_parameters": write_rope(rope, CONTEXT, HEAD_DIM, LLAMA)}
   assert read_rope(config, 10_000.0, CONTEXT, HEAD_DIM, "x") == rope
   assert not caplog.text
 
@@ -178,7 +181,7 @@ def test_what_is_written_is_read_as_it_was(rope, caplog):
 def test_a_partial_drop_has_the_frequencies_of_transformers(scaling, length):
   """Also with a scaling of the pairs that stay, at any length."""
   rope = RoPE(THETA, scaling, pairs=4)
-  written = write_rope(rope, CONTEXT, HEAD_DIM)
+  written = write_rope(rope, CONTEXT, HEAD_DIM, LLAMA)
   config = transformers.LlamaConfig(head_dim=HEAD_DIM, max_position_embeddings=CONTEXT, rope_parameters=written)
   omega, factor = rope_utils.ROPE_INIT_FUNCTIONS["longrope"](config, seq_len=length)
   table = rope.frequencies(HEAD_DIM)
