@@ -5,6 +5,8 @@ import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from drope_jax.errors import ConfigError
 from drope_jax.interop import rope_writing
 from drope_jax.interop.families import DEFAULTS, FAMILIES, Family, written
@@ -100,6 +102,8 @@ def _unsupported_positions(name: str, model: ModelConfig) -> str | None:
     if rope is not None and (rope.pairs or rope.rotary_dim) is not None and not this.stops_pairs:
       pairs = rope.pairs or (rope.rotary_dim or 0) // 2
       return f"ModelConfig.positions rotates {pairs} pairs of a head; format {name!r} rotates all or none"
+    if rope is not None and not this.rotates_part and _scales_part(rope, model.head_dim):
+      return f"ModelConfig.positions has {rope}, which scales the logits of a part of a head; format {name!r} cannot"
     if rope is not None and this.rope_types is not None and not _is_plain_factor(rope):
       return f"ModelConfig.positions has {rope}; format {name!r} computes the attention factor itself"
   if layers is not None and len(set(layers.rotated)) > 1 and not this.positions_by_layer:
@@ -109,6 +113,11 @@ def _unsupported_positions(name: str, model: ModelConfig) -> str | None:
   if this.windows == "one" and not (all(windowed) or not any(windowed)):
     return f"ModelConfig.positions leaves layers without a window; format {name!r} has one in all"
   return None
+
+
+def _scales_part(rope: RoPE, head_dim: int) -> bool:
+  """Whether its factor on cos and sin is not that of all pairs."""
+  return np.ndim(rope.frequencies(head_dim, 1).factor) > 0
 
 
 def _is_plain_factor(rope: RoPE) -> bool:
@@ -131,6 +140,14 @@ def _unsupported_fields(name: str, model: ModelConfig) -> str | None:
   if this.logit_scale is not None and not this.takes_beta and _written_scale(this, model) % 1:
     scale = model.attention_scale
     return f"ModelConfig.attention_scale is {scale}; format {name!r} has 1/sqrt(n) of a whole number n"
+  return None
+
+
+def beyond_llama(model: ModelConfig) -> str | None:
+  """The first thing that a model has of what other families add to Llama, for messages; None if it has nothing."""
+  for field, default in {**DEFAULTS, "attention_scale": None}.items():
+    if getattr(model, field) != default:
+      return f"ModelConfig.{field} is {getattr(model, field)!r}"
   return None
 
 

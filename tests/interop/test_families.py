@@ -1,12 +1,12 @@
 """The families that add something to Llama: logits of transformers' own classes, in and out again, and dropped."""
 
-import dataclasses
-import json
+import functools
 import math
 
 import jax
 import numpy as np
 import pytest
+from support.checkpoints import write_checkpoint
 from support.pretrained import (
   ORIGINAL_CONTEXT,
   THETA,
@@ -21,13 +21,13 @@ from support.pretrained import (
 )
 
 import drope_jax
-from drope_jax import checkpoint
 from drope_jax.config import QKNorm
 from drope_jax.interop.exporting import export_model
 from drope_jax.interop.families import FAMILIES
+from drope_jax.interop.formats import choose
 from drope_jax.interop.importing import import_model
-from drope_jax.model import Decoder
-from drope_jax.positions import Layer, LayerPattern, RoPE, layer_cycle
+from drope_jax.model import hidden_states, unembed
+from drope_jax.positions import Layer, LayerPattern, RoPE
 from drope_jax.scalings import LongRoPE, YaRN
 from drope_jax.transitions import Drop, PartialDrop
 
@@ -47,6 +47,9 @@ GEMMA = {"norm_placement": "both", "activation": "gelu_tanh", "embedding_multipl
 ALTERNATING = LayerPattern((Layer(RoPE(THETA), 5), Layer(RoPE(THETA))))
 
 
+SHORT = TOKENS_BT[:, :LONG]
+
+
 def by_kind(full, windowed=LOCAL, count=2):
   return LayerPattern((*[Layer(windowed, 5)] * (count - 1), Layer(full)))
 
@@ -63,7 +66,11 @@ MODELS = {
       "positions": by_kind(YARNED, count=4),
     },
   ),
-  "phi3": ("Phi3", {"hidden_size": 48, "sliding_window": 5}, {"d_model": 48, "positions": LayerPattern((Layer(RoPE(THETA), 5),))}),
+  "phi3": (
+    "Phi3",
+    {"hidden_size": 48, "sliding_window": 5},
+    {"d_model": 48, "positions": LayerPattern((Layer(RoPE(THETA), 5),))},
+  ),
   "phi3, part of a head": (
     "Phi3",
     {
@@ -114,7 +121,7 @@ def first(names):
 def stock(name):
   """A random model of the class, and what it should be here."""
   family, settings, changes = MODELS[name]
-  kind = name.split(",")[0]
+  kind = kind_of(name)
   tied = FAMILIES[kind].tie_embeddings
   settings = {"tie_word_embeddings": tied, **settings}
   if family == "Gemma3":
@@ -129,6 +136,10 @@ def stock(name):
   return model, shaped(tie_embeddings=tied, **changes)
 
 
+def kind_of(name):
+  return name.split(",")[0]
+
+
 def load_stock(directory):
   model, unused = transformers.AutoModelForCausalLM.from_pretrained(
     directory, dtype="auto", attn_implementation="eager", output_loading_info=True
@@ -137,8 +148,10 @@ def load_stock(directory):
   return model.eval()
 
 
-def ours(loaded, tokens_BT=TOKENS_BT, model=None):
-  return jax.jit(Decoder(model or loaded.model).apply)({"params": loaded.params}, tokens_BT)
+@functools.partial(jax.jit, static_argnames="model")
+def logits(params, model, tokens_BT=TOKENS_BT, beta=1.0):
+  states_BTD = hidden_states(params, model, tokens_BT, logit_scale=beta).states_BTD
+  return unembed(params, states_BTD, softcap=model.logits_softcap)
 
 
 def assert_same_logits(found, expected, atol=1e-4):
@@ -153,13 +166,45 @@ def test_they_come_in_and_go_out_with_their_logits(name, tmp_path):
   loaded = drope_jax.load(tmp_path / "imported")
   assert (loaded.model, loaded.context) == (expected, ORIGINAL_CONTEXT)
   logits_BTV = logits_of(model)  # three times the context
-  assert_same_logits(ours(loaded), logits_BTV)
+  assert_same_logits(logits(loaded.params, loaded.model), logits_BTV)
   if "longrope" in name:
-    assert_same_logits(ours(loaded, TOKENS_BT[:, :LONG]), logits_of(model, TOKENS_BT[:, :LONG]))
-  kind = name.split(",")[0]
+    assert_same_logits(logits(loaded.params, loaded.model, SHORT), logits_of(model, SHORT))
+  kind = kind_of(name)
   assert export_model(tmp_path / "imported", tmp_path / "exported", format=kind) == kind
   assert_same_logits(logits_of(load_stock(tmp_path / "exported")), logits_BTV, atol=1e-5)
   import_model(tmp_path / "exported", tmp_path / "again")
   again = drope_jax.load(tmp_path / "again")
   assert (again.model, again.context) == (loaded.model, loaded.context)
   assert_same_params(again.params, loaded.params)
+
+
+TRANSITIONS = {"dropped": Drop(), "in part": PartialDrop(fastest=2)}
+C = 0.4
+BETA = 1 + C * math.log(3)  # at three times the context
+
+
+@pytest.mark.parametrize("name", first(("olmo3", "gemma3_text", "phi3, longrope")))
+@pytest.mark.parametrize("transition", ["dropped", pytest.param("in part", marks=pytest.mark.slow)])
+def test_what_a_drop_leaves_goes_out_as_the_same_class(name, transition, tmp_path):
+  whole = shaped(**MODELS[name][2], tie_embeddings=FAMILIES[kind_of(name)].tie_embeddings)
+  model = TRANSITIONS[transition].apply(whole, ORIGINAL_CONTEXT)
+  params = write_checkpoint(model, tmp_path / "run")
+  longer = {} if transition == "in part" else {"target_length": 3 * ORIGINAL_CONTEXT, "c": C}
+  export_model(tmp_path / "run", tmp_path / "exported", format=kind_of(name), **longer)
+  expected = logits(params, model, beta=BETA if longer else 1.0)
+  assert np.abs(expected - logits(params, whole)).max() > 0.1
+  stock = load_stock(tmp_path / "exported")
+  assert_same_logits(logits_of(stock), expected)
+  assert_same_logits(
+    logits_of(stock, SHORT), expected[:, :LONG] if transition == "dropped" else logits(params, model, SHORT, 1.0)
+  )
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_the_class_is_chosen_by_what_the_model_has(name):
+  kind = kind_of(name)
+  model = shaped(**MODELS[name][2], tie_embeddings=FAMILIES[kind].tie_embeddings)
+  mistral = name == "phi3"  # a window in every layer is all that it adds to Llama
+  partial = name == "phi3, part of a head"  # which Llama can say too, unless it scales the logits of that part
+  assert choose(None, model) == ("mistral" if mistral else "llama" if partial else kind)
+  assert choose(kind, model) == kind

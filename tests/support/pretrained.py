@@ -38,7 +38,10 @@ def shaped(**changes) -> ModelConfig:
 
 
 def hugging_face_model(family, rope=None, config=None, **settings):
-  """A model of `family` ("Llama", ...) of SHAPE in which no weight has a special value; `config` as in "LlamaConfig"."""
+  """A model of `family` ("Llama", ...) of SHAPE in which no weight has a special value.
+
+  `config` is the family by which its config class is called, if that is another.
+  """
   torch.manual_seed(0)
   sizes = dict(
     vocab_size=SHAPE.vocab_size,
