@@ -34,7 +34,6 @@ _ALLOWED: dict[str, tuple[Any, ...]] = {
   "quantization_config": (None,),
   "transformers_weights": (None,),  # files of another name
 }
-_NO_CODE: dict[str, tuple[Any, ...]] = {"auto_map": (None,)}
 _WHOLE_HEADS: dict[str, tuple[Any, ...]] = {"partial_rotary_factor": (1.0, None)}
 _NO_EXPERTS: dict[str, tuple[Any, ...]] = {"num_experts": (None,), "num_local_experts": (None,)}
 
@@ -51,16 +50,9 @@ def read_config(config: dict[str, Any], where: Any, names: Mapping[str, str] | N
     ConfigError: naming the key whose value is missing or not supported.
   """
   keys = Keys(config, where, names or {})
-  kind = config.get("model_type")
-  if not isinstance(kind, str) or kind not in FAMILIES:
-    keys.refuse("model_type", f"is {kind!r}; allowed: {', '.join(FAMILIES)}")
-  family = FAMILIES[kind]
-  architectures = config.get("architectures") or [family.architecture]
-  if architectures != [family.architecture]:
-    keys.refuse("architectures", f"is {architectures}; allowed with {kind}: {family.architecture}")
+  family = family_of(config, where, names)
   keys.check({**_ALLOWED, family.activation_key: ACTIVATIONS[family.constant("activation", 1)]})
   keys.check({} if family.rotates_part else _WHOLE_HEADS)
-  keys.check(_NO_CODE if family.in_transformers else {})
   keys.check({} if family.one_expert else _NO_EXPERTS)
   if family.one_expert and not (keys.given("num_experts") and keys.given("num_experts_per_tok")):
     keys.refuse("num_experts", "and num_experts_per_tok must both be 1: ours have one feed-forward layer")
@@ -99,6 +91,40 @@ def read_config(config: dict[str, Any], where: Any, names: Mapping[str, str] | N
   except ConfigError as error:
     raise keys.named(error) from error
   return Description(model, context, beta)
+
+
+# What a config.json says beside the function: its history, tokens, training and generation.
+_REMARKS = frozenset(  # as words: one a line would be 40
+  ["_name_or_path", "_attn_implementation", "architectures", "attention_dropout", "attn_implementation", "auto_map", "bad_words_ids", "begin_suppress_tokens", "bos_token_id", "cross_attention_hidden_size", "decoder_start_token_id", "dtype", "eos_token_id", "id2label", "initializer_range", "keys_to_ignore_at_inference", "label2id", "license", "max_length", "max_sequence_length", "model_type", "output_attentions", "output_hidden_states", "pad_token_id", "pretraining_tp", "return_dict", "task_specific_params", "tokenizer_class", "torch_dtype", "torchscript", "transformers_version", "unk_token_id", "use_cache", "use_flash_attention"]
+)
+_LLAMA = frozenset(
+  ["attention_bias", "head_dim", "hidden_act", "hidden_size", "intermediate_size", "max_position_embeddings", "mlp_bias", "num_attention_heads", "num_hidden_layers", "num_key_value_heads", "original_max_position_embeddings", "partial_rotary_factor", "rms_norm_eps", "rope_parameters", "rope_scaling", "rope_theta", "tie_word_embeddings", "vocab_size"]
+)
+
+
+def family_of(config: Mapping[str, Any], where: Any, names: Mapping[str, str] | None = None) -> Family:
+  """The class of a config.json; arguments as for `read_config`.
+
+  A type that comes with its own code (`auto_map`) and says nothing but what a Llama's config says is read as a Llama:
+  whether its arrays are Llama's too is for the caller to check.
+
+  Raises:
+    ConfigError: if it is none of ours.
+  """
+  keys, kind = Keys(config, where, names or {}), config.get("model_type")
+  if isinstance(kind, str) and kind in FAMILIES:
+    family = FAMILIES[kind]
+    architectures = config.get("architectures") or [family.architecture]
+    if architectures != [family.architecture]:
+      keys.refuse("architectures", f"is {architectures}; allowed with {kind}: {family.architecture}")
+    return family
+  if not isinstance(kind, str) or not keys.given("auto_map"):
+    keys.refuse("model_type", f"is {kind!r}; allowed: {', '.join(FAMILIES)}")
+  own = sorted(config.keys() - _REMARKS - _LLAMA)
+  if own:
+    said = f"is {kind!r}, whose code (auto_map) is not run; it is no plain Llama, as it has {', '.join(own)}"
+    keys.refuse("model_type", f"{said}; allowed: {', '.join(FAMILIES)}")
+  return FAMILIES["llama"]
 
 
 def _read_numbers(keys: Keys, family: Family) -> dict[str, float | None]:

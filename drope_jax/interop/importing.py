@@ -16,9 +16,9 @@ from drope_jax import checkpoint
 from drope_jax.data.tokenizers import load_tokenizer
 from drope_jax.errors import ConfigError
 from drope_jax.interop.drafts import check_free, draft_of, local
-from drope_jax.interop.families import FAMILIES, Family
+from drope_jax.interop.families import Family
 from drope_jax.interop.gguf_file import GGUFFile
-from drope_jax.interop.hf_config import Description, read_config
+from drope_jax.interop.hf_config import Description, family_of, read_config
 from drope_jax.interop.sources import HuggingFaceFolder, Source, copy_tokenizer
 from drope_jax.interop.weights import (
   EMBEDDING,
@@ -56,11 +56,14 @@ def open_source(path: str | Path) -> tuple[Source, Description]:
   if description.model.tie_embeddings and embedding not in source.shapes and head in source.shapes:
     source.rename(head, embedding)  # some writers keep the one of two shared arrays, some the other
   _check_arrays(source, description.model)
+  if source.config.get("auto_map") is not None and _family(source).in_transformers:
+    said = "auto_map names code that is not run; keys and arrays are those of"
+    logger.warning("%s: %s %s, and it is read as one", described, said, _family(source).architecture)
   return source, description
 
 
 def _family(source: Source) -> Family:
-  return FAMILIES[source.config["model_type"]]
+  return family_of(source.config, source.path, source.names)
 
 
 def _check_arrays(source: Source, model: ModelConfig) -> None:
