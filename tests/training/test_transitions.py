@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from support.interrupting import terminate, when_step_is_logged
-from support.tiny_run import losses, tiny_run
+from support.tiny_run import losses, tiny_model, tiny_run
 
 from drope_jax import checkpoint
 from drope_jax.config import InitConfig, QKNorm
