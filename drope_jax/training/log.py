@@ -64,7 +64,7 @@ def announce_compilation(run: Run, heldout: str | None) -> None:
 class TrainLog:
   """The records of a run: metrics.jsonl, the trackers, and the line that a person reads.
 
-  Reports of steps lie on the devices until a record is written: nothing waits for a step before that.
+  Reports of steps stay on the devices until a record is written, so that nothing waits for a step before that.
   """
 
   def __init__(self, run: Run, workdir: epath.Path, step: int, tokens: int, seconds: float):
