@@ -57,7 +57,7 @@ def describe(step: Step, compiled: Any, seconds: float) -> dict[str, Any]:
 
 
 def _square_buffers(step: Step, program: hlo.Program) -> list[str]:
-  """The types of buffers with two dimensions of the length, or with one of the length and one of a device's share of it.
+  """Types of buffers with two dimensions of the length, or with one of the length and one of a device's share of it.
 
   If a size of the model happens to equal the length, shapes cannot tell them apart: the step is then traced for another
   length and its arrays are searched instead; they include all buffers of the compiled program.

@@ -21,7 +21,7 @@ Array = jax.Array
 
 
 def deal(x: Array, devices: int) -> Array:
-  """Within `jax.shard_map`: exchanges the chunks of axis 1 that a device holds for those it computes, even one first."""
+  """Within `jax.shard_map`: trades the chunks of axis 1 that a device holds for those it computes, even one first."""
   return _trade(x, _holders_and_computers(devices))
 
 
