@@ -20,7 +20,7 @@ from etils import epath
 from jax.sharding import Mesh, SingleDeviceSharding
 
 from drope_jax import digests
-from drope_jax.checkpoint_files import check_sizes, check_whole
+from drope_jax.checkpoint_files import check_sizes, check_whole, complete_steps
 from drope_jax.config import TrainConfig
 from drope_jax.data.pipeline import join_states
 from drope_jax.errors import CheckpointError, ConfigError
@@ -34,6 +34,9 @@ from drope_jax.transitions import while_under_way
 logger = logging.getLogger(__name__)
 
 _CHUNK_BYTES = 8 << 20  # of an imported array, written and read as one; small beside the arrays of large models
+
+# What orbax raises for files that are damaged: of the system, of tensorstore, of JSON that is not what it looks for.
+_UNREADABLE = (OSError, ValueError, LookupError, TypeError, AttributeError, RuntimeError)
 
 # What may change between the starts of one run: where and how it is computed and logged, never what is computed. The
 # documents and the tokenizer may lie elsewhere: the place in the data holds what they are known by (data/pipeline.py).
@@ -186,8 +189,8 @@ def _restore(manager: ocp.CheckpointManager, step: int, **items: Any) -> Any:
   path = manager.directory / str(step)
   try:
     return manager.restore(step, args=ocp.args.Composite(**items))
-  except (OSError, ValueError) as error:
-    said = (str(error).splitlines() or [type(error).__name__])[0][:200]
+  except _UNREADABLE as error:
+    said = f"{type(error).__name__}: {error}".splitlines()[0][:200]
     raise CheckpointError(f"{path}: {' and '.join(items)} cannot be read ({said}){_others(path)}") from error
 
 
@@ -223,7 +226,7 @@ def _check_unchanged(path: epath.Path, item: str, before: dict[str, str], now: d
 
 def _others(path: epath.Path) -> str:
   """Where one can go from a step that is damaged. Nothing goes there by itself: it would be another model."""
-  steps = sorted(int(other.name) for other in path.parent.iterdir() if other.name.isdigit() and other.name != path.name)
+  steps = [step for step in complete_steps(path.parent) if str(step) != path.name]
   if not steps:
     return ""
   return f"; other steps here: {', '.join(map(str, steps))} (--step=N, or --config.init.step=N)"

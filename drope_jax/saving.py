@@ -14,6 +14,7 @@ from typing import Any
 import orbax.checkpoint as ocp
 from etils import epath
 
+from drope_jax.checkpoint_files import complete_steps
 from drope_jax.config import TrainConfig
 from drope_jax.errors import CheckpointError
 
@@ -93,8 +94,8 @@ def _cause(error: Any) -> str:
 
 def _kept(directory: epath.Path) -> str:
   try:
-    steps = sorted(int(path.name) for path in directory.iterdir() if path.name.isdigit())
-  except OSError:
+    steps = complete_steps(directory)
+  except OSError:  # what made the save fail may be that nothing can be read there
     steps = []
   if not steps:
     return "no earlier step is there"

@@ -23,9 +23,9 @@ def random_params(model):
   return map_specs(draw, model)
 
 
-def write_checkpoint(model, directory, context=CONTEXT, tokenizer=True):
-  """The weights, and unless `tokenizer` is False the tokenizer that a few words give."""
-  params = random_params(model)
+def write_checkpoint(model, directory, context=CONTEXT, tokenizer=True, params=None):
+  """The weights (default: random), and unless `tokenizer` is False the tokenizer that a few words give."""
+  params = random_params(model) if params is None else params
   checkpoint.save_weights(directory, model, params, context, ORIGIN)
   if tokenizer:
     train_bpe(["a tokenizer of 10 words, or 1,024"], model.vocab_size, directory)

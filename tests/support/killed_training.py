@@ -2,8 +2,8 @@
 
 This process imports the library once and forks a process for each start, so that only what a start computes is paid for
 again. Of four starts, three are killed on the way to their first step or shortly after; the fourth has made some
-steps, of which every one is saved. DIR/killed is then trained to its end, and DIR/undisturbed in one go. Prints one line of JSON:
-how often a start was killed while a checkpoint was being written, and the step that each kill found.
+steps, of which every one is saved. DIR/killed is then trained to its end, and DIR/undisturbed in one go. Prints one
+line of JSON: how often a start was killed while a checkpoint was being written, and the step that each kill found.
 """
 
 import dataclasses
