@@ -9,7 +9,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-from support import killed_training  # noqa: F401 (its objective is in the checkpoints)
+from support import objectives  # noqa: F401 (that of the run, by which its config is read)
 from support.tiny_run import losses, records, tiny_corpus
 
 from drope_jax import checkpoint
