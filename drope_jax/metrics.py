@@ -7,6 +7,7 @@ import json
 import logging
 import math
 import os
+import sys
 import uuid
 from collections.abc import Iterator
 from typing import Any, Protocol
@@ -157,7 +158,8 @@ class TensorBoard:
   """
 
   def __init__(self, directory: epath.Path, step: int):
-    from tensorboardX import SummaryWriter  # optional, and slow to import
+    with _hidden("torch"):  # tensorboardX imports it where it is installed, for seconds, and scalars do not need it
+      from tensorboardX import SummaryWriter  # optional
 
     # Before the first checkpoint not even the evaluation of the start counts.
     self._writer = SummaryWriter(str(directory), purge_step=step + 1 if step else 0)
@@ -168,6 +170,19 @@ class TensorBoard:
 
   def close(self) -> None:
     self._writer.close()
+
+
+@contextlib.contextmanager
+def _hidden(module: str) -> Iterator[None]:
+  """Importing `module` fails here, as if it were not installed, unless it is imported already."""
+  if module in sys.modules:
+    yield
+    return
+  sys.modules[module] = None  # type: ignore[assignment]  # Python's own way of saying so
+  try:
+    yield
+  finally:
+    del sys.modules[module]
 
 
 class WandB:

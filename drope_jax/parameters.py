@@ -51,13 +51,14 @@ def parameter_specs(config: ModelConfig) -> Params:
   def bias(*dimensions: str) -> ParameterSpec:
     return spec(nn.initializers.zeros, False, *dimensions)
 
+  norms = {"pre": ("norm",), "post": ("post_norm",), "both": ("norm", "post_norm")}[config.norm_placement]
   layer = {
-    "attention_norm": scale("layers", "norm"),
+    **{f"attention_{norm}": scale("layers", "norm") for norm in norms},
     "q": matrix("layers", "embed", "heads", "head_dim"),
     "k": matrix("layers", "embed", "kv_heads", "head_dim"),
     "v": matrix("layers", "embed", "kv_heads", "head_dim"),
     "o": matrix("layers", "heads", "head_dim", "embed"),
-    "mlp_norm": scale("layers", "norm"),
+    **{f"mlp_{norm}": scale("layers", "norm") for norm in norms},
     "gate": matrix("layers", "embed", "mlp"),
     "up": matrix("layers", "embed", "mlp"),
     "down": matrix("layers", "mlp", "embed"),

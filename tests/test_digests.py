@@ -9,14 +9,12 @@ import numpy as np
 import pytest
 from support.checkpoints import edit_meta, write_checkpoint
 from support.eight_devices import on_eight_devices
-from support.tiny_run import tiny_corpus, tiny_model, tiny_run
+from support.tiny_run import tiny_model, tiny_run
 
 from drope_jax import checkpoint, digests
 from drope_jax.errors import CheckpointError, ConfigError
 from drope_jax.parameters import named_leaves
 from drope_jax.train import train
-
-pytestmark = pytest.mark.usefixtures("compile_once")
 
 
 def by_hand(array) -> str:
@@ -77,17 +75,16 @@ def test_digests_are_the_same_on_every_mesh():
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory):
-  directory = tmp_path_factory.mktemp("digests")
-  config = tiny_run(tiny_corpus(directory / "corpus"), steps=2, checkpoint_every=1)
-  train(config, directory / "run")
-  return config, directory / "run"
+def finished(corpus, tmp_path_factory):
+  workdir = tmp_path_factory.mktemp("digests") / "run"
+  train(tiny_run(corpus, steps=2, checkpoint_every=1), workdir)
+  return workdir
 
 
 @pytest.fixture
 def damaged(finished, tmp_path):
   """A copy to do harm to."""
-  return shutil.copytree(finished[1], tmp_path / "run")
+  return shutil.copytree(finished, tmp_path / "run")
 
 
 def stored_otherwise(workdir, name):
@@ -122,11 +119,11 @@ def test_a_changed_bit_is_named_and_no_other_step_takes_its_place(damaged, monke
     ("data/process_0-of-1.json", lambda text: text.replace("2", "3"), "data process_0-of-1.json is not as it was"),
   ],
 )
-def test_what_is_not_an_array_is_checked_too(finished, damaged, file, change, named):
+def test_what_is_not_an_array_is_checked_too(corpus, damaged, file, change, named):
   path = damaged / "checkpoints/2" / file
   assert change(path.read_text()) != path.read_text()
   path.write_text(change(path.read_text()))
-  config = tiny_run(finished[0].data.directory, steps=3, checkpoint_every=1)
+  config = tiny_run(corpus, steps=3, checkpoint_every=1)
   with pytest.raises(CheckpointError, match=named):
     train(config, damaged, extend=True)
 
@@ -150,13 +147,13 @@ def test_digests_can_be_left_out(tmp_path, monkeypatch):
 @pytest.mark.parametrize("flips", [20, pytest.param(200, marks=pytest.mark.slow)])
 def test_no_flipped_bit_of_a_file_loads_as_other_weights(finished, tmp_path, monkeypatch, flips):
   """With the digests off, some do: of 100 in the weights it was 59."""
-  step, rng = finished[1] / "checkpoints/2", random.Random(flips)
+  step, rng = finished / "checkpoints/2", random.Random(flips)
   files = [path for item in ("params", "meta") for path in sorted((step / item).rglob("*")) if path.is_file()]
-  whole = checkpoint.load(finished[1])
+  whole = checkpoint.load(finished)
   silent = {"on": 0, "off": 0}
   for number in range(flips):
-    copy = shutil.copytree(finished[1], tmp_path / str(number))
-    path = copy / rng.choices(files, [path.stat().st_size for path in files])[0].relative_to(finished[1])
+    copy = shutil.copytree(finished, tmp_path / str(number))
+    path = copy / rng.choices(files, [path.stat().st_size for path in files])[0].relative_to(finished)
     content = bytearray(path.read_bytes())
     content[rng.randrange(len(content))] ^= 1 << rng.randrange(8)
     path.write_bytes(content)

@@ -9,18 +9,16 @@ import time
 
 import pytest
 from support.interrupting import when_step_is_logged
-from support.tiny_run import losses, tiny_corpus, tiny_model, tiny_run
+from support.tiny_run import losses, tiny_model, tiny_run
 
 from drope_jax import checkpoint
 from drope_jax.errors import CheckpointError, FileError
 from drope_jax.train import train
 
-pytestmark = pytest.mark.usefixtures("compile_once")
-
 
 @pytest.fixture(scope="module")
-def config(tmp_path_factory):
-  return tiny_run(tiny_corpus(tmp_path_factory.mktemp("corpus") / "corpus"), checkpoint_every=4, keep_latest=5)
+def config(corpus):
+  return tiny_run(corpus, checkpoint_every=4, keep_latest=5)
 
 
 def fails(config, workdir, capfd):

@@ -7,8 +7,6 @@ from support.tiny_run import contents
 
 from drope_jax.workdir import sole_writer
 
-pytestmark = pytest.mark.usefixtures("compile_once")
-
 
 def test_evaluate_measures_each_figure_once(command, files, tmp_path):
   before = contents(files / "finished")

@@ -8,19 +8,16 @@ import jax
 import numpy as np
 import pytest
 from support.interrupting import crash, when_step_is_logged
-from support.tiny_run import contents, losses, records, tiny_corpus, tiny_run
+from support.tiny_run import contents, losses, records, tiny_run
 
 from drope_jax import checkpoint
 from drope_jax.errors import BusyError, CheckpointError
 from drope_jax.train import train
 from drope_jax.workdir import sole_writer
 
-pytestmark = pytest.mark.usefixtures("compile_once")
-
 
 @pytest.fixture(scope="module")
-def config(tmp_path_factory):
-  corpus = tiny_corpus(tmp_path_factory.mktemp("corpus") / "corpus")
+def config(corpus):
   return tiny_run(corpus, steps=6, checkpoint_every=2, keep_latest=3, eval_every=None)
 
 
