@@ -25,6 +25,7 @@ from drope_jax.config import TrainConfig
 from drope_jax.data.pipeline import join_states
 from drope_jax.errors import CheckpointError, ConfigError
 from drope_jax.model_config import ModelConfig
+from drope_jax.orbax_threads import quiet
 from drope_jax.parameters import Params, map_specs
 from drope_jax.saving import naming_failures
 from drope_jax.serialization import differences, from_dict, library_versions, to_dict
@@ -188,9 +189,14 @@ def _restore(manager: ocp.CheckpointManager, step: int, **items: Any) -> Any:
   """These items of a step, of which _check_there holds. Raises CheckpointError if they cannot be read."""
   path = manager.directory / str(step)
   try:
-    return manager.restore(step, args=ocp.args.Composite(**items))
-  except _UNREADABLE as error:
-    said = f"{type(error).__name__}: {error}".splitlines()[0][:200]
+    with quiet():
+      return manager.restore(step, args=ocp.args.Composite(**items))
+  except Exception as error:
+    # Orbax raises a bare one for an array that tensorstore cannot decode, and others for JSON that lacks a key.
+    if type(error) is not Exception and not isinstance(error, _UNREADABLE):
+      raise
+    cause = error.__cause__ or error
+    said = f"{type(cause).__name__}: {cause}".splitlines()[0][:200]
     raise CheckpointError(f"{path}: {' and '.join(items)} cannot be read ({said}){_others(path)}") from error
 
 
