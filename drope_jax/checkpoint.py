@@ -20,11 +20,12 @@ from etils import epath
 from jax.sharding import Mesh, SingleDeviceSharding
 
 from drope_jax import digests
-from drope_jax.checkpoint_files import check_sizes, check_whole
+from drope_jax.checkpoint_files import check_sizes, check_whole, complete_steps
 from drope_jax.config import TrainConfig
 from drope_jax.data.pipeline import join_states
 from drope_jax.errors import CheckpointError, ConfigError
 from drope_jax.model_config import ModelConfig
+from drope_jax.orbax_threads import quiet
 from drope_jax.parameters import Params, map_specs
 from drope_jax.saving import naming_failures
 from drope_jax.serialization import differences, from_dict, library_versions, to_dict
@@ -34,6 +35,9 @@ from drope_jax.transitions import while_under_way
 logger = logging.getLogger(__name__)
 
 _CHUNK_BYTES = 8 << 20  # of an imported array, written and read as one; small beside the arrays of large models
+
+# What orbax raises for files that are damaged: of the system, of tensorstore, of JSON that is not what it looks for.
+_UNREADABLE = (OSError, ValueError, LookupError, TypeError, AttributeError, RuntimeError)
 
 # What may change between the starts of one run: where and how it is computed and logged, never what is computed. The
 # documents and the tokenizer may lie elsewhere: the place in the data holds what they are known by (data/pipeline.py).
@@ -185,9 +189,14 @@ def _restore(manager: ocp.CheckpointManager, step: int, **items: Any) -> Any:
   """These items of a step, of which _check_there holds. Raises CheckpointError if they cannot be read."""
   path = manager.directory / str(step)
   try:
-    return manager.restore(step, args=ocp.args.Composite(**items))
-  except (OSError, ValueError) as error:
-    said = (str(error).splitlines() or [type(error).__name__])[0][:200]
+    with quiet():
+      return manager.restore(step, args=ocp.args.Composite(**items))
+  except Exception as error:
+    # Orbax raises a bare one for an array that tensorstore cannot decode, and others for JSON that lacks a key.
+    if type(error) is not Exception and not isinstance(error, _UNREADABLE):
+      raise
+    cause = error.__cause__ or error
+    said = f"{type(cause).__name__}: {cause}".splitlines()[0][:200]
     raise CheckpointError(f"{path}: {' and '.join(items)} cannot be read ({said}){_others(path)}") from error
 
 
@@ -223,7 +232,7 @@ def _check_unchanged(path: epath.Path, item: str, before: dict[str, str], now: d
 
 def _others(path: epath.Path) -> str:
   """Where one can go from a step that is damaged. Nothing goes there by itself: it would be another model."""
-  steps = sorted(int(other.name) for other in path.parent.iterdir() if other.name.isdigit() and other.name != path.name)
+  steps = [step for step in complete_steps(path.parent) if str(step) != path.name]
   if not steps:
     return ""
   return f"; other steps here: {', '.join(map(str, steps))} (--step=N, or --config.init.step=N)"

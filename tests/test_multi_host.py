@@ -14,6 +14,8 @@ import numpy as np
 import pytest
 from support.tiny_run import losses, tiny_corpus
 
+from drope_jax.workdir import sole_writer
+
 pytestmark = pytest.mark.slow  # every test starts processes that train
 ROOT = Path(__file__).parents[1]
 STEPS = 12
@@ -163,3 +165,10 @@ def test_a_host_that_never_comes_ends_in_an_error(start, tmp_path, alone):
     "within 3 s; were all of them started?"
   )
   assert not (tmp_path / "run").exists()
+
+
+def test_hosts_of_a_run_that_another_process_trains_all_end(start_two, tmp_path):
+  with sole_writer(tmp_path / "run", "run"):
+    for text in ends(start_two(tmp_path / "run", "--shared_workdir"), status=1):
+      assert f"{tmp_path / 'run'}: another process writes here" in text.splitlines()[-1]
+    assert [path.name for path in (tmp_path / "run").iterdir()] == [".run.lock"]

@@ -22,7 +22,7 @@ from support.pretrained import (
 from support.tiny_run import contents, tiny_model, tiny_run
 
 import drope_jax
-from drope_jax import checkpoint, saving
+from drope_jax import saving
 from drope_jax.config import InitConfig, QKNorm
 from drope_jax.data.tokenizers import ByteTokenizer, load_tokenizer
 from drope_jax.errors import ConfigError
