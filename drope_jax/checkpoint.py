@@ -48,6 +48,7 @@ _FREE_ON_RESUME = (
   "eval_documents",
   "eval_extensions",
   "profile_steps",
+  "skip_updates",
   "checkpoint_every",
   "keep_latest",
   "keep_every",
@@ -103,16 +104,20 @@ def save(
   tokens: int,
   seconds: float,
   teacher_step: int | None = None,
+  skipped: int = 0,
 ) -> None:
   """Starts writing step `step`; the write goes on in the background, from a copy of the state.
 
   Args:
     tokens, seconds: of the whole run so far.
     teacher_step: of the checkpoint that holds the objective's frozen weights, if it has any.
+    skipped: updates that were skipped so far (TrainConfig.skip_updates).
   """
   meta = {"step": step, "tokens": tokens, "seconds": seconds, "config": to_dict(config), "versions": library_versions()}
   if teacher_step is not None:
     meta["teacher_step"] = teacher_step
+  if skipped:
+    meta["skipped"] = skipped
   manager.save(
     step,
     args=ocp.args.Composite(

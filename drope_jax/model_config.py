@@ -3,7 +3,7 @@
 import dataclasses
 from typing import Any
 
-from drope_jax.errors import check, check_at_least, check_choice
+from drope_jax.errors import check, check_at_least, check_choice, check_finite
 from drope_jax.positions import Embedding, Layer, LayerPattern, Positions, RoPE
 from drope_jax.scalings import Scaling
 from drope_jax.values import members
@@ -68,6 +68,7 @@ class ModelConfig:
   init_std: float = 0.02
 
   def __post_init__(self) -> None:
+    check_finite(self)
     check_at_least(self, 1, "vocab_size", "d_model", "num_layers", "num_heads", "num_kv_heads", "head_dim", "d_ff")
     check(
       self.num_heads % self.num_kv_heads == 0,
