@@ -19,6 +19,7 @@ from etils import epath
 from jax.experimental import multihost_utils
 from jax.sharding import Sharding
 
+from drope_jax import hosts
 from drope_jax.errors import ConfigError
 from drope_jax.files import is_local
 
@@ -36,7 +37,11 @@ def asked_for() -> bool:
 
 
 def initialise(
-  coordinator: str | None = None, num_processes: int | None = None, process_id: int | None = None, timeout: int = 300
+  coordinator: str | None = None,
+  num_processes: int | None = None,
+  process_id: int | None = None,
+  timeout: int = 300,
+  host_timeout: int = hosts.TIMEOUT,
 ) -> None:
   """Connects this process with the others; what is None is found by JAX (SLURM, Open MPI, Cloud TPU, GKE).
 
@@ -45,6 +50,7 @@ def initialise(
 
   Args:
     coordinator: HOST:PORT of process 0, as all of them reach it.
+    host_timeout: seconds after which `hosts.watched` gives up a host; JAX's own limit comes after it.
 
   Raises:
     ConfigError: if something is None that JAX does not find.
@@ -62,7 +68,14 @@ def initialise(
   watch.start()
   try:
     # The runtime's own limit comes after ours.
-    jax.distributed.initialize(coordinator, num_processes, process_id, initialization_timeout=timeout + 60)
+    with hosts.quiet_loss(coordinator):
+      jax.distributed.initialize(
+        coordinator,
+        num_processes,
+        process_id,
+        initialization_timeout=timeout + 60,
+        heartbeat_timeout_seconds=host_timeout + 60,
+      )
   except (ValueError, RuntimeError) as error:
     raise ConfigError(f"the processes cannot be connected: {' '.join(str(error).split())}") from error
   finally:

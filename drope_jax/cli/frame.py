@@ -30,13 +30,17 @@ HELP = ("--help", "-help", "-h", "--helpshort", "--helpfull")
 
 
 def run(
-  main: Callable[[], Any], stopped_status: flags.FlagHolder[int] | None = None, computes: bool = False
+  main: Callable[[], Any],
+  stopped_status: flags.FlagHolder[int] | None = None,
+  computes: bool = False,
+  leave: Callable[[int], None] | None = None,
 ) -> NoReturn:
   """Parses absl's flags, imports the modules of `--import`, runs `main`, and ends with its exit status.
 
   Args:
     stopped_status: the flag with the exit status of a command that a signal stopped; 0 if there is none.
     computes: whether the command runs models, which on a CPU deserves a second start: see cpu.py.
+    leave: called with the exit status before the process ends, which it may do itself.
   """
 
   def parsed() -> None:
@@ -49,7 +53,10 @@ def run(
     sys.exit(0)
   if computes:
     cpu.restart()
-  sys.exit(_framed(parsed, stopped_status))
+  status = _framed(parsed, stopped_status)
+  if leave is not None:
+    leave(status)
+  sys.exit(status)
 
 
 class Parser(argparse.ArgumentParser):
