@@ -1,8 +1,8 @@
 """The hosts of one run: they are alike when it starts, and when one is lost the others end, with one line.
 
-Collectives wait for ever for a host that is frozen, and JAX's runtime aborts a process whose coordinator is gone, with a
-stack trace. Here every host writes a beat into the key-value store of JAX's coordinator, process 0, and reads those of
-the others; one that misses them for `timeout` seconds is given up. `leave` ends the process of a host that failed
+Collectives wait for ever for a host that is frozen, and JAX's runtime aborts a process whose coordinator is gone, with
+a stack trace. Here every host writes a beat into the key-value store of JAX's coordinator, process 0, and reads those
+of the others; one that misses them for `timeout` seconds is given up. `leave` ends the process of a host that failed
 without waiting for the others, which are told why.
 """
 

@@ -26,6 +26,7 @@ from jax.sharding import Mesh
 from drope_jax import checkpoint, distributed, hosts, orbax_metrics
 from drope_jax.checkpoint import TrainState
 from drope_jax.config import TrainConfig
+from drope_jax.data.identity import Content
 from drope_jax.data.pipeline import settled, train_batches
 from drope_jax.data.tokenizers import load_tokenizer
 from drope_jax.errors import CheckpointError, ConfigError
@@ -76,7 +77,7 @@ def train(config: TrainConfig, workdir: epath.PathLike, extend: bool = False) ->
   check_run(run, tokenizer, mesh)
   heldout = None if config.eval_every is None else HeldOut(run, tokenizer, mesh)
   data = train_batches(config.data, config.seed, *distributed.reader(batch_sharding(mesh), config.data.batch_size))
-  _check_hosts(run, workdir, data.content.record, extend)
+  _check_hosts(run, workdir, data.content, extend)
   claim(workdir, run, extend)
   if jax.process_index() == 0:
     tokenizer.save(workdir)
@@ -120,8 +121,10 @@ def train(config: TrainConfig, workdir: epath.PathLike, extend: bool = False) ->
   return Outcome(step, finished=step >= config.steps)
 
 
-def _check_hosts(run: Run, workdir: epath.Path, content: dict[str, Any], extend: bool) -> None:
+def _check_hosts(run: Run, workdir: epath.Path, content: Content, extend: bool) -> None:
   """Raises ConfigError if the hosts of the run are not alike, or do not see the same workdir."""
+  if jax.process_count() == 1:
+    return
   checkpoints = workdir / "checkpoints"
   there = sorted(path.name for path in checkpoints.iterdir()) if checkpoints.exists() else []
   config = to_dict(run.config)
@@ -132,7 +135,7 @@ def _check_hosts(run: Run, workdir: epath.Path, content: dict[str, Any], extend:
     "num_workers",
   ):  # each host may have its own copy, known by `content`
     del config["data"][name]
-  hosts.check_alike({"config": config, "data": content, "--extend": extend, "checkpoints of the workdir": there})
+  hosts.check_alike({"config": config, "data": content.record, "--extend": extend, "checkpoints of the workdir": there})
 
 
 def with_order(run: Run, workdir: epath.Path) -> Run:
