@@ -1,12 +1,15 @@
 """What a run reports: FLOPs and MFU, metrics.jsonl, optional trackers, and the line that a person reads."""
 
+import contextlib
 import datetime
 import importlib.util
 import json
 import logging
 import math
 import os
+import sys
 import uuid
+from collections.abc import Iterator
 from typing import Any, Protocol
 
 import jax
@@ -36,9 +39,24 @@ def flops_per_token(config: ModelConfig, context: int, convention: str = "palm")
   return 6 * multiplied + attention * (1 if convention == "palm" else 0.5)
 
 
-def objective_factor(objective: Objective, step: int, steps: int) -> float:
-  """By how much an objective's further forward passes multiply `flops_per_token` at a step: each adds a third."""
-  return 1 + objective.extra_forwards(step, steps) / 3
+def objective_flops_per_token(
+  objective: Objective,
+  model: ModelConfig,
+  teacher: ModelConfig | None,
+  context: int,
+  steps: range,
+  of: int,
+  convention: str = "palm",
+) -> float:
+  """`flops_per_token` of training `model`, and of the objective's further forward passes: the mean of these steps.
+
+  Args:
+    teacher: whose forward passes they are; None: the model's own.
+    steps: which steps, of the `of` steps of the run.
+  """
+  further = sum(objective.extra_forwards(step, of) for step in steps) / len(steps)
+  own = flops_per_token(model, context, convention)
+  return own + further * (own if teacher is None else flops_per_token(teacher, context, convention)) / 3
 
 
 def mfu(tokens_per_second: float, flops: float) -> float | None:
@@ -111,7 +129,8 @@ class TensorBoard:
   """
 
   def __init__(self, directory: epath.Path, step: int):
-    from tensorboardX import SummaryWriter  # optional, and slow to import
+    with _hidden("torch"):  # tensorboardX imports it where it is installed, for seconds, and scalars do not need it
+      from tensorboardX import SummaryWriter  # optional
 
     self._writer = SummaryWriter(str(directory), purge_step=step + 1 if step else None)
 
@@ -121,6 +140,19 @@ class TensorBoard:
 
   def close(self) -> None:
     self._writer.close()
+
+
+@contextlib.contextmanager
+def _hidden(module: str) -> Iterator[None]:
+  """Importing `module` fails here, as if it were not installed, unless it is imported already."""
+  if module in sys.modules:
+    yield
+    return
+  sys.modules[module] = None  # type: ignore[assignment]  # Python's own way of saying so
+  try:
+    yield
+  finally:
+    del sys.modules[module]
 
 
 class WandB:
