@@ -19,7 +19,7 @@ from etils import epath
 from jax.experimental import multihost_utils
 from jax.sharding import Sharding
 
-from drope_jax import hosts
+from drope_jax import hosts, interrupts
 from drope_jax.errors import ConfigError
 from drope_jax.files import is_local
 
@@ -122,7 +122,8 @@ def sigterm() -> Iterator[Callable[[int], bool]]:
   """SIGTERM and Ctrl-C make the given function return True, for a step before which to stop, and do nothing else.
 
   With several processes, one that gets the signal is enough, and all of them stop at the same step: JAX's preemption
-  service agrees on it, if every process asks at every step. With one process, only its main thread can listen.
+  service agrees on it, if every process asks at every step. With one process, only its main thread can listen. A second
+  Ctrl-C ends the process at once, and earlier checkpoints stay.
   """
   listens = threading.current_thread() is threading.main_thread()
   if jax.process_count() > 1:
@@ -143,7 +144,8 @@ def _handled(numbers: Sequence[signal.Signals], handler: Callable[..., None]) ->
   """Signals go to `handler`, and afterwards where they went before."""
   before = {number: signal.signal(number, handler) for number in numbers}
   try:
-    yield
+    with interrupts.ends_at_second_ctrl_c():
+      yield
   finally:
     for number, one in before.items():
       signal.signal(number, one)

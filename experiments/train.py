@@ -73,9 +73,9 @@ def connect() -> None:
 
 def main() -> None:
   config = configured()
-  config = dataclasses.replace(config, data=reading(config.data, DATA.value, TRAIN_TOKENIZER.value))
   connect()
   with hosts.watched(HOST_TIMEOUT.value):
+    config = dataclasses.replace(config, data=reading(config.data, DATA.value, TRAIN_TOKENIZER.value))
     outcome = train(config, WORKDIR.value, extend=EXTEND.value)
   if not outcome.finished:
     raise cli.Terminated(f"at step {outcome.step}, which is saved" if outcome.step else "before the first step")

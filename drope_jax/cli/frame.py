@@ -1,6 +1,8 @@
 """The frame of every command: parsed flags, log lines for a person, `--help`, errors of one line, exit statuses.
 
-Exit status: 0 done, or stopped by a signal (SIGTERM, Ctrl-C) with what was done kept; 1 failed; 2 bad usage or config.
+Exit status: 0 done, or stopped by a signal (SIGTERM, Ctrl-C); 1 failed; 2 bad usage or config. A command of RESUMABLE
+that was stopped keeps what was done, and the same command goes on; any other leaves nothing half done, and starts over.
+Signals at other moments, and a second Ctrl-C: interrupts.py.
 """
 
 import argparse
@@ -27,6 +29,13 @@ from drope_jax.errors import ConfigError, UserError
 logger = logging.getLogger(__name__)
 
 FAILURES = (ModuleNotFoundError, FloatingPointError, OSError)  # not ours, but of use to the user as they are
+RESUMABLE = (
+  "drope_jax.data.tokenize",
+  "experiments.evaluate",
+  "experiments.quickstart",
+  "experiments.study",
+  "experiments.train",
+)
 HELP = ("--help", "-help", "-h", "--helpshort", "--helpfull")
 
 
@@ -115,9 +124,14 @@ def command_line() -> str:
 
 
 def _program() -> str:
-  module = getattr(sys.modules["__main__"], "__spec__", None)
-  name = ["python", "-m", module.name.removesuffix(".__main__")] if module else ["python", sys.argv[0]]
-  return shlex.join(name)
+  module = _module()
+  return shlex.join(["python", "-m", module] if module else ["python", sys.argv[0]])
+
+
+def _module() -> str:
+  """Of `python -m MODULE`; empty where a file or a text runs."""
+  spec = getattr(sys.modules["__main__"], "__spec__", None)
+  return spec.name.removesuffix(".__main__") if spec else ""
 
 
 def _framed(main: Callable[[], Any], stopped_status: flags.FlagHolder[int] | None) -> int:
@@ -128,7 +142,8 @@ def _framed(main: Callable[[], Any], stopped_status: flags.FlagHolder[int] | Non
       with terminable():
         main()
     except Terminated as stopped:
-      logger.info("stopped %s; run the same command to go on from there", stopped)
+      goes_on = "to go on from there" if _module() in RESUMABLE else "to start over: nothing half done is left"
+      logger.info("stopped %s; run the same command %s", stopped, goes_on)
       return 0 if stopped_status is None else stopped_status.value
     except UserError as error:
       return _fail(error, error.exit_status)
