@@ -65,7 +65,7 @@ def run(
   if computes:
     cpu.restart()
     compiled.keep()
-  status = _framed(parsed, stopped_status)
+  status = _framed(parsed, stopped_status, _resumes(main))
   if leave is not None:
     leave(status)
   sys.exit(status)
@@ -103,7 +103,7 @@ def run_parsed(
     import_modules(imported)
     main(found)
 
-  return _framed(parsed, None)
+  return _framed(parsed, None, _resumes(main))
 
 
 def run_foreign(main: Callable[[], Any]) -> NoReturn:
@@ -115,7 +115,7 @@ def run_foreign(main: Callable[[], Any]) -> NoReturn:
     sys.argv[:] = rest
     main()
 
-  sys.exit(_framed(imported, None))
+  sys.exit(_framed(imported, None, _resumes(main)))
 
 
 def command_line() -> str:
@@ -134,7 +134,12 @@ def _module() -> str:
   return spec.name.removesuffix(".__main__") if spec else ""
 
 
-def _framed(main: Callable[[], Any], stopped_status: flags.FlagHolder[int] | None) -> int:
+def _resumes(main: Callable[..., Any]) -> bool:
+  """Whether the command with this main function is one of RESUMABLE."""
+  return (_module() if main.__module__ == "__main__" else main.__module__) in RESUMABLE
+
+
+def _framed(main: Callable[[], Any], stopped_status: flags.FlagHolder[int] | None, resumes: bool) -> int:
   """The exit status of `main`."""
   absl_logging.set_verbosity(absl_logging.ERROR)  # orbax and tfds report every file they touch
   with _logging():
@@ -142,7 +147,7 @@ def _framed(main: Callable[[], Any], stopped_status: flags.FlagHolder[int] | Non
       with terminable():
         main()
     except Terminated as stopped:
-      goes_on = "to go on from there" if _module() in RESUMABLE else "to start over: nothing half done is left"
+      goes_on = "to go on from there" if resumes else "to start over: nothing half done is left"
       logger.info("stopped %s; run the same command %s", stopped, goes_on)
       return 0 if stopped_status is None else stopped_status.value
     except UserError as error:

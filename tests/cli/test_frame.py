@@ -70,7 +70,9 @@ cli.run(main)
   done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=50, check=False)
   assert done.returncode == 0, done.stderr
   assert done.stdout.splitlines() == told
-  assert done.stderr.splitlines()[-1].endswith(f"stopped by {said}; run the same command to go on from there")
+  assert done.stderr.splitlines()[-1].endswith(
+    f"stopped by {said}; run the same command to start over: nothing half done is left"
+  )
 
 
 PROGRAM = "tests.support.flags_program"
