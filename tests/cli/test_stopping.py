@@ -157,3 +157,26 @@ def test_tokenising_in_several_processes_is_stopped_quietly_and_goes_on(tmp_path
   assert "Traceback" not in "".join(lines)
   assert ended(started(*command), 200)[0] == 0
   assert (out / "meta.json").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_run_whose_readers_still_start_is_stopped_quietly_and_goes_on(stored, tmp_path, number):
+  command = ("-m", "experiments.train", f"--config={stored / 'tiny.py'}", f"--workdir={tmp_path / 'run'}")
+  process = started(*command, "--config.data.num_workers=2")
+  wait_until(lambda: b"spawn_main" in b"".join(map(command_line, children(process.pid))), process)
+  time.sleep(0.3)
+  os.killpg(process.pid, number)  # as a terminal does; a handler in the readers would come after their imports
+  status, lines = ended(process, 200)
+  assert status == 0 and "stopped" in lines[-1] and "Traceback" not in "".join(lines), lines
+  status, lines = ended(started(*command), 200)
+  assert status == 0 and "finished: step 10" in lines[-1], lines
+
+
+def children(pid):
+  return [int(child) for path in Path(f"/proc/{pid}/task").glob("*/children") for child in path.read_text().split()]
+
+
+def command_line(pid):
+  path = Path(f"/proc/{pid}/cmdline")
+  return path.read_bytes() if path.exists() else b""
