@@ -117,7 +117,7 @@ def stored(tmp_path_factory):
 
 COMMANDS = {
   "import": ("drope_jax.interop", "import", "{stored}/llama", "{out}"),
-  "export": ("drope_jax.interop", "export", "{stored}/finished", "{out}", "--format=drope"),
+  "export": ("drope_jax.interop", "export", "{stored}/finished", "{out}"),
   "prose": ("experiments.prose", "--out={out}"),
   "recall_corpus": ("experiments.recall_corpus", "--prose={stored}/prose", "--out={out}"),
   "evaluate": ("experiments.evaluate", "--checkpoint={stored}/finished", "--out={out}", "--tasks=perplexity"),
