@@ -118,6 +118,7 @@ def _handle_terminate(handler: Callable[[], None]) -> None:
 
 
 _failed = threading.Event()
+_watches: list["_Watch"] = []  # that of the block that is `watched`, if one is
 
 
 @contextlib.contextmanager
@@ -131,15 +132,31 @@ def watched(timeout: float = TIMEOUT) -> Iterator[None]:
     yield
     return
   watch = _Watch(timeout)
+  _watches[:] = [watch]
   try:
     yield
     watch.stop()
   except BaseException as error:
-    if not isinstance(error, UserError) and any(word in str(error) for word in _LOST_PEER):
+    if _may_be_of_a_lost_host(error):
       time.sleep(timeout + 3 * watch.interval)  # by then the watch has ended this process, if a host was lost
+    watch.fail(error)
     _failed.set()
-    watch.tell(" ".join(f"{error or type(error).__name__}".split())[:300])
     raise
+
+
+@contextlib.contextmanager
+def telling() -> Iterator[None]:
+  """What fails in this block is told to the other hosts before anything that waits for them is closed."""
+  try:
+    yield
+  except UserError as error:
+    for watch in _watches if not _may_be_of_a_lost_host(error) else ():
+      watch.fail(error)
+    raise
+
+
+def _may_be_of_a_lost_host(error: BaseException) -> bool:
+  return any(word in str(error) for word in _LOST_PEER)
 
 
 def leave(status: int) -> None:
@@ -183,6 +200,7 @@ class _Watch:
     self._exchanged = now
     self._heard = {index: ("", now) for index in range(self._count) if index != self._me}  # the beat, and since when
     self._left: dict[int, tuple[str, float]] = {}  # why, and since when
+    self._failure = ""  # of this host
     self._stopped = threading.Event()
     for loop in (self._beat, self._judge):
       threading.Thread(target=loop, name=f"hosts{loop.__name__}", daemon=True).start()
@@ -190,6 +208,11 @@ class _Watch:
   def tell(self, why: str) -> None:
     """The others learn that this host ends; an empty text: that it is done."""
     _set(f"{_LEFT}{self._me}", why)
+
+  def fail(self, error: BaseException) -> None:
+    """The others learn why this host ends."""
+    self._failure = self._failure or " ".join(f"{error}".split())[:300] or type(error).__name__
+    self.tell(self._failure)
 
   def stop(self) -> None:
     """This host is done: the others no longer wait for its beats, nor it for theirs."""
@@ -230,9 +253,9 @@ class _Watch:
           self._give_up(f"process {lost} of {self._count}{what} has not been heard of for {self._timeout:g} s")
 
   def _give_up(self, why: str) -> NoReturn:
-    self.tell("another host was lost")
+    self.tell(self._failure or "another host was lost")
     _set(f"{_GONE}{self._me}", "")
-    _end(why)
+    _end(self._failure or why)  # it may be closing what waits for the others, which have gone because of it
 
 
 def _end(why: str) -> NoReturn:

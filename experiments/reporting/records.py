@@ -279,7 +279,7 @@ def _read_run(directory: Path, name: str, pretrained: dict[str, Any] | None) -> 
     config = load_config(TrainConfig, path) if path.exists() else None
   except ConfigError as error:
     raise ReportError(str(error)) from error
-  records = read_json_lines(metrics) if metrics.exists() else []
+  records = read_json_lines(metrics, torn="skip") if metrics.exists() else []
   training = tuple(filter(is_training, records))
   heldout = tuple(record for record in records if record.get("kind") == "eval")
   return Run(name, config, training, heldout, None if config is None else config.model)

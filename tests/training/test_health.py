@@ -11,7 +11,7 @@ import pytest
 from support.eight_devices import on_eight_devices
 from support.interrupting import crash, when_step_is_logged
 from support.objectives import PoisonedSteps
-from support.tiny_run import losses, records, tiny_corpus, tiny_model, tiny_run
+from support.tiny_run import losses, records, tiny_model, tiny_run
 from support.training_mesh_script import run_that_skips
 
 from drope_jax import checkpoint
@@ -26,13 +26,6 @@ from drope_jax.serialization import checked
 from drope_jax.train import train
 from drope_jax.training import health
 from drope_jax.transitions import PartialDrop
-
-pytestmark = pytest.mark.usefixtures("compile_once")
-
-
-@pytest.fixture(scope="module")
-def corpus(tmp_path_factory):
-  return tiny_corpus(tmp_path_factory.mktemp("corpus") / "corpus")
 
 
 # --- settings ---------------------------------------------------------------------------------------------------------
