@@ -27,7 +27,6 @@ from drope_jax.train import train
 from drope_jax.training import health
 from drope_jax.transitions import PartialDrop
 
-
 # --- settings ---------------------------------------------------------------------------------------------------------
 
 
