@@ -24,7 +24,8 @@ from types import FrameType
 
 NAMES = {signal.SIGTERM: "by SIGTERM", signal.SIGINT: "by Ctrl-C"}
 _APART = 1.0  # seconds: `timeout` and some shells send one signal to a process and again to its group
-_first: list[float] = []  # when the first Ctrl-C came, in any of the blocks below
+_blocks: list[None] = []  # of ends_at_second_ctrl_c, one within the other
+_first: list[float] = []  # when the first Ctrl-C in the outermost of them came
 
 
 def while_importing() -> None:
@@ -67,12 +68,18 @@ def ends_at_second_ctrl_c() -> Iterator[None]:
   read, write = socket.socketpair()
   write.setblocking(False)
   before = signal.set_wakeup_fd(write.fileno(), warn_on_full_buffer=False)
-  threading.Thread(target=_listen, args=(read,), name="second Ctrl-C", daemon=True).start()
+  _blocks.append(None)
+  listener = threading.Thread(target=_listen, args=(read,), name="second Ctrl-C", daemon=True)
+  listener.start()
   try:
     yield
   finally:
     signal.set_wakeup_fd(before)
     write.close()  # which ends the thread
+    listener.join()
+    _blocks.pop()
+    if not _blocks:
+      _first.clear()
 
 
 def _listen(read: socket.socket) -> None:

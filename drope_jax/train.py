@@ -140,7 +140,9 @@ def _check_hosts(run: Run, workdir: epath.Path, content: Content, flags: dict[st
   if jax.process_count() == 1:
     return
   checkpoints = workdir / "checkpoints"
-  there = sorted(path.name for path in checkpoints.iterdir()) if checkpoints.exists() else []
+  there = (
+    sorted(int(path.name) for path in checkpoints.iterdir() if path.name.isdigit()) if checkpoints.exists() else []
+  )
   config = to_dict(run.config)
   # Each host may have its own copy of the data, which is known by `content`.
   for name in ("directory", "source", "tokenizer", "num_workers"):
