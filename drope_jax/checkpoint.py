@@ -57,6 +57,7 @@ _FREE_ON_RESUME = (
   "eval_documents",
   "eval_extensions",
   "profile_steps",
+  "skip_updates",
   "checkpoint_every",
   "keep_latest",
   "keep_every",
@@ -111,6 +112,7 @@ def save(
   tokens: int,
   seconds: float,
   teacher_step: int | None = None,
+  skipped: int = 0,
 ) -> None:
   """Starts writing step `step`; the write goes on in the background, from a copy of the state.
 
@@ -118,6 +120,7 @@ def save(
     manager: of saving.writing.
     tokens, seconds: of the whole run so far.
     teacher_step: of the checkpoint that holds the objective's frozen weights, if it has any.
+    skipped: updates that were skipped so far (TrainConfig.skip_updates).
 
   Raises:
     CheckpointError: if this save, or the one before, has failed.
@@ -125,6 +128,8 @@ def save(
   meta = {"step": step, "tokens": tokens, "seconds": seconds, "config": to_dict(config), "versions": library_versions()}
   if teacher_step is not None:
     meta["teacher_step"] = teacher_step
+  if skipped:
+    meta["skipped"] = skipped
   meta = _with_digests(meta, data, params=state.params, opt_state=state.opt_state)
   with naming_failures(manager.directory):
     manager.save(
