@@ -27,7 +27,7 @@ LOCAL_AND_GLOBAL = LayerPattern((Layer(RoPE(50.0), 16), Layer(RoPE(50.0), 16), L
 
 
 def applied(transition, positions=ROPE):
-  return transition.apply(dataclasses.replace(MODEL, positions=positions), CONTEXT).positions
+  return transition.apply(dataclasses.replace(MODEL, num_layers=4, positions=positions), CONTEXT).positions
 
 
 def test_what_each_transition_makes_of_rope():
@@ -88,6 +88,7 @@ def test_a_partial_drop_of_a_pattern_may_leave_one_of_its_layers_whole():
     (KeepWindows(8, every=3), LOCAL_AND_GLOBAL, "its windows must be those that are kept already"),
     (KeepWindows(16, every=2), LOCAL_AND_GLOBAL, "its windows must be those that are kept already"),
     (KeepWindows(CONTEXT), ROPE, "the training context is 128"),
+    (KeepWindows(16, every=5), ROPE, "of 4 layers none would be global"),
   ],
 )
 def test_the_impossible_is_refused(transition, positions, said):

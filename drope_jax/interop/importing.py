@@ -49,6 +49,7 @@ def open_source(path: str | Path, base: str | Path | None = None) -> tuple[Sourc
     ConfigError: naming the file and what is missing or not supported in it.
   """
   source, described = _open(Path(path), None if base is None else Path(base))
+  _check_layers(source, described)
   description = read_config(source.config, described, source.names)
   embedding, head = map(_family(source).spelled, (EMBEDDING, UNEMBEDDING))
   if description.model.tie_embeddings and embedding not in source.shapes and head in source.shapes:
@@ -73,6 +74,13 @@ def _open(path: Path, base: Path | None) -> tuple[Source, Path]:
   if path.is_file() and path.suffix == ".gguf":
     return GGUFFile(path), path
   raise ConfigError(f"{path}: neither a folder of a Hugging Face model nor a .gguf file")
+
+
+def _check_layers(source: Source, described: Path) -> None:
+  """Raises ConfigError for more layers than there can be, before anything is made for each of them."""
+  key, count = "num_hidden_layers", source.config.get("num_hidden_layers")
+  if isinstance(count, int) and count > len(source.shapes):
+    raise ConfigError(f"{described}: {source.names.get(key, key)} is {count}; there are {len(source.shapes)} arrays")
 
 
 def _family(source: Source) -> Family:
