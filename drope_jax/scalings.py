@@ -237,3 +237,44 @@ class Llama3(Scaling):
       theta, head_dim, self.factor, self.original_context, self.low_freq_factor, self.high_freq_factor
     )
     return Frequencies(omega, 1.0)
+
+
+@dataclasses.dataclass(unsafe_hash=True)
+class CoPE(Scaling):
+  """Clipped RoPE (Li 2026, arXiv 2602.05258): the pairs that make less than a full turn are slowed by a cosine gate.
+
+  Of the n pairs that turn less than once within the original context the fastest keeps its frequency, the slowest does
+  not turn, and the gate of pair k = 0 .. n - 1 of them is (1 + cos(pi k / (n - 1))) / 2, as in the authors' code, which
+  sets n by hand (20 of Llama 3's 64 pairs).
+  """
+
+  original_context: int
+
+  def __post_init__(self) -> None:
+    _check_context(self)
+
+  def frequencies(self, theta: float, head_dim: int, length: Any = None) -> Frequencies:
+    omega = base_frequencies(theta, head_dim)
+    clipped = int((omega * self.original_context < 2 * math.pi).sum())
+    gate = np.ones_like(omega)
+    gate[len(omega) - clipped :] = (1 + np.cos(np.linspace(0, math.pi, clipped))) / 2
+    return Frequencies(omega * gate, 1.0)
+
+
+@dataclasses.dataclass(unsafe_hash=True)
+class LongRoPE(Scaling):
+  """Each pair slowed down by a factor of its own: omega_i / factors_i (Ding 2024, Shang 2025: found by a search)."""
+
+  factors: tuple[float, ...]  # of the h/2 pairs, the fastest first
+
+  def __post_init__(self) -> None:
+    check(bool(self.factors) and min(self.factors) > 0, f"LongRoPE.factors is {self.factors}; all must be positive")
+
+  def check(self, head_dim: int) -> None:
+    pairs = head_dim // 2
+    check(
+      len(self.factors) == pairs, f"LongRoPE.factors has {len(self.factors)}; heads of {head_dim} have {pairs} pairs"
+    )
+
+  def frequencies(self, theta: float, head_dim: int, length: Any = None) -> Frequencies:
+    return Frequencies(base_frequencies(theta, head_dim) / np.asarray(self.factors), 1.0)

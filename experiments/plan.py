@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from drope_jax.config import TrainConfig
+from drope_jax.data.tokenizers import load_tokenizer
 from drope_jax.errors import ConfigError
 from drope_jax.evaluate.eval_data import EvalData
 from drope_jax.evaluate.methods import is_as_trained
@@ -41,8 +42,29 @@ class Row:
 class Pretrained:
   """A checkpoint that stands in the place of a run: it is measured without training, under a transition."""
 
-  checkpoint: str  # an imported model, or the workdir of a run
+  checkpoint: str  # an imported model, or the workdir of a run, which may be an earlier one of the same study
   transition: Transition = Keep()
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class EvalPlan:
+  """What a study measures on, said before it is there: a call gives the EvalData, whose fields these are."""
+
+  tokenizer: str  # as DataConfig.tokenizer
+  dataset: str
+  longest: int  # tokens
+  num_documents: int = 24
+  needles_per_depth: int = 40
+  num_samples: int = 100
+  limit: int | None = None
+  block: int | None = None
+  longbench: Path | None = None
+  multiple_choice: Path | None = None
+  seed: int = 0
+
+  def __call__(self) -> EvalData:
+    fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+    return EvalData(**fields | {"tokenizer": load_tokenizer(self.tokenizer)})
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
