@@ -1,8 +1,8 @@
 """What a study costs before it is run: parameters, tokens and FLOPs of every run, and about how long it takes here."""
 
 import math
-from pathlib import Path
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 import jax
@@ -17,7 +17,6 @@ from drope_jax.evaluate.tasks.order import Order
 from drope_jax.metrics import flops_per_token, objective_factor
 from drope_jax.parameters import count_parameters
 from experiments.plan import EvalPlan, Study, run_directory
-from experiments.reporting.tables import markdown_table
 
 # Training as it was measured: (FLOPs per token, tokens per second of a device), by jax's device_kind. A study's own
 # small sizes: the quickstart on two cores, partial_drop:small on an H200 (its 392 s, evaluation and compiling taken
@@ -26,6 +25,7 @@ SPEEDS: Mapping[str, Sequence[tuple[float, float]]] = {
   "cpu": [(6.39e6, 10_000)],
   "NVIDIA H200": [(1.04e8, 650_000), (3.23e9, 145_000)],
 }
+MACHINES = {"mini": "cpu", "small": "NVIDIA H200"}  # what these sizes are for: two cores, and one GPU
 COMPILING = 8.0  # seconds per run and per row, about: its programs, its checkpoints
 
 
@@ -114,18 +114,33 @@ def exponent(number: float, digits: int = 2) -> str:
   return f"{number:.{digits}e}".replace("e+0", "e").replace("e+", "e")
 
 
+def aligned_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+  """A Markdown table whose columns are aligned, to be read as it is; the first is text, the others are numbers."""
+  lines = [list(header), *map(list, rows)]
+  widths = [max(len(line[column]) for line in lines) for column in range(len(header))]
+
+  def shown(cells: Sequence[str]) -> str:
+    padded = [cells[0].ljust(widths[0])]
+    padded += [cell.rjust(width) for cell, width in zip(cells[1:], widths[1:], strict=True)]
+    return "| " + " | ".join(padded) + " |"
+
+  rule = [":" + "-" * (widths[0] - 1), *("-" * (width - 1) + ":" for width in widths[1:])]
+  return "\n".join([shown(lines[0]), "| " + " | ".join(rule) + " |", *map(shown, lines[1:])])
+
+
 def size_table(studies: Iterable[tuple[str, Study, Mapping[str, ModelConfig]]]) -> str:
-  """One line per size of a study, for its page."""
+  """One line per size of a study, for its page; minutes are estimates for a seed, on the machine of that size."""
   lines = []
   for size, study, models in studies:
     costs = run_costs(study, models)
-    parameters = dict.fromkeys(f"{cost.parameters:,}" for cost in costs)
+    parameters = sorted({cost.parameters for cost in costs})
+    shown = f"{parameters[0]:,}" + (f" to {parameters[-1]:,}" if len(parameters) > 1 else "")
     tokens, flops = sum(cost.tokens for cost in costs), sum(cost.flops for cost in costs)
-    measured = exponent(evaluation_flops(study, models))
-    shape = [", ".join(parameters), f"{study.train_context:,}", str(len(costs)), str(len(study.rows))]
-    lines.append([size, *shape, f"{tokens / 1e6:,.2f}M", exponent(flops), measured])
-  header = ["size", "parameters", "T", "runs", "rows", "tokens trained", "FLOPs (PaLM)", "FLOPs measuring"]
-  return markdown_table(header, lines)
+    machine = MACHINES.get(size.partition("_")[0])
+    minutes = "" if machine is None else f"{estimate(study, models, machine) / 60:.0f}"
+    counts = [f"{study.train_context:,}", str(len(costs)), str(len(study.rows))]
+    lines.append([size, shown, *counts, f"{tokens / 1e6:,.1f}M", exponent(flops), minutes])
+  return aligned_table(["size", "parameters", "T", "runs", "rows", "tokens", "FLOPs (PaLM)", "minutes"], lines)
 
 
 def run_table(study: Study, models: Mapping[str, ModelConfig], workdir: Path, states: Mapping[str, str]) -> str:
@@ -137,7 +152,7 @@ def run_table(study: Study, models: Mapping[str, ModelConfig], workdir: Path, st
     numbers = [f"{cost.parameters:,}", f"{cost.steps:,}", f"{cost.tokens / 1e6:,.2f}M", exponent(cost.flops)]
     time = show_minutes(seconds(cost.flops, cost.per_token, kind))
     lines.append([cost.name, cost.start, *numbers, time, str(feeds), states.get(cost.name, "to do")])
-  return markdown_table(
+  return aligned_table(
     ["run", "starts from", "parameters", "steps", "tokens", "FLOPs (PaLM)", "time here", "feeds runs", "state"], lines
   )
 

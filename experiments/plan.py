@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from drope_jax.config import TrainConfig
+from drope_jax.config import ModelConfig, TrainConfig
 from drope_jax.data.tokenizers import load_tokenizer
 from drope_jax.errors import ConfigError
 from drope_jax.evaluate.eval_data import EvalData
@@ -44,6 +44,7 @@ class Pretrained:
 
   checkpoint: str  # an imported model, or the workdir of a run, which may be an earlier one of the same study
   transition: Transition = Keep()
+  model: ModelConfig | None = None  # what the checkpoint holds, for what may be asked before it is there
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

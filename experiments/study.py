@@ -139,19 +139,17 @@ def run_models(study: Study, workdir: Path) -> dict[str, ModelConfig]:
   models: dict[str, ModelConfig] = {}
   by_path = {str(run_directory(workdir, name)): name for name in study.runs}
   for name, run in study.runs.items():
-    if isinstance(run, Pretrained):
-      source = by_path.get(run.checkpoint)
-      if source in models:
-        models[name] = run.transition.apply(models[source], study.train_context)
-      else:
-        found = checkpoint.open_step(run.checkpoint)
-        models[name] = run.transition.apply(found.model, found.context)
-      continue
-    source = None if run.init is None else by_path.get(run.init.checkpoint)
-    model = models.get(source or "")
-    if model is None and run.init is not None and not (Path(run.init.checkpoint) / "checkpoints").exists():
-      model = run.init.model
-    models[name] = resolve(run).model if model is None else start_from(run, model).model
+    start = run if isinstance(run, Pretrained) else run.init
+    model = None if start is None else models.get(by_path.get(start.checkpoint, ""))
+    if start is not None and model is None and not (Path(start.checkpoint) / "checkpoints").exists():
+      model = start.model
+    if isinstance(run, TrainConfig):
+      models[name] = resolve(run).model if model is None else start_from(run, model).model
+    elif model is None:
+      found = checkpoint.open_step(run.checkpoint)
+      models[name] = run.transition.apply(found.model, found.context)
+    else:
+      models[name] = run.transition.apply(model, study.train_context)
   return models
 
 
