@@ -10,7 +10,7 @@ report's loss and recovery curves are the figure, its table has the ends. All ar
 | size  |  parameters |     T | runs | rows |    tokens | FLOPs (PaLM) | minutes |
 | :---- | ----------: | ----: | ---: | ---: | --------: | -----------: | ------: |
 | mini  |     935,040 |   128 |    5 |    4 |      3.3M |      2.13e13 |       7 |
-| small |  15,735,168 |   256 |    5 |    4 |    325.1M |      3.37e16 |      10 |
+| small |  15,735,168 |   256 |    5 |    4 |    162.5M |      1.69e16 |       5 |
 | paper | 494,005,120 | 1,024 |    5 |    4 | 52,428.8M |      1.69e20 |         |
 
 Tokens and FLOPs (PaLM) are of all runs of a seed. Numbers to expect: not yet run.
@@ -43,7 +43,7 @@ class Recovery(Shape):
 _ONLY_LOSS = {"extensions": (1,), "tasks": ("perplexity",)}
 SIZES = {
   "mini": sizes.of(Recovery, sizes.mini, **_ONLY_LOSS, budgets=25),
-  "small": sizes.of(Recovery, sizes.small, **_ONLY_LOSS, budgets=20),
+  "small": sizes.of(Recovery, sizes.shorter(sizes.small, 2), **_ONLY_LOSS, budgets=20),
   "paper": sizes.of(Recovery, sizes.paper, **_ONLY_LOSS, budgets=40),
 }
 get_config = getter(SIZES)

@@ -35,12 +35,13 @@ after each fifth of its steps.
 
 | size  |  parameters |     T | runs | rows |    tokens | FLOPs (PaLM) | minutes |
 | :---- | ----------: | ----: | ---: | ---: | --------: | -----------: | ------: |
-| mini  |     935,040 |   128 |   13 |   22 |      4.6M |      2.94e13 |      20 |
+| mini  |     935,040 |   128 |   13 |   22 |      4.6M |      2.94e13 |      27 |
 | small |  15,735,168 |   256 |    5 |    9 |    175.1M |      1.82e16 |       7 |
 | paper | 494,005,120 | 1,024 |   11 |   18 | 50,331.6M |      1.62e20 |         |
 
 Runs count the trunk; tokens and FLOPs (PaLM) are of all runs of a seed. Pairs kept by 0.35, 0.5, 1, 2 and 4 turns:
-mini 8, 7, 6, 5, 3 of 16; by 1 and 2: small 13, 11 of 32, paper 12, 11 of 32.
+mini 8, 7, 6, 5, 3 of 16; by 1 and 2: small 13, 11 of 32, paper 12, 11 of 32. mini asks for 400 needles a length and
+seed, 2,000 over five seeds; the others for 1,000.
 
 Numbers to expect: not yet run at mini. A pilot there (3 seeds, other code) had +0.009 ± 0.017 nats in context against
 its control for the 6 pairs that turn once, and +0.334 ± 0.028 for the full drop; at 8 times the context it found 62 %
@@ -125,7 +126,9 @@ def theta_once(model: ModelConfig, context: int) -> float:
 
 
 SIZES = {
-  "mini": sizes.of(PartialDropStudy, sizes.mini, turns=(0.35, 0.5, 1.0, 2.0, 4.0), extra_controls=True),
+  "mini": sizes.of(
+    PartialDropStudy, sizes.mini, turns=(0.35, 0.5, 1.0, 2.0, 4.0), extra_controls=True, needles_per_depth=80
+  ),
   "small": sizes.of(PartialDropStudy, sizes.small, turns=(1.0, 2.0)),
   "paper": sizes.of(PartialDropStudy, sizes.paper, turns=(1.0, 2.0, 4.0), extra_controls=True),
 }

@@ -13,7 +13,7 @@ trunk per base, and a size per context.
 | size      |  parameters |     T | runs | rows |    tokens | FLOPs (PaLM) | minutes |
 | :-------- | ----------: | ----: | ---: | ---: | --------: | -----------: | ------: |
 | mini      |     935,040 |   128 |    7 |   10 |      2.3M |      1.47e13 |      10 |
-| mini_256  |     935,040 |   256 |   14 |   20 |      4.6M |      3.31e13 |      33 |
+| mini_256  |     935,040 |   256 |   14 |   20 |      4.6M |      3.31e13 |      24 |
 | small     |  15,735,168 |   256 |    5 |    6 |    175.1M |      1.82e16 |       6 |
 | small_512 |  15,735,168 |   512 |    5 |    6 |    175.1M |      1.98e16 |       7 |
 | paper     | 494,005,120 | 1,024 |   14 |   20 | 54,526.0M |      1.76e20 |         |
@@ -63,7 +63,7 @@ class Rule(Shape):
 
 SIZES = {
   "mini": sizes.of(Rule, sizes.mini, thetas=(1e5,), needles_per_depth=40),
-  "mini_256": sizes.of(Rule, sizes.with_context(sizes.mini, 256, 1e4)),
+  "mini_256": sizes.of(Rule, sizes.with_context(sizes.mini, 256, 1e4), needles_per_depth=20),
   "small": sizes.of(Rule, sizes.small, fastest=13, turns=(1.0,), thetas=(1e5,)),
   "small_512": sizes.of(Rule, sizes.with_context(sizes.small, 512, 1e4), fastest=13, turns=(1.0,), thetas=(1e4,)),
   "paper": sizes.of(Rule, sizes.paper, fastest=12, thetas=(1e4, 1e5)),

@@ -6,12 +6,14 @@ own, with its own schedule to the end, and RoPE continued for the same budget st
 any recalibration.
 
 `python -m experiments.study --config=experiments/studies/recalibration_budget.py:SIZE --workdir=DIR --seeds=0,1,2`.
-Per seed one trunk; per budget RoPE continued, the full drop, and the partial drops of `turns`.
+Per seed one trunk; per budget RoPE continued, the full drop, and the partial drops of `turns`. The size `mini_turns`
+has other turns; with the `--runs=DIR` of `mini` its trunk and controls are trained once.
 
 | size       |  parameters |     T | runs | rows |     tokens | FLOPs (PaLM) | minutes |
 | :--------- | ----------: | ----: | ---: | ---: | ---------: | -----------: | ------: |
-| mini       |     935,040 |   128 |   29 |   35 |      14.2M |      9.08e13 |      39 |
-| small      |  15,735,168 |   256 |   10 |   12 |     206.3M |      2.14e16 |       9 |
+| mini       |     935,040 |   128 |   17 |   20 |       8.4M |      5.40e13 |      23 |
+| mini_turns |     935,040 |   128 |   17 |   20 |       8.4M |      5.40e13 |      23 |
+| small      |  15,735,168 |   256 |    7 |    9 |     131.2M |      1.36e16 |       6 |
 | paper      | 494,005,120 | 1,024 |   17 |   20 |  46,137.3M |      1.49e20 |         |
 | paper_360m | 361,821,120 | 2,048 |   16 |   20 | 900,802.3M |      2.64e21 |         |
 
@@ -27,6 +29,7 @@ from typing import ClassVar
 from drope_jax.transitions import Drop, Keep, PartialDrop
 from experiments.plan import check_at_least_one
 from experiments.studies import sizes
+from experiments.studies.partial_drop import partial
 from experiments.studies.shapes import Branch, Shape, getter, tail
 
 
@@ -38,6 +41,7 @@ class Budget(Shape):
 
   steps: tuple[int, ...]  # of the tails of each kind, beside those without any
   turns: tuple[float, ...] = (1.0, 2.0)  # of the partial drops
+  drops: bool = True  # whether the full drop is among them
 
   def __post_init__(self) -> None:
     super().__post_init__()
@@ -46,10 +50,8 @@ class Budget(Shape):
   def branches(self) -> Sequence[Branch]:
     ways = {
       "control": (Keep(), "RoPE, continued", "rope"),
-      "drop": (Drop(), "dropped", "nope"),
-      **{
-        f"turns_{turns:g}": (PartialDrop(turns=turns), f"kept from {turns:g} turns on", "rope") for turns in self.turns
-      },
+      **({"drop": (Drop(), "dropped", "nope")} if self.drops else {}),
+      **{f"turns_{turns:g}": (PartialDrop(turns=turns), partial(turns).label, "rope") for turns in self.turns},
     }
     return [
       tail(f"{name}_{steps}", f"{label}, {steps:,} steps", how, (method,), steps=steps)
@@ -58,11 +60,11 @@ class Budget(Shape):
     ]
 
 
+_MINI = {"steps": (125, 250, 500, 1000), "needles_per_depth": 20}
 SIZES = {
-  "mini": sizes.of(
-    Budget, sizes.mini, steps=(125, 250, 500, 1000), turns=(0.35, 0.5, 1.0, 2.0, 4.0), needles_per_depth=20
-  ),
-  "small": sizes.of(Budget, sizes.small, steps=(95, 191, 382), turns=(1.0,), needles_per_depth=100),
+  "mini": sizes.of(Budget, sizes.mini, **_MINI),
+  "mini_turns": sizes.of(Budget, sizes.mini, **_MINI, turns=(0.35, 0.5, 4.0), drops=False),
+  "small": sizes.of(Budget, sizes.small, steps=(95, 191), turns=(1.0,), needles_per_depth=100),
   "paper": sizes.of(Budget, sizes.paper, steps=(500, 1000, 2000, 4000)),
   "paper_360m": sizes.of_recipe(Budget, "smollm_360m_120b", steps=(4_768, 30_000, 60_000, 120_000), extensions=(1, 2)),
 }

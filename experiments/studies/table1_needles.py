@@ -12,7 +12,7 @@ numbers in texts longer than their contexts, which models of this size do not an
 | size  |  parameters |     T | runs | rows |    tokens | FLOPs (PaLM) | minutes |
 | :---- | ----------: | ----: | ---: | ---: | --------: | -----------: | ------: |
 | mini  |     935,040 |   128 |    7 |   13 |      5.4M |      3.44e13 |      17 |
-| small |  15,735,168 |   256 |    7 |   13 |    525.1M |      5.45e16 |      16 |
+| small |  15,735,168 |   256 |    7 |   13 |    174.8M |      1.81e16 |       8 |
 | paper | 494,005,120 | 1,024 |    7 |   13 | 85,983.2M |      2.78e20 |         |
 
 Tokens and FLOPs (PaLM) are of all runs of a seed. RNoPE-SWA has windows of a quarter of the context; the paper does not
@@ -50,7 +50,7 @@ class Needles(Shape):
 
 SIZES = {
   "mini": sizes.of(Needles, sizes.mini, extensions=(1, 2, 4, 8)),
-  "small": sizes.of(Needles, sizes.small, extensions=(1, 2, 8), needles_per_depth=100),
+  "small": sizes.of(Needles, sizes.shorter(sizes.small, 3), extensions=(1, 2, 8), needles_per_depth=100),
   "paper": sizes.of(Needles, sizes.paper, extensions=(1, 2), tasks=("perplexity", *RULER)),
 }
 get_config = getter(SIZES)

@@ -11,7 +11,7 @@ does not say whether its did.
 | size  |  parameters |     T | runs | rows |    tokens | FLOPs (PaLM) | minutes |
 | :---- | ----------: | ----: | ---: | ---: | --------: | -----------: | ------: |
 | mini  |     935,040 |   128 |    8 |    6 |      4.9M |      3.11e13 |      11 |
-| small |  15,735,168 |   256 |    8 |    6 |    475.1M |      4.93e16 |      14 |
+| small |  15,735,168 |   256 |    8 |    6 |    158.1M |      1.64e16 |       6 |
 | paper | 494,005,120 | 1,024 |    8 |    6 | 77,594.6M |      2.50e20 |         |
 
 Tokens and FLOPs (PaLM) are of all runs of a seed. Numbers to expect: not yet run; with the quickstart's model the order
@@ -50,7 +50,7 @@ class WhenToDrop(Shape):
 
 SIZES = {
   "mini": sizes.of(WhenToDrop, sizes.mini, extensions=(1, 8)),
-  "small": sizes.of(WhenToDrop, sizes.small, extensions=(1, 8), needles_per_depth=40),
+  "small": sizes.of(WhenToDrop, sizes.shorter(sizes.small, 3), extensions=(1, 8), needles_per_depth=40),
   "paper": sizes.of(WhenToDrop, sizes.paper, extensions=(1,), tasks=("perplexity",)),
 }
 get_config = getter(SIZES)
