@@ -88,6 +88,7 @@ def draw(given: Namespace) -> None:
       spread = values.std(1, ddof=1) if values.shape[1] > 1 else None
       axis.errorbar(layers, values.mean(1), spread, label=embedding, color=color, marker="o", capsize=2)
     axis.set(title=bias, xlabel="layer", ylabel="norm of ∇A^c by W_Q, W_K", yscale="log")
+    axis.set_xticks(layers)
   axes[0].legend(fontsize=8)
   caption = f"{size.rows} rows of {size.length} tokens of Python's prose ({given.tokenizer}), {len(given.seeds)} seeds."
   save(figure, caption, given.out / "bias_gradients.png")

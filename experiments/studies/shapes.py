@@ -26,6 +26,8 @@ _SUFFIXES = {
   "pi": " + PI",
   "ntk": " + NTK",
   "yarn": " + YaRN",
+  "dynamic_ntk": " + dynamic NTK",
+  "dynamic_yarn": " + dynamic YaRN",
   "crop": ", cropped",
   "nope": ", β = 1",
   "drope": ", fitted β",
@@ -49,7 +51,15 @@ class Branch:
   optim: Mapping[str, Any] = dataclasses.field(default_factory=dict)  # of OptimConfig
 
   def rows(self) -> list[Row]:
-    return [Row(self.run, method, self.label + _SUFFIXES.get(method, "")) for method in self.methods]
+    return [Row(self.run, method, self.label + _suffix(method)) for method in self.methods]
+
+
+def _suffix(method: str) -> str:
+  """What a method adds to a label; a number behind a plus, or drope's, is the c of a temperature."""
+  name, plus, c = method.replace("drope:", "drope+").partition("+")
+  if not plus:
+    return _SUFFIXES.get(name, "")
+  return ("" if name == "drope" else _SUFFIXES.get(name, "")) + f", β = 1 + {c}·ln s"
 
 
 def tail(run: str, label: str, transition: Transition, methods: Sequence[str] = (), **more: Any) -> Branch:

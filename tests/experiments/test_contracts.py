@@ -5,22 +5,18 @@ import math
 import re
 from pathlib import Path
 
-import jax
-import jax.numpy as jnp
 import pytest
 from jax.sharding import AbstractMesh, AxisType
+from support.lowering import lower
 
 from drope_jax import checkpoint
-from drope_jax.checkpoint import TrainState
 from drope_jax.errors import ConfigError
 from drope_jax.metrics import flops_per_token
-from drope_jax.optim import make_optimizer
 from drope_jax.parameters import count_parameters, map_specs
 from drope_jax.serialization import checked
-from drope_jax.sharding import AXES, PRESETS, named_sharding
+from drope_jax.sharding import AXES, PRESETS
 from drope_jax.training.preflight import check_layout
 from drope_jax.training.run import Run, start_from
-from drope_jax.training.step import make_train_step, step_number
 from drope_jax.transitions import Drop, drop
 from experiments.configs import pretrain, recalibrate
 from experiments.studies import partial_drop, quickstart, smollm2_lengths, smollm2_recalibration
@@ -103,22 +99,6 @@ def test_a_docstring_names_what_the_contract_asks_for(module):
   text = " ".join(module.__doc__.split())
   for part in ("table", "python -m experiments.", "--workdir", "token", "arameters", "FLOPs", "Numbers to expect"):
     assert part in text, part
-
-
-def lower(config, mesh):
-  """The train step for TPUs, as text."""
-
-  def abstract(spec):
-    return jax.ShapeDtypeStruct(spec.shape, jnp.float32, sharding=named_sharding(mesh, spec.dimensions))
-
-  params = map_specs(abstract, config.model)
-  optimizer = make_optimizer(config.optim, config.model, config.steps)
-  state = TrainState(params, jax.eval_shape(optimizer.init, params))
-  rows = (config.data.batch_size, config.data.context + 1)
-  batch = {"tokens": jax.ShapeDtypeStruct(rows, jnp.int32, sharding=named_sharding(mesh, ("batch",)))}
-  step = jax.jit(make_train_step(Run(config, config.model), optimizer, config.objective), donate_argnums=0)
-  with jax.sharding.use_abstract_mesh(mesh):
-    return step.trace(state, batch, step_number(0), None).lower(lowering_platforms=("tpu",)).as_text()
 
 
 LAUNCH_TABLE = (Path(__file__).parents[2] / "experiments" / "launch" / "README.md").read_text()
