@@ -19,7 +19,7 @@ from drope_jax.training.preflight import check_layout
 from drope_jax.training.run import Run, start_from
 from drope_jax.transitions import Drop, drop
 from experiments.configs import pretrain, recalibrate
-from experiments.studies import partial_drop, quickstart, smollm2_lengths, smollm2_recalibration
+from experiments.studies import quickstart, smollm2_lengths, smollm2_recalibration
 from experiments.study import run_models
 
 # Recipes of one model differ in numbers alone, which make no other program, but for the QK-norm.
@@ -92,9 +92,7 @@ def test_the_numbers_in_the_docstring_of_the_study_that_trains_nothing():
   assert f"(PaLM, T 16,384): {exponent(forward, 3)}." in text
 
 
-@pytest.mark.parametrize(
-  "module", [pretrain, recalibrate, quickstart, smollm2_lengths, smollm2_recalibration, partial_drop]
-)
+@pytest.mark.parametrize("module", [pretrain, recalibrate, quickstart, smollm2_lengths, smollm2_recalibration])
 def test_a_docstring_names_what_the_contract_asks_for(module):
   text = " ".join(module.__doc__.split())
   for part in ("table", "python -m experiments.", "--workdir", "token", "arameters", "FLOPs", "Numbers to expect"):

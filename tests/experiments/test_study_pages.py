@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from jax.sharding import AbstractMesh, AxisType
-from support.lowering import lower
+from support.lowering import lower_run
 
 from drope_jax.config import TrainConfig
 from drope_jax.evaluate.methods import inference
@@ -135,7 +135,7 @@ def test_every_program_of_every_size_lowers_on_an_abstract_mesh():
         run = resolved(config, models[name_of_run], models)
         if program(run) not in lowered:
           lowered.add(program(run))
-          assert "sharding" in lower(run.config, AbstractMesh((1, 2, 1, 1), AXES, axis_types=(AxisType.Auto,) * 4))
+          assert "sharding" in lower_run(run, AbstractMesh((1, 2, 1, 1), AXES, axis_types=(AxisType.Auto,) * 4))
   assert len(lowered) > 20
 
 
