@@ -64,7 +64,8 @@ def test_the_train_steps_of_the_studies_lower_on_an_abstract_mesh(recalibration)
   again = run_configs(recalibration)
   assert list(quick) == ["rope", "rope_continued", "drope", "partial", "nope"]
   assert list(again) == ["rope_qk_norm", "drope_qk_norm", "rope_plain", "drope_plain", "partial_plain"]
-  for config in (*quick.values(), *again.values()):
+  configs = (*quick.values(), *again.values())
+  for config in {(type(one.model.positions), one.model.qk_norm, one.data.context): one for one in configs}.values():
     tensor = 2 if config.model.num_kv_heads % 2 == 0 else 1
     mesh = AbstractMesh((2, 4 // tensor, tensor, 1), AXES, axis_types=(AxisType.Auto,) * 4)
     assert "sharding" in lower(config, mesh)
