@@ -23,31 +23,43 @@ from drope_jax import checkpoint, cli
 from drope_jax.checkpoint import Checkpoint
 from drope_jax.data.recall import Lines, needle_sample
 from drope_jax.data.tokenizers import load_tokenizer
-from drope_jax.errors import check
 from experiments.reporting.axes import GREEN, INK, VERMILION
 from experiments.studies.figures import as_trained, attention_weights, panels, save, text_lines, write_csv
 
 YARN = "yarn:2"
 FACTS = 4  # in a prompt, one of which is asked for
 DEPTH = 0.25  # of the one that is asked for
+LEAD = 3  # tokens before the value that are looked at too: its topic, and the arrow
 
 
 def prompts(lines: Lines, samples: int, length: int) -> tuple[np.ndarray, np.ndarray]:
-  """Tokens (N, T), and for each prompt the positions of the value that it asks for (N, n); prompts whose value has
-  another number of tokens than the first one's are left out."""
+  """Tokens (N, T), and the positions of each prompt's needle (N, n): of the value asked for, and LEAD before it.
+
+  Prompts whose value has another number of tokens than the first one's are left out.
+  """
   tokens: list[np.ndarray] = []
   places: list[np.ndarray] = []
   for index in range(samples):
     sample = needle_sample(lines, length, DEPTH, 0, index, FACTS)
-    row = np.asarray(sample.tokens)
-    size = len(sample.answer)
-    windows = np.lib.stride_tricks.sliding_window_view(row, size)
-    starts = np.flatnonzero((windows == np.asarray(sample.answer)).all(1))
-    if len(starts) and (not places or size == len(places[0])):
+    row, size = np.asarray(sample.tokens), len(sample.answer)
+    if not places or size + LEAD == len(places[0]):
+      start = needle_start(row, sample.answer)
       tokens.append(row)
-      places.append(np.arange(starts[0], starts[0] + size))
-  check(bool(tokens), f"--length is {length}: no prompt holds the answer that it asks for")
+      places.append(np.arange(start - LEAD, start + size))
   return np.stack(tokens), np.stack(places)
+
+
+def needle_start(row: np.ndarray, answer: Sequence[int]) -> int:
+  """Where the answer stands behind the words of the question that the row ends with; facts may share a value."""
+  windows = np.lib.stride_tricks.sliding_window_view(row, len(answer))
+  starts = np.flatnonzero((windows == np.asarray(answer)).all(1))
+
+  def alike(start: int) -> int:
+    """How many tokens before it are those that the row ends with."""
+    same = row[:start][::-1] == row[::-1][:start]
+    return start if same.all() else int(same.argmin())
+
+  return int(max(starts[starts >= LEAD], key=alike))
 
 
 def needle_weights(loaded: Checkpoint, method: str, tokens_NT: np.ndarray, places_Nn: np.ndarray) -> np.ndarray:
@@ -81,8 +93,9 @@ def draw(given: Namespace) -> None:
     label = f"{name}, {method} (layer {head[0]}, head {head[1]}; sum {chosen.sum(1).mean():.2f})"
     axis.bar(at, mean, 0.22, yerr=error, label=label, color=color, capsize=2)
     rows += [(name, method, *head, token, m, e) for token, (m, e) in enumerate(zip(mean, error, strict=True))]
-  axis.set(title="attention of the last token", xlabel="token of the needle's value", ylabel="mean attention weight")
-  axis.set_xticks(range(places.shape[1]))
+  axis.set(title="attention of the last token", xlabel="token of the needle", ylabel="mean attention weight")
+  names = [f"value {i - LEAD + 1}" if i >= LEAD else f"{i - LEAD}" for i in range(places.shape[1])]
+  axis.set_xticks(np.arange(len(names)) + 0.25 * (len(shown) - 1) / 2, names)
   axis.legend(fontsize=7)
   caption = f"{len(tokens)} prompts of {given.length} tokens, the needle at a depth of {DEPTH:g}; bars: standard error."
   save(figure, caption, given.out / "semantic_head.png")
