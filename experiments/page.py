@@ -14,7 +14,7 @@ from drope_jax import cli
 from drope_jax.cli.modules import load
 from drope_jax.errors import FileError
 from experiments import costs
-from experiments.study import run_models
+from experiments.models import run_models
 
 TABLE = re.compile(r"^\| size .*\n(\|.*\n)+", re.MULTILINE)
 WORKDIR = Path("study")  # of which nothing is read

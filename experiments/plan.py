@@ -90,6 +90,23 @@ def run_directory(workdir: Path, run: str) -> Path:
   return workdir / "runs" / run
 
 
+def needed_runs(study: Study, workdir: Path, only: Sequence[str]) -> list[str]:
+  """These runs and those that they start from, in the order of the study; all of them if none is named."""
+  for name in only:
+    if name not in study.runs:
+      raise ConfigError(f"--only has {name!r}; allowed: {', '.join(study.runs)}")
+  by_path = {str(run_directory(workdir, name)): name for name in study.runs}
+  needed, waiting = set(), list(only or study.runs)
+  while waiting:
+    name = waiting.pop()
+    needed.add(name)
+    run = study.runs[name]
+    start = run.checkpoint if isinstance(run, Pretrained) else run.init.checkpoint if run.init else None
+    if start in by_path and by_path[start] not in needed:
+      waiting.append(by_path[start])
+  return [name for name in study.runs if name in needed]
+
+
 def require(settings: Any, **commands: str) -> None:
   """Raises ConfigError if the path in one of the named fields is not there, with the command that makes it."""
   for field, command in commands.items():

@@ -30,7 +30,7 @@ from jax.sharding import Mesh
 
 from drope_jax import checkpoint, cli, distributed
 from drope_jax.config import ModelConfig, TrainConfig
-from drope_jax.errors import ConfigError, UserError
+from drope_jax.errors import ConfigError
 from drope_jax.evaluate.measure import check, evaluate
 from drope_jax.evaluate.tasks import make_tasks
 from drope_jax.files import holds_something, replace_whole, write_json
@@ -45,9 +45,10 @@ from drope_jax.serialization import (
 )
 from drope_jax.sharding import make_mesh, using
 from drope_jax.train import train
-from drope_jax.training.run import resolve, start_from
-from experiments import costs, store
-from experiments.plan import Pretrained, Study, run_directory
+from experiments import store
+from experiments.dry_run import dry_run
+from experiments.models import run_models
+from experiments.plan import Pretrained, Study, needed_runs, run_directory
 from experiments.report import write_report
 from experiments.seeds import seed_report
 
@@ -132,42 +133,6 @@ def run_study(
       with using(mesh):
         evaluate(name, loaded, methods, study.lengths, tasks, data, out, command=cli.command_line())
   logger.info("report: %s", write_report(workdir))
-
-
-def run_models(study: Study, workdir: Path) -> dict[str, ModelConfig]:
-  """The model of every run, of which none need be there yet, nor a checkpoint whose model its InitConfig names."""
-  models: dict[str, ModelConfig] = {}
-  by_path = {str(run_directory(workdir, name)): name for name in study.runs}
-  for name, run in study.runs.items():
-    start = run if isinstance(run, Pretrained) else run.init
-    model = None if start is None else models.get(by_path.get(start.checkpoint, ""))
-    if start is not None and model is None and not (Path(start.checkpoint) / "checkpoints").exists():
-      model = start.model
-    if isinstance(run, TrainConfig):
-      models[name] = resolve(run).model if model is None else start_from(run, model).model
-    elif model is None:
-      found = checkpoint.open_step(run.checkpoint)
-      models[name] = run.transition.apply(found.model, found.context)
-    else:
-      models[name] = run.transition.apply(model, study.train_context)
-  return models
-
-
-def needed_runs(study: Study, workdir: Path, only: Sequence[str]) -> list[str]:
-  """These runs and those that they start from, in the order of the study; all of them if none is named."""
-  for name in only:
-    if name not in study.runs:
-      raise ConfigError(f"--only has {name!r}; allowed: {', '.join(study.runs)}")
-  by_path = {str(run_directory(workdir, name)): name for name in study.runs}
-  needed, waiting = set(), list(only or study.runs)
-  while waiting:
-    name = waiting.pop()
-    needed.add(name)
-    run = study.runs[name]
-    start = run.checkpoint if isinstance(run, Pretrained) else run.init.checkpoint if run.init else None
-    if start in by_path and by_path[start] not in needed:
-      waiting.append(by_path[start])
-  return [name for name in study.runs if name in needed]
 
 
 def _methods(study: Study) -> dict[str, list[str]]:
@@ -260,41 +225,6 @@ def _with_seed(settings: Any, seed: int) -> Any:
   if "seed" not in {field.name for field in dataclasses.fields(settings)}:
     raise ConfigError(f"--seeds: {type(settings).__name__} has no seed: the study trains nothing and draws nothing")
   return dataclasses.replace(settings, seed=seed)
-
-
-def dry_run(settings: Any, workdir: Path, seeds: int, only: Sequence[str], runs: Path | None) -> str:
-  """What the study would do: its runs, with tokens, FLOPs and about the time that they take here, and the rows."""
-  study: Study = from_dict(type(settings), to_dict(settings)).study(workdir)
-  models = run_models(study, workdir)
-  chosen = needed_runs(study, workdir, only)
-  study = dataclasses.replace(
-    study,
-    runs={name: study.runs[name] for name in chosen},
-    rows=[row for row in study.rows if row.run in chosen],
-  )
-  places = {name: run_directory(workdir, name) for name in study.runs}
-  try:
-    places |= {} if runs is None else {name: runs / key for name, key in store.keys(study, workdir).items()}
-    known = "its runs are shared" if runs is not None else "runs are this workdir's own"
-  except UserError:
-    known = "which runs are shared is known when the data is there"
-  states = {name: _state(run, places[name]) for name, run in study.runs.items() if isinstance(run, TrainConfig)}
-  took = costs.estimate(study, models)
-  total = f"{costs.show_minutes(took)} here for a seed, measuring and compiling included"
-  total += f"; {costs.show_minutes(seeds * took)} for {seeds} seeds" if seeds > 1 else ""
-  return "\n\n".join(
-    [
-      study.title,
-      costs.run_table(study, models, workdir, states),
-      f"{len(study.rows)} rows at {', '.join(map(str, study.lengths))} tokens; tasks: {', '.join(study.tasks)}.",
-      f"About {total} ({known}).",
-    ]
-  )
-
-
-def _state(run: TrainConfig, directory: Path) -> str:
-  done = store.steps_done(directory)
-  return "done" if done >= run.steps else f"{done} of {run.steps} steps" if done else "to do"
 
 
 def main(

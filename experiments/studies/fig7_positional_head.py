@@ -32,7 +32,15 @@ from drope_jax.theory import (
   previous_token_weights,
 )
 from experiments.reporting.axes import GREEN, INK, VERMILION
-from experiments.studies.figures import as_trained, attention_weights, panels, save, text_rows, write_csv
+from experiments.studies.figures import (
+  as_trained,
+  attention_weights,
+  panels,
+  parser_of_runs,
+  save,
+  text_rows,
+  write_csv,
+)
 
 BIASES = {"diagonal": diagonal_weights, "previous token": previous_token_weights}
 YARN = "yarn:2"
@@ -88,10 +96,7 @@ def draw(given: Namespace) -> None:
 
 
 def _parser() -> cli.Parser:
-  parser = cli.Parser(prog="python -m experiments.studies.fig7_positional_head", about=__doc__)
-  parser.add_argument("--checkpoint", type=Path, required=True, metavar="RUN", help="a model with RoPE")
-  parser.add_argument("--dropped", type=Path, metavar="RUN", help="the same model, dropped and recalibrated")
-  parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="where the picture and its numbers go")
+  parser = parser_of_runs("fig7_positional_head", __doc__)
   parser.add_argument("--length", type=int, default=256, help="tokens of a row")
   parser.add_argument("--rows", type=int, default=8, help="rows of text")
   return parser

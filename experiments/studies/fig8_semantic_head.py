@@ -15,7 +15,6 @@ no `--workdir` and no table of it in the paper. Numbers to expect: not yet run.
 import sys
 from argparse import Namespace
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 
@@ -24,7 +23,15 @@ from drope_jax.checkpoint import Checkpoint
 from drope_jax.data.recall import Lines, needle_sample
 from drope_jax.data.tokenizers import load_tokenizer
 from experiments.reporting.axes import GREEN, INK, VERMILION
-from experiments.studies.figures import as_trained, attention_weights, panels, save, text_lines, write_csv
+from experiments.studies.figures import (
+  as_trained,
+  attention_weights,
+  panels,
+  parser_of_runs,
+  save,
+  text_lines,
+  write_csv,
+)
 
 YARN = "yarn:2"
 FACTS = 4  # in a prompt, one of which is asked for
@@ -104,10 +111,7 @@ def draw(given: Namespace) -> None:
 
 
 def _parser() -> cli.Parser:
-  parser = cli.Parser(prog="python -m experiments.studies.fig8_semantic_head", about=__doc__)
-  parser.add_argument("--checkpoint", type=Path, required=True, metavar="RUN", help="a model with RoPE")
-  parser.add_argument("--dropped", type=Path, metavar="RUN", help="the same model, dropped and recalibrated")
-  parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="where the picture and its numbers go")
+  parser = parser_of_runs("fig8_semantic_head", __doc__)
   parser.add_argument("--length", type=int, default=256, help="tokens of a prompt")
   parser.add_argument("--samples", type=int, default=20, help="prompts")
   return parser

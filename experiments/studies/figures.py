@@ -10,6 +10,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
 
+from drope_jax import cli
 from drope_jax.checkpoint import Checkpoint
 from drope_jax.data.recall import Lines
 from drope_jax.data.tokenizers import Tokenizer
@@ -18,6 +19,15 @@ from drope_jax.evaluate.methods import allowed_methods, inference
 from drope_jax.model import Taps, hidden_states
 from drope_jax.model_config import ComputeConfig
 from experiments.reporting.axes import STYLE
+
+
+def parser_of_runs(name: str, about: str | None) -> cli.Parser:
+  """The flags of a figure that looks at a trained model, and the same model dropped."""
+  parser = cli.Parser(prog=f"python -m experiments.studies.{name}", about=about)
+  parser.add_argument("--checkpoint", type=Path, required=True, metavar="RUN", help="a model with RoPE")
+  parser.add_argument("--dropped", type=Path, metavar="RUN", help="the same model, dropped and recalibrated")
+  parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="where the picture and its numbers go")
+  return parser
 
 
 def panels(count: int, width: float = 4.6, height: float = 3.4) -> tuple[Any, list[Axes]]:

@@ -22,7 +22,7 @@ with RoPE, and every arm but the one from scratch is a tail from its weights, on
 | drop           | Drop(), the paper's method                                     | β = 1, fitted β              |
 | turns_N        | PartialDrop(N)                                                 | as trained, YaRN             |
 | clipped        | the control under PartialDrop(1), nothing recalibrated         | as trained                   |
-| from_scratch   | the pairs that turn once, trained so from the start            | as trained                   |
+| from_scratch   | the pairs that turn once, trained so from the start            | as trained, YaRN             |
 | cope           | CoPE's soft gate in the place of the hard one                  | as trained                   |
 | theta_once     | theta made so small that every pair turns at least once        | as trained, YaRN             |
 | ntk_continued  | RoPE rescaled by NTK for the longest length, and trained on    | as trained                   |
@@ -35,9 +35,9 @@ after each fifth of its steps.
 
 | size  |  parameters |     T | runs | rows |    tokens | FLOPs (PaLM) | minutes |
 | :---- | ----------: | ----: | ---: | ---: | --------: | -----------: | ------: |
-| mini  |     935,040 |   128 |   13 |   22 |      4.6M |      2.94e13 |      27 |
+| mini  |     935,040 |   128 |   13 |   23 |      4.6M |      2.94e13 |      28 |
 | small |  15,735,168 |   256 |    5 |    9 |    175.1M |      1.82e16 |       7 |
-| paper | 494,005,120 | 1,024 |   11 |   18 | 50,331.6M |      1.62e20 |         |
+| paper | 494,005,120 | 1,024 |   11 |   19 | 50,331.6M |      1.62e20 |         |
 
 Runs count the trunk; tokens and FLOPs (PaLM) are of all runs of a seed. Pairs kept by 0.35, 0.5, 1, 2 and 4 turns:
 mini 8, 7, 6, 5, 3 of 16; by 1 and 2: small 13, 11 of 32, paper 12, 11 of 32. mini asks for 400 needles a length and
@@ -88,9 +88,7 @@ class PartialDropStudy(Shape):
     scaled = {"ntk": NTK(longest), "yarn": YaRN(longest, self.context)}
     return [
       tail("clipped", "clipped below 1 turn, not recalibrated", once, ("rope",), start="control", steps=0),
-      scratch(
-        "from_scratch", "from 1 turn on, from scratch", once.apply(self.model, self.context).positions, ("rope",)
-      ),
+      scratch("from_scratch", "from 1 turn on, from scratch", once.apply(self.model, self.context).positions, PARTIAL),
       tail("cope", "CoPE's soft gate", Replace(dataclasses.replace(rope, scaling=CoPE(self.context))), ("rope",)),
       tail("theta_once", "theta so small that all turn", Replace(RoPE(theta_once(self.model, self.context))), PARTIAL),
       *(

@@ -15,6 +15,7 @@ from drope_jax.errors import ConfigError
 from drope_jax.positions import Positions
 from drope_jax.transitions import Keep, Transition
 from experiments import recall_corpus
+from experiments.models import run_models
 from experiments.plan import Arm, EvalPlan, Pretrained, Row, Study, check_at_least_one, require, run_directory
 from experiments.studies import quickstart
 
@@ -156,13 +157,16 @@ class Shape:
 
   def run(self, name: str) -> TrainConfig:
     """The config of one run, which may be compiled before the weights that it starts from are there."""
-    runs = self.study(Path("runs/study")).runs
-    config = runs.get(name)
+    workdir = Path("runs/study")
+    study = self.study(workdir)
+    config = study.runs.get(name)
     if not isinstance(config, TrainConfig):
-      trained = ", ".join(name for name, run in runs.items() if isinstance(run, TrainConfig))
+      trained = ", ".join(name for name, run in study.runs.items() if isinstance(run, TrainConfig))
       raise ConfigError(f"{type(self).__name__} has no run {name!r}; allowed: {trained}")
-    init = config.init and dataclasses.replace(config.init, model=self.model)
-    return dataclasses.replace(config, init=init)
+    if config.init is None or config.init.model is not None:
+      return config
+    models = {str(run_directory(workdir, run)): model for run, model in run_models(study, workdir).items()}
+    return dataclasses.replace(config, init=dataclasses.replace(config.init, model=models[config.init.checkpoint]))
 
   def _data(self, folder: Path) -> DataConfig:
     directory, tokenizer = folder / "corpus", str(folder / "tokenizer" / "tokenizer.json")

@@ -19,8 +19,8 @@ from drope_jax.training.preflight import check_layout
 from drope_jax.training.run import Run, start_from
 from drope_jax.transitions import Drop, drop
 from experiments.configs import pretrain, recalibrate
+from experiments.models import run_models
 from experiments.studies import quickstart, smollm2_lengths, smollm2_recalibration
-from experiments.study import run_models
 
 # Recipes of one model differ in numbers alone, which make no other program, but for the QK-norm.
 DISTINCT = {(recipe.base, recipe.qk_norm): arg for arg, recipe in recalibrate.RECIPES.items()}

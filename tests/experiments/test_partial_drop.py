@@ -15,8 +15,8 @@ from drope_jax.data.corpus import build_corpus
 from drope_jax.errors import ConfigError
 from drope_jax.scalings import CoPE, YaRN, base_frequencies
 from drope_jax.sharding import make_mesh
-from experiments.studies import partial_drop
-from experiments.study import run_models
+from experiments.models import run_models
+from experiments.studies import partial_drop, partial_drop_rule
 
 
 def runs_of(size):
@@ -32,6 +32,18 @@ def test_the_page_says_how_many_pairs_each_number_of_turns_keeps():
     said[-1] += f" of {models['control'].head_dim // 2}" if size != "paper" else ""
   assert said == ["mini 8, 7, 6, 5, 3 of 16", "small 13, 11 of 32", "paper 12, 11"]
   assert all(part in page for part in said)
+
+
+def test_the_rule_keeps_other_numbers_of_pairs_at_other_places():
+  kept = {}
+  for size in ("mini", "mini_256"):
+    settings = partial_drop_rule.get_config(size)
+    models = run_models(settings.study(Path("study")), Path("study"))
+    for theta in (name.removesuffix("_control") for name in models if name.endswith("_control")):
+      kept[settings.context, theta] = models[f"{theta}_turns_1"].positions.pairs
+      pairs = [model.positions.pairs for name, model in models.items() if re.match(f"{theta}_(turns|fastest)", name)]
+      assert 6 in pairs and len(set(pairs)) == len(pairs)
+  assert kept == {(128, "theta_1e5"): 5, (256, "theta_1e4"): 7, (256, "theta_1e5"): 6}
 
 
 def test_the_smallest_theta_turns_every_pair_once():

@@ -15,10 +15,11 @@ from drope_jax.errors import CheckpointError, ConfigError
 from drope_jax.train import train
 from drope_jax.transitions import Drop, Keep
 from experiments import study as study_module
-from experiments.plan import Arm, EvalPlan, Pretrained, Row, Study, run_directory
+from experiments.dry_run import dry_run
+from experiments.plan import Arm, EvalPlan, Pretrained, Row, Study, needed_runs, run_directory
 from experiments.reporting.arms import control_of
 from experiments.reporting.records import read_study
-from experiments.study import dry_run, run_seeds, run_study
+from experiments.study import run_seeds, run_study
 
 pytestmark = pytest.mark.usefixtures("compile_once")
 
@@ -132,9 +133,9 @@ def test_weights_of_another_trunk_are_not_mistaken_for_those_it_began_with(setti
 
 def test_what_is_asked_for_alone_brings_what_it_starts_from(settings, tmp_path):
   study = settings.study(tmp_path)
-  assert study_module.needed_runs(study, tmp_path, ["clipped"]) == ["trunk", "control", "clipped"]
+  assert needed_runs(study, tmp_path, ["clipped"]) == ["trunk", "control", "clipped"]
   with pytest.raises(ConfigError, match="--only has 'rope'; allowed: trunk, control, drop, clipped"):
-    study_module.needed_runs(study, tmp_path, ["rope"])
+    needed_runs(study, tmp_path, ["rope"])
 
 
 def test_a_dry_run_says_what_is_there_and_writes_nothing(settings, shared, tmp_path):

@@ -18,8 +18,8 @@ from drope_jax.training.preflight import check_layout
 from drope_jax.training.run import Run, start_from
 from drope_jax.transitions import Keep, Transition
 from experiments import costs, page, studies
+from experiments.models import run_models
 from experiments.plan import Pretrained
-from experiments.study import run_models
 
 NAMES = [module.name for module in pkgutil.iter_modules(studies.__path__)]
 MODULES = {name: importlib.import_module(f"experiments.studies.{name}") for name in NAMES}
