@@ -179,7 +179,7 @@ def _described(study: Study, models: Mapping[str, ModelConfig], workdir: Path) -
     "arms": [dataclasses.asdict(arm) for arm in study.arms],
     "rows": [dataclasses.asdict(row) for row in study.rows],
     "pretrained": {
-      name: {**to_dict(run), "model": to_dict(models[name])}
+      name: {**to_dict(run), "model": to_dict(_held(run, models, workdir))}
       for name, run in study.runs.items()
       if isinstance(run, Pretrained)
     },
@@ -191,6 +191,12 @@ def _described(study: Study, models: Mapping[str, ModelConfig], workdir: Path) -
   finally:
     if _records(workdir) != before:
       write_json(description | {"seconds": description["seconds"] + time.monotonic() - started}, path)
+
+
+def _held(run: Pretrained, models: Mapping[str, ModelConfig], workdir: Path) -> ModelConfig:
+  """The model that the checkpoint in the place of a run holds."""
+  by_path = {str(run_directory(workdir, name)): model for name, model in models.items()}
+  return by_path[run.checkpoint] if run.checkpoint in by_path else checkpoint.open_step(run.checkpoint).model
 
 
 def _provenance() -> dict[str, Any]:
