@@ -13,6 +13,7 @@ from drope_jax.aot.compile import trace_train_step, with_model
 from drope_jax.config import MeshConfig, TrainConfig
 from drope_jax.data.corpus import build_corpus
 from drope_jax.errors import ConfigError
+from drope_jax.positions import RoPE
 from drope_jax.scalings import CoPE, YaRN, base_frequencies
 from drope_jax.sharding import make_mesh
 from experiments.models import run_models
@@ -44,6 +45,11 @@ def test_the_rule_keeps_other_numbers_of_pairs_at_other_places():
       pairs = [model.positions.pairs for name, model in models.items() if re.match(f"{theta}_(turns|fastest)", name)]
       assert 6 in pairs and len(set(pairs)) == len(pairs)
   assert kept == {(128, "theta_1e5"): 5, (256, "theta_1e4"): 7, (256, "theta_1e5"): 6}
+
+
+def test_a_run_alone_knows_the_model_that_it_starts_from():
+  assert partial_drop_rule.get_config("mini/theta_1e5_turns_1").init.model.positions == RoPE(1e5)
+  assert partial_drop.get_config("mini/turns_1").init.model.positions == RoPE(1e4)
 
 
 def test_the_smallest_theta_turns_every_pair_once():
