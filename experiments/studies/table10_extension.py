@@ -37,13 +37,14 @@ class Extension(LongTasks):
   title: ClassVar[str] = "Needles at 2, 4 and 8 times the context (paper: table 10)"
 
   methods: tuple[str, ...] = ("rope", "ntk", "yarn")
-  longrope: tuple[float, ...] = ()  # factors of the pairs, the fastest first; none: no such row
+  longrope: tuple[float, ...] = ()  # factors of the pairs, the fastest first, for all lengths; none: no such row
   extensions: tuple[float, ...] = (2, 4, 8)
 
   def branches(self) -> Sequence[Branch]:
     branches = list(super().branches())
     if self.longrope:
-      searched = Replace(rope_of(self.model).rescaled(LongRoPE(self.longrope)))
+      longest = float(max(self.extensions))
+      searched = Replace(rope_of(self.model).rescaled(LongRoPE(self.longrope, self.longrope, self.context, longest)))
       branches.append(tail("longrope", "control + searched factors", searched, ("rope",), start="control", steps=0))
     return branches
 

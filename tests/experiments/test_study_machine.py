@@ -21,8 +21,6 @@ from experiments.reporting.arms import control_of
 from experiments.reporting.records import read_study
 from experiments.study import run_seeds, run_study
 
-pytestmark = pytest.mark.usefixtures("compile_once")
-
 
 @dataclasses.dataclass(unsafe_hash=True, kw_only=True)
 class Branched:
