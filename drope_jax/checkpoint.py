@@ -7,6 +7,7 @@ model's config, its context and where it comes from.
 """
 
 import dataclasses
+import hashlib
 import json
 import logging
 from collections.abc import Iterable
@@ -51,6 +52,7 @@ _FREE_ON_RESUME = (
   "data.num_workers",
   "optim.accumulation",
   "init.model",  # what init.checkpoint holds; runs before 0.1 did not record it
+  "init.source",  # likewise; where two starts agree on it, init.checkpoint may have moved: see refuse_other_run
   "log_every",
   "log_norms",
   "eval_every",
@@ -321,7 +323,10 @@ def refuse_other_run(there: Any, config: TrainConfig, where: Any, extend: bool =
     path = difference.split(":")[0]
     return any(path == name or path.startswith(f"{name}.") for name in fields)
 
-  found = [difference for difference in differences(there, to_dict(config)) if not among(difference, _FREE_ON_RESUME)]
+  here = to_dict(config)
+  ours, theirs = ((one.get("init") or {}).get("source") for one in (here, there))
+  free = (*_FREE_ON_RESUME, *(["init.checkpoint"] if ours is not None and ours == theirs else []))
+  found = [difference for difference in differences(there, here) if not among(difference, free)]
   other = [difference for difference in found if not among(difference, EXTENDABLE)]
   if other or (found and not extend):
     way_out = "" if other else "; to go on with it all the same, extend the run (experiments.train --extend)"
@@ -381,6 +386,11 @@ class SavedStep:
   config: TrainConfig | None  # of the run that wrote it; None: imported (drope_jax.interop)
   model: ModelConfig  # that the weights of this step belong to; within a fade not yet `config.model`
   context: int  # tokens it was trained at
+
+  @property
+  def identity(self) -> str:
+    """What this step is known by, wherever it lies: a digest of its meta, whose seconds no other run shares."""
+    return hashlib.sha256(json.dumps(self.meta, sort_keys=True).encode()).hexdigest()[:16]
 
   def params(self, mesh: Mesh | None = None) -> Params:
     """The weights, sharded over `mesh` by the rules of sharding.py; without one on the first local device."""

@@ -95,6 +95,7 @@ class InitConfig:
 
   checkpoint: str  # the other run's workdir
   model: ModelConfig | None = None  # what it holds; a run looks there, `drope_jax.aot` may need it before it is there
+  source: str | None = None  # SavedStep.identity of what it holds: a run records it, and goes on if it was moved
   step: int | None = None  # None: its last complete step
   transition: Transition = dataclasses.field(default_factory=Drop)  # what becomes of its positional embedding
   qk_norm: QKNorm | None = None  # insert this norm, with weights of one
