@@ -7,6 +7,7 @@ model's config, its context and where it comes from.
 """
 
 import dataclasses
+import hashlib
 import json
 import logging
 from collections.abc import Iterable
@@ -51,12 +52,14 @@ _FREE_ON_RESUME = (
   "data.num_workers",
   "optim.accumulation",
   "init.model",  # what init.checkpoint holds; runs before 0.1 did not record it
+  "init.source",  # likewise; where two starts agree on it, init.checkpoint may have moved: see refuse_other_run
   "log_every",
   "log_norms",
   "eval_every",
   "eval_documents",
   "eval_extensions",
   "profile_steps",
+  "skip_updates",
   "checkpoint_every",
   "keep_latest",
   "keep_every",
@@ -111,6 +114,7 @@ def save(
   tokens: int,
   seconds: float,
   teacher_step: int | None = None,
+  skipped: int = 0,
 ) -> None:
   """Starts writing step `step`; the write goes on in the background, from a copy of the state.
 
@@ -118,6 +122,7 @@ def save(
     manager: of saving.writing.
     tokens, seconds: of the whole run so far.
     teacher_step: of the checkpoint that holds the objective's frozen weights, if it has any.
+    skipped: updates that were skipped so far (TrainConfig.skip_updates).
 
   Raises:
     CheckpointError: if this save, or the one before, has failed.
@@ -125,6 +130,8 @@ def save(
   meta = {"step": step, "tokens": tokens, "seconds": seconds, "config": to_dict(config), "versions": library_versions()}
   if teacher_step is not None:
     meta["teacher_step"] = teacher_step
+  if skipped:
+    meta["skipped"] = skipped
   meta = _with_digests(meta, data, params=state.params, opt_state=state.opt_state)
   with naming_failures(manager.directory):
     manager.save(
@@ -316,7 +323,10 @@ def refuse_other_run(there: Any, config: TrainConfig, where: Any, extend: bool =
     path = difference.split(":")[0]
     return any(path == name or path.startswith(f"{name}.") for name in fields)
 
-  found = [difference for difference in differences(there, to_dict(config)) if not among(difference, _FREE_ON_RESUME)]
+  here = to_dict(config)
+  ours, theirs = ((one.get("init") or {}).get("source") for one in (here, there))
+  free = (*_FREE_ON_RESUME, *(["init.checkpoint"] if ours is not None and ours == theirs else []))
+  found = [difference for difference in differences(there, here) if not among(difference, free)]
   other = [difference for difference in found if not among(difference, EXTENDABLE)]
   if other or (found and not extend):
     way_out = "" if other else "; to go on with it all the same, extend the run (experiments.train --extend)"
@@ -376,6 +386,11 @@ class SavedStep:
   config: TrainConfig | None  # of the run that wrote it; None: imported (drope_jax.interop)
   model: ModelConfig  # that the weights of this step belong to; within a fade not yet `config.model`
   context: int  # tokens it was trained at
+
+  @property
+  def identity(self) -> str:
+    """What this step is known by, wherever it lies: a digest of its meta, whose seconds no other run shares."""
+    return hashlib.sha256(json.dumps(self.meta, sort_keys=True).encode()).hexdigest()[:16]
 
   def params(self, mesh: Mesh | None = None) -> Params:
     """The weights, sharded over `mesh` by the rules of sharding.py; without one on the first local device."""
