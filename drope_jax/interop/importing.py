@@ -65,6 +65,8 @@ def _open(path: Path, base: Path | None) -> tuple[Source, Path]:
   """A source, and the file that describes its model."""
   if lora.is_adapter(path):
     base = base or lora.base_of(path)
+    if lora.is_adapter(base):
+      raise ConfigError(f"{path}: its base, {base}, is a folder of adapters itself; merge that first")
     model, described = _open(base, None)
     return lora.MergedAdapter(path, model), described
   if base is not None:

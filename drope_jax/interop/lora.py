@@ -53,11 +53,14 @@ def is_adapter(path: Path) -> bool:
 def base_of(path: Path) -> Path:
   """The model that the adapters' config names. Raises ConfigError unless it is a folder or file here."""
   name = read_json(path / CONFIG).get("base_model_name_or_path")
-  if not isinstance(name, str) or not name or "://" in name or not Path(name).exists():
-    raise ConfigError(
-      f"{path / CONFIG}: base_model_name_or_path is {name!r}, which is not here; name it with --base=PATH"
-    )
-  return Path(name)
+  try:
+    if isinstance(name, str) and name and Path(name).exists():
+      return Path(name)
+  except OSError:  # a name longer than there can be
+    pass
+  raise ConfigError(
+    f"{path / CONFIG}: base_model_name_or_path is {name!r}, which is not here; name it with --base=PATH"
+  )
 
 
 class MergedAdapter:
@@ -112,6 +115,8 @@ class MergedAdapter:
     """Raises ConfigError unless the adapters of an array are complete and of its shape."""
     first, second = (_EMBEDDING_A, _EMBEDDING_B) if start + _EMBEDDING_A in self._stored else (_A, _B)
     found = [self._stored.get(start + part) for part in (first, second)]
+    if len(self._base.shapes[name]) != 2:
+      raise ConfigError(f"{self._file}: {start} has adapters; its array in the model is no matrix")
     rows, columns = self._base.shapes[name][::-1] if first == _EMBEDDING_A else self._base.shapes[name]
     rank = (found[0] or (0,))[0]
     for part, shape, wanted in zip((first, second), found, ((rank, columns), (rows, rank)), strict=True):

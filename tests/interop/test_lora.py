@@ -133,6 +133,11 @@ REFUSED = {
     {},
     "the array base_model.model.model.layers.7.mlp.up_proj.lora_A.weight has no place",
   ),
+  "of a vector": (
+    {"base_model.model.model.norm.lora_A.weight": torch.ones(RANK, 32)},
+    {},
+    "model.norm has adapters; its array in the model is no matrix",
+  ),
   "an array of its own": (
     {"base_model.model.prompt": torch.ones(4)},
     {},
@@ -157,6 +162,9 @@ def test_a_base_that_is_not_there_or_not_wanted_is_said(folder, tmp_path, capsys
   assert status == 2 and "base_model_name_or_path is 'org/a-llama', which is not here; name it with --base" in error
   status, error = error_of(capsys, "import", folder, tmp_path / "imported", f"--base={folder}")
   assert status == 2 and "it is no adapter" in error
+  itself = write_adapter(tmp_path / "itself", adapters(), base_model_name_or_path=str(tmp_path / "itself"))
+  status, error = error_of(capsys, "import", itself, tmp_path / "imported")
+  assert status == 2 and "is a folder of adapters itself" in error
   both = shutil.copytree(folder, tmp_path / "both")
   shutil.copy(adapter / "adapter_config.json", both)
   status, error = error_of(capsys, "import", both, tmp_path / "imported")

@@ -252,6 +252,47 @@ def test_ntk_is_another_theta():
   )
 
 
+# --- a part of a head --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["su", "yarn", "longrope"])
+def test_phi_is_read_under_every_name_that_its_longrope_has_had(kind):
+  """As Phi-4-mini is published, whose heads rotate in part: keys beside the object, and no factor."""
+  config = {
+    **{"rope_theta": THETA, "partial_rotary_factor": 0.67, "original_max_position_embeddings": 16},
+    "rope_scaling": {"type": kind, "short_factor": [1.0] * 4, "long_factor": [1.0, 2.0, 4.0, 8.0]},
+  }
+  rope = read_ropes(config, FAMILIES["phi3"], CONTEXT, HEAD_DIM, "config.json", None).full
+  assert rope == RoPE(THETA, LongRoPE((1.0,) * 4, (1.0, 2.0, 4.0, 8.0), 16, 4.0), rotary_dim=8)
+  if kind == "su":  # which version 5 of transformers reads no longer
+    return
+  sizes = {"hidden_size": 4 * HEAD_DIM, "num_attention_heads": 4, "max_position_embeddings": CONTEXT}
+  theirs = transformers.Phi3Config(**sizes, **{**config, "rope_scaling": dict(config["rope_scaling"])})
+  for length in (16, 17):
+    omega, factor = rope_utils.ROPE_INIT_FUNCTIONS["longrope"](theirs, seq_len=length)
+    table = rope.frequencies(HEAD_DIM, length)
+    np.testing.assert_allclose(table.omega, [*omega, 0.0, 0.0], rtol=1e-6)
+    np.testing.assert_allclose(table.factor, [factor] * 4 + [1.0] * 2, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+  ("changes", "said"),
+  [
+    ({"partial_rotary_factor": 0.6}, "partial_rotary_factor is 0.6; of heads of 12 it must leave an even number"),
+    ({"partial_rotary_factor": 1.5}, "partial_rotary_factor is 1.5"),
+    ({"partial_rotary_factor": "x"}, "partial_rotary_factor is 'x'; it must be a number"),
+    (
+      {"partial_rotary_factor": 0.5, "rope_parameters": {"partial_rotary_factor": 1.0}},
+      "partial_rotary_factor is 0.5 and rope_parameters.partial_rotary_factor is 1.0",
+    ),
+    ({"rope_scaling": {"type": "linear", "factor": 2.0}}, "rope_type is 'linear'; allowed: default, longrope"),
+  ],
+)
+def test_what_phi_cannot_be_is_refused(changes, said):
+  with pytest.raises(ConfigError, match=re.escape(said)):
+    read_ropes(changes, FAMILIES["phi3"], CONTEXT, HEAD_DIM, "config.json", None)
+
+
 # --- a rotation for each kind of layer ---------------------------------------------------------
 
 KINDS = {"gemma3_text": (1_000_000.0, 10_000.0), "olmo3": (500_000.0, 500_000.0)}
