@@ -237,7 +237,8 @@ class LongRoPE(Scaling):
 
   def __post_init__(self) -> None:
     _check_factor(self)
-    _check_context(self)
+    if not self.original_context >= 2:  # whose logarithm the attention factor is divided by
+      raise ValueError(f"LongRoPE.original_context is {self.original_context}; it must be at least 2")
     for name in ("short_factor", "long_factor"):
       factors = getattr(self, name)
       if not factors or not all(0 < factor < math.inf for factor in factors):

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from drope_jax.errors import ConfigError, check
+from drope_jax.errors import MAY_BE_INFINITE, ConfigError, check
 from drope_jax.model_config import ModelConfig
 from drope_jax.positions import Embedding, Layer, LayerPattern, Positions, RoPE, RoPETable, layer_cycle
 from drope_jax.rotation import Frequencies
@@ -117,7 +117,7 @@ class PartialDrop(Transition):
   paper's method, which drops every rotation, as `turns` of infinity does.
   """
 
-  turns: float = 1.0
+  turns: float = dataclasses.field(default=1.0, metadata=MAY_BE_INFINITE)
   fastest: int | None = None  # keep so many pairs instead, whatever their turns
 
   def __post_init__(self) -> None:
