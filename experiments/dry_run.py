@@ -14,7 +14,13 @@ from experiments.plan import Study, needed_runs, run_directory
 
 
 def dry_run(settings: Any, workdir: Path, seeds: int, only: Sequence[str], runs: Path | None) -> str:
-  """What the study would do: its runs, with tokens, FLOPs and about the time that they take here, and the rows."""
+  """What the study would do: its runs, with tokens, FLOPs and about the time that they take here, and the rows.
+
+  Args:
+    workdir: where it would lie, of one seed; what is done there already is said.
+    seeds: how many there are to be, each as long as this one.
+    only, runs: as of study.run_study.
+  """
   study: Study = from_dict(type(settings), to_dict(settings)).study(workdir)
   models = run_models(study, workdir)
   chosen = needed_runs(study, workdir, only)
@@ -38,7 +44,7 @@ def dry_run(settings: Any, workdir: Path, seeds: int, only: Sequence[str], runs:
       study.title,
       costs.run_table(study, models, workdir, states),
       f"{len(study.rows)} rows at {', '.join(map(str, study.lengths))} tokens; tasks: {', '.join(study.tasks)}.",
-      f"About {total} ({known}).",
+      f"From nothing about {total} ({known}).",
     ]
   )
 

@@ -235,11 +235,16 @@ def run_seeds(settings: Any, seeds: Sequence[int], workdir: Path, **how: Any) ->
   done = []
   for seed in seeds:
     logger.info("seed %d", seed)
-    done.append(workdir / f"seed-{seed}")
+    done.append(_of_seed(workdir, seed))
     run_study(_with_seed(settings, seed), done[-1], **how)
   if len(done) > 1:
     replace_whole(workdir / "seeds.md", seed_report(done))
     logger.info("over seeds: %s", workdir / "seeds.md")
+
+
+def _of_seed(workdir: Path, seed: int) -> Path:
+  """Where the study of a seed lies; launch/one_gpu.sh uses the same names."""
+  return workdir / f"seed-{seed}"
 
 
 def _with_seed(settings: Any, seed: int) -> Any:
@@ -264,7 +269,9 @@ def main(
   chosen, store_directory = only.value or [], Path(runs.value).resolve() if runs.value else None
   numbers = _parsed_seeds(seeds.value) if seeds.value else None
   if dry.value:
-    print(dry_run(settings, directory, len(numbers or [0]), chosen, store_directory))
+    settings = settings if numbers is None else _with_seed(settings, numbers[0])
+    where = directory if numbers is None else _of_seed(directory, numbers[0])
+    print(dry_run(settings, where, len(numbers or [0]), chosen, store_directory))
     return
   how: dict[str, Any] = {"only": chosen, "runs": store_directory}
   how["mesh"] = None if arranged is None else make_mesh(arranged)

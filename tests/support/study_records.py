@@ -1,5 +1,6 @@
 """The records of a study that nobody trained: what a report is written from."""
 
+import dataclasses
 import json
 import math
 from collections.abc import Mapping, Sequence
@@ -64,6 +65,8 @@ def write_run(
   model = ModelConfig(
     vocab_size=1024, d_model=128, num_layers=6, num_heads=4, num_kv_heads=2, head_dim=32, d_ff=384, positions=positions
   )  # fmt: skip
+  if init is not None and init.model is None:  # a run records what its checkpoint held
+    init = dataclasses.replace(init, model=dataclasses.replace(model, positions=RoPE()))
   data, optim = DataConfig(directory="corpus", context=CONTEXT, batch_size=32), OptimConfig(peak_lr=1e-3)
   settings = {"model": model, "init": init, "data": data, "optim": optim, "objective": objective or NextToken()}
   save_config(TrainConfig(**settings, steps=steps), directory / "config.json")
