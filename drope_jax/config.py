@@ -100,6 +100,7 @@ class InitConfig:
   keep_optimizer: bool = False  # carry the optimizer's moments over; the schedule starts again either way
 
   def __post_init__(self) -> None:
+    check(bool(self.checkpoint), "InitConfig.checkpoint is empty; it must be the workdir of a run or an imported model")
     _check_member(self, "transition", Transition)
 
 

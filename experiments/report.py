@@ -144,14 +144,14 @@ def write_report(directory: Path) -> Path:
 def _parser() -> cli.Parser:
   parser = cli.Parser(prog="python -m experiments.report", about=__doc__)
   parser.add_argument(
-    "directory", type=Path, metavar="DIR", help="workdir of a study or of a run, or output of an evaluation"
+    "directory", type=cli.path_argument, metavar="DIR", help="workdir of a study or of a run, or output of an evaluation"
   )
   return parser
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
   """The command; returns its exit status."""
-  return cli.run_parsed(_parser(), lambda given: print(write_report(given.directory.expanduser())), arguments)
+  return cli.run_parsed(_parser(), lambda given: print(write_report(Path(given.directory))), arguments)
 
 
 if __name__ == "__main__":

@@ -45,12 +45,12 @@ def _value(study: Records, row: Row, task: str, metric: str, context: int) -> fl
 
 def _parser() -> cli.Parser:
   parser = cli.Parser(prog="python -m experiments.seeds", about=__doc__)
-  parser.add_argument("directories", type=Path, nargs="+", metavar="DIR", help="workdirs of one study, one per seed")
+  parser.add_argument("directories", type=cli.path_argument, nargs="+", metavar="DIR", help="workdirs of one study, one per seed")
   return parser
 
 
-def _print_tables(directories: Sequence[Path]) -> None:
-  studies = [read_study(directory.expanduser()) for directory in directories]
+def _print_tables(directories: Sequence[str]) -> None:
+  studies = [read_study(Path(directory)) for directory in directories]
   seeds = [study.seed for study in studies]
   if len(set(seeds)) < max(len(seeds), 2):
     raise ReportError(f"seeds are {seeds}; a spread needs at least two, all different")

@@ -212,6 +212,6 @@ def main(config: flags.FlagHolder, workdir: flags.FlagHolder, mesh: flags.FlagHo
 
 if __name__ == "__main__":
   CONFIG = cli.define_config("Settings of the study: FILE[:ARG].")
-  WORKDIR = cli.define_path("workdir", None, "Where everything goes.", required=True)
+  WORKDIR = cli.define_path("workdir", None, "Where everything goes.", required=True, local=True)
   MESH = cli.define_mesh("Devices that measure")
-  cli.run(lambda: main(CONFIG, WORKDIR, MESH), computes=True)
+  cli.run(lambda: main(CONFIG, WORKDIR, MESH), computes=True, saves_memory="half of config.batch_size")

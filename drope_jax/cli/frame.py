@@ -15,10 +15,12 @@ import textwrap
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NoReturn
 
+import jax
 from absl import flags
 from absl import logging as absl_logging
 
 from drope_jax import cpu
+from drope_jax.cli import memory, paths
 from drope_jax.cli.flags import CONFIG, IMPORT, IMPORT_HELP, config_flag, import_modules
 from drope_jax.cli.signals import Terminated, terminable
 from drope_jax.errors import ConfigError, UserError
@@ -30,13 +32,17 @@ HELP = ("--help", "-help", "-h", "--helpshort", "--helpfull")
 
 
 def run(
-  main: Callable[[], Any], stopped_status: flags.FlagHolder[int] | None = None, computes: bool = False
+  main: Callable[[], Any],
+  stopped_status: flags.FlagHolder[int] | None = None,
+  computes: bool = False,
+  saves_memory: str = "",
 ) -> NoReturn:
   """Parses absl's flags, imports the modules of `--import`, runs `main`, and ends with its exit status.
 
   Args:
     stopped_status: the flag with the exit status of a command that a signal stopped; 0 if there is none.
     computes: whether the command runs models, which on a CPU deserves a second start: see cpu.py.
+    saves_memory: what halves the memory that the command needs, for the message when there is too little.
   """
 
   def parsed() -> None:
@@ -49,7 +55,7 @@ def run(
     sys.exit(0)
   if computes:
     cpu.restart()
-  sys.exit(_framed(parsed, stopped_status))
+  sys.exit(_framed(parsed, stopped_status, saves_memory))
 
 
 class Parser(argparse.ArgumentParser):
@@ -84,7 +90,7 @@ def run_parsed(
     import_modules(imported)
     main(found)
 
-  return _framed(parsed, None)
+  return _framed(parsed)
 
 
 def run_foreign(main: Callable[[], Any]) -> NoReturn:
@@ -96,7 +102,7 @@ def run_foreign(main: Callable[[], Any]) -> NoReturn:
     sys.argv[:] = rest
     main()
 
-  sys.exit(_framed(imported, None))
+  sys.exit(_framed(imported))
 
 
 def command_line() -> str:
@@ -110,7 +116,9 @@ def _program() -> str:
   return shlex.join(name)
 
 
-def _framed(main: Callable[[], Any], stopped_status: flags.FlagHolder[int] | None) -> int:
+def _framed(
+  main: Callable[[], Any], stopped_status: flags.FlagHolder[int] | None = None, saves_memory: str = ""
+) -> int:
   """The exit status of `main`."""
   absl_logging.set_verbosity(absl_logging.ERROR)  # orbax and tfds report every file they touch
   with _logging():
@@ -124,6 +132,15 @@ def _framed(main: Callable[[], Any], stopped_status: flags.FlagHolder[int] | Non
       return _fail(error, error.exit_status)
     except FAILURES as error:
       return _fail(error, 1)
+    except ImportError as error:
+      if not paths.lacks_library(error):
+        raise
+      return _fail(f"a path of a bucket needs the library that reads it ({error})", 1)
+    except (MemoryError, jax.errors.JaxRuntimeError) as error:
+      line = memory.said(error, saves_memory)
+      if line is None:
+        raise
+      return _fail(line, 1)
   return 0
 
 
@@ -146,7 +163,7 @@ def _logging() -> Iterator[None]:
 
 
 def _fail(message: object, status: int) -> int:
-  print(f"error: {message}", file=sys.stderr)
+  print(f"error: {' '.join(str(message).splitlines())}", file=sys.stderr)
   return status
 
 

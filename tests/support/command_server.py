@@ -6,6 +6,7 @@ A command is a line of JSON, [module, arguments ...]; the answer is a line with 
 import json
 import os
 import runpy
+import select
 import sys
 import tempfile
 import traceback
@@ -21,6 +22,8 @@ import drope_jax.evaluate.measure
 import drope_jax.generation
 import drope_jax.train  # noqa: F401
 import experiments.study  # noqa: F401
+
+LONGEST = 120  # seconds that a command may take; then it is killed, and its status is -9
 
 
 def run(module: str, *arguments: str) -> dict:
@@ -42,6 +45,8 @@ def run(module: str, *arguments: str) -> dict:
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(status)
+    if not select.select([os.pidfd_open(child)], [], [], LONGEST)[0]:
+      os.kill(child, 9)
     _, ended = os.waitpid(child, 0)
     out.seek(0)
     err.seek(0)
