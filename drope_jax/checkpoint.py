@@ -25,6 +25,7 @@ from drope_jax.model_config import ModelConfig
 from drope_jax.parameters import Params, map_specs
 from drope_jax.serialization import differences, from_dict, library_versions, to_dict
 from drope_jax.sharding import named_sharding
+from drope_jax.transitions import while_under_way
 
 logger = logging.getLogger(__name__)
 
@@ -269,13 +270,19 @@ def _open_for_reading(workdir: epath.PathLike) -> ocp.CheckpointManager:
 
 
 def _described(meta: dict[str, Any]) -> tuple[TrainConfig | None, ModelConfig, int]:
-  """The run's config (None for an imported model), the model, and the context that it was trained at."""
+  """The run's config (None for an imported model), the model, and the context that it was trained at.
+
+  The model of a step within a fade has the frequencies of that step; config.model is what the run makes.
+  """
   if "origin" in meta:
     return None, from_dict(ModelConfig, meta["model"]), meta["context"]
   config = from_dict(TrainConfig, meta["config"])
   if config.model is None:
     raise ConfigError("TrainConfig.model is missing: a run writes the model that it makes")
-  return config, config.model, config.data.context
+  model, init = config.model, config.init
+  if init is not None and init.model is not None:
+    model = while_under_way(init.transition, init.model, model, meta["step"], config.steps)
+  return config, model, config.data.context
 
 
 @dataclasses.dataclass(frozen=True)
@@ -286,7 +293,7 @@ class SavedStep:
   step: int
   meta: dict[str, Any]  # see the module's docstring
   config: TrainConfig | None  # of the run that wrote it; None: imported (drope_jax.interop)
-  model: ModelConfig
+  model: ModelConfig  # that the weights of this step belong to; within a fade not yet `config.model`
   context: int  # tokens it was trained at
 
   def params(self, mesh: Mesh | None = None) -> Params:

@@ -36,9 +36,24 @@ def flops_per_token(config: ModelConfig, context: int, convention: str = "palm")
   return 6 * multiplied + attention * (1 if convention == "palm" else 0.5)
 
 
-def objective_factor(objective: Objective, step: int, steps: int) -> float:
-  """By how much an objective's further forward passes multiply `flops_per_token` at a step: each adds a third."""
-  return 1 + objective.extra_forwards(step, steps) / 3
+def objective_flops_per_token(
+  objective: Objective,
+  model: ModelConfig,
+  teacher: ModelConfig | None,
+  context: int,
+  steps: range,
+  of: int,
+  convention: str = "palm",
+) -> float:
+  """`flops_per_token` of training `model`, and of the objective's further forward passes: the mean of these steps.
+
+  Args:
+    teacher: whose forward passes they are; None: the model's own.
+    steps: which steps, of the `of` steps of the run.
+  """
+  further = sum(objective.extra_forwards(step, of) for step in steps) / len(steps)
+  own = flops_per_token(model, context, convention)
+  return own + further * (own if teacher is None else flops_per_token(teacher, context, convention)) / 3
 
 
 def mfu(tokens_per_second: float, flops: float) -> float | None:

@@ -123,6 +123,23 @@ class RoPE(Embedding):
 
 
 @dataclasses.dataclass(unsafe_hash=True)
+class RoPETable(Embedding):
+  """A rotation whose frequencies are given one by one: what is left of an embedding within a fade."""
+
+  omega: tuple[float, ...]  # radians per token, (h/2,)
+  factor: float = 1.0  # on cos and sin
+
+  def check(self, head_dim: int) -> None:
+    check(
+      head_dim == 2 * len(self.omega),
+      f"RoPETable.omega has {len(self.omega)} frequencies; heads of {head_dim} need {head_dim / 2:g}",
+    )
+
+  def frequencies(self, head_dim: int, length: Any = None) -> Frequencies:
+    return Frequencies(np.asarray(self.omega), self.factor)
+
+
+@dataclasses.dataclass(unsafe_hash=True)
 class ALiBi(Embedding):
   """Attention with linear biases (Press 2021): logits - slope_H * (i - j); no rotation."""
 

@@ -14,7 +14,7 @@ import numpy as np
 
 from drope_jax.errors import ConfigError, check
 from drope_jax.model_config import ModelConfig
-from drope_jax.positions import Embedding, Layer, LayerPattern, RoPE, layer_cycle
+from drope_jax.positions import Embedding, Layer, LayerPattern, RoPE, RoPETable, layer_cycle
 from drope_jax.rotation import Frequencies
 from drope_jax.shares import elapsed
 from drope_jax.values import Value
@@ -163,6 +163,8 @@ class KeepWindows(Transition):
     if not isinstance(positions, Embedding):
       raise ConfigError(f"KeepWindows: ModelConfig.positions is {positions}; it must be one embedding for all layers")
     check(self.window < context, f"KeepWindows.window is {self.window}; the training context is {context} tokens")
+    enough = model.num_layers >= self.every
+    check(enough, f"KeepWindows.every is {self.every}; of {model.num_layers} layers none would be global")
     return _with_layers(model, [*[Layer(positions, self.window)] * (self.every - 1), Layer(None)])
 
 
@@ -179,6 +181,32 @@ def drop(config: ModelConfig) -> ModelConfig:
   if all(layer.positions is None for layer in cycle):
     raise ConfigError(f"ModelConfig.positions is {config.positions}: there is no positional embedding to drop")
   return _with_layers(config, [dataclasses.replace(layer, positions=None) for layer in cycle])
+
+
+def while_under_way(
+  transition: Transition, source: ModelConfig, run: ModelConfig, step: int, steps: int
+) -> ModelConfig:
+  """The model that the weights after `step` of `steps` steps belong to.
+
+  That is the model of the run, unless the transition has a table for this step: then its rotations have the frequencies
+  of that table. Layers whose frequencies are all zero have no embedding.
+
+  Args:
+    source: the model of the checkpoint from which the run started.
+    run: the model that the transition has made of it.
+  """
+  table = transition.frequencies(source, jnp.int32(step), steps) if step < steps else None
+  if table is None:
+    return run
+  cycle, factor = layer_cycle(source.positions), float(table.factor)
+  omega = np.broadcast_to(np.asarray(table.omega, np.float64), (source.num_layers, source.head_dim // 2))
+
+  def layer(index: int) -> Layer:
+    before, of_layer = cycle[index % len(cycle)], omega[index]
+    left = RoPETable(tuple(of_layer.tolist()), factor) if of_layer.any() or factor != 1 else None
+    return before if before.positions is None else dataclasses.replace(before, positions=left)
+
+  return _with_layers(run, [layer(index) for index in range(source.num_layers)])
 
 
 def _with_layers(config: ModelConfig, cycle: list[Layer]) -> ModelConfig:

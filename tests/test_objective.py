@@ -171,10 +171,18 @@ def test_a_run_of_ones_own_may_teach(rope, corpus, tmp_path):
     train(dataclasses.replace(config, model=tiny_model(vocab_size=300)), tmp_path / "other")
 
 
-def test_the_teachers_forward_pass_is_a_third_of_a_step_while_it_runs():
-  factors = [metrics.objective_factor(Distill(until=0.5), step, 10) for step in (0, 4, 5)]
-  assert factors == pytest.approx([4 / 3, 4 / 3, 1])
-  assert metrics.objective_factor(NextToken(), 0, 10) == 1
+def test_a_teachers_forward_pass_costs_a_third_of_what_training_it_would():
+  small, large = tiny_model(), tiny_model(num_layers=4)
+  costs = [metrics.flops_per_token(model, 16) for model in (small, large)]
+
+  def cost(objective, teacher, steps):
+    return metrics.objective_flops_per_token(objective, small, teacher, 16, steps, of=10)
+
+  assert cost(NextToken(), None, range(10)) == costs[0]
+  for teacher, its in ((None, costs[0]), (small, costs[0]), (large, costs[1])):
+    assert cost(Distill(until=0.5), teacher, range(4, 5)) == pytest.approx(costs[0] + its / 3)
+    assert cost(Distill(until=0.5), teacher, range(5, 6)) == costs[0]
+    assert cost(Distill(until=0.5), teacher, range(10)) == pytest.approx(costs[0] + its / 6)
 
 
 @pytest.mark.parametrize("what", ["logits", "attention"])

@@ -24,7 +24,7 @@ TURNS = CONTEXT * 10_000.0 ** -(np.arange(0, HEAD_DIM, 2) / HEAD_DIM) / (2 * mat
 
 
 def applied(transition, positions=ROPE):
-  return transition.apply(dataclasses.replace(MODEL, positions=positions), CONTEXT).positions
+  return transition.apply(dataclasses.replace(MODEL, num_layers=4, positions=positions), CONTEXT).positions
 
 
 def test_what_each_transition_makes_of_rope():
@@ -77,6 +77,7 @@ def test_a_partial_drop_of_a_pattern_may_leave_one_of_its_layers_whole():
     (PartialDrop(fastest=8), ROPE, "drops nothing"),
     (KeepWindows(16), rnope_swa(16), "one embedding for all layers"),
     (KeepWindows(CONTEXT), ROPE, "the training context is 128"),
+    (KeepWindows(16, every=5), ROPE, "of 4 layers none would be global"),
   ],
 )
 def test_the_impossible_is_refused(transition, positions, said):
