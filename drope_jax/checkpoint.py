@@ -18,6 +18,7 @@ from etils import epath
 from jax.sharding import Mesh, SingleDeviceSharding
 
 from drope_jax.checkpoint_files import check_whole
+from drope_jax.checkpoint_meta import check_meta
 from drope_jax.config import TrainConfig
 from drope_jax.data.pipeline import join_states
 from drope_jax.errors import CheckpointError, ConfigError
@@ -162,14 +163,17 @@ def _restore(manager: ocp.CheckpointManager, step: int, **items: Any) -> Any:
     check_whole(path / name)
   try:
     return manager.restore(step, args=ocp.args.Composite(**items))
-  except (OSError, ValueError) as error:
-    said = (str(error).splitlines() or [type(error).__name__])[0][:200]
+  except Exception as error:
+    # orbax raises a bare Exception for a chunk that cannot be decoded, with what is wrong as its cause.
+    if not isinstance(error, OSError | LookupError | RecursionError | ValueError) and type(error) is not Exception:
+      raise
+    said = (str(error.__cause__ or error).splitlines() or [type(error).__name__])[0][:200]
     raise CheckpointError(f"{path}: {' and '.join(items)} cannot be read ({said})") from error
 
 
 def read_meta(manager: ocp.CheckpointManager, step: int) -> dict[str, Any]:
-  """The `meta` of a step."""
-  return _restore(manager, step, meta=ocp.args.JsonRestore())["meta"]
+  """The `meta` of a step. Raises CheckpointError if it cannot be read, or a field of it is not what it must be."""
+  return check_meta(_restore(manager, step, meta=ocp.args.JsonRestore())["meta"], manager.directory / str(step))
 
 
 def resume(
@@ -327,7 +331,11 @@ def open_step(workdir: epath.PathLike, step: int | None = None) -> SavedStep:
   with _open_for_reading(workdir) as manager:
     step = _checkpoint_step(manager, workdir, step)
     meta = read_meta(manager, step)
-  return SavedStep(epath.Path(workdir), step, meta, *_described(meta))
+  try:
+    described = _described(meta)
+  except ConfigError as error:
+    raise ConfigError(f"{workdir}, step {step}: {error}") from error
+  return SavedStep(epath.Path(workdir), step, meta, *described)
 
 
 def load(workdir: epath.PathLike, step: int | None = None, mesh: Mesh | None = None) -> Checkpoint:

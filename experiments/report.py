@@ -125,11 +125,12 @@ def read(directory: Path) -> Records:
   Raises:
     ReportError: records are missing, empty or malformed; the message names the file.
   """
-  if any((directory / name).exists() for name in ("study.json", "runs")):
+  there = {name for name in ("study.json", "runs", "metrics.jsonl", "config.json", "results.jsonl") if (directory / name).exists()}
+  if there & {"study.json", "runs"}:
     return read_study(directory)
-  if (directory / "metrics.jsonl").exists():
+  if "metrics.jsonl" in there or ("config.json" in there and "results.jsonl" not in there):
     return read_run(directory)
-  return read_evaluation(directory) if (directory / "results.jsonl").exists() else read_study(directory)
+  return read_evaluation(directory) if "results.jsonl" in there else read_study(directory)
 
 
 def write_report(directory: Path) -> Path:

@@ -8,7 +8,6 @@ is finished is not done again: runs go on from their last checkpoint, figures th
 
 import contextlib
 import dataclasses
-import json
 import logging
 import os
 import platform
@@ -42,6 +41,7 @@ from drope_jax.train import train
 from drope_jax.training.run import resolve, start_from
 from experiments.plan import Pretrained, Study, run_directory
 from experiments.report import write_report
+from experiments.reporting.stored import read_json
 
 logger = logging.getLogger("experiments.study")
 
@@ -163,7 +163,7 @@ def _described(study: Study, workdir: Path) -> Iterator[None]:
   How it was made is that of the first start; the seconds of all starts add up, but for those that find nothing to do.
   """
   path = workdir / "study.json"
-  description = json.loads(path.read_text()) if path.exists() else _provenance()
+  description = read_json(path) if path.exists() else _provenance()
   description |= {
     "title": study.title,
     "seed": study.seed,

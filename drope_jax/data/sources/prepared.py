@@ -1,6 +1,7 @@
 """Datasets prepared by TFDS, read without TensorFlow."""
 
 import dataclasses
+import json
 import os
 import re
 import struct
@@ -11,6 +12,7 @@ from typing import Any
 import numpy as np
 import tensorflow_datasets as tfds
 from etils import epath
+from google.protobuf import json_format
 
 from drope_jax.data.sources.array_record import count_records
 from drope_jax.data.sources.files import FileBytes
@@ -42,8 +44,9 @@ class TFDS(Source):
     if directory is None:
       raise ConfigError(f"{self.dataset}: no dataset here (there is no {INFO})")
     try:
+      _check_features(directory / "features.json")
       builder = tfds.builder_from_directory(str(directory))
-    except (OSError, KeyError, ValueError) as error:
+    except (OSError, KeyError, TypeError, ValueError, json_format.ParseError) as error:
       raise DataError(f"{directory}: its {INFO} or features.json cannot be read; copy it again ({error})") from error
     file_format = builder.info.file_format.value
     if file_format not in ("array_record", "tfrecord"):
@@ -71,6 +74,19 @@ class TFDS(Source):
       if count != shard.examples_in_shard:
         raise DataError(f"{shard.filename}: holds {count} of {shard.examples_in_shard} records; copy it again")
     return _Examples(source, shards, self.feature)
+
+
+def _check_features(path: epath.Path) -> None:
+  """Raises ConfigError if a features.json names a class that is not TFDS's own: TFDS would import it, and run code."""
+  pending = [json.loads(path.read_text())] if path.exists() else []
+  while pending:
+    data = pending.pop()
+    if isinstance(data, dict):
+      for key in ("pythonClassName", "python_class_name", "type"):  # of both spellings of protobuf, and of old files
+        name = data.get(key)
+        if isinstance(name, str) and not name.startswith("tensorflow_datasets."):
+          raise ConfigError(f"{path}: names the class {name}, and not one of tensorflow_datasets; it is not imported")
+    pending += data.values() if isinstance(data, dict) else data if isinstance(data, list) else []
 
 
 def prepared_directory(dataset: str) -> epath.Path | None:
