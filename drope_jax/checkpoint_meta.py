@@ -4,13 +4,14 @@ from typing import Any
 
 from drope_jax.errors import CheckpointError
 
-_OF_ALL = {"step": int, "tokens": int, "seconds": (int, float), "versions": dict}
-_OF_A_RUN = {"config": dict}
-_OF_AN_IMPORT = {"model": dict, "context": int, "origin": dict}
+_NUMBER = int | float
+_OF_ALL: dict[str, Any] = {"step": int, "tokens": int, "seconds": _NUMBER, "versions": dict}
+_OF_A_RUN: dict[str, Any] = {"config": dict}
+_OF_AN_IMPORT: dict[str, Any] = {"model": dict, "context": int, "origin": dict}
 
 
 def check_meta(meta: Any, path: Any) -> dict[str, Any]:
-  """`meta`, the content of a JSON file. Raises CheckpointError naming `path` and a field that is missing or mistyped."""
+  """The content of a JSON file. Raises CheckpointError naming `path`, and a field that is missing or mistyped."""
   if not isinstance(meta, dict):
     raise CheckpointError(f"{path}: its meta is no object of JSON")
   for name, kind in {**_OF_ALL, **(_OF_AN_IMPORT if "origin" in meta else _OF_A_RUN)}.items():

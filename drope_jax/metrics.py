@@ -185,7 +185,7 @@ def check_trackers(names: tuple[str, ...]) -> None:
     raise ConfigError("TrainConfig.trackers has 'wandb', which is not installed (pip install wandb)")
   if "wandb" in names and not _can_log_in():
     raise ConfigError(
-      "TrainConfig.trackers has 'wandb', which has no key here: `wandb login`, or set WANDB_API_KEY, or WANDB_MODE=offline"
+      "TrainConfig.trackers has 'wandb', which has no key here: `wandb login`, or WANDB_API_KEY, or WANDB_MODE=offline"
     )
 
 

@@ -6,6 +6,7 @@ is recorded in config.json by its class name, one that a user has defined as `mo
 imports code: the program that reads it imports that module first.
 """
 
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -69,7 +70,7 @@ def check_found_again(data: Any, path: str = "") -> None:
   """Raises ConfigError if the plain data of a config names a class that no other program can import."""
   if isinstance(data, dict):
     name = data.get("type")
-    if is_recorded_name(name) and (name.startswith("__main__:") or "<locals>" in name):
+    if is_recorded_name(name) and re.search("^__main__:|<locals>", str(name)):
       raise ConfigError(
         f"{path or 'config'} is of class {name}, which no other program can import: define it at the top of a module"
       )
@@ -80,7 +81,7 @@ def check_found_again(data: Any, path: str = "") -> None:
       check_found_again(value, f"{path}[{i}]")
 
 
-def _undecorated(kind: type) -> Iterator[type]:
+def _undecorated(kind: type[Any]) -> Iterator[type[Any]]:
   """The classes below a kind that are no dataclasses themselves, and so no members."""
   for cls in kind.__subclasses__():
     if "__dataclass_fields__" not in vars(cls) and Value not in cls.__bases__:

@@ -125,7 +125,11 @@ def read(directory: Path) -> Records:
   Raises:
     ReportError: records are missing, empty or malformed; the message names the file.
   """
-  there = {name for name in ("study.json", "runs", "metrics.jsonl", "config.json", "results.jsonl") if (directory / name).exists()}
+  there = {
+    name
+    for name in ("study.json", "runs", "metrics.jsonl", "config.json", "results.jsonl")
+    if (directory / name).exists()
+  }
   if there & {"study.json", "runs"}:
     return read_study(directory)
   if "metrics.jsonl" in there or ("config.json" in there and "results.jsonl" not in there):
@@ -145,7 +149,10 @@ def write_report(directory: Path) -> Path:
 def _parser() -> cli.Parser:
   parser = cli.Parser(prog="python -m experiments.report", about=__doc__)
   parser.add_argument(
-    "directory", type=cli.path_argument, metavar="DIR", help="workdir of a study or of a run, or output of an evaluation"
+    "directory",
+    type=cli.path_argument,
+    metavar="DIR",
+    help="workdir of a study or of a run, or output of an evaluation",
   )
   return parser
 

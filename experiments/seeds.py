@@ -45,7 +45,9 @@ def _value(study: Records, row: Row, task: str, metric: str, context: int) -> fl
 
 def _parser() -> cli.Parser:
   parser = cli.Parser(prog="python -m experiments.seeds", about=__doc__)
-  parser.add_argument("directories", type=cli.path_argument, nargs="+", metavar="DIR", help="workdirs of one study, one per seed")
+  parser.add_argument(
+    "directories", type=cli.path_argument, nargs="+", metavar="DIR", help="workdirs of one study, one per seed"
+  )
   return parser
 
 

@@ -30,7 +30,6 @@ from drope_jax.interop.gguf_export import TYPES
 from drope_jax.interop.importing import import_model
 from drope_jax.sharding import host_mesh, make_mesh, parse_mesh
 
-
 MOST_TOKENS = 2**31 - 1  # of a length that a config.json and llama.cpp can hold
 
 
@@ -57,7 +56,9 @@ def _parser() -> cli.Parser:
   parser = cli.Parser(prog="python -m drope_jax.interop", about=__doc__)
   commands = parser.add_subparsers(dest="command", required=True)
   into = commands.add_parser("import", help="a pretrained model into a checkpoint")
-  into.add_argument("source", type=cli.path_argument, metavar="SRC", help="folder with config.json and safetensors, or a .gguf file")
+  into.add_argument(
+    "source", type=cli.path_argument, metavar="SRC", help="folder with config.json and safetensors, or a .gguf file"
+  )
   into.add_argument("directory", type=cli.path_argument, metavar="DIR", help="where the checkpoint goes")
   own = "a tokenizer.json (or its folder) instead of SRC's"
   into.add_argument("--tokenizer", type=cli.path_argument, metavar="PATH", help=own)
@@ -67,13 +68,17 @@ def _parser() -> cli.Parser:
   out.add_argument("target", type=cli.path_argument, metavar="DST", help="where the folder goes")
   formats = f"gguf, {', '.join(written())}, or one that was registered; by default the one that fits the model best"
   out.add_argument("--format", metavar="NAME", help=formats)
-  out.add_argument("--target-length", type=_positive, metavar="N", help="tokens it is meant for (default: as it was trained)")
+  out.add_argument(
+    "--target-length", type=_positive, metavar="N", help="tokens it is meant for (default: as it was trained)"
+  )
   out.add_argument("--c", type=_finite, help="fold in beta = 1 + c ln(target length / context)")
   dtypes = tuple(dict.fromkeys((*DTYPES, *TYPES)))
   out.add_argument("--dtype", choices=dtypes, help="of the weights; by default float32, in GGUF float16")
   out.add_argument("--shard-bytes", type=_bytes, default=SHARD_BYTES, metavar="N", help="largest file of weights")
   out.add_argument("--step", type=int, help="of the checkpoint; its last by default")
-  out.add_argument("--results", type=cli.path_argument, metavar="FILE", help="results.jsonl of an evaluation, for the model card")
+  out.add_argument(
+    "--results", type=cli.path_argument, metavar="FILE", help="results.jsonl of an evaluation, for the model card"
+  )
   return parser
 
 

@@ -34,8 +34,9 @@ class Description:
 
 
 # Of a record of training steps, and of one on held-out text.
-_TRAINING = {"step": int, "tokens": int, "loss": (int, float), "seconds": (int, float)}
-_HELDOUT = {"step": int, "extension": (int, float), "loss": (int, float)}
+_NUMBER = int | float
+_TRAINING: dict[str, Any] = {"step": int, "tokens": int, "loss": _NUMBER, "seconds": _NUMBER}
+_HELDOUT: dict[str, Any] = {"step": int, "extension": _NUMBER, "loss": _NUMBER}
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -83,6 +84,6 @@ def check_record(path: Path, number: int, record: Any) -> None:
   if not is_training(record) and record["kind"] != "eval":
     return
   for name, kind in (_TRAINING if is_training(record) else _HELDOUT).items():
-    value = record.get(name)
+    value: Any = record.get(name)
     if not isinstance(value, kind) or isinstance(value, bool) or (name != "loss" and value < 0):
       raise ReportError(f"{path}: record {number} has {name} = {value!r}; it must be a number")

@@ -83,6 +83,6 @@ def test_a_class_within_a_function_is_refused_when_it_would_be_written(tmp_path)
     pass
 
   config = run(init=InitConfig(checkpoint="x", transition=Inner()))
-  with pytest.raises(ConfigError, match="init.transition is of class .*Inner, which no other program can import"):
+  with pytest.raises(ConfigError, match=r"init.transition is of class .*Inner, which no other program can import"):
     save_config(config, tmp_path / "config.json")
   assert not (tmp_path / "config.json").exists()

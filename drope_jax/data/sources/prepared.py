@@ -43,8 +43,8 @@ class TFDS(Source):
     directory = prepared_directory(self.dataset)
     if directory is None:
       raise ConfigError(f"{self.dataset}: no dataset here (there is no {INFO})")
+    _check_features(directory / "features.json")
     try:
-      _check_features(directory / "features.json")
       builder = tfds.builder_from_directory(str(directory))
     except (OSError, KeyError, TypeError, ValueError, json_format.ParseError) as error:
       raise DataError(f"{directory}: its {INFO} or features.json cannot be read; copy it again ({error})") from error
@@ -77,15 +77,18 @@ class TFDS(Source):
 
 
 def _check_features(path: epath.Path) -> None:
-  """Raises ConfigError if a features.json names a class that is not TFDS's own: TFDS would import it, and run code."""
-  pending = [json.loads(path.read_text())] if path.exists() else []
+  """Raises DataError if a features.json names a class that is not TFDS's own: TFDS would import it, and run code."""
+  try:
+    pending = [json.loads(path.read_text())]
+  except (OSError, ValueError, RecursionError) as error:
+    raise DataError(f"{path}: cannot be read; copy it again ({error})") from error
   while pending:
     data = pending.pop()
     if isinstance(data, dict):
       for key in ("pythonClassName", "python_class_name", "type"):  # of both spellings of protobuf, and of old files
         name = data.get(key)
         if isinstance(name, str) and not name.startswith("tensorflow_datasets."):
-          raise ConfigError(f"{path}: names the class {name}, and not one of tensorflow_datasets; it is not imported")
+          raise DataError(f"{path}: names the class {name}, and not one of tensorflow_datasets; it is not imported")
     pending += data.values() if isinstance(data, dict) else data if isinstance(data, list) else []
 
 
