@@ -11,7 +11,7 @@ from drope_jax.cli.flags import (
   mesh_config,
   settings,
 )
-from drope_jax.cli.frame import Parser, command_line, run, run_foreign, run_parsed
+from drope_jax.cli.frame import Parser, command_line, run, run_first, run_foreign, run_parsed
 from drope_jax.cli.paths import argument as path_argument
 from drope_jax.cli.signals import Terminated
 
@@ -29,6 +29,7 @@ __all__ = [
   "mesh_config",
   "path_argument",
   "run",
+  "run_first",
   "run_foreign",
   "run_parsed",
   "settings",

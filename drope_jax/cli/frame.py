@@ -105,6 +105,18 @@ def run_foreign(main: Callable[[], Any]) -> NoReturn:
   sys.exit(_framed(imported))
 
 
+def run_first(*parts: Callable[[], Any]) -> None:
+  """Runs what a command begins with, before it imports what takes long; ends the program if a part fails."""
+
+  def every() -> None:
+    for part in parts:
+      part()
+
+  status = _framed(every)
+  if status:
+    sys.exit(status)
+
+
 def command_line() -> str:
   """The running command, as one would type it."""
   return f"{_program()} {shlex.join(sys.argv[1:])}".rstrip()
