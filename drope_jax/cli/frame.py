@@ -12,6 +12,7 @@ import shlex
 import shutil
 import sys
 import textwrap
+import traceback
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NoReturn
 
@@ -20,10 +21,10 @@ from absl import flags
 from absl import logging as absl_logging
 
 from drope_jax import cpu
-from drope_jax.cli import memory, paths
+from drope_jax.cli import memory, modules, paths
 from drope_jax.cli.flags import CONFIG, IMPORT, IMPORT_HELP, config_flag, import_modules
 from drope_jax.cli.signals import Terminated, terminable
-from drope_jax.errors import ConfigError, UserError
+from drope_jax.errors import ConfigError, ToolError, UserError
 
 logger = logging.getLogger(__name__)
 
@@ -94,13 +95,22 @@ def run_parsed(
 
 
 def run_foreign(main: Callable[[], Any]) -> NoReturn:
-  """Runs a command of another library, which parses `sys.argv` itself; `--import` is ours, and taken out before."""
+  """Runs a command of another library, which parses `sys.argv` itself; `--import` is ours, and taken out before.
+
+  What that library raises is one line, since it tells its user so what cannot be; what our code raises in it is not.
+  """
 
   def imported() -> None:
     texts, rest = _take_imports(sys.argv)
     import_modules(texts)
     sys.argv[:] = rest
-    main()
+    try:
+      main()
+    except modules.FAULTS as error:
+      innermost = [frame.f_globals.get("__name__", "") for frame, _ in traceback.walk_tb(error.__traceback__)][-1]
+      if innermost.partition(".")[0] in ("drope_jax", "__main__", "jax", "numpy"):
+        raise
+      raise ToolError(modules.describe(error, None)) from error
 
   sys.exit(_framed(imported))
 

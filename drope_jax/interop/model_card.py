@@ -159,7 +159,8 @@ def _figures(figures: list[records.Result]) -> list[str]:
     return ["## Figures", "", "None were measured for this card."]
   head = ["| method | task | tokens | metric | value | 95 % interval | n | seed |", "|---|---|---|---|---|---|---|---|"]
   rows = [
-    f"| {plain(r.method)} | {plain(r.task)} | {r.context:,} | {plain(r.metric)} | {r.value:.4f} | {_interval(r)} | {r.n:,} | {r.seed} |"
+    f"| {plain(r.method)} | {plain(r.task)} | {r.context:,} | {plain(r.metric)} | {r.value:.4f} | {_interval(r)} | "
+    f"{r.n:,} | {r.seed} |"
     for r in figures
   ]
   commands = [f"- {code(command)}" for command in dict.fromkeys(r.command for r in figures) if command]
