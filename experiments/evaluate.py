@@ -25,6 +25,7 @@ from drope_jax.evaluate.tasks import DEFAULT, allowed_names, make_tasks
 from drope_jax.files import check_folder
 from drope_jax.sharding import make_mesh, using
 from drope_jax.values import is_recorded_name
+from drope_jax.workdir import sole_writer
 
 CHECKPOINT = cli.define_path("checkpoint", None, "Workdir of a run, or an imported model.", required=True)
 DATASET = cli.define_path("dataset", None, "Corpus to measure on; that of the run by default.")
@@ -83,7 +84,7 @@ def main() -> None:
   import_modules(name.partition(":")[0] for name in TASK_LIST.value if is_recorded_name(name))
   arranged = cli.mesh_config(MESH)
   mesh = None if arranged is None else make_mesh(arranged)
-  with using(mesh):
+  with using(mesh), sole_writer(OUT.value, "results"):
     _evaluate(checkpoint.load(CHECKPOINT.value, STEP.value, mesh))
 
 

@@ -12,7 +12,7 @@ import optax
 import pytest
 from support.interrupting import terminate, when_step_is_logged
 from support.objectives import sums
-from support.tiny_run import losses, records, tiny_corpus, tiny_model, tiny_run
+from support.tiny_run import losses, records, tiny_model, tiny_run
 
 from drope_jax import checkpoint, metrics
 from drope_jax.aot import compile as aot
@@ -26,8 +26,6 @@ from drope_jax.sharding import make_mesh
 from drope_jax.train import train
 from drope_jax.training.run import resolve, start_from
 from drope_jax.training.step import make_train_step, step_number
-
-pytestmark = pytest.mark.usefixtures("compile_once")
 
 TEACHER = tiny_model(vocab_size=50, init_std=0.3)
 STUDENT = dataclasses.replace(TEACHER, positions=None)
@@ -47,18 +45,6 @@ class Confident(Objective):
     total, nll = inputs.summed_losses(states_BTD)
     penalty = (inputs.token_losses(states_BTD).log_z_BT ** 2 * inputs.weights_BT).sum()
     return total + self.weight * penalty, {"nll": nll, "tokens": inputs.weights_BT.sum(), "penalty": penalty}
-
-
-@pytest.fixture(scope="module")
-def corpus(tmp_path_factory):
-  return tiny_corpus(tmp_path_factory.mktemp("corpus") / "corpus")
-
-
-@pytest.fixture(scope="module")
-def rope(corpus, tmp_path_factory):
-  workdir = tmp_path_factory.mktemp("runs") / "rope"
-  train(tiny_run(corpus, model=TRAINED, steps=4), workdir)
-  return workdir
 
 
 @pytest.fixture(scope="module")
@@ -122,13 +108,12 @@ def test_no_gradient_flows_to_the_teacher(params):
   assert not any(np.any(leaf) for leaf in jax.tree.leaves(theirs))
 
 
-@pytest.mark.parametrize("chunk", [5, 4])
-def test_chunks_change_nothing(params, chunk):
+def test_chunks_change_nothing(params):
   def both(size):
     value = functools.partial(distilled, objective=Distill(), chunk=size)
     return jax.value_and_grad(lambda student: value(student, params)[0])(params)
 
-  jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4), both(10), both(chunk))
+  jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4), both(10), both(4))  # the last of 2
 
 
 @pytest.mark.slow

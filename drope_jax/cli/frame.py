@@ -21,7 +21,7 @@ from absl import flags
 from absl import logging as absl_logging
 
 from drope_jax import cpu
-from drope_jax.cli import memory, modules, paths
+from drope_jax.cli import compiled, memory, modules, paths
 from drope_jax.cli.flags import CONFIG, IMPORT, IMPORT_HELP, config_flag, import_modules
 from drope_jax.cli.signals import Terminated, terminable
 from drope_jax.errors import ConfigError, ToolError, UserError
@@ -42,7 +42,8 @@ def run(
 
   Args:
     stopped_status: the flag with the exit status of a command that a signal stopped; 0 if there is none.
-    computes: whether the command runs models, which on a CPU deserves a second start: see cpu.py.
+    computes: whether the command runs models: what it compiles is kept (compiled.py), and on a CPU it starts once more
+      (cpu.py).
     saves_memory: what halves the memory that the command needs, for the message when there is too little.
   """
 
@@ -56,6 +57,7 @@ def run(
     sys.exit(0)
   if computes:
     cpu.restart()
+    compiled.keep()
   sys.exit(_framed(parsed, stopped_status, saves_memory))
 
 

@@ -269,7 +269,7 @@ def _read_run(directory: Path, name: str, pretrained: dict[str, Any] | None) -> 
     config = load_config(TrainConfig, path) if path.exists() else None
   except ConfigError as error:
     raise ReportError(str(error)) from error
-  records = read_json_lines(metrics) if metrics.exists() else []
+  records = read_json_lines(metrics, torn="skip") if metrics.exists() else []
   for number, record in enumerate(records, 1):
     check_record(metrics, number, record)
   training = tuple(filter(is_training, records))

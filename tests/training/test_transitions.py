@@ -1,6 +1,7 @@
 """Transitions while a run trains: the table of each step, the model that is saved, and that resuming is exact."""
 
 import dataclasses
+import functools
 import json
 
 import jax
@@ -8,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from support.interrupting import terminate, when_step_is_logged
-from support.tiny_run import losses, tiny_corpus, tiny_model, tiny_run
+from support.tiny_run import losses, tiny_model, tiny_run
 
 from drope_jax import checkpoint
 from drope_jax.config import InitConfig, QKNorm
@@ -23,8 +24,6 @@ from drope_jax.train import train
 from drope_jax.training.run import resolve
 from drope_jax.training.step import MicroBatch, step_number
 from drope_jax.transitions import Drop, Fade, Keep, Transition, drop, while_under_way
-
-pytestmark = pytest.mark.usefixtures("compile_once")
 
 
 @dataclasses.dataclass(unsafe_hash=True)
@@ -42,19 +41,6 @@ class Halve(Transition):
     return Frequencies(jnp.where(step < steps // 2, omega, omega / self.by), table.factor)
 
 
-@pytest.fixture(scope="module")
-def corpus(tmp_path_factory):
-  return tiny_corpus(tmp_path_factory.mktemp("corpus") / "corpus")
-
-
-@pytest.fixture(scope="module")
-def rope(corpus, tmp_path_factory):
-  """A run whose attention is far from uniform, so that positions matter."""
-  workdir = tmp_path_factory.mktemp("runs") / "rope"
-  train(tiny_run(corpus, model=tiny_model(init_std=0.3), steps=2), workdir)
-  return workdir
-
-
 def fading(corpus, rope, transition, **changes):
   init = InitConfig(checkpoint=str(rope), transition=transition, **changes)
   return tiny_run(corpus, init=init, steps=6)
@@ -68,9 +54,10 @@ def faded(corpus, rope, tmp_path_factory):
   return workdir
 
 
+@functools.partial(jax.jit, static_argnums=0)
 def student(run, params, step):
   rows = jnp.asarray(np.random.default_rng(0).integers(0, 257, (2, 17)), jnp.int32)
-  inputs = MicroBatch(run, params, None, {"tokens": rows}, step_number(step))
+  inputs = MicroBatch(run, params, None, {"tokens": rows}, step)
   plain = {model: hidden_states(params, model, rows[:, :-1], compute=run.config.compute) for model in models_of(run)}
   return inputs.student().states_BTD, *(found.states_BTD for found in plain.values())
 
@@ -84,7 +71,7 @@ def test_the_step_starts_with_the_checkpoints_embedding_and_ends_without_one(cor
   assert run.model.positions is None and run.source.positions == run.trained.positions == RoPE()
   params = checkpoint.load(faded).params
   for step, expected in ((0, "rope"), (1, "between"), (3, "nope"), (5, "nope")):
-    found, with_rope, without = map(np.asarray, student(run, params, step))
+    found, with_rope, without = map(np.asarray, student(run, params, step_number(step)))
     apart = {"rope": abs(found - with_rope).max(), "nope": abs(found - without).max()}
     if expected == "between":
       assert min(apart.values()) > 1e-3
