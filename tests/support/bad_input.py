@@ -49,10 +49,12 @@ def make_place(place: Path) -> Path:
   return place
 
 
-def digest(folder: Path) -> dict[str, tuple[int, int]]:
-  """By file and folder: its size, and when it was written."""
-  found = {str(path.relative_to(folder)): path.lstat() for path in folder.rglob("*")}
-  return {name: (stat.st_size, stat.st_mtime_ns) for name, stat in found.items()}
+def digest(folder: Path) -> dict[str, tuple[int, int] | None]:
+  """By file: its size, and when it was written. By folder: None, for a lock may come and go in it."""
+  found = {str(path.relative_to(folder)): path for path in folder.rglob("*")}
+  return {
+    name: None if path.is_dir() else (path.stat().st_size, path.stat().st_mtime_ns) for name, path in found.items()
+  }
 
 
 def check_refused(ended: Ended, named: str) -> None:
