@@ -151,3 +151,14 @@ def test_no_class_of_others_is_imported_for_a_dataset(place, tmp_path, monkeypat
   with pytest.raises(DataError, match=r"features.json: names the class harmful.Feature"):
     TFDS(str(tmp_path / "corpus")).open()
   assert not (tmp_path / "ran").exists()
+
+
+def test_a_record_that_is_not_as_it_was_written_is_named(place, tmp_path):
+  shutil.copytree(place / "corpus", tmp_path / "corpus")
+  shard = tmp_path / SHARD
+  data = bytearray(shard.read_bytes())
+  data[2000:2040] = bytes(40)
+  shard.write_bytes(data)
+  records = TFDS(str(tmp_path / "corpus")).open()
+  with pytest.raises(DataError, match=r"train\.array_record.*record \d+.*is damaged; copy the file again"):
+    [records[i] for i in range(len(records))]

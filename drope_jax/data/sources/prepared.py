@@ -14,7 +14,7 @@ import tensorflow_datasets as tfds
 from etils import epath
 from google.protobuf import json_format
 
-from drope_jax.data.sources.array_record import count_records
+from drope_jax.data.sources.array_record import count_records, read_record
 from drope_jax.data.sources.files import FileBytes
 from drope_jax.data.sources.source import Source
 from drope_jax.errors import ConfigError, DataError
@@ -141,7 +141,7 @@ class _Examples(_Sharded):
     self.source = source
 
   def __getitem__(self, index: int) -> Any:  # type: ignore[override]
-    return self._text(self.source[index], index)
+    return self._text(read_record(self.source, index, self.where), index)
 
 
 class _TFRecords(_Sharded):
