@@ -32,7 +32,7 @@ def path(text: str, local: bool = False) -> str:
     raise ConfigError("a path is empty")
   scheme = _known_scheme(text)
   if scheme is not None and local:
-    raise ConfigError(f"{text} is a URL; it must be a path on this machine")
+    raise ConfigError(f"{text}: a URL; it must be a path on this machine, so copy it")
   if scheme is not None and not any(importlib.util.find_spec(name) for name in _BUCKETS[scheme]):
     raise ConfigError(f"{text} needs {_BUCKETS[scheme][0]}, which is not installed: pip install {_BUCKETS[scheme][0]}")
   return os.path.expanduser(text)

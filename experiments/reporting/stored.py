@@ -54,17 +54,26 @@ def read_json(path: Path) -> dict[str, Any]:
 
 def read_description(path: Path) -> Description:
   """What a study.json says. Raises ReportError naming the file, and a field that is missing or mistyped."""
-  data = read_json(path)
-  known = [field.name for field in dataclasses.fields(Description)]
+  data = _known(Description, read_json(path))
+  for name, cls in (("arms", Arm), ("rows", Row)):  # of which earlier versions said more
+    if isinstance(data.get(name), list):
+      data[name] = [_known(cls, one) for one in data[name]]
   try:
-    found = from_dict(Description, {name: data[name] for name in known if name in data}, "study")
+    found = from_dict(Description, data, "study")
   except ConfigError as error:
-    raise ReportError(f"{path}: {error}") from error
+    raise ReportError(f"{path}: {str(error).removeprefix('study.')}") from error
   _check_names(path, found.arms, found.rows)
   for name, run in found.pretrained.items():
     if not isinstance(run, dict):
       raise ReportError(f"{path}: pretrained.{name} is {run!r}; it must be an object")
   return found
+
+
+def _known(cls: type[Any], data: Any) -> Any:
+  """The fields of a class alone, of an object; anything else as it is."""
+  if not isinstance(data, dict):
+    return data
+  return {field.name: data[field.name] for field in dataclasses.fields(cls) if field.name in data}
 
 
 def _check_names(path: Path, arms: Sequence[Arm], rows: Sequence[Row]) -> None:
