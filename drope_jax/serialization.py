@@ -8,7 +8,7 @@ import typing
 from pathlib import Path
 from typing import Any, TypeVar
 
-from drope_jax.errors import ConfigError, check
+from drope_jax.errors import ConfigError, check, check_finite
 from drope_jax.files import write_json
 from drope_jax.upgrades import upgraded
 from drope_jax.values import Value, check_found_again, find, members, recorded_name
@@ -91,7 +91,9 @@ def from_dict(cls: type[T], data: dict[str, Any], path: str = "") -> T:
   check(not missing, f"{path}.{missing[0] if missing else ''} is missing")
   values = {name: _read(hints[name], data[name], f"{path}.{name}") for name in names if name in data}
   try:
-    return cls(**values)
+    config = cls(**values)
+    check_finite(config)
+    return config
   except ConfigError:
     raise
   except (TypeError, ValueError) as error:  # of a value that checks itself
