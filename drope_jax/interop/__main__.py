@@ -22,7 +22,6 @@ Exit status: 0 done; 1 failed; 2 bad usage, or a model that is not supported.
 """
 
 import argparse
-import math
 import sys
 from collections.abc import Sequence
 
@@ -49,12 +48,6 @@ def _bytes(text: str) -> int:
   return int(text)
 
 
-def _finite(text: str) -> float:
-  if not math.isfinite(float(text)):
-    raise argparse.ArgumentTypeError(f"{text} is not finite")
-  return float(text)
-
-
 def _parser() -> cli.Parser:
   parser = cli.Parser(prog="python -m drope_jax.interop", about=__doc__)
   commands = parser.add_subparsers(dest="command", required=True)
@@ -79,7 +72,7 @@ def _parser() -> cli.Parser:
   out.add_argument(
     "--target-length", type=_positive, metavar="N", help="tokens it is meant for (default: as it was trained)"
   )
-  out.add_argument("--c", type=_finite, help="fold in beta = 1 + c ln(target length / context)")
+  out.add_argument("--c", type=float, help="fold in beta = 1 + c ln(target length / context)")
   dtypes = tuple(dict.fromkeys((*DTYPES, *TYPES)))
   out.add_argument("--dtype", choices=dtypes, help="of the weights; by default float32, in GGUF float16")
   out.add_argument("--shard-bytes", type=_bytes, default=SHARD_BYTES, metavar="N", help="largest file of weights")

@@ -86,7 +86,7 @@ INPUTS = [
   (EXPORT, "--format=nothing", "format"),
   (EXPORT, "--target-length=0", "--target-length"),
   (EXPORT, "--target-length=1099511627776", "--target-length"),
-  (EXPORT, "--c=nan --target-length=64", "--c"),
+  (EXPORT, "--c=nan --target-length=64", "c is nan"),
   (EXPORT, "--c=-1 --target-length=64", "c is -1"),
   (EXPORT, "--shard-bytes=0", "--shard-bytes"),
   (EXPORT, "--results={place}/tiny.py", "tiny.py"),

@@ -44,7 +44,7 @@ class _Records(Sequence[bytes]):
 
 
 def read_record(source: Any, index: int, where: Callable[[int], str]) -> Any:
-  """A record. Raises DataError, naming where it lies, if its bytes are not those that were written: they have a hash."""
+  """A record. Raises DataError, naming where it lies, if it is not as it was written, which its hash tells."""
   try:
     return source[index]
   except RuntimeError as error:
