@@ -22,6 +22,7 @@ from jax.sharding import Mesh, SingleDeviceSharding
 
 from drope_jax import digests
 from drope_jax.checkpoint_files import check_sizes, check_whole, complete_steps
+from drope_jax.checkpoint_meta import check_meta
 from drope_jax.config import TrainConfig
 from drope_jax.data.pipeline import join_states
 from drope_jax.errors import CheckpointError, ConfigError
@@ -246,7 +247,11 @@ def _others(path: epath.Path) -> str:
 
 
 def read_meta(manager: ocp.CheckpointManager, step: int) -> dict[str, Any]:
-  """The `meta` of a step. Raises CheckpointError if it cannot be read, or is not as it was saved."""
+  """The `meta` of a step.
+
+  Raises:
+    CheckpointError: it cannot be read, is not as it was saved, or lacks a field.
+  """
   path = manager.directory / str(step)
   _check_there(path, ["meta"])
   meta = _restore(manager, step, meta=ocp.args.JsonRestore())["meta"]
@@ -255,7 +260,7 @@ def read_meta(manager: ocp.CheckpointManager, step: int) -> dict[str, Any]:
   digest = meta.pop("digest", None)
   if digest is not None and digests.enabled():
     _check_unchanged(path, "meta", {"": digest}, {"": digests.of_json(meta)})
-  return meta
+  return check_meta(meta, path)
 
 
 def resume(
@@ -423,7 +428,11 @@ def open_step(workdir: epath.PathLike, step: int | None = None) -> SavedStep:
   with _open_for_reading(workdir) as manager:
     step = _checkpoint_step(manager, workdir, step)
     meta = read_meta(manager, step)
-  return SavedStep(epath.Path(workdir), step, meta, *_described(meta))
+  try:
+    described = _described(meta)
+  except ConfigError as error:
+    raise ConfigError(f"{workdir}, step {step}: {error}") from error
+  return SavedStep(epath.Path(workdir), step, meta, *described)
 
 
 def load(workdir: epath.PathLike, step: int | None = None, mesh: Mesh | None = None) -> Checkpoint:

@@ -103,6 +103,7 @@ class InitConfig:
 
   def __post_init__(self) -> None:
     check_finite(self)
+    check(bool(self.checkpoint), "InitConfig.checkpoint is empty; it must be the workdir of a run or an imported model")
     _check_member(self, "transition", Transition)
 
 

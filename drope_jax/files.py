@@ -9,7 +9,7 @@ from typing import Any, Literal, NamedTuple
 
 from etils import epath
 
-from drope_jax.errors import FileError
+from drope_jax.errors import ConfigError, FileError
 
 logger = logging.getLogger(__name__)
 
@@ -117,3 +117,20 @@ def holds_something(directory: Path) -> bool:
 def is_local(path: epath.PathLike) -> bool:
   """Whether a path is one of the operating system's, and not in a bucket (gs://, s3://)."""
   return "://" not in os.fspath(epath.Path(path))
+
+
+def check_folder(path: Path, flag: str) -> None:
+  """Raises ConfigError naming the flag unless `path` is a folder, or can become one, that files can be written to."""
+  there = next((one for one in (path, *path.parents) if one.exists()), path)
+  if not there.is_dir():
+    raise ConfigError(f"{flag}: {path} cannot be a folder: {there} is a file")
+  if not os.access(there, os.W_OK):
+    raise ConfigError(f"{flag}: {path} cannot be written: {there} is read-only")
+
+
+def check_file(path: Path, flag: str) -> None:
+  """Raises ConfigError naming the flag unless a file can be written at `path`."""
+  if path.is_dir():
+    raise ConfigError(f"{flag}: {path} is a folder; name a file")
+  if not path.parent.is_dir() or not os.access(path.parent, os.W_OK):
+    raise ConfigError(f"{flag}: {path} cannot be written: {path.parent} is no folder that can be written to")

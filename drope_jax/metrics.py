@@ -230,6 +230,17 @@ def check_trackers(names: tuple[str, ...]) -> None:
   """Raises ConfigError for W&B where it is not installed: all hosts ask, though one of them alone will write to it."""
   if "wandb" in names and not importlib.util.find_spec("wandb"):
     raise ConfigError("TrainConfig.trackers has 'wandb', which is not installed (pip install wandb)")
+  if "wandb" in names and not _can_log_in():
+    raise ConfigError(
+      "TrainConfig.trackers has 'wandb', which has no key here: `wandb login`, or WANDB_API_KEY, or WANDB_MODE=offline"
+    )
+
+
+def _can_log_in() -> bool:
+  """Whether W&B has a key, or needs none."""
+  import wandb
+
+  return os.environ.get("WANDB_MODE") in ("offline", "disabled") or wandb.login(prompt=False)
 
 
 def open_trackers(names: tuple[str, ...], workdir: epath.Path, config: dict[str, Any], step: int) -> list[Tracker]:

@@ -197,6 +197,8 @@ def hidden_states(
     raise ValueError("position_ids_BT cannot be used with a cache: cached keys are rotated by their slots")
   if cache is not None and tokens_BT.shape[1] > cache.k_LBSKh.shape[2]:
     raise ValueError(f"{tokens_BT.shape[1]} tokens do not fit into a cache of {cache.k_LBSKh.shape[2]}")
+  if not isinstance(taps, Taps):
+    raise ValueError(f"taps is {taps!r}; it must be Taps(layers, names)")
   if not set(taps.names) <= set(TAPS) or not set(taps.layers) <= set(range(config.num_layers)):
     raise ValueError(f"{taps}: names are of {', '.join(TAPS)}; layers are 0 to {config.num_layers - 1}")
   compute = compute or ComputeConfig()

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 from drope_jax.errors import ConfigError, check, check_finite
 from drope_jax.files import write_json
 from drope_jax.upgrades import upgraded
-from drope_jax.values import Value, find, members, recorded_name
+from drope_jax.values import Value, check_found_again, find, members, recorded_name
 
 T = TypeVar("T")
 
@@ -55,7 +55,7 @@ def _read(annotation: Any, data: Any, path: str) -> Any:
     names = [*classes, *(["None"] if type(None) in allowed else [])]
     check(isinstance(data, dict), f"{path} is {data!r}; it must be an object: {', '.join(names)}")
     only = next(iter(classes)) if len(classes) == 1 and next(iter(classes.values())) in allowed else None
-    return from_dict(find(classes, data.get("type", only), path), data, path)
+    return from_dict(find(classes, data.get("type", only), f"{path}.type"), data, path)
   expected = next(item for item in allowed if item is not type(None))
   if typing.get_origin(expected) is tuple:
     check(isinstance(data, list), f"{path} is {data!r}; it must be a list")
@@ -65,6 +65,15 @@ def _read(annotation: Any, data: Any, path: str) -> Any:
   matches = isinstance(data, expected) and isinstance(data, bool) == (expected is bool)
   check(matches, f"{path} is {data!r}; it must be of type {expected.__name__}")
   return data
+
+
+def required(cls: type[Any]) -> list[str]:
+  """The fields of a dataclass that have no default."""
+  return [
+    field.name
+    for field in dataclasses.fields(cls)
+    if field.init and field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
+  ]
 
 
 def from_dict(cls: type[T], data: dict[str, Any], path: str = "") -> T:
@@ -78,6 +87,8 @@ def from_dict(cls: type[T], data: dict[str, Any], path: str = "") -> T:
   names = [field.name for field in dataclasses.fields(cls)]  # type: ignore[arg-type]
   unknown = sorted(set(data) - {"type", *names})
   check(not unknown, f"{path}.{unknown[0] if unknown else ''} is not a field; fields: {', '.join(names)}")
+  missing = [name for name in required(cls) if name not in data]
+  check(not missing, f"{path}.{missing[0] if missing else ''} is missing")
   values = {name: _read(hints[name], data[name], f"{path}.{name}") for name in names if name in data}
   try:
     config = cls(**values)
@@ -85,7 +96,7 @@ def from_dict(cls: type[T], data: dict[str, Any], path: str = "") -> T:
     return config
   except ConfigError:
     raise
-  except (TypeError, ValueError) as error:  # a missing argument, or a positions value that checks itself
+  except (TypeError, ValueError) as error:  # of a value that checks itself
     raise ConfigError(f"{path}: {error}") from error
 
 
@@ -115,19 +126,24 @@ def save_config(config: Any, path: Path) -> None:
   """Writes `config` as JSON, with the library versions; a file that is there keeps the versions it began with.
 
   The file is replaced whole, and only if it would change.
+
+  Raises:
+    ConfigError: the config holds a value of a class that no other program can import.
   """
   try:
     there = json.loads(path.read_text())
-  except (OSError, json.JSONDecodeError):  # none yet, or one cut off
+  except (OSError, ValueError):  # none yet, or one cut off
     there = {}
-  data = {**to_dict(config), "versions": there.get("versions", library_versions())}
+  data = to_dict(config)
+  check_found_again(data)
+  data["versions"] = there.get("versions", library_versions()) if isinstance(there, dict) else library_versions()
   if data != there:
     write_json(data, path)
 
 
 def is_cut_off(path: Path, cls: type) -> bool:
   """Whether a file is the beginning of what `save_config` writes of a `cls`, and not all of it."""
-  text, head = path.read_text(), f'{{\n  "type": "{cls.__name__}"'
+  text, head = path.read_bytes().decode(errors="replace"), f'{{\n  "type": "{cls.__name__}"'
   return text[: len(head)] == head[: len(text)] and not text.endswith("\n}\n")
 
 
@@ -135,7 +151,7 @@ def load_config(cls: type[T], path: Path) -> T:
   """Reads what `save_config` wrote. Raises ConfigError naming the file, and the field where there is one."""
   try:
     data = json.loads(path.read_text())
-  except (OSError, json.JSONDecodeError) as error:
+  except (OSError, ValueError, RecursionError) as error:  # not there, not UTF-8, not JSON
     raise ConfigError(f"{path}: not a readable config ({error})") from error
   if isinstance(data, dict):
     data.pop("versions", None)

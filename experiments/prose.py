@@ -30,8 +30,10 @@ from drope_jax import cli
 from drope_jax.data.corpus import build_corpus
 from drope_jax.errors import ConfigError, FileError, ToolError
 
-OUT = cli.define_path("out", None, "Directory of the dataset; left as it is if there is one.", required=True)
-DEBS = cli.define_path("debs", None, "Folder of .deb files; downloaded with apt-get if not given.")
+OUT = cli.define_path(
+  "out", None, "Directory of the dataset; left as it is if there is one.", required=True, local=True
+)
+DEBS = cli.define_path("debs", None, "Folder of .deb files; downloaded with apt-get if not given.", local=True)
 
 
 class Package(NamedTuple):

@@ -14,11 +14,11 @@ from experiments.study import run_study
 
 SETTINGS = str(Path(__file__).parent / "studies" / "quickstart.py")
 CONFIG = cli.define_config("Settings of the study.", default=SETTINGS)
-WORKDIR = cli.define_path("workdir", "runs/quickstart", "Where everything goes.")
+WORKDIR = cli.define_path("workdir", "runs/quickstart", "Where everything goes.", local=True)
 STEPS = flags.DEFINE_integer(
   "steps", None, "Steps of the pretraining; the recalibration keeps its share.", lower_bound=1
 )
-DATA = flags.DEFINE_string("data", None, "Prose to train on, instead of docstrings: see drope_jax/data/sources/at.py.")
+DATA = cli.define_path("data", None, "Prose to train on, instead of docstrings: see drope_jax/data/sources/at.py.")
 SEED = cli.define_seed("Of weights, data and needles.", default=None)
 
 
@@ -33,4 +33,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-  cli.run(main, computes=True)
+  cli.run(main, computes=True, saves_memory="half of config.batch_size")

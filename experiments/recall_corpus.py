@@ -101,5 +101,5 @@ def main(prose: flags.FlagHolder, out: flags.FlagHolder) -> None:
 
 if __name__ == "__main__":
   PROSE = cli.define_path("prose", "data/prose", "Dataset of prose: `python -m experiments.prose --out=DIR`.")
-  OUT = cli.define_path("out", None, "Where the corpus and the tokenizer go.", required=True)
+  OUT = cli.define_path("out", None, "Where the corpus and the tokenizer go.", required=True, local=True)
   cli.run(lambda: main(PROSE, OUT))

@@ -12,6 +12,7 @@ from pathlib import Path
 from drope_jax import cli
 from drope_jax.evaluate.figures import LOSS
 from drope_jax.evaluate.tasks import task_classes
+from drope_jax.markdown import block, code, plain
 from experiments.reporting import plots, tables, training_tables
 from experiments.reporting.arms import described, is_control
 from experiments.reporting.plots import Picture
@@ -44,7 +45,7 @@ def _task(records: Records, task: str, drawn: set[Picture]) -> list[str]:
   about = [cls.about for cls in task_classes().get(task, []) if cls.about]
   main, *others = records.metrics(task)
   as_text = main == LOSS and tables.is_text(records, task)
-  parts = [f"## {task}", *about, tables.results_table(records, task, main, as_perplexity=as_text)]
+  parts = [f"## {plain(task)}", *about, tables.results_table(records, task, main, as_perplexity=as_text)]
   details = [tables.results_table(records, task, metric) for metric in ([main] if as_text else []) + others]
   divided = tables.divisions(records, task)
   for by in dict.fromkeys(by for _, by in divided):
@@ -68,7 +69,7 @@ def _training(records: Records, drawn: set[Picture]) -> list[str]:
     "## The training",
     training_tables.runs_table(records),
     *([training_tables.arms_described(records)] if len(records.arms) > 1 else []),
-    *([f"No training record yet: {', '.join(f'`{name}`' for name in unfinished)}."] if unfinished else []),
+    *([f"No training record yet: {', '.join(map(code, unfinished))}."] if unfinished else []),
     *([plots.LOSS.markdown] if plots.LOSS in drawn else []),
     *([heldout] if heldout is not None else []),
     *([picture.markdown for picture in (plots.RECOVERY, plots.HELDOUT) if picture in drawn]),
@@ -83,13 +84,13 @@ def _temperature(records: Records) -> list[str]:
 
 
 def _made(records: Records) -> list[str]:
-  versions = ", ".join(f"{name} {version}" for name, version in records.versions.items())
-  said = [f"Seed {records.seed}.", f"{records.machine.rstrip('.')}." if records.machine else ""]
+  versions = plain(", ".join(f"{name} {version}" for name, version in records.versions.items()))
+  said = [f"Seed {records.seed}.", f"{plain(records.machine.rstrip('.'))}." if records.machine else ""]
   took = records.seconds
   said += ["" if took is None else f"The whole study took {training_tables.show_duration(took)}."]
   said += [f"{versions}." if versions else ""]
   said += ["`python -m experiments.report` writes this report again from the records beside it."]
-  command = [f"```\n{records.command}\n```"] if records.command else []
+  command = [block(records.command)] if records.command else []
   return ["## How this was made", *command, " ".join(one for one in said if one)]
 
 
@@ -97,12 +98,12 @@ def _compose(records: Records, drawn: set[Picture]) -> str:
   """The whole report.md."""
   study = len(records.arms) > 1 or any(not is_control(run) for run in records.runs.values() if run.pretrained)
   single = next(iter(records.runs.values())) if len(records.runs) == 1 else None
-  rows = "\n".join(f"- **{row.label}**: {described(records, row)}." for row in records.rows if records.runs)
+  rows = "\n".join(f"- **{plain(row.label)}**: {described(records, row)}." for row in records.rows if records.runs)
   pretrained = training_tables.pretrained_described(records)
   measured = [part for task in records.tasks for part in _task(records, task, drawn)]
-  about = [ABOUT_TABLES, f"One seed of training. {records.spread}".rstrip() if records.trained else ""]
+  about = [ABOUT_TABLES, f"One seed of training. {plain(records.spread)}".rstrip() if records.trained else ""]
   parts = [
-    f"# {records.title}",
+    f"# {plain(records.title)}",
     *([plots.SUMMARY.markdown] if plots.SUMMARY in drawn else []),
     *(["## What is compared"] if study else []),
     *([BACKGROUND] if study else []),
@@ -125,11 +126,16 @@ def read(directory: Path) -> Records:
   Raises:
     ReportError: records are missing, empty or malformed; the message names the file.
   """
-  if any((directory / name).exists() for name in ("study.json", "runs")):
+  there = {
+    name
+    for name in ("study.json", "runs", "metrics.jsonl", "config.json", "results.jsonl")
+    if (directory / name).exists()
+  }
+  if there & {"study.json", "runs"}:
     return read_study(directory)
-  if (directory / "metrics.jsonl").exists():
+  if "metrics.jsonl" in there or ("config.json" in there and "results.jsonl" not in there):
     return read_run(directory)
-  return read_evaluation(directory) if (directory / "results.jsonl").exists() else read_study(directory)
+  return read_evaluation(directory) if "results.jsonl" in there else read_study(directory)
 
 
 def write_report(directory: Path) -> Path:
@@ -144,14 +150,17 @@ def write_report(directory: Path) -> Path:
 def _parser() -> cli.Parser:
   parser = cli.Parser(prog="python -m experiments.report", about=__doc__)
   parser.add_argument(
-    "directory", type=Path, metavar="DIR", help="workdir of a study or of a run, or output of an evaluation"
+    "directory",
+    type=cli.path_argument,
+    metavar="DIR",
+    help="workdir of a study or of a run, or output of an evaluation",
   )
   return parser
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
   """The command; returns its exit status."""
-  return cli.run_parsed(_parser(), lambda given: print(write_report(given.directory.expanduser())), arguments)
+  return cli.run_parsed(_parser(), lambda given: print(write_report(Path(given.directory))), arguments)
 
 
 if __name__ == "__main__":

@@ -141,7 +141,9 @@ def seed_report(directories: Sequence[Path], control: str | None = None) -> str:
 
 def _parser() -> cli.Parser:
   parser = cli.Parser(prog="python -m experiments.seeds", about=__doc__)
-  parser.add_argument("directories", type=Path, nargs="+", metavar="DIR", help="workdirs of one study, one per seed")
+  parser.add_argument(
+    "directories", type=cli.path_argument, nargs="+", metavar="DIR", help="workdirs of one study, one per seed"
+  )
   parser.add_argument("--control", metavar="LABEL", help="row that the others are compared with")
   return parser
 
@@ -149,7 +151,7 @@ def _parser() -> cli.Parser:
 def main(arguments: Sequence[str] | None = None) -> int:
   """The command; returns its exit status."""
   return cli.run_parsed(
-    _parser(), lambda given: print(seed_report([d.expanduser() for d in given.directories], given.control)), arguments
+    _parser(), lambda given: print(seed_report(list(map(Path, given.directories)), given.control)), arguments
   )
 
 

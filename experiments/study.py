@@ -15,7 +15,6 @@ a folder that several studies share (store.py). `--only=RUN` does that run, what
 import contextlib
 import dataclasses
 import functools
-import json
 import logging
 import os
 import platform
@@ -52,6 +51,7 @@ from experiments.dry_run import dry_run
 from experiments.models import run_models
 from experiments.plan import Pretrained, Study, needed_runs, run_directory
 from experiments.report import write_report
+from experiments.reporting.stored import read_json
 from experiments.seeds import seed_report
 
 logger = logging.getLogger("experiments.study")
@@ -185,7 +185,7 @@ def _described(study: Study, models: Mapping[str, ModelConfig], workdir: Path) -
   How it was made is that of the first start; the seconds of all starts add up, but for those that find nothing to do.
   """
   path = workdir / "study.json"
-  description = json.loads(path.read_text()) if path.exists() else _provenance()
+  description = read_json(path) if path.exists() else _provenance()
   description |= {
     "title": study.title,
     "seed": study.seed,
@@ -289,10 +289,14 @@ def _parsed_seeds(texts: Sequence[str]) -> list[int]:
 
 if __name__ == "__main__":
   CONFIG = cli.define_config("Settings of the study: FILE[:ARG].")
-  WORKDIR = cli.define_path("workdir", None, "Where everything goes.", required=True)
+  WORKDIR = cli.define_path("workdir", None, "Where everything goes.", required=True, local=True)
   MESH = cli.define_mesh("Devices that measure")
   SEEDS = cli.define_list("seeds", None, "Seeds, each in WORKDIR/seed-N.")
   ONLY = cli.define_list("only", None, "Runs to do, with those that they start from; default: all.")
-  RUNS = cli.define_path("runs", None, "Folder of runs that several studies share.")
+  RUNS = cli.define_path("runs", None, "Folder of runs that several studies share.", local=True)
   DRY_RUN = flags.DEFINE_bool("dry_run", False, "Print what would be done, and do nothing.")
-  cli.run(lambda: main(CONFIG, WORKDIR, MESH, SEEDS, ONLY, RUNS, DRY_RUN), computes=True)
+  cli.run(
+    lambda: main(CONFIG, WORKDIR, MESH, SEEDS, ONLY, RUNS, DRY_RUN),
+    computes=True,
+    saves_memory="half of config.batch_size",
+  )

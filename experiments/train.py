@@ -35,7 +35,7 @@ from drope_jax.train import train
 
 CONFIG = cli.define_config("Config file, and its argument: FILE[:ARG].")
 WORKDIR = cli.define_path("workdir", None, "Directory of the run: config, metrics and checkpoints.", required=True)
-DATA = flags.DEFINE_string("data", None, "What to train on, instead of the config's: see drope_jax/data/sources/at.py.")
+DATA = cli.define_path("data", None, "What to train on, instead of the config's: see drope_jax/data/sources/at.py.")
 TRAIN_TOKENIZER = flags.DEFINE_integer(
   "train_tokenizer", None, "Train a tokenizer of so many ids on the data, instead of the config's.", lower_bound=257
 )
@@ -51,7 +51,9 @@ HOST_TIMEOUT = flags.DEFINE_integer(
 SHARED_WORKDIR = flags.DEFINE_bool("shared_workdir", False, "All hosts see the same directory at --workdir (NFS, ...).")
 EXTEND = flags.DEFINE_bool("extend", False, "Go on with the run of --workdir for other steps or at another rate.")
 STEP = flags.DEFINE_integer("step", None, "Go on from the checkpoint of this step, not from the last.", lower_bound=1)
-STOPPED_STATUS = flags.DEFINE_integer("stopped_status", 0, "Exit status of a run that SIGTERM or Ctrl-C stopped.")
+STOPPED_STATUS = flags.DEFINE_integer(
+  "stopped_status", 0, "Exit status of a run that SIGTERM or Ctrl-C stopped.", lower_bound=0, upper_bound=255
+)
 
 logger = logging.getLogger("experiments.train")
 
@@ -87,4 +89,10 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-  cli.run(main, stopped_status=STOPPED_STATUS, computes=True, leave=hosts.leave)
+  cli.run(
+    main,
+    stopped_status=STOPPED_STATUS,
+    computes=True,
+    saves_memory="twice config.optim.accumulation",
+    leave=hosts.leave,
+  )

@@ -42,7 +42,7 @@ from drope_jax.aot.figures import GIB, describe, fits, report
 from drope_jax.aot.roofline import CHIPS, parse_topology
 from drope_jax.config import TrainConfig
 from drope_jax.errors import UserError
-from drope_jax.files import write_json
+from drope_jax.files import check_file, write_json
 from drope_jax.metrics import flops_per_token, objective_flops_per_token
 from drope_jax.sharding import make_mesh, num_shards
 from drope_jax.training.run import Run
@@ -55,7 +55,7 @@ EVALUATE = flags.DEFINE_integer(
   "evaluate", None, "The evaluation of texts of so many tokens, not the train step.", lower_bound=1
 )
 FIND_BATCH = flags.DEFINE_bool("find_batch", False, "Find the most rows a chip that fit; also --find-batch.")
-JSON = cli.define_path("json", None, "File that the figures are written to as well.")
+JSON = cli.define_path("json", None, "File that the figures are written to as well.", local=True)
 
 
 def _prepare(run: Run, rows_per_chip: int | None) -> Step:
@@ -128,6 +128,8 @@ def _run() -> None:
   config = cli.settings(
     CONFIG, "a TrainConfig", lambda found: isinstance(found, TrainConfig), mesh=cli.mesh_config(MESH)
   )
+  if JSON.value is not None:
+    check_file(Path(JSON.value), "--json")
   run = with_model(config)
   figures = _find_batch(run) if FIND_BATCH.value else _measure(run)
   print(report(figures))

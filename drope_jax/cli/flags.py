@@ -1,13 +1,12 @@
 """Flags that mean the same in every command: `--import`, `--config`, `--mesh`; and types of values that absl lacks."""
 
 import math
-import os
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, TypeVar
 
 from absl import flags
 
-from drope_jax.cli import modules
+from drope_jax.cli import modules, paths
 from drope_jax.cli.overrides import overridden
 from drope_jax.errors import ConfigError
 from drope_jax.model_config import MeshConfig
@@ -66,7 +65,8 @@ def settings(flag: flags.FlagHolder[Any], wanted: str, is_wanted: Callable[[Any]
   given = {name: to_dict(value) for name, value in fields.items() if value is not None}
   if given:
     found = from_dict(type(found), to_dict(found) | given)
-  return overridden(checked(found), config_flag().overrides)
+  set_ = overridden(checked(found), config_flag().overrides)
+  return from_dict(type(set_), paths.expanded(to_dict(set_)))
 
 
 def define_mesh(what: str) -> flags.FlagHolder[list[str]]:
@@ -93,15 +93,23 @@ def define_list(name: str, default: Sequence[str] | None, help: str, **keywords:
 class _PathParser(flags.ArgumentParser[str]):
   syntactic_help = "a path; ~ is your home"
 
+  def __init__(self, local: bool):
+    self.local = local
+
   def parse(self, argument: str) -> str:
-    if not argument:
-      raise ValueError("a path is empty")
-    return os.path.expanduser(argument)
+    return paths.path(argument, self.local)
 
 
-def define_path(name: str, default: str | None, help: str, required: bool = False) -> flags.FlagHolder[str]:
-  """A path or URL; a shell leaves the ~ of `--workdir=~/run` to us."""
-  return flags.DEFINE(_PathParser(), name, default, help, required=required)
+def define_path(
+  name: str, default: str | None, help: str, required: bool = False, local: bool = False
+) -> flags.FlagHolder[str]:
+  """A path or URL, or if `local` a path alone; a shell leaves the ~ of `--workdir=~/run` to us."""
+  return flags.DEFINE(_PathParser(local), name, default, help, required=required)
+
+
+def define_path_list(name: str, help: str) -> flags.FlagHolder[list[str]]:
+  """A flag that may be given several times, each time with a path on this machine."""
+  return flags.DEFINE_multi(_PathParser(local=True), flags.ArgumentSerializer(), name, [], help)
 
 
 class _FloatParser(flags.FloatParser):

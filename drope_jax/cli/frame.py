@@ -14,17 +14,19 @@ import shlex
 import shutil
 import sys
 import textwrap
+import traceback
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NoReturn
 
+import jax
 from absl import flags
 from absl import logging as absl_logging
 
 from drope_jax import cpu
-from drope_jax.cli import compiled
+from drope_jax.cli import compiled, memory, modules, paths
 from drope_jax.cli.flags import CONFIG, IMPORT, IMPORT_HELP, config_flag, import_modules
 from drope_jax.cli.signals import Terminated, terminable
-from drope_jax.errors import ConfigError, UserError
+from drope_jax.errors import ConfigError, ToolError, UserError
 
 logger = logging.getLogger(__name__)
 
@@ -43,6 +45,7 @@ def run(
   main: Callable[[], Any],
   stopped_status: flags.FlagHolder[int] | None = None,
   computes: bool = False,
+  saves_memory: str = "",
   leave: Callable[[int], None] | None = None,
 ) -> NoReturn:
   """Parses absl's flags, imports the modules of `--import`, runs `main`, and ends with its exit status.
@@ -51,6 +54,7 @@ def run(
     stopped_status: the flag with the exit status of a command that a signal stopped; 0 if there is none.
     computes: whether the command runs models: what it compiles is kept (compiled.py), and on a CPU it starts once more
       (cpu.py).
+    saves_memory: what halves the memory that the command needs, for the message when there is too little.
     leave: called with the exit status before the process ends, which it may do itself.
   """
 
@@ -65,7 +69,7 @@ def run(
   if computes:
     cpu.restart()
     compiled.keep()
-  status = _framed(parsed, stopped_status, _resumes(main))
+  status = _framed(parsed, stopped_status, _resumes(main), saves_memory)
   if leave is not None:
     leave(status)
   sys.exit(status)
@@ -107,15 +111,36 @@ def run_parsed(
 
 
 def run_foreign(main: Callable[[], Any]) -> NoReturn:
-  """Runs a command of another library, which parses `sys.argv` itself; `--import` is ours, and taken out before."""
+  """Runs a command of another library, which parses `sys.argv` itself; `--import` is ours, and taken out before.
+
+  What that library raises is one line, since it tells its user so what cannot be; what our code raises in it is not.
+  """
 
   def imported() -> None:
     texts, rest = _take_imports(sys.argv)
     import_modules(texts)
     sys.argv[:] = rest
-    main()
+    try:
+      main()
+    except modules.FAULTS as error:
+      innermost = [frame.f_globals.get("__name__", "") for frame, _ in traceback.walk_tb(error.__traceback__)][-1]
+      if innermost.partition(".")[0] in ("drope_jax", "__main__", "jax", "numpy"):
+        raise
+      raise ToolError(modules.describe(error, None)) from error
 
   sys.exit(_framed(imported, None, _resumes(main)))
+
+
+def run_first(*parts: Callable[[], Any]) -> None:
+  """Runs what a command begins with, before it imports what takes long; ends the program if a part fails."""
+
+  def every() -> None:
+    for part in parts:
+      part()
+
+  status = _framed(every, None, False)
+  if status:
+    sys.exit(status)
 
 
 def command_line() -> str:
@@ -139,7 +164,9 @@ def _resumes(main: Callable[..., Any]) -> bool:
   return (_module() if main.__module__ == "__main__" else main.__module__) in RESUMABLE
 
 
-def _framed(main: Callable[[], Any], stopped_status: flags.FlagHolder[int] | None, resumes: bool) -> int:
+def _framed(
+  main: Callable[[], Any], stopped_status: flags.FlagHolder[int] | None, resumes: bool, saves_memory: str = ""
+) -> int:
   """The exit status of `main`."""
   absl_logging.set_verbosity(absl_logging.ERROR)  # orbax and tfds report every file they touch
   with _logging():
@@ -154,6 +181,15 @@ def _framed(main: Callable[[], Any], stopped_status: flags.FlagHolder[int] | Non
       return _fail(error, error.exit_status)
     except FAILURES as error:
       return _fail(error, 1)
+    except ImportError as error:
+      if not paths.lacks_library(error):
+        raise
+      return _fail(f"a path of a bucket needs the library that reads it ({error})", 1)
+    except (MemoryError, jax.errors.JaxRuntimeError) as error:
+      line = memory.said(error, saves_memory)
+      if line is None:
+        raise
+      return _fail(line, 1)
   return 0
 
 
@@ -176,7 +212,7 @@ def _logging() -> Iterator[None]:
 
 
 def _fail(message: object, status: int) -> int:
-  print(f"error: {message}", file=sys.stderr)
+  print(f"error: {' '.join(str(message).splitlines())}", file=sys.stderr)
   return status
 
 

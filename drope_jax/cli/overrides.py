@@ -68,7 +68,7 @@ def _class_at(annotation: Any, data: Any, where: str) -> type[Any]:
   classes = classes_of(annotation)
   check(bool(classes), f"{where} is {data!r}, which has no fields")
   if isinstance(data, dict):
-    return find(classes, data["type"], where)
+    return find(classes, data["type"], f"{where}.type")
   check(len(classes) == 1, f"{where} is {data}; set it as a whole: {', '.join(classes)}")
   return next(iter(classes.values()))
 
@@ -161,4 +161,4 @@ def _named(classes: Mapping[str, type[Any]], written: str, where: str) -> type[A
   module, _, name = written.rpartition(".")
   ends = [recorded for recorded in classes if recorded.rpartition(":")[2] == name] if not module else []
   recorded = f"{module}:{name}" if module else ends[0] if len(ends) == 1 else name
-  return find(classes, recorded, where)
+  return find(classes, recorded, f"{where}.type")

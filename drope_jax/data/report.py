@@ -128,7 +128,7 @@ if __name__ == "__main__":
   PART = flags.DEFINE_string("part", "train", "Which split of it: train, heldout, fit, or a name of TFDS.")
   TOKENIZER = cli.define_path("tokenizer", "byte", "A tokenizer.json, a directory that holds one, or byte.")
   LIMIT = flags.DEFINE_integer("limit", None, "Documents to read, evenly spread; default: all.", lower_bound=1)
-  OUT = cli.define_path("out", None, "Directory for report.txt and lengths.png.")
+  OUT = cli.define_path("out", None, "Directory for report.txt and lengths.png.", local=True)
   cli.run(
     lambda: main(DATA.value, PART.value, TOKENIZER.value, LIMIT.value, None if OUT.value is None else Path(OUT.value))
   )

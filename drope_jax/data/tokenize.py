@@ -18,6 +18,7 @@ from drope_jax.data.prepare import trained_tokenizer
 from drope_jax.data.sources import source_at
 from drope_jax.data.token_shards import write_shards
 from drope_jax.data.tokenizers import load_tokenizer
+from drope_jax.errors import ConfigError
 
 logger = logging.getLogger("drope_jax.data.tokenize")
 
@@ -27,6 +28,8 @@ def main(flag: Mapping[str, flags.FlagHolder]) -> None:
   given = {name: holder.value for name, holder in flag.items()}
   documents = source_at(given["data"]).part(given["part"]).documents()
   vocab_size, out = given["train_tokenizer"], Path(given["out"])
+  if given["host"] >= given["hosts"]:
+    raise ConfigError(f"--host is {given['host']}; of {given['hosts']} hosts it is one from 0 to {given['hosts'] - 1}")
   tokenizer = load_tokenizer(trained_tokenizer(documents, vocab_size) if vocab_size else given["tokenizer"])
   meta = write_shards(
     documents, tokenizer, out, given["shards"], given["processes"], host=given["host"], hosts=given["hosts"]
@@ -45,7 +48,7 @@ if __name__ == "__main__":
     "train_tokenizer": flags.DEFINE_integer(
       "train_tokenizer", None, "Train one of so many ids on the documents, instead of --tokenizer.", lower_bound=257
     ),
-    "out": cli.define_path("out", None, "Directory of the shards.", required=True),
+    "out": cli.define_path("out", None, "Directory of the shards.", required=True, local=True),
     "shards": flags.DEFINE_integer("shards", None, "How many; default: as the size asks for.", lower_bound=1),
     "processes": flags.DEFINE_integer("processes", os.cpu_count() or 1, "That work at one time.", lower_bound=1),
     "host": flags.DEFINE_integer("host", 0, "Which host this is, from 0.", lower_bound=0),

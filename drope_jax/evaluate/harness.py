@@ -12,6 +12,15 @@ from typing import Any
 
 import numpy as np
 
+from drope_jax import cli
+
+if __name__ == "__main__":  # before the libraries of the harness are imported
+  import sys
+
+  from drope_jax.evaluate.harness_call import check_call, prepare_network
+
+  cli.run_first(lambda: check_call(sys.argv[1:]), prepare_network)
+
 try:
   from lm_eval.api.instance import Instance
   from lm_eval.api.model import TemplateLM
@@ -24,7 +33,6 @@ except ModuleNotFoundError as error:
   raise ModuleNotFoundError("lm-evaluation-harness is not installed: pip install 'drope_jax[eval]'") from error
 
 from drope_jax import checkpoint as checkpoints
-from drope_jax import cli
 from drope_jax.data import chat
 from drope_jax.data.tokenizers import load_tokenizer
 from drope_jax.errors import ConfigError

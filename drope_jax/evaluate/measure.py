@@ -47,7 +47,12 @@ def check(
   for length in lengths:
     for task in tasks:
       for crop in dict.fromkeys(_how(method, trained, context, length, task, None).crop for method in methods):
-        task.check(length, crop)
+        try:
+          task.check(length, crop)
+        except ConfigError as error:
+          at = f"{task.name} at {length} tokens"
+          said = str(error).removeprefix(f"{at}: ").removeprefix(f"{task.name}: ")
+          raise ConfigError(f"{at}: {said}; leave out this task, or this length") from error
 
 
 def evaluate(

@@ -94,6 +94,8 @@ class Method(NamedTuple):
     head, plus, c = text.partition("+")
     name, colon, number = head.partition(":")
     known, fixable = _known(), [name for name, one in _scalings().items() if one.fixable] + ["drope"]
+    if name not in known and name.lower() in known:
+      raise ConfigError(f"method is {text!r}; methods are written in lower case: {name.lower()}")
     if name not in known:
       raise ConfigError(f"method is {text!r}; allowed: {', '.join(known)}")
     if colon and name not in fixable:

@@ -124,7 +124,10 @@ def _result(record: Any) -> Result:
     raise ValueError(f"{record!r} is not an object")
   fields = upgraded("Result", record)
   at = fields.pop("at", None)
-  return dataclasses.replace(from_dict(Result, fields), at=_at(at))
+  result = dataclasses.replace(from_dict(Result, fields), at=_at(at))
+  if result.context < 1 or not 0 < result.extension < math.inf:
+    raise ValueError(f"Result.context is {result.context} and extension {result.extension}; both must be positive")
+  return result
 
 
 def _at(value: Any) -> At:

@@ -32,30 +32,54 @@ from drope_jax.interop.gguf_export import TYPES
 from drope_jax.interop.importing import import_model
 from drope_jax.sharding import host_mesh, make_mesh, parse_mesh
 
+MOST_TOKENS = 2**31 - 1  # of a length that a config.json and llama.cpp can hold
+
+
+def _positive(text: str) -> int:
+  number = int(text)
+  if not 0 < number <= MOST_TOKENS:
+    raise argparse.ArgumentTypeError(f"{text} is not in 1 to {MOST_TOKENS}")
+  return number
+
+
+def _bytes(text: str) -> int:
+  if int(text) < 1:
+    raise argparse.ArgumentTypeError(f"{text} is less than 1")
+  return int(text)
+
 
 def _parser() -> cli.Parser:
   parser = cli.Parser(prog="python -m drope_jax.interop", about=__doc__)
   commands = parser.add_subparsers(dest="command", required=True)
   into = commands.add_parser("import", help="a pretrained model into a checkpoint")
   into.add_argument(
-    "source", metavar="SRC", help="folder with config.json and safetensors or adapters, or a .gguf file"
+    "source",
+    type=cli.path_argument,
+    metavar="SRC",
+    help="folder with config.json and safetensors or adapters, or a .gguf file",
   )
-  into.add_argument("directory", metavar="DIR", help="where the checkpoint goes")
-  into.add_argument("--tokenizer", metavar="PATH", help="a tokenizer.json (or its folder) instead of SRC's")
-  into.add_argument("--base", metavar="PATH", help="the model that SRC, a folder of LoRA adapters, was trained on")
+  into.add_argument("directory", type=cli.path_argument, metavar="DIR", help="where the checkpoint goes")
+  own = "a tokenizer.json (or its folder) instead of SRC's"
+  into.add_argument("--tokenizer", type=cli.path_argument, metavar="PATH", help=own)
+  base = "the model that SRC, a folder of LoRA adapters, was trained on"
+  into.add_argument("--base", type=cli.path_argument, metavar="PATH", help=base)
   into.add_argument("--mesh", metavar="AXES", help="devices to load to: fsdp, or fsdp=4,tensor=2, or dp,context=2")
   out = commands.add_parser("export", help="a checkpoint into a folder for transformers or llama.cpp")
-  out.add_argument("directory", metavar="DIR", help="workdir of a run, or an imported model")
-  out.add_argument("target", metavar="DST", help="where the folder goes")
+  out.add_argument("directory", type=cli.path_argument, metavar="DIR", help="workdir of a run, or an imported model")
+  out.add_argument("target", type=cli.path_argument, metavar="DST", help="where the folder goes")
   formats = f"gguf, {', '.join(written())}, or one that was registered; by default the one that fits the model best"
   out.add_argument("--format", metavar="NAME", help=formats)
-  out.add_argument("--target-length", type=int, metavar="N", help="tokens it is meant for (default: as it was trained)")
+  out.add_argument(
+    "--target-length", type=_positive, metavar="N", help="tokens it is meant for (default: as it was trained)"
+  )
   out.add_argument("--c", type=float, help="fold in beta = 1 + c ln(target length / context)")
   dtypes = tuple(dict.fromkeys((*DTYPES, *TYPES)))
   out.add_argument("--dtype", choices=dtypes, help="of the weights; by default float32, in GGUF float16")
-  out.add_argument("--shard-bytes", type=int, default=SHARD_BYTES, metavar="N", help="largest file of weights")
+  out.add_argument("--shard-bytes", type=_bytes, default=SHARD_BYTES, metavar="N", help="largest file of weights")
   out.add_argument("--step", type=int, help="of the checkpoint; its last by default")
-  out.add_argument("--results", metavar="FILE", help="results.jsonl of an evaluation, for the model card")
+  out.add_argument(
+    "--results", type=cli.path_argument, metavar="FILE", help="results.jsonl of an evaluation, for the model card"
+  )
   return parser
 
 

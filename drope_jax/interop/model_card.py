@@ -10,6 +10,7 @@ from drope_jax.errors import CheckpointError, ConfigError
 from drope_jax.evaluate import results as records
 from drope_jax.interop.families import FAMILIES
 from drope_jax.interop.rope_parameters import NEUTRAL_FACTOR
+from drope_jax.markdown import code, plain, yaml
 from drope_jax.model_config import ModelConfig
 from drope_jax.parameters import count_parameters
 from drope_jax.positions import layer_cycle
@@ -78,13 +79,13 @@ def model_card(directory: Path, made: Made, past: list[Past], figures: list[reco
   head = [
     "---",
     f"library_name: {'gguf' if made.as_gguf else 'transformers'}",
-    *([f"license: {origin['license']}"] if "license" in origin else []),
+    *([f"license: {yaml(str(origin['license']))}"] if "license" in origin else []),
     "---",
   ]
   without = any(layer.positions is None for layer in layer_cycle(made.model.positions))
   lines = [
     *head,
-    f"# {past[-1].meta.get('origin', {}).get('name', past[-1].name)}",
+    f"# {plain(past[-1].meta.get('origin', {}).get('name', past[-1].name))}",
     "",
     f"A decoder of {count_parameters(made.model) / 1e6:.1f}M parameters, exported by drope_jax as "
     f"{_kind(made)} ({made.dtype}). It was trained at {made.context:,} tokens and is "
@@ -110,9 +111,9 @@ def _kind(made: Made) -> str:
 def _station(past: Past) -> str:
   if "origin" in past.meta:
     origin = past.meta["origin"]
-    hashes = "; ".join(f"{file} has SHA-256 {digest}" for file, digest in origin["sha256"].items())
-    types = f", weights dequantised from {', '.join(origin['types'])}" if "types" in origin else ""
-    return f"Imported from {origin['name']} ({origin['format']}{types}; {hashes})."
+    hashes = "; ".join(f"{plain(file)} has SHA-256 {digest}" for file, digest in origin["sha256"].items())
+    types = f", weights dequantised from {plain(', '.join(origin['types']))}" if "types" in origin else ""
+    return f"Imported from {plain(origin['name'])} ({plain(origin['format'])}{types}; {hashes})."
   config = from_dict(TrainConfig, past.meta["config"])
   init = config.init
   if init is None:
@@ -120,9 +121,9 @@ def _station(past: Past) -> str:
   else:
     dropped = f"its positional embedding under {init.transition}"
     norm = f", QK-norm inserted ({init.qk_norm.scope})" if init.qk_norm else ""
-    begun = f"trained from the weights of `{Path(init.checkpoint).name}`, {dropped}{norm}"
+    begun = f"trained from the weights of {code(Path(init.checkpoint).name)}, {dropped}{norm}"
   return (
-    f"`{past.name}`: {begun}; {past.meta['step']:,} steps, {past.meta['tokens']:,} tokens, rows of "
+    f"{code(past.name)}: {begun}; {past.meta['step']:,} steps, {past.meta['tokens']:,} tokens, rows of "
     f"{config.data.context:,} tokens, peak learning rate {config.optim.peak_lr:g}."
   )
 
@@ -158,10 +159,11 @@ def _figures(figures: list[records.Result]) -> list[str]:
     return ["## Figures", "", "None were measured for this card."]
   head = ["| method | task | tokens | metric | value | 95 % interval | n | seed |", "|---|---|---|---|---|---|---|---|"]
   rows = [
-    f"| {r.method} | {r.task} | {r.context:,} | {r.metric} | {r.value:.4f} | {_interval(r)} | {r.n:,} | {r.seed} |"
+    f"| {plain(r.method)} | {plain(r.task)} | {r.context:,} | {plain(r.metric)} | {r.value:.4f} | {_interval(r)} | "
+    f"{r.n:,} | {r.seed} |"
     for r in figures
   ]
-  commands = [f"- `{command}`" for command in dict.fromkeys(r.command for r in figures) if command]
+  commands = [f"- {code(command)}" for command in dict.fromkeys(r.command for r in figures) if command]
   by = ["", "Measured by:", "", *commands] if commands else []
   return ["## Figures", "", "Measured before the export, in drope_jax.", "", *head, *rows, *by]
 

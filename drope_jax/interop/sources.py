@@ -75,6 +75,9 @@ class HuggingFaceFolder:
       weight_map = read_json(index).get("weight_map")
       if not isinstance(weight_map, dict) or not all(isinstance(file, str) for file in weight_map.values()):
         raise ConfigError(f"{index}: weight_map is no object of arrays and their files")
+      outside = [file for file in weight_map.values() if Path(file).name != file]
+      if outside:
+        raise ConfigError(f"{index}: names {outside[0]!r}; files of weights lie in the same folder")
       files = sorted({self.path / file for file in weight_map.values()})
       missing = [file for file in files if not file.exists()]
       if missing or not files:

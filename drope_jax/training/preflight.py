@@ -18,6 +18,7 @@ from drope_jax.parameters import map_specs
 from drope_jax.platforms import target_platform
 from drope_jax.positions import layer_cycle
 from drope_jax.sharding import check_divides
+from drope_jax.training.memory import check_memory
 from drope_jax.training.run import Run
 
 logger = logging.getLogger(__name__)
@@ -31,8 +32,10 @@ def check_run(run: Run, tokenizer: Tokenizer, mesh: Mesh) -> None:
     f"the tokenizer {run.config.data.tokenizer} has {tokenizer.vocab_size}",
   )
   warn_of_another_tokenizer(run, tokenizer)
+  check_memory(run, mesh)
   check_layout(run, mesh)
   check_kernel(run, mesh)
+  check_kept(run.config)
   metrics.check_trackers(run.config.trackers)
 
 
@@ -51,6 +54,15 @@ def warn_of_another_tokenizer(run: Run, tokenizer: Tokenizer) -> None:
       given,
       init.checkpoint,
     )
+
+
+def check_kept(config: TrainConfig) -> None:
+  """Raises ConfigError if no checkpoint is written at the steps whose checkpoints are to stay."""
+  kept, every = config.keep_every, config.checkpoint_every
+  check(
+    kept is None or kept % every == 0,
+    f"TrainConfig.keep_every is {kept}; it must be a multiple of checkpoint_every ({every}), at which they are written",
+  )
 
 
 def check_layout(run: Run, mesh: Mesh | AbstractMesh) -> None:

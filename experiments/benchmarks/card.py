@@ -27,6 +27,7 @@ from absl import flags
 from drope_jax import cli
 from drope_jax.config import ComputeConfig, DataConfig
 from drope_jax.errors import ConfigError
+from drope_jax.files import check_file
 from drope_jax.metrics import flops_per_token
 from drope_jax.serialization import library_versions, to_dict
 from experiments.benchmarks import ours
@@ -49,8 +50,8 @@ TORCH = ("torch", "torch_compiled")
 NEEDED = 25.0  # seconds that a variant is thought to take
 
 WHICH = cli.define_list("variants", list(VARIANTS), "What is measured, in this order; see above.")
-SECONDS = flags.DEFINE_float("seconds", 280, "No variant begins later than a while before these are over.")
-JSONL = cli.define_path("jsonl", None, "File to which one record per figure is appended.")
+SECONDS = cli.define_float("seconds", 280, "No variant begins later than a while before these are over.", lower_bound=1)
+JSONL = cli.define_path("jsonl", None, "File to which one record per figure is appended.", local=True)
 DTYPE = flags.DEFINE_enum("dtype", "bfloat16", ["bfloat16", "float32"], "Of activations and of the ceiling's product.")
 CEILING = flags.DEFINE_integer("ceiling", 8192, "Size of the square product that is the matmul ceiling.", lower_bound=1)
 STEPS = flags.DEFINE_integer("steps", 8, "Steps of a round.", lower_bound=1)
@@ -219,6 +220,8 @@ def measure(variants: list[Variant], say: Callable[[dict[str, Any]], None], dead
 def main() -> None:
   deadline = time.monotonic() + SECONDS.value
   variants = [parse_variant(text) for text in WHICH.value]
+  if JSONL.value is not None:
+    check_file(Path(JSONL.value), "--jsonl")
   about = {"device": jax.devices()[0].device_kind, "hardware": hardware(), "versions": library_versions()}
   print(f"{cli.command_line()}\n{about['device']}; {about['hardware']}", flush=True)
 

@@ -21,7 +21,7 @@ BATCH = flags.DEFINE_integer("batch", 1, "Prompts that are answered together.", 
 PROMPT = flags.DEFINE_integer("prompt", 256, "Tokens of a prompt.", lower_bound=2)
 NEW_TOKENS = flags.DEFINE_integer("new_tokens", 128, "Tokens of an answer.", lower_bound=2)
 ROUNDS = flags.DEFINE_integer("rounds", 5, "Times that the sides take turns.", lower_bound=1)
-JSON = cli.define_path("json", None, "Also write the figures to this file, which must not exist.")
+JSON = cli.define_path("json", None, "Also write the figures to this file, which must not exist.", local=True)
 
 
 def main() -> None:

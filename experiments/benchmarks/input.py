@@ -16,6 +16,8 @@ from drope_jax.config import DataConfig
 from drope_jax.data.corpus import build_corpus
 from drope_jax.data.docstrings import gather
 from drope_jax.data.pipeline import SHUFFLED_BATCHES
+from drope_jax.data.sources import source_at
+from drope_jax.data.tokenizers import load_tokenizer
 from drope_jax.serialization import to_dict
 from experiments.benchmarks import measuring
 from experiments.benchmarks.figures import INPUT_HEADER, input_figures, input_row
@@ -33,12 +35,15 @@ ROUNDS = flags.DEFINE_integer("rounds", 5, "Times that the measurements take tur
 STEPS = flags.DEFINE_integer(
   "steps", SHUFFLED_BATCHES, "Steps of a turn; fewer may miss when rows are read.", lower_bound=1
 )
-JSON = cli.define_path("json", None, "Also write the figures to this file, which must not exist.")
+JSON = cli.define_path("json", None, "Also write the figures to this file, which must not exist.", local=True)
 
 
 def main() -> None:
   measuring.check_free(JSON.value)
   shapes = {name: shape_named(name) for name in SHAPES.value}
+  load_tokenizer(TOKENIZER.value)  # what is not there is named before anything is made
+  if DATASET.value is not None:
+    source_at(DATASET.value)
   found, lines, everyone = {}, [], []
   with tempfile.TemporaryDirectory() as folder:
     directory = DATASET.value or str(build_corpus(Path(folder) / "corpus", {"train": gather()}))

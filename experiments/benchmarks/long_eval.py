@@ -24,7 +24,7 @@ SIDES = cli.define_list("sides", list(MODULES), f"Any of {', '.join(MODULES)}.")
 SHAPE = flags.DEFINE_string("shapes", "smollm2_135m", "One of experiments/benchmarks/shapes.py.")
 CHECKPOINT = cli.define_path("checkpoint", None, "Workdir of a run, or an imported model, in place of --shapes.")
 ROUNDS = flags.DEFINE_integer("rounds", 1, "Times that each length is measured.", lower_bound=1)
-JSON = cli.define_path("json", None, "Also write the figures to this file, which must not exist.")
+JSON = cli.define_path("json", None, "Also write the figures to this file, which must not exist.", local=True)
 
 
 def read_lengths(texts: list[str]) -> list[int]:

@@ -21,6 +21,7 @@ from typing import Any, NamedTuple
 
 from drope_jax import cli, cpu
 from drope_jax.errors import ConfigError
+from drope_jax.files import check_file
 
 SETTINGS = (
   "JAX_NUM_CPU_DEVICES",
@@ -186,6 +187,8 @@ def check_free(path: str | None) -> None:
   """Raises ConfigError if the file of --json is there, before anything is measured."""
   if path is not None and Path(path).exists():
     raise ConfigError(f"--json: {path} exists; name another file")
+  if path is not None:
+    check_file(Path(path), "--json")
 
 
 def finish(

@@ -29,9 +29,9 @@ ROUNDS = flags.DEFINE_integer("rounds", 5, "Times that the sides take turns.", l
 STEPS = flags.DEFINE_integer("steps", 2, "Steps of a turn.", lower_bound=1)
 BATCH = flags.DEFINE_integer("batch", None, "Rows of a step; the shape's own by default.", lower_bound=1)
 SCAN = flags.DEFINE_bool("scan", False, "Ours with its layers scanned; by default they are unrolled.")
-REMAT = flags.DEFINE_string("remat", "none", "Of ours: none, dots or full.")
+REMAT = flags.DEFINE_enum("remat", "none", ["none", "dots", "full"], "Of ours.")
 PLATFORM = flags.DEFINE_enum("platform", "cpu", sorted(CEILING), "Where both sides compute.")
-JSON = cli.define_path("json", None, "Also write the figures to this file, which must not exist.")
+JSON = cli.define_path("json", None, "Also write the figures to this file, which must not exist.", local=True)
 
 
 def jobs(shape: Shape, sides: list[str], platform: str, compute: dict[str, Any]) -> dict[str, tuple[str, dict]]:

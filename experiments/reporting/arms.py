@@ -7,6 +7,7 @@ import numpy as np
 
 from drope_jax.config import InitConfig
 from drope_jax.evaluate.methods import METHODS, allowed_methods
+from drope_jax.markdown import code, plain
 from drope_jax.transitions import Transition
 from experiments.plan import Arm, Row
 from experiments.reporting.records import Records, Run
@@ -77,18 +78,18 @@ def about(transition: Transition) -> str:
 def described(records: Records, row: Row) -> str:
   """What a row is: its run, and what the method does to it."""
   run = records.runs.get(row.run)
-  parts = [f"`{row.run}`" if run is None else _run(run)]
+  parts = [code(row.run) if run is None else _run(run)]
   text, _, c = row.method.partition("+")
   name, _, number = text.partition(":")
   if not row.plain:
-    parts.append(f"with {METHODS.get(name, f'method `{name}`')}" + (f", {number}" if number else ""))
+    parts.append(f"with {METHODS.get(name, f'method {code(name)}')}" + (f", {plain(number)}" if number else ""))
   if c:
-    parts.append(f"at β = 1 + {c}·ln s")
+    parts.append(f"at β = 1 + {plain(c)}·ln s")
   return "; ".join(parts)
 
 
 def _run(run: Run) -> str:
-  model = f"the pretrained model (`{run.name}`)" if run.pretrained is not None else f"`{run.name}`"
+  model = f"the pretrained model ({code(run.name)})" if run.pretrained is not None else code(run.name)
   if run.pretrained is not None and is_control(run):
     return f"{model} as it is"
   names = {CONTROL: "the control", "DroPE": "DroPE, the paper's method"}

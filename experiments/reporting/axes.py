@@ -32,6 +32,7 @@ SPARE_LOOKS = (
 )  # fmt: skip
 STYLE: dict[Any, Any] = {
   "font.size": 10, "axes.titlesize": 11, "axes.titleweight": "bold", "axes.titlelocation": "left",
+  "text.parse_math": False,
   "axes.spines.top": False, "axes.spines.right": False, "axes.edgecolor": "#555555", "axes.labelcolor": "#333333",
   "xtick.color": "#555555", "ytick.color": "#555555", "axes.grid": True, "axes.axisbelow": True,
   "grid.color": "#e4e4e4", "grid.linewidth": 0.8, "legend.frameon": False, "figure.facecolor": "white",

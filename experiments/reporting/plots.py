@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import matplotlib.pyplot as plt
 
+from drope_jax.markdown import plain
 from experiments.reporting import measured_plots, training_plots
 from experiments.reporting.axes import STYLE
 from experiments.reporting.records import Records
@@ -20,7 +21,7 @@ class Picture(NamedTuple):
 
   @property
   def markdown(self) -> str:
-    return f"![{self.caption}]({self.name})\n\n*{self.caption}*"
+    return f"![{plain(self.caption)}]({self.name})\n\n*{plain(self.caption)}*"
 
 
 SUMMARY = Picture("summary.png", "What was measured, against length. Shaded: the training context. Bars: 95 %.")

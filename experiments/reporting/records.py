@@ -1,7 +1,6 @@
 """What a report is written from: study.json, the runs' records and results.jsonl, read and checked."""
 
 import dataclasses
-import json
 import math
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -21,6 +20,7 @@ from drope_jax.parameters import count_parameters
 from drope_jax.serialization import from_dict, load_config
 from drope_jax.transitions import Transition
 from experiments.plan import Arm, Pretrained, Row, run_directory
+from experiments.reporting.stored import check_record, read_description, read_json
 
 Part = tuple[str, str | None, At]  # metric, by, at of a figure
 _MODEL_SETTINGS = {"step", "weights", "beta"}  # settings that tell models apart, and not samples
@@ -180,25 +180,22 @@ def read_study(directory: Path) -> Records:
   Raises:
     ReportError: a file is missing, empty or malformed; runs that have not begun are no error.
   """
-  path = directory / "study.json"
-  data = _study_json(path)
-  try:
-    arms = tuple(Arm(arm["label"], tuple(arm["runs"])) for arm in data["arms"])
-    rows = tuple(Row(row["run"], row["method"], row["label"]) for row in data["rows"])
-  except KeyError as error:
-    raise ReportError(f"{path}: an arm or a row lacks {error}") from error
-  _check_names(path, arms, rows)
-  pretrained = data.get("pretrained", {})
+  said = read_description(directory / "study.json")
   measured = _measured(_read_results(directory / "results.jsonl"))
-  names = dict.fromkeys(name for arm in arms for name in arm.runs)
+  names = dict.fromkeys(name for arm in said.arms for name in arm.runs)
   return Records(
     directory=directory,
-    **{name: data[name] for name in ("title", "command", "seed", "train_context", "machine", "versions")},
-    seconds=data.get("seconds"),
-    spread=data.get("spread", ""),
-    arms=arms,
-    rows=_with_others(rows, measured),
-    runs={name: _read_run(run_directory(directory, name), name, pretrained.get(name)) for name in names},
+    title=said.title,
+    command=said.command,
+    seed=said.seed,
+    train_context=said.train_context,
+    machine=said.machine,
+    versions=said.versions,
+    seconds=said.seconds,
+    spread=said.spread,
+    arms=said.arms,
+    rows=_with_others(said.rows, measured),
+    runs={name: _read_run(run_directory(directory, name), name, said.pretrained.get(name)) for name in names},
     measured=measured,
   )
 
@@ -235,13 +232,15 @@ def read_run(directory: Path) -> Records:
   run = _read_run(directory, name, None)
   if run.config is None:
     raise ReportError(f"{directory / 'config.json'}: is missing; is this the workdir of a run?")
+  if not run.metrics and not (directory / "results.jsonl").exists():
+    raise ReportError(f"{directory / 'metrics.jsonl'}: holds no record; nothing has been trained yet")
   seen = read_evaluation(directory) if (directory / "results.jsonl").exists() else None
   return Records(
     directory=directory,
     title=f"Run {name}",
     train_context=run.config.data.context,
     seed=run.config.seed,
-    versions=json.loads((directory / "config.json").read_text()).get("versions", {}),
+    versions=_versions(directory / "config.json"),
     arms=(Arm(name, (name,)),),
     runs={name: run},
     rows=() if seen is None else seen.rows,
@@ -249,21 +248,12 @@ def read_run(directory: Path) -> Records:
   )
 
 
-# What study.json must have; it may have `seconds`, `pretrained` and `spread`.
-STUDY_FIELDS = ("title", "command", "seed", "train_context", "machine", "versions", "arms", "rows")
-
-
-def _study_json(path: Path) -> dict[str, Any]:
-  try:
-    data = json.loads(path.read_text())
-  except OSError as error:
-    raise ReportError(f"{path}: cannot be read ({error.strerror}); is this the workdir of a study?") from error
-  except json.JSONDecodeError as error:
-    raise ReportError(f"{path}: not JSON ({error})") from error
-  missing = [name for name in STUDY_FIELDS if name not in data]
-  if missing:
-    raise ReportError(f"{path}: {missing[0]} is missing")
-  return data
+def _versions(path: Path) -> dict[str, str]:
+  """The versions of libraries in a config.json; none in one that does not record them."""
+  found = read_json(path).get("versions", {})
+  if not isinstance(found, dict):
+    raise ReportError(f"{path}: versions is {found!r}; it must be an object")
+  return found
 
 
 def _read_run(directory: Path, name: str, pretrained: dict[str, Any] | None) -> Run:
@@ -280,6 +270,8 @@ def _read_run(directory: Path, name: str, pretrained: dict[str, Any] | None) -> 
   except ConfigError as error:
     raise ReportError(str(error)) from error
   records = read_json_lines(metrics, torn="skip") if metrics.exists() else []
+  for number, record in enumerate(records, 1):
+    check_record(metrics, number, record)
   training = tuple(filter(is_training, records))
   heldout = tuple(record for record in records if record.get("kind") == "eval")
   return Run(name, config, training, heldout, None if config is None else config.model)
@@ -354,13 +346,3 @@ def _with_others(rows: Sequence[Row], measured: Iterable[tuple[str, str, str]]) 
   named = {(row.run, row.method) for row in rows}
   others = dict.fromkeys((run, method) for run, method, task in measured if task != FIT_TASK)
   return (*rows, *(Row(run, method, f"{run}, {method}") for run, method in others if (run, method) not in named))
-
-
-def _check_names(path: Path, arms: Sequence[Arm], rows: Sequence[Row]) -> None:
-  known = {run for arm in arms for run in arm.runs}
-  for arm in arms:
-    if not arm.runs:
-      raise ReportError(f"{path}: arm {arm.label!r} has no runs")
-  for row in rows:
-    if row.run not in known:
-      raise ReportError(f"{path}: row {row.label!r} is of run {row.run!r}, which no arm names")

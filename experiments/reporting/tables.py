@@ -1,22 +1,25 @@
 """The tables of what was measured, as Markdown: for each task and metric, as a whole and by its parts."""
 
 import math
+import re
 from collections.abc import Iterable, Sequence
 
 from drope_jax.evaluate.figures import BETA, BITS_PER_BYTE, LOSS, At, Figure
+from drope_jax.markdown import plain
 from experiments.plan import Row
 from experiments.reporting.level import standings
 from experiments.reporting.records import Records
 
 MISSING = "–"
 LEVEL = "level with the best"
+_BAR = re.compile(r"(?<!\\)\|")  # that would end a cell
 
 
 def markdown_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
   """A table whose first column is text and whose others are numbers."""
 
   def line(cells: Sequence[str]) -> str:
-    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
+    return "| " + " | ".join(_BAR.sub(r"\|", cell) for cell in cells) + " |"
 
   return "\n".join([line(header), "|" + "|".join([":--", *["--:"] * (len(header) - 1)]) + "|", *map(line, rows)])
 
@@ -79,8 +82,8 @@ def results_table(records: Records, task: str, metric: str, as_perplexity: bool 
     n = _shared_n(found[context].values())
     return show_length(records, context) + ("" if n is None else f", n = {n:,}")
 
-  header = ["perplexity" if as_perplexity else metric, *map(heading, contexts), *([LEVEL] if standing else [])]
-  lines = [[row.label, *(cell(row, c) for c in contexts), *([level(row)] if standing else [])] for row in rows]
+  header = ["perplexity" if as_perplexity else plain(metric), *map(heading, contexts), *([LEVEL] if standing else [])]
+  lines = [[plain(row.label), *(cell(row, c) for c in contexts), *([level(row)] if standing else [])] for row in rows]
   return markdown_table(header, lines)
 
 
@@ -122,7 +125,7 @@ def parts_table(records: Records, task: str, metric: str, by: str) -> str:
   as_perplexity = metric == LOSS and is_text(records, task)
   every = sorted({at for found in by_row.values() for at in found}, key=start_of)
   name = "perplexity" if as_perplexity else metric
-  header = [f"{name} by {by}, at {show_length(records, context)}", *(row.label for row in by_row)]
+  header = [plain(f"{name} by {by}, at {show_length(records, context)}"), *(plain(row.label) for row in by_row)]
   lines = [[show_at(at), *(_value(found.get(at), as_perplexity) for found in by_row.values())] for at in every]
   return markdown_table(header, lines)
 
@@ -132,7 +135,7 @@ def betas_table(records: Records) -> str | None:
   contexts = records.contexts(*records.tasks)
   found = {row: [_beta(records, row, context) for context in contexts] for row in records.rows}
   lines = [
-    [row.label, *(MISSING if beta is None else f"{beta:.3f}" for beta in betas)]
+    [plain(row.label), *(MISSING if beta is None else f"{beta:.3f}" for beta in betas)]
     for row, betas in found.items()
     if any(beta not in (None, 1.0) for beta in betas)
   ]

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 from drope_jax.drope import FROM_SCRATCH_COEFFICIENT, SMOLLM_COEFFICIENT, temperature
 from drope_jax.evaluate.coefficient import FIT_TASK
 from drope_jax.evaluate.figures import BETA, LOSS, Figure
+from drope_jax.markdown import code, plain
 from drope_jax.serialization import to_dict
 from drope_jax.transitions import Keep
 from experiments.reporting import arms
@@ -41,7 +42,7 @@ def runs_table(records: Records) -> str:
 
 def _of_run(run: Run) -> list[str]:
   parameters = MISSING if run.parameters is None else f"{run.parameters:,}"
-  cells = [f"`{run.name}`", _start(run), parameters]
+  cells = [code(run.name), _start(run), parameters]
   last = run.last
   if last is None:
     return [*cells, *[MISSING] * 6]
@@ -58,7 +59,7 @@ def _start(run: Run) -> str:
   init = run.config.init
   if init is None:
     return "scratch"
-  parts = [f"`{Path(init.checkpoint).name}`" + ("" if init.step is None else f" at step {init.step:,}")]
+  parts = [code(Path(init.checkpoint).name) + ("" if init.step is None else f" at step {init.step:,}")]
   parts += [] if init.transition == Keep() else [arms.kind(run)]
   parts += ["QK-norm inserted"] if init.qk_norm is not None else []
   return ", ".join(parts)
@@ -72,7 +73,7 @@ def _median(run: Run, field: str, times: float, form: str, unit: str = "") -> st
 def arms_described(records: Records) -> str:
   """The training tokens of each arm, which a fair comparison wants equal."""
   trained = [arm for arm in records.arms if records.runs[arm.runs[-1]].pretrained is None]
-  totals = {arm.label: records.arm_tokens(arm) for arm in trained}
+  totals = {plain(arm.label): records.arm_tokens(arm) for arm in trained}
   shown = [f"{label} {MISSING if total is None else show_count(total)}" for label, total in totals.items()]
   return f"Training tokens of each arm, from scratch to its end: {', '.join(shown)}."
 
@@ -81,7 +82,8 @@ def pretrained_described(records: Records) -> str:
   """A bullet for each checkpoint that was measured without training."""
   found = {run.pretrained.checkpoint: run for run in records.runs.values() if run.pretrained is not None}
   return "\n".join(
-    f"- `{path}`: {run.parameters:,} parameters, trained {arms.embedding_of(run)}, at {records.train_context:,} tokens."
+    f"- {code(path)}: {run.parameters:,} parameters, trained {arms.embedding_of(run)}, "
+    f"at {records.train_context:,} tokens."
     for path, run in found.items()
   )
 
@@ -100,7 +102,7 @@ def heldout_table(records: Records) -> str | None:
     at, gaps = arms.gap_curve(records, run)
     gap = f"{gaps[-1]:+.3f}" if len(gaps) else MISSING
     gap += f" (at {show_count(at[-1])} tokens)" if len(gaps) and at[-1] != tokens[-1] else ""
-    cells = [arm.label, arms.kind(run), show_count(tokens[-1]), f"{losses[0]:.3f}", f"{losses[-1]:.3f}", gap]
+    cells = [plain(arm.label), arms.kind(run), show_count(tokens[-1]), f"{losses[0]:.3f}", f"{losses[-1]:.3f}", gap]
     lines.append(cells)
   header = ["arm", "what it is", "tokens", "held-out loss at its start", "at its end", "less the control's"]
   return markdown_table(header, lines) if lines else None
@@ -178,10 +180,10 @@ def config_table(run: Run) -> str:
   def flat(data: dict[str, Any], path: str) -> Iterator[tuple[str, str]]:
     for name, value in data.items():
       if isinstance(value, dict):
-        yield (path + name, f"`{value['type']}`") if "type" in value else (path + name, "")
+        yield (path + name, code(value["type"])) if "type" in value else (path + name, "")
         yield from flat({key: one for key, one in value.items() if key != "type"}, f"{path}{name}.")
       else:
-        yield path + name, f"`{value}`"
+        yield path + name, code(str(value))
 
   settings = {key: value for key, value in to_dict(run.config).items() if key != "type"}
   return markdown_table(["setting", "value"], flat(settings, ""))

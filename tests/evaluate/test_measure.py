@@ -175,7 +175,7 @@ def test_a_figure_that_is_not_finite_ends_it_with_one_line(tmp_path, loaded):
 def test_what_cannot_be_measured_is_refused_before_anything_is(tmp_path, loaded):
   out, data = tmp_path / "results.jsonl", EvalData(tokenizer=TOKENIZER, longest=64)
   task = Counting("one")
-  with pytest.raises(ConfigError, match="one: too short"):
+  with pytest.raises(ConfigError, match="one at 1 tokens: too short"):
     evaluate("run", loaded, ["nope"], [16, 1], [task], data, out)
   with pytest.raises(ConfigError, match="method 'rope' is impossible"):
     evaluate("run", loaded, ["nope", "rope"], [16], [task], data, out)

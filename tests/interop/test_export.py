@@ -188,7 +188,7 @@ def test_the_tokenizer_goes_along(tmp_path):
 
 def write_run(config, directory):
   """What a run of `config` leaves of its last step, as far as an export reads it."""
-  meta = {"step": config.steps, "tokens": 128 * config.steps, "config": to_dict(config)}
+  meta = {"step": config.steps, "tokens": 128 * config.steps, "seconds": 0.0, "config": to_dict(config), "versions": {}}
   items = {"params": ocp.args.StandardSave(random_params(config.model)), "meta": ocp.args.JsonSave(meta)}
   with saving.writing(directory, config) as manager:
     manager.save(config.steps, args=ocp.args.Composite(**items))
@@ -367,7 +367,7 @@ def test_a_url_is_refused(directory, target, tmp_path, capsys, monkeypatch):
   write_checkpoint(SHAPE, tmp_path / "run")
   before = contents(tmp_path)
   assert main(["export", directory, target]) == 2
-  assert capsys.readouterr().err.startswith("error: gs://bucket/")
+  assert "gs://bucket/" in capsys.readouterr().err
   assert contents(tmp_path) == before and not (tmp_path / "gs:").exists()
 
 

@@ -292,7 +292,7 @@ def test_a_url_is_refused(given, folder, tmp_path, capsys, monkeypatch):
   named = {"source": folder, "directory": "imported", "tokenizer": folder, given: "gs://bucket/x"}
   arguments = [named["source"], named["directory"], f"--tokenizer={named['tokenizer']}"]
   status, error = error_of(capsys, "import", *arguments)
-  assert status == 2 and error.startswith("error: gs://bucket/x: a URL")
+  assert status == 2 and "gs://bucket/x: a URL" in error
   assert not list(tmp_path.iterdir())
 
 

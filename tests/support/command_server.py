@@ -8,6 +8,7 @@ The answer is a line with the exit status, stdout and stderr.
 import json
 import os
 import runpy
+import select
 import signal
 import sys
 import tempfile
@@ -27,7 +28,7 @@ import drope_jax.generation
 import drope_jax.train  # noqa: F401
 import experiments.study  # noqa: F401
 
-LONGEST_SECONDS = 240  # that a command whose end is asked for may take
+LONGEST_SECONDS = 240  # that a command may take; then it is killed
 
 
 def start(module: str, *arguments: str) -> None:
@@ -53,6 +54,8 @@ def wait(child: int, terminate_at: str | None) -> int:
       os.kill(child, signal.SIGTERM)
       break
     time.sleep(0.02)
+  if not select.select([os.pidfd_open(child)], [], [], LONGEST_SECONDS)[0]:
+    os.kill(child, signal.SIGKILL)
   return os.waitpid(child, 0)[1]
 
 

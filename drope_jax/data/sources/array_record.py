@@ -1,7 +1,8 @@
 """ArrayRecord files, opened with care: of a file that is cut off, its C++ reader tells in its own way."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 from array_record.python import array_record_data_source, array_record_module
 from etils import epath
@@ -32,7 +33,7 @@ class _Records(Sequence[bytes]):
     return len(self.source)
 
   def __getitem__(self, index: int) -> bytes:  # type: ignore[override]
-    return self.source[index]
+    return read_record(self.source, index, self.where)
 
   def where(self, index: int) -> str:
     for path, count in zip(self.paths, self.counts, strict=True):
@@ -40,6 +41,14 @@ class _Records(Sequence[bytes]):
         return f"{path}, record {index}"
       index -= count
     raise IndexError(index)
+
+
+def read_record(source: Any, index: int, where: Callable[[int], str]) -> Any:
+  """A record. Raises DataError, naming where it lies, if it is not as it was written, which its hash tells."""
+  try:
+    return source[index]
+  except RuntimeError as error:
+    raise DataError(f"{where(index)}: is damaged; copy the file again ({str(error).splitlines()[0]})") from error
 
 
 def count_records(path: epath.Path) -> int:

@@ -1,6 +1,7 @@
 """Datasets prepared by TFDS, read without TensorFlow."""
 
 import dataclasses
+import json
 import os
 import re
 import struct
@@ -11,8 +12,9 @@ from typing import Any
 import numpy as np
 import tensorflow_datasets as tfds
 from etils import epath
+from google.protobuf import json_format
 
-from drope_jax.data.sources.array_record import count_records
+from drope_jax.data.sources.array_record import count_records, read_record
 from drope_jax.data.sources.files import FileBytes
 from drope_jax.data.sources.source import Source
 from drope_jax.errors import ConfigError, DataError
@@ -41,9 +43,10 @@ class TFDS(Source):
     directory = prepared_directory(self.dataset)
     if directory is None:
       raise ConfigError(f"{self.dataset}: no dataset here (there is no {INFO})")
+    _check_features(directory / "features.json")
     try:
       builder = tfds.builder_from_directory(str(directory))
-    except (OSError, KeyError, ValueError) as error:
+    except (OSError, KeyError, TypeError, ValueError, json_format.ParseError) as error:
       raise DataError(f"{directory}: its {INFO} or features.json cannot be read; copy it again ({error})") from error
     file_format = builder.info.file_format.value
     if file_format not in ("array_record", "tfrecord"):
@@ -71,6 +74,22 @@ class TFDS(Source):
       if count != shard.examples_in_shard:
         raise DataError(f"{shard.filename}: holds {count} of {shard.examples_in_shard} records; copy it again")
     return _Examples(source, shards, self.feature)
+
+
+def _check_features(path: epath.Path) -> None:
+  """Raises DataError if a features.json names a class that is not TFDS's own: TFDS would import it, and run code."""
+  try:
+    pending = [json.loads(path.read_text())]
+  except (OSError, ValueError, RecursionError) as error:
+    raise DataError(f"{path}: cannot be read; copy it again ({error})") from error
+  while pending:
+    data = pending.pop()
+    if isinstance(data, dict):
+      for key in ("pythonClassName", "python_class_name", "type"):  # of both spellings of protobuf, and of old files
+        name = data.get(key)
+        if isinstance(name, str) and not name.startswith("tensorflow_datasets."):
+          raise DataError(f"{path}: names the class {name}, and not one of tensorflow_datasets; it is not imported")
+    pending += data.values() if isinstance(data, dict) else data if isinstance(data, list) else []
 
 
 def prepared_directory(dataset: str) -> epath.Path | None:
@@ -122,7 +141,7 @@ class _Examples(_Sharded):
     self.source = source
 
   def __getitem__(self, index: int) -> Any:  # type: ignore[override]
-    return self._text(self.source[index], index)
+    return self._text(read_record(self.source, index, self.where), index)
 
 
 class _TFRecords(_Sharded):

@@ -17,7 +17,7 @@ from drope_jax.evaluate.tasks import (  # noqa: F401
   perplexity,
   ruler,
 )
-from drope_jax.values import members, recorded_name
+from drope_jax.values import find, is_recorded_name, members, recorded_name
 
 DEFAULT = ("perplexity", "needles")
 
@@ -60,7 +60,7 @@ def make_tasks(names: Sequence[str], data: EvalData) -> list[Task]:
   groups = task_groups()
   makers: dict[str, type[Task]] = {}
   for name in names:
-    if ":" in name:
+    if is_recorded_name(name):
       makers |= _of_class(name)
     else:
       makers |= {single: _class_of(single) for single in groups.get(name, (name,))}
@@ -69,12 +69,7 @@ def make_tasks(names: Sequence[str], data: EvalData) -> list[Task]:
 
 def _of_class(recorded: str) -> dict[str, type[Task]]:
   """The tasks of the class that is recorded by this name, as `module:Class`."""
-  cls = members(Task).get(recorded)
-  if cls is None:
-    module = recorded.partition(":")[0]
-    raise ConfigError(
-      f"task is {recorded!r}, which is not imported: import {module} first (in commands, --import={module})"
-    )
+  cls: type[Task] = find(members(Task), recorded, "task")
   if not cls.names():
     raise ConfigError(f"task is {recorded!r}, whose class has no `name`")
   return dict.fromkeys(cls.names(), cls)

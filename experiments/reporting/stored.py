@@ -1,0 +1,98 @@
+"""study.json and the records of metrics.jsonl, as they must be for a report: fields of another type are named."""
+
+import dataclasses
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from drope_jax.errors import ConfigError, ReportError
+from drope_jax.metrics import is_training
+from drope_jax.serialization import from_dict
+from experiments.plan import Arm, Row
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Description:
+  """What study.json says of a study; it may say more."""
+
+  title: str
+  command: str
+  seed: int
+  train_context: int
+  machine: str
+  versions: dict
+  arms: tuple[Arm, ...]
+  rows: tuple[Row, ...]
+  seconds: float | None = None
+  pretrained: dict = dataclasses.field(default_factory=dict)
+  spread: str = ""
+
+  def __post_init__(self) -> None:
+    if self.train_context < 1:
+      raise ConfigError(f"train_context is {self.train_context}; it must be at least 1")
+
+
+# Of a record of training steps, and of one on held-out text.
+_NUMBER = int | float
+_TRAINING: dict[str, Any] = {"step": int, "tokens": int, "loss": _NUMBER, "seconds": _NUMBER}
+_HELDOUT: dict[str, Any] = {"step": int, "extension": _NUMBER, "loss": _NUMBER}
+
+
+def read_json(path: Path) -> dict[str, Any]:
+  """The object in a JSON file. Raises ReportError naming a file that holds none."""
+  try:
+    data = json.loads(path.read_text(encoding="utf-8"))
+  except OSError as error:
+    raise ReportError(f"{path}: cannot be read ({error.strerror}); is this the workdir of a study?") from error
+  except (ValueError, RecursionError) as error:
+    raise ReportError(f"{path}: not JSON ({error})") from error
+  if not isinstance(data, dict):
+    raise ReportError(f"{path}: holds no JSON object")
+  return data
+
+
+def read_description(path: Path) -> Description:
+  """What a study.json says. Raises ReportError naming the file, and a field that is missing or mistyped."""
+  data = _known(Description, read_json(path))
+  for name, cls in (("arms", Arm), ("rows", Row)):  # of which earlier versions said more
+    if isinstance(data.get(name), list):
+      data[name] = [_known(cls, one) for one in data[name]]
+  try:
+    found = from_dict(Description, data, "study")
+  except ConfigError as error:
+    raise ReportError(f"{path}: {str(error).removeprefix('study.')}") from error
+  _check_names(path, found.arms, found.rows)
+  for name, run in found.pretrained.items():
+    if not isinstance(run, dict):
+      raise ReportError(f"{path}: pretrained.{name} is {run!r}; it must be an object")
+  return found
+
+
+def _known(cls: type[Any], data: Any) -> Any:
+  """The fields of a class alone, of an object; anything else as it is."""
+  if not isinstance(data, dict):
+    return data
+  return {field.name: data[field.name] for field in dataclasses.fields(cls) if field.name in data}
+
+
+def _check_names(path: Path, arms: Sequence[Arm], rows: Sequence[Row]) -> None:
+  known = {run for arm in arms for run in arm.runs}
+  for arm in arms:
+    if not arm.runs:
+      raise ReportError(f"{path}: arm {arm.label!r} has no runs")
+  for row in rows:
+    if row.run not in known:
+      raise ReportError(f"{path}: row {row.label!r} is of run {row.run!r}, which no arm names")
+
+
+def check_record(path: Path, number: int, record: Any) -> None:
+  """Raises ReportError naming a record of metrics.jsonl, of training or on held-out text, that a report cannot use."""
+  if not isinstance(record, dict):
+    raise ReportError(f"{path}: record {number} is no object")
+  if not is_training(record) and record["kind"] != "eval":
+    return
+  for name, kind in (_TRAINING if is_training(record) else _HELDOUT).items():
+    value: Any = record.get(name)
+    if not isinstance(value, kind) or isinstance(value, bool) or (name != "loss" and value < 0):
+      raise ReportError(f"{path}: record {number} has {name} = {value!r}; it must be a number")
