@@ -12,22 +12,19 @@ from typing import Any
 import tokenizers
 from tokenizers import decoders, models, normalizers, pre_tokenizers
 
+from drope_jax.data.cuts import LLAMA3_SPLIT, QWEN2_SPLIT
 from drope_jax.data.tokenizers import Tokenizer
 from drope_jax.errors import ConfigError
 
 # What `tokenizer.ggml.pre` stands for: how text is cut before byte-level BPE merges.
-_QWEN2_SPLIT = (
-  r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-)
-_LLAMA3_SPLIT = _QWEN2_SPLIT.replace(r"|\p{N}|", r"|\p{N}{1,3}|")
 CUTS = {
   "smollm": [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)],
   "qwen2": [
-    pre_tokenizers.Split(tokenizers.Regex(_QWEN2_SPLIT), "isolated"),
+    pre_tokenizers.Split(tokenizers.Regex(QWEN2_SPLIT), "isolated"),
     pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
   ],
   "llama-bpe": [
-    pre_tokenizers.Split(tokenizers.Regex(_LLAMA3_SPLIT), "isolated"),
+    pre_tokenizers.Split(tokenizers.Regex(LLAMA3_SPLIT), "isolated"),
     pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
   ],
 }
