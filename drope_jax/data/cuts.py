@@ -81,11 +81,16 @@ def _flat(part: Mapping[str, Any] | None, parts: str) -> list[Mapping[str, Any]]
 
 def _split_between_words(splits: list[Mapping[str, Any]]) -> bool:
   """Whether a text is split before a single space or newline between words; what follows works on the pieces alone."""
-  part = next((part for part in splits if part["type"] != "Digits"), {"type": None})
-  if part["type"] == "ByteLevel":
-    return part["use_regex"]
-  known = part["type"] == "Split" and part["pattern"].get("Regex") in _SPLITS
-  return known and part["behavior"] == "Isolated" and not part["invert"]
+  first = [part for part in splits if part["type"] != "Digits"][:1]
+  return any(_known(part) for part in first)
+
+
+def _known(split: Mapping[str, Any]) -> bool:
+  if split["type"] == "ByteLevel":
+    return bool(split["use_regex"])
+  if split["type"] != "Split" or split["behavior"] != "Isolated" or split["invert"]:
+    return False
+  return split["pattern"].get("Regex") in _SPLITS
 
 
 def _sentencepiece(normalizers: list[Mapping[str, Any]], splits: list[Mapping[str, Any]]) -> Cuts | None:

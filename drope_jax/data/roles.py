@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import tokenizers
 
-from drope_jax.errors import ConfigError
+from drope_jax.errors import ConfigError, FileError
 
 # What released models call them, for a tokenizer.json that comes alone.
 KNOWN_EOS = ("<|endoftext|>", "<|end_of_text|>", "</s>", "<eos>", "<|im_end|>")
@@ -53,8 +53,8 @@ def read_roles(tokenizer: tokenizers.Tokenizer, file: Path, eos: str | None = No
     bos: likewise the token that begins one.
 
   Raises:
-    ConfigError: naming the file that cannot be read, names a token that is not in the vocabulary, or if nothing says
-      which token ends a document.
+    FileError: naming the file that cannot be read.
+    ConfigError: if a file names a token that is not in the vocabulary, or nothing says which token ends a document.
   """
   config = read_object(file.with_name(ROLES))
   tokens_map, model = read_object(file.with_name(TOKENS_MAP)), read_object(file.with_name("config.json"))
@@ -140,30 +140,30 @@ def _chat_template(config: Mapping[str, Any], file: Path) -> str | None:
 
 
 def read_object(path: Path) -> dict[str, Any]:
-  """The object in a JSON file, or an empty one if the file is missing. Raises ConfigError naming one that has none."""
+  """The object in a JSON file, or an empty one if the file is missing. Raises FileError naming one that has none."""
   if not path.exists():
     return {}
   text = read_text(path)
   try:
     data = json.loads(text)
   except (ValueError, RecursionError) as error:
-    raise ConfigError(f"{path}: not readable ({error})") from error
+    raise FileError(f"{path}: not readable as JSON ({error})") from error
   if not isinstance(data, dict):
-    raise ConfigError(f"{path}: holds no JSON object")
+    raise FileError(f"{path}: holds no JSON object, {{...}}")
   return data
 
 
 def read_text(path: Path) -> str:
-  """A file's text. Raises ConfigError naming one that is not UTF-8, or is a pointer of Git LFS."""
+  """A file's text. Raises FileError naming one that is not UTF-8, or is a pointer of Git LFS."""
   try:
     content = path.read_bytes()
     refuse_pointer(content, path)
     return content.decode("utf-8-sig")
   except (OSError, UnicodeDecodeError) as error:
-    raise ConfigError(f"{path}: not readable ({error})") from error
+    raise FileError(f"{path}: not readable ({error})") from error
 
 
 def refuse_pointer(content: bytes, path: Any) -> None:
-  """Raises ConfigError if a file is the pointer that Git LFS leaves where the file itself was not fetched."""
+  """Raises FileError if a file is the pointer that Git LFS leaves where the file itself was not fetched."""
   if content.startswith(_LFS_POINTER):
-    raise ConfigError(f"{path}: a Git LFS pointer and not the file itself; fetch it with `git lfs pull`")
+    raise FileError(f"{path}: a Git LFS pointer and not the file itself; fetch it with `git lfs pull`")

@@ -28,7 +28,7 @@ from drope_jax.data.roles import (
   token_text,
 )
 from drope_jax.data.token_bytes import TokenBytes
-from drope_jax.errors import ConfigError
+from drope_jax.errors import ConfigError, FileError
 from drope_jax.files import replace_whole
 
 
@@ -100,7 +100,8 @@ class JsonTokenizer:
     bos: likewise the token that begins one.
 
   Raises:
-    ConfigError: naming `path`, if it cannot be read or has no EOS.
+    FileError: naming `path`, or the file beside it, that cannot be read.
+    ConfigError: if it has no EOS.
   """
 
   def __init__(self, path: str | Path, eos: str | None = None, bos: str | None = None):
@@ -159,8 +160,10 @@ def _parsed(file: epath.Path) -> tokenizers.Tokenizer:
   text = read_text(file)
   try:
     return tokenizers.Tokenizer.from_str(text)
-  except Exception as error:  # the library raises nothing narrower
-    raise ConfigError(f"{file}: not a readable tokenizer.json ({error})") from error
+  except BaseException as error:  # the library raises nothing narrower; where it panics, not even an Exception
+    if isinstance(error, Exception) or type(error).__name__ == "PanicException":
+      raise FileError(f"{file}: not a readable tokenizer.json ({error})") from error
+    raise
 
 
 def train_bpe(texts: Iterable[str], vocab_size: int, directory: str | Path, whole: Sequence[str] = ()) -> JsonTokenizer:
@@ -201,10 +204,13 @@ def load_tokenizer(spec: str | Path) -> Tokenizer:
 
   Raises:
     ConfigError: naming the path, if there is none.
+    FileError: if it cannot be read.
   """
   if spec == "byte":
     return ByteTokenizer()
-  path = epath.Path(spec)
+  path = epath.Path(spec).expanduser()
+  if not path.exists():
+    raise ConfigError(f'{path}: there is no such file or directory; name a tokenizer.json, its directory, or "byte"')
   if not path.is_dir():
     return JsonTokenizer(path)
   if (path / "tokenizer.json").exists():

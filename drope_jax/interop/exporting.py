@@ -30,6 +30,8 @@ from drope_jax.model_config import ModelConfig
 from drope_jax.parameters import ParameterSpec, Params
 
 DTYPES = {"float32": np.float32, "bfloat16": ml_dtypes.bfloat16, "float16": np.float16}  # of safetensors
+MOST_TOKENS = 2**31 - 1  # that a length may be, in files and in other programs
+MOST_C = 10.0  # the paper's coefficients are below 0.5
 SHARD_BYTES = 5_000_000_000  # as transformers cuts them
 
 logger = logging.getLogger(__name__)
@@ -79,22 +81,29 @@ def export_model(
   Raises:
     ConfigError: if there is no class for the model, an argument cannot be, or `results` has no figure of the model.
     CheckpointError: if there is no checkpoint, or `target` holds something.
+    FileError: if a file cannot be read or written.
   """
   directory, target = local(directory), local(target)
   check_free(target)
   as_gguf = format == gguf_export.FORMAT
   dtypes = tuple(gguf_export.TYPES if as_gguf else DTYPES)
   dtype = dtype or ("float16" if as_gguf else "float32")
+  if as_gguf:
+    gguf_export.refuse_k_quants(dtype)
   if dtype not in dtypes:
     raise ConfigError(f"dtype is {dtype!r}; allowed: {', '.join(dtypes)}")
-  if target_length is not None and target_length < 1:
-    raise ConfigError(f"target_length is {target_length}; it must be at least 1")
+  if target_length is not None and not 1 <= target_length <= MOST_TOKENS:
+    raise ConfigError(f"target_length is {target_length}; it must be from 1 to {MOST_TOKENS}")
+  if shard_bytes < 1:
+    raise ConfigError(f"shard_bytes is {shard_bytes}; it must be at least 1")
   if c is not None and target_length is None:
     raise ConfigError(f"c is {c}, but beta = 1 + c ln s wants a length: give target_length too")
+  if c is not None and not 0 <= c <= MOST_C:
+    raise ConfigError(f"c is {c}; it must be from 0 to {MOST_C}")
   found = checkpoint.open_step(directory, step)
   model, context = found.model, found.context
   format = gguf_export.architecture_of(model) if as_gguf else choose(format, model)
-  past, measured = history(directory, step), [] if results is None else figures_of(directory, Path(results))
+  past, measured = history(directory, step), [] if results is None else figures_of(directory, local(results))
   tokenizer = load_tokenizer(directory)
   max_position = exported_length(model, context, target_length)
   length = target_length or max_position

@@ -25,8 +25,19 @@ from drope_jax.positions import RoPE
 from drope_jax.scalings import PI, YaRN
 
 FORMAT = "gguf"
-TYPES = {"float32": "F32", "float16": "F16", "bfloat16": "BF16", "q8_0": "Q8_0"}  # of matrices, by --dtype
-_FILE_TYPES = {"F32": 0, "F16": 1, "Q8_0": 7, "BF16": 32}  # general.file_type
+# Of matrices, by --dtype: those that the package gguf can write. K-quants are written by llama.cpp's own tool alone.
+TYPES = {"float32": "F32", "float16": "F16", "bfloat16": "BF16", "q8_0": "Q8_0", "q5_0": "Q5_0", "q4_0": "Q4_0"}
+_FILE_TYPES = {"F32": 0, "F16": 1, "Q4_0": 2, "Q8_0": 7, "Q5_0": 8, "BF16": 32}  # general.file_type
+K_QUANTS = ("q2_k", "q3_k_s", "q3_k_m", "q3_k_l", "q4_k_s", "q4_k_m", "q5_k_s", "q5_k_m", "q6_k")
+
+
+def refuse_k_quants(dtype: str) -> None:
+  """Raises ConfigError for a type of llama.cpp that the package gguf cannot write, saying how to make it."""
+  if dtype.lower() in K_QUANTS:
+    raise ConfigError(
+      f"dtype is {dtype!r}, which the package gguf cannot write; export float16, and run llama.cpp's "
+      f"`llama-quantize model.gguf smaller.gguf {dtype.upper()}`; allowed here: {', '.join(TYPES)}"
+    )
 
 
 def architecture_of(model: ModelConfig) -> str:

@@ -14,9 +14,11 @@ import numpy as np
 
 from drope_jax.errors import ConfigError
 from drope_jax.interop import gguf_tokenizer, rope_freqs
-from drope_jax.interop.sources import refuse_lfs_pointer, sha256
+from drope_jax.interop.gguf_header import Tensor, read_header
+from drope_jax.interop.sources import refuse_lfs_pointer, sha256, shown
 from drope_jax.interop.weights import TABLE
 
+_FLOATS = {"F32": np.float32, "F16": np.float16}  # types that the package takes as what they are, not as bytes
 _INTERLEAVED = {"llama": True, "qwen2": False, "qwen3": False}  # the architectures that are read
 
 # Metadata after "ARCHITECTURE." and its key in a config.json; what is not listed here or in _read_config is refused.
@@ -49,6 +51,7 @@ class GGUFFile:
   """A single GGUF file.
 
   Raises:
+    FileError: if it is no GGUF file, or a damaged one.
     ConfigError: naming the file and the metadata key, array or array type that is not supported.
     ModuleNotFoundError: without the package `gguf`.
   """
@@ -60,34 +63,28 @@ class GGUFFile:
       raise ModuleNotFoundError('reading a GGUF file needs the package gguf: pip install "drope_jax[gguf]"') from error
     self.path = Path(path)
     refuse_lfs_pointer(self.path)
-    try:
-      reader = gguf.GGUFReader(self.path)
-    except (OSError, ValueError, IndexError, KeyError, OverflowError, UnicodeDecodeError) as error:
-      raise ConfigError(f"{self.path}: not a readable GGUF file ({error})") from error
+    self._metadata, self._tensors = read_header(self.path)
     self._dequantize = gguf.dequantize
-    self._metadata: dict[str, Any] = {name: field.contents() for name, field in reader.fields.items()}
-    if self._metadata.get("split.count", 1) > 1:
+    split = self._metadata.get("split.count", 1)
+    if split != 1:
       raise ConfigError(
-        f"{self.path}: split.count is {self._metadata['split.count']}; join the parts to one file first"
+        f"{self.path}: split.count is {shown(split)}; join the parts to one file first (llama-gguf-split --merge)"
       )
-    self._tensors = {tensor.name: tensor for tensor in reader.tensors}
-    for tensor in reader.tensors:
-      if not _decodable(tensor.tensor_type):
+    for tensor in self._tensors.values():
+      if not _decodable(tensor.kind):
         allowed = ", ".join(kind.name for kind in gguf.GGMLQuantizationType if _decodable(kind))
-        raise ConfigError(f"{self.path}: {tensor.name} is of type {tensor.tensor_type.name}; allowed: {allowed}")
+        raise ConfigError(f"{self.path}: {tensor.name} is of type {tensor.kind.name}; allowed: {allowed}")
     self.config = self._read_config()
     self._names = self._hugging_face_names()
     self.names = {**self._own_keys(), **self._names}
-    self.shapes = {
-      name: tuple(int(size) for size in reversed(self._tensors[there].shape))
-      for name, there in self._names.items()
-      if there in self._tensors
-    }
+    self.shapes = {name: self._tensors[there].shape for name, there in self._names.items() if there in self._tensors}
 
   def _read_config(self) -> dict[str, Any]:
     architecture = self._metadata.get("general.architecture")
-    if architecture not in _INTERLEAVED:
-      raise ConfigError(f"{self.path}: general.architecture is {architecture!r}; allowed: {', '.join(_INTERLEAVED)}")
+    if not isinstance(architecture, str) or architecture not in _INTERLEAVED:
+      raise ConfigError(
+        f"{self.path}: general.architecture is {shown(architecture)}; allowed: {', '.join(_INTERLEAVED)}"
+      )
     own = {
       name.removeprefix(f"{architecture}."): value
       for name, value in self._metadata.items()
@@ -95,7 +92,7 @@ class GGUFFile:
     }
     unknown = [key for key in own if key not in _KEYS and key not in _READ_APART]
     if unknown:
-      raise ConfigError(f"{self.path}: {architecture}.{unknown[0]} is {own[unknown[0]]!r}; that is not supported")
+      raise ConfigError(f"{self.path}: {architecture}.{unknown[0]} is {shown(own[unknown[0]])}; that is not supported")
     config = {key: _shortest(own[name]) for name, key in _KEYS.items() if name in own}
     heads, width = config.get("num_attention_heads"), config.get("hidden_size")
     config.setdefault("num_key_value_heads", heads)
@@ -104,11 +101,11 @@ class GGUFFile:
     for name in ("attention.value_length", "rope.dimension_count"):
       if own.get(name, config.get("head_dim")) != config.get("head_dim"):
         raise ConfigError(
-          f"{self.path}: {architecture}.{name} is {own[name]}; the head size is {config.get('head_dim')}"
+          f"{self.path}: {architecture}.{name} is {shown(own[name])}; the head size is {config.get('head_dim')}"
         )
     kind = own.get("rope.scaling.type", "none")
     if kind not in ("none", "linear", "yarn"):
-      raise ConfigError(f"{self.path}: {architecture}.rope.scaling.type is {kind!r}; allowed: none, linear, yarn")
+      raise ConfigError(f"{self.path}: {architecture}.rope.scaling.type is {shown(kind)}; allowed: none, linear, yarn")
     if kind != "none":
       read = {key: _shortest(own[name]) for name, key in _SCALING_KEYS.items() if name in own}
       config["rope_scaling"] = {"rope_type": kind, **read}
@@ -123,7 +120,7 @@ class GGUFFile:
       **config,
       "model_type": architecture,
       "hidden_act": "silu",
-      "vocab_size": int(embedding.shape[1]),
+      "vocab_size": embedding.shape[0],
       "tie_word_embeddings": "output.weight" not in self._tensors,
     }
 
@@ -152,14 +149,14 @@ class GGUFFile:
     unknown = self._tensors.keys() - set(known.values()) - {rope_freqs.NAME}
     return {**known, **{name: name for name in unknown}}
 
-  def _array(self, tensor: Any) -> np.ndarray:
-    """What a tensor holds, float32."""
-    # Not tensor.data: the file is mapped, and all that was ever read of it stays in memory.
-    stored = np.fromfile(self.path, tensor.data.dtype, tensor.data.size, offset=tensor.data_offset)
-    return self._dequantize(stored.reshape(tensor.data.shape), tensor.tensor_type).astype(np.float32, copy=False)
+  def _array(self, tensor: Tensor) -> np.ndarray:
+    """What an array holds, float32."""
+    stored = np.fromfile(self.path, np.uint8, tensor.rows * tensor.row_bytes, offset=tensor.offset)
+    stored = stored.reshape(tensor.rows, tensor.row_bytes).view(_FLOATS.get(tensor.kind.name, np.uint8))
+    return self._dequantize(stored, tensor.kind).astype(np.float32, copy=False).reshape(tensor.shape)
 
   def read(self, name: str) -> np.ndarray:
-    array = self._array(self._tensors[self._names[name]]).reshape(self.shapes[name])
+    array = self._array(self._tensors[self._names[name]])
     if _INTERLEAVED[self.config["model_type"]]:
       for part, heads in (("q_proj", "num_attention_heads"), ("k_proj", "num_key_value_heads")):
         if f"{part}.weight" in name:
@@ -181,7 +178,7 @@ class GGUFFile:
       "format": "gguf",
       "name": name,
       "model_type": self.config["model_type"],
-      "types": sorted({tensor.tensor_type.name for tensor in self._tensors.values()}),
+      "types": sorted({tensor.kind.name for tensor in self._tensors.values()}),
       **said,
       "sha256": {self.path.name: sha256(self.path)},
     }

@@ -42,6 +42,7 @@ def open_source(path: str | Path) -> tuple[Source, Description]:
   """A folder of safetensors or a GGUF file, its config read and every array's name and shape checked.
 
   Raises:
+    FileError: naming a file that cannot be read.
     ConfigError: naming the file and what is missing or not supported in it.
   """
   path = Path(path)
@@ -170,6 +171,7 @@ def import_model(
   Raises:
     ConfigError: if the source is not supported, naming the file and the key or array.
     CheckpointError: if `directory` holds something.
+    FileError: if a file cannot be read or written, naming it.
   """
   source_path, directory = local(source_path), local(directory)
   check_free(directory)

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 from drope_jax import checkpoint
 from drope_jax.config import TrainConfig
-from drope_jax.errors import CheckpointError, ConfigError
+from drope_jax.errors import CheckpointError, ConfigError, FileError
 from drope_jax.evaluate import results as records
 from drope_jax.interop.families import FAMILIES
 from drope_jax.interop.rope_parameters import NEUTRAL_FACTOR
@@ -53,14 +53,15 @@ def figures_of(directory: Path, results: Path) -> list[records.Result]:
   """The figures in a results.jsonl that are of the run in `directory`: whole measurements, each as measured last.
 
   Raises:
-    ConfigError: if there is no such file, it cannot be read, or it has none.
+    FileError: if there is no such file, or it cannot be read.
+    ConfigError: if it has no figure of that run.
   """
   if not results.exists():
-    raise ConfigError(f"{results}: there is no such file")
+    raise FileError(f"{results}: there is no such file")
   try:
     read = records.read(results)
   except (OSError, RuntimeError, ValueError) as error:
-    raise ConfigError(f"{results}: not a readable results.jsonl ({error})") from error
+    raise FileError(f"{results}: not a readable results.jsonl ({error})") from error
   name = directory.resolve().name
   # One measured again, with the same settings or others, replaces the earlier one. Parts, as the loss at some
   # positions, are left out.

@@ -15,7 +15,8 @@ from drope_jax.data import cuts
 from drope_jax.data.tokenizers import train_bpe
 
 # What a text is made of here: each may follow any other.
-PIECES = [*"x7_\t.“\x85\u00a0\u3000äЖ。강\u0301\u200b🜁▁", *"Wind river's 1024 ... пять 江河 <|endoftext|>".split()]
+PIECES = [*"x7_\t.“\x85\u00a0\u3000äЖ。강\u0301\u200b🜁▁"]
+PIECES += ["Wind", "river's", "1024", "...", "пять", "江河", "<|endoftext|>"]
 PIECES += ["  ", "\n\n", "\r\n", *WORDS * 3, *" \n" * 9]
 
 
