@@ -26,6 +26,7 @@ TEMPLATE = "chat_template.jinja"
 # The files that a released tokenizer comes with, beside tokenizer.json and ROLES: they go wherever it goes.
 COMPANIONS = (TOKENS_MAP, "added_tokens.json", TEMPLATE, GENERATION)
 
+MOST_TOKENS = 1 << 22  # several times those of any released tokenizer; ids are below it
 _LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 
 logger = logging.getLogger(__name__)
@@ -125,7 +126,7 @@ def token_ids(config: Mapping[str, Any], key: str) -> list[int]:
   """Ids as these files write them: one, a list, or null."""
   said = config.get(key)
   listed = said if isinstance(said, list) else [said]
-  return [one for one in listed if isinstance(one, int) and not isinstance(one, bool) and one >= 0]
+  return [one for one in listed if isinstance(one, int) and not isinstance(one, bool) and 0 <= one < MOST_TOKENS]
 
 
 def _chat_template(config: Mapping[str, Any], file: Path) -> str | None:
@@ -146,6 +147,7 @@ def read_object(path: Path) -> dict[str, Any]:
   text = read_text(path)
   try:
     data = json.loads(text)
+    json.dumps(data, ensure_ascii=False).encode()  # which refuses half a character, "\\ud800"
   except (ValueError, RecursionError) as error:
     raise FileError(f"{path}: not readable as JSON ({error})") from error
   if not isinstance(data, dict):

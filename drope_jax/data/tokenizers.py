@@ -19,6 +19,7 @@ from drope_jax.data.roles import (
   COMPANIONS,
   GENERATION,
   KNOWN_EOS,
+  MOST_TOKENS,
   ROLES,
   Roles,
   read_object,
@@ -109,7 +110,11 @@ class JsonTokenizer:
     self._tokenizer = _parsed(file)
     self._tokenizer.no_truncation()
     self._tokenizer.no_padding()
-    self.vocab_size = max(self._tokenizer.get_vocab(with_added_tokens=True).values()) + 1
+    self.vocab_size = max(self._tokenizer.get_vocab(with_added_tokens=True).values(), default=-1) + 1
+    if not 0 < self.vocab_size <= MOST_TOKENS:
+      raise FileError(
+        f"{file}: its ids reach {self.vocab_size - 1}; allowed: up to {MOST_TOKENS - 1}, and at least one"
+      )
     beside = {name: file.with_name(name) for name in (ROLES, *COMPANIONS)}
     self._beside = {name: read_text(one) for name, one in beside.items() if one.exists()}
     self._roles = read_roles(self._tokenizer, file, eos, bos)
@@ -160,10 +165,15 @@ def _parsed(file: epath.Path) -> tokenizers.Tokenizer:
   text = read_text(file)
   try:
     return tokenizers.Tokenizer.from_str(text)
-  except BaseException as error:  # the library raises nothing narrower; where it panics, not even an Exception
-    if isinstance(error, Exception) or type(error).__name__ == "PanicException":
-      raise FileError(f"{file}: not a readable tokenizer.json ({error})") from error
-    raise
+  except BaseException as error:  # the library raises nothing narrower
+    if not is_failure(error):
+      raise
+    raise FileError(f"{file}: not a readable tokenizer.json ({error})") from error
+
+
+def is_failure(error: BaseException) -> bool:
+  """Whether an error is one of the library tokenizers: an Exception, or where its Rust panics not even that."""
+  return isinstance(error, Exception) or type(error).__name__ == "PanicException"
 
 
 def train_bpe(texts: Iterable[str], vocab_size: int, directory: str | Path, whole: Sequence[str] = ()) -> JsonTokenizer:

@@ -56,13 +56,15 @@ def test_what_is_written_is_read_as_it_was(name, tmp_path):
   assert (ours.eos_id, ours.bos_id) == (original.eos_id, original.bos_id)
 
 
-@pytest.mark.parametrize(("dtype", "error"), [("float16", 2**-11), ("bfloat16", 2**-8), ("q8_0", 1 / 127)])
+@pytest.mark.parametrize(
+  ("dtype", "error"), [("float16", 2**-11), ("bfloat16", 2**-8), ("q8_0", 1 / 127), ("q5_0", 1 / 15), ("q4_0", 1 / 7)]
+)
 def test_matrices_are_of_the_type_asked_for_and_vectors_float32(dtype, error, tmp_path):
   model = shaped(d_ff=64, num_heads=8, head_dim=8)
   params = write_checkpoint(model, tmp_path / "run")
   assert main(["export", str(tmp_path / "run"), str(tmp_path / "out"), "--format=gguf", f"--dtype={dtype}"]) == 0
   tensors = {tensor.name: tensor.tensor_type.name for tensor in gguf.GGUFReader(tmp_path / "out/model.gguf").tensors}
-  kind = {"float16": "F16", "bfloat16": "BF16", "q8_0": "Q8_0"}[dtype]
+  kind = {"float16": "F16", "bfloat16": "BF16"}.get(dtype, dtype.upper())
   assert {name: kind for name in tensors if "norm" not in name} == {n: t for n, t in tensors.items() if "norm" not in n}
   assert {tensors[name] for name in tensors if "norm" in name} == {"F32"}
   import_model(tmp_path / "out/model.gguf", tmp_path / "again")
@@ -148,5 +150,5 @@ def test_a_cut_without_a_name_is_refused(tmp_path, capsys):
   content = json.loads(path.read_text())
   path.write_text(json.dumps({**content, "pre_tokenizer": {"type": "Whitespace"}}))
   assert main(["export", str(tmp_path / "run"), str(tmp_path / "out"), "--format=gguf"]) == 2
-  assert "pre_tokenizer is not known; known: smollm" in capsys.readouterr().err
+  assert "pre_tokenizer is not known; known: gpt-2, smollm" in capsys.readouterr().err
   assert not (tmp_path / "out").exists()
