@@ -23,6 +23,7 @@ from drope_jax.interop import gguf_export, gguf_tokenizer
 from drope_jax.interop.drafts import check_free, draft_of, local
 from drope_jax.interop.families import FAMILIES, Family
 from drope_jax.interop.formats import choose, exported_length, write_config
+from drope_jax.interop.gguf_architectures import architecture_of
 from drope_jax.interop.model_card import Made, figures_of, history, model_card
 from drope_jax.interop.sources import copy_tokenizer
 from drope_jax.interop.weights import Weight, array_of, foreign_shape, scaled_by_beta, weights_of
@@ -102,7 +103,7 @@ def export_model(
     raise ConfigError(f"c is {c}; it must be from 0 to {MOST_C}")
   found = checkpoint.open_step(directory, step)
   model, context = found.model, found.context
-  format = gguf_export.architecture_of(model) if as_gguf else choose(format, model)
+  format = architecture_of(model) if as_gguf else choose(format, model)
   past, measured = history(directory, step), [] if results is None else figures_of(directory, local(results))
   tokenizer = load_tokenizer(directory)
   max_position = exported_length(model, context, target_length)

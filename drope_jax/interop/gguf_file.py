@@ -14,12 +14,22 @@ import numpy as np
 
 from drope_jax.errors import ConfigError
 from drope_jax.interop import gguf_tokenizer, rope_freqs
+from drope_jax.interop.families import FAMILIES
+from drope_jax.interop.gguf_architectures import (
+  ARCHITECTURES,
+  EXPERT_ARRAYS,
+  NO_SINK,
+  NO_WINDOW,
+  OUTPUT_BIAS,
+  ROUTER,
+  SINKS,
+  expert_name,
+)
 from drope_jax.interop.gguf_header import Tensor, read_header
 from drope_jax.interop.sources import refuse_lfs_pointer, sha256, shown
 from drope_jax.interop.weights import TABLE
 
 _FLOATS = {"F32": np.float32, "F16": np.float16}  # types that the package takes as what they are, not as bytes
-_INTERLEAVED = {"llama": True, "qwen2": False, "qwen3": False}  # the architectures that are read
 
 # Metadata after "ARCHITECTURE." and its key in a config.json; what is not listed here or in _read_config is refused.
 _KEYS = {
@@ -45,6 +55,16 @@ _READ_APART = (
   "rope.scaling.type",
   "rope.scaling.finetuned",  # a remark
 )
+
+
+# Likewise, of the architectures that say it; None: read apart.
+_BY_LAYER: dict[str, str | None] = {
+  "attention.rope_pattern": "no_rope_layers",
+  "attention.sliding_window": "sliding_window",
+  "attention.sliding_window_pattern": "layer_types",
+  "logit_scale": None,
+}
+_EXPERTS: dict[str, str | None] = {"expert_count": "num_experts", "expert_used_count": "num_experts_per_tok"}
 
 
 class GGUFFile:
@@ -77,20 +97,24 @@ class GGUFFile:
     self.config = self._read_config()
     self._names = self._hugging_face_names()
     self.names = {**self._own_keys(), **self._names}
-    self.shapes = {name: self._tensors[there].shape for name, there in self._names.items() if there in self._tensors}
+    self.shapes = {
+      name: self._shape(self._tensors[there]) for name, there in self._names.items() if there in self._tensors
+    }
 
   def _read_config(self) -> dict[str, Any]:
     architecture = self._metadata.get("general.architecture")
-    if not isinstance(architecture, str) or architecture not in _INTERLEAVED:
+    if not isinstance(architecture, str) or architecture not in ARCHITECTURES:
       raise ConfigError(
-        f"{self.path}: general.architecture is {shown(architecture)}; allowed: {', '.join(_INTERLEAVED)}"
+        f"{self.path}: general.architecture is {shown(architecture)}; allowed: {', '.join(ARCHITECTURES)}"
       )
+    self._name, self._architecture = architecture, ARCHITECTURES[architecture]
     own = {
       name.removeprefix(f"{architecture}."): value
       for name, value in self._metadata.items()
       if name.startswith(f"{architecture}.")
     }
-    unknown = [key for key in own if key not in _KEYS and key not in _READ_APART]
+    more = _BY_LAYER if self._architecture.by_layer else _EXPERTS if self._architecture.one_expert else ()
+    unknown = [key for key in own if key not in (*_KEYS, *_READ_APART, *more)]
     if unknown:
       raise ConfigError(f"{self.path}: {architecture}.{unknown[0]} is {shown(own[unknown[0]])}; that is not supported")
     config = {key: _shortest(own[name]) for name, key in _KEYS.items() if name in own}
@@ -118,11 +142,40 @@ class GGUFFile:
       raise ConfigError(f"{self.path}: the array token_embd.weight is missing")
     return {
       **config,
-      "model_type": architecture,
+      **self._read_more(own),
+      "model_type": self._architecture.family,
       "hidden_act": "silu",
       "vocab_size": embedding.shape[0],
       "tie_word_embeddings": "output.weight" not in self._tensors,
     }
+
+  def _read_more(self, own: dict[str, Any]) -> dict[str, Any]:
+    """What some architectures say beside what all do."""
+    this = self._architecture
+    more: dict[str, Any] = {}
+    if this.bias is None:
+      more["attention_bias"] = "blk.0.attn_q.bias" in self._tensors
+    if this.one_expert:
+      more |= {key: own.get(name) for name, key in _EXPERTS.items() if key is not None}
+    if this.by_layer:
+      if own.get("logit_scale", 1.0) != 1:
+        raise ConfigError(f"{self.path}: {self._name}.logit_scale is {shown(own['logit_scale'])}; allowed: 1")
+      pattern = own.get("attention.sliding_window_pattern")
+      windowed = pattern if isinstance(pattern, list) else []
+      more |= {
+        "no_rope_layers": own.get("attention.rope_pattern"),
+        "layer_types": ["sliding_attention" if one else "full_attention" for one in windowed],
+        "sliding_window": own.get("attention.sliding_window"),
+        "use_sliding_window": any(windowed) and own.get("attention.sliding_window") != NO_WINDOW,
+      }
+      self._refuse_sinks()
+    return more
+
+  def _refuse_sinks(self) -> None:
+    """Raises ConfigError for a logit beside those of the keys, unless it changes nothing."""
+    for name, tensor in self._tensors.items():
+      if name.endswith(SINKS.removeprefix("blk.{}")) and (self._array(tensor) > NO_SINK / 2).any():
+        raise ConfigError(f"{self.path}: {name} holds attention sinks; that is not supported")
 
   def _read_rope_freqs(self, config: dict[str, Any]) -> dict[str, Any]:
     """The scaling that is an array; there must be no other."""
@@ -139,15 +192,29 @@ class GGUFFile:
   def _own_keys(self) -> dict[str, str]:
     """Keys here by those of a config.json."""
     scaling = {name: f"rope_scaling.{key}" for name, key in _SCALING_KEYS.items()}
-    return {key: f"{self.config['model_type']}.{name}" for name, key in {**_KEYS, **scaling}.items()}
+    own = {**_KEYS, **scaling, **_BY_LAYER, **_EXPERTS}
+    return {key: f"{self._name}.{name}" for name, key in own.items() if key is not None}
 
   def _hugging_face_names(self) -> dict[str, str]:
     """Arrays here, or missing here, by their names at Hugging Face; one that is unknown keeps its own name."""
     count = self.config.get("num_hidden_layers")
     layers = range(min(count, len(self._tensors) + 1) if isinstance(count, int) else 0)  # read_config checks it
-    known = {w.hugging_face.format(i): w.gguf.format(i) for w in TABLE for i in (layers if w.stacked else range(1))}
-    unknown = self._tensors.keys() - set(known.values()) - {rope_freqs.NAME}
+    this, family = self._architecture, FAMILIES[self._architecture.family]
+    pairs = [
+      (family.spelled(w.hugging_face), expert_name(w) if this.one_expert and w.ours in EXPERT_ARRAYS else w.gguf)
+      for w in TABLE
+    ]
+    pairs += [ROUTER] if this.one_expert else [OUTPUT_BIAS] if this.bias is None else []
+    known = {
+      theirs.format(i): ours.format(i) for theirs, ours in pairs for i in (layers if "{}" in theirs else range(1))
+    }
+    silent = {rope_freqs.NAME, *(SINKS.format(i) for i in layers if this.by_layer)}
+    unknown = self._tensors.keys() - set(known.values()) - silent
     return {**known, **{name: name for name in unknown}}
+
+  def _shape(self, tensor: Tensor) -> tuple[int, ...]:
+    """The shape at Hugging Face, where the one expert's arrays are matrices."""
+    return tensor.shape[1:] if self._architecture.one_expert and len(tensor.shape) == 3 else tensor.shape
 
   def _array(self, tensor: Tensor) -> np.ndarray:
     """What an array holds, float32."""
@@ -156,10 +223,10 @@ class GGUFFile:
     return self._dequantize(stored, tensor.kind).astype(np.float32, copy=False).reshape(tensor.shape)
 
   def read(self, name: str) -> np.ndarray:
-    array = self._array(self._tensors[self._names[name]])
-    if _INTERLEAVED[self.config["model_type"]]:
+    array = self._array(self._tensors[self._names[name]]).reshape(self.shapes[name])
+    if self._architecture.interleaved:
       for part, heads in (("q_proj", "num_attention_heads"), ("k_proj", "num_key_value_heads")):
-        if f"{part}.weight" in name:
+        if f"{part}." in name:
           return half_split(array, self.config[heads])
     return array
 

@@ -173,7 +173,7 @@ def test_a_gguf_file_that_is_cut_off(size, llama, tmp_path, capsys):
 
 
 GGUF_CHANGES = {
-  "architecture": ({"general.architecture": "mamba"}, (), {}, "general.architecture is 'mamba'; allowed: llama"),
+  "architecture": ({"general.architecture": "mamba"}, (), {}, "general.architecture is 'mamba'; allowed: qwen2, llama"),
   "experts": ({"llama.expert_count": 8}, (), {}, "llama.expert_count is 8; that is not supported"),
   "scaling": ({"llama.rope.scaling.type": "longrope"}, (), {}, "rope.scaling.type is 'longrope'; allowed: none"),
   "half rotation": ({"llama.rope.dimension_count": 6}, (), {}, "llama.rope.dimension_count is 6"),

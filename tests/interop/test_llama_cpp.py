@@ -19,7 +19,7 @@ from drope_jax.generation import generate
 from drope_jax.interop.exporting import export_model
 from drope_jax.interop.importing import import_model
 from drope_jax.model import Decoder
-from drope_jax.positions import RoPE
+from drope_jax.positions import Layer, LayerPattern, RoPE, rnope_swa
 from drope_jax.scalings import YaRN
 
 pytest.importorskip("gguf")
@@ -63,6 +63,11 @@ MODELS = {
   "yarn": {"positions": RoPE(THETA, YaRN(4.0, ORIGINAL_CONTEXT))},
   "nope, biases": {"positions": None, "qkv_bias": True, "head_dim": 8},
   "norm, untied": {"qk_norm": QKNorm("head"), "tie_embeddings": False},
+  "partial, biases": {"positions": RoPE(THETA, pairs=2), "qkv_bias": True},
+  "full norm": {"qk_norm": QKNorm("full"), "head_dim": 8, "num_kv_heads": 4},
+  "mixed": {"positions": LayerPattern((Layer(RoPE(THETA)), Layer(None)))},
+  "rnope_swa": {"positions": rnope_swa(5, THETA), "num_layers": 4},
+  "windows, partial": {"positions": LayerPattern((Layer(RoPE(THETA, pairs=2), 5), Layer(None))), "qkv_bias": True},
 }
 
 
@@ -80,7 +85,7 @@ def test_logits_and_greedy_text_beyond_the_context_are_ours(name, llama_cpp, tmp
   assert answered["texts"] == [tokenizer.encode(text) for text in TEXTS] and answered["eos"] == tokenizer.eos_id
 
 
-@pytest.mark.parametrize("dtype", ["float16", "q8_0"])
+@pytest.mark.parametrize("dtype", ["float16", "q8_0", "q5_0", "q4_0"])
 def test_smaller_types_run_with_about_the_error_of_what_they_store(dtype, llama_cpp, tmp_path):
   """It multiplies in them too, so its answers differ from those of the stored weights, by no more than these do."""
   model = shaped(positions=None, d_ff=64, num_heads=8, head_dim=8)
