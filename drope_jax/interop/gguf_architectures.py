@@ -12,8 +12,10 @@
 from collections.abc import Mapping
 from typing import NamedTuple
 
+import numpy as np
+
 from drope_jax.errors import ConfigError
-from drope_jax.interop.formats import layers_of
+from drope_jax.interop.formats import beyond_llama, layers_of
 from drope_jax.interop.weights import Weight
 from drope_jax.model_config import ModelConfig
 from drope_jax.positions import RoPE
@@ -68,7 +70,9 @@ def architecture_of(model: ModelConfig) -> str:
 def unsupported(name: str, model: ModelConfig) -> str | None:
   """Why an architecture cannot express `model`, or None if it can."""
   this, layers, norm = ARCHITECTURES[name], layers_of(model), model.qk_norm
-  here = f"architecture {name!r} of llama.cpp"
+  here, more = f"architecture {name!r} of llama.cpp", beyond_llama(model)
+  if more is not None:
+    return f"{more}; {here} has none"
   if norm is not None and not (norm.queries and norm.keys):
     return f"ModelConfig.qk_norm is {norm}; {here} normalises both queries and keys, or neither"
   if (norm.scope if norm else None) != this.qk_norm:
@@ -93,9 +97,9 @@ def is_keyed(rope: RoPE) -> bool:
   """Whether every architecture has keys for a rotation: it is plain, PI, or YaRN with the usual settings."""
   scaling = rope.scaling
   usual = isinstance(scaling, YaRN) and scaling == YaRN(scaling.factor, scaling.original_context)
-  return rope.pairs is None and (scaling is None or isinstance(scaling, PI) or usual)
+  return rope.pairs is None and rope.rotary_dim is None and (scaling is None or isinstance(scaling, PI) or usual)
 
 
 def _is_fixed(rope: RoPE, model: ModelConfig) -> bool:
   """Whether a rotation has the same frequencies at all lengths, and no factor on its result."""
-  return not rope.dynamic and float(rope.frequencies(model.head_dim).factor) == 1
+  return not rope.dynamic and bool(np.all(rope.frequencies(model.head_dim).factor == 1))

@@ -198,7 +198,7 @@ class GGUFFile:
   def _hugging_face_names(self) -> dict[str, str]:
     """Arrays here, or missing here, by their names at Hugging Face; one that is unknown keeps its own name."""
     count = self.config.get("num_hidden_layers")
-    layers = range(min(count, len(self._tensors) + 1) if isinstance(count, int) else 0)  # read_config checks it
+    layers = range(min(count, len(self._tensors)) if isinstance(count, int) else 0)  # read_config checks it
     this, family = self._architecture, FAMILIES[self._architecture.family]
     pairs = [
       (family.spelled(w.hugging_face), expert_name(w) if this.one_expert and w.ours in EXPERT_ARRAYS else w.gguf)

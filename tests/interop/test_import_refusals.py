@@ -49,7 +49,6 @@ CHANGED_KEYS = {
   "partial_rotary_factor": (0.5, "allowed: 1.0"),
   "quantization_config": ({"bits": 4}, "allowed: None"),
   "num_local_experts": (8, "allowed: None"),
-  "auto_map": ({"AutoModel": "code.Model"}, "allowed: None"),
   "model_type": ("mixtral", "allowed: smollm3, llama, mistral"),
   "architectures": (["LlamaForSequenceClassification"], "allowed with llama: LlamaForCausalLM"),
   "hidden_size": (None, "must be an integer"),
