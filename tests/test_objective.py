@@ -27,8 +27,6 @@ from drope_jax.train import train
 from drope_jax.training.run import resolve, start_from
 from drope_jax.training.step import make_train_step, step_number
 
-pytestmark = pytest.mark.usefixtures("compile_once")
-
 TEACHER = tiny_model(vocab_size=50, init_std=0.3)
 STUDENT = dataclasses.replace(TEACHER, positions=None)
 TRAINED = tiny_model(init_std=0.3)  # of runs: attention is far from uniform, so that positions matter

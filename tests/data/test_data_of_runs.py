@@ -16,8 +16,6 @@ from drope_jax.errors import CheckpointError
 from drope_jax.serialization import load_config
 from drope_jax.train import train
 
-pytestmark = pytest.mark.usefixtures("compile_once")
-
 
 @pytest.fixture(scope="module")
 def config(corpus):

@@ -26,8 +26,6 @@ from experiments.studies.smollm2_lengths import Lengths
 from experiments.studies.smollm2_recalibration import Recalibration
 from experiments.study import run_study
 
-pytestmark = pytest.mark.usefixtures("compile_once")
-
 ROOT = Path(__file__).parents[2]
 ROWS = [*(("rope", method) for method in ("rope", "pi", "ntk", "yarn")), ("dropped", "nope")]
 

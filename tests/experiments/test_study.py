@@ -19,8 +19,6 @@ from experiments.report import write_report
 from experiments.reporting.records import read_study
 from experiments.study import run_study
 
-pytestmark = pytest.mark.usefixtures("compile_once")
-
 
 @dataclasses.dataclass(unsafe_hash=True, kw_only=True)
 class Tiny:

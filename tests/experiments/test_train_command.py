@@ -13,8 +13,6 @@ from drope_jax.data.corpus import build_corpus
 from drope_jax.positions import RoPE
 from drope_jax.serialization import differences, to_dict
 
-pytestmark = pytest.mark.usefixtures("compile_once")
-
 
 def test_train_with_an_override(command, files, tmp_path):
   arguments = (f"--config={files / 'tiny.py'}", f"--workdir={tmp_path / 'run'}", "--config.optim.peak_lr=0.02")

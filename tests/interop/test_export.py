@@ -37,8 +37,6 @@ from drope_jax.positions import ALiBi, Layer, LayerPattern, RoPE, rnope_swa
 from drope_jax.scalings import NTK, PI, DynamicNTK, DynamicYaRN, Llama3, NTKByParts, YaRN
 from drope_jax.serialization import to_dict
 
-pytestmark = pytest.mark.usefixtures("compile_once")
-
 FULL, HEAD = QKNorm("full"), QKNorm("head")
 SQUARE = {"head_dim": 8}  # heads as wide as the model, which OLMoE demands
 MIXED, WINDOWED = LayerPattern((Layer(RoPE(THETA)), Layer(None))), LayerPattern((Layer(RoPE(THETA), 5),))

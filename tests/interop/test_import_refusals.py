@@ -33,7 +33,6 @@ from drope_jax.model import Decoder
 
 gguf = pytest.importorskip("gguf")
 ROOT = Path(__file__).parents[2]
-pytestmark = pytest.mark.usefixtures("compile_once")
 
 
 @pytest.fixture

@@ -21,8 +21,6 @@ from drope_jax.sharding import make_mesh
 from drope_jax.train import train
 from drope_jax.training.step import compiler_options
 
-pytestmark = pytest.mark.usefixtures("compile_once")
-
 
 @pytest.fixture(scope="module")
 def config(corpus):

@@ -20,8 +20,6 @@ from drope_jax.training.preflight import warn_of_another_tokenizer
 from drope_jax.training.run import resolve
 from drope_jax.transitions import Keep
 
-pytestmark = pytest.mark.usefixtures("compile_once")
-
 
 def equal(ours, theirs):
   jax.tree.map(np.testing.assert_array_equal, ours, theirs)

@@ -16,8 +16,6 @@ from drope_jax.model import init_params
 from drope_jax.training.run import resolve
 from drope_jax.training.step import make_train_step, step_number
 
-pytestmark = pytest.mark.usefixtures("compile_once")
-
 
 @pytest.fixture(scope="module")
 def params():

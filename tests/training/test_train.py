@@ -24,8 +24,6 @@ from drope_jax.positions import ALiBi, Layer, LayerPattern
 from drope_jax.train import train
 from drope_jax.training import preflight
 
-pytestmark = pytest.mark.usefixtures("compile_once")
-
 
 @pytest.fixture(scope="module")
 def config(corpus):

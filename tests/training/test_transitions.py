@@ -25,8 +25,6 @@ from drope_jax.training.run import resolve
 from drope_jax.training.step import MicroBatch, step_number
 from drope_jax.transitions import Drop, Fade, Keep, Transition, drop, while_under_way
 
-pytestmark = pytest.mark.usefixtures("compile_once")
-
 
 @dataclasses.dataclass(unsafe_hash=True)
 class Halve(Transition):
