@@ -26,7 +26,8 @@ from drope_jax.interop.gguf_architectures import (
   expert_name,
 )
 from drope_jax.interop.gguf_header import Tensor, read_header
-from drope_jax.interop.sources import refuse_lfs_pointer, sha256, shown
+from drope_jax.interop.keys import shown
+from drope_jax.interop.sources import refuse_lfs_pointer, sha256
 from drope_jax.interop.weights import TABLE
 
 _FLOATS = {"F32": np.float32, "F16": np.float16}  # types that the package takes as what they are, not as bytes

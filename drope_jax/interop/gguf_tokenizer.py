@@ -17,7 +17,7 @@ from drope_jax.data.cuts import LLAMA3_SPLIT, QWEN2_SPLIT
 from drope_jax.data.roles import GENERATION, ROLES
 from drope_jax.data.tokenizers import Tokenizer, is_failure
 from drope_jax.errors import ConfigError, FileError, UserError
-from drope_jax.interop.sources import shown
+from drope_jax.interop.keys import shown
 
 # What `tokenizer.ggml.pre` stands for: how text is cut before byte-level BPE merges.
 CUTS: dict[str, list[Any]] = {

@@ -3,7 +3,6 @@
 import hashlib
 import json
 import logging
-import reprlib
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -166,8 +165,3 @@ def sha256(path: Path) -> str:
   """The hash of a file, in hexadecimal."""
   with path.open("rb") as file:
     return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def shown(value: Any) -> str:
-  """A value from a file for a message of one line, shortened if it is long."""
-  return reprlib.repr(value)
