@@ -49,7 +49,7 @@ def draft_of(directory: Path) -> Iterator[Path]:
       with contextlib.suppress(OSError):
         parent.rmdir()
     if _writing(error, directory):
-      raise FileError(f"{directory}: cannot be written ({getattr(error, 'strerror', error)})") from error
+      raise FileError(f"{directory}: cannot be written ({getattr(error, 'strerror', None) or error})") from error
     raise
 
 
