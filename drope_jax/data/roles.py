@@ -112,7 +112,7 @@ def _said(
 def _id_of(token: str, tokenizer: tokenizers.Tokenizer, file: Path) -> int:
   found = tokenizer.token_to_id(token)
   if found is None:
-    raise ConfigError(f"{file}: the special token {token!r} is not in the vocabulary")
+    raise ConfigError(f"{file}: the special token {token!r} is not in the vocabulary; correct the files beside it")
   return found
 
 
@@ -149,7 +149,7 @@ def read_object(path: Path) -> dict[str, Any]:
     data = json.loads(text)
     json.dumps(data, ensure_ascii=False).encode()  # which refuses half a character, "\\ud800"
   except (ValueError, RecursionError) as error:
-    raise FileError(f"{path}: not readable as JSON ({error})") from error
+    raise FileError(f"{path}: not readable as JSON ({error}); mend it or fetch it again") from error
   if not isinstance(data, dict):
     raise FileError(f"{path}: holds no JSON object, {{...}}")
   return data

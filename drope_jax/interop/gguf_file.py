@@ -32,6 +32,8 @@ from drope_jax.interop.weights import TABLE
 
 _FLOATS = {"F32": np.float32, "F16": np.float16}  # types that the package takes as what they are, not as bytes
 
+_OTHER = "import the Hugging Face folder of the model instead"
+
 # Metadata after "ARCHITECTURE." and its key in a config.json; what is not listed here or in _read_config is refused.
 _KEYS = {
   "block_count": "num_hidden_layers",
@@ -117,7 +119,9 @@ class GGUFFile:
     more = _BY_LAYER if self._architecture.by_layer else _EXPERTS if self._architecture.one_expert else ()
     unknown = [key for key in own if key not in (*_KEYS, *_READ_APART, *more)]
     if unknown:
-      raise ConfigError(f"{self.path}: {architecture}.{unknown[0]} is {shown(own[unknown[0]])}; that is not supported")
+      raise ConfigError(
+        f"{self.path}: {architecture}.{unknown[0]} is {shown(own[unknown[0]])}; that is not supported: {_OTHER}"
+      )
     config = {key: _shortest(own[name]) for name, key in _KEYS.items() if name in own}
     heads, width = config.get("num_attention_heads"), config.get("hidden_size")
     config.setdefault("num_key_value_heads", heads)
@@ -140,7 +144,7 @@ class GGUFFile:
       config["rope_scaling"] = self._read_rope_freqs(config)
     embedding = self._tensors.get("token_embd.weight")
     if embedding is None:
-      raise ConfigError(f"{self.path}: the array token_embd.weight is missing")
+      raise ConfigError(f"{self.path}: the array token_embd.weight is missing; fetch the file again")
     return {
       **config,
       **self._read_more(own),
@@ -176,15 +180,19 @@ class GGUFFile:
     """Raises ConfigError for a logit beside those of the keys, unless it changes nothing."""
     for name, tensor in self._tensors.items():
       if name.endswith(SINKS.removeprefix("blk.{}")) and (self._array(tensor) > NO_SINK / 2).any():
-        raise ConfigError(f"{self.path}: {name} holds attention sinks; that is not supported")
+        raise ConfigError(f"{self.path}: {name} holds attention sinks; allowed: none (below {NO_SINK / 2:g})")
 
   def _read_rope_freqs(self, config: dict[str, Any]) -> dict[str, Any]:
     """The scaling that is an array; there must be no other."""
     if "rope_scaling" in config:
-      raise ConfigError(f"{self.path}: has {rope_freqs.NAME}, and rope.scaling.type beside it; that is not supported")
+      raise ConfigError(
+        f"{self.path}: has {rope_freqs.NAME}, and rope.scaling.type beside it; a file must have one of them"
+      )
     factors, head_dim = self._array(self._tensors[rope_freqs.NAME]).ravel(), config.get("head_dim")
     if not isinstance(head_dim, int) or len(factors) != head_dim // 2:
-      raise ConfigError(f"{self.path}: {rope_freqs.NAME} has {len(factors)} entries; the head size is {head_dim}")
+      raise ConfigError(
+        f"{self.path}: {rope_freqs.NAME} has {len(factors)} entries; it must have half the head size ({head_dim})"
+      )
     theta = config.get("rope_theta", 10_000.0)
     if not isinstance(theta, float) or not theta > 1:  # which read_config refuses
       return {}

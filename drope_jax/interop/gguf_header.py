@@ -56,7 +56,7 @@ def read_header(path: Path) -> Header:
   except OSError as error:
     raise FileError(f"{path}: not readable ({error.strerror})") from error
   except ValueError as error:  # of mmap, for an empty file, and those below
-    raise FileError(f"{path}: not a readable GGUF file ({error})") from error
+    raise FileError(f"{path}: not a readable GGUF file ({error}); fetch it again") from error
 
 
 class _Reader:

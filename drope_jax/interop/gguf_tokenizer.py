@@ -35,7 +35,7 @@ CUTS: dict[str, list[Any]] = {
 _NORMAL, _UNKNOWN, _CONTROL, _USER_DEFINED, _UNUSED, _BYTE = range(1, 7)  # of tokenizer.ggml.token_type
 _KINDS = {str: "strings", int: "integers", float: "numbers"}
 _SPACE = "▁"
-_OTHER = "for others name a tokenizer.json of the same model with --tokenizer=PATH"
+_OTHER = "name a tokenizer.json of the same model with --tokenizer=PATH"
 
 
 def read(metadata: Mapping[str, Any], path: Path, directory: Path) -> None:
@@ -72,7 +72,7 @@ def read(metadata: Mapping[str, Any], path: Path, directory: Path) -> None:
   except BaseException as error:  # of tokenizers, which raises nothing narrower
     if not is_failure(error):
       raise
-    raise FileError(f"{path}: tokenizer.ggml.tokens and merges make no tokenizer ({error})") from error
+    raise FileError(f"{path}: tokenizer.ggml.tokens and merges make no tokenizer ({error}); {_OTHER}") from error
   tokenizer.save(str(directory / "tokenizer.json"))
   _write_roles(metadata, roles, tokens, directory)
 
@@ -105,7 +105,7 @@ class _Said:
     value = self._metadata.get(f"tokenizer.ggml.{key}", default)
     if value not in allowed:
       raise ConfigError(
-        f"{self._path}: tokenizer.ggml.{key} is {shown(value)}; allowed: {', '.join(allowed)}; {_OTHER}"
+        f"{self._path}: tokenizer.ggml.{key} is {shown(value)}; allowed: {', '.join(allowed)}; for others {_OTHER}"
       )
     return value
 
@@ -183,7 +183,9 @@ def metadata_of(tokenizer: Tokenizer, file: Path, vocab_size: int) -> dict[str, 
   content = json.loads(file.read_text(encoding="utf-8"))
   model = content["model"]
   if model.get("type") != "BPE":
-    raise ConfigError(f"{file}: a tokenizer of type {model.get('type')}; GGUF files are written with BPE")
+    raise ConfigError(
+      f"{file}: a tokenizer of type {model.get('type')}; GGUF files are written with BPE; choose another format"
+    )
   merges = [merge if isinstance(merge, str) else " ".join(merge) for merge in model["merges"]]
   said = _byte_fallback(content, merges) if model.get("byte_fallback") else _byte_level(content, merges, file)
   names: dict[int, tuple[str, int]] = {
@@ -224,7 +226,9 @@ def _byte_level(content: Mapping[str, Any], merges: list[str], file: Path) -> di
     states = {name: json.loads(pre_tokenizers.Sequence(parts).__getstate__()) for name, parts in CUTS.items()}
     cut = next((name for name, state in states.items() if _signature(state) == found), "")
     if not cut:
-      raise ConfigError(f"{file}: llama.cpp's name for its pre_tokenizer is not known; known: {', '.join(CUTS)}")
+      raise ConfigError(
+        f"{file}: llama.cpp's name for its pre_tokenizer is not known; known: {', '.join(CUTS)}; choose another format"
+      )
   return {"model": "gpt2", "pre": cut, "merges": merges}
 
 

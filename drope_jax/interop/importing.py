@@ -51,7 +51,7 @@ def open_source(path: str | Path) -> tuple[Source, Description]:
   elif path.is_file() and path.suffix == ".gguf":
     source, described = GGUFFile(path), path
   else:
-    raise ConfigError(f"{path}: neither a folder of a Hugging Face model nor a .gguf file")
+    raise ConfigError(f"{path}: neither a folder of a Hugging Face model nor a .gguf file; name one of them")
   _check_layers(source, described)
   description = read_config(source.config, described, source.names)
   embedding, head = map(_family(source).spelled, (EMBEDDING, UNEMBEDDING))
@@ -86,7 +86,9 @@ def _check_arrays(source: Source, model: ModelConfig) -> None:
 
   for name, shape in {**wanted, **{name: extra.shape for name, extra in extras.items()}}.items():
     if name not in source.shapes:
-      raise ConfigError(f"{source.path}: the array {source.names.get(name, name)} is missing")
+      raise ConfigError(
+        f"{source.path}: the array {source.names.get(name, name)} is missing; are config and weights of one model?"
+      )
     if source.shapes[name] != shape:
       raise ConfigError(f"{named(name)} is of shape {source.shapes[name]}; by the config it should be {shape}")
   for name, extra in extras.items():
@@ -196,7 +198,10 @@ def import_model(
       copy_tokenizer(local(tokenizer), draft)
     size = load_tokenizer(draft).vocab_size
     if size > model.vocab_size:
-      raise ConfigError(f"{source.path}: vocab_size is {model.vocab_size}; its tokenizer has {size}")
+      raise ConfigError(
+        f"{source.path}: vocab_size is {model.vocab_size}; its tokenizer has {size}: name the model's own with "
+        "--tokenizer=PATH"
+      )
     params = read_params(source, model, mesh, beta)
     checkpoint.save_weights(draft, model, params, context, source.origin())
   if beta != 1:

@@ -62,7 +62,7 @@ def figures_of(directory: Path, results: Path) -> list[records.Result]:
     ConfigError: if it has no figure of that run.
   """
   if not results.exists():
-    raise FileError(f"{results}: there is no such file")
+    raise FileError(f"{results}: there is no such file; name a results.jsonl of experiments.evaluate")
   try:
     read = records.read(results)
   except (OSError, RuntimeError, ValueError) as error:

@@ -33,10 +33,10 @@ def rope_parameters_of(factors: np.ndarray, theta: float, where: Any) -> dict[st
   """
   factors = np.asarray(factors, np.float64)
   if not (factors >= 1).all():
-    raise ConfigError(f"{where}: {NAME} holds {factors.min():g} to {factors.max():g}; frequencies are divided by it")
+    raise ConfigError(f"{where}: {NAME} holds {factors.min():g} to {factors.max():g}; allowed: numbers of at least 1")
   turning = int((factors < NEUTRAL_FACTOR).sum())
   if (factors[:turning] >= NEUTRAL_FACTOR).any():
-    raise ConfigError(f"{where}: {NAME} stops pairs before others that turn; that is not supported")
+    raise ConfigError(f"{where}: {NAME} stops pairs before others that turn; allowed: the last ones")
   whole, kept = turning == len(factors), factors[:turning]
   same = factors.tolist()
   table = {"rope_type": "longrope", "short_factor": same, "long_factor": same, "attention_factor": 1.0}

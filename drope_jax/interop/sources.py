@@ -75,17 +75,19 @@ class HuggingFaceFolder:
     if index.exists():
       weight_map = read_json(index).get("weight_map")
       if not isinstance(weight_map, dict) or not all(isinstance(file, str) for file in weight_map.values()):
-        raise FileError(f"{index}: weight_map is no object of arrays and their files")
+        raise FileError(f"{index}: weight_map is no object of arrays and their files; fetch it again")
       files = sorted({self.path / file for file in weight_map.values()})
       missing = [file for file in files if not file.exists()]
       if missing:
         raise FileError(f"{index}: names {missing[0].name}, which is not beside it; fetch the file")
       if not files:
-        raise FileError(f"{index}: weight_map names no file")
+        raise FileError(f"{index}: weight_map names no file; fetch it again")
       return files
     if list(self.path.glob("*.bin")):
       raise ConfigError(f"{self.path}: .bin weights are pickles, which can run code; convert: {conversion(self.path)}")
-    raise FileError(f"{self.path}: neither model.safetensors nor model.safetensors.index.json is here")
+    raise FileError(
+      f"{self.path}: neither model.safetensors nor model.safetensors.index.json is here; fetch the weights"
+    )
 
   def _header(self, file: Path) -> dict[str, tuple[tuple[int, ...], str]]:
     refuse_lfs_pointer(file)
@@ -94,7 +96,7 @@ class HuggingFaceFolder:
         slices = {name: weights.get_slice(name) for name in weights.keys()}  # noqa: SIM118 (no mapping)
         return {name: (tuple(piece.get_shape()), piece.get_dtype()) for name, piece in slices.items()}
     except (safetensors.SafetensorError, OSError) as error:
-      raise FileError(f"{file}: not a readable safetensors file ({error})") from error
+      raise FileError(f"{file}: not a readable safetensors file ({error}); fetch it again") from error
 
   def read(self, name: str) -> np.ndarray:
     # Opened for each array: the file is mapped, and all that was ever read of an open one stays in memory.
@@ -148,7 +150,7 @@ def copy_tokenizer(source: Path, directory: Path) -> None:
 def read_json(path: Path) -> dict[str, Any]:
   """The object in a JSON file. Raises FileError naming the file, also if there is none."""
   if not path.exists():
-    raise FileError(f"{path}: there is no such file")
+    raise FileError(f"{path}: there is no such file; fetch it")
   return read_object(path)
 
 

@@ -96,7 +96,7 @@ def test_a_scaling_of_the_pairs_that_turn_is_found(kept, llama, tmp_path):
     ([1, 2, 1, 2, 1, 2], "is neither Llama 3's scaling nor PI's"),
     ([1, 1, 0.5, 1, 1, 1], "holds 0.5 to 1"),
     ([1, 1, np.nan, 1, 1, 1], "holds"),
-    ([1, 1, 8, 8], "has 4 entries; the head size is 12"),
+    ([1, 1, 8, 8], "has 4 entries; it must have half the head size (12)"),
   ],
 )
 def test_other_arrays_are_refused_by_name(factors, said, llama, tmp_path, capsys):
