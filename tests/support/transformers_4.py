@@ -1,7 +1,8 @@
 """Loads models of ours in transformers 4 and writes what it computes; runs in an environment of its own.
 
-Reads {models: {name: folder}, tokens, new, text} from the file named by the first argument, and writes for each name
-the logits behind `tokens`, the tokens that follow greedily, and the ids of `text`, to the file named by the second.
+Reads {models: {name: folder}, uncached: [name], tokens, new, text} from the file named by the first argument, and
+writes for each name the logits behind `tokens`, the tokens that follow greedily (without a cache for those that are
+named), and the ids of `text`, to the file named by the second.
 """
 
 import json
@@ -11,7 +12,8 @@ import torch
 import transformers
 
 
-def answers(folder: str, asked: dict) -> dict:
+def answers(name: str, asked: dict) -> dict:
+  folder = asked["models"][name]
   model, info = transformers.AutoModelForCausalLM.from_pretrained(
     folder, torch_dtype=torch.float32, attn_implementation="eager", output_loading_info=True
   )
@@ -20,7 +22,8 @@ def answers(folder: str, asked: dict) -> dict:
   wanted = {"max_new_tokens": asked["new"], "min_new_tokens": asked["new"], "do_sample": False, "eos_token_id": None}
   with torch.no_grad():
     logits = model.eval()(tokens).logits[0].tolist()
-    text = model.generate(tokens, attention_mask=torch.ones_like(tokens), pad_token_id=0, **wanted)
+    cached = name not in asked["uncached"]
+    text = model.generate(tokens, attention_mask=torch.ones_like(tokens), pad_token_id=0, use_cache=cached, **wanted)
   tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
   return {
     "class": type(model).__name__,
@@ -33,7 +36,7 @@ def answers(folder: str, asked: dict) -> dict:
 def main() -> None:
   with open(sys.argv[1], encoding="utf-8") as file:
     asked = json.load(file)
-  answered = {name: answers(folder, asked) for name, folder in asked["models"].items()}
+  answered = {name: answers(name, asked) for name in asked["models"]}
   with open(sys.argv[2], "w", encoding="utf-8") as file:
     json.dump({"version": transformers.__version__, "answers": answered}, file)
 
