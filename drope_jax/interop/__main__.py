@@ -5,7 +5,8 @@ one as any other, for `drope_jax.load`, `python -m experiments.evaluate --checkp
 `--config.init.checkpoint=DIR` of a recalibration.
 
 `python -m drope_jax.interop export DIR DST` makes of a checkpoint a folder that stock transformers loads; the formats
-are those of families.py. With `--format=gguf` it holds a model.gguf for stock llama.cpp.
+are those of families.py. With `--format=gguf` it holds a model.gguf for stock llama.cpp, in an architecture of
+gguf_architectures.py.
 
 Example:
 

@@ -33,7 +33,6 @@ from drope_jax.parameters import Params
 
 DTYPES = {"float32": np.float32, "bfloat16": ml_dtypes.bfloat16, "float16": np.float16}  # of safetensors
 MOST_TOKENS = 2**31 - 1  # that a length may be, in files and in other programs
-MOST_C = 10.0  # the paper's coefficients are below 0.5
 SHARD_BYTES = 5_000_000_000  # as transformers cuts them
 
 logger = logging.getLogger(__name__)
@@ -100,8 +99,6 @@ def export_model(
     raise ConfigError(f"shard_bytes is {shard_bytes}; it must be at least 1")
   if c is not None and target_length is None:
     raise ConfigError(f"c is {c}, but beta = 1 + c ln s wants a length: give target_length too")
-  if c is not None and not 0 <= c <= MOST_C:
-    raise ConfigError(f"c is {c}; it must be from 0 to {MOST_C}")
   found = checkpoint.open_step(directory, step)
   model, context = found.model, found.context
   format = architecture_of(model) if as_gguf else choose(format, model)
