@@ -29,7 +29,7 @@ def rope_parameters_of(factors: np.ndarray, theta: float, where: Any) -> dict[st
     where: the file, for messages.
 
   Raises:
-    ConfigError: if they are neither a scaling that has a name nor pairs that turn as they did or not at all.
+    ConfigError: if they are no factors, or stop other pairs than the last.
   """
   factors = np.asarray(factors, np.float64)
   if not (factors >= 1).all():
@@ -57,9 +57,7 @@ def rope_parameters_of(factors: np.ndarray, theta: float, where: Any) -> dict[st
     if np.allclose(base / frequencies.omega, factors, rtol=_TOLERANCE, atol=0):
       said = {"factor": scaling.factor, "low_freq_factor": low, "high_freq_factor": high, ORIGINAL: original}
       return {"rope_type": "llama3", **said}
-  raise ConfigError(
-    f"{where}: {NAME} is neither Llama 3's scaling nor PI's nor a partial drop's; import its Hugging Face folder"
-  )
+  return table
 
 
 def _candidates(factors: np.ndarray, base: np.ndarray) -> Iterator[tuple[int, float, float]]:

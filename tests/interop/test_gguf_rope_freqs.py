@@ -90,10 +90,26 @@ def test_a_scaling_of_the_pairs_that_turn_is_found(kept, llama, tmp_path):
   assert model == shaped(positions=RoPE(THETA, PI(4.0), None if kept == SHAPE.head_dim // 2 else kept))
 
 
+TABLES = {
+  "a part of Llama 3's": np.where(np.arange(6) < 4, factors_of(Llama3(4.0, 32), THETA, 12), NEUTRAL_FACTOR),
+  "somebody's own": np.array([1.0, 2.0, 1.5, 2.0, 1.0, 8.0]),
+}
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_factors_without_known_settings_are_read_as_they_are(name, llama, tmp_path):
+  factors = TABLES[name]
+  found = open_source(write_gguf(llama, tmp_path / "model.gguf", raw=stored(factors)))[1].model.positions
+  assert found.pairs == (None if name == "somebody's own" else 4) and found.frequencies(12, 1).factor == 1
+  expected = RoPE(THETA).frequencies(12).omega / factors * (factors < NEUTRAL_FACTOR)
+  for length in (8, 4096):
+    np.testing.assert_allclose(found.frequencies(12, length).omega, expected, rtol=1e-6)
+
+
 @pytest.mark.parametrize(
   ("factors", "said"),
   [
-    ([1, 2, 1, 2, 1, 2], "is neither Llama 3's scaling nor PI's"),
+    ([1, 2, NEUTRAL_FACTOR, 2, 1, 2], "stops pairs before others that turn"),
     ([1, 1, 0.5, 1, 1, 1], "holds 0.5 to 1"),
     ([1, 1, np.nan, 1, 1, 1], "holds"),
     ([1, 1, 8, 8], "has 4 entries; it must have half the head size (12)"),
