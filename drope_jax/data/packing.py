@@ -3,8 +3,7 @@
 import collections
 import dataclasses
 import os
-import threading
-import time
+import signal
 from typing import Any
 
 import grain
@@ -13,6 +12,7 @@ from absl import flags
 
 from drope_jax.data.sources import Documents
 from drope_jax.data.tokenizers import Tokenizer
+from drope_jax.data.workers import EndWithParent, shielded
 from drope_jax.errors import DataError
 
 HELD_TOKENS = 1 << 25  # of the documents that are read side by side: above it, no further one is begun
@@ -111,15 +111,23 @@ class _RowIterator(grain.DatasetIterator[Batch]):
       stream = grain.experimental.WithOptionsIterDataset(stream, grain.experimental.DatasetOptions(min_shm_size=_NEVER))
       options = grain.MultiprocessingOptions(num_workers=self._num_workers)
       stream = stream.mp_prefetch(options, worker_init_fn=EndWithParent(os.getpid()))
-    self._stream = iter(stream)
+    self._stream, self._calls = iter(stream), 0
     self._following = following
     self._opened = collections.deque(_Open(document, offset, length) for document, offset, length in opened)
     self._held = sum(one.length - one.offset for one in self._opened)
 
+  def _next_element(self) -> Batch:
+    """Of the stream. The first call for each worker starts it, in this thread or in one that this thread starts."""
+    self._calls += 1
+    if self._calls > self._num_workers:
+      return next(self._stream)
+    with shielded(signal.SIGINT, signal.SIGTERM):  # grain ends its workers by SIGKILL
+      return next(self._stream)
+
   def _next_document(self) -> _Open:
     """Of the stream, the next one that is not left out."""
     while True:
-      tokens = next(self._stream)["tokens"]
+      tokens = self._next_element()["tokens"]
       self._following += 1
       if len(tokens):
         self._held += len(tokens)
@@ -170,18 +178,3 @@ class _RowIterator(grain.DatasetIterator[Batch]):
   def close(self) -> None:
     super().close()
     self._stream.close()
-
-
-@dataclasses.dataclass(frozen=True)
-class EndWithParent:
-  """Ends a worker when its trainer is gone, killed even: it would wait for ever."""
-
-  parent: int
-
-  def __call__(self, *_: int) -> None:
-    threading.Thread(target=self._watch, daemon=True).start()
-
-  def _watch(self) -> None:
-    while os.getppid() == self.parent:
-      time.sleep(1)
-    os._exit(1)

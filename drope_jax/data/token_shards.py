@@ -6,6 +6,7 @@ import json
 import logging
 import multiprocessing
 import os
+import signal
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,10 +15,10 @@ from typing import Any
 import numpy as np
 
 from drope_jax.data.identity import digest
-from drope_jax.data.packing import EndWithParent
 from drope_jax.data.sources import Documents
 from drope_jax.data.sources.tokens import FORMAT, META
 from drope_jax.data.tokenizers import Tokenizer
+from drope_jax.data.workers import EndWithParent, shielded
 from drope_jax.errors import ConfigError
 from drope_jax.files import DRAFT, write_json
 
@@ -165,7 +166,7 @@ def _written(jobs: list[_Shard], processes: int) -> Iterator[dict[str, Any]]:
   if processes == 1 or len(jobs) < 2:
     yield from map(_Shard.write, jobs)
     return
-  with multiprocessing.get_context("spawn").Pool(
-    min(processes, len(jobs)), initializer=EndWithParent(os.getpid())
-  ) as pool:  # leaving the block ends the processes, whatever they do
+  with shielded(signal.SIGINT):
+    pool = multiprocessing.get_context("spawn").Pool(min(processes, len(jobs)), initializer=EndWithParent(os.getpid()))
+  with pool:  # leaving the block ends the processes, whatever they do
     yield from pool.imap_unordered(_Shard.write, jobs)
