@@ -1,8 +1,7 @@
 """Loads models of ours in transformers 4 and writes what it computes; runs in an environment of its own.
 
-Reads {models: {name: folder}, uncached: [name], tokens, new, text} from the file named by the first argument, and
-writes for each name the logits behind `tokens`, the tokens that follow greedily (without a cache for those that are
-named), and the ids of `text`, to the file named by the second.
+Reads {models: {name: folder}, tokens, new, text} from the file named by the first argument, and writes for each name
+the logits behind `tokens`, the tokens that follow greedily, and the ids of `text`, to the file named by the second.
 """
 
 import json
@@ -12,8 +11,7 @@ import torch
 import transformers
 
 
-def answers(name: str, asked: dict) -> dict:
-  folder = asked["models"][name]
+def answers(folder: str, asked: dict) -> dict:
   model, info = transformers.AutoModelForCausalLM.from_pretrained(
     folder, torch_dtype=torch.float32, attn_implementation="eager", output_loading_info=True
   )
@@ -22,8 +20,7 @@ def answers(name: str, asked: dict) -> dict:
   wanted = {"max_new_tokens": asked["new"], "min_new_tokens": asked["new"], "do_sample": False, "eos_token_id": None}
   with torch.no_grad():
     logits = model.eval()(tokens).logits[0].tolist()
-    cached = name not in asked["uncached"]
-    text = model.generate(tokens, attention_mask=torch.ones_like(tokens), pad_token_id=0, use_cache=cached, **wanted)
+    text = model.generate(tokens, attention_mask=torch.ones_like(tokens), pad_token_id=0, **wanted)
   tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
   return {
     "class": type(model).__name__,
@@ -36,7 +33,7 @@ def answers(name: str, asked: dict) -> dict:
 def main() -> None:
   with open(sys.argv[1], encoding="utf-8") as file:
     asked = json.load(file)
-  answered = {name: answers(name, asked) for name in asked["models"]}
+  answered = {name: answers(folder, asked) for name, folder in asked["models"].items()}
   with open(sys.argv[2], "w", encoding="utf-8") as file:
     json.dump({"version": transformers.__version__, "answers": answered}, file)
 
