@@ -16,6 +16,10 @@ class UserError(Exception):
 
   exit_status = 1
 
+  def __str__(self) -> str:
+    """The message on one line, whatever a file has put into it."""
+    return "".join(one if one.isprintable() else one.encode("unicode_escape").decode() for one in super().__str__())
+
 
 class ConfigError(UserError, ValueError):
   """A setting that cannot be: the message names the field, its value and what is allowed."""

@@ -27,7 +27,9 @@ def render(tokenizer: Tokenizer, messages: Sequence[Message], whole: bool = True
     ConfigError: if the tokenizer has no template, or the template refuses the conversation or is broken.
   """
   if tokenizer.chat_template is None:
-    raise ConfigError("the checkpoint's tokenizer has no chat template (chat_template in tokenizer_config.json)")
+    raise ConfigError(
+      "the checkpoint's tokenizer has no chat template; write one to chat_template.jinja beside its tokenizer.json"
+    )
   try:
     template = _environment().from_string(tokenizer.chat_template)
     text = template.render(messages=list(messages), add_generation_prompt=whole, **tokenizer.special_tokens)

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import tokenizers
 
-from drope_jax.errors import ConfigError
+from drope_jax.errors import ConfigError, FileError
 
 # What released models call them, for a tokenizer.json that comes alone.
 KNOWN_EOS = ("<|endoftext|>", "<|end_of_text|>", "</s>", "<eos>", "<|im_end|>")
@@ -26,6 +26,7 @@ TEMPLATE = "chat_template.jinja"
 # The files that a released tokenizer comes with, beside tokenizer.json and ROLES: they go wherever it goes.
 COMPANIONS = (TOKENS_MAP, "added_tokens.json", TEMPLATE, GENERATION)
 
+MOST_TOKENS = 1 << 22  # several times those of any released tokenizer; ids are below it
 _LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 
 logger = logging.getLogger(__name__)
@@ -53,8 +54,8 @@ def read_roles(tokenizer: tokenizers.Tokenizer, file: Path, eos: str | None = No
     bos: likewise the token that begins one.
 
   Raises:
-    ConfigError: naming the file that cannot be read, names a token that is not in the vocabulary, or if nothing says
-      which token ends a document.
+    FileError: naming the file that cannot be read.
+    ConfigError: if a file names a token that is not in the vocabulary, or nothing says which token ends a document.
   """
   config = read_object(file.with_name(ROLES))
   tokens_map, model = read_object(file.with_name(TOKENS_MAP)), read_object(file.with_name("config.json"))
@@ -111,7 +112,7 @@ def _said(
 def _id_of(token: str, tokenizer: tokenizers.Tokenizer, file: Path) -> int:
   found = tokenizer.token_to_id(token)
   if found is None:
-    raise ConfigError(f"{file}: the special token {token!r} is not in the vocabulary")
+    raise ConfigError(f"{file}: the special token {token!r} is not in the vocabulary; correct the files beside it")
   return found
 
 
@@ -125,7 +126,7 @@ def token_ids(config: Mapping[str, Any], key: str) -> list[int]:
   """Ids as these files write them: one, a list, or null."""
   said = config.get(key)
   listed = said if isinstance(said, list) else [said]
-  return [one for one in listed if isinstance(one, int) and not isinstance(one, bool) and one >= 0]
+  return [one for one in listed if isinstance(one, int) and not isinstance(one, bool) and 0 <= one < MOST_TOKENS]
 
 
 def _chat_template(config: Mapping[str, Any], file: Path) -> str | None:
@@ -140,30 +141,31 @@ def _chat_template(config: Mapping[str, Any], file: Path) -> str | None:
 
 
 def read_object(path: Path) -> dict[str, Any]:
-  """The object in a JSON file, or an empty one if the file is missing. Raises ConfigError naming one that has none."""
+  """The object in a JSON file, or an empty one if the file is missing. Raises FileError naming one that has none."""
   if not path.exists():
     return {}
   text = read_text(path)
   try:
     data = json.loads(text)
+    json.dumps(data, ensure_ascii=False).encode()  # which refuses half a character, "\\ud800"
   except (ValueError, RecursionError) as error:
-    raise ConfigError(f"{path}: not readable ({error})") from error
+    raise FileError(f"{path}: not readable as JSON ({error}); mend it or fetch it again") from error
   if not isinstance(data, dict):
-    raise ConfigError(f"{path}: holds no JSON object")
+    raise FileError(f"{path}: holds no JSON object, {{...}}")
   return data
 
 
 def read_text(path: Path) -> str:
-  """A file's text. Raises ConfigError naming one that is not UTF-8, or is a pointer of Git LFS."""
+  """A file's text. Raises FileError naming one that is not UTF-8, or is a pointer of Git LFS."""
   try:
     content = path.read_bytes()
     refuse_pointer(content, path)
     return content.decode("utf-8-sig")
   except (OSError, UnicodeDecodeError) as error:
-    raise ConfigError(f"{path}: not readable ({error})") from error
+    raise FileError(f"{path}: not readable ({error})") from error
 
 
 def refuse_pointer(content: bytes, path: Any) -> None:
-  """Raises ConfigError if a file is the pointer that Git LFS leaves where the file itself was not fetched."""
+  """Raises FileError if a file is the pointer that Git LFS leaves where the file itself was not fetched."""
   if content.startswith(_LFS_POINTER):
-    raise ConfigError(f"{path}: a Git LFS pointer and not the file itself; fetch it with `git lfs pull`")
+    raise FileError(f"{path}: a Git LFS pointer and not the file itself; fetch it with `git lfs pull`")

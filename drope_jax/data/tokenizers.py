@@ -14,10 +14,12 @@ import tokenizers
 from etils import epath
 from tokenizers import decoders, models, pre_tokenizers, trainers
 
+from drope_jax.data.cuts import Cuts, cuts_of
 from drope_jax.data.roles import (
   COMPANIONS,
   GENERATION,
   KNOWN_EOS,
+  MOST_TOKENS,
   ROLES,
   Roles,
   read_object,
@@ -27,7 +29,7 @@ from drope_jax.data.roles import (
   token_text,
 )
 from drope_jax.data.token_bytes import TokenBytes
-from drope_jax.errors import ConfigError
+from drope_jax.errors import ConfigError, FileError
 from drope_jax.files import replace_whole
 
 
@@ -99,7 +101,8 @@ class JsonTokenizer:
     bos: likewise the token that begins one.
 
   Raises:
-    ConfigError: naming `path`, if it cannot be read or has no EOS.
+    FileError: naming `path`, or the file beside it, that cannot be read.
+    ConfigError: if it has no EOS.
   """
 
   def __init__(self, path: str | Path, eos: str | None = None, bos: str | None = None):
@@ -107,7 +110,11 @@ class JsonTokenizer:
     self._tokenizer = _parsed(file)
     self._tokenizer.no_truncation()
     self._tokenizer.no_padding()
-    self.vocab_size = max(self._tokenizer.get_vocab(with_added_tokens=True).values()) + 1
+    self.vocab_size = max(self._tokenizer.get_vocab(with_added_tokens=True).values(), default=-1) + 1
+    if not 0 < self.vocab_size <= MOST_TOKENS:
+      raise FileError(
+        f"{file}: its ids reach {self.vocab_size - 1}; allowed: up to {MOST_TOKENS - 1}, and at least one"
+      )
     beside = {name: file.with_name(name) for name in (ROLES, *COMPANIONS)}
     self._beside = {name: read_text(one) for name, one in beside.items() if one.exists()}
     self._roles = read_roles(self._tokenizer, file, eos, bos)
@@ -120,22 +127,24 @@ class JsonTokenizer:
     """Sets up what pickling loses."""
     self._tokenizer.encode_special_tokens = True
     self._bytes = TokenBytes(self._tokenizer)
+    self._cuts: Cuts | None = cuts_of(self._tokenizer)
     self._parsing: tokenizers.Tokenizer | None = None  # of special tokens; made when first needed
 
   def __getstate__(self) -> dict[str, Any]:
-    return {name: value for name, value in self.__dict__.items() if name not in ("_bytes", "_parsing")}
+    return {name: value for name, value in self.__dict__.items() if name not in ("_bytes", "_cuts", "_parsing")}
 
   def __setstate__(self, state: dict[str, Any]) -> None:
     self.__dict__.update(state)
     self._prepare()
 
   def encode(self, text: str, special_tokens: bool = False) -> list[int]:
-    tokenizer = self._tokenizer
     if special_tokens:
       if self._parsing is None:
         self._parsing = tokenizers.Tokenizer.from_str(self._tokenizer.to_str())
-      tokenizer = self._parsing
-    return tokenizer.encode(text, add_special_tokens=False).ids
+      return _encode(self._parsing, text)
+    if self._cuts is None:
+      return _encode(self._tokenizer, text)
+    return [one for part in self._cuts.parts(text) for one in _encode(self._tokenizer, part)]
 
   def decode(self, ids: Sequence[int]) -> str:
     return self._tokenizer.decode([int(i) for i in ids], skip_special_tokens=True)
@@ -147,12 +156,24 @@ class JsonTokenizer:
     _save_json(self._tokenizer, directory, self._roles, self._beside)
 
 
+def _encode(tokenizer: tokenizers.Tokenizer, text: str) -> list[int]:
+  """Unlike `encode`, a batch lets other threads go on, and this one keeps no offsets."""
+  return tokenizer.encode_batch_fast([text], add_special_tokens=False)[0].ids
+
+
 def _parsed(file: epath.Path) -> tokenizers.Tokenizer:
   text = read_text(file)
   try:
     return tokenizers.Tokenizer.from_str(text)
-  except Exception as error:  # the library raises nothing narrower
-    raise ConfigError(f"{file}: not a readable tokenizer.json ({error})") from error
+  except BaseException as error:  # the library raises nothing narrower
+    if not is_failure(error):
+      raise
+    raise FileError(f"{file}: not a readable tokenizer.json ({error})") from error
+
+
+def is_failure(error: BaseException) -> bool:
+  """Whether an error is one of the library tokenizers: an Exception, or where its Rust panics not even that."""
+  return isinstance(error, Exception) or type(error).__name__ == "PanicException"
 
 
 def train_bpe(texts: Iterable[str], vocab_size: int, directory: str | Path, whole: Sequence[str] = ()) -> JsonTokenizer:
@@ -193,10 +214,13 @@ def load_tokenizer(spec: str | Path) -> Tokenizer:
 
   Raises:
     ConfigError: naming the path, if there is none.
+    FileError: if it cannot be read.
   """
   if spec == "byte":
     return ByteTokenizer()
-  path = epath.Path(spec)
+  path = epath.Path(spec).expanduser()
+  if not path.exists():
+    raise ConfigError(f'{path}: there is no such file or directory; name a tokenizer.json, its directory, or "byte"')
   if not path.is_dir():
     return JsonTokenizer(path)
   if (path / "tokenizer.json").exists():

@@ -8,7 +8,8 @@ LoRA adapters (a folder of PEFT) are merged into their model on import: SRC is t
 unless adapter_config.json names a folder that is there.
 
 `python -m drope_jax.interop export DIR DST` makes of a checkpoint a folder that stock transformers loads; the formats
-are those of families.py. With `--format=gguf` it holds a model.gguf for stock llama.cpp.
+are those of families.py. With `--format=gguf` it holds a model.gguf for stock llama.cpp, in an architecture of
+gguf_architectures.py.
 
 Example:
 
@@ -73,8 +74,8 @@ def _parser() -> cli.Parser:
     "--target-length", type=_positive, metavar="N", help="tokens it is meant for (default: as it was trained)"
   )
   out.add_argument("--c", type=float, help="fold in beta = 1 + c ln(target length / context)")
-  dtypes = tuple(dict.fromkeys((*DTYPES, *TYPES)))
-  out.add_argument("--dtype", choices=dtypes, help="of the weights; by default float32, in GGUF float16")
+  dtypes = ", ".join(dict.fromkeys((*DTYPES, *TYPES)))
+  out.add_argument("--dtype", metavar="NAME", help=f"of the weights: {dtypes}; by default float32, in GGUF float16")
   out.add_argument("--shard-bytes", type=_bytes, default=SHARD_BYTES, metavar="N", help="largest file of weights")
   out.add_argument("--step", type=int, help="of the checkpoint; its last by default")
   out.add_argument(

@@ -1,19 +1,22 @@
 """Folders that are written whole or not at all."""
 
 import contextlib
+import os
 import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from drope_jax.errors import CheckpointError, ConfigError
+import safetensors
+
+from drope_jax.errors import CheckpointError, ConfigError, FileError
 
 
 def local(path: str | Path) -> Path:
-  """A path on this machine. Raises ConfigError for a URL, which pathlib would take for a folder named `gs:`."""
+  """A path on this machine, `~` expanded. Raises ConfigError for a URL, which pathlib would take for a folder `gs:`."""
   if "://" in str(path):
     raise ConfigError(f"{path}: a URL; pretrained models are read from and written to local folders: copy it")
-  return Path(path)
+  return Path(path).expanduser()
 
 
 def check_free(directory: Path) -> None:
@@ -28,15 +31,45 @@ def draft_of(directory: Path) -> Iterator[Path]:
 
   Raises:
     CheckpointError: if something has come to lie in its place meanwhile.
+    FileError: if there is no room for it, or no right to write there.
   """
-  directory.parent.mkdir(parents=True, exist_ok=True)
-  draft = Path(tempfile.mkdtemp(prefix=f".{directory.name}-", dir=directory.parent))
+  missing = [parent for parent in directory.parents if not parent.exists()]
+  draft = None
   try:
+    directory.parent.mkdir(parents=True, exist_ok=True)
+    draft = Path(tempfile.mkdtemp(prefix=f".{directory.name}-", dir=directory.parent))
     yield draft
     draft.chmod(0o755)  # mkdtemp's is private
-    try:
-      draft.rename(directory)
-    except OSError as error:
-      raise CheckpointError(f"{directory}: holds something already; name another directory") from error
-  finally:
-    shutil.rmtree(draft, ignore_errors=True)
+    _sync(draft)
+    _move(draft, directory)
+  except BaseException as error:
+    if draft is not None:
+      shutil.rmtree(draft, ignore_errors=True)
+    for parent in missing:  # the innermost first
+      with contextlib.suppress(OSError):
+        parent.rmdir()
+    if _writing(error, directory):
+      raise FileError(f"{directory}: cannot be written ({getattr(error, 'strerror', None) or error})") from error
+    raise
+
+
+def _writing(error: BaseException, directory: Path) -> bool:
+  """Whether an error is one of writing to the folder or its draft, and not of reading what goes into it."""
+  if isinstance(error, OSError):
+    return error.filename is None or Path(os.fsdecode(error.filename)).is_relative_to(directory.parent)
+  return isinstance(error, safetensors.SafetensorError) and "serializing" in str(error)
+
+
+def _move(draft: Path, directory: Path) -> None:
+  try:
+    draft.rename(directory)
+  except OSError as error:
+    raise CheckpointError(f"{directory}: holds something already; name another directory") from error
+
+
+def _sync(folder: Path) -> None:
+  """Waits until the files of a folder are on the disk, so that a crash cannot leave it complete in name alone."""
+  for path in folder.rglob("*"):
+    if path.is_file():
+      with path.open("rb") as file:
+        os.fsync(file.fileno())

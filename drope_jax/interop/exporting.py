@@ -24,6 +24,7 @@ from drope_jax.interop import gguf_export, gguf_tokenizer
 from drope_jax.interop.drafts import check_free, draft_of, local
 from drope_jax.interop.families import FAMILIES, Family
 from drope_jax.interop.formats import choose, exported_length, write_config
+from drope_jax.interop.gguf_architectures import architecture_of
 from drope_jax.interop.model_card import Made, figures_of, history, model_card
 from drope_jax.interop.sources import copy_tokenizer
 from drope_jax.interop.weights import Part, arrays_of, scaled_by_beta, shape_of, to_class
@@ -31,6 +32,7 @@ from drope_jax.model_config import ModelConfig
 from drope_jax.parameters import Params
 
 DTYPES = {"float32": np.float32, "bfloat16": ml_dtypes.bfloat16, "float16": np.float16}  # of safetensors
+MOST_TOKENS = 2**31 - 1  # that a length may be, in files and in other programs
 SHARD_BYTES = 5_000_000_000  # as transformers cuts them
 
 logger = logging.getLogger(__name__)
@@ -80,22 +82,27 @@ def export_model(
   Raises:
     ConfigError: if there is no class for the model, an argument cannot be, or `results` has no figure of the model.
     CheckpointError: if there is no checkpoint, or `target` holds something.
+    FileError: if a file cannot be read or written.
   """
   directory, target = local(directory), local(target)
   check_free(target)
   as_gguf = format == gguf_export.FORMAT
   dtypes = tuple(gguf_export.TYPES if as_gguf else DTYPES)
   dtype = dtype or ("float16" if as_gguf else "float32")
+  if as_gguf:
+    gguf_export.refuse_k_quants(dtype)
   if dtype not in dtypes:
     raise ConfigError(f"dtype is {dtype!r}; allowed: {', '.join(dtypes)}")
-  if target_length is not None and target_length < 1:
-    raise ConfigError(f"target_length is {target_length}; it must be at least 1")
+  if target_length is not None and not 1 <= target_length <= MOST_TOKENS:
+    raise ConfigError(f"target_length is {target_length}; it must be from 1 to {MOST_TOKENS}")
+  if shard_bytes < 1:
+    raise ConfigError(f"shard_bytes is {shard_bytes}; it must be at least 1")
   if c is not None and target_length is None:
     raise ConfigError(f"c is {c}, but beta = 1 + c ln s wants a length: give target_length too")
   found = checkpoint.open_step(directory, step)
   model, context = found.model, found.context
-  format = gguf_export.architecture_of(model) if as_gguf else choose(format, model)
-  past, measured = history(directory, step), [] if results is None else figures_of(directory, Path(results))
+  format = architecture_of(model) if as_gguf else choose(format, model)
+  past, measured = history(directory, step), [] if results is None else figures_of(directory, local(results))
   tokenizer = load_tokenizer(directory)
   max_position = exported_length(model, context, target_length)
   length = target_length or max_position

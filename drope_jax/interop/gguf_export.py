@@ -1,7 +1,7 @@
-"""A checkpoint of ours as a GGUF file that stock llama.cpp runs: architectures `llama`, `qwen2` and `qwen3`.
+"""A checkpoint of ours as a GGUF file that stock llama.cpp runs, in an architecture of gguf_architectures.py.
 
-No architecture leaves its rotation out, so a model without positional embedding is a rotation by no angle: linear
-scaling by a factor that makes every angle 0. A scaling, or a partial drop, is `rope_freqs.weight` (see rope_freqs.py).
+Where an architecture rotates always, a model without positional embedding is a rotation by no angle: linear scaling by
+a factor that makes every angle 0. A scaling, or a partial drop, is `rope_freqs.weight` (see rope_freqs.py).
 """
 
 import contextlib
@@ -15,7 +15,19 @@ import numpy as np
 
 from drope_jax.errors import ConfigError
 from drope_jax.interop import rope_freqs
-from drope_jax.interop.formats import beyond_llama, layers_of
+from drope_jax.interop.formats import layers_of
+from drope_jax.interop.gguf_architectures import (
+  ARCHITECTURES,
+  EXPERT_ARRAYS,
+  NO_SINK,
+  NO_WINDOW,
+  OUTPUT_BIAS,
+  ROUTER,
+  SINKS,
+  architecture_of,
+  expert_name,
+  is_keyed,
+)
 from drope_jax.interop.gguf_file import interleaved
 from drope_jax.interop.rope_parameters import NEUTRAL_FACTOR
 from drope_jax.interop.weights import Weight, array_of, foreign_shape, scaled_by_beta, weights_of
@@ -25,29 +37,19 @@ from drope_jax.positions import RoPE
 from drope_jax.scalings import PI, YaRN
 
 FORMAT = "gguf"
-TYPES = {"float32": "F32", "float16": "F16", "bfloat16": "BF16", "q8_0": "Q8_0"}  # of matrices, by --dtype
-_FILE_TYPES = {"F32": 0, "F16": 1, "Q8_0": 7, "BF16": 32}  # general.file_type
+# Of matrices, by --dtype: those that the package gguf can write. K-quants are written by llama.cpp's own tool alone.
+TYPES = {"float32": "F32", "float16": "F16", "bfloat16": "BF16", "q8_0": "Q8_0", "q5_0": "Q5_0", "q4_0": "Q4_0"}
+_FILE_TYPES = {"F32": 0, "F16": 1, "Q4_0": 2, "Q8_0": 7, "Q5_0": 8, "BF16": 32}  # general.file_type
+K_QUANTS = ("q2_k", "q3_k_s", "q3_k_m", "q3_k_l", "q4_k_s", "q4_k_m", "q5_k_s", "q5_k_m", "q6_k")
 
 
-def architecture_of(model: ModelConfig) -> str:
-  """The architecture of llama.cpp for a model. Raises ConfigError if it has none."""
-  layers, norm, more = layers_of(model), model.qk_norm, beyond_llama(model)
-  if more is not None:
-    raise ConfigError(f"{more}; format 'gguf' has architectures 'llama', 'qwen2' and 'qwen3', which have not")
-  if layers.window is not None:
-    raise ConfigError(f"ModelConfig.positions has a window of {layers.window}; format 'gguf' has none")
-  if len(set(layers.rotated)) > 1:
-    raise ConfigError("ModelConfig.positions rotates some layers and not others; format 'gguf' treats all alike")
-  if norm is not None and (norm.scope != "head" or not (norm.queries and norm.keys) or model.qkv_bias):
+def refuse_k_quants(dtype: str) -> None:
+  """Raises ConfigError for a type of llama.cpp that the package gguf cannot write, saying how to make it."""
+  if dtype.lower() in K_QUANTS:
     raise ConfigError(
-      f"ModelConfig.qk_norm is {norm}; format 'gguf' has norms of each head's queries and keys, or none"
+      f"dtype is {dtype!r}, which the package gguf cannot write; export float16, and run llama.cpp's "
+      f"`llama-quantize model.gguf smaller.gguf {dtype.upper()}`; allowed here: {', '.join(TYPES)}"
     )
-  if model.qkv_bias and model.num_heads * model.head_dim != model.d_model:
-    raise ConfigError(
-      f"ModelConfig.qkv_bias is True and num_heads * head_dim is not d_model ({model.d_model}), as it must be in "
-      "architecture 'qwen2' of llama.cpp"
-    )
-  return "qwen3" if norm else "qwen2" if model.qkv_bias else "llama"
 
 
 def rotation_of(model: ModelConfig) -> tuple[dict[str, Any], np.ndarray | None]:
@@ -56,24 +58,22 @@ def rotation_of(model: ModelConfig) -> tuple[dict[str, Any], np.ndarray | None]:
   Raises:
     ConfigError: if llama.cpp cannot rotate so.
   """
-  rope, architecture = layers_of(model).rope, architecture_of(model)
+  architecture_of(model)
+  rope = layers_of(model).rope
   if rope is None:
     return {"freq_base": 10_000.0, "scaling.type": "linear", "scaling.factor": NEUTRAL_FACTOR}, None
   base, scaling = {"freq_base": rope.theta}, rope.scaling
-  whole = rope.pairs is None and rope.rotary_dim is None
-  if whole and scaling is None:
-    return base, None
-  if whole and isinstance(scaling, PI):
+  if not is_keyed(rope):
+    omega = np.asarray(rope.frequencies(model.head_dim).omega)
+    turns = omega > 0
+    plain = RoPE(rope.theta).frequencies(model.head_dim).omega
+    return base, np.where(turns, plain / np.where(turns, omega, 1.0), NEUTRAL_FACTOR).astype(np.float32)
+  if isinstance(scaling, PI):
     return {**base, "scaling.type": "linear", "scaling.factor": scaling.factor}, None
-  if whole and scaling == YaRN(getattr(scaling, "factor", 1), getattr(scaling, "original_context", 1)):
+  if isinstance(scaling, YaRN):
     more = {"scaling.factor": scaling.factor, "scaling.original_context_length": scaling.original_context}
     return {**base, "scaling.type": "yarn", **more}, None
-  if rope.dynamic or architecture != "llama" or np.any(rope.frequencies(model.head_dim).factor != 1):
-    raise ConfigError(f"ModelConfig.positions has {rope}: architecture {architecture!r} of llama.cpp has no such thing")
-  omega = np.asarray(rope.frequencies(model.head_dim).omega)
-  turns = omega > 0
-  plain = RoPE(rope.theta).frequencies(model.head_dim).omega
-  return base, np.where(turns, plain / np.where(turns, omega, 1.0), NEUTRAL_FACTOR).astype(np.float32)
+  return base, None
 
 
 class _Array(NamedTuple):
@@ -87,19 +87,60 @@ class _Array(NamedTuple):
 def _arrays(params: Params, model: ModelConfig, beta: float) -> Iterator[_Array]:
   """Every array of the file, none of them made yet."""
   scaled = scaled_by_beta(model) if beta != 1 else ()
-  turned = {"q": model.num_heads, "k": model.num_kv_heads} if architecture_of(model) == "llama" else {}
+  this = ARCHITECTURES[architecture_of(model)]
+  queries, keys = model.num_heads, model.num_kv_heads
+  turned = {"q": queries, "q_bias": queries, "k": keys, "k_bias": keys}
 
   def of(weight: Weight, spec: ParameterSpec, layer: int | None) -> np.ndarray:
     array = array_of(params, weight, spec, layer, beta if weight.ours in scaled else 1.0)
-    return interleaved(array, turned[weight.ours]) if weight.ours in turned else array
+    return interleaved(array, turned[weight.ours]) if this.interleaved and weight.ours in turned else array
 
   for weight, spec in weights_of(model):
     for layer in range(model.num_layers) if weight.stacked else (None,):
       make = functools.partial(of, weight, spec, layer)
-      yield _Array(weight.gguf.format(layer), foreign_shape(weight, spec), make)
+      shape = foreign_shape(weight, spec)
+      if this.one_expert and weight.ours in EXPERT_ARRAYS:
+        yield _Array(expert_name(weight).format(layer), (1, *shape), functools.partial(_of_one_expert, make))
+      else:
+        yield _Array(weight.gguf.format(layer), shape, make)
+  if this.one_expert and model.tie_embeddings:  # which such a file cannot say
+    embedding, spec = next((weight, spec) for weight, spec in weights_of(model) if weight.ours == "embedding")
+    yield _Array("output.weight", foreign_shape(embedding, spec), functools.partial(of, embedding, spec, None))
+  yield from _others(architecture_of(model), model)
   factors = rotation_of(model)[1]
   if factors is not None:
     yield _Array(rope_freqs.NAME, factors.shape, lambda: factors)
+
+
+def _of_one_expert(make: Callable[[], np.ndarray]) -> np.ndarray:
+  return make()[None]
+
+
+def _others(architecture: str, model: ModelConfig) -> Iterator[_Array]:
+  """What an architecture has and our models have not: a router with one way to go, sinks and biases that are none."""
+  this = ARCHITECTURES[architecture]
+  for layer in range(model.num_layers):
+    if this.one_expert:
+      yield _Array(ROUTER[1].format(layer), (1, model.d_model), lambda: np.zeros((1, model.d_model)))
+    if this.by_layer:
+      yield _Array(SINKS.format(layer), (model.num_heads,), lambda: np.full(model.num_heads, NO_SINK))
+    if model.qkv_bias and this.bias is None:  # as at Hugging Face
+      yield _Array(OUTPUT_BIAS[1].format(layer), (model.d_model,), lambda: np.zeros(model.d_model))
+
+
+def _by_layer(architecture: str, model: ModelConfig) -> dict[str, Any]:
+  """The metadata that says which layers rotate and which have a window, and what else such an architecture wants."""
+  this, layers = ARCHITECTURES[architecture], layers_of(model)
+  if this.one_expert:
+    return {"expert_count": 1, "expert_used_count": 1}
+  if not this.by_layer:
+    return {}
+  return {
+    "logit_scale": 1.0,
+    "attention.sliding_window": layers.window or NO_WINDOW,
+    "attention.sliding_window_pattern": list(layers.windowed) if layers.window else [True] * model.num_layers,
+    "attention.rope_pattern": [int(rotated) for rotated in layers.rotated],
+  }
 
 
 def write(
@@ -138,6 +179,7 @@ def write(
     "rope.dimension_count": model.head_dim,
     "vocab_size": model.vocab_size,
     **{f"rope.{key}": value for key, value in rotation_of(model)[0].items()},
+    **_by_layer(architecture, model),
   }
   general = {"general.name": name, "general.file_type": _FILE_TYPES[kind.name], "general.quantization_version": 2}
   metadata = {**general, **{f"{architecture}.{key}": value for key, value in own.items()}, **tokenizer}
@@ -159,10 +201,10 @@ def write(
 
 
 def _type_of(shape: tuple[int, ...], kind: Any) -> Any:
-  """Vectors stay float32; rows that a block does not divide are float16."""
+  """Single rows stay float32; rows that a block does not divide are float16."""
   import gguf
 
-  if len(shape) == 1:
+  if math.prod(shape[:-1]) == 1:
     return gguf.GGMLQuantizationType.F32
   return kind if shape[-1] % gguf.GGML_QUANT_SIZES[kind][0] == 0 else gguf.GGMLQuantizationType.F16
 

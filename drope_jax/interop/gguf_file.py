@@ -14,10 +14,25 @@ import numpy as np
 
 from drope_jax.errors import ConfigError
 from drope_jax.interop import gguf_tokenizer, rope_freqs
+from drope_jax.interop.families import FAMILIES
+from drope_jax.interop.gguf_architectures import (
+  ARCHITECTURES,
+  EXPERT_ARRAYS,
+  NO_SINK,
+  NO_WINDOW,
+  OUTPUT_BIAS,
+  ROUTER,
+  SINKS,
+  expert_name,
+)
+from drope_jax.interop.gguf_header import Tensor, read_header
+from drope_jax.interop.keys import shown
 from drope_jax.interop.sources import refuse_lfs_pointer, sha256
 from drope_jax.interop.weights import TABLE
 
-_INTERLEAVED = {"llama": True, "qwen2": False, "qwen3": False}  # the architectures that are read
+_FLOATS = {"F32": np.float32, "F16": np.float16}  # types that the package takes as what they are, not as bytes
+
+_OTHER = "import the Hugging Face folder of the model instead"
 
 # Metadata after "ARCHITECTURE." and its key in a config.json; what is not listed here or in _read_config is refused.
 _KEYS = {
@@ -45,10 +60,21 @@ _READ_APART = (
 )
 
 
+# Likewise, of the architectures that say it; None: read apart.
+_BY_LAYER: dict[str, str | None] = {
+  "attention.rope_pattern": "no_rope_layers",
+  "attention.sliding_window": "sliding_window",
+  "attention.sliding_window_pattern": "layer_types",
+  "logit_scale": None,
+}
+_EXPERTS: dict[str, str | None] = {"expert_count": "num_experts", "expert_used_count": "num_experts_per_tok"}
+
+
 class GGUFFile:
   """A single GGUF file.
 
   Raises:
+    FileError: if it is no GGUF file, or a damaged one.
     ConfigError: naming the file and the metadata key, array or array type that is not supported.
     ModuleNotFoundError: without the package `gguf`.
   """
@@ -60,42 +86,42 @@ class GGUFFile:
       raise ModuleNotFoundError('reading a GGUF file needs the package gguf: pip install "drope_jax[gguf]"') from error
     self.path = Path(path)
     refuse_lfs_pointer(self.path)
-    try:
-      reader = gguf.GGUFReader(self.path)
-    except (OSError, ValueError, IndexError, KeyError, OverflowError, UnicodeDecodeError) as error:
-      raise ConfigError(f"{self.path}: not a readable GGUF file ({error})") from error
+    self._metadata, self._tensors = read_header(self.path)
     self._dequantize = gguf.dequantize
-    self._metadata: dict[str, Any] = {name: field.contents() for name, field in reader.fields.items()}
-    if self._metadata.get("split.count", 1) > 1:
+    split = self._metadata.get("split.count", 1)
+    if split != 1:
       raise ConfigError(
-        f"{self.path}: split.count is {self._metadata['split.count']}; join the parts to one file first"
+        f"{self.path}: split.count is {shown(split)}; join the parts to one file first (llama-gguf-split --merge)"
       )
-    self._tensors = {tensor.name: tensor for tensor in reader.tensors}
-    for tensor in reader.tensors:
-      if not _decodable(tensor.tensor_type):
+    for tensor in self._tensors.values():
+      if not _decodable(tensor.kind):
         allowed = ", ".join(kind.name for kind in gguf.GGMLQuantizationType if _decodable(kind))
-        raise ConfigError(f"{self.path}: {tensor.name} is of type {tensor.tensor_type.name}; allowed: {allowed}")
+        raise ConfigError(f"{self.path}: {tensor.name} is of type {tensor.kind.name}; allowed: {allowed}")
     self.config = self._read_config()
     self._names = self._hugging_face_names()
     self.names = {**self._own_keys(), **self._names}
     self.shapes = {
-      name: tuple(int(size) for size in reversed(self._tensors[there].shape))
-      for name, there in self._names.items()
-      if there in self._tensors
+      name: self._shape(self._tensors[there]) for name, there in self._names.items() if there in self._tensors
     }
 
   def _read_config(self) -> dict[str, Any]:
     architecture = self._metadata.get("general.architecture")
-    if architecture not in _INTERLEAVED:
-      raise ConfigError(f"{self.path}: general.architecture is {architecture!r}; allowed: {', '.join(_INTERLEAVED)}")
+    if not isinstance(architecture, str) or architecture not in ARCHITECTURES:
+      raise ConfigError(
+        f"{self.path}: general.architecture is {shown(architecture)}; allowed: {', '.join(ARCHITECTURES)}"
+      )
+    self._name, self._architecture = architecture, ARCHITECTURES[architecture]
     own = {
       name.removeprefix(f"{architecture}."): value
       for name, value in self._metadata.items()
       if name.startswith(f"{architecture}.")
     }
-    unknown = [key for key in own if key not in _KEYS and key not in _READ_APART]
+    more = _BY_LAYER if self._architecture.by_layer else _EXPERTS if self._architecture.one_expert else ()
+    unknown = [key for key in own if key not in (*_KEYS, *_READ_APART, *more)]
     if unknown:
-      raise ConfigError(f"{self.path}: {architecture}.{unknown[0]} is {own[unknown[0]]!r}; that is not supported")
+      raise ConfigError(
+        f"{self.path}: {architecture}.{unknown[0]} is {shown(own[unknown[0]])}; that is not supported: {_OTHER}"
+      )
     config = {key: _shortest(own[name]) for name, key in _KEYS.items() if name in own}
     heads, width = config.get("num_attention_heads"), config.get("hidden_size")
     config.setdefault("num_key_value_heads", heads)
@@ -104,11 +130,11 @@ class GGUFFile:
     for name in ("attention.value_length", "rope.dimension_count"):
       if own.get(name, config.get("head_dim")) != config.get("head_dim"):
         raise ConfigError(
-          f"{self.path}: {architecture}.{name} is {own[name]}; the head size is {config.get('head_dim')}"
+          f"{self.path}: {architecture}.{name} is {shown(own[name])}; the head size is {config.get('head_dim')}"
         )
     kind = own.get("rope.scaling.type", "none")
     if kind not in ("none", "linear", "yarn"):
-      raise ConfigError(f"{self.path}: {architecture}.rope.scaling.type is {kind!r}; allowed: none, linear, yarn")
+      raise ConfigError(f"{self.path}: {architecture}.rope.scaling.type is {shown(kind)}; allowed: none, linear, yarn")
     if kind != "none":
       read = {key: _shortest(own[name]) for name, key in _SCALING_KEYS.items() if name in own}
       config["rope_scaling"] = {"rope_type": kind, **read}
@@ -118,22 +144,55 @@ class GGUFFile:
       config["rope_scaling"] = self._read_rope_freqs(config)
     embedding = self._tensors.get("token_embd.weight")
     if embedding is None:
-      raise ConfigError(f"{self.path}: the array token_embd.weight is missing")
+      raise ConfigError(f"{self.path}: the array token_embd.weight is missing; fetch the file again")
     return {
       **config,
-      "model_type": architecture,
+      **self._read_more(own),
+      "model_type": self._architecture.family,
       "hidden_act": "silu",
-      "vocab_size": int(embedding.shape[1]),
+      "vocab_size": embedding.shape[0],
       "tie_word_embeddings": "output.weight" not in self._tensors,
     }
+
+  def _read_more(self, own: dict[str, Any]) -> dict[str, Any]:
+    """What some architectures say beside what all do."""
+    this = self._architecture
+    more: dict[str, Any] = {}
+    if this.bias is None:
+      more["attention_bias"] = "blk.0.attn_q.bias" in self._tensors
+    if this.one_expert:
+      more |= {key: own.get(name) for name, key in _EXPERTS.items() if key is not None}
+    if this.by_layer:
+      if own.get("logit_scale", 1.0) != 1:
+        raise ConfigError(f"{self.path}: {self._name}.logit_scale is {shown(own['logit_scale'])}; allowed: 1")
+      pattern = own.get("attention.sliding_window_pattern")
+      windowed = pattern if isinstance(pattern, list) else []
+      more |= {
+        "no_rope_layers": own.get("attention.rope_pattern"),
+        "layer_types": ["sliding_attention" if one else "full_attention" for one in windowed],
+        "sliding_window": own.get("attention.sliding_window"),
+        "use_sliding_window": any(windowed) and own.get("attention.sliding_window") != NO_WINDOW,
+      }
+      self._refuse_sinks()
+    return more
+
+  def _refuse_sinks(self) -> None:
+    """Raises ConfigError for a logit beside those of the keys, unless it changes nothing."""
+    for name, tensor in self._tensors.items():
+      if name.endswith(SINKS.removeprefix("blk.{}")) and (self._array(tensor) > NO_SINK / 2).any():
+        raise ConfigError(f"{self.path}: {name} holds attention sinks; allowed: none (below {NO_SINK / 2:g})")
 
   def _read_rope_freqs(self, config: dict[str, Any]) -> dict[str, Any]:
     """The scaling that is an array; there must be no other."""
     if "rope_scaling" in config:
-      raise ConfigError(f"{self.path}: has {rope_freqs.NAME}, and rope.scaling.type beside it; that is not supported")
+      raise ConfigError(
+        f"{self.path}: has {rope_freqs.NAME}, and rope.scaling.type beside it; a file must have one of them"
+      )
     factors, head_dim = self._array(self._tensors[rope_freqs.NAME]).ravel(), config.get("head_dim")
     if not isinstance(head_dim, int) or len(factors) != head_dim // 2:
-      raise ConfigError(f"{self.path}: {rope_freqs.NAME} has {len(factors)} entries; the head size is {head_dim}")
+      raise ConfigError(
+        f"{self.path}: {rope_freqs.NAME} has {len(factors)} entries; it must have half the head size ({head_dim})"
+      )
     theta = config.get("rope_theta", 10_000.0)
     if not isinstance(theta, float) or not theta > 1:  # which read_config refuses
       return {}
@@ -142,28 +201,41 @@ class GGUFFile:
   def _own_keys(self) -> dict[str, str]:
     """Keys here by those of a config.json."""
     scaling = {name: f"rope_scaling.{key}" for name, key in _SCALING_KEYS.items()}
-    return {key: f"{self.config['model_type']}.{name}" for name, key in {**_KEYS, **scaling}.items()}
+    own = {**_KEYS, **scaling, **_BY_LAYER, **_EXPERTS}
+    return {key: f"{self._name}.{name}" for name, key in own.items() if key is not None}
 
   def _hugging_face_names(self) -> dict[str, str]:
     """Arrays here, or missing here, by their names at Hugging Face; one that is unknown keeps its own name."""
     count = self.config.get("num_hidden_layers")
-    # If it is no number, read_config refuses it; if it is larger than this, importing.open_source does.
-    layers = range(min(count, len(self._tensors)) if isinstance(count, int) else 0)
-    known = {w.hugging_face.format(i): w.gguf.format(i) for w in TABLE for i in (layers if w.stacked else range(1))}
-    unknown = self._tensors.keys() - set(known.values()) - {rope_freqs.NAME}
+    layers = range(min(count, len(self._tensors)) if isinstance(count, int) else 0)  # read_config checks it
+    this, family = self._architecture, FAMILIES[self._architecture.family]
+    pairs = [
+      (family.spelled(w.hugging_face), expert_name(w) if this.one_expert and w.ours in EXPERT_ARRAYS else w.gguf)
+      for w in TABLE
+    ]
+    pairs += [ROUTER] if this.one_expert else [OUTPUT_BIAS] if this.bias is None else []
+    known = {
+      theirs.format(i): ours.format(i) for theirs, ours in pairs for i in (layers if "{}" in theirs else range(1))
+    }
+    silent = {rope_freqs.NAME, *(SINKS.format(i) for i in layers if this.by_layer)}
+    unknown = self._tensors.keys() - set(known.values()) - silent
     return {**known, **{name: name for name in unknown}}
 
-  def _array(self, tensor: Any) -> np.ndarray:
-    """What a tensor holds, float32."""
-    # Not tensor.data: the file is mapped, and all that was ever read of it stays in memory.
-    stored = np.fromfile(self.path, tensor.data.dtype, tensor.data.size, offset=tensor.data_offset)
-    return self._dequantize(stored.reshape(tensor.data.shape), tensor.tensor_type).astype(np.float32, copy=False)
+  def _shape(self, tensor: Tensor) -> tuple[int, ...]:
+    """The shape at Hugging Face, where the one expert's arrays are matrices."""
+    return tensor.shape[1:] if self._architecture.one_expert and len(tensor.shape) == 3 else tensor.shape
+
+  def _array(self, tensor: Tensor) -> np.ndarray:
+    """What an array holds, float32."""
+    stored = np.fromfile(self.path, np.uint8, tensor.rows * tensor.row_bytes, offset=tensor.offset)
+    stored = stored.reshape(tensor.rows, tensor.row_bytes).view(_FLOATS.get(tensor.kind.name, np.uint8))
+    return self._dequantize(stored, tensor.kind).astype(np.float32, copy=False).reshape(tensor.shape)
 
   def read(self, name: str) -> np.ndarray:
     array = self._array(self._tensors[self._names[name]]).reshape(self.shapes[name])
-    if _INTERLEAVED[self.config["model_type"]]:
+    if self._architecture.interleaved:
       for part, heads in (("q_proj", "num_attention_heads"), ("k_proj", "num_key_value_heads")):
-        if f"{part}.weight" in name:
+        if f"{part}." in name:
           return half_split(array, self.config[heads])
     return array
 
@@ -182,7 +254,7 @@ class GGUFFile:
       "format": "gguf",
       "name": name,
       "model_type": self.config["model_type"],
-      "types": sorted({tensor.tensor_type.name for tensor in self._tensors.values()}),
+      "types": sorted({tensor.kind.name for tensor in self._tensors.values()}),
       **said,
       "sha256": {self.path.name: sha256(self.path)},
     }

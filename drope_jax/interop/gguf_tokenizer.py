@@ -1,37 +1,41 @@
 """The tokenizer in the metadata of a GGUF file, both ways: its vocabulary, its merges, and the name of the rest.
 
-How text is cut before the merges is known by name alone (`tokenizer.ggml.pre`), so only cuts that have one are read and
-written. The kind "gpt2" is byte-level BPE; "llama" is BPE with byte fallback, whose merges are told by scores.
+The kind "gpt2" is byte-level BPE. How its text is cut before the merges is known by name alone (`tokenizer.ggml.pre`),
+so only cuts that have one are read and written. The kind "llama" is SentencePiece's BPE with byte fallback: it has
+scores in the place of merges, and of two tokens that could be put together, the one of the higher score is first.
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import tokenizers
-from tokenizers import decoders, models, normalizers, pre_tokenizers
+from tokenizers import decoders, models, normalizers, pre_tokenizers, processors
 
-from drope_jax.data.tokenizers import Tokenizer
-from drope_jax.errors import ConfigError
+from drope_jax.data.cuts import LLAMA3_SPLIT, QWEN2_SPLIT
+from drope_jax.data.roles import GENERATION, ROLES
+from drope_jax.data.tokenizers import Tokenizer, is_failure
+from drope_jax.errors import ConfigError, FileError, UserError
+from drope_jax.interop.keys import shown
 
 # What `tokenizer.ggml.pre` stands for: how text is cut before byte-level BPE merges.
-_QWEN2_SPLIT = (
-  r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-)
-_LLAMA3_SPLIT = _QWEN2_SPLIT.replace(r"|\p{N}|", r"|\p{N}{1,3}|")
-CUTS = {
+CUTS: dict[str, list[Any]] = {
+  "gpt-2": [pre_tokenizers.ByteLevel(add_prefix_space=False)],
   "smollm": [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)],
   "qwen2": [
-    pre_tokenizers.Split(tokenizers.Regex(_QWEN2_SPLIT), "isolated"),
+    pre_tokenizers.Split(tokenizers.Regex(QWEN2_SPLIT), "isolated"),
     pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
   ],
   "llama-bpe": [
-    pre_tokenizers.Split(tokenizers.Regex(_LLAMA3_SPLIT), "isolated"),
+    pre_tokenizers.Split(tokenizers.Regex(LLAMA3_SPLIT), "isolated"),
     pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
   ],
 }
 _NORMAL, _UNKNOWN, _CONTROL, _USER_DEFINED, _UNUSED, _BYTE = range(1, 7)  # of tokenizer.ggml.token_type
+_KINDS = {str: "strings", int: "integers", float: "numbers"}
+_SPACE = "▁"
+_OTHER = "name a tokenizer.json of the same model with --tokenizer=PATH"
 
 
 def read(metadata: Mapping[str, Any], path: Path, directory: Path) -> None:
@@ -39,38 +43,130 @@ def read(metadata: Mapping[str, Any], path: Path, directory: Path) -> None:
 
   Raises:
     ConfigError: naming `path` and the key, if it is of a kind or has a cut that is not known.
+    FileError: likewise, if a value is damaged.
   """
-  kind, cut = (metadata.get(f"tokenizer.ggml.{key}", "") for key in ("model", "pre"))
-  for key, value, allowed in (("model", kind, ("gpt2",)), ("pre", cut, tuple(CUTS))):
+  said = _Said(metadata, path)
+  kind = said.choice("model", ("gpt2", "llama"))
+  cut = said.choice("pre", tuple(CUTS)) if kind == "gpt2" else None
+  tokens = said.listed("tokens", str)
+  types = said.listed("token_type", int, [_NORMAL] * len(tokens))
+  if len(types) != len(tokens):
+    raise said.damaged("token_type", f"has {len(types)} entries for {len(tokens)} tokens")
+  vocabulary = {token: i for i, (token, role) in enumerate(zip(tokens, types, strict=True)) if role != _UNUSED}
+  roles = {role: said.token(role, tokens) for role in ("eos", "eot", "bos", "unknown", "padding")}
+  try:
+    if cut is None:
+      tokenizer = _read_sentencepiece(said, vocabulary, types, roles["unknown"])
+    else:
+      tokenizer = _read_byte_level(said, vocabulary, cut)
+    for token, role in zip(tokens, types, strict=True):
+      if role in (_CONTROL, _UNKNOWN, _USER_DEFINED):
+        added = tokenizers.AddedToken(token, special=role != _USER_DEFINED, normalized=False)
+        (tokenizer.add_tokens if role == _USER_DEFINED else tokenizer.add_special_tokens)([added])
+    begin = roles["bos"]
+    if begin is not None and said.flag("add_bos_token", kind == "llama"):
+      template = f"{begin} $A", f"{begin} $A {begin} $B", [(begin, tokens.index(begin))]
+      tokenizer.post_processor = processors.TemplateProcessing(*template)
+  except UserError:
+    raise
+  except BaseException as error:  # of tokenizers, which raises nothing narrower
+    if not is_failure(error):
+      raise
+    raise FileError(f"{path}: tokenizer.ggml.tokens and merges make no tokenizer ({error}); {_OTHER}") from error
+  tokenizer.save(str(directory / "tokenizer.json"))
+  _write_roles(metadata, roles, tokens, directory)
+
+
+def _write_roles(
+  metadata: Mapping[str, Any], roles: Mapping[str, str | None], tokens: list[str], directory: Path
+) -> None:
+  """The files beside a tokenizer.json that say which token is which, and how a conversation is written."""
+  said: dict[str, Any] = {"tokenizer_class": "PreTrainedTokenizerFast", "add_prefix_space": False}
+  names = {"eos": "eos_token", "bos": "bos_token", "unknown": "unk_token", "padding": "pad_token"}
+  said |= {name: roles[role] for role, name in names.items() if roles[role] is not None}
+  if "tokenizer.chat_template" in metadata:
+    said["chat_template"] = metadata["tokenizer.chat_template"]
+  (directory / ROLES).write_text(json.dumps(said, indent=2) + "\n", encoding="utf-8")
+  ends = [tokens.index(end) for end in dict.fromkeys((roles["eos"], roles["eot"])) if end is not None]
+  if len(ends) > 1:  # an answer ends with either
+    (directory / GENERATION).write_text(json.dumps({"eos_token_id": ends}, indent=2) + "\n", encoding="utf-8")
+
+
+class _Said:
+  """The entries `tokenizer.ggml.…` of a file, each of the type that it must have."""
+
+  def __init__(self, metadata: Mapping[str, Any], path: Path):
+    self._metadata, self._path = metadata, path
+
+  def damaged(self, key: str, what: str) -> FileError:
+    return FileError(f"{self._path}: tokenizer.ggml.{key} {what}")
+
+  def choice(self, key: str, allowed: tuple[str, ...], default: str = "") -> str:
+    value = self._metadata.get(f"tokenizer.ggml.{key}", default)
     if value not in allowed:
       raise ConfigError(
-        f"{path}: tokenizer.ggml.{key} is {value!r}; allowed: {', '.join(allowed)}; for others name a "
-        "tokenizer.json of the same model with --tokenizer=PATH"
+        f"{self._path}: tokenizer.ggml.{key} is {shown(value)}; allowed: {', '.join(allowed)}; for others {_OTHER}"
       )
-  tokens: list[str] = metadata["tokenizer.ggml.tokens"]
-  merges = [tuple(merge.split(" ", 1)) for merge in metadata["tokenizer.ggml.merges"]]
-  types = metadata.get("tokenizer.ggml.token_type", [])
-  used = [token for token, role in zip(tokens, [*types, *[_NORMAL] * len(tokens)], strict=False) if role != _UNUSED]
+    return value
+
+  def listed(self, key: str, kind: type, default: list[Any] | None = None) -> list[Any]:
+    value = self._metadata.get(f"tokenizer.ggml.{key}", default)
+    if not isinstance(value, list) or not all(isinstance(one, kind) for one in value):
+      raise self.damaged(key, f"is {'missing' if value is None else shown(value)}; it must be a list of {_KINDS[kind]}")
+    return value
+
+  def flag(self, key: str, default: bool) -> bool:
+    value = self._metadata.get(f"tokenizer.ggml.{key}", default)
+    if not isinstance(value, bool):
+      raise self.damaged(key, f"is {shown(value)}; it must be true or false")
+    return value
+
+  def token(self, role: str, tokens: list[str]) -> str | None:
+    """The token with a role, if there is one."""
+    value = self._metadata.get(f"tokenizer.ggml.{role}_token_id")
+    if value is None:
+      return None
+    if not isinstance(value, int) or not 0 <= value < len(tokens):
+      raise self.damaged(f"{role}_token_id", f"is {shown(value)}; there are {len(tokens)} tokens")
+    return tokens[value]
+
+
+def _read_byte_level(said: _Said, vocabulary: dict[str, int], cut: str) -> tokenizers.Tokenizer:
+  merges = [tuple(merge.split(" ", 1)) for merge in said.listed("merges", str, [])]
   whole = cut == "llama-bpe"  # a word that is in the vocabulary is one token, whatever the merges give
-  vocabulary = {token: i for i, token in enumerate(tokens) if token in set(used)}
   tokenizer = tokenizers.Tokenizer(models.BPE(vocabulary, merges, ignore_merges=whole))
   if cut == "qwen2":
     tokenizer.normalizer = normalizers.NFC()
   tokenizer.pre_tokenizer = pre_tokenizers.Sequence(CUTS[cut])
   tokenizer.decoder = decoders.ByteLevel()
-  for token, role in zip(tokens, types, strict=False):
-    if role in (_CONTROL, _USER_DEFINED):
-      special = tokenizers.AddedToken(token, special=role == _CONTROL, normalized=False)
-      (tokenizer.add_special_tokens if role == _CONTROL else tokenizer.add_tokens)([special])
-  roles: dict[str, Any] = {"tokenizer_class": "PreTrainedTokenizerFast", "add_prefix_space": False}
-  for role in ("eos", "bos", "unknown", "padding"):
-    number = metadata.get(f"tokenizer.ggml.{role}_token_id")
-    if number is not None:
-      roles[{"unknown": "unk_token", "padding": "pad_token"}.get(role, f"{role}_token")] = tokens[number]
-  if "tokenizer.chat_template" in metadata:
-    roles["chat_template"] = metadata["tokenizer.chat_template"]
-  tokenizer.save(str(directory / "tokenizer.json"))
-  (directory / "tokenizer_config.json").write_text(json.dumps(roles, indent=2) + "\n", encoding="utf-8")
+  return tokenizer
+
+
+def _read_sentencepiece(
+  said: _Said, vocabulary: dict[str, int], types: list[int], unknown: str | None
+) -> tokenizers.Tokenizer:
+  scores = said.listed("scores", float)
+  if len(scores) != len(types):
+    raise said.damaged("scores", f"has {len(scores)} entries for {len(types)} tokens")
+  pieces = {token: scores[i] for token, i in vocabulary.items() if types[i] == _NORMAL}
+  merges = list(_merges(pieces, vocabulary))
+  unknown = unknown or next((token for token, i in vocabulary.items() if types[i] == _UNKNOWN), None)
+  bpe = models.BPE(vocabulary, merges, unk_token=unknown, fuse_unk=True, byte_fallback=_BYTE in types)
+  tokenizer = tokenizers.Tokenizer(bpe)
+  spaces = normalizers.Replace(" ", _SPACE)
+  prefix = said.flag("add_space_prefix", True)
+  tokenizer.normalizer = normalizers.Sequence([normalizers.Prepend(_SPACE), spaces]) if prefix else spaces
+  parts: list[Any] = [decoders.Replace(_SPACE, " "), decoders.ByteFallback(), decoders.Fuse()]
+  tokenizer.decoder = decoders.Sequence([*parts, decoders.Strip(" ", 1, 0)] if prefix else parts)
+  return tokenizer
+
+
+def _merges(pieces: Mapping[str, float], vocabulary: Mapping[str, int]) -> Iterator[tuple[str, str]]:
+  """The pairs of tokens that are a token together, that of the highest score first; as transformers orders them."""
+  for piece in sorted(pieces, key=lambda piece: -pieces[piece]):
+    pairs = [(piece[:i], piece[i:]) for i in range(1, len(piece))]
+    known = [pair for pair in pairs if pair[0] in pieces and pair[1] in pieces]
+    yield from sorted(known, key=lambda pair: (vocabulary[pair[0]], vocabulary[pair[1]]))
 
 
 def metadata_of(tokenizer: Tokenizer, file: Path, vocab_size: int) -> dict[str, Any]:
@@ -87,7 +183,9 @@ def metadata_of(tokenizer: Tokenizer, file: Path, vocab_size: int) -> dict[str, 
   content = json.loads(file.read_text(encoding="utf-8"))
   model = content["model"]
   if model.get("type") != "BPE":
-    raise ConfigError(f"{file}: a tokenizer of type {model.get('type')}; GGUF files are written with BPE")
+    raise ConfigError(
+      f"{file}: a tokenizer of type {model.get('type')}; GGUF files are written with BPE; choose another format"
+    )
   merges = [merge if isinstance(merge, str) else " ".join(merge) for merge in model["merges"]]
   said = _byte_fallback(content, merges) if model.get("byte_fallback") else _byte_level(content, merges, file)
   names: dict[int, tuple[str, int]] = {
@@ -108,6 +206,10 @@ def metadata_of(tokenizer: Tokenizer, file: Path, vocab_size: int) -> dict[str, 
     said["eot_token_id"] = tokenizer.eos_ids[1]
   if tokenizer.bos_id is not None:
     said["bos_token_id"] = tokenizer.bos_id
+  for role, key in (("unk_token", "unknown_token_id"), ("pad_token", "padding_token_id")):
+    number = next((i for i, (token, _) in names.items() if token == tokenizer.special_tokens.get(role)), None)
+    if number is not None:
+      said[key] = number
   begun = tokenizers.Tokenizer.from_str(json.dumps(content)).encode("a").ids
   said["add_bos_token"] = tokenizer.bos_id is not None and begun[:1] == [tokenizer.bos_id]
   metadata = {f"tokenizer.ggml.{key}": value for key, value in said.items()}
@@ -124,7 +226,9 @@ def _byte_level(content: Mapping[str, Any], merges: list[str], file: Path) -> di
     states = {name: json.loads(pre_tokenizers.Sequence(parts).__getstate__()) for name, parts in CUTS.items()}
     cut = next((name for name, state in states.items() if _signature(state) == found), "")
     if not cut:
-      raise ConfigError(f"{file}: llama.cpp's name for its pre_tokenizer is not known; known: {', '.join(CUTS)}")
+      raise ConfigError(
+        f"{file}: llama.cpp's name for its pre_tokenizer is not known; known: {', '.join(CUTS)}; choose another format"
+      )
   return {"model": "gpt2", "pre": cut, "merges": merges}
 
 

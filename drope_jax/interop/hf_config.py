@@ -27,6 +27,8 @@ class Description(NamedTuple):
   beta: float = 1.0  # a factor on the attention logits, which goes into the weights
 
 
+MOST_LAYERS = 10_000  # ten times those of any released model
+
 # Keys that would make another function of the model, and the values that do not. A missing key is fine.
 _ALLOWED: dict[str, tuple[Any, ...]] = {
   "mlp_bias": (False,),
@@ -65,7 +67,7 @@ def read_config(config: dict[str, Any], where: Any, names: Mapping[str, str] | N
   fields: dict[str, Any] = {
     "vocab_size": keys.integer("vocab_size"),
     "d_model": width,
-    "num_layers": keys.integer("num_hidden_layers"),
+    "num_layers": keys.integer("num_hidden_layers", most=MOST_LAYERS),
     "num_heads": heads,
     "num_kv_heads": keys.nullable("num_key_value_heads", family.num_kv_heads) or heads,
     "head_dim": head_dim,

@@ -46,6 +46,7 @@ def open_source(path: str | Path, base: str | Path | None = None) -> tuple[Sourc
     base: the model that an adapter was trained on; None: the folder that its config names.
 
   Raises:
+    FileError: naming a file that cannot be read.
     ConfigError: naming the file and what is missing or not supported in it.
   """
   source, described = _open(Path(path), None if base is None else Path(base))
@@ -100,7 +101,9 @@ def _check_arrays(source: Source, model: ModelConfig) -> None:
 
   for name, shape in {**wanted, **{name: extra.shape for name, extra in extras.items()}}.items():
     if name not in source.shapes:
-      raise ConfigError(f"{source.path}: the array {source.names.get(name, name)} is missing")
+      raise ConfigError(
+        f"{source.path}: the array {source.names.get(name, name)} is missing; are config and weights of one model?"
+      )
     if source.shapes[name] != shape:
       raise ConfigError(f"{named(name)} is of shape {source.shapes[name]}; by the config it should be {shape}")
   for name, extra in extras.items():
@@ -204,6 +207,7 @@ def import_model(
   Raises:
     ConfigError: if the source is not supported, naming the file and the key or array.
     CheckpointError: if `directory` holds something.
+    FileError: if a file cannot be read or written, naming it.
   """
   source_path, directory = local(source_path), local(directory)
   check_free(directory)
@@ -215,7 +219,10 @@ def import_model(
       copy_tokenizer(local(tokenizer), draft)
     size = load_tokenizer(draft).vocab_size
     if size > model.vocab_size:
-      raise ConfigError(f"{source.path}: vocab_size is {model.vocab_size}; its tokenizer has {size}")
+      raise ConfigError(
+        f"{source.path}: vocab_size is {model.vocab_size}; its tokenizer has {size}: name the model's own with "
+        "--tokenizer=PATH"
+      )
     params = read_params(source, model, mesh, beta)
     checkpoint.save_weights(draft, model, params, context, source.origin())
   if beta != 1:

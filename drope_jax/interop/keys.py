@@ -2,6 +2,7 @@
 
 import math
 import re
+import reprlib
 from collections.abc import Mapping
 from typing import Any, NoReturn, TypeGuard
 
@@ -24,9 +25,23 @@ _FIELDS = {
 }
 
 
+MOST = 2**31 - 1  # that an integer may be; sizes are of 32 bits in other programs
+
+
+_REPR = reprlib.Repr()
+_REPR.maxstring = _REPR.maxother = _REPR.maxlong = 100
+
+
+def shown(value: Any) -> str:
+  """A value from a file for a message of one line, shortened if it is long."""
+  return _REPR.repr(value)
+
+
 def _is_number(value: Any) -> TypeGuard[float]:
-  """Whether it is finite, and no boolean."""
-  return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+  """Whether it is a number that a float holds, and no boolean."""
+  if isinstance(value, int):
+    return not isinstance(value, bool) and abs(value) <= 1 << 64
+  return isinstance(value, float) and math.isfinite(value)
 
 
 class Keys:
@@ -69,11 +84,13 @@ class Keys:
     """Whether there is a null."""
     return key in self._values and self._values[key] is None
 
-  def integer(self, key: str, default: int | None = None) -> int:
-    """An integer of at least 1; `default` where it is missing."""
+  def integer(self, key: str, default: int | None = None, most: int = MOST) -> int:
+    """An integer from 1 to `most`; `default` where it is missing."""
     value = self._values.get(key, default)
     if not isinstance(value, int) or isinstance(value, bool) or value < 1:
       self._refuse_type(key, value, "an integer of at least 1")
+    if value > most:
+      self._refuse_type(key, value, f"at most {most}")
     return value
 
   def nullable(self, key: str, default: int | None) -> int | None:
@@ -105,7 +122,7 @@ class Keys:
     """One of the strings that are `allowed`; `default` where it is missing."""
     value = self._values.get(key, default)
     if value not in allowed:
-      self.refuse(key, f"is {value!r}; allowed: {', '.join(allowed)}")
+      self.refuse(key, f"is {shown(value)}; allowed: {', '.join(allowed)}")
     return value
 
   def entries(self, key: str, count: int, allowed: tuple[Any, ...]) -> list[Any]:
@@ -115,7 +132,7 @@ class Keys:
       self._refuse_type(key, value, "a list")
     unknown = [entry for entry in value if entry not in allowed]
     if unknown:
-      self.refuse(key, f"has {unknown[0]!r}; allowed: {', '.join(map(str, allowed))}")
+      self.refuse(key, f"has {shown(unknown[0])}; allowed: {', '.join(map(str, allowed))}")
     if len(value) != count:
       self.refuse(key, f"has {len(value)} entries; {self.name('num_hidden_layers')} is {count}")
     return value
@@ -124,7 +141,7 @@ class Keys:
     """Refuses a key with another value than those allowed."""
     for key, values in allowed.items():
       if key in self._values and self._values[key] not in values:
-        self.refuse(key, f"is {self._values[key]!r}; allowed: {', '.join(map(str, values))}")
+        self.refuse(key, f"is {shown(self._values[key])}; allowed: {', '.join(map(str, values))}")
 
   def named(self, error: ValueError) -> ConfigError:
     """The error of a value of ours that checks itself, in the file's words."""
@@ -136,4 +153,4 @@ class Keys:
     return ConfigError(f"{self.where}: " + re.sub(r"\b([A-Z]\w*\.)?(\w+)", rename, str(error)))
 
   def _refuse_type(self, key: str, value: Any, kind: str) -> NoReturn:
-    self.refuse(key, f"is {repr(value) if key in self._values else 'missing'}; it must be {kind}")
+    self.refuse(key, f"is {shown(value) if key in self._values else 'missing'}; it must be {kind}")

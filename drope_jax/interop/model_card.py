@@ -6,9 +6,10 @@ from typing import Any, NamedTuple
 
 from drope_jax import checkpoint
 from drope_jax.config import TrainConfig
-from drope_jax.errors import CheckpointError, ConfigError
+from drope_jax.errors import CheckpointError, ConfigError, FileError
 from drope_jax.evaluate import results as records
-from drope_jax.interop.families import FAMILIES
+from drope_jax.interop.families import FAMILIES, Family
+from drope_jax.interop.gguf_architectures import ARCHITECTURES
 from drope_jax.interop.rope_parameters import NEUTRAL_FACTOR
 from drope_jax.markdown import code, plain, yaml
 from drope_jax.model_config import ModelConfig
@@ -28,6 +29,10 @@ class Made(NamedTuple):
   beta: float
   dtype: str
   as_gguf: bool = False  # for llama.cpp, whose architecture `format` is then
+
+  @property
+  def family(self) -> Family:
+    return FAMILIES[ARCHITECTURES[self.format].family if self.as_gguf else self.format]
 
 
 class Past(NamedTuple):
@@ -54,14 +59,15 @@ def figures_of(directory: Path, results: Path) -> list[records.Result]:
   """The figures in a results.jsonl that are of the run in `directory`: whole measurements, each as measured last.
 
   Raises:
-    ConfigError: if there is no such file, it cannot be read, or it has none.
+    FileError: if there is no such file, or it cannot be read.
+    ConfigError: if it has no figure of that run.
   """
   if not results.exists():
-    raise ConfigError(f"{results}: there is no such file")
+    raise FileError(f"{results}: there is no such file; name a results.jsonl of experiments.evaluate")
   try:
     read = records.read(results)
   except (OSError, RuntimeError, ValueError) as error:
-    raise ConfigError(f"{results}: not a readable results.jsonl ({error})") from error
+    raise FileError(f"{results}: not a readable results.jsonl ({error})") from error
   name = directory.resolve().name
   # One measured again, with the same settings or others, replaces the earlier one. Parts, as the loss at some
   # positions, are left out.
@@ -105,7 +111,7 @@ def model_card(directory: Path, made: Made, past: list[Past], figures: list[reco
 
 
 def _kind(made: Made) -> str:
-  return f"a GGUF file of architecture `{made.format}`" if made.as_gguf else f"`{FAMILIES[made.format].architecture}`"
+  return f"a GGUF file of architecture `{made.format}`" if made.as_gguf else f"`{made.family.architecture}`"
 
 
 def _station(past: Past) -> str:
@@ -133,21 +139,22 @@ def _notes(made: Made, without: bool) -> list[str]:
   positions = made.model.positions
   if not without:
     notes.append(f"Positions: `{positions}`.")
-  elif FAMILIES[made.format].positions_by_layer:
-    notes.append("Positions: none in the layers where `no_rope_layers` is 0.")
+  elif made.family.positions_by_layer:
+    layers = "attention.rope_pattern" if made.as_gguf else "no_rope_layers"
+    notes.append(f"Positions: none in the layers where `{layers}` is 0.")
   else:
     notes.append(
       f"Positions: none. The class always rotates, so `{'rope.scaling.factor' if made.as_gguf else 'rope_parameters'}` "
       f"divides every frequency by {NEUTRAL_FACTOR:g}: no angle differs from 0."
     )
-  if FAMILIES[made.format].one_expert:
+  if made.family.one_expert:
     notes.append("The class is a mixture of experts; this model has one expert, which gets every token with weight 1.")
   if made.beta == 1:
     notes.append("The attention logits are as trained (beta 1).")
   else:
     notes.append(
       f"The attention logits are multiplied by beta = 1 + {made.c:g} ln({made.length / made.context:g}) = "
-      f"{made.beta:.6g}, which is part of `{FAMILIES[made.format].beta_in}`. "
+      f"{made.beta:.6g}, which is part of `{made.family.beta_in}`. "
       f"It is right for texts of {made.length:,} tokens; on shorter ones "
       "the model is not the one that was trained."
     )

@@ -29,25 +29,35 @@ def rope_parameters_of(factors: np.ndarray, theta: float, where: Any) -> dict[st
     where: the file, for messages.
 
   Raises:
-    ConfigError: if they are neither Llama 3's scaling nor pairs that turn as they did or not at all.
+    ConfigError: if they are no factors, or stop other pairs than the last.
   """
   factors = np.asarray(factors, np.float64)
-  if (factors == 1).all():
-    return {"rope_type": "default"}
-  kept = int((factors == 1).sum())
-  if (factors[:kept] == 1).all() and (factors[kept:] >= NEUTRAL_FACTOR).all():
-    same = [1.0] * kept + [NEUTRAL_FACTOR] * (len(factors) - kept)
-    return {"rope_type": "longrope", "short_factor": same, "long_factor": same, "attention_factor": 1.0}
-  if not (np.isfinite(factors).all() and (factors >= 1).all()):
-    raise ConfigError(f"{where}: {NAME} holds {factors.min():g} to {factors.max():g}; frequencies are divided by it")
+  if not (factors >= 1).all():
+    raise ConfigError(f"{where}: {NAME} holds {factors.min():g} to {factors.max():g}; allowed: numbers of at least 1")
+  turning = int((factors < NEUTRAL_FACTOR).sum())
+  if (factors[:turning] >= NEUTRAL_FACTOR).any():
+    raise ConfigError(f"{where}: {NAME} stops pairs before others that turn; allowed: the last ones")
+  whole, kept = turning == len(factors), factors[:turning]
+  same = factors.tolist()
+  table = {"rope_type": "longrope", "short_factor": same, "long_factor": same, "attention_factor": 1.0}
+  if (kept == 1).all():
+    return {"rope_type": "default"} if whole else table
+  if (kept == kept[0]).all():
+    factor = float(str(np.float32(kept[0])))
+    if whole:
+      return {"rope_type": "linear", "factor": factor}
+    share = (turning + 0.25) / len(factors)  # a quarter of a pair more, so that no rounding makes it one less
+    return {"rope_type": "proportional", "factor": factor, "partial_rotary_factor": share}
+  if not whole:
+    return table
   base = np.asarray(RoPE(theta).frequencies(2 * len(factors)).omega)
   for original, low, high in _candidates(factors, base):
     scaling = Llama3(float(factors.max()), original, low, high)
-    table = scaling.frequencies(theta, 2 * len(factors))
-    if np.allclose(base / table.omega, factors, rtol=_TOLERANCE, atol=0):
+    frequencies = scaling.frequencies(theta, 2 * len(factors))
+    if np.allclose(base / frequencies.omega, factors, rtol=_TOLERANCE, atol=0):
       said = {"factor": scaling.factor, "low_freq_factor": low, "high_freq_factor": high, ORIGINAL: original}
       return {"rope_type": "llama3", **said}
-  raise ConfigError(f"{where}: {NAME} is neither Llama 3's scaling nor that of a partial drop; that is not supported")
+  return table
 
 
 def _candidates(factors: np.ndarray, base: np.ndarray) -> Iterator[tuple[int, float, float]]:

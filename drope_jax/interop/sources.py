@@ -12,7 +12,7 @@ import safetensors
 
 from drope_jax.data.roles import read_object, refuse_pointer
 from drope_jax.data.tokenizers import JsonTokenizer
-from drope_jax.errors import ConfigError
+from drope_jax.errors import ConfigError, FileError
 
 FLOATS = ("F32", "F16", "BF16")
 POINTER_BYTES = 200  # more than a pointer of Git LFS has
@@ -47,7 +47,8 @@ class HuggingFaceFolder:
   Of the two, model.safetensors counts, as for transformers.
 
   Raises:
-    ConfigError: naming a file that is missing, not readable or not safetensors, or an array of another dtype.
+    FileError: naming a file that is missing, not readable or not safetensors.
+    ConfigError: naming an array of a dtype that is not supported, or if the weights are pickles.
   """
 
   def __init__(self, path: str | Path):
@@ -62,7 +63,7 @@ class HuggingFaceFolder:
         if dtype not in FLOATS:
           raise ConfigError(f"{file}: {name} is of dtype {dtype}; allowed: {', '.join(FLOATS)}")
         if name in self._files:
-          raise ConfigError(f"{file}: {name} is in {self._files[name].name} too")
+          raise FileError(f"{file}: the array {name} is in {self._files[name].name} too; remove one of the files")
         self._files[name], self.shapes[name] = file, shape
 
   def _weight_files(self) -> list[Path]:
@@ -74,18 +75,22 @@ class HuggingFaceFolder:
     if index.exists():
       weight_map = read_json(index).get("weight_map")
       if not isinstance(weight_map, dict) or not all(isinstance(file, str) for file in weight_map.values()):
-        raise ConfigError(f"{index}: weight_map is no object of arrays and their files")
+        raise FileError(f"{index}: weight_map is no object of arrays and their files; fetch it again")
       outside = [file for file in weight_map.values() if Path(file).name != file]
       if outside:
-        raise ConfigError(f"{index}: names {outside[0]!r}; files of weights lie in the same folder")
+        raise FileError(f"{index}: names {outside[0]!r}; files of weights lie in the same folder")
       files = sorted({self.path / file for file in weight_map.values()})
       missing = [file for file in files if not file.exists()]
-      if missing or not files:
-        raise ConfigError(f"{index}: names {missing[0].name if missing else 'no file'}, which is not there")
+      if missing:
+        raise FileError(f"{index}: names {missing[0].name}, which is not beside it; fetch the file")
+      if not files:
+        raise FileError(f"{index}: weight_map names no file; fetch it again")
       return files
     if list(self.path.glob("*.bin")):
       raise ConfigError(f"{self.path}: .bin weights are pickles, which can run code; convert: {conversion(self.path)}")
-    raise ConfigError(f"{self.path}: neither model.safetensors nor model.safetensors.index.json is here")
+    raise FileError(
+      f"{self.path}: neither model.safetensors nor model.safetensors.index.json is here; fetch the weights"
+    )
 
   def _header(self, file: Path) -> dict[str, tuple[tuple[int, ...], str]]:
     refuse_lfs_pointer(file)
@@ -94,7 +99,7 @@ class HuggingFaceFolder:
         slices = {name: weights.get_slice(name) for name in weights.keys()}  # noqa: SIM118 (no mapping)
         return {name: (tuple(piece.get_shape()), piece.get_dtype()) for name, piece in slices.items()}
     except (safetensors.SafetensorError, OSError) as error:
-      raise ConfigError(f"{file}: not a readable safetensors file ({error})") from error
+      raise FileError(f"{file}: not a readable safetensors file ({error}); fetch it again") from error
 
   def read(self, name: str) -> np.ndarray:
     # Opened for each array: the file is mapped, and all that was ever read of an open one stays in memory.
@@ -134,11 +139,11 @@ def copy_tokenizer(source: Path, directory: Path) -> None:
   What the model's config.json says of the tokens' roles goes into the tokenizer's own files.
 
   Raises:
-    ConfigError: if there is none that can be read.
+    FileError: if there is none that can be read.
   """
   file = source / "tokenizer.json" if source.is_dir() else source
   if not file.exists():
-    raise ConfigError(f"{file}: there is no tokenizer.json; name one of the same model with --tokenizer=PATH")
+    raise FileError(f"{file}: there is no such file; name one of the same model with --tokenizer=PATH")
   JsonTokenizer(file).save(directory)
   content = json.loads(file.read_bytes())
   if content.get("truncation") is None and content.get("padding") is None:
@@ -146,19 +151,19 @@ def copy_tokenizer(source: Path, directory: Path) -> None:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-  """The object in a JSON file. Raises ConfigError naming the file, also if there is none."""
+  """The object in a JSON file. Raises FileError naming the file, also if there is none."""
   if not path.exists():
-    raise ConfigError(f"{path}: not readable (there is no such file)")
+    raise FileError(f"{path}: there is no such file; fetch it")
   return read_object(path)
 
 
 def refuse_lfs_pointer(file: Path) -> None:
-  """Raises ConfigError if a file of weights is what Git LFS leaves in the place of one that was not fetched."""
+  """Raises FileError if a file of weights is what Git LFS leaves in the place of one that was not fetched."""
   try:
     with file.open("rb") as opened:
       refuse_pointer(opened.read(POINTER_BYTES), file)
   except OSError as error:
-    raise ConfigError(f"{file}: not readable ({error})") from error
+    raise FileError(f"{file}: not readable ({error.strerror})") from error
 
 
 def sha256(path: Path) -> str:

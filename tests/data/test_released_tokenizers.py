@@ -8,7 +8,7 @@ from support.tokenizer_files import byte_fallback, byte_level, write
 from tokenizers import normalizers
 
 from drope_jax.data.tokenizers import JsonTokenizer, load_tokenizer
-from drope_jax.errors import ConfigError
+from drope_jax.errors import ConfigError, FileError
 
 EOS = {"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": "</s>"}
 TEXTS = ("river wind " * 30, "stone", "  spaces, and\nlines ", "ein Fluß: 江河 🜁", "")
@@ -134,7 +134,7 @@ def test_several_ends_stay_several(tmp_path):
 def test_a_file_that_is_none_is_named(name, content, tmp_path):
   write(byte_level(), tmp_path)
   (tmp_path / name).write_bytes(content)
-  with pytest.raises(ConfigError, match=name) as error:
+  with pytest.raises(FileError, match=name) as error:
     load_tokenizer(tmp_path)
   assert "\n" not in str(error.value) and ("git lfs pull" in str(error.value)) == content.startswith(b"version")
 

@@ -220,6 +220,9 @@ def test_what_a_drop_leaves_goes_out_as_the_same_class(name, transition, tmp_pat
 @pytest.mark.parametrize("name", MODELS)
 def test_gguf_refuses_what_it_does_not_write(name):
   model = Drop().apply(shaped(**MODELS[name][2]), ORIGINAL_CONTEXT)
+  if name == "phi3":  # a window in every layer is all that it adds to Llama
+    assert architecture_of(model) == "granite_swa"
+    return
   if name.startswith("phi3") and model.positions is None:  # no more than a Llama without its rotation
     assert architecture_of(model) == "llama"
     model = shaped(**MODELS[name][2])

@@ -16,11 +16,12 @@ from drope_jax.data.tokenizers import load_tokenizer
 from drope_jax.interop.__main__ import main
 from drope_jax.interop.exporting import export_model
 from drope_jax.interop.importing import import_model
-from drope_jax.positions import Layer, LayerPattern, RoPE
+from drope_jax.positions import Layer, LayerPattern, RoPE, rnope_swa
 from drope_jax.scalings import PI, DynamicNTK, Llama3, NTKByParts, YaRN
 
 gguf = pytest.importorskip("gguf")
 HEAD = QKNorm("head")
+SQUARE = {"head_dim": 8, "num_kv_heads": 4}
 TEXT = "a tokenizer of 10 words, or 1,024\n  ümläut"
 
 MODELS = {
@@ -36,6 +37,12 @@ MODELS = {
   "yarn": ({"positions": RoPE(THETA, YaRN(4.0, 16)), "qkv_bias": True, "head_dim": 8}, "qwen2"),
   "llama3": ({"positions": RoPE(THETA, Llama3(4.0, 32))}, "llama"),
   "partial": ({"positions": RoPE(THETA, pairs=2)}, "llama"),
+  "partial, biases": ({"positions": RoPE(THETA, pairs=2), "qkv_bias": True}, "llama"),
+  "partial, pi": ({"positions": RoPE(THETA, PI(4.0), pairs=2)}, "llama"),
+  "full norm": ({"qk_norm": QKNorm("full"), "tie_embeddings": False, **SQUARE}, "olmoe"),
+  "mixed": ({"positions": LayerPattern((Layer(RoPE(THETA)), Layer(None)))}, "granite_swa"),
+  "window": ({"positions": LayerPattern((Layer(None, 5),))}, "granite_swa"),
+  "rnope_swa": ({"positions": rnope_swa(5, THETA), "num_layers": 4, "qkv_bias": True}, "granite_swa"),
 }
 
 
@@ -56,13 +63,15 @@ def test_what_is_written_is_read_as_it_was(name, tmp_path):
   assert (ours.eos_id, ours.bos_id) == (original.eos_id, original.bos_id)
 
 
-@pytest.mark.parametrize(("dtype", "error"), [("float16", 2**-11), ("bfloat16", 2**-8), ("q8_0", 1 / 127)])
+@pytest.mark.parametrize(
+  ("dtype", "error"), [("float16", 2**-11), ("bfloat16", 2**-8), ("q8_0", 1 / 127), ("q5_0", 1 / 15), ("q4_0", 1 / 7)]
+)
 def test_matrices_are_of_the_type_asked_for_and_vectors_float32(dtype, error, tmp_path):
   model = shaped(d_ff=64, num_heads=8, head_dim=8)
   params = write_checkpoint(model, tmp_path / "run")
   assert main(["export", str(tmp_path / "run"), str(tmp_path / "out"), "--format=gguf", f"--dtype={dtype}"]) == 0
   tensors = {tensor.name: tensor.tensor_type.name for tensor in gguf.GGUFReader(tmp_path / "out/model.gguf").tensors}
-  kind = {"float16": "F16", "bfloat16": "BF16", "q8_0": "Q8_0"}[dtype]
+  kind = {"float16": "F16", "bfloat16": "BF16"}.get(dtype, dtype.upper())
   assert {name: kind for name in tensors if "norm" not in name} == {n: t for n, t in tensors.items() if "norm" not in n}
   assert {tensors[name] for name in tensors if "norm" in name} == {"F32"}
   import_model(tmp_path / "out/model.gguf", tmp_path / "again")
@@ -117,16 +126,17 @@ def test_a_tokenizer_without_merges_has_no_cut_that_matters(tmp_path):
 
 
 REFUSED = {
-  "a window": ({"positions": LayerPattern((Layer(RoPE(THETA), 5),))}, "has a window of 5"),
-  "mixed": ({"positions": LayerPattern((Layer(RoPE(THETA)), Layer(None)))}, "rotates some layers and not others"),
-  "a full norm": ({"qk_norm": QKNorm("full")}, "ModelConfig.qk_norm is"),
-  "dynamic": ({"positions": RoPE(THETA, DynamicNTK(16))}, "has no such thing"),
-  "partial, biases": (
-    {"positions": RoPE(THETA, pairs=2), "qkv_bias": True, "head_dim": 8},
-    "architecture 'qwen2' of llama.cpp",
+  "a window, norm": ({"positions": LayerPattern((Layer(RoPE(THETA), 5),)), "qk_norm": HEAD}, "has a window of 5"),
+  "mixed, norm": (
+    {"positions": LayerPattern((Layer(RoPE(THETA)), Layer(None))), "qk_norm": HEAD},
+    "rotates some layers",
   ),
-  "biases, not square": ({"qkv_bias": True}, "num_heads * head_dim is not d_model (32)"),
-  "another yarn": ({"positions": RoPE(THETA, YaRN(4.0, 16, 8.0))}, "has no such thing"),
+  "full norm, few keys": ({"qk_norm": QKNorm("full"), "head_dim": 8}, "ModelConfig.num_kv_heads is 2"),
+  "full norm, not square": ({"qk_norm": QKNorm("full")}, "num_heads * head_dim is not d_model (32)"),
+  "norm of queries": ({"qk_norm": QKNorm("head", keys=False)}, "normalises both queries and keys"),
+  "dynamic": ({"positions": RoPE(THETA, DynamicNTK(16))}, "has no such rotation"),
+  "another yarn": ({"positions": RoPE(THETA, YaRN(4.0, 16, 8.0))}, "has no such rotation"),
+  "partial, norm": ({"positions": RoPE(THETA, pairs=2), "qk_norm": HEAD}, "architecture 'qwen3' of llama.cpp has no"),
   "by parts, norm": ({"positions": RoPE(THETA, NTKByParts(4.0, 16)), "qk_norm": HEAD}, "architecture 'qwen3'"),
 }
 
@@ -138,8 +148,16 @@ def test_what_llama_cpp_cannot_run_is_refused_in_one_line(name, tmp_path, capsys
   before = contents(tmp_path)
   assert main(["export", str(tmp_path / "run"), str(tmp_path / "out"), "--format=gguf"]) == 2
   (line,) = capsys.readouterr().err.splitlines()
-  assert line.startswith("error: ModelConfig.") and said in line
+  assert line.startswith("error: no architecture of llama.cpp fits: ModelConfig.") and said in line
   assert contents(tmp_path) == before
+
+
+def test_a_k_quant_is_refused_with_the_tool_that_makes_it(tmp_path, capsys):
+  write_checkpoint(shaped(), tmp_path / "run")
+  arguments = [str(tmp_path / "run"), str(tmp_path / "out"), "--format=gguf", "--dtype=Q4_K_M"]
+  assert main(["export", *arguments]) == 2
+  (line,) = capsys.readouterr().err.splitlines()
+  assert "llama-quantize model.gguf smaller.gguf Q4_K_M" in line and not (tmp_path / "out").exists()
 
 
 def test_a_cut_without_a_name_is_refused(tmp_path, capsys):
@@ -148,5 +166,5 @@ def test_a_cut_without_a_name_is_refused(tmp_path, capsys):
   content = json.loads(path.read_text())
   path.write_text(json.dumps({**content, "pre_tokenizer": {"type": "Whitespace"}}))
   assert main(["export", str(tmp_path / "run"), str(tmp_path / "out"), "--format=gguf"]) == 2
-  assert "pre_tokenizer is not known; known: smollm" in capsys.readouterr().err
+  assert "pre_tokenizer is not known; known: gpt-2, smollm" in capsys.readouterr().err
   assert not (tmp_path / "out").exists()

@@ -22,7 +22,7 @@ from drope_jax.interop.rope_freqs import rope_parameters_of
 from drope_jax.interop.rope_parameters import NEUTRAL_FACTOR, read_rope
 from drope_jax.model import Decoder
 from drope_jax.positions import RoPE
-from drope_jax.scalings import Llama3
+from drope_jax.scalings import PI, Llama3
 
 gguf = pytest.importorskip("gguf")
 NAME = "rope_freqs.weight"
@@ -83,13 +83,36 @@ def test_pairs_that_are_stopped_are_a_partial_drop(kept, llama, tmp_path):
   assert model == shaped(positions=RoPE(THETA, pairs=pairs) if kept else None)
 
 
+@pytest.mark.parametrize("kept", range(1, SHAPE.head_dim // 2 + 1))
+def test_a_scaling_of_the_pairs_that_turn_is_found(kept, llama, tmp_path):
+  factors = np.where(np.arange(SHAPE.head_dim // 2) < kept, 4.0, NEUTRAL_FACTOR)
+  model = open_source(write_gguf(llama, tmp_path / "model.gguf", raw=stored(factors)))[1].model
+  assert model == shaped(positions=RoPE(THETA, PI(4.0), None if kept == SHAPE.head_dim // 2 else kept))
+
+
+TABLES = {
+  "a part of Llama 3's": np.where(np.arange(6) < 4, factors_of(Llama3(4.0, 32), THETA, 12), NEUTRAL_FACTOR),
+  "somebody's own": np.array([1.0, 2.0, 1.5, 2.0, 1.0, 8.0]),
+}
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_factors_without_known_settings_are_read_as_they_are(name, llama, tmp_path):
+  factors = TABLES[name]
+  found = open_source(write_gguf(llama, tmp_path / "model.gguf", raw=stored(factors)))[1].model.positions
+  assert found.pairs == (None if name == "somebody's own" else 4) and found.frequencies(12, 1).factor == 1
+  expected = RoPE(THETA).frequencies(12).omega / factors * (factors < NEUTRAL_FACTOR)
+  for length in (8, 4096):
+    np.testing.assert_allclose(found.frequencies(12, length).omega, expected, rtol=1e-6)
+
+
 @pytest.mark.parametrize(
   ("factors", "said"),
   [
-    ([1, 2, 1, 2, 1, 2], "is neither Llama 3's scaling nor"),
+    ([1, 2, NEUTRAL_FACTOR, 2, 1, 2], "stops pairs before others that turn"),
     ([1, 1, 0.5, 1, 1, 1], "holds 0.5 to 1"),
     ([1, 1, np.nan, 1, 1, 1], "holds"),
-    ([1, 1, 8, 8], "has 4 entries; the head size is 12"),
+    ([1, 1, 8, 8], "has 4 entries; it must have half the head size (12)"),
   ],
 )
 def test_other_arrays_are_refused_by_name(factors, said, llama, tmp_path, capsys):

@@ -242,7 +242,7 @@ def params_of_state(model, directory):
 
 
 DAMAGE = {
-  "no config": (lambda d: (d / "config.json").unlink(), "config.json: not readable"),
+  "no config": (lambda d: (d / "config.json").unlink(), "config.json: there is no such file"),
   "config is not JSON": (lambda d: (d / "config.json").write_text("{"), "config.json: not readable"),
   "no weights": (lambda d: (d / "model.safetensors").unlink(), "neither model.safetensors nor"),
   "weights cut off": (lambda d: truncate(d / "model.safetensors", 9000), "not a readable safetensors file"),
@@ -253,9 +253,9 @@ DAMAGE = {
       .rename(d / "model.safetensors.index.json")
       .write_text('{"weight_map": {"a": "gone.safetensors"}}')
     ),
-    "gone.safetensors, which is not there",
+    "gone.safetensors, which is not beside it",
   ),
-  "no tokenizer": (lambda d: (d / "tokenizer.json").unlink(), "no tokenizer.json; name one"),
+  "no tokenizer": (lambda d: (d / "tokenizer.json").unlink(), "tokenizer.json: there is no such file; name one"),
   "a tokenizer that is none": (lambda d: (d / "tokenizer.json").write_text("{}"), "not a readable tokenizer.json"),
 }
 
@@ -265,7 +265,7 @@ def test_a_folder_that_is_damaged(how, own_folder, tmp_path, capsys):
   damage, message = DAMAGE[how]
   damage(own_folder)
   status, error = error_of(capsys, "import", own_folder, tmp_path / "imported")
-  assert status == 2 and message in error and str(own_folder) in error
+  assert status == 1 and message in error and str(own_folder) in error
   assert not [path for path in tmp_path.iterdir() if path != own_folder]  # neither DIR nor a draft of it
 
 

@@ -81,7 +81,7 @@ def test_a_pointer_of_git_lfs_is_named(name, tmp_path, capsys):
   (tmp_path / "source" / name).write_text(POINTER)
   capsys.readouterr()
   status, error = error_of(capsys, "import", tmp_path / "source", tmp_path / "imported")
-  assert status == 2 and name in error and "git lfs pull" in error
+  assert status == 1 and name in error and "git lfs pull" in error
   assert not (tmp_path / "imported").exists()
 
 
@@ -95,7 +95,7 @@ def test_a_pointer_in_place_of_a_shard_or_a_gguf_file_is_named(tmp_path, capsys)
     path.write_text(POINTER)
     capsys.readouterr()
     status, error = error_of(capsys, "import", source, tmp_path / "imported")
-    assert status == 2 and path.name in error and "git lfs pull" in error
+    assert status == 1 and path.name in error and "git lfs pull" in error
 
 
 @pytest.mark.parametrize("weight_map", [None, 3, [], {"model.norm.weight": 5}, {}])
@@ -105,7 +105,7 @@ def test_an_index_that_is_none_is_named(weight_map, tmp_path, capsys):
   (tmp_path / "source/model.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}))
   capsys.readouterr()
   status, error = error_of(capsys, "import", tmp_path / "source", tmp_path / "imported")
-  assert status == 2 and "model.safetensors.index.json" in error
+  assert status == 1 and "model.safetensors.index.json" in error
 
 
 def test_weights_of_another_name_are_refused(tmp_path):
