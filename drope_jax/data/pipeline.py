@@ -6,6 +6,7 @@ and rows are shuffled once more, so that a long document does not fill a batch.
 """
 
 import dataclasses
+import sys
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -14,7 +15,8 @@ import numpy as np
 
 from drope_jax.config import DataConfig
 from drope_jax.data.identity import Content, digest
-from drope_jax.data.packing import Batch, Rows, Tokenize
+from drope_jax.data.packing import Rows, Tokenize
+from drope_jax.data.read_ahead import AHEAD_BYTES, Batch
 from drope_jax.data.sources import Documents, source_at
 from drope_jax.data.tokenizers import Tokenizer, load_tokenizer
 from drope_jax.errors import ConfigError
@@ -56,7 +58,7 @@ def train_batches(
   documents = open_documents(config)
   tokenizer = load_tokenizer(config.tokenizer)
   tokenize = _tokenize(documents, tokenizer, config)
-  mean_bytes = _check_fills_a_row(tokenize, config)
+  _check_fills_a_row(tokenize, config)
   seed = seed if config.seed is None else config.seed
   side_by_side = config.interleave or INTERLEAVED
 
@@ -64,10 +66,15 @@ def train_batches(
     rows = config.batch_size // count
     # Every share shuffles all documents alike and then takes its own; all that keeps state comes after.
     dealt = documents.order(seed)[index::count].map(tokenize)
-    packed = Rows(dealt, config.context + 1, max(1, side_by_side // count), config.num_workers, mean_bytes)
+    packed = Rows(dealt, config.context + 1, max(1, side_by_side // count), config.num_workers)
     shuffled = grain.experimental.WindowShuffleIterDataset(packed, window_size=SHUFFLED_BATCHES * rows, seed=seed)
     batches = shuffled.batch(rows, drop_remainder=True)
-    return iter(batches if config.document_mask else batches.map(_tokens_only))
+    if not config.document_mask:
+      batches = batches.map(_tokens_only)
+    # A window of rows is read when its first batch is asked for: meanwhile, there are batches of the one before.
+    row_bytes = 4 * (config.context + 1) * (3 if config.document_mask else 1)
+    ahead = max(1, min(SHUFFLED_BATCHES, AHEAD_BYTES // (rows * row_bytes)))
+    return iter(grain.experimental.ThreadPrefetchIterDataset(batches, prefetch_buffer_size=ahead))
 
   return _Batches(open_share, config.batch_size, process_index, process_count, Content(documents, tokenizer))
 
@@ -183,6 +190,11 @@ class _Batches(grain.DatasetIterator[Batch]):
     for share in self._shares.values():
       share.close()
 
+  def __del__(self) -> None:  # else the thread that reads ahead would go on
+    if not sys.is_finalizing():
+      for share in getattr(self, "_shares", {}).values():
+        share.close()
+
 
 def join_states(states: Iterable[dict[str, Any]]) -> dict[str, Any]:
   """The state of a whole stream from those of its processes. Raises ValueError if one is missing."""
@@ -217,14 +229,13 @@ def evaluation_documents(
   return long_enough
 
 
-def _check_fills_a_row(tokenize: Tokenize, config: DataConfig) -> float:
-  """Raises ConfigError unless there are tokens enough; returns the mean bytes of the documents that it has read."""
-  tokens = size = 0
-  for count, document in enumerate(tokenize.documents, 1):
+def _check_fills_a_row(tokenize: Tokenize, config: DataConfig) -> None:
+  """Raises ConfigError unless there are tokens enough."""
+  tokens = 0
+  for document in tokenize.documents:
     tokens += len(tokenize.tokens(document))
-    size += len(document) if isinstance(document, str) else document.nbytes
     if tokens > config.context:
-      return size / count
+      return
   where = f"the split {config.split!r}" if config.source is None else "the source"
   raise ConfigError(
     f"{config.directory or config.source}: {where} has {tokens} tokens, fewer than one row (DataConfig.context is "

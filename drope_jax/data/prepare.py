@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 from drope_jax.config import DataConfig
 from drope_jax.data.sources import Documents, source_at
-from drope_jax.data.sources.files import cache
+from drope_jax.data.sources.kept import cache
 from drope_jax.data.tokenizers import train_bpe
 from drope_jax.errors import ConfigError
 

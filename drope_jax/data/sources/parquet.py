@@ -12,7 +12,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from etils import epath
 
-from drope_jax.data.sources.files import matching
+from drope_jax.data.sources.files import matching, opened
+from drope_jax.data.sources.kept import first_line
 from drope_jax.data.sources.source import Blocks, Source
 from drope_jax.errors import ConfigError, DataError
 
@@ -40,16 +41,12 @@ class _Rows(Sequence[Any]):
     self.paths, self.column = paths, column
     self.groups: list[tuple[int, int]] = []  # file and row group
     rows, sizes = [], []
-    for number, path in enumerate(paths):
-      with _reader(path) as file:
-        _check_column(path, file.schema_arrow, column)
-        index = [file.schema.column(i).path for i in range(len(file.schema))].index(column)
-        for group in range(file.metadata.num_row_groups):
-          about = file.metadata.row_group(group)
-          if about.num_rows:
-            self.groups.append((number, group))
-            rows.append(about.num_rows)
-            sizes.append(about.column(index).total_uncompressed_size)
+    for number, groups in enumerate(opened(lambda path: _groups(path, column), paths)):
+      for group, (count, size) in enumerate(groups):
+        if count:
+          self.groups.append((number, group))
+          rows.append(count)
+          sizes.append(size)
     if not rows:
       raise DataError(f"{paths[0]}: has no rows; remove it, or copy it again")
     self.lasts = np.cumsum(rows).tolist()
@@ -106,15 +103,24 @@ class _Rows(Sequence[Any]):
       with _reader(path) as reader:
         column = reader.read_row_group(group, columns=[self.column]).column(0)
     except (OSError, pa.ArrowException) as error:
-      raise DataError(f"{path}: row group {group} cannot be read; copy the file again ({_line(error)})") from error
+      raise DataError(f"{path}: row group {group} cannot be read; copy the file again ({first_line(error)})") from error
     return column.cast(pa.large_binary()).combine_chunks()
+
+
+def _groups(path: epath.Path, column: str) -> list[tuple[int, int]]:
+  """Of each row group of a file: its rows, and the bytes of the column."""
+  with _reader(path) as file:
+    _check_column(path, file.schema_arrow, column)
+    index = [file.schema.column(i).path for i in range(len(file.schema))].index(column)
+    abouts = [file.metadata.row_group(group) for group in range(file.metadata.num_row_groups)]
+    return [(about.num_rows, about.column(index).total_uncompressed_size) for about in abouts]
 
 
 def _reader(path: epath.Path) -> pq.ParquetFile:
   try:
     return pq.ParquetFile(path.open("rb"), pre_buffer=False)
   except (OSError, pa.ArrowException) as error:
-    raise DataError(f"{path}: no parquet file, or cut off; copy it again ({_line(error)})") from error
+    raise DataError(f"{path}: no parquet file, or cut off; copy it again ({first_line(error)})") from error
 
 
 def _check_column(path: epath.Path, schema: pa.Schema, column: str) -> None:
@@ -125,7 +131,3 @@ def _check_column(path: epath.Path, schema: pa.Schema, column: str) -> None:
   wanted = (pa.types.is_string, pa.types.is_large_string, pa.types.is_binary, pa.types.is_large_binary)
   if not any(is_kind(kind) for is_kind in wanted):
     raise ConfigError(f"{path}: the column {column!r} holds {kind}, not text; columns: {', '.join(schema.names)}")
-
-
-def _line(error: BaseException) -> str:
-  return next(iter(str(error).splitlines()), type(error).__name__)

@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 from etils import epath
 
-from drope_jax.data.sources.files import FileBytes
+from drope_jax.data.sources.files import FileBytes, check_reachable, opened
+from drope_jax.data.sources.kept import local
 from drope_jax.data.sources.source import Source
 from drope_jax.errors import ConfigError, DataError
 
@@ -42,7 +43,7 @@ class TokenShards(Sequence[np.ndarray]):
     self.dtype, self.shards = np.dtype(meta["dtype"]), meta["shards"]
     self.lasts = np.cumsum([shard["documents"] for shard in self.shards]).tolist()
     self.sizes = [int(shard["sha256"][:15], 16) for shard in self.shards]
-    self.files = [self._open(shard) for shard in self.shards]
+    self.files = opened(self._open, self.shards)
 
   def _open(self, shard: dict[str, Any]) -> tuple[FileBytes, FileBytes] | None:
     if not shard["documents"]:
@@ -56,7 +57,8 @@ class TokenShards(Sequence[np.ndarray]):
         raise DataError(f"{path}: this shard is missing; copy it, or tokenise again")
       if path.stat().length != size:
         raise DataError(f"{path}: has {path.stat().length} bytes instead of {size}; copy it again")
-    return FileBytes(self.directory / shard["tokens_file"]), FileBytes(self.directory / shard["ends_file"])
+    tokens, ends = self.directory / shard["tokens_file"], self.directory / shard["ends_file"]
+    return FileBytes(tokens), FileBytes(local(ends))  # in a bucket, each read is a request
 
   def __len__(self) -> int:
     return self.lasts[-1]
@@ -81,7 +83,10 @@ class TokenShards(Sequence[np.ndarray]):
     found = []
     for shard in self.shards:
       path = self.directory / shard["tokens_file"]
-      if hashlib.sha256(path.read_bytes()).hexdigest() != shard["sha256"]:
+      known = hashlib.sha256()
+      for chunk in FileBytes(path).chunks():
+        known.update(chunk)
+      if known.hexdigest() != shard["sha256"]:
         found.append(f"{path}: its content is not what was written (by its check sum); copy it again")
     return found
 
@@ -93,6 +98,7 @@ class TokenShards(Sequence[np.ndarray]):
 def read_meta(directory: epath.Path) -> dict[str, Any]:
   """What meta.json says. Raises ConfigError if it is none of ours, DataError if there is nothing."""
   path = directory / META
+  check_reachable(path)
   try:
     meta = json.loads(path.read_text())
   except FileNotFoundError:
