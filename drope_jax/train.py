@@ -195,7 +195,7 @@ class _Loop:
       if step == 0:
         self._evaluate(state, step)
       while step < config.steps and not stop_at(step):
-        batch = jax.tree.map(self._on_devices, next(data))
+        batch = jax.tree.map(self._on_devices, self.log.wait_for(data))
         state, report = self.step_function(state, batch, step_number(step), self.frozen)
         self.profiler.after_step(report)
         # Before this step's own report is added: reading the earlier ones waits for step t while t + 1 runs.

@@ -21,6 +21,8 @@ from drope_jax.data.sources import Documents, source_at
 from drope_jax.data.tokenizers import Tokenizer, load_tokenizer
 from drope_jax.errors import ConfigError
 
+# Of a handful of documents, 1 % may be none.
+NOTHING_HELD_OUT = "the split has no documents; name some as --data=PATH,heldout=OTHER (and fit=OTHER to fit on)"
 INTERLEAVED = 64  # documents that are read side by side, over all processes
 _SIZED = 64  # documents whose lengths stand for those of all
 SHUFFLED_BATCHES = 16  # batches whose rows are shuffled together
@@ -81,11 +83,16 @@ def train_batches(
 
 def open_documents(config: DataConfig) -> Documents:
   """The documents that a run reads; raises as `train_batches` does."""
+  check_named(config)
   if config.source is not None:
     return config.source.documents()
-  if not config.directory:
-    raise ConfigError("DataConfig names no data: give directory (in commands, --data=PATH) or source")
   return source_at(config.directory).part(config.split).documents()
+
+
+def check_named(config: DataConfig) -> None:
+  """Raises ConfigError if the config does not say where the documents are."""
+  if config.source is None and not config.directory:
+    raise ConfigError("DataConfig names no data: give directory (in commands, --data=PATH) or source")
 
 
 def estimated_size(config: DataConfig, tokenizer: Tokenizer) -> tuple[int, float]:
@@ -218,14 +225,21 @@ def evaluation_documents(
     ConfigError: if there is none.
   """
   long_enough: list[np.ndarray] = []
+  longest = -1
   for text in source:
     if len(long_enough) == limit:
       break
     ids = tokenizer.encode(text)
+    longest = max(longest, len(ids))
     if len(ids) >= minimum_tokens:
       long_enough.append(np.asarray(ids, np.int32))
+  if longest < 0:
+    raise ConfigError(NOTHING_HELD_OUT)
   if not long_enough:
-    raise ConfigError(f"no document has {minimum_tokens} tokens or more; evaluate at a shorter length")
+    raise ConfigError(
+      f"no document has {minimum_tokens} tokens or more (the longest has {longest}); evaluate at a shorter length, or "
+      "name longer documents as --data=PATH,heldout=OTHER"
+    )
   return long_enough
 
 

@@ -53,7 +53,7 @@ class _Shard:
     places = len(self.documents)
     tokens_file, ends_file = self.folder / f"tokens-{self.name}.bin", self.folder / f"ends-{self.name}.bin"
     drafts = [path.with_name(path.name + DRAFT) for path in (tokens_file, ends_file)]
-    known, documents, tokens = hashlib.sha256(), 0, 0
+    known, documents, tokens, before = hashlib.sha256(), 0, 0, self.documents.left_out
     with drafts[0].open("wb") as ids_out, drafts[1].open("wb") as ends_out:
       for place in range(places * self.index // self.count, places * (self.index + 1) // self.count):
         document = self.documents.at(place)
@@ -68,7 +68,7 @@ class _Shard:
     for draft, path in zip(drafts, (tokens_file, ends_file), strict=True):
       draft.replace(path)
     record = {"tokens_file": tokens_file.name, "ends_file": ends_file.name, "documents": documents, "tokens": tokens}
-    record["sha256"] = known.hexdigest()
+    record |= {"left_out": self.documents.left_out - before, "sha256": known.hexdigest()}
     write_json(record, self.record)
     return record
 
@@ -120,7 +120,7 @@ def write_shards(
   if not all(job.record.exists() for job in jobs):
     return json.loads((folder / META).read_text()) if (folder / META).exists() else None
   records = [json.loads(job.record.read_text()) for job in jobs]
-  totals = {name: sum(record[name] for record in records) for name in ("documents", "tokens")}
+  totals = {name: sum(record[name] for record in records) for name in ("documents", "tokens", "left_out")}
   if not totals["documents"]:
     raise ConfigError(f"{documents.name}: has no documents")
   tokenizer.save(folder / "tokenizer")

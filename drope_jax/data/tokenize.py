@@ -34,7 +34,9 @@ def main(flag: Mapping[str, flags.FlagHolder]) -> None:
   if meta is None:
     logger.info("this host's shards are written; other hosts are not done yet")
     return
-  logger.info("%s: %d documents, %d tokens (%s)", out, meta["documents"], meta["tokens"], meta["dtype"])
+  logger.info("%s: %s documents, %s tokens (%s)", out, f"{meta['documents']:,}", f"{meta['tokens']:,}", meta["dtype"])
+  if meta.get("left_out"):
+    logger.warning("%s bad documents were left out", f"{meta['left_out']:,}")
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 import logging
 import math
 import time
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -75,6 +76,7 @@ class TrainLog:
     self._schedule = learning_rate(config.optim, config.steps)
     self._flops = metrics.flops_per_token(run.model, config.data.context)
     self._pending: list[dict[str, Any]] = []
+    self._waits: list[float] = []  # seconds, one for each step since the last record
     self._trackers: list[metrics.Tracker] = []
     if jax.process_index() == 0:
       self._trackers = metrics.open_trackers(config.trackers, workdir, to_dict(config), step)
@@ -83,6 +85,13 @@ class TrainLog:
   def seconds(self) -> float:
     """Of training, over all starts of the run."""
     return self._clock.total
+
+  def wait_for(self, data: Iterator[Any]) -> Any:
+    """The next batch of this host; how long it took is part of the next record."""
+    start = time.monotonic()
+    batch = next(data)
+    self._waits.append(time.monotonic() - start)
+    return batch
 
   def add(self, report: dict[str, Any]) -> None:
     """Takes the report of a step that was dispatched, for the next record."""
@@ -126,6 +135,7 @@ class TrainLog:
       "tokens_per_second": speed,
       "mfu": None if speed is None else metrics.mfu(speed, self._flops * self._factor(step, len(reports))),
       "seconds": self.seconds,
+      "data_seconds": self._mean_wait(),
     }
     for name in reports[0]["metrics"]:
       mean = _mean([report["metrics"][name] for report in reports], tokens)
@@ -140,6 +150,11 @@ class TrainLog:
   def close(self) -> None:
     for tracker in self._trackers:
       tracker.close()
+
+  def _mean_wait(self) -> float:
+    """Seconds per step since the last record, which this host waited for data."""
+    waits, self._waits = self._waits, []
+    return sum(waits) / max(len(waits), 1)
 
   def _factor(self, step: int, count: int) -> float:
     """On the FLOPs per token of the `count` steps up to `step`."""

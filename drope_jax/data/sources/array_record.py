@@ -33,10 +33,7 @@ class Records(Sequence[bytes]):
 
   def __init__(self, paths: list[epath.Path]):
     here = opened(local, paths)
-    counts = opened(_count, here)
-    for path, count in zip(paths, counts, strict=True):
-      if count is None:
-        raise DataError(f"{path}: no ArrayRecord file, or cut off; copy it again")
+    counts = opened(lambda both: _count(*both), zip(here, paths, strict=True))
     self.paths, self.lasts = paths, np.cumsum(counts).tolist()
     self.sizes = [path.stat().length for path in paths]
     self._source = array_record_data_source.ArrayRecordDataSource([str(path) for path in here])
@@ -56,11 +53,11 @@ class Records(Sequence[bytes]):
     return f"{self.paths[file]}, record {index - (self.lasts[file - 1] if file else 0)}"
 
 
-def _count(path: epath.Path) -> int | None:
-  """Records of a file; None if it is broken."""
+def _count(path: epath.Path, named: epath.Path) -> int:
+  """Records of a file that the user calls `named`. Raises DataError if it is broken."""
   reader = array_record_module.ArrayRecordReader(str(path))
   if not reader.ok():  # closing it would raise
-    return None
+    raise DataError(f"{named}: no ArrayRecord file, or cut off; copy it again")
   count = reader.num_records()
   reader.close()
   return count

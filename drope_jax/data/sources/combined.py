@@ -115,6 +115,10 @@ class _Mixed(Documents):
     return [size for member in self.members for size in (len(member), *member.sizes)]
 
   @property
+  def left_out(self) -> int:
+    return sum(member.left_out for member in self.members)
+
+  @property
   def tokenizer(self) -> str | None:
     """Raises ConfigError if some members are text and others tokens, or of several tokenizers."""
     found = {member.tokenizer for member in self.members}
@@ -163,6 +167,10 @@ class _Part(Documents):
   @property
   def sizes(self) -> Sequence[int]:
     return self.documents_of_all.sizes
+
+  @property
+  def left_out(self) -> int:
+    return self.documents_of_all.left_out
 
   def order(self, seed: int) -> grain.MapDataset[Any]:
     return self.documents_of_all.order(seed)

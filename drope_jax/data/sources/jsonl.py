@@ -11,8 +11,7 @@ from etils import epath
 
 from drope_jax.data.sources.files import FileBytes, matching, opened
 from drope_jax.data.sources.kept import COMPRESSION, kept, local, unpacked
-from drope_jax.data.sources.source import Source
-from drope_jax.errors import DataError
+from drope_jax.data.sources.source import BadDocument, Source
 
 _BOM = b"\xef\xbb\xbf"
 _BOUNDS = np.dtype(("<u8", 2))  # of a line: where it begins and ends
@@ -77,14 +76,18 @@ class _Lines(Sequence[Any]):
     try:
       record = json.loads(file.line(line))
     except UnicodeDecodeError as error:
-      raise DataError(f"{file.where(line)}: not UTF-8 ({error.reason}); convert the file, or remove the line") from None
+      raise BadDocument(
+        f"{file.where(line)}: not UTF-8 ({error.reason}); convert the file, or remove the line"
+      ) from None
     except (ValueError, RecursionError) as error:
-      raise DataError(f"{file.where(line)}: not JSON ({error}); is the file cut off? mend or remove the line") from None
+      raise BadDocument(
+        f"{file.where(line)}: not JSON ({error}); is the file cut off? mend or remove the line"
+      ) from None
     if not isinstance(record, dict):
-      raise DataError(f"{file.where(line)}: holds a {type(record).__name__}, not an object; is this JSON lines?")
+      raise BadDocument(f"{file.where(line)}: holds a {type(record).__name__}, not an object; is this JSON lines?")
     if self.field not in record:
       fields = ", ".join(record) or "none"
-      raise DataError(f"{file.where(line)}: has no field {self.field!r}; fields: {fields}; name one as JSONL.field")
+      raise BadDocument(f"{file.where(line)}: has no field {self.field!r}; fields: {fields}; name one as JSONL.field")
     return record[self.field]
 
   def where(self, index: int) -> str:
