@@ -76,7 +76,7 @@ class TrainLog:
     self._schedule = learning_rate(config.optim, config.steps)
     self._flops = metrics.flops_per_token(run.model, config.data.context)
     self._pending: list[dict[str, Any]] = []
-    self._waits: list[float] = []  # seconds, one for each step since the last record
+    self._waits: list[float] = []  # seconds, one for each step that is not recorded yet
     self._trackers: list[metrics.Tracker] = []
     if jax.process_index() == 0:
       self._trackers = metrics.open_trackers(config.trackers, workdir, to_dict(config), step)
@@ -113,6 +113,7 @@ class TrainLog:
     reports, self._pending = jax.device_get(self._pending), []
     if not reports:
       return
+    data_seconds = self._mean_wait(len(reports))
     tokens = [float(report["tokens"]) for report in reports]
     if not sum(tokens):  # documents of one token each, behind a document mask: there is no loss
       logger.warning("the %d steps up to step %d had nothing to predict", len(reports), step)
@@ -135,7 +136,7 @@ class TrainLog:
       "tokens_per_second": speed,
       "mfu": None if speed is None else metrics.mfu(speed, self._flops * self._factor(step, len(reports))),
       "seconds": self.seconds,
-      "data_seconds": self._mean_wait(),
+      "data_seconds": data_seconds,
     }
     for name in reports[0]["metrics"]:
       mean = _mean([report["metrics"][name] for report in reports], tokens)
@@ -151,10 +152,10 @@ class TrainLog:
     for tracker in self._trackers:
       tracker.close()
 
-  def _mean_wait(self) -> float:
-    """Seconds per step since the last record, which this host waited for data."""
-    waits, self._waits = self._waits, []
-    return sum(waits) / max(len(waits), 1)
+  def _mean_wait(self, count: int) -> float:
+    """Seconds that this host waited for data, per step, over the next `count` steps to be recorded."""
+    waits, self._waits = self._waits[:count], self._waits[count:]
+    return sum(waits) / count
 
   def _factor(self, step: int, count: int) -> float:
     """On the FLOPs per token of the `count` steps up to `step`."""
