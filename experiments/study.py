@@ -2,8 +2,9 @@
 
 `python -m experiments.study --config=experiments/studies/NAME.py --workdir=DIR [--mesh=context --config.seed=1 ...]`
 
-FILE's `get_config()` returns a dataclass of the study's settings with a method `study(workdir) -> plan.Study`. Whatever
-is finished is not done again: runs go on from their last checkpoint, figures that results.jsonl holds are not measured.
+FILE's `get_config()` returns a dataclass of the study's settings with a method `study(workdir) -> plan.Study`.
+`--data=PATH` names the documents that its runs read and that it measures on (data/sources/at.py). Whatever is finished
+is not done again: runs go on from their last checkpoint, figures that results.jsonl holds are not measured.
 """
 
 import contextlib
@@ -40,7 +41,7 @@ from drope_jax.serialization import (
 from drope_jax.sharding import make_mesh, using
 from drope_jax.train import train
 from drope_jax.training.run import resolve, start_from
-from experiments.plan import Pretrained, Study, run_directory
+from experiments.plan import Pretrained, Study, reading, run_directory
 from experiments.report import write_report
 
 logger = logging.getLogger("experiments.study")
@@ -202,10 +203,12 @@ def _records(workdir: Path) -> dict[Path, int]:
   return {path: path.stat().st_size for path in paths if path.exists()}
 
 
-def main(config: flags.FlagHolder, workdir: flags.FlagHolder, mesh: flags.FlagHolder) -> None:
+def main(config: flags.FlagHolder, workdir: flags.FlagHolder, mesh: flags.FlagHolder, data: flags.FlagHolder) -> None:
   if distributed.asked_for():
     raise ConfigError("a study runs in one process; of several, start its runs with experiments.train")
   settings = cli.settings(config, "the settings of a study", lambda found: callable(getattr(found, "study", None)))
+  if data.value is not None:
+    settings = reading(settings, data.value)
   arranged = cli.mesh_config(mesh)
   run_study(settings, Path(workdir.value).resolve(), None if arranged is None else make_mesh(arranged))
 
@@ -214,4 +217,5 @@ if __name__ == "__main__":
   CONFIG = cli.define_config("Settings of the study: FILE[:ARG].")
   WORKDIR = cli.define_path("workdir", None, "Where everything goes.", required=True)
   MESH = cli.define_mesh("Devices that measure")
-  cli.run(lambda: main(CONFIG, WORKDIR, MESH), computes=True)
+  DATA = cli.define_path("data", None, "What its runs read and it measures on: see drope_jax/data/sources/at.py.")
+  cli.run(lambda: main(CONFIG, WORKDIR, MESH, DATA), computes=True)

@@ -34,7 +34,7 @@ class EvalData:
   limit: int | None = None  # samples of a data set, from its front; None: all
   longbench: Path | None = None  # folder of LongBench's released files
   multiple_choice: Path | None = None  # folder of the files that tasks/multiple_choice.py names
-  haystack: Path | None = None  # see haystack.read_essays; None: prose that Python comes with
+  haystack: str | Path | None = None  # see haystack.read_essays; None: prose that Python comes with
   seed: int = 0
 
   @functools.cached_property

@@ -103,6 +103,9 @@ class PartialDropStudy:
     partial = {f"turns_{turns:g}": PartialDrop(turns=turns) for turns in self.turns}
     return {"control": Keep(), "drop": Drop(), **partial}
 
+  def reading(self, path: str) -> "PartialDropStudy":
+    return dataclasses.replace(self, text=path, data="")  # else a corpus that lies there would be taken
+
   def study(self, workdir: Path) -> Study:
     folder = Path(self.data) if self.data else workdir / "data"
     corpus, tokenizer = folder / "corpus", folder / "tokenizer"
@@ -217,7 +220,7 @@ class PartialDropStudy:
       return
     require(self, text="experiments.prose --out=DIR")
     recipe = dataclasses.replace(recall_corpus.SMALL, vocab_size=self.model.vocab_size, context=self.context)
-    recall_corpus.build_from(Path(self.text), corpus, tokenizer, recipe)
+    recall_corpus.build_from(self.text, corpus, tokenizer, recipe)
 
 
 def _partial_label(turns: float) -> str:
