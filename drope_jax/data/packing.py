@@ -93,15 +93,7 @@ class _RowIterator(grain.DatasetIterator[Batch]):
     self._go_to(0, [])
 
   def _go_to(self, following: int, opened: list[list[int]]) -> None:
-    stream: grain.IterDataset[Batch] = ReadAhead(self._token_documents[following:])
-    if self._num_workers:
-      if not flags.FLAGS.is_parsed():  # grain reads an absl flag, which fails outside of absl programs
-        flags.FLAGS.mark_as_parsed()
-      # Documents come through pipes: shared memory would be left behind where a worker ends with an error.
-      stream = grain.experimental.WithOptionsIterDataset(stream, grain.experimental.DatasetOptions(min_shm_size=_NEVER))
-      options = grain.MultiprocessingOptions(num_workers=self._num_workers)
-      stream = stream.mp_prefetch(options, worker_init_fn=EndWithParent(os.getpid()))
-    self._stream = iter(stream)
+    self._stream = iter(in_workers(ReadAhead(self._token_documents[following:]), self._num_workers))
     self._following = following
     self._opened = collections.deque(_Open(document, offset, length) for document, offset, length in opened)
     self._held = sum(one.length - one.offset for one in self._opened)
@@ -160,6 +152,18 @@ class _RowIterator(grain.DatasetIterator[Batch]):
   def close(self) -> None:
     super().close()
     self._stream.close()
+
+
+def in_workers(stream: grain.IterDataset[Batch], num_workers: int) -> grain.IterDataset[Batch]:
+  """The stream as so many processes read it, each a share of its elements; 0: as this process does."""
+  if not num_workers:
+    return stream
+  if not flags.FLAGS.is_parsed():  # grain reads an absl flag, which fails outside of absl programs
+    flags.FLAGS.mark_as_parsed()
+  # Elements come through pipes: shared memory would be left behind where a worker ends with an error.
+  stream = grain.experimental.WithOptionsIterDataset(stream, grain.experimental.DatasetOptions(min_shm_size=_NEVER))
+  options = grain.MultiprocessingOptions(num_workers=num_workers)
+  return stream.mp_prefetch(options, worker_init_fn=EndWithParent(os.getpid()))
 
 
 @dataclasses.dataclass(frozen=True)

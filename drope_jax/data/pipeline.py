@@ -6,7 +6,6 @@ and rows are shuffled once more, so that a long document does not fill a batch.
 """
 
 import dataclasses
-import sys
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -19,6 +18,7 @@ from drope_jax.data.packing import Rows, Tokenize
 from drope_jax.data.read_ahead import AHEAD_BYTES, Batch
 from drope_jax.data.sources import Documents, source_at
 from drope_jax.data.tokenizers import Tokenizer, load_tokenizer
+from drope_jax.data.windows import WindowBatches
 from drope_jax.errors import ConfigError
 
 # Of a handful of documents, 1 % may be none.
@@ -60,8 +60,10 @@ def train_batches(
   documents = open_documents(config)
   tokenizer = load_tokenizer(config.tokenizer)
   tokenize = _tokenize(documents, tokenizer, config)
-  _check_fills_a_row(tokenize, config)
   seed = seed if config.seed is None else config.seed
+  if config.packing == "windows":
+    return WindowBatches(documents, tokenizer, config, seed, process_index, process_count)
+  _check_fills_a_row(tokenize, config)
   side_by_side = config.interleave or INTERLEAVED
 
   def open_share(index: int, count: int) -> grain.DatasetIterator[Batch]:
@@ -197,15 +199,14 @@ class _Batches(grain.DatasetIterator[Batch]):
     for share in self._shares.values():
       share.close()
 
-  def __del__(self) -> None:  # else the thread that reads ahead would go on
-    if not sys.is_finalizing():
-      for share in getattr(self, "_shares", {}).values():
-        share.close()
-
 
 def join_states(states: Iterable[dict[str, Any]]) -> dict[str, Any]:
   """The state of a whole stream from those of its processes. Raises ValueError if one is missing."""
   states = list(states)
+  if "next_batch" in states[0]:  # of windows.py: alike on all hosts
+    if len({state["next_batch"] for state in states}) != 1:
+      raise ValueError(f"the processes are at different batches: {[state['next_batch'] for state in states]}")
+    return states[0]
   shares = states[0]["shares"]
   found: dict[str, Any] = {}
   for state in states:

@@ -1,5 +1,6 @@
 """Writing token shards: any source, tokenised once, by several processes and hosts, and gone on with after a stop."""
 
+import contextlib
 import dataclasses
 import hashlib
 import json
@@ -16,6 +17,7 @@ import numpy as np
 from drope_jax.data.identity import digest
 from drope_jax.data.packing import EndWithParent
 from drope_jax.data.sources import Documents
+from drope_jax.data.sources.source import key
 from drope_jax.data.sources.tokens import FORMAT, META
 from drope_jax.data.tokenizers import Tokenizer
 from drope_jax.errors import ConfigError
@@ -51,23 +53,27 @@ class _Shard:
   def write(self) -> dict[str, Any]:
     """Writes the shard; returns its record."""
     places = len(self.documents)
-    tokens_file, ends_file = self.folder / f"tokens-{self.name}.bin", self.folder / f"ends-{self.name}.bin"
-    drafts = [path.with_name(path.name + DRAFT) for path in (tokens_file, ends_file)]
+    files = {kind: self.folder / f"{kind}-{self.name}.bin" for kind in ("tokens", "ends", "keys")}
+    drafts = {kind: path.with_name(path.name + DRAFT) for kind, path in files.items()}
     known, documents, tokens, before = hashlib.sha256(), 0, 0, self.documents.left_out
-    with drafts[0].open("wb") as ids_out, drafts[1].open("wb") as ends_out:
+    with contextlib.ExitStack() as stack:
+      out = {kind: stack.enter_context(path.open("wb")) for kind, path in drafts.items()}
       for place in range(places * self.index // self.count, places * (self.index + 1) // self.count):
         document = self.documents.at(place)
         if document is None:
           continue
         assert isinstance(document, str)  # see _plan
-        ids = np.asarray([*self.tokenizer.encode(document), self.tokenizer.eos_id], self.dtype)
+        ids = np.asarray([*self.tokenizer.encode(document), self.tokenizer.eos_id], np.int32)
         documents, tokens = documents + 1, tokens + len(ids)
-        known.update(ids.tobytes())
-        ids_out.write(ids.tobytes())
-        ends_out.write(np.uint64(tokens).tobytes())
-    for draft, path in zip(drafts, (tokens_file, ends_file), strict=True):
-      draft.replace(path)
-    record = {"tokens_file": tokens_file.name, "ends_file": ends_file.name, "documents": documents, "tokens": tokens}
+        data = ids.astype(self.dtype).tobytes()
+        known.update(data)
+        out["tokens"].write(data)
+        out["ends"].write(np.uint64(tokens).tobytes())
+        out["keys"].write(np.uint64(key(ids[:-1])).tobytes())
+    for kind, path in files.items():
+      drafts[kind].replace(path)
+    record: dict[str, Any] = {f"{kind}_file": path.name for kind, path in files.items()}
+    record |= {"documents": documents, "tokens": tokens}
     record |= {"left_out": self.documents.left_out - before, "sha256": known.hexdigest()}
     write_json(record, self.record)
     return record

@@ -1,13 +1,13 @@
 """Sources made of others: a mixture, parts that the user names, and parts cut off by the hash of each document."""
 
 import dataclasses
-import hashlib
 from collections.abc import Sequence
 from typing import Any
 
 import grain
+import numpy as np
 
-from drope_jax.data.sources.source import Document, Documents, Source
+from drope_jax.data.sources.source import Document, Documents, Source, key
 from drope_jax.errors import ConfigError, check
 
 PARTS = ("train", "heldout", "fit")
@@ -61,7 +61,7 @@ class Splits(Source):
   def open(self) -> Sequence[Any]:
     order = ("heldout", "fit", "train")
     before = [getattr(self, name) for name in order[: order.index(self.chosen)]]
-    elsewhere = {_key(document) for source in before if source is not None for document in source.documents()}
+    elsewhere = {key(document) for source in before if source is not None for document in source.documents()}
     return _Without(getattr(self, self.chosen).documents(), frozenset(elsewhere))
 
 
@@ -150,7 +150,7 @@ class _Place:
     return self.source, place
 
 
-class _Part(Documents):
+class Part(Documents):
   """Those of some documents that belong to a part: places are theirs."""
 
   def __init__(self, documents: Documents):
@@ -159,7 +159,7 @@ class _Part(Documents):
 
   def at(self, place: Any) -> Document | None:
     document = self.documents_of_all.at(place)
-    return document if document is not None and self.has(_key(document)) else None
+    return document if document is not None and self.has(key(document)) else None
 
   def where(self, place: Any) -> str:
     return self.documents_of_all.where(place)
@@ -178,8 +178,12 @@ class _Part(Documents):
   def has(self, key: int) -> bool:
     raise NotImplementedError
 
+  def mask(self, keys: np.ndarray) -> np.ndarray:
+    """`has` of many keys, uint64."""
+    raise NotImplementedError
 
-class _Within(_Part):
+
+class _Within(Part):
   def __init__(self, documents: Documents, begin: int, end: int):
     super().__init__(documents)
     self.begin, self.end = begin, end
@@ -187,8 +191,11 @@ class _Within(_Part):
   def has(self, key: int) -> bool:
     return self.begin <= key < self.end
 
+  def mask(self, keys: np.ndarray) -> np.ndarray:
+    return (keys >= self.begin) & (keys < self.end)
 
-class _Without(_Part):
+
+class _Without(Part):
   def __init__(self, documents: Documents, elsewhere: frozenset[int]):
     super().__init__(documents)
     self.elsewhere = elsewhere
@@ -196,8 +203,5 @@ class _Without(_Part):
   def has(self, key: int) -> bool:
     return key not in self.elsewhere
 
-
-def _key(document: Document) -> int:
-  """64 bits of a document's hash."""
-  content = document.encode() if isinstance(document, str) else document.tobytes()
-  return int.from_bytes(hashlib.sha256(content).digest()[:8], "big")
+  def mask(self, keys: np.ndarray) -> np.ndarray:
+    return ~np.isin(keys, np.fromiter(self.elsewhere, np.uint64, len(self.elsewhere)))

@@ -1,22 +1,23 @@
 """Token shards: documents that were tokenised once, by `python -m drope_jax.data.tokenize`.
 
 A folder holds `meta.json` and, for each shard, `tokens-NNNNN-of-NNNNN.bin` (ids of uint16 or uint32, little-endian,
-with EOS behind each document) and `ends-NNNNN-of-NNNNN.bin` (uint64: where each document ends there, EOS included).
+with EOS behind each document), `ends-NNNNN-of-NNNNN.bin` (uint64: where each document ends there, EOS included) and
+`keys-NNNNN-of-NNNNN.bin` (uint64: `source.key` of the ids of each, by which parts are told apart without reading them).
 """
 
 import bisect
 import dataclasses
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 from etils import epath
 
 from drope_jax.data.sources.files import FileBytes, check_reachable, opened
-from drope_jax.data.sources.kept import local
-from drope_jax.data.sources.source import Source
+from drope_jax.data.sources.kept import kept, local
+from drope_jax.data.sources.source import Source, key
 from drope_jax.errors import ConfigError, DataError
 
 META = "meta.json"
@@ -65,17 +66,44 @@ class TokenShards(Sequence[np.ndarray]):
 
   def __getitem__(self, index: int) -> np.ndarray:  # type: ignore[override]
     number, document = self._find(index)
-    tokens, ends = self.files[number]  # type: ignore[misc]
-    begin, end = np.frombuffer(ends.read(8 * document - 8, 8 * document + 8), "<u8") if document else (0, None)
-    if end is None:
-      (end,) = np.frombuffer(ends.read(0, 8), "<u8")
+    _, ends = self.files[number]  # type: ignore[misc]
+    bounds = np.frombuffer(ends.read(max(8 * document - 8, 0), 8 * document + 8), "<u8")
+    begin = int(bounds[0]) if document else 0
+    return self.tokens(number, begin, int(bounds[-1]) - 1)
+
+  def tokens(self, number: int, begin: int, end: int) -> np.ndarray:
+    """Some tokens of a shard, EOS included: int32."""
+    file, _ = self.files[number]  # type: ignore[misc]
     size = self.dtype.itemsize
-    data = tokens.read(int(begin) * size, (int(end) - 1) * size)
-    return np.frombuffer(data, self.dtype.newbyteorder("<")).astype(np.int32)
+    return np.frombuffer(file.read(begin * size, end * size), self.dtype.newbyteorder("<")).astype(np.int32)
+
+  def ends(self, number: int) -> np.ndarray:
+    """Where each document of a shard ends, EOS included: int64."""
+    _, file = self.files[number]  # type: ignore[misc]
+    return np.frombuffer(file.read(0, file.size), "<u8").astype(np.int64)
+
+  def keys(self, number: int) -> np.ndarray:
+    """`key` of each document of a shard: uint64; of shards of an earlier version made once, and kept."""
+    name = self.shards[number].get("keys_file")
+    path = self.directory / name if name else kept(self.files[number][0].path, "keys", self._made_keys(number))  # type: ignore[index]
+    file = FileBytes(path)
+    if file.size != 8 * self.shards[number]["documents"]:
+      raise DataError(f"{path}: has {file.size} bytes instead of {8 * self.shards[number]['documents']}; copy it again")
+    return np.frombuffer(file.read(0, file.size), "<u8")
+
+  def _made_keys(self, number: int) -> Iterator[bytes]:
+    begin = 0
+    for end in self.ends(number).tolist():
+      yield np.uint64(key(self.tokens(number, begin, end - 1))).tobytes()
+      begin = end
+
+  def name(self, number: int) -> str:
+    """What a person finds a shard by."""
+    return str(self.directory / self.shards[number]["tokens_file"])
 
   def where(self, index: int) -> str:
     number, document = self._find(index)
-    return f"{self.directory / self.shards[number]['tokens_file']}, document {document}"
+    return f"{self.name(number)}, document {document}"
 
   @property
   def damaged(self) -> list[str]:
