@@ -73,11 +73,11 @@ def test_any_number_of_hosts_sees_the_same_global_batches_and_goes_on_in_another
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("workers", [1, 2])
-def test_workers_change_nothing(shards, workers):
-  whole, _ = read(config(Tokens(shards)), 12)
-  first, state = read(config(Tokens(shards), num_workers=workers), 5)
-  second, _ = read(config(Tokens(shards), num_workers=workers), 7, state=state)
+@pytest.mark.parametrize(("workers", "process"), [(1, (1, 2)), (2, (0, 1))])
+def test_workers_change_nothing(shards, workers, process):
+  whole, _ = read(config(Tokens(shards)), 12, *process)
+  first, state = read(config(Tokens(shards), num_workers=workers), 5, *process)
+  second, _ = read(config(Tokens(shards), num_workers=workers), 7, *process, state=state)
   for ours, theirs in zip([*first, *second], whole, strict=True):
     np.testing.assert_array_equal(ours["tokens"], theirs["tokens"])
 

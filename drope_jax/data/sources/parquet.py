@@ -25,8 +25,9 @@ MOST_TOGETHER = 16  # row groups
 class Parquet(Source):
   """Parquet files; `column` holds the documents.
 
-  Opening reads the files' footers. A row group is read as a whole, so the order of documents is that of shuffled row
-  groups, whose rows are shuffled within MOST_TOGETHER of them, fewer where these exceed CACHED_BYTES.
+  Opening reads the files' footers. A row group is read as a whole. So of more than CACHED_BYTES of text, the order of
+  documents is that of shuffled row groups, whose rows are shuffled within MOST_TOGETHER of them, fewer where these
+  exceed CACHED_BYTES.
   """
 
   glob: str
@@ -51,8 +52,10 @@ class _Rows(Sequence[Any]):
       raise DataError(f"{paths[0]}: has no rows; remove it, or copy it again")
     self.lasts = np.cumsum(rows).tolist()
     self.sizes = [path.stat().length for path in paths]
-    together = max(1, min(MOST_TOGETHER, CACHED_BYTES // max(sizes)))
-    self.blocks = Blocks(np.asarray(self.lasts), together)
+    # What is kept as a whole is shuffled as a whole, in the order of any other source.
+    whole = sum(sizes) <= CACHED_BYTES
+    self.together = len(sizes) if whole else max(1, min(MOST_TOGETHER, CACHED_BYTES // max(sizes)))
+    self.blocks = None if whole else Blocks(np.asarray(self.lasts), self.together)
     self._start()
 
   def _start(self) -> None:
@@ -78,7 +81,7 @@ class _Rows(Sequence[Any]):
       self._cached[number] = values  # the last one used comes last
       while len(self._cached) > 2 and sum(one.nbytes for one in self._cached.values()) > 2 * CACHED_BYTES:
         self._cached.popitem(last=False)
-      while len(self._cached) > 2 * self.blocks.together:  # two windows meet where one ends
+      while len(self._cached) > 2 * self.together:  # two windows meet where one ends
         self._cached.popitem(last=False)
     return values[row].as_py()
 
