@@ -2,14 +2,14 @@
 
 The shards are flat arrays of uint16 or uint32, with a meta.json (sources/tokens.py says how they look). Train on them
 with `--data=DIR --config.data.tokenizer=DIR/tokenizer`: the batches are those of the text itself, and nothing is
-tokenised again when the context changes. The same command goes on where an interrupted one stopped; on several hosts
-that see DIR, `--host=I --hosts=N` shares the work out.
+tokenised again when the context changes. With `--config.data.packing=windows` (data/windows.py) they are cut from the
+flat tokens, and the place in the stream is one integer. The same command goes on where an interrupted one stopped; on
+several hosts that see DIR, `--host=I --hosts=N` shares the work out.
 """
 
 import logging
 import os
 from collections.abc import Mapping
-from pathlib import Path
 
 from absl import flags
 
@@ -26,7 +26,7 @@ def main(flag: Mapping[str, flags.FlagHolder]) -> None:
   """`flag`: those below, by name."""
   given = {name: holder.value for name, holder in flag.items()}
   documents = source_at(given["data"]).part(given["part"]).documents()
-  vocab_size, out = given["train_tokenizer"], Path(given["out"])
+  vocab_size, out = given["train_tokenizer"], given["out"]
   tokenizer = load_tokenizer(trained_tokenizer(documents, vocab_size) if vocab_size else given["tokenizer"])
   meta = write_shards(
     documents, tokenizer, out, given["shards"], given["processes"], host=given["host"], hosts=given["hosts"]
