@@ -70,11 +70,13 @@ class _Reader:
     self._documents, self._most_bytes = documents, most_bytes
     self._following, self._reading, self._held = first, 0, 0  # the next document to begin; documents; bytes
     self._waiting: collections.deque[Future[Batch]] = collections.deque()
-    self._lock, self._closed = threading.RLock(), False
+    self._lock, self._end = threading.RLock(), len(documents)
     self._pool = ThreadPoolExecutor(_THREADS, thread_name_prefix="read-ahead")
 
   def next(self) -> Batch:
     self.begin()
+    if not self._waiting:
+      raise StopIteration
     element = self._waiting.popleft().result()
     with self._lock:
       self._held -= _size(element)
@@ -84,7 +86,7 @@ class _Reader:
   def begin(self) -> None:
     """Begins as many documents as may be read now; one that is waited for always is."""
     with self._lock:
-      while not self._closed and (not self._waiting or self._may_begin()):
+      while self._following < self._end and (not self._waiting or self._may_begin()):
         self._reading += 1
         self._waiting.append(self._pool.submit(self._documents.__getitem__, self._following))
         self._following += 1
@@ -102,7 +104,7 @@ class _Reader:
 
   def close(self) -> None:
     with self._lock:
-      self._closed = True
+      self._end = 0  # begin no more
     self._pool.shutdown(wait=False, cancel_futures=True)
 
 
