@@ -1,13 +1,15 @@
 """Checkpoints of a run: an orbax composite of `params`, `opt_state`, `data` and `meta` per step.
 
 `params` is an item of its own, so weights load alone, on any mesh, without knowing the optimizer. `meta` is JSON: step,
-tokens, seconds, the run's complete config and the library versions. A pretrained model that was imported is a single
-step 0 of `params` and `meta`, which then holds the model's config, its context and where it comes from.
+tokens, seconds, the run's complete config, the library versions, and digests of everything (digests.py), which are
+checked on loading. A pretrained model that was imported is a single step 0 of `params` and `meta`, which then holds the
+model's config, its context and where it comes from.
 """
 
 import dataclasses
 import json
 import logging
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import grain
@@ -17,14 +19,17 @@ import orbax.checkpoint as ocp
 from etils import epath
 from jax.sharding import Mesh, SingleDeviceSharding
 
-from drope_jax.checkpoint_files import check_whole
+from drope_jax import digests
+from drope_jax.checkpoint_files import check_sizes, check_whole
 from drope_jax.config import TrainConfig
 from drope_jax.data.pipeline import join_states
 from drope_jax.errors import CheckpointError, ConfigError
 from drope_jax.model_config import ModelConfig
 from drope_jax.parameters import Params, map_specs
+from drope_jax.saving import naming_failures
 from drope_jax.serialization import differences, from_dict, library_versions, to_dict
 from drope_jax.sharding import named_sharding
+from drope_jax.transitions import while_under_way
 
 logger = logging.getLogger(__name__)
 
@@ -83,15 +88,14 @@ class Checkpoint(NamedTuple):
   context: int  # tokens it was trained at
 
 
-def open_manager(workdir: epath.PathLike, config: TrainConfig | None = None) -> ocp.CheckpointManager:
-  """The manager of `workdir`'s checkpoints: for saving as `config` says, or only for reading if it is None."""
-  if config is None:
-    options = ocp.CheckpointManagerOptions(read_only=True, save_interval_steps=0, create=False)
-  else:
-    options = ocp.CheckpointManagerOptions(
-      max_to_keep=config.keep_latest, keep_period=config.keep_every, enable_async_checkpointing=True
-    )
-  return ocp.CheckpointManager(epath.Path(workdir).resolve() / "checkpoints", options=options)
+def open_manager(workdir: epath.PathLike) -> ocp.CheckpointManager:
+  """The manager of `workdir`'s checkpoints, for reading; that which writes them is saving.writing."""
+  options = ocp.CheckpointManagerOptions(read_only=True, save_interval_steps=0, create=False)
+  return ocp.CheckpointManager(_folder(workdir), options=options)
+
+
+def _folder(workdir: epath.PathLike) -> epath.Path:
+  return epath.Path(workdir).resolve() / "checkpoints"
 
 
 def save(
@@ -107,22 +111,28 @@ def save(
   """Starts writing step `step`; the write goes on in the background, from a copy of the state.
 
   Args:
+    manager: of saving.writing.
     tokens, seconds: of the whole run so far.
     teacher_step: of the checkpoint that holds the objective's frozen weights, if it has any.
+
+  Raises:
+    CheckpointError: if this save, or the one before, has failed.
   """
   meta = {"step": step, "tokens": tokens, "seconds": seconds, "config": to_dict(config), "versions": library_versions()}
   if teacher_step is not None:
     meta["teacher_step"] = teacher_step
-  manager.save(
-    step,
-    args=ocp.args.Composite(
-      params=ocp.args.StandardSave(state.params),
-      opt_state=ocp.args.StandardSave(state.opt_state),
-      data=grain.checkpoint.CheckpointSave(data),
-      meta=ocp.args.JsonSave(meta),
-    ),
-    force=True,
-  )
+  meta = _with_digests(meta, data, params=state.params, opt_state=state.opt_state)
+  with naming_failures(manager.directory):
+    manager.save(
+      step,
+      args=ocp.args.Composite(
+        params=ocp.args.StandardSave(state.params),
+        opt_state=ocp.args.StandardSave(state.opt_state),
+        data=grain.checkpoint.CheckpointSave(data),
+        meta=ocp.args.JsonSave(meta),
+      ),
+      force=True,
+    )
 
 
 def save_weights(
@@ -135,6 +145,7 @@ def save_weights(
     origin: where it comes from, as JSON.
   """
   meta = {"step": 0, "tokens": 0, "seconds": 0.0, "model": to_dict(model), "context": context, "origin": origin}
+  meta = _with_digests(meta | {"versions": library_versions()}, None, params=params)
   options = ocp.CheckpointManagerOptions(enable_async_checkpointing=False)
   # By default all arrays are compressed at one time, each as a whole, which needs the memory of all of them again.
   in_chunks = jax.tree.map(lambda _: ocp.SaveArgs(chunk_byte_size=_CHUNK_BYTES), params)
@@ -143,32 +154,92 @@ def save_weights(
     "params": ocp.StandardCheckpointHandler(save_concurrent_gb=1.01 * largest / 1e9),
     "meta": ocp.JsonCheckpointHandler(),
   }
-  directory = epath.Path(workdir).resolve() / "checkpoints"
-  with ocp.CheckpointManager(directory, options=options, item_handlers=handlers) as manager:
+  with ocp.CheckpointManager(_folder(workdir), options=options, item_handlers=handlers) as manager:
     items = {
       "params": ocp.args.StandardSave(params, save_args=in_chunks),
-      "meta": ocp.args.JsonSave({**meta, "versions": library_versions()}),
+      "meta": ocp.args.JsonSave(meta),
     }
     manager.save(0, args=ocp.args.Composite(**items))
 
 
-def _restore(manager: ocp.CheckpointManager, step: int, **items: Any) -> Any:
-  """These items of a step. Raises CheckpointError naming one that is missing."""
-  path = manager.directory / str(step)
+def _with_digests(meta: dict[str, Any], data: grain.DatasetIterator | None, **arrays: Any) -> dict[str, Any]:
+  """The meta with digests of a step's arrays, of its place in the data and of itself, unless they are turned off."""
+  if not digests.enabled():
+    return meta
+  known = {name: digests.of_arrays(tree) for name, tree in arrays.items()}
+  if data is not None:
+    known["data"] = digests.of_hosts(data.get_state())
+  meta = {**meta, "digests": known}
+  return {**meta, "digest": digests.of_json(meta)}
+
+
+def _check_there(path: epath.Path, items: Iterable[str]) -> None:
+  """Raises CheckpointError naming an item of a step that is missing, or not whole."""
   for name in items:
     if not (path / name).exists():
-      raise CheckpointError(f"{path}: this checkpoint is not complete, it has no {name}")
+      raise CheckpointError(f"{path}: this checkpoint is not complete, it has no {name}{_others(path)}")
     check_whole(path / name)
+
+
+def _restore(manager: ocp.CheckpointManager, step: int, **items: Any) -> Any:
+  """These items of a step, of which _check_there holds. Raises CheckpointError if they cannot be read."""
+  path = manager.directory / str(step)
   try:
     return manager.restore(step, args=ocp.args.Composite(**items))
   except (OSError, ValueError) as error:
     said = (str(error).splitlines() or [type(error).__name__])[0][:200]
-    raise CheckpointError(f"{path}: {' and '.join(items)} cannot be read ({said})") from error
+    raise CheckpointError(f"{path}: {' and '.join(items)} cannot be read ({said}){_others(path)}") from error
+
+
+def _restore_arrays(
+  manager: ocp.CheckpointManager, step: int, meta: dict[str, Any], model: ModelConfig, **items: Any
+) -> Any:
+  """Items of arrays, as the abstract trees `items` lay them out: of the sizes of `model`, and as they were saved.
+
+  Raises:
+    CheckpointError: naming the step, the item and the array, or the field of the config that contradicts it.
+  """
+  path = manager.directory / str(step)
+  _check_there(path, items)
+  for name, abstract in items.items():
+    check_sizes(path / name, abstract, model)
+  restored = _restore(manager, step, **{name: ocp.args.StandardRestore(tree) for name, tree in items.items()})
+  if digests.enabled() and "digests" in meta:
+    for name in items:
+      _check_unchanged(path, name, meta["digests"][name], digests.of_arrays(restored[name]))
+  return restored
+
+
+def _check_unchanged(path: epath.Path, item: str, before: dict[str, str], now: dict[str, str]) -> None:
+  """Raises CheckpointError naming what of an item has other digests than it was saved with."""
+  found = digests.changed(before, now)
+  if found:
+    more = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
+    raise CheckpointError(
+      f"{path}: {f'{item} {found[0]}'.strip()}{more} is not as it was saved: its digest is another{_others(path)}; "
+      f"{digests.VARIABLE}=off loads it as it is"
+    )
+
+
+def _others(path: epath.Path) -> str:
+  """Where one can go from a step that is damaged. Nothing goes there by itself: it would be another model."""
+  steps = sorted(int(other.name) for other in path.parent.iterdir() if other.name.isdigit() and other.name != path.name)
+  if not steps:
+    return ""
+  return f"; other steps here: {', '.join(map(str, steps))} (--step=N, or --config.init.step=N)"
 
 
 def read_meta(manager: ocp.CheckpointManager, step: int) -> dict[str, Any]:
-  """The `meta` of a step."""
-  return _restore(manager, step, meta=ocp.args.JsonRestore())["meta"]
+  """The `meta` of a step. Raises CheckpointError if it cannot be read, or is not as it was saved."""
+  path = manager.directory / str(step)
+  _check_there(path, ["meta"])
+  meta = _restore(manager, step, meta=ocp.args.JsonRestore())["meta"]
+  if not isinstance(meta, dict):
+    raise CheckpointError(f"{path}: its meta is no object of JSON{_others(path)}")
+  digest = meta.pop("digest", None)
+  if digest is not None and digests.enabled():
+    _check_unchanged(path, "meta", {"": digest}, {"": digests.of_json(meta)})
+  return meta
 
 
 def resume(
@@ -190,13 +261,9 @@ def resume(
     CheckpointError: if the checkpoint is another run's, naming the field, or is not complete.
   """
   path, meta = manager.directory / str(step), check_ours(manager, step, config, extend)
-  restored = _restore(
-    manager,
-    step,
-    params=ocp.args.StandardRestore(abstract.params),
-    opt_state=ocp.args.StandardRestore(abstract.opt_state),
-  )
-  data.set_state(_data_state(path / "data"))
+  assert config.model is not None  # of a resolved run
+  restored = _restore_arrays(manager, step, meta, config.model, params=abstract.params, opt_state=abstract.opt_state)
+  data.set_state(_data_state(path, meta))
   data.start_prefetch()
   return TrainState(restored["params"], restored["opt_state"]), meta
 
@@ -214,13 +281,19 @@ def check_ours(manager: ocp.CheckpointManager, step: int, config: TrainConfig, e
   return meta
 
 
-def _data_state(directory: epath.Path) -> dict[str, Any]:
+def _data_state(step: epath.Path, meta: dict[str, Any]) -> dict[str, Any]:
   """The place in the stream, from the files of all processes that wrote it: grain's handler reads one's own alone."""
+  directory = step / "data"
   files = sorted(directory.glob("process_*-of-*.json")) if directory.exists() else []
   try:
-    return join_states(json.loads(file.read_text()) for file in files)
+    states = {file.name: json.loads(file.read_text()) for file in files}
+    joined = join_states(states.values())
   except (IndexError, KeyError, ValueError) as error:
-    raise CheckpointError(f"{directory}: the place in the data cannot be read ({error!r})") from error
+    raise CheckpointError(f"{directory}: the place in the data cannot be read ({error!r}){_others(step)}") from error
+  known = meta.get("digests", {}).get("data")
+  if known is not None and digests.enabled():
+    _check_unchanged(step, "data", known, {name: digests.of_json(state) for name, state in states.items()})
+  return joined
 
 
 def refuse_other_run(there: Any, config: TrainConfig, where: Any, extend: bool = False) -> None:
@@ -269,13 +342,19 @@ def _open_for_reading(workdir: epath.PathLike) -> ocp.CheckpointManager:
 
 
 def _described(meta: dict[str, Any]) -> tuple[TrainConfig | None, ModelConfig, int]:
-  """The run's config (None for an imported model), the model, and the context that it was trained at."""
+  """The run's config (None for an imported model), the model, and the context that it was trained at.
+
+  The model of a step within a fade has the frequencies of that step; config.model is what the run makes.
+  """
   if "origin" in meta:
     return None, from_dict(ModelConfig, meta["model"]), meta["context"]
   config = from_dict(TrainConfig, meta["config"])
   if config.model is None:
     raise ConfigError("TrainConfig.model is missing: a run writes the model that it makes")
-  return config, config.model, config.data.context
+  model, init = config.model, config.init
+  if init is not None and init.model is not None:
+    model = while_under_way(init.transition, init.model, model, meta["step"], config.steps)
+  return config, model, config.data.context
 
 
 @dataclasses.dataclass(frozen=True)
@@ -286,7 +365,7 @@ class SavedStep:
   step: int
   meta: dict[str, Any]  # see the module's docstring
   config: TrainConfig | None  # of the run that wrote it; None: imported (drope_jax.interop)
-  model: ModelConfig
+  model: ModelConfig  # that the weights of this step belong to; within a fade not yet `config.model`
   context: int  # tokens it was trained at
 
   def params(self, mesh: Mesh | None = None) -> Params:
@@ -303,7 +382,7 @@ class SavedStep:
 
   def _read(self, item: str, abstract: Any) -> Any:
     with _open_for_reading(self.workdir) as manager:
-      return _restore(manager, self.step, **{item: ocp.args.StandardRestore(abstract)})[item]
+      return _restore_arrays(manager, self.step, self.meta, self.model, **{item: abstract})[item]
 
 
 def open_step(workdir: epath.PathLike, step: int | None = None) -> SavedStep:

@@ -1,9 +1,11 @@
-"""Whether all files of a saved item are there and whole, before orbax reads it: a copy may have broken off.
+"""Whether all files of a saved item are there and whole, and of the sizes that are asked for, before orbax reads it.
 
-Orbax stores arrays as OCDBT, a tree of nodes in which every value is a range of bytes of some file. Reading one that is
-missing fails deep in its threads, with hundreds of lines.
+A copy may have broken off, and a config may be of another model. Orbax stores arrays as OCDBT, a tree of nodes in which
+every value is a range of bytes of some file. Reading one that is missing fails deep in its threads, with hundreds of
+lines.
 """
 
+import dataclasses
 import json
 import re
 from collections.abc import Iterator
@@ -14,10 +16,14 @@ from etils import epath
 
 from drope_jax.errors import CheckpointError
 from drope_jax.files import is_local
+from drope_jax.model_config import ModelConfig
+from drope_jax.parameters import FIELDS, map_specs, named_leaves
 
 MANIFEST = "manifest.ocdbt"
 # A place as tensorstore writes it: "value:ocdbt.process_0/:d/0e17...:9665:2893" (directory, file, offset, length).
 _PLACE = re.compile(r"(btreenode|value):([^:]*):([^:]*):(\d+):(\d+)")
+
+_DESCRIPTION = "/.zarray"  # behind the name of an array: its shape, dtype and chunks as JSON
 
 
 def check_whole(item: epath.Path) -> None:
@@ -61,3 +67,50 @@ def _ranges(item: epath.Path) -> Iterator[tuple[str, int]]:
 def _brief(error: Any) -> str:
   """An error's first line, as far as it fits on a screen."""
   return str(error).splitlines()[0][:200]
+
+
+def check_sizes(item: epath.Path, abstract: Any, model: ModelConfig) -> None:
+  """Raises CheckpointError if an item has other arrays than `abstract`, before anything is allocated for them.
+
+  As with `check_whole`, what is not stored as OCDBT on this machine is not checked.
+
+  Args:
+    abstract: a tree of shapes, the parameters of `model` or an optimizer's state of them.
+    model: names the field that is contradicted.
+  """
+  if not is_local(item) or not (item / MANIFEST).exists():
+    return
+  there, wanted = _shapes(item), {name: leaf.shape for name, leaf in named_leaves(abstract)}
+  dimensions = dict(named_leaves(map_specs(lambda spec: _Dimensions(spec.dimensions), model)))
+  for name, shape in wanted.items():
+    if name not in there:
+      raise CheckpointError(f"{item}: the array {name} is missing, which the config of this step asks for")
+    for axis, (size, found) in enumerate(zip(shape, there[name], strict=False)):
+      if size != found and name in dimensions:
+        field = FIELDS[dimensions[name].names[axis]]
+        raise CheckpointError(f"{item}: ModelConfig.{field} is {size} by its config; its arrays have {found} ({name})")
+    if shape != there[name]:
+      raise CheckpointError(f"{item}: the array {name} is of shape {there[name]}; by its config it should be {shape}")
+  for name in there.keys() - wanted.keys():
+    raise CheckpointError(f"{item}: the array {name} has no place in a model of its config")
+
+
+@dataclasses.dataclass(frozen=True)
+class _Dimensions:
+  """A leaf of a tree, which a tuple would not be."""
+
+  names: tuple[str, ...]
+
+
+def _shapes(item: epath.Path) -> dict[str, tuple[int, ...]]:
+  """The shape of every array of an item, by its path ("layers/q")."""
+  try:
+    store = tensorstore.KvStore.open({"driver": "ocdbt", "base": f"file://{item}/"}).result()
+    described = {key.decode(): store.read(key).result().value for key in store.list().result()}
+    return {
+      name.removesuffix(_DESCRIPTION).replace(".", "/"): tuple(json.loads(value)["shape"])
+      for name, value in described.items()
+      if name.endswith(_DESCRIPTION)
+    }
+  except (OSError, ValueError, LookupError, TypeError) as error:
+    raise CheckpointError(f"{item}: which arrays it has cannot be read ({_brief(error)})") from error

@@ -22,6 +22,10 @@ class CheckpointError(UserError, RuntimeError):
   """A checkpoint or workdir that cannot be used: the message names the path, and the field where there is one."""
 
 
+class BusyError(UserError, RuntimeError):
+  """A directory that another process writes to: the message names both."""
+
+
 class DataError(UserError, ValueError):
   """Text or tokens that cannot be read or trained on: the message names the file and row, and what to do."""
 

@@ -5,7 +5,7 @@ import logging
 import os
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from etils import epath
 
@@ -14,6 +14,7 @@ from drope_jax.errors import FileError
 logger = logging.getLogger(__name__)
 
 DRAFT = ".draft"  # behind the name of a file that is being written
+LOCK = ".lock"  # behind that of a file which a writer of the directory has locked (workdir.py)
 
 
 def replace_whole(path: epath.PathLike, content: str | bytes) -> None:
@@ -27,7 +28,10 @@ def replace_whole(path: epath.PathLike, content: str | bytes) -> None:
     return
   target = Path(os.fspath(path))
   draft = target.with_name(target.name + DRAFT)
-  draft.write_bytes(data)
+  with draft.open("wb") as file:
+    file.write(data)
+    file.flush()
+    os.fsync(file.fileno())  # or a machine that loses its power may have the new name before the new content
   draft.replace(target)
 
 
@@ -36,32 +40,53 @@ def write_json(data: Any, path: epath.PathLike) -> None:
   replace_whole(path, json.dumps(data, indent=2) + "\n")
 
 
+class Line(NamedTuple):
+  """A line of a file of JSON lines."""
+
+  number: int  # from 1
+  content: bytes  # without its newline
+  ended: bool  # whether it had one: a crash may have cut off a last line
+
+  def record(self) -> Any:
+    """What it says. Raises ValueError if it is not text, or not JSON."""
+    try:
+      return json.loads(self.content.decode())
+    except RecursionError as error:
+      raise ValueError("nested too deeply") from error
+
+
+def lines_of(path: epath.PathLike) -> list[Line]:
+  """The lines of a file; nothing after the last newline is no line. Raises FileError if it cannot be read."""
+  try:
+    content = epath.Path(path).read_bytes()
+  except OSError as error:
+    raise FileError(f"{path}: cannot be read ({error})") from error
+  *whole, last = content.split(b"\n")  # splitlines would break at characters that may stand in a string of JSON
+  lines = [Line(number, line, True) for number, line in enumerate(whole, start=1)]
+  return [*lines, Line(len(lines) + 1, last, False)] if last else lines
+
+
 def read_json_lines(path: epath.PathLike, torn: Literal["drop", "read", "skip"] = "drop") -> list[Any]:
   """The records of a file, one per line; blank lines are passed over.
 
   Args:
     torn: what happens to a line that a crash may have cut off. "drop": a last line without its newline is left out.
-      "read": the file is from elsewhere, and its last line is a record as any other. "skip": a line that is not JSON is
-      left out with a warning, wherever it is, because later records were written behind it.
+      "read": the file is from elsewhere, and its last line is a record as any other. "skip": a line that is not JSON,
+      or not even text, is left out with a warning, wherever it is, because later records were written behind it.
 
   Raises:
-    FileError: the file cannot be read as text, or a line is not JSON; the message names the file and the line.
+    FileError: the file cannot be read, or a line is not JSON; the message names the file and the line.
   """
-  try:
-    text = epath.Path(path).read_bytes().decode()
-  except (OSError, UnicodeDecodeError) as error:
-    raise FileError(f"{path}: cannot be read ({error})") from error
-  *lines, last = text.split("\n")  # splitlines would break at characters that may stand in a string of JSON
   records = []
-  for number, line in enumerate(lines if torn == "drop" else [*lines, last], start=1):
-    if not line.strip():
+  for line in lines_of(path):
+    if not line.content.strip() or (torn == "drop" and not line.ended):
       continue
     try:
-      records.append(json.loads(line))
-    except json.JSONDecodeError as error:
+      records.append(line.record())
+    except ValueError as error:
       if torn != "skip":
-        raise FileError(f"{path}:{number}: not JSON ({error})") from error
-      logger.warning("%s:%d is not a whole record and is left out", path, number)
+        raise FileError(f"{path}:{line.number}: not JSON ({error})") from error
+      logger.warning("%s:%d is not a whole record and is left out (%s)", path, line.number, error)
   return records
 
 
@@ -85,8 +110,8 @@ def append_json_lines(records: Iterable[Any], path: Path) -> None:
 
 
 def holds_something(directory: Path) -> bool:
-  """Whether a directory is there and not empty; a draft that a crash has left does not count."""
-  return directory.exists() and any(not path.name.endswith(DRAFT) for path in directory.iterdir())
+  """Whether a directory is there and not empty; a draft or a lock that a crash has left does not count."""
+  return directory.exists() and any(not path.name.endswith((DRAFT, LOCK)) for path in directory.iterdir())
 
 
 def is_local(path: epath.PathLike) -> bool:

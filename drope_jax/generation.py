@@ -15,7 +15,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from drope_jax.model import Array, Cache, hidden_states, init_cache, separate_frequencies, unembed
+from drope_jax.cache import Cache, init_cache
+from drope_jax.model import Array, hidden_states, separate_frequencies, unembed
 from drope_jax.model_config import ComputeConfig, ModelConfig
 from drope_jax.parameters import Params
 from drope_jax.rotation import Frequencies
@@ -302,7 +303,7 @@ def _decode(
   def next_token(state: _State) -> _State:
     step, tokens_BS, cache, done_B = state
     x_B1D, cache = _extend(params, request, tokens_BS[rows, cache.lengths_B][:, None], cache, config, compute)
-    token_B = _choose(unembed(params, x_B1D)[:, 0], step, request.sampler)
+    token_B = _choose(unembed(params, x_B1D, softcap=config.logits_softcap)[:, 0], step, request.sampler)
     tokens_BS = tokens_BS.at[rows, cache.lengths_B].set(token_B)
     done_B = done_B if request.eos_ids is None else done_B | jnp.isin(token_B, request.eos_ids)
     return _State(step + 1, tokens_BS, cache, done_B)

@@ -1,4 +1,4 @@
-"""The layers that a block is made of, as functions of arrays: norm, projection, SwiGLU.
+"""The layers that a block is made of, as functions of arrays: norm, projection, gated activation, softcap.
 
 `rms_norm` and `project` carry derivatives written by hand, which are faster than those that JAX derives and which serve
 reverse mode alone. `JAX_DERIVATIVES` has them without: for `jax.jvp`, `jax.linearize` and Hessian-vector products.
@@ -78,9 +78,27 @@ def _project_bwd(axes: int, dtype: jnp.dtype | None, saved: tuple[Array, Array],
 project.defvjp(_project_fwd, _project_bwd)
 
 
-@jax.checkpoint  # its sigmoid is recomputed in the backward pass: cheaper than to write it out and read it again
-def swiglu(gate_BTF: Array, up_BTF: Array) -> Array:
-  return jax.nn.silu(gate_BTF) * up_BTF
+_ACTIVATIONS: dict[str, Callable[..., Array]] = {
+  "silu": jax.nn.silu,
+  "gelu_tanh": functools.partial(jax.nn.gelu, approximate=True),
+}
+
+
+# The activation is recomputed in the backward pass: cheaper than to write it out and read it again.
+@functools.partial(jax.checkpoint, static_argnums=(2,))
+def gated(gate_BTF: Array, up_BTF: Array, activation: str = "silu") -> Array:
+  """activation(gate) * up: SwiGLU or GeGLU (Shazeer 2020); `activation` as in ModelConfig."""
+  return _ACTIVATIONS[activation](gate_BTF) * up_BTF
+
+
+def softcapped(x: Array, cap: float | None) -> Array:
+  """cap * tanh(x / cap), which stays within +-cap (Gemma 2, section 2); x itself for None."""
+  return x if cap is None else jnp.tanh(x / cap) * cap
+
+
+def softcap_slope(capped: Array, cap: float) -> Array:
+  """The derivative of `softcapped`, by its result."""
+  return 1 - (capped / cap) ** 2
 
 
 class Layers(NamedTuple):

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from drope_jax.chunks import map_chunks, scan_chunks
-from drope_jax.layers import project
+from drope_jax.layers import project, softcap_slope, softcapped
 from drope_jax.model import output_embedding, unembed
 from drope_jax.parameters import Params
 from drope_jax.platforms import target_memory
@@ -74,18 +74,25 @@ def chunk_for(params: Params, x_BTD: Array, gradient: bool = False) -> int:
 
 
 def token_losses(
-  params: Params, x_BTD: Array, targets_BT: Array, chunk: int | None = None, derivatives: str = "own"
+  params: Params,
+  x_BTD: Array,
+  targets_BT: Array,
+  chunk: int | None = None,
+  derivatives: str = "own",
+  *,
+  softcap: float | None = None,
 ) -> TokenLosses:
   """Losses of int32 `targets_BT` given normalised hidden states, `chunk` positions at a time, gradients too.
 
   Args:
     chunk: ComputeConfig.loss_chunk; None: see chunk_length.
     derivatives: ComputeConfig.derivatives; forward mode needs "jax".
+    softcap: ModelConfig.logits_softcap.
   """
   chunk = chunk or chunk_for(params, x_BTD)
 
   def losses(x_BCD: Array, targets_BC: Array) -> TokenLosses:
-    return cross_entropy(unembed(params, x_BCD, derivatives), targets_BC)
+    return cross_entropy(unembed(params, x_BCD, derivatives, softcap=softcap), targets_BC)
 
   return map_chunks(losses, (x_BTD, targets_BT), chunk)
 
@@ -102,6 +109,7 @@ def summed_token_losses(
   z_loss: float = 0.0,
   chunk: int | None = None,
   derivatives: str = "own",
+  softcap: float | None = None,
 ) -> SummedLosses:
   """The weighted sum of the losses of int32 `targets_BT` given normalised hidden states.
 
@@ -114,15 +122,16 @@ def summed_token_losses(
     z_loss: weight of the squared log-partition.
     chunk: ComputeConfig.loss_chunk; None: see chunk_length.
     derivatives: ComputeConfig.derivatives; "jax" sums up token_losses, for forward mode too.
+    softcap: ModelConfig.logits_softcap.
 
   Returns:
     The sum with z-loss, and without; no gradient flows through the latter.
   """
   if derivatives == "own":
     chunk = chunk or chunk_for(params, x_BTD, gradient=True)
-    total, nll = _summed(output_embedding(params), x_BTD, targets_BT, weights_BT, chunk, z_loss)
+    total, nll = _summed(output_embedding(params), x_BTD, targets_BT, weights_BT, chunk, z_loss, softcap)
   else:
-    total, nll = _sums(token_losses(params, x_BTD, targets_BT, chunk, derivatives), weights_BT, z_loss)
+    total, nll = _sums(token_losses(params, x_BTD, targets_BT, chunk, derivatives, softcap=softcap), weights_BT, z_loss)
   return SummedLosses(total, lax.stop_gradient(nll))
 
 
@@ -136,15 +145,27 @@ def _terms(losses: TokenLosses, z_loss: float) -> Array:
   return losses.nll_BT + z_loss * losses.log_z_BT**2
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(4, 5))
+@functools.partial(jax.custom_vjp, nondiff_argnums=(4, 5, 6))
 def _summed(
-  weight_VD: Array, x_BTD: Array, targets_BT: Array, weights_BT: Array, chunk: int, z_loss: float
+  weight_VD: Array,
+  x_BTD: Array,
+  targets_BT: Array,
+  weights_BT: Array,
+  chunk: int,
+  z_loss: float,
+  softcap: float | None,
 ) -> SummedLosses:
-  return _sums(token_losses({"embedding": weight_VD}, x_BTD, targets_BT, chunk), weights_BT, z_loss)
+  return _sums(token_losses({"embedding": weight_VD}, x_BTD, targets_BT, chunk, softcap=softcap), weights_BT, z_loss)
 
 
 def _summed_fwd(
-  weight_VD: Array, x_BTD: Array, targets_BT: Array, weights_BT: Array, chunk: int, z_loss: float
+  weight_VD: Array,
+  x_BTD: Array,
+  targets_BT: Array,
+  weights_BT: Array,
+  chunk: int,
+  z_loss: float,
+  softcap: float | None,
 ) -> tuple[SummedLosses, tuple[Array, Array, Array]]:
   """The sums, and the gradients of the total with respect to weight, hidden states and weights."""
   # Gathered once: each chunk reads all of it (of a piece of the vocabulary).
@@ -155,12 +176,15 @@ def _summed_fwd(
   def add(
     d_weight_PQVD: Array, x_BCD: Array, targets_BC: Array, weights_BC: Array
   ) -> tuple[Array, tuple[TokenLosses, Array]]:
-    logits_BCV = constrain(project(x_BCD, weight_DV, 1, jnp.float32), "batch", "length", "vocab")
+    logits_BCV = softcapped(project(x_BCD, weight_DV, 1, jnp.float32), softcap)
+    logits_BCV = constrain(logits_BCV, "batch", "length", "vocab")
     losses = cross_entropy(logits_BCV, targets_BC)
     softmax_BCV = jnp.exp(logits_BCV - losses.log_z_BT[..., None])
     d_log_z_BC = weights_BC * (1 + 2 * z_loss * losses.log_z_BT)
     is_target_BCV = targets_BC[..., None] == jnp.arange(logits_BCV.shape[-1])
     d_logits_BCV = d_log_z_BC[..., None] * softmax_BCV - jnp.where(is_target_BCV, weights_BC[..., None], 0.0)
+    if softcap is not None:
+      d_logits_BCV *= softcap_slope(logits_BCV, softcap)
     d_logits_BCV = constrain(d_logits_BCV.astype(x_BCD.dtype), "batch", "length", "vocab")
     d_x_BCD = jnp.tensordot(d_logits_BCV, weight_DV.T, 1, preferred_element_type=jnp.float32).astype(x_BCD.dtype)
     d_weight_PQVD += _weight_gradient(x_BCD, d_logits_BCV, parts)
@@ -198,7 +222,7 @@ def _partial_sums(d_weight_PQVD: Array) -> Array:
 
 
 def _summed_bwd(
-  chunk: int, z_loss: float, saved: tuple[Array, Array, Array], g: SummedLosses
+  chunk: int, z_loss: float, softcap: float | None, saved: tuple[Array, Array, Array], g: SummedLosses
 ) -> tuple[Array, Array, None, Array]:
   d_weight_VD, d_x_BTD, d_weights_BT = saved
   d_x = (d_x_BTD.astype(jnp.float32) * g.total).astype(d_x_BTD.dtype)

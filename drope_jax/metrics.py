@@ -1,19 +1,22 @@
 """What a run reports: FLOPs and MFU, metrics.jsonl, optional trackers, and the line that a person reads."""
 
+import contextlib
 import datetime
 import importlib.util
 import json
 import logging
 import math
 import os
+import sys
 import uuid
+from collections.abc import Iterator
 from typing import Any, Protocol
 
 import jax
 from etils import epath
 
-from drope_jax.errors import ConfigError
-from drope_jax.files import is_local
+from drope_jax.errors import ConfigError, FileError
+from drope_jax.files import is_local, lines_of, replace_whole
 from drope_jax.model_config import ModelConfig
 from drope_jax.objective import Objective
 from drope_jax.parameters import map_specs
@@ -36,9 +39,24 @@ def flops_per_token(config: ModelConfig, context: int, convention: str = "palm")
   return 6 * multiplied + attention * (1 if convention == "palm" else 0.5)
 
 
-def objective_factor(objective: Objective, step: int, steps: int) -> float:
-  """By how much an objective's further forward passes multiply `flops_per_token` at a step: each adds a third."""
-  return 1 + objective.extra_forwards(step, steps) / 3
+def objective_flops_per_token(
+  objective: Objective,
+  model: ModelConfig,
+  teacher: ModelConfig | None,
+  context: int,
+  steps: range,
+  of: int,
+  convention: str = "palm",
+) -> float:
+  """`flops_per_token` of training `model`, and of the objective's further forward passes: the mean of these steps.
+
+  Args:
+    teacher: whose forward passes they are; None: the model's own.
+    steps: which steps, of the `of` steps of the run.
+  """
+  further = sum(objective.extra_forwards(step, of) for step in steps) / len(steps)
+  own = flops_per_token(model, context, convention)
+  return own + further * (own if teacher is None else flops_per_token(teacher, context, convention)) / 3
 
 
 def mfu(tokens_per_second: float, flops: float) -> float | None:
@@ -74,34 +92,63 @@ class Tracker(Protocol):
 class JsonLines:
   """One record per line. Records after `step` are dropped on opening: a resumed run writes them again.
 
+  The file is then replaced whole, so that a crash leaves the old one. A line that is not the record of a step is
+  dropped too, with a warning that names it.
+
   In a bucket, where nothing can be appended, the whole file is written again for every record: some 200 bytes of each
   logged step, in one request.
+
+  Raises:
+    FileError: naming the file that cannot be read or written, as on a full disk.
   """
 
   def __init__(self, path: epath.PathLike, step: int):
     self._path = epath.Path(path)
-    kept = []
-    if self._path.exists():
-      lines = self._path.read_text().splitlines(keepends=True)
-      # A line cut off by a crash has no newline and is later than any checkpoint.
-      # Before the first checkpoint nothing counts: the run evaluates its start again.
-      kept = [line for line in lines if step and line.endswith("\n") and json.loads(line)["step"] <= step]
-      self._path.write_text("".join(kept))
-    self._file = self._path.open("a") if is_local(path) else None
-    self._lines = kept
+    # Before the first checkpoint nothing counts: the run evaluates its start again.
+    self._lines = list(_lines_up_to(self._path, step)) if step and self._path.exists() else []
+    with self._writing():
+      if self._path.exists():
+        replace_whole(self._path, "".join(self._lines))
+      self._file = self._path.open("a") if is_local(path) else None
 
   def write(self, record: dict[str, Any]) -> None:
     line = json.dumps(record) + "\n"
-    if self._file is None:
-      self._lines.append(line)
-      self._path.write_text("".join(self._lines))
-    else:
-      self._file.write(line)
-      self._file.flush()
+    with self._writing():
+      if self._file is None:
+        self._lines.append(line)
+        self._path.write_text("".join(self._lines))
+      else:
+        self._file.write(line)
+        self._file.flush()
 
   def close(self) -> None:
     if self._file is not None:
-      self._file.close()
+      with self._writing():
+        self._file.close()
+
+  @contextlib.contextmanager
+  def _writing(self) -> Iterator[None]:
+    try:
+      yield
+    except OSError as error:
+      raise FileError(f"{self._path}: cannot be written ({error.strerror or error})") from error
+
+
+def _lines_up_to(path: epath.Path, step: int) -> Iterator[str]:
+  """The lines of metrics.jsonl that are records of steps up to `step`, as they are; others are named in a warning."""
+  for line in lines_of(path):
+    try:
+      at = line.record()["step"]
+      if isinstance(at, int):
+        if at <= step:
+          yield line.content.decode() + "\n"
+        continue
+      said = f"its step is {at!r}"
+    except (KeyError, TypeError, IndexError):
+      said = "it is no object with a step"
+    except ValueError as error:
+      said = str(error)
+    logger.warning("%s:%d: not the record of a step, and left out (%s)", path, line.number, said)
 
 
 class TensorBoard:
@@ -111,9 +158,11 @@ class TensorBoard:
   """
 
   def __init__(self, directory: epath.Path, step: int):
-    from tensorboardX import SummaryWriter  # optional, and slow to import
+    with _hidden("torch"):  # tensorboardX imports it where it is installed, for seconds, and scalars do not need it
+      from tensorboardX import SummaryWriter  # optional
 
-    self._writer = SummaryWriter(str(directory), purge_step=step + 1 if step else None)
+    # Before the first checkpoint not even the evaluation of the start counts.
+    self._writer = SummaryWriter(str(directory), purge_step=step + 1 if step else 0)
 
   def write(self, record: dict[str, Any]) -> None:
     for name, value in _scalars(record).items():
@@ -121,6 +170,19 @@ class TensorBoard:
 
   def close(self) -> None:
     self._writer.close()
+
+
+@contextlib.contextmanager
+def _hidden(module: str) -> Iterator[None]:
+  """Importing `module` fails here, as if it were not installed, unless it is imported already."""
+  if module in sys.modules:
+    yield
+    return
+  sys.modules[module] = None  # type: ignore[assignment]  # Python's own way of saying so
+  try:
+    yield
+  finally:
+    del sys.modules[module]
 
 
 class WandB:

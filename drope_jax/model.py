@@ -9,6 +9,7 @@ change of config, not of weights.
 """
 
 import dataclasses
+import math
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -18,47 +19,17 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from drope_jax.attention import Segments, attention, weights
-from drope_jax.layers import layers_with, project, swiglu
+from drope_jax.attention import Segments
+from drope_jax.cache import Cache, compute_dtype
+from drope_jax.layers import layers_with, project, softcapped
 from drope_jax.model_config import ComputeConfig, ModelConfig
 from drope_jax.parameters import ParameterSpec, Params, parameter_specs
-from drope_jax.platforms import target_platform
 from drope_jax.positions import Embedding, RoPE, layer_cycle
-from drope_jax.rotation import Frequencies, Rotation, rotate, rotation
+from drope_jax.rotation import Frequencies, Rotation, rotation
 from drope_jax.sharding import constrain
+from drope_jax.sublayers import Kind, attention_sublayer, feed_forward
 
 Array = jax.Array
-
-
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass
-class Cache:
-  """Keys and values of the tokens so far. Keys lie here unrotated, so that a rotation may depend on the final length.
-
-  Row b holds `lengths_B[b]` tokens, from slot 0 on; what lies in later slots is never seen.
-  """
-
-  k_LBSKh: Array
-  v_LBSKh: Array
-  lengths_B: Array
-
-
-def compute_dtype(compute: ComputeConfig) -> jnp.dtype:
-  """The dtype of activations: "auto" is float32 on CPU, bfloat16 elsewhere."""
-  if compute.dtype == "auto":
-    return jnp.dtype(jnp.float32 if target_platform() == "cpu" else jnp.bfloat16)
-  return jnp.dtype(compute.dtype)
-
-
-def init_cache(config: ModelConfig, batch: int, capacity: int, compute: ComputeConfig | None = None) -> Cache:
-  """An empty cache for `capacity` tokens in each of `batch` rows."""
-  shape = (config.num_layers, batch, capacity, config.num_kv_heads, config.head_dim)
-  dtype = compute_dtype(compute or ComputeConfig())
-
-  def zeros() -> Array:
-    return constrain(jnp.zeros(shape, dtype), "layers", "batch", "length", "kv_heads", "head_dim")
-
-  return Cache(zeros(), zeros(), jnp.zeros(batch, jnp.int32))
 
 
 class Taps(NamedTuple):
@@ -83,86 +54,9 @@ TAPS = {
 class Hidden(NamedTuple):
   """What `hidden_states` returns."""
 
-  states_BTD: Array  # after the final norm, in the compute dtype
+  states_BTD: Array  # after the final norm, in the compute dtype: what `unembed` reads
   cache: "Cache | None"  # which now holds the new tokens too; None if none was given
   taps: dict[str, Array]  # by name, stacked along a leading axis in the order of Taps.layers
-
-
-class _Kind(NamedTuple):
-  """One layer of the pattern's cycle, its positions resolved: what all layers of this kind share in one call."""
-
-  q_rotation: Rotation | None
-  k_rotation: Rotation | None
-  mask: dict[str, Any]  # of `attention`: offset, window, segments, bias and logit scale
-  by_layer: bool  # whether the rotations have a leading L axis
-
-
-def _write(cache_LBSKh: Array, new_BTKh: Array, layer: Array | int, offset_B: Array) -> Array:
-  """The cache with `new_BTKh` in its layer, each row from its own offset on."""
-  rows = jnp.arange(new_BTKh.shape[0])[:, None]
-  slots = offset_B[:, None] + jnp.arange(new_BTKh.shape[1])
-  return cache_LBSKh.at[layer, rows, slots].set(new_BTKh, mode="drop")
-
-
-def _attention_block(
-  params: Params,
-  x_BTD: Array,
-  cache: Cache | None,
-  index: Any,
-  kind: _Kind,
-  config: ModelConfig,
-  compute: ComputeConfig,
-  tapped: Sequence[str],
-) -> tuple[Array, Cache | None, dict[str, Array]]:
-  """Residual update of the attention sublayer, the cache with this layer's keys and values, and what is tapped."""
-  rms_norm, project = layers_with(compute.derivatives)
-  dtype = x_BTD.dtype
-  y_BTD = rms_norm(x_BTD, params["attention_norm"], config.norm_eps)
-
-  def projected(name: str, heads: str) -> Array:
-    out = project(y_BTD, params[name].astype(dtype))
-    if config.qkv_bias:
-      out += params[f"{name}_bias"].astype(dtype)
-    return constrain(out, "batch", "length", heads, "head_dim")
-
-  q_BTHh = projected("q", "heads")
-  k_BSKh = projected("k", "kv_heads")
-  v_BSKh = projected("v", "kv_heads")
-  if "q_norm" in params:
-    q_BTHh = rms_norm(q_BTHh, params["q_norm"], config.norm_eps)
-  if "k_norm" in params:
-    k_BSKh = rms_norm(k_BSKh, params["k_norm"], config.norm_eps)
-  if cache is not None:
-    cache = dataclasses.replace(
-      cache,
-      k_LBSKh=_write(cache.k_LBSKh, k_BSKh, index, cache.lengths_B),
-      v_LBSKh=_write(cache.v_LBSKh, v_BSKh, index, cache.lengths_B),
-    )
-    k_BSKh, v_BSKh = cache.k_LBSKh[index], cache.v_LBSKh[index]
-
-  def turned(x_BTHh: Array, rotation: Rotation | None) -> Array:
-    return rotate(x_BTHh, jax.tree.map(lambda table: table[index], rotation) if kind.by_layer else rotation)
-
-  q_BTHh, k_BSKh = turned(q_BTHh, kind.q_rotation), turned(k_BSKh, kind.k_rotation)
-  # Of the kernels the reference alone has no derivatives written by hand.
-  kernel = "reference" if compute.derivatives == "jax" and compute.attention == "auto" else compute.attention
-  out_BTHh = attention(q_BTHh, k_BSKh, v_BSKh, **kind.mask, kernel=kernel)
-  update_BTD = project(out_BTHh, params["o"].astype(dtype), 2)
-  seen = {"queries": q_BTHh, "keys": k_BSKh, "values": v_BSKh, "attention": update_BTD}
-  if "weights" in tapped:
-    seen["weights"] = weights(q_BTHh, k_BSKh, **kind.mask)
-  return update_BTD, cache, seen
-
-
-def _mlp_block(params: Params, x_BTD: Array, config: ModelConfig, compute: ComputeConfig) -> Array:
-  """Residual update of the SwiGLU sublayer."""
-  rms_norm, project = layers_with(compute.derivatives)
-  dtype = x_BTD.dtype
-  y_BTD = rms_norm(x_BTD, params["mlp_norm"], config.norm_eps)
-  gate_BTF = project(y_BTD, params["gate"].astype(dtype))
-  up_BTF = project(y_BTD, params["up"].astype(dtype))
-  hidden_BTF = constrain(swiglu(gate_BTF, up_BTF), "batch", "length", "mlp")
-  return project(hidden_BTF, params["down"].astype(dtype))
 
 
 def _remat(function: Callable, policy: str, **static: Any) -> Callable:
@@ -176,7 +70,7 @@ def _run_layers(
   params: Params,
   x_BTD: Array,
   cache: Cache | None,
-  kinds: Sequence[_Kind],
+  kinds: Sequence[Kind],
   config: ModelConfig,
   compute: ComputeConfig,
   taps: Taps,
@@ -187,10 +81,10 @@ def _run_layers(
   def run(params: Params, x_BTD: Array, cache: Cache | None, index: Any, kind: int, tapped: tuple[str, ...]):
     entering_BTD = x_BTD
     with jax.named_scope("attention"):
-      update_BTD, cache, seen = _attention_block(params, x_BTD, cache, index, kinds[kind], config, compute, tapped)
+      update_BTD, cache, seen = attention_sublayer(params, x_BTD, cache, index, kinds[kind], config, compute, tapped)
       x_BTD = constrain(x_BTD + update_BTD, "batch", "length", "features")
     with jax.named_scope("mlp"):
-      update_BTD = _mlp_block(params, x_BTD, config, compute)
+      update_BTD = feed_forward(params, x_BTD, config, compute)
       x_BTD = constrain(x_BTD + update_BTD, "batch", "length", "features")
     seen |= {"residual": entering_BTD, "mlp": update_BTD}
     return x_BTD, cache, {name: seen[name] for name in tapped}
@@ -241,7 +135,7 @@ def _resolve(
   length: Any,
   frequencies: Frequencies | None,
   mask: dict[str, Any],
-) -> list[_Kind]:
+) -> list[Kind]:
   """What each layer of the cycle needs of its embedding: asked once, before the layers run."""
 
   def rotation_of(embedding: Embedding | None, ids: Array) -> Rotation | None:
@@ -259,7 +153,7 @@ def _resolve(
     k_rotation = q_rotation if same else rotation_of(embedding, key_position_ids_BS)
     bias = None if embedding is None else embedding.bias(config.num_heads)
     by_layer = q_rotation is not None and q_rotation.cos.ndim == 4
-    kinds.append(_Kind(q_rotation, k_rotation, {**mask, "window": layer.window, "bias": bias}, by_layer))
+    kinds.append(Kind(q_rotation, k_rotation, {**mask, "window": layer.window, "bias": bias}, by_layer))
   return kinds
 
 
@@ -315,17 +209,25 @@ def hidden_states(
   mask = {
     "offset": 0 if cache is None else cache.lengths_B,  # index of each row's first query: the number of cached tokens
     "segments": None if segments_BT is None else Segments(segments_BT, segments_BT),
+    "softcap": config.attention_softcap,
     "logit_scale": logit_scale,
   }
+  if config.attention_scale is not None:
+    mask["logit_scale"] = logit_scale * (config.attention_scale * math.sqrt(config.head_dim))
   kinds = _resolve(config, position_ids_BT, key_position_ids_BS, length, frequencies, mask)
 
   x_BTD = params["embedding"][tokens_BT].astype(compute_dtype(compute))
+  if config.embedding_multiplier != 1:
+    x_BTD *= config.embedding_multiplier
   x_BTD = constrain(x_BTD, "batch", "length", "features")
   x_BTD, cache, seen = _run_layers(params["layers"], x_BTD, cache, kinds, config, compute, taps)
   if cache is not None:
     cache = dataclasses.replace(cache, lengths_B=cache.lengths_B + tokens_BT.shape[1])
   rms_norm, _ = layers_with(compute.derivatives)
-  return Hidden(rms_norm(x_BTD, params["final_norm"], config.norm_eps), cache, seen)
+  states_BTD = rms_norm(x_BTD, params["final_norm"], config.norm_eps)
+  if config.logits_divisor != 1:  # here rather than on the logits, which are so many more
+    states_BTD /= config.logits_divisor
+  return Hidden(states_BTD, cache, seen)
 
 
 def output_embedding(params: Params) -> Array:
@@ -333,14 +235,19 @@ def output_embedding(params: Params) -> Array:
   return params["unembedding" if "unembedding" in params else "embedding"]
 
 
-def unembed(params: Params, x_BTD: Array, derivatives: str = "own") -> Array:
-  """Float32 logits (B, T, V) of normalised hidden states; `derivatives` as in ComputeConfig."""
+def unembed(params: Params, x_BTD: Array, derivatives: str = "own", *, softcap: float | None = None) -> Array:
+  """Float32 logits (B, T, V) of normalised hidden states.
+
+  Args:
+    derivatives: ComputeConfig.derivatives.
+    softcap: ModelConfig.logits_softcap.
+  """
   weight_DV = output_embedding(params).astype(x_BTD.dtype).T
   if derivatives == "own":
     logits_BTV = project(x_BTD, weight_DV, 1, jnp.float32)
   else:
     logits_BTV = jnp.tensordot(x_BTD, weight_DV, 1, preferred_element_type=jnp.float32)
-  return constrain(logits_BTV, "batch", "length", "vocab")
+  return constrain(softcapped(logits_BTV, softcap), "batch", "length", "vocab")
 
 
 # --- the Linen shell ---------------------------------------------------------------------------
@@ -375,7 +282,7 @@ class Decoder(nn.Module):
     }
     params["layers"] = _LayerParameters(self.config, name="layers")()
     states_BTD = hidden_states(params, self.config, tokens_BT, compute=self.compute, **inputs).states_BTD
-    return unembed(params, states_BTD, self.compute.derivatives)
+    return unembed(params, states_BTD, self.compute.derivatives, softcap=self.config.logits_softcap)
 
 
 def init_params(config: ModelConfig, key: Array) -> Params:

@@ -1,6 +1,7 @@
 """Which function a model is, how it is computed, and over which devices: settings that know nothing of a run."""
 
 import dataclasses
+import math
 from typing import Any
 
 from drope_jax.errors import check, check_at_least, check_choice
@@ -51,7 +52,10 @@ def _check_embedding(config: "ModelConfig", value: Any, where: str, allowed: str
 
 @dataclasses.dataclass(unsafe_hash=True, kw_only=True)
 class ModelConfig:
-  """A Llama-shaped decoder: RMSNorm, grouped-query attention, SwiGLU. The letters are those of model.py."""
+  """A Llama-shaped decoder: RMSNorm, grouped-query attention, a gated feed-forward layer. Letters as in model.py.
+
+  The fields after `init_std` are what other families add to Llama; their defaults add nothing.
+  """
 
   vocab_size: int  # V
   d_model: int  # D
@@ -66,6 +70,14 @@ class ModelConfig:
   tie_embeddings: bool = True
   norm_eps: float = 1e-5
   init_std: float = 0.02
+  norm_placement: str = "pre"  # a sublayer's norm is of what it reads, of what it adds ("post"), or "both" are normed
+  activation: str = "silu"  # of the feed-forward gate; "gelu_tanh" is GELU in its tanh approximation
+  attention_scale: float | None = None  # on q.k; None: 1/sqrt(h)
+  attention_softcap: float | None = None  # attention logits x become cap * tanh(x / cap), before a bias is added
+  logits_softcap: float | None = None  # likewise the logits of the next token
+  embedding_multiplier: float = 1.0  # on the embeddings of the input tokens
+  residual_multiplier: float = 1.0  # on what each sublayer adds to the residual stream
+  logits_divisor: float = 1.0  # the logits of the next token are divided by it
 
   def __post_init__(self) -> None:
     check_at_least(self, 1, "vocab_size", "d_model", "num_layers", "num_heads", "num_kv_heads", "head_dim", "d_ff")
@@ -74,8 +86,20 @@ class ModelConfig:
       f"ModelConfig.num_heads is {self.num_heads}; it must be divisible by num_kv_heads ({self.num_kv_heads})",
     )
     _check_positions(self)
-    check(self.norm_eps > 0, f"ModelConfig.norm_eps is {self.norm_eps}; it must be positive")
-    check(self.init_std > 0, f"ModelConfig.init_std is {self.init_std}; it must be positive")
+    check_choice(self, "norm_placement", ("pre", "post", "both"))
+    check_choice(self, "activation", ("silu", "gelu_tanh"))
+    for name in (
+      "norm_eps",
+      "init_std",
+      "attention_scale",
+      "attention_softcap",
+      "logits_softcap",
+      "embedding_multiplier",
+      "residual_multiplier",
+      "logits_divisor",
+    ):
+      value = getattr(self, name)
+      check(value is None or 0 < value < math.inf, f"ModelConfig.{name} is {value}; it must be positive")
 
 
 @dataclasses.dataclass(unsafe_hash=True, kw_only=True)

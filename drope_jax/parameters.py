@@ -13,6 +13,19 @@ Array = jax.Array
 Params = dict[str, Any]
 
 
+# The field of ModelConfig that says how long a dimension is.
+FIELDS = {
+  "vocab": "vocab_size",
+  "embed": "d_model",
+  "norm": "d_model",
+  "mlp": "d_ff",
+  "layers": "num_layers",
+  "heads": "num_heads",
+  "kv_heads": "num_kv_heads",
+  "head_dim": "head_dim",
+}
+
+
 class ParameterSpec(NamedTuple):
   """One parameter: its shape, the names of its dimensions (see sharding.py), its initialiser, and whether it decays."""
 
@@ -24,9 +37,7 @@ class ParameterSpec(NamedTuple):
 
 def parameter_specs(config: ModelConfig) -> Params:
   """The one declaration of every parameter, as a tree of ParameterSpec. All are float32."""
-  layers, d_model, head_dim = config.num_layers, config.d_model, config.head_dim
-  sizes = {"vocab": config.vocab_size, "embed": d_model, "norm": d_model, "mlp": config.d_ff, "head_dim": head_dim}
-  sizes |= {"layers": layers, "heads": config.num_heads, "kv_heads": config.num_kv_heads}
+  sizes = {dimension: getattr(config, field) for dimension, field in FIELDS.items()}
 
   def spec(init: Callable[..., Array], decay: bool, *dimensions: str) -> ParameterSpec:
     return ParameterSpec(tuple(sizes[name] for name in dimensions), dimensions, init, decay)
@@ -40,13 +51,14 @@ def parameter_specs(config: ModelConfig) -> Params:
   def bias(*dimensions: str) -> ParameterSpec:
     return spec(nn.initializers.zeros, False, *dimensions)
 
+  norms = {"pre": ("norm",), "post": ("post_norm",), "both": ("norm", "post_norm")}[config.norm_placement]
   layer = {
-    "attention_norm": scale("layers", "norm"),
+    **{f"attention_{norm}": scale("layers", "norm") for norm in norms},
     "q": matrix("layers", "embed", "heads", "head_dim"),
     "k": matrix("layers", "embed", "kv_heads", "head_dim"),
     "v": matrix("layers", "embed", "kv_heads", "head_dim"),
     "o": matrix("layers", "heads", "head_dim", "embed"),
-    "mlp_norm": scale("layers", "norm"),
+    **{f"mlp_{norm}": scale("layers", "norm") for norm in norms},
     "gate": matrix("layers", "embed", "mlp"),
     "up": matrix("layers", "embed", "mlp"),
     "down": matrix("layers", "mlp", "embed"),
@@ -71,6 +83,13 @@ def parameter_specs(config: ModelConfig) -> Params:
 def map_specs(function: Callable[[ParameterSpec], Any], config: ModelConfig) -> Params:
   """`function` of every parameter's spec, in the shape of the parameter tree."""
   return jax.tree.map(function, parameter_specs(config), is_leaf=lambda node: isinstance(node, ParameterSpec))
+
+
+def named_leaves(tree: Any) -> list[tuple[str, Any]]:
+  """The leaves of a tree of parameters, or of an optimizer's state, each with its path ("layers/q")."""
+  return [
+    (jax.tree_util.keystr(path, simple=True, separator="/"), leaf) for path, leaf in jax.tree.leaves_with_path(tree)
+  ]
 
 
 def count_parameters(config: ModelConfig) -> int:

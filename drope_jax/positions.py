@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from drope_jax.errors import check
@@ -81,18 +82,24 @@ class RoPE(Embedding):
   """Rotary position embedding (Su 2021) with base `theta`, optionally rescaled for longer contexts.
 
   With `pairs` only the fastest so many of the h/2 pairs of dimensions are rotated: what is left of it after a partial
-  drop (transitions.PartialDrop).
+  drop (transitions.PartialDrop). With `rotary_dim` heads have the frequencies of heads of that size, and their other
+  pairs are not rotated: what a `partial_rotary_factor` trains.
   """
 
   theta: float = 10_000.0
   scaling: Scaling | None = None
   pairs: int | None = None  # None: all
+  rotary_dim: int | None = None  # None: h
 
   def __post_init__(self) -> None:
     if not self.theta > 1:
       raise ValueError(f"RoPE.theta is {self.theta}; it must exceed 1")
     if self.pairs is not None and self.pairs < 1:
       raise ValueError(f"RoPE.pairs is {self.pairs}; it must be at least 1 (no rotation at all is positions None)")
+    if self.rotary_dim is not None and (self.rotary_dim < 2 or self.rotary_dim % 2):
+      raise ValueError(
+        f"RoPE.rotary_dim is {self.rotary_dim}; it must be even and at least 2, or None for all of a head"
+      )
 
   @property
   def dynamic(self) -> bool:  # type: ignore[override]
@@ -101,25 +108,51 @@ class RoPE(Embedding):
 
   def check(self, head_dim: int) -> None:
     check(head_dim % 2 == 0, f"ModelConfig.head_dim is {head_dim}; RoPE rotates pairs, so it must be even")
-    pairs = self.pairs
+    rotated, pairs = self.rotary_dim or head_dim, self.pairs
+    check(rotated <= head_dim, f"RoPE.rotary_dim is {rotated}; heads have {head_dim} dimensions")
     check(
-      pairs is None or pairs <= head_dim // 2, f"RoPE.pairs is {pairs}; heads of {head_dim} have {head_dim // 2} pairs"
+      pairs is None or pairs <= rotated // 2, f"RoPE.pairs is {pairs}; heads of {rotated} have {rotated // 2} pairs"
     )
     if self.scaling is not None:
-      self.scaling.check(head_dim)
+      self.scaling.check(rotated)
 
   def frequencies(self, head_dim: int, length: Any = None) -> Frequencies:
     """See Embedding. omega is float64 when static; the pairs that are not rotated have frequency zero, exactly."""
+    rotated = self.rotary_dim or head_dim
     if self.scaling is None:
-      table = Frequencies(base_frequencies(self.theta, head_dim), 1.0)
+      table = Frequencies(base_frequencies(self.theta, rotated), 1.0)
     else:
-      table = self.scaling.frequencies(self.theta, head_dim, length)
+      table = self.scaling.frequencies(self.theta, rotated, length)
+    if rotated < head_dim:
+      xp = np if isinstance(table.omega, np.ndarray) else jnp
+      widths = [(0, 0)] * (table.omega.ndim - 1) + [(0, (head_dim - rotated) // 2)]
+      factor = table.factor  # of the rotated pairs alone
+      if not (isinstance(factor, float) and factor == 1):
+        factor = xp.where(np.arange(head_dim // 2) < rotated // 2, factor, 1.0)
+      table = Frequencies(xp.pad(table.omega, widths), factor)
     if self.pairs is None:
       return table
     return table._replace(omega=table.omega * (np.arange(head_dim // 2) < self.pairs))
 
   def rescaled(self, scaling: Scaling | None) -> "RoPE":
     return dataclasses.replace(self, scaling=scaling)
+
+
+@dataclasses.dataclass(unsafe_hash=True)
+class RoPETable(Embedding):
+  """A rotation whose frequencies are given one by one: what is left of an embedding within a fade."""
+
+  omega: tuple[float, ...]  # radians per token, (h/2,)
+  factor: float = 1.0  # on cos and sin
+
+  def check(self, head_dim: int) -> None:
+    check(
+      head_dim == 2 * len(self.omega),
+      f"RoPETable.omega has {len(self.omega)} frequencies; heads of {head_dim} need {head_dim / 2:g}",
+    )
+
+  def frequencies(self, head_dim: int, length: Any = None) -> Frequencies:
+    return Frequencies(np.asarray(self.omega), self.factor)
 
 
 @dataclasses.dataclass(unsafe_hash=True)

@@ -216,6 +216,55 @@ class DynamicYaRN(Scaling):
 
 
 @dataclasses.dataclass(unsafe_hash=True)
+class LongRoPE(Scaling):
+  """LongRoPE (Ding 2024): every frequency is divided by a factor of its own, found by search for two ranges of length.
+
+  Texts of up to `original_context` tokens have the short factors, longer ones the long factors, and all of them the
+  attention factor on cos and sin. As for every dynamic scaling the length is that of the whole text, so that a text is
+  computed with one table from its first token to its last, whatever a cache holds.
+  """
+
+  short_factor: tuple[float, ...]  # one for each rotated pair
+  long_factor: tuple[float, ...]
+  original_context: int
+  factor: float  # the extension that `long_factor` was found for
+  attention_factor: float | None = None  # None: sqrt(1 + ln s / ln L)
+
+  @property
+  def dynamic(self) -> bool:  # type: ignore[override]
+    """Whether the two tables differ."""
+    return self.short_factor != self.long_factor
+
+  def __post_init__(self) -> None:
+    _check_factor(self)
+    _check_context(self)
+    for name in ("short_factor", "long_factor"):
+      factors = getattr(self, name)
+      if not factors or not all(0 < factor < math.inf for factor in factors):
+        raise ValueError(f"LongRoPE.{name} is {factors}; it must hold positive numbers")
+
+  def check(self, head_dim: int) -> None:
+    for name in ("short_factor", "long_factor"):
+      count = len(getattr(self, name))
+      check(count == head_dim // 2, f"LongRoPE.{name} has {count} entries; {head_dim // 2} pairs are rotated")
+
+  def frequencies(self, theta: float, head_dim: int, length: Any = None) -> Frequencies:
+    omega = base_frequencies(theta, head_dim)
+    short, long = (omega / np.asarray(factors) for factors in (self.short_factor, self.long_factor))
+    given = self.attention_factor
+    attention_factor = self.default_attention_factor if given is None else given
+    if not self.dynamic:
+      return Frequencies(short, attention_factor)
+    ratio, xp = _dynamic_factor(length, self.original_context)
+    return Frequencies(xp.where(ratio > 1, long, short), attention_factor)
+
+  @property
+  def default_attention_factor(self) -> float:
+    """sqrt(1 + ln s / ln L), of the released models."""
+    return math.sqrt(1 + math.log(self.factor) / math.log(self.original_context)) if self.factor > 1 else 1.0
+
+
+@dataclasses.dataclass(unsafe_hash=True)
 class Llama3(Scaling):
   """Llama 3.1 scaling: by wavelength 2 pi / omega, with a smooth band between the low and high frequency factors."""
 

@@ -6,8 +6,9 @@ Where weights come from, in this order:
      (unless `keep_optimizer`), schedule, step count and data start from the beginning;
   3. scratch: `config.model` initialised from `config.seed`.
 
-What the run is made of lies in training/: run.py (the config, resolved), preflight.py (does it fit here), state.py (its
-first state), step.py (one step), heldout.py and log.py (what it says of itself).
+What the run is made of lies in training/: run.py (the config, resolved), preflight.py (does it fit here), opening.py
+(the workdir is its own), state.py (its first state), step.py (one step), heldout.py and log.py (what it says of
+itself).
 """
 
 import contextlib
@@ -20,22 +21,19 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 from etils import epath
-from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
-from drope_jax import checkpoint, distributed
+from drope_jax import checkpoint, distributed, saving
 from drope_jax.checkpoint import TrainState
 from drope_jax.config import TrainConfig
-from drope_jax.data.pipeline import settled, train_batches
+from drope_jax.data.pipeline import train_batches
 from drope_jax.data.tokenizers import load_tokenizer
-from drope_jax.errors import CheckpointError, ConfigError
-from drope_jax.files import holds_something
 from drope_jax.optim import make_optimizer
 from drope_jax.parameters import Params
-from drope_jax.serialization import is_cut_off, load_config, save_config, to_dict
 from drope_jax.sharding import make_mesh
 from drope_jax.training.heldout import HeldOut
 from drope_jax.training.log import TrainLog, announce_compilation, introduce
+from drope_jax.training.opening import claimed, last_step, set_later_steps_aside, warn_if_lost, with_order
 from drope_jax.training.preflight import check_run
 from drope_jax.training.profiling import Profiler
 from drope_jax.training.run import Run, resolve
@@ -52,7 +50,7 @@ class Outcome(NamedTuple):
   finished: bool  # False: stopped by SIGTERM or Ctrl-C after saving `step`; the same call goes on from there
 
 
-def train(config: TrainConfig, workdir: epath.PathLike, extend: bool = False) -> Outcome:
+def train(config: TrainConfig, workdir: epath.PathLike, extend: bool = False, from_step: int | None = None) -> Outcome:
   """Runs `config` in `workdir` to its last step, from wherever it stands; a finished run returns at once.
 
   Writes config.json, metrics.jsonl, checkpoints/ and a copy of the tokenizer (README.md, "What a run writes").
@@ -60,10 +58,13 @@ def train(config: TrainConfig, workdir: epath.PathLike, extend: bool = False) ->
   Args:
     extend: whether the fields of checkpoint.EXTENDABLE (steps and learning rate) may differ from what the workdir's run
       began with. It then goes on from its last checkpoint under the new schedule, which counts from its first step.
+    from_step: go on from the checkpoint of this step and not from the last one, as when the last one is damaged. Later
+      checkpoints and the records so far are set aside, in `superseded/` of the workdir.
 
   Raises:
     ConfigError: the config cannot be, or does not fit the devices.
-    CheckpointError: the workdir is another run's, or a checkpoint is missing.
+    CheckpointError: the workdir is another run's, a checkpoint is missing or damaged, or one cannot be saved.
+    BusyError: another process writes to the workdir.
     FloatingPointError: the loss or its gradient is no longer finite; nothing after the last checkpoint is kept.
   """
   workdir = epath.Path(workdir)
@@ -74,21 +75,27 @@ def train(config: TrainConfig, workdir: epath.PathLike, extend: bool = False) ->
   check_run(run, tokenizer, mesh)
   heldout = None if config.eval_every is None else HeldOut(run, tokenizer, mesh)
   data = train_batches(config.data, config.seed, *distributed.reader(batch_sharding(mesh), config.data.batch_size))
-  claim(workdir, run, extend)
-  if jax.process_index() == 0:
-    tokenizer.save(workdir)
-
   optimizer = make_optimizer(config.optim, run.model, config.steps)
   abstract = abstract_state(run.model, optimizer, mesh)
-  with contextlib.closing(data), checkpoint.open_manager(workdir, config) as manager, jax.set_mesh(mesh):
-    last = manager.latest_step()
+  with contextlib.ExitStack() as opened:
+    opened.enter_context(contextlib.closing(data))
+    opened.enter_context(claimed(workdir, run, extend))
+    if jax.process_index() == 0:
+      tokenizer.save(workdir)
+    manager = opened.enter_context(saving.writing(workdir, config))
+    opened.enter_context(jax.set_mesh(mesh))
+    last = last_step(manager, from_step)
     if last is not None and last >= config.steps:
       checkpoint.check_ours(manager, last, config, extend)
       return Outcome(last, finished=True)
     introduce(run, tokenizer, mesh)
     meta: dict[str, Any] = {"step": 0, "tokens": 0, "seconds": 0.0}
+    if last is None:
+      warn_if_lost(workdir, config)
     if last is not None:
       state, meta = checkpoint.resume(manager, last, abstract, data, config, extend)
+      if from_step is not None:
+        set_later_steps_aside(manager, from_step)
       logger.info("weights: those of step %d of %s, where the run goes on", last, workdir)
     elif config.init is not None:
       state = state_from_init(run, mesh, optimizer, abstract)
@@ -109,64 +116,15 @@ def train(config: TrainConfig, workdir: epath.PathLike, extend: bool = False) ->
       checkpoint.save(manager, step, state, data, config, log.tokens, log.seconds, at)
 
     with contextlib.closing(log), distributed.sigterm() as stop_at:
+
+      def asked(step: int) -> bool:
+        saving.check_saved(manager)  # else the next save would find that this one has failed
+        return stop_at(step)
+
       loop = _Loop(run, mesh, step_function, frozen, heldout, log, Profiler(workdir / "profile", config.profile_steps))
-      step = loop.run(state, data, meta["step"], stop_at, save)
-      manager.wait_until_finished()
+      step = loop.run(state, data, meta["step"], asked, save)
+      saving.finish(manager)
   return Outcome(step, finished=step >= config.steps)
-
-
-def with_order(run: Run, workdir: epath.Path) -> Run:
-  """The run with the order of its documents settled: as the workdir has recorded it, or for a run that starts."""
-  path, config = workdir / "config.json", run.config
-  recorded = before = None
-  if path.exists() and not is_cut_off(path, TrainConfig):
-    recorded = load_config(TrainConfig, path).data
-  if config.init is not None:
-    source = checkpoint.open_step(config.init.checkpoint, config.init.step).config
-    before = None if source is None else source.data
-  data = settled(config.data, config.seed, before, recorded)
-  return dataclasses.replace(run, config=dataclasses.replace(config, data=data))
-
-
-def claim(workdir: epath.Path, run: Run, extend: bool) -> None:
-  """Makes `workdir` this run's, with its config.json; raises CheckpointError if it is another run's.
-
-  All hosts look before the first writes, so that all of them refuse or none does. A config.json that was cut off is
-  written again: the checkpoints themselves say whose they are.
-  """
-  path = workdir / "config.json"
-  if path.exists() and is_cut_off(path, TrainConfig):
-    logger.warning("%s was cut off; it is written again", path)
-  elif path.exists():
-    there = load_config(TrainConfig, path)
-    checkpoint.refuse_other_run(to_dict(there), run.config, workdir, extend)
-    _check_extension(there.steps, run, workdir)
-  elif holds_something(workdir):
-    raise CheckpointError(f"{workdir} is not empty and holds no config.json; choose another workdir")
-  multihost_utils.sync_global_devices("every host has looked at the workdir")
-  if jax.process_index() == 0:
-    workdir.mkdir(parents=True, exist_ok=True)
-    save_config(run.config, path)
-
-
-def _check_extension(before: int, run: Run, workdir: epath.Path) -> None:
-  """Raises ConfigError for other steps than the workdir's run has, where going on would not be what it says."""
-  steps, config = run.config.steps, run.config
-  if steps == before:
-    return
-  began = f"TrainConfig.steps is {steps} and {workdir} began with {before}"
-  if steps < before:
-    raise ConfigError(f"{began}: a run can be extended, not cut short")
-  teacher = any(
-    config.objective.extra_forwards(step, before) != config.objective.extra_forwards(step, steps)
-    for step in range(before)
-  )
-  if run.trained is not run.model or teacher:
-    what = config.objective if teacher else config.init and config.init.transition
-    raise ConfigError(
-      f"{began}: with other steps {type(what).__name__} would bring back what it has taken away; start another run "
-      "from this one, with InitConfig.transition Keep()"
-    )
 
 
 @dataclasses.dataclass

@@ -14,7 +14,7 @@ import numpy as np
 
 from drope_jax.errors import ConfigError, check
 from drope_jax.model_config import ModelConfig
-from drope_jax.positions import Embedding, Layer, LayerPattern, RoPE, layer_cycle
+from drope_jax.positions import Embedding, Layer, LayerPattern, RoPE, RoPETable, layer_cycle
 from drope_jax.rotation import Frequencies
 from drope_jax.shares import elapsed
 from drope_jax.values import Value
@@ -81,21 +81,22 @@ class Fade(Transition):
       check(value in allowed, f"Fade.{field} is {value!r}; allowed: {', '.join(allowed)}")
 
   def apply(self, model: ModelConfig, context: int) -> ModelConfig:
-    table = _table(model)
-    shared = table is not None
-    check(shared, f"Fade: ModelConfig.positions is {model.positions}; it must be one rotation for all layers")
-    # YaRN multiplies cos and sin: without a rotation the factor would stay, and be lost when the embedding goes.
-    plain = table is not None and float(table.factor) == 1
-    check(plain, f"Fade: {model.positions} scales the logits too, which a fade does not undo; use Drop()")
+    for layer in layer_cycle(model.positions):
+      if layer.positions is None:
+        continue
+      table = layer.positions.table(model.head_dim)
+      said = f"Fade: ModelConfig.positions has {layer.positions}"
+      check(table is not None, f"{said}; it must be a rotation whose frequencies do not depend on the length")
+      # YaRN multiplies cos and sin: without a rotation the factor would stay, and be lost when the embedding goes.
+      plain = table is not None and bool(np.all(np.asarray(table.factor) == 1))
+      check(plain, f"{said}, which scales the logits too, and a fade does not undo that; use Drop()")
     return drop(model)
 
   def frequencies(self, model: ModelConfig, step: Array, steps: int) -> Frequencies:
-    table = _table(model)
-    assert table is not None  # see apply
-    omega = jnp.asarray(table.omega, jnp.float32)
-    layers, pairs = model.num_layers, len(table.omega)
+    table = _omega_by_layer(model)
+    omega, (layers, pairs) = jnp.asarray(table, jnp.float32), table.shape
     progress = elapsed(step, self.share, steps)
-    turning = int((np.asarray(table.omega) > 0).sum())  # the others have been dropped before
+    turning = int((table > 0).sum(axis=1).max())  # the others have been dropped before
     # In units of one turn each: turn number i, of n, begins when i are over.
     turns = {
       "all": (1, np.zeros((1, 1))),
@@ -105,7 +106,7 @@ class Fade(Transition):
     count, number = turns[self.order]
     passed = jnp.clip(progress * count - number, 0.0, 1.0)
     gate = 1 - passed if self.shape == "linear" else jnp.where(passed < 1, 0.5 + 0.5 * jnp.cos(jnp.pi * passed), 0.0)
-    return Frequencies(jnp.broadcast_to(omega * gate, (layers, pairs)), table.factor)
+    return Frequencies(omega * gate, 1.0)
 
 
 @dataclasses.dataclass(unsafe_hash=True)
@@ -149,7 +150,10 @@ class PartialDrop(Transition):
 
 @dataclasses.dataclass(unsafe_hash=True)
 class KeepWindows(Transition):
-  """The embedding stays in layers with a sliding window; one layer in `every` is global and has none (RNoPE-SWA)."""
+  """The embedding stays in layers with a sliding window; one layer in `every` is global and has none (RNoPE-SWA).
+
+  A model that was trained with such windows (OLMo-3, Gemma 2 and 3) keeps them and the embeddings of their layers.
+  """
 
   window: int  # tokens
   every: int = 4
@@ -160,9 +164,18 @@ class KeepWindows(Transition):
 
   def apply(self, model: ModelConfig, context: int) -> ModelConfig:
     positions = model.positions
-    if not isinstance(positions, Embedding):
-      raise ConfigError(f"KeepWindows: ModelConfig.positions is {positions}; it must be one embedding for all layers")
     check(self.window < context, f"KeepWindows.window is {self.window}; the training context is {context} tokens")
+    enough = model.num_layers >= self.every
+    check(enough, f"KeepWindows.every is {self.every}; of {model.num_layers} layers none would be global")
+    if isinstance(positions, LayerPattern) and positions.layers[-1].positions is not None:
+      windows = [layer.window for layer in positions.layers]
+      check(
+        windows == [*[self.window] * (self.every - 1), None],
+        f"{self}: ModelConfig.positions is {positions}; its windows must be those that are kept already",
+      )
+      return _with_layers(model, [*positions.layers[:-1], Layer(None)])
+    if not isinstance(positions, Embedding):
+      raise ConfigError(f"KeepWindows: ModelConfig.positions is {positions}; its global layers have nothing to drop")
     return _with_layers(model, [*[Layer(positions, self.window)] * (self.every - 1), Layer(None)])
 
 
@@ -181,12 +194,41 @@ def drop(config: ModelConfig) -> ModelConfig:
   return _with_layers(config, [dataclasses.replace(layer, positions=None) for layer in cycle])
 
 
+def while_under_way(
+  transition: Transition, source: ModelConfig, run: ModelConfig, step: int, steps: int
+) -> ModelConfig:
+  """The model that the weights after `step` of `steps` steps belong to.
+
+  That is the model of the run, unless the transition has a table for this step: then its rotations have the frequencies
+  of that table. Layers whose frequencies are all zero have no embedding.
+
+  Args:
+    source: the model of the checkpoint from which the run started.
+    run: the model that the transition has made of it.
+  """
+  table = transition.frequencies(source, jnp.int32(step), steps) if step < steps else None
+  if table is None:
+    return run
+  cycle, factor = layer_cycle(source.positions), float(table.factor)
+  omega = np.broadcast_to(np.asarray(table.omega, np.float64), (source.num_layers, source.head_dim // 2))
+
+  def layer(index: int) -> Layer:
+    before, of_layer = cycle[index % len(cycle)], omega[index]
+    left = RoPETable(tuple(of_layer.tolist()), factor) if of_layer.any() or factor != 1 else None
+    return before if before.positions is None else dataclasses.replace(before, positions=left)
+
+  return _with_layers(run, [layer(index) for index in range(source.num_layers)])
+
+
 def _with_layers(config: ModelConfig, cycle: list[Layer]) -> ModelConfig:
   """The config with this cycle of layers, said as simply as it can be."""
   plain = len(set(cycle)) == 1 and cycle[0].window is None
   return dataclasses.replace(config, positions=cycle[0].positions if plain else LayerPattern(tuple(cycle)))
 
 
-def _table(model: ModelConfig) -> Frequencies | None:
-  """The table that all layers of a model share; None if there is no such table."""
-  return model.positions.table(model.head_dim) if isinstance(model.positions, Embedding) else None
+def _omega_by_layer(model: ModelConfig) -> np.ndarray:
+  """The frequencies of every layer, (L, h/2); those of a layer that does not rotate are zero."""
+  embeddings = [layer.positions for layer in layer_cycle(model.positions)]
+  tables = [None if embedding is None else embedding.table(model.head_dim) for embedding in embeddings]
+  rows = [np.zeros(model.head_dim // 2) if table is None else np.asarray(table.omega) for table in tables]
+  return np.stack([rows[i % len(rows)] for i in range(model.num_layers)])

@@ -22,6 +22,7 @@ from drope_jax.evaluate.methods import allowed_methods
 from drope_jax.evaluate.subject import BATCH_TOKENS as DEFAULT_BATCH_TOKENS
 from drope_jax.evaluate.tasks import DEFAULT, allowed_names, make_tasks
 from drope_jax.sharding import make_mesh, using
+from drope_jax.workdir import sole_writer
 
 CHECKPOINT = cli.define_path("checkpoint", None, "Workdir of a run, or an imported model.", required=True)
 DATASET = cli.define_path("dataset", None, "Corpus to measure on; that of the run by default.")
@@ -78,7 +79,7 @@ def main() -> None:
   import_modules(name.partition(":")[0] for name in TASK_LIST.value if ":" in name)
   arranged = cli.mesh_config(MESH)
   mesh = None if arranged is None else make_mesh(arranged)
-  with using(mesh):
+  with using(mesh), sole_writer(OUT.value, "results"):
     _evaluate(checkpoint.load(CHECKPOINT.value, STEP.value, mesh))
 
 

@@ -9,13 +9,14 @@ is not done again: runs go on from their last checkpoint, figures that results.j
 
 import contextlib
 import dataclasses
+import functools
 import json
 import logging
 import os
 import platform
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +42,7 @@ from drope_jax.serialization import (
 from drope_jax.sharding import make_mesh, using
 from drope_jax.train import train
 from drope_jax.training.run import resolve, start_from
+from drope_jax.workdir import sole_writer
 from experiments.plan import Pretrained, Study, reading, run_directory
 from experiments.report import write_report
 
@@ -88,6 +90,18 @@ def confirm(workdir: Path) -> None:
     (workdir / BEGUN).replace(workdir / "config.json")
 
 
+def _alone(do: Callable[..., None]) -> Callable[..., None]:
+  """`do`, which takes settings and a workdir, as the only one that writes to the workdir; its runs have their own."""
+
+  @functools.wraps(do)
+  def locked(settings: Any, workdir: Path, *arguments: Any, **options: Any) -> None:
+    with sole_writer(workdir, "results"):
+      do(settings, workdir, *arguments, **options)
+
+  return locked
+
+
+@_alone
 def run_study(settings: Any, workdir: Path, mesh: Mesh | None = None) -> None:
   """Does what is still to be done of a study, and writes its report.
 
@@ -95,6 +109,7 @@ def run_study(settings: Any, workdir: Path, mesh: Mesh | None = None) -> None:
   devices that measure; those that train are arranged as the runs' configs say.
 
   Raises:
+    BusyError: another process writes to the workdir.
     cli.Terminated: SIGTERM stopped one of its runs, which is saved.
   """
   settings = from_dict(type(settings), to_dict(settings))  # checks overrides that were set in place

@@ -10,6 +10,9 @@ A run that is finished goes on with `--extend`, under which these settings may d
 config.steps, and of config.optim peak_lr, schedule, warmup_steps, decay_steps and floor. The learning rate of a step is
 then that of the new schedule at that step, counted from the first step of the run.
 
+A run goes on from its last checkpoint. Where that one is damaged, `--step=N` goes on from another; the checkpoints
+after it are set aside, in `superseded/`.
+
 `--data=PATH` names the documents: parquet, JSON lines, text, a dataset of TFDS, token shards (data/sources/at.py);
 `--train_tokenizer=4096` trains a tokenizer on them.
 
@@ -42,6 +45,7 @@ PROCESS_ID = flags.DEFINE_integer("process_id", None, "Which of them this is, fr
 START_TIMEOUT = flags.DEFINE_integer("start_timeout", 300, "Seconds that processes wait for each other.", lower_bound=1)
 SHARED_WORKDIR = flags.DEFINE_bool("shared_workdir", False, "All hosts see the same directory at --workdir (NFS, ...).")
 EXTEND = flags.DEFINE_bool("extend", False, "Go on with the run of --workdir for other steps or at another rate.")
+STEP = flags.DEFINE_integer("step", None, "Go on from the checkpoint of this step, not from the last.", lower_bound=1)
 STOPPED_STATUS = flags.DEFINE_integer("stopped_status", 0, "Exit status of a run that SIGTERM or Ctrl-C stopped.")
 
 logger = logging.getLogger("experiments.train")
@@ -70,7 +74,7 @@ def main() -> None:
   config = configured()
   config = dataclasses.replace(config, data=reading(config.data, DATA.value, TRAIN_TOKENIZER.value))
   connect()
-  outcome = train(config, WORKDIR.value, extend=EXTEND.value)
+  outcome = train(config, WORKDIR.value, extend=EXTEND.value, from_step=STEP.value)
   if not outcome.finished:
     raise cli.Terminated(f"at step {outcome.step}, which is saved" if outcome.step else "before the first step")
   logger.info("finished: step %d in %s", outcome.step, WORKDIR.value)

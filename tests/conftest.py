@@ -1,55 +1,82 @@
 """Fixtures for more than one file."""
 
+import gc
 import os
+from pathlib import Path
 
 import jax
 import pytest
+from support.tiny_run import tiny_corpus, tiny_model, tiny_run
 
+QUICK_COMPILATION = "--xla_cpu_use_fusion_emitters=false"
 os.environ["DROPE_JAX_CPU"] = "off"  # commands that tests start compute on one device, bit by bit as the tests do
 
 
 def pytest_configure(config: pytest.Config) -> None:
-  """Without the slow tests, most programs run once: optimising them would take most of the time."""
+  """Without the slow tests, most programs run once: optimising them would take most of the time.
+
+  For the same reason XLA's older code generator compiles them, in about half of the time of its fusion emitters. The
+  slow tests compile as users do.
+  """
   if config.option.markexpr == "not slow":
     os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"  # of the processes that tests start
     jax.config.update("jax_disable_most_optimizations", True)
+    flags = os.environ.get("XLA_FLAGS", "")
+    if QUICK_COMPILATION not in flags:
+      os.environ["XLA_FLAGS"] = f"{flags} {QUICK_COMPILATION}".strip()
 
 
-@pytest.fixture(scope="module")
-def optimised():
-  """For tests of what the compiler makes: memory, loops, the operations that are left."""
-  before = jax.config.read("jax_disable_most_optimizations")
-  jax.config.update("jax_disable_most_optimizations", False)
-  yield
-  jax.config.update("jax_disable_most_optimizations", before)
+def pytest_collection_finish() -> None:
+  """The garbage collector passes over what the imports made, and runs less often: it took 7% of the time."""
+  gc.collect()
+  gc.freeze()
+  gc.set_threshold(50_000, 20, 20)
 
 
-@pytest.fixture(scope="module")
-def compile_once(tmp_path_factory):
-  """Each program is compiled once for all tests of this session that ask for this: a run compiles its own step."""
-  options = {
-    "jax_compilation_cache_dir": str(tmp_path_factory.getbasetemp() / "compiled"),
-    "jax_persistent_cache_min_compile_time_secs": 0,
-    "jax_persistent_cache_min_entry_size_bytes": -1,
-  }
-  before = {name: getattr(jax.config, name) for name in options}
-  for name, value in options.items():
-    jax.config.update(name, value)
-  yield
-  for name, value in before.items():
-    jax.config.update(name, value)
+@pytest.fixture(scope="session")
+def compiled(tmp_path_factory) -> Path:
+  """A directory for compiled programs, new for each session and shared by its processes."""
+  base = tmp_path_factory.getbasetemp()
+  return (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "compiled"
 
 
-@pytest.fixture(scope="module")
-def command(tmp_path_factory):
+@pytest.fixture(scope="session", autouse=True)
+def compile_once(compiled) -> None:
+  """Each program is compiled once for all tests of this session, whichever process they run in.
+
+  JAX finds it by what it computes and by the options of the compiler.
+  """
+  jax.config.update("jax_compilation_cache_dir", str(compiled))
+  jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+  jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+
+
+@pytest.fixture(scope="session")
+def corpus(tmp_path_factory):
+  """The directory of `tiny_corpus`; no test may change it."""
+  return tiny_corpus(tmp_path_factory.mktemp("corpus") / "corpus")
+
+
+@pytest.fixture(scope="session")
+def rope(corpus, tmp_path_factory):
+  """The workdir of a run of 4 steps whose attention is far from uniform, so that positions matter."""
+  from drope_jax.train import train
+
+  workdir = tmp_path_factory.mktemp("runs") / "rope"
+  train(tiny_run(corpus, model=tiny_model(init_std=0.3), steps=4), workdir)
+  return workdir
+
+
+@pytest.fixture(scope="session")
+def command(compiled):
   """Runs `python -m MODULE ARGUMENTS`; see support/commands.py."""
   from support.commands import serving
 
-  with serving(tmp_path_factory.getbasetemp()) as run:
+  with serving(compiled) as run:
     yield run
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def llama():
   """A random Llama of transformers."""
   from support.pretrained import hugging_face_model  # which skips the file where torch is missing
@@ -57,7 +84,7 @@ def llama():
   return hugging_face_model("Llama", tie_word_embeddings=True)
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def folder(llama, tmp_path_factory):
   """Its files, as transformers writes them."""
   from support.pretrained import write_folder

@@ -16,8 +16,6 @@ from drope_jax.serialization import LIBRARIES, from_dict, load_config
 from drope_jax.sharding import make_mesh
 from drope_jax.train import train
 
-pytestmark = pytest.mark.usefixtures("compile_once")
-
 
 @pytest.fixture(scope="module")
 def config(tmp_path_factory):

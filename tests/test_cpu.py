@@ -3,9 +3,11 @@
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
+import experiments
 from drope_jax import cpu
 
 CPU = {"JAX_PLATFORMS": "cpu"}
@@ -54,6 +56,7 @@ def test_the_cores_are_devices_without_the_allocator_too(monkeypatch):
 
 PROGRAM = """
 import sys
+from pathlib import Path
 from drope_jax import cpu
 cpu.restart()
 import jax
@@ -94,3 +97,10 @@ print(make_mesh(MeshConfig()).size, make_mesh(MeshConfig(data=2, fsdp=2), rows=7
   environment |= {"PYTHONPATH": os.pathsep.join(sys.path)}
   done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
   assert done.stdout == "[4, 3, 3, 4, 1, 2]\n4 4\n", done.stderr
+
+
+def test_the_commands_that_start_early_are_those_that_compute():
+  """Those are listed apart, since they start once more before anything of theirs is imported."""
+  commands = Path(experiments.__file__).parent.glob("*.py")
+  computing = [path.stem for path in commands if "computes=True" in path.read_text()]
+  assert sorted(computing) == sorted(experiments.COMPUTING)

@@ -42,6 +42,7 @@ def test_a_draft_that_a_crash_left_is_nothing(tmp_path):
     (WHOLE + "\n" + '{"step": 3}', "read", [*RECORDS, {"step": 3}]),
     (WHOLE + '{"st', "skip", RECORDS),
     ('{"st\n' + WHOLE, "skip", RECORDS),
+    ("\0\0" + WHOLE, "skip", RECORDS[1:]),
   ],
 )
 def test_records_are_read(tmp_path, text, torn, expected):
@@ -54,7 +55,8 @@ def test_records_are_read(tmp_path, text, torn, expected):
   [
     (('{"st\n' + WHOLE).encode(), "drop", "file:1: not JSON"),
     ((WHOLE + '{"st').encode(), "read", "file:3: not JSON"),
-    (b"\xff\n", "drop", "file: cannot be read"),
+    (WHOLE.encode() + b"\xff\n", "drop", "file:3: not JSON"),
+    (b"[" * 100_000 + b"\n", "drop", "file:1: not JSON"),
     (None, "drop", "file: cannot be read"),
   ],
 )

@@ -51,10 +51,9 @@ def test_is_the_negative_log_likelihood_of_the_next_token(params, logits_BTV):
   assert sums["tokens"] == 30
 
 
-@pytest.mark.parametrize("chunk", [5, 4])  # 4 leaves a ragged last chunk of the 10 targets
-def test_chunks_change_neither_value_nor_gradient(params, chunk):
-  whole, in_chunks = (
-    jax.value_and_grad(loss, has_aux=True)(params, PACKED, chunk=size, z_loss=0.1) for size in (10, chunk)
+def test_chunks_change_neither_value_nor_gradient(params):
+  whole, in_chunks = (  # 4 leaves a ragged last chunk of the 10 targets
+    jax.value_and_grad(loss, has_aux=True)(params, PACKED, chunk=size, z_loss=0.1) for size in (10, 4)
   )
   (_, sums), grads = whole
   assert sums["tokens"] > 0 and max(float(abs(g).max()) for g in jax.tree.leaves(grads)) > 1

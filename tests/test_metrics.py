@@ -125,7 +125,7 @@ def test_tensorboard_forgets_the_steps_after_that_of_a_resumed_run(tmp_path, stu
     tracker.write({"step": step + 1, "loss": 2.0, "mfu": None})
   directory = str(tmp_path / "tensorboard")
   assert calls == [
-    (directory, {"purge_step": None}),
+    (directory, {"purge_step": 0}),
     ("loss", 2.0, 1),
     (directory, {"purge_step": 6}),
     ("loss", 2.0, 6),

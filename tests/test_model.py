@@ -18,11 +18,12 @@ from support.tiny_decoder import (
   tiny,
 )
 
-from drope_jax import model as model_module
+from drope_jax import sublayers
 from drope_jax.attention import attention
+from drope_jax.cache import init_cache
 from drope_jax.config import ComputeConfig
 from drope_jax.layers import rms_norm
-from drope_jax.model import Decoder, hidden_states, init_cache, init_params, unembed
+from drope_jax.model import Decoder, hidden_states, init_params, unembed
 from drope_jax.positions import ALiBi, Layer, LayerPattern, RoPE
 from drope_jax.scalings import PI
 
@@ -107,7 +108,7 @@ def test_nope_is_not_permutation_equivariant_because_of_the_mask_alone(monkeypat
   def attention_without_mask(*qkv, offset, **features):
     return attention(*qkv, offset=7, **features)  # every query at index 7 or later: it sees all eight keys
 
-  monkeypatch.setattr(model_module, "attention", attention_without_mask)
+  monkeypatch.setattr(sublayers, "attention", attention_without_mask)
   assert gap() < 1e-5
 
 

@@ -18,11 +18,8 @@ from support.tiny_decoder import (
   tiny,
 )
 
-from drope_jax.model import (
-  hidden_states,
-  init_cache,
-  unembed,
-)
+from drope_jax.cache import init_cache
+from drope_jax.model import hidden_states, unembed
 from drope_jax.positions import RoPE
 from drope_jax.scalings import DynamicYaRN
 

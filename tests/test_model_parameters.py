@@ -187,6 +187,14 @@ MODEL_CHANGES = {
   "tie_embeddings": [False],
   "norm_eps": [0.1],
   "init_std": [0.2],
+  "norm_placement": ["post", "both"],
+  "activation": ["gelu_tanh"],
+  "attention_scale": [1.5],
+  "attention_softcap": [0.1],
+  "logits_softcap": [0.5],
+  "embedding_multiplier": [3.0],
+  "residual_multiplier": [0.5],
+  "logits_divisor": [2.0],
 }
 
 

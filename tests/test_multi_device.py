@@ -15,7 +15,7 @@ from drope_jax.parameters import map_specs
 from drope_jax.sharding import PRESETS
 from drope_jax.train import train
 
-pytestmark = [pytest.mark.usefixtures("compile_once"), pytest.mark.slow]
+pytestmark = pytest.mark.slow
 
 MIXED = {
   "data, fsdp and tensor": {"data": 2, "fsdp": 2, "tensor": 2},

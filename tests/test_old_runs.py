@@ -29,8 +29,6 @@ from drope_jax.train import train
 from drope_jax.training.state import abstract_state
 from drope_jax.transitions import Drop
 
-pytestmark = pytest.mark.usefixtures("compile_once")
-
 FIXTURE = Path(__file__).parent / "fixtures" / "runs_of_725dc9e.tar.gz"
 
 

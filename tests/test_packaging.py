@@ -35,3 +35,18 @@ def test_the_wheel_holds_the_library_alone(tmp_path):
     name for name in files if name.startswith("drope_jax/") and name.endswith(".py") and (ROOT / name).is_file()
   }
   assert library <= set(names)
+
+
+def test_importing_the_library_imports_nothing_heavy():
+  """A command that starts once more (cpu.py) would import it twice."""
+  program = "import sys, drope_jax.cpu; print(sorted({'jax', 'flax', 'orbax', 'grain', 'numpy'} & set(sys.modules)))"
+  done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+  assert done.stdout.strip() == "[]"
+
+
+def test_every_public_name_is_found_and_no_other():
+  assert {name: getattr(drope_jax, name).__name__ for name in drope_jax.__all__} == {
+    name: name for name in drope_jax.__all__
+  }
+  with pytest.raises(AttributeError, match="nothing_of_the_kind"):
+    _ = drope_jax.nothing_of_the_kind

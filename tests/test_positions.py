@@ -11,7 +11,7 @@ import pytest
 
 from drope_jax.positions import ALiBi, Layer, LayerPattern, RoPE, alibi_slopes, layer_cycle, rnope_swa
 from drope_jax.rotation import rotate
-from drope_jax.scalings import NTK, PI, DynamicNTK, DynamicYaRN, Llama3, NTKByParts, YaRN
+from drope_jax.scalings import NTK, PI, DynamicNTK, DynamicYaRN, Llama3, LongRoPE, NTKByParts, YaRN
 
 SCALINGS = [
   None,
@@ -22,6 +22,7 @@ SCALINGS = [
   DynamicNTK(64, factor=2.0),
   DynamicYaRN(64),
   Llama3(4.0, 64),
+  LongRoPE((1.0,) * 8, tuple(1.0 + i for i in range(8)), 64, 4.0),
 ]
 LENGTH = 200  # read by the dynamic scalings alone: beyond their original context
 

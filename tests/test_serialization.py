@@ -132,7 +132,7 @@ REMOVED = object()
     ("model.tie_embeddings", "false", "TrainConfig.model.tie_embeddings is 'false'"),
     ("data", 3, "TrainConfig.data is 3"),
     ("model.positions", "rope", "TrainConfig.model.positions is 'rope'"),
-    ("model.positions.type", "Rope", "TrainConfig.model.positions.type is 'Rope'; allowed: RoPE, ALiBi"),
+    ("model.positions.type", "Rope", "TrainConfig.model.positions.type is 'Rope'; allowed: RoPE, RoPETable, ALiBi"),
     ("model.positions.layers", {}, "TrainConfig.model.positions.layers is {}"),
     ("model.positions.layers.1.window", 2.5, "TrainConfig.model.positions.layers[1].window is 2.5"),
     ("model.positions.layers", [], "TrainConfig.model.positions.*LayerPattern.layers is empty"),

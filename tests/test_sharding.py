@@ -266,7 +266,7 @@ def reports():
   environment = {
     **os.environ,
     "JAX_PLATFORMS": "cpu",
-    "XLA_FLAGS": "--xla_force_host_platform_device_count=8",
+    "XLA_FLAGS": f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=8".strip(),
     "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",  # compiling takes longer than running
   }
   finished = subprocess.run([sys.executable, __file__], env=environment, capture_output=True, text=True, timeout=300)

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 from support.tiny_decoder import POSITION_IDS, assert_close, random_params, random_tokens, tiny
 
+from drope_jax.cache import init_cache
 from drope_jax.config import ComputeConfig
-from drope_jax.model import TAPS, Taps, hidden_states, init_cache
+from drope_jax.model import TAPS, Taps, hidden_states
 from drope_jax.positions import RoPE
 from drope_jax.rotation import rotate
 

@@ -23,8 +23,11 @@ MODEL = tiny(head_dim=HEAD_DIM, positions=ROPE)
 TURNS = CONTEXT * 10_000.0 ** -(np.arange(0, HEAD_DIM, 2) / HEAD_DIM) / (2 * math.pi)  # of each pair, by hand
 
 
+LOCAL_AND_GLOBAL = LayerPattern((Layer(RoPE(50.0), 16), Layer(RoPE(50.0), 16), Layer(ROPE)))
+
+
 def applied(transition, positions=ROPE):
-  return transition.apply(dataclasses.replace(MODEL, positions=positions), CONTEXT).positions
+  return transition.apply(dataclasses.replace(MODEL, num_layers=4, positions=positions), CONTEXT).positions
 
 
 def test_what_each_transition_makes_of_rope():
@@ -32,6 +35,11 @@ def test_what_each_transition_makes_of_rope():
   assert applied(Drop()) is None
   assert applied(Fade(0.5)) is None
   assert applied(KeepWindows(window=32, every=3)) == LayerPattern((Layer(ROPE, 32), Layer(ROPE, 32), Layer(None)))
+
+
+def test_windows_that_are_there_are_kept_with_their_own_embedding():
+  kept = LayerPattern((*LOCAL_AND_GLOBAL.layers[:2], Layer(None)))
+  assert applied(KeepWindows(16, every=3), LOCAL_AND_GLOBAL) == kept
 
 
 @pytest.mark.parametrize("turns", [0.1, 0.5, 1.0, 2.0, 4.0])
@@ -68,15 +76,19 @@ def test_a_partial_drop_of_a_pattern_may_leave_one_of_its_layers_whole():
   ("transition", "positions", "said"),
   [
     (Drop(), None, "there is no positional embedding to drop"),
-    (Fade(0.5), ALiBi(), "one rotation for all layers"),
-    (Fade(0.5), RoPE(scaling=DynamicNTK(CONTEXT)), "one rotation for all layers"),
-    (Fade(0.5), rnope_swa(16), "one rotation for all layers"),
+    (Fade(0.5), None, "there is no positional embedding to drop"),
+    (Fade(0.5), ALiBi(), "a rotation whose frequencies do not depend on the length"),
+    (Fade(0.5), RoPE(scaling=DynamicNTK(CONTEXT)), "a rotation whose frequencies do not depend on the length"),
+    (Fade(0.5), LayerPattern((Layer(None), Layer(ALiBi()))), "a rotation whose"),
     (Fade(0.5), RoPE(scaling=YaRN(8.0, CONTEXT)), "scales the logits too"),
     (PartialDrop(), ALiBi(), "only the pairs of a RoPE"),
     (PartialDrop(0.001), ROPE, "drops nothing"),
     (PartialDrop(fastest=8), ROPE, "drops nothing"),
-    (KeepWindows(16), rnope_swa(16), "one embedding for all layers"),
+    (KeepWindows(16), rnope_swa(16), "global layers have nothing to drop"),
+    (KeepWindows(8, every=3), LOCAL_AND_GLOBAL, "its windows must be those that are kept already"),
+    (KeepWindows(16, every=2), LOCAL_AND_GLOBAL, "its windows must be those that are kept already"),
     (KeepWindows(CONTEXT), ROPE, "the training context is 128"),
+    (KeepWindows(16, every=5), ROPE, "of 4 layers none would be global"),
   ],
 )
 def test_the_impossible_is_refused(transition, positions, said):
@@ -143,6 +155,22 @@ def test_a_fade_begins_with_rope_and_ends_with_nothing_exactly(order, shape):
   assert (omega_at(fade, 19) > 0).any()
   tables = np.stack([omega_at(fade, step) for step in range(21)])
   assert (np.diff(tables, axis=0) <= 1e-7).all()  # nothing comes back
+
+
+def test_a_pattern_fades_layer_by_layer():
+  """Each from frequencies of its own, to the same end."""
+  model = dataclasses.replace(MODEL, num_layers=4, positions=LOCAL_AND_GLOBAL)
+  own = [RoPE(theta).frequencies(HEAD_DIM).omega for theta in (50.0, 50.0, 10_000.0, 50.0)]
+  fade = Fade(0.5, "late_first")
+  for step, gates in ((0, [1, 1, 1, 1]), (10, [1, 1, 0, 0]), (20, [0, 0, 0, 0])):
+    table = fade.frequencies(model, jnp.asarray(step), STEPS)
+    np.testing.assert_allclose(table.omega, np.stack(own) * np.array(gates)[:, None], rtol=1e-6)
+  params, tokens = random_params(model), random_tokens(1, 20)
+  begin, end = (fade.frequencies(model, jnp.asarray(step), STEPS) for step in (0, 30))
+  assert_close(logits_of(params, model, tokens, frequencies=begin), logits_of(params, model, tokens), atol=1e-4)
+  dropped = fade.apply(model, CONTEXT)
+  assert [layer.window for layer in dropped.positions.layers] == [16, 16, None]
+  np.testing.assert_array_equal(logits_of(params, model, tokens, frequencies=end), logits_of(params, dropped, tokens))
 
 
 def test_the_orders_of_a_fade():

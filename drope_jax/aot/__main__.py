@@ -43,7 +43,7 @@ from drope_jax.aot.roofline import CHIPS, parse_topology
 from drope_jax.config import TrainConfig
 from drope_jax.errors import UserError
 from drope_jax.files import write_json
-from drope_jax.metrics import flops_per_token, objective_factor
+from drope_jax.metrics import flops_per_token, objective_flops_per_token
 from drope_jax.sharding import make_mesh, num_shards
 from drope_jax.training.run import Run
 
@@ -65,13 +65,12 @@ def _prepare(run: Run, rows_per_chip: int | None) -> Step:
   mesh = make_mesh(config.mesh, tpu_devices(topology, SLICES.value))
   copies = num_shards("batch", mesh)
   if EVALUATE.value:
-    length, rows, share = EVALUATE.value, copies * (rows_per_chip or 1), 1 / 3
+    length, rows = EVALUATE.value, copies * (rows_per_chip or 1)
   else:
     if rows_per_chip is not None:
       rows = rows_per_chip * copies * config.optim.accumulation
       config = dataclasses.replace(config, data=dataclasses.replace(config.data, batch_size=rows))
     length, rows = config.data.context, config.data.batch_size
-    share = objective_factor(config.objective, 0, config.steps)
 
   def at_length(tokens: int) -> jax.stages.Traced:
     if EVALUATE.value:
@@ -79,8 +78,13 @@ def _prepare(run: Run, rows_per_chip: int | None) -> Step:
     at_tokens = dataclasses.replace(config, data=dataclasses.replace(config.data, context=tokens))
     return trace_train_step(dataclasses.replace(run, config=at_tokens), mesh)
 
-  tokens = rows * length * share
-  flops = {how: tokens * flops_per_token(model, length, how) for how in ("palm", "causal")}
+  def per_token(convention: str) -> float:
+    if EVALUATE.value:
+      return flops_per_token(model, length, convention) / 3
+    first = range(1)  # with the teacher, if there is one
+    return objective_flops_per_token(config.objective, model, run.teacher, length, first, config.steps, convention)
+
+  flops = {how: rows * length * per_token(how) for how in ("palm", "causal")}
   sizes = tuple(value for value in vars(model).values() if isinstance(value, int))
   return Step(at_length(length), mesh, CHIPS[name], shape, rows, length, flops, sizes, at_length)
 

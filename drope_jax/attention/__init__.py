@@ -21,7 +21,7 @@ from drope_jax.attention.accelerators import ACCELERATED, PLATFORMS, Obstacle, o
 from drope_jax.attention.blockwise import blockwise_attention
 from drope_jax.attention.context_parallel import over_context
 from drope_jax.attention.reference import attention_weights, reference_attention
-from drope_jax.attention.scores import Segments
+from drope_jax.attention.scores import Limits, Segments
 from drope_jax.attention.unrolled import unrolled_attention
 from drope_jax.errors import ConfigError
 from drope_jax.platforms import target_platform
@@ -46,10 +46,11 @@ def attention(
   window: int | None = None,
   segments: Segments | None = None,
   bias: Bias | None = None,
+  softcap: float | None = None,
   logit_scale: float | Array = 1.0,
   kernel: str = "auto",
 ) -> Array:
-  """softmax(logit_scale * q.k / sqrt(h) + bias) v over the visible keys.
+  """softmax(cap(logit_scale * q.k / sqrt(h)) + bias) v over the visible keys.
 
   Args:
     q_BTHh, k_BSKh, v_BSKh: queries, keys and values, H divisible by K; H/K query heads share a key head.
@@ -57,6 +58,7 @@ def attention(
     window: keys seen by each query, itself included; None for all before it.
     segments: document numbers, or None.
     bias: what an embedding adds to the logits; no gradient flows to it.
+    softcap: cap(x) is softcap * tanh(x / softcap), of logits that have their scale; None: x.
     logit_scale: beta of the paper's appendix C.2, a scalar or (H,); multiplies 1/sqrt(h).
     kernel: one of the module's docstring, or "auto": the accelerator's where there is one and it can serve the call,
       else, while T * S is small, "unrolled" (with a cache "reference"), else blockwise.
@@ -72,7 +74,9 @@ def attention(
   num_keys, num_kv_heads = k_BSKh.shape[1:3]
   if num_heads % num_kv_heads:
     raise ValueError(f"{num_heads} query heads cannot share {num_kv_heads} key/value heads evenly")
-  hindered = functools.partial(obstacle, q_BTHh=q_BTHh, k_BSKh=k_BSKh, offset=offset, segments=segments, bias=bias)
+  hindered = functools.partial(
+    obstacle, q_BTHh=q_BTHh, k_BSKh=k_BSKh, offset=offset, segments=segments, bias=bias, softcap=softcap
+  )
   if kernel == "auto":
     fastest = PLATFORMS.get(target_platform(), "")
     hindrance = hindered(fastest) if fastest else None
@@ -84,18 +88,18 @@ def attention(
     allowed = ("auto", *_KERNELS, *ACCELERATED)
     raise ConfigError(f"ComputeConfig.attention is {kernel!r}; allowed: {', '.join(allowed)}")
 
-  scaled = _scaled(q_BTHh, logit_scale)
+  scaled, limits = _scaled(q_BTHh, logit_scale), Limits(window, softcap)
   if kernel in (*ACCELERATED, "unrolled") and (reason := hindered(kernel)):
     raise ConfigError(
       f"ComputeConfig.attention is {kernel!r}, which cannot take {reason.text}; choose another, or 'auto'"
     )
   if kernel in ACCELERATED:
-    return ACCELERATED[kernel](scaled, k_BSKh, v_BSKh, window, segments)
+    return ACCELERATED[kernel](scaled, k_BSKh, v_BSKh, limits, segments)
   # A row too short to be cut, such as one new token, is left to the compiler.
   if num_shards("length") > 1 and cut_evenly(q_BTHh, "batch", "length"):
-    compute = functools.partial(_compute, window=window, kernel=kernel)
+    compute = functools.partial(_compute, limits=limits, kernel=kernel)
     return over_context(compute, scaled, k_BSKh, v_BSKh, offset, segments, bias)
-  return _compute(scaled, k_BSKh, v_BSKh, offset, segments, bias, window, kernel)
+  return _compute(scaled, k_BSKh, v_BSKh, offset, segments, bias, limits, kernel)
 
 
 def weights(
@@ -106,6 +110,7 @@ def weights(
   window: int | None = None,
   segments: Segments | None = None,
   bias: Bias | None = None,
+  softcap: float | None = None,
   logit_scale: float | Array = 1.0,
 ) -> Array:
   """The attention weights (B, H, T, S), float32, that `attention` gives to the keys; arguments as there.
@@ -114,7 +119,7 @@ def weights(
   """
   batch, num_queries, num_heads, _ = q_BTHh.shape
   q_BKGTh, k_BKSh, offset_B, bias_KG = _grouped(_scaled(q_BTHh, logit_scale), k_BSKh, offset, bias)
-  weights_BKGTS = attention_weights(q_BKGTh, k_BKSh, offset_B, segments, bias_KG, window)
+  weights_BKGTS = attention_weights(q_BKGTh, k_BKSh, offset_B, segments, bias_KG, Limits(window, softcap))
   return weights_BKGTS.reshape(batch, num_heads, num_queries, -1)
 
 
@@ -145,11 +150,11 @@ def _grouped(q_BTHh: Array, k_BSKh: Array, offset: int | Array, bias: Bias | Non
   return q_BKGTh, k_BSKh.swapaxes(1, 2), offset_B, bias_KG
 
 
-def _compute(scaled_BTHh, k_BSKh, v_BSKh, offset, segments, bias, window, kernel: str) -> Array:
+def _compute(scaled_BTHh, k_BSKh, v_BSKh, offset, segments, bias, limits, kernel: str) -> Array:
   """One of this package's own kernels; arguments as for `attention`, with the scale already in the queries."""
   batch, num_queries, num_heads, head_dim = scaled_BTHh.shape
   q_BKGTh, k_BKSh, offset_B, bias_KG = _grouped(scaled_BTHh, k_BSKh, offset, bias)
-  out_BKGTh = _KERNELS[kernel](q_BKGTh, k_BKSh, v_BSKh.swapaxes(1, 2), offset_B, segments, bias_KG, window)
+  out_BKGTh = _KERNELS[kernel](q_BKGTh, k_BKSh, v_BSKh.swapaxes(1, 2), offset_B, segments, bias_KG, limits)
   return out_BKGTh.reshape(batch, num_heads, num_queries, head_dim).swapaxes(1, 2)
 
 

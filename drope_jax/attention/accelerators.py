@@ -17,6 +17,7 @@ from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_ke
 from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_mask as splash_mask
 
 from drope_jax.attention import context_parallel
+from drope_jax.attention.scores import Limits
 from drope_jax.sharding import cut_evenly, divisor, named_sharding, num_shards, partition_spec
 
 Array = jax.Array
@@ -32,6 +33,7 @@ class Feature(enum.Enum):
   CACHE = enum.auto()
   SPLIT_ROWS = enum.auto()
   BIAS = enum.auto()
+  SOFTCAP = enum.auto()
   SEGMENTS = enum.auto()
   SHAPE = enum.auto()
   DTYPE = enum.auto()
@@ -45,10 +47,10 @@ class Obstacle:
   text: str  # follows "cannot take"
 
 
-def obstacle(kernel: str, q_BTHh: Array, k_BSKh: Array, *, offset, segments, bias) -> Obstacle | None:
+def obstacle(kernel: str, q_BTHh: Array, k_BSKh: Array, *, offset, segments, bias, softcap=None) -> Obstacle | None:
   """What keeps `kernel` from serving a call; None if nothing does.
 
-  Args: as `attention` takes them; of segments and bias only whether they are None is looked at.
+  Args: as `attention` takes them; of segments, bias and softcap only whether they are None is looked at.
   """
   shards = num_shards("length")
   if not isinstance(offset, int) or offset != 0 or q_BTHh.shape[1] != k_BSKh.shape[1]:
@@ -67,6 +69,8 @@ def obstacle(kernel: str, q_BTHh: Array, k_BSKh: Array, *, offset, segments, bia
     return Obstacle(
       Feature.SHAPE, f"rows of {q_BTHh.shape[1]} tokens in {shards} pieces (each must be a multiple of {least})"
     )
+  if kernel == "cudnn" and softcap is not None:
+    return Obstacle(Feature.SOFTCAP, "a cap on the logits")
   if kernel == "cudnn" and segments is not None:
     return Obstacle(Feature.SEGMENTS, "segments")
   if kernel == "cudnn" and (q_BTHh.shape[-1] % 8 or q_BTHh.shape[-1] > 128):  # 256 on Hopper alone
@@ -77,17 +81,17 @@ def obstacle(kernel: str, q_BTHh: Array, k_BSKh: Array, *, offset, segments, bia
 
 
 def cudnn(
-  q_BTHh: Array, k_BTKh: Array, v_BTKh: Array, window: int | None, segments: None, implementation: str = "cudnn"
+  q_BTHh: Array, k_BTKh: Array, v_BTKh: Array, limits: Limits, segments: None, implementation: str = "cudnn"
 ) -> Array:
   """softmax(q.k) v, causal, (B, T, H, h); q carries its scale."""
-  assert segments is None
-  reach = None if window is None else (window - 1, 0)
+  assert segments is None and limits.softcap is None
+  reach = None if limits.window is None else (limits.window - 1, 0)
   settings: dict[str, Any] = {"local_window_size": reach, "implementation": implementation}
   return jax.nn.dot_product_attention(q_BTHh, k_BTKh, v_BTKh, is_causal=True, scale=1.0, **settings)
 
 
-def splash(q_BTHh: Array, k_BTKh: Array, v_BTKh: Array, window: int | None, segments, interpret: bool = False) -> Array:
-  """softmax(q.k) v, causal, (B, T, H, h); q carries its scale. `interpret` runs it anywhere, slowly.
+def splash(q_BTHh: Array, k_BTKh: Array, v_BTKh: Array, limits: Limits, segments, interpret: bool = False) -> Array:
+  """softmax(cap(q.k)) v, causal, (B, T, H, h); q carries its scale. `interpret` runs it anywhere, slowly.
 
   Each device computes its own rows and heads, and the queries it is dealt (against all keys, if the mesh axis `context`
   splits the rows): the compiler cannot split a kernel by itself.
@@ -99,7 +103,7 @@ def splash(q_BTHh: Array, k_BTKh: Array, v_BTKh: Array, window: int | None, segm
   block = _SPLASH_LANES * (min(widest, lanes) if shards == 1 else math.gcd(widest, lanes))
   padding = -q_BTHh.shape[1] % block  # behind everything, where causality hides it
   kernel = _splash_kernel(
-    q_BTHh.shape[1] + padding, q_BTHh.shape[2] // k_BTKh.shape[2], window, block, shards, interpret
+    q_BTHh.shape[1] + padding, q_BTHh.shape[2] // k_BTKh.shape[2], limits, block, shards, interpret
   )
   run = functools.partial(_splash_here, padding=padding, shards=shards)
   ids = (None, None) if segments is None else tuple(segments)
@@ -114,9 +118,9 @@ def splash(q_BTHh: Array, k_BTKh: Array, v_BTKh: Array, window: int | None, segm
   )
 
 
-def _splash_kernel(length: int, groups: int, window: int | None, block: int, shards: int, interpret: bool) -> Any:
+def _splash_kernel(length: int, groups: int, limits: Limits, block: int, shards: int, interpret: bool) -> Any:
   """The kernel of `groups` query heads that share a key head, for queries in so many pieces."""
-  shape = (length, length)
+  shape, window = (length, length), limits.window
   mask = splash_mask.CausalMask(shape) if window is None else splash_mask.LocalMask(shape, (window - 1, 0), offset=0)
   if shards > 1:
     mask.q_sequence = context_parallel.dealt_order(length, shards)
@@ -131,7 +135,12 @@ def _splash_kernel(length: int, groups: int, window: int | None, block: int, sha
   )
   masks = splash_mask.MultiHeadMask([mask] * groups)
   return splash_kernel.make_splash_mqa(
-    masks, block_sizes=sizes, head_shards=1, q_seq_shards=shards, interpret=interpret
+    masks,
+    block_sizes=sizes,
+    head_shards=1,
+    q_seq_shards=shards,
+    attn_logits_soft_cap=limits.softcap,
+    interpret=interpret,
   )
 
 

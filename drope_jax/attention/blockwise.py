@@ -14,7 +14,9 @@ from jax import lax
 
 from drope_jax.attention.scores import (
   MASKED,
+  Limits,
   Problem,
+  Scores,
   Segments,
   biased_scores,
   dot_keys,
@@ -32,13 +34,13 @@ _LONG = 2048  # keys from which on blocks are twice as wide: larger products, an
 class _Layout(NamedTuple):
   """What is known about a call before it runs."""
 
-  window: int | None
+  limits: Limits
   num_keys: int  # without the padding
   q_size: int  # queries of a block
   k_size: int  # keys of a block
 
 
-def blockwise_attention(q_BKGTh, k_BKSh, v_BKSh, offset_B, segments, bias_KG, window):
+def blockwise_attention(q_BKGTh, k_BKSh, v_BKSh, offset_B, segments, bias_KG, limits):
   num_queries, num_keys = q_BKGTh.shape[3], k_BKSh.shape[2]
   block = _BLOCK if num_keys < _LONG else 2 * _BLOCK
   q_size, k_size = min(block, num_queries), min(block, num_keys)
@@ -50,7 +52,7 @@ def blockwise_attention(q_BKGTh, k_BKSh, v_BKSh, offset_B, segments, bias_KG, wi
     segments = Segments(pad(segments.queries, 1, q_size), pad(segments.keys, 1, k_size))
   keys_and_values = pad(k_BKSh, 2, k_size), pad(v_BKSh, 2, k_size)
   problem = Problem(pad(q_BKGTh, 3, q_size), *keys_and_values, offset_B, segments, bias_KG)
-  return _flash(problem, _Layout(window, num_keys, q_size, k_size))[:, :, :, :num_queries]
+  return _flash(problem, _Layout(limits, num_keys, q_size, k_size))[:, :, :, :num_queries]
 
 
 def _block(x: Array, index: Array, size: int, axis: int) -> Array:
@@ -58,22 +60,22 @@ def _block(x: Array, index: Array, size: int, axis: int) -> Array:
   return lax.dynamic_slice_in_dim(x, index * size, size, axis)
 
 
-def _block_scores(problem: Problem, q_block: Array, i: Array, j: Array, layout: _Layout) -> tuple[Array, Array]:
-  """Scores and visibility of query block i against key block j."""
-  window, num_keys, q_size, k_size = layout
+def _block_scores(problem: Problem, q_block: Array, i: Array, j: Array, layout: _Layout) -> Scores:
+  """The scores of query block i against key block j."""
+  limits, num_keys, q_size, k_size = layout
   q_index_BT = problem.offset_B[:, None] + i * q_size + jnp.arange(q_size)
   k_index_S = j * k_size + jnp.arange(k_size)
   segments = problem.segments
   if segments is not None:
     segments = Segments(_block(segments.queries, i, q_size, 1), _block(segments.keys, j, k_size, 1))
   k_block = _block(problem.k_BKSh, j, k_size, 2)
-  scores, visible = biased_scores(q_block, k_block, q_index_BT, k_index_S, segments, problem.bias_KG, window)
-  return scores, visible & (k_index_S < num_keys)
+  scores = biased_scores(q_block, k_block, q_index_BT, k_index_S, segments, problem.bias_KG, limits)
+  return scores._replace(visible=scores.visible & (k_index_S < num_keys))
 
 
 def _flash_forward(problem: Problem, layout: _Layout) -> tuple[Array, Array]:
   """Output (B, K, G, T, h) and log-sum-exp (B, K, G, T)."""
-  window, _, q_size, k_size = layout
+  (window, _), _, q_size, k_size = layout
   *rows, num_queries, head_dim = problem.q_BKGTh.shape
   num_key_blocks = problem.k_BKSh.shape[2] // k_size
   first_offset, last_offset = problem.offset_B.min(), problem.offset_B.max()
@@ -83,7 +85,7 @@ def _flash_forward(problem: Problem, layout: _Layout) -> tuple[Array, Array]:
 
     def key_block(j: Array, state: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
       highest, total, out = state
-      scores, visible = _block_scores(problem, q_block, i, j, layout)
+      scores, visible, _ = _block_scores(problem, q_block, i, j, layout)
       new_highest = jnp.maximum(highest, jnp.where(visible, scores, MASKED).max(-1))
       weights = jnp.where(visible, jnp.exp(scores - new_highest[..., None]), 0.0)
       rescale = jnp.exp(highest - new_highest)
@@ -116,7 +118,7 @@ def _flash_fwd(problem: Problem, layout: _Layout):
 
 def _flash_bwd(layout: _Layout, residuals, d_out_BKGTh: Array):
   problem, out_BKGTh, log_sum_BKGT = residuals
-  window, _, q_size, k_size = layout
+  (window, _), _, q_size, k_size = layout
   num_query_blocks = problem.q_BKGTh.shape[3] // q_size
   num_key_blocks = problem.k_BKSh.shape[2] // k_size
   first_offset, last_offset = problem.offset_B.min(), problem.offset_B.max()
@@ -130,9 +132,10 @@ def _flash_bwd(layout: _Layout, residuals, d_out_BKGTh: Array):
       d_q, d_k, d_v = state
       arrays = (problem.q_BKGTh, d_out_BKGTh, log_sum_BKGT, delta_BKGT, d_q)
       q_block, d_out, log_sum, delta, d_q_block = (_block(x, i, q_size, 3) for x in arrays)
-      scores, visible = _block_scores(problem, q_block, i, j, layout)
+      scores, visible, slope = _block_scores(problem, q_block, i, j, layout)
       weights = jnp.where(visible, jnp.exp(scores - log_sum[..., None]), 0.0)
-      d_scores = (weights * (dot_keys(d_out, v_block) - delta[..., None])).astype(q_block.dtype)
+      d_scores = weights * (dot_keys(d_out, v_block) - delta[..., None])
+      d_scores = (d_scores if slope is None else d_scores * slope).astype(q_block.dtype)
       d_v += mix_queries(weights.astype(d_out.dtype), d_out)
       d_k += mix_queries(d_scores, q_block)
       d_q_block += mix_keys(d_scores, k_block)

@@ -5,6 +5,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from drope_jax.layers import softcap_slope, softcapped
 from drope_jax.positions import Bias
 
 Array = jax.Array
@@ -55,6 +56,21 @@ def mix_queries(weights_BKGTS: Array, x_BKGTh: Array) -> Array:
   return jnp.einsum("BKRS,BKRh->BKSh", _rows(weights_BKGTS), _rows(x_BKGTh), preferred_element_type=jnp.float32)
 
 
+class Limits(NamedTuple):
+  """What is known of a call's scores before it runs."""
+
+  window: int | None  # keys that a query sees
+  softcap: float | None  # of the scores
+
+
+class Scores(NamedTuple):
+  """Attention logits, biased and capped, not masked: that is the caller's."""
+
+  logits: Array  # (B, K, G, T, S), float32
+  visible: Array  # (B, 1, 1, T, S)
+  slope: Array | None  # the derivative of the logits by q.k, of the shape of the logits; None: 1
+
+
 def biased_scores(
   q_BKGTh: Array,
   k_BKSh: Array,
@@ -62,10 +78,11 @@ def biased_scores(
   k_index_S: Array,
   segments: Segments | None,
   bias_KG: Bias | None,
-  window: int | None,
-) -> tuple[Array, Array]:
-  """Biased logits (B, K, G, T, S), float32, and which of them are visible (B, 1, 1, T, S). Masking is the caller's."""
-  scores = dot_keys(q_BKGTh, k_BKSh)
+  limits: Limits,
+) -> Scores:
+  window, softcap = limits
+  scores = softcapped(dot_keys(q_BKGTh, k_BKSh), softcap)
+  slope = None if softcap is None else softcap_slope(scores, softcap)
   distance_BTS = q_index_BT[:, :, None] - k_index_S
   if bias_KG is not None:
     coefficients = [coefficient[:, :, None, None] for coefficient in bias_KG.coefficients]
@@ -75,7 +92,7 @@ def biased_scores(
     visible_BTS &= distance_BTS < window
   if segments is not None:
     visible_BTS &= segments.queries[:, :, None] == segments.keys[:, None, :]
-  return scores, visible_BTS[:, None, None]
+  return Scores(scores, visible_BTS[:, None, None], slope)
 
 
 def gradient(problem: Problem, d_q: Array, d_k: Array, d_v: Array) -> Problem:

@@ -13,6 +13,7 @@ from jax import lax
 
 from drope_jax.attention.scores import (
   MASKED,
+  Limits,
   Problem,
   Segments,
   biased_scores,
@@ -28,13 +29,13 @@ _UNROLLED = 2  # blocks of queries, at most
 _SMALLEST_UNROLLED = 64  # queries of a block, at least: below, compiling more blocks costs more than it saves
 
 
-def unrolled_attention(q_BKGTh, k_BKSh, v_BKSh, offset_B, segments, bias_KG, window):
-  return _rows_by_block(Problem(q_BKGTh, k_BKSh, v_BKSh, offset_B, segments, bias_KG), window)
+def unrolled_attention(q_BKGTh, k_BKSh, v_BKSh, offset_B, segments, bias_KG, limits):
+  return _rows_by_block(Problem(q_BKGTh, k_BKSh, v_BKSh, offset_B, segments, bias_KG), limits)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
-def _rows_by_block(problem: Problem, window: int | None) -> Array:
-  return _rows_by_block_fwd(problem, window)[0]
+def _rows_by_block(problem: Problem, limits: Limits) -> Array:
+  return _rows_by_block_fwd(problem, limits)[0]
 
 
 def _query_blocks(num_queries: int) -> list[tuple[int, int]]:
@@ -42,7 +43,7 @@ def _query_blocks(num_queries: int) -> list[tuple[int, int]]:
   return [(start, min(start + size, num_queries)) for start in range(0, num_queries, size)]
 
 
-def _rows_by_block_fwd(problem: Problem, window: int | None):
+def _rows_by_block_fwd(problem: Problem, limits: Limits):
   # What comes before is computed once, and not again in each slice below.
   q_BKGTh, k_BKSh, v_BKSh = lax.optimization_barrier(problem[:3])
   problem = Problem(q_BKGTh, k_BKSh, v_BKSh, *problem[3:])
@@ -50,14 +51,14 @@ def _rows_by_block_fwd(problem: Problem, window: int | None):
   outs, saved = [], []
   for start, stop in _query_blocks(q_BKGTh.shape[3]):
     here = None if segments is None else Segments(segments.queries[:, start:stop], segments.keys[:, :stop])
-    scores, visible = biased_scores(
+    scores, visible, slope = biased_scores(
       q_BKGTh[:, :, :, start:stop],
       k_BKSh[:, :, :stop],
       offset_B[:, None] + jnp.arange(start, stop),
       jnp.arange(stop),
       here,
       bias_KG,
-      window,
+      limits,
     )
     scores = jnp.where(visible, scores, MASKED)
     weights = jnp.exp(scores - scores.max(-1, keepdims=True))
@@ -67,22 +68,23 @@ def _rows_by_block_fwd(problem: Problem, window: int | None):
     inverse = 1 / jnp.where(total == 0, 1.0, total)  # a query that sees nothing gets nothing
     weights = weights.astype(v_BKSh.dtype)
     outs.append(mix_keys(weights, v_BKSh[:, :, :stop]) * inverse)
-    saved.append((weights, inverse))
+    saved.append((weights, inverse, slope))
   out = jnp.concatenate(outs, axis=3)
   return out.astype(q_BKGTh.dtype), (problem, out, saved)
 
 
-def _rows_by_block_bwd(window: int | None, residuals, d_out_BKGTh: Array):
+def _rows_by_block_bwd(limits: Limits, residuals, d_out_BKGTh: Array):
   problem, out_BKGTh, saved = residuals
   q_BKGTh, k_BKSh, v_BKSh = problem[:3]
   d_out_BKGTh = lax.optimization_barrier(d_out_BKGTh)
   d_q: list[Array] = []
   d_k, d_v = jnp.zeros(k_BKSh.shape, jnp.float32), jnp.zeros(v_BKSh.shape, jnp.float32)
-  for (start, stop), (weights, inverse) in zip(_query_blocks(q_BKGTh.shape[3]), saved, strict=True):
+  for (start, stop), (weights, inverse, slope) in zip(_query_blocks(q_BKGTh.shape[3]), saved, strict=True):
     d_out = d_out_BKGTh[:, :, :, start:stop].astype(jnp.float32) * inverse
     delta = (d_out * out_BKGTh[:, :, :, start:stop]).sum(-1, keepdims=True)  # as in _flash_bwd
     d_out = d_out.astype(q_BKGTh.dtype)
-    d_scores = (weights * (dot_keys(d_out, v_BKSh[:, :, :stop]) - delta)).astype(q_BKGTh.dtype)
+    d_scores = weights * (dot_keys(d_out, v_BKSh[:, :, :stop]) - delta)
+    d_scores = (d_scores if slope is None else d_scores * slope).astype(q_BKGTh.dtype)
     d_q.append(mix_keys(d_scores, k_BKSh[:, :, :stop]))
     d_k = d_k.at[:, :, :stop].add(mix_queries(d_scores, q_BKGTh[:, :, :, start:stop]))
     d_v = d_v.at[:, :, :stop].add(mix_queries(weights, d_out))

@@ -19,6 +19,7 @@ from absl import flags
 from absl import logging as absl_logging
 
 from drope_jax import cpu
+from drope_jax.cli import compiled
 from drope_jax.cli.flags import CONFIG, IMPORT, IMPORT_HELP, config_flag, import_modules
 from drope_jax.cli.signals import Terminated, terminable
 from drope_jax.errors import ConfigError, UserError
@@ -36,7 +37,8 @@ def run(
 
   Args:
     stopped_status: the flag with the exit status of a command that a signal stopped; 0 if there is none.
-    computes: whether the command runs models, which on a CPU deserves a second start: see cpu.py.
+    computes: whether the command runs models: what it compiles is kept (compiled.py), and on a CPU it starts once more
+      (cpu.py).
   """
 
   def parsed() -> None:
@@ -49,6 +51,7 @@ def run(
     sys.exit(0)
   if computes:
     cpu.restart()
+    compiled.keep()
   sys.exit(_framed(parsed, stopped_status))
 
 

@@ -125,10 +125,10 @@ class DropeJax(TemplateLM):
     self, requests: Sequence[tuple[Any, list[int], list[int]]], disable_tqdm: bool = False, **kwargs: Any
   ) -> list[tuple[float, bool]]:
     pairs = []
-    for texts, context, continuation in requests:
+    for texts, prompt, continuation in requests:
       if len(continuation) > self.max_length:
         raise ConfigError(f"a continuation of {len(continuation)} tokens is longer than length={self.max_length}")
-      kept = self._kept(np.asarray(context, np.int32), self.max_length + 1 - len(continuation))
+      kept = self._kept(np.asarray(prompt, np.int32), self.max_length + 1 - len(continuation))
       pairs.append((texts, kept, np.asarray(continuation, np.int32)))
     scored = score_continuations(self._subject, [pair[1:] for pair in pairs])
     for (texts, _, _), one in zip(pairs, scored, strict=True):
@@ -169,14 +169,14 @@ class DropeJax(TemplateLM):
       self.cache_hook.add_partial("generate_until", request.args, answer)
     return answers
 
-  def _kept(self, context: np.ndarray, room: int) -> np.ndarray:
+  def _kept(self, prompt: np.ndarray, room: int) -> np.ndarray:
     """The last `room` tokens; the first time that some are cut off, a warning says so."""
-    if len(context) > room and not self._cut:
+    if len(prompt) > room and not self._cut:
       self._cut = True
       logger.warning(
-        "a context of %d tokens is truncated on the left: %d fit into length=%d", len(context), room, self.max_length
+        "a prompt of %d tokens is truncated on the left: %d fit into length=%d", len(prompt), room, self.max_length
       )
-    return context[-room:]
+    return prompt[-room:]
 
 
 def _until(text: str, stops: Sequence[str]) -> str:

@@ -104,7 +104,7 @@ def _scores(
 
   def score(x_and_target: tuple[Array, Array]) -> tuple[Array, Array]:
     x_D, target = x_and_target
-    logits_V = unembed(params, x_D[None, None])[0, 0]
+    logits_V = unembed(params, x_D[None, None], softcap=config.logits_softcap)[0, 0]
     return jax.nn.logsumexp(logits_V) - logits_V[target], logits_V.argmax() == target
 
   nll_N, top_N = lax.map(score, (x_ND, targets_N), batch_size=compute.loss_chunk or chunk_for(params, x_ND[None]))

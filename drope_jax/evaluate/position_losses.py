@@ -116,4 +116,5 @@ def _token_losses(
     logit_scale=logit_scale,
     frequencies=frequencies,
   )
-  return token_losses(params, x_BTD, tokens_BS[:, 1:], compute.loss_chunk).nll_BT
+  softcap = config.logits_softcap
+  return token_losses(params, x_BTD, tokens_BS[:, 1:], compute.loss_chunk, softcap=softcap).nll_BT

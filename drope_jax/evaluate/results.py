@@ -19,7 +19,7 @@ from typing import Any
 
 from drope_jax.errors import ResultsError
 from drope_jax.evaluate.figures import At, Figure
-from drope_jax.files import append_json_lines, is_torn
+from drope_jax.files import append_json_lines, is_torn, lines_of
 from drope_jax.serialization import from_dict
 from drope_jax.upgrades import upgraded
 
@@ -108,12 +108,13 @@ def read(path: Path) -> list[Result]:
   if not path.exists():
     return []
   results = []
-  *lines, _ = path.read_bytes().split(b"\n")
-  for number, line in enumerate(lines, start=1):
+  for line in lines_of(path):
+    if not line.ended:
+      continue
     try:
-      results.append(_result(json.loads(line)))
+      results.append(_result(line.record()))
     except (ValueError, TypeError) as error:  # of JSON, of its encoding, of a field
-      raise ResultsError(f"{path}:{number}: not a result ({error})") from error
+      raise ResultsError(f"{path}:{line.number}: not a result ({error})") from error
   return results
 
 

@@ -130,18 +130,18 @@ class Niah(Puzzle):
     queries = rng.sample(list(facts), self.num_queries)
     texts = [text for _, text in needles]
     if self.haystack == "essay":
-      context = _among_sentences(rng, _cycled(material.essay, size), texts)
+      haystack = _among_sentences(rng, _cycled(material.essay, size), texts)
     else:
       line = {"noise": lambda: NOISE, "needle": lambda: needle(draw(self.keys), draw(self.values))}[self.haystack]
-      context = _among_lines(rng, [line() for _ in range(size)], texts)
-    depth_of = dict(zip((value for value, _ in needles), _depths(context, texts), strict=True))
+      haystack = _among_lines(rng, [line() for _ in range(size)], texts)
+    depth_of = dict(zip((value for value, _ in needles), _depths(haystack, texts), strict=True))
     template, kind = NIAH, self.values
     if self.num_queries * self.num_values == 1:
       template = template.replace("Some", "A").replace("are all", "is").replace("are", "is")
       kind = kind.removesuffix("s")
     query = queries[0] if len(queries) == 1 else f"{', '.join(queries[:-1])}, and {queries[-1]}"
     references = tuple(value for key in queries for value in facts[key])
-    prompt = template.format(type=kind, context=context, query=query)
+    prompt = template.format(type=kind, context=haystack, query=query)
     return Sample(prompt, references, tuple(depth_of[value] for value in references))
 
 
@@ -175,10 +175,10 @@ class VariableTracking(Puzzle):
     value = str(rng.randrange(10_000, 99_999))
     assignments = [f"VAR {chain[0]} = {value}"]
     assignments += [f"VAR {name} = VAR {before} " for before, name in itertools.pairwise(chain)]
-    context = [NOISE] * lines
+    haystack = [NOISE] * lines
     for shift, place in enumerate(sorted(rng.sample(range(lines), len(assignments)))):
-      context.insert(place + shift, assignments[shift])
-    return Sample(VARIABLES.format(context="\n".join(context), query=value, count=len(chain)), tuple(chain))
+      haystack.insert(place + shift, assignments[shift])
+    return Sample(VARIABLES.format(context="\n".join(haystack), query=value, count=len(chain)), tuple(chain))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -292,12 +292,12 @@ def _among_lines(rng: random.Random, lines: list[str], needles: list[str]) -> st
   return "\n".join(lines)
 
 
-def _depths(context: str, needles: list[str]) -> list[float]:
+def _depths(text: str, needles: list[str]) -> list[float]:
   """Where each needle lies: see Sample."""
-  places = {needle: context.index(needle) for needle in needles}
+  places = {needle: text.index(needle) for needle in needles}
   in_order = sorted(needles, key=places.__getitem__)
   before = dict(zip(in_order, itertools.accumulate(map(len, in_order), initial=0), strict=False))
-  haystack = len(context) - sum(map(len, needles))
+  haystack = len(text) - sum(map(len, needles))
   return [(places[needle] - before[needle]) / haystack for needle in needles]
 
 

@@ -1,5 +1,6 @@
 """A checkpoint of ours as a folder that transformers loads with no code of ours."""
 
+import functools
 import json
 import logging
 from collections.abc import Callable, Iterator
@@ -25,9 +26,9 @@ from drope_jax.interop.families import FAMILIES, Family
 from drope_jax.interop.formats import choose, exported_length, write_config
 from drope_jax.interop.model_card import Made, figures_of, history, model_card
 from drope_jax.interop.sources import copy_tokenizer
-from drope_jax.interop.weights import Weight, array_of, foreign_shape, scaled_by_beta, weights_of
+from drope_jax.interop.weights import Part, arrays_of, scaled_by_beta, shape_of, to_class
 from drope_jax.model_config import ModelConfig
-from drope_jax.parameters import ParameterSpec, Params
+from drope_jax.parameters import Params
 
 DTYPES = {"float32": np.float32, "bfloat16": ml_dtypes.bfloat16, "float16": np.float16}  # of safetensors
 SHARD_BYTES = 5_000_000_000  # as transformers cuts them
@@ -131,19 +132,17 @@ def export_model(
 
 def _arrays(params: Params, model: ModelConfig, family: Family, beta: float) -> Iterator[tuple[str, _Array]]:
   """Every array of the export by its name, none of them made yet; beta goes into what scales the queries last."""
-  scaled = scaled_by_beta(model) if family.logit_scale is None else ()  # such a scale is in the class's config
+  scaled = () if family.takes_beta else scaled_by_beta(model)  # such a scale is in the class's config
 
-  def of(weight: Weight, spec: ParameterSpec, layer: int | None) -> _Array:
-    factor = beta if weight.ours in scaled else 1.0
-    return _Array(foreign_shape(weight, spec), lambda: array_of(params, weight, spec, layer, factor))
+  def of(parts: list[Part]) -> np.ndarray:
+    made = [to_class(part, family, model, params, beta if part.weight.ours in scaled else 1.0) for part in parts]
+    return made[0] if len(made) == 1 else np.concatenate(made)
 
   def zeros(shape: tuple[int, ...]) -> _Array:
     return _Array(shape, lambda: np.zeros(shape, np.float32))
 
-  for weight, spec in weights_of(model):
-    for layer in range(model.num_layers) if weight.stacked else (None,):
-      name = weight.hugging_face if layer is None else weight.hugging_face.format(layer)
-      yield family.spelled(name), of(weight, spec, layer)
+  for name, parts in arrays_of(model, family).items():
+    yield name, _Array(shape_of(parts), functools.partial(of, parts))
   for extra in family.extras(model):
     yield extra.name, zeros(extra.shape)
 

@@ -8,7 +8,12 @@
 | qwen2       | Qwen2         | likewise                            | by layer | none          | biases on q, k and v  |
 | qwen3       | Qwen3         | likewise                            | by layer | of each head  |                       |
 | olmoe       | OLMoE         | likewise                            | none     | of full width | one expert            |
-| granite     | Granite       | likewise                            | none     | none          | its own logit scale   |
+| granite     | Granite       | likewise                            | none     | none          | multipliers           |
+| olmo2       | OLMo-2        | likewise                            | none     | of full width | post-norms            |
+| olmo3       | OLMo-3        | one for each kind of layer          | by layer | of full width | post-norms            |
+| phi3        | Phi-3, Phi-4  | likewise, or of a part of a head    | one      | none          | fused projections     |
+| gemma2      | Gemma 2       | likewise                            | by layer | none          | softcaps; see _GEMMA  |
+| gemma3_text | Gemma 3       | one for each kind of layer          | by layer | of each head  | see _GEMMA            |
 | llama_drope | DroPE's Llama | none                                | none     | attention_type| read only             |
 | qwen2_drope | DroPE's Qwen2 | none                                | by layer | attention_type| read only             |
 
@@ -18,6 +23,8 @@ Another family of Llama's shape is one entry: `register("my_type", Family(...))`
 (`--import=MODULE`).
 """
 
+import dataclasses
+import math
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
@@ -34,34 +41,83 @@ class Extra(NamedTuple):
   zeros: bool  # whether it must be zeros in what we read; if not, its values change nothing
 
 
+class Fused(NamedTuple):
+  """An array of a class that holds several of Llama's, one under the other."""
+
+  name: str  # `{}` stands for the number of the layer
+  parts: tuple[str, ...]  # our names
+
+
+class Number(NamedTuple):
+  """A field of ModelConfig that a class has under a name of its own."""
+
+  key: str
+  default: float | None  # of the class, where a config.json is silent
+
+
 class Family(NamedTuple):
   """A class: what it can express, and its defaults where a config.json is silent."""
 
   architecture: str
+  # Positions.
   rotates: bool = True  # False: it has no positional embedding, whatever its config says
   positions_by_layer: bool = False  # whether `no_rope_layers` says which layers rotate
+  rotations_by_kind: bool = False  # whether layers with a window have a rotation of their own
+  rotates_part: bool = False  # whether it reads `partial_rotary_factor`; its rotated dimensions come first in a head
+  rope_types: tuple[str, ...] | None = None  # that it accepts; None: all of transformers'
   stops_pairs: bool = True  # whether it reads rope_type "longrope", by which a partial drop is written
+  theta: float = 10_000.0
+  local_theta: float | None = None  # of layers with a window; None: that of the others
+  local_theta_key: str | None = None  # in version 4 of transformers
+  # Windows.
   windows: str = "none"  # "none", "one" or "by layer"
+  sliding_window: int | None = None
+  full_every: int | None = None  # without `layer_types` one layer in so many is full; no `use_sliding_window`
+  full_every_key: str | None = None  # its key for that
+  # Shapes.
   qk_norm: str | None = None  # the scope that it has
   bias: bool | None = None  # of q, k, v: always, never, or (None) as `attention_bias` says
-  renamed: tuple[tuple[str, str], ...] = ()  # parts of Llama's names of arrays, and what stands for them
-  one_expert: bool = False  # a mixture of experts, which with one of them is a plain feed-forward layer
-  logit_scale: str | None = None  # its key for the factor on q.k, in place of 1/sqrt(h)
-  folds_logit_scale: bool = False  # whether another factor than 1/sqrt(h) goes into the queries when it is read
   num_kv_heads: int | None = None  # None: as many as query heads
   head_dim: int | None = None  # None: hidden_size / heads
-  theta: float = 10_000.0
-  norm_eps: float = 1e-6
+  square: bool = False  # whether its heads together must be as wide as the model
+  one_expert: bool = False  # a mixture of experts, which with one of them is a plain feed-forward layer
   tie_embeddings: bool = False
-  sliding_window: int | None = None
+  # The logit scale.
+  logit_scale: str | None = None  # its key for the factor on q.k, in place of 1/sqrt(h)
+  logit_scale_default: float = 1.0
+  logit_scale_power: float = 1.0  # the factor is its value to this power
+  folds_logit_scale: bool = False  # whether another factor than 1/sqrt(h) goes into the queries when it is read
+  # What else it computes, or says.
+  norm_eps: float = 1e-6
+  norm_offset: float = 0.0  # added to the weights of its norms
+  scales_embedding: bool = False  # by the root of its width
+  activation_key: str = "hidden_act"
+  fixed: Mapping[str, Any] = {}  # fields of ModelConfig that have this one value, where it is not our default
+  numbers: Mapping[str, Number] = {}  # fields of ModelConfig that its config says
   only: Mapping[str, tuple[Any, ...]] = {}  # keys that it alone reads, with the values that ours can have
   fields: Callable[[Keys], Mapping[str, Any]] | None = None  # reads what else it says, as fields of ModelConfig
+  # Its arrays.
+  renamed: tuple[tuple[str, str], ...] = ()  # parts of the names of arrays, and what stands for them, in this order
+  fused: tuple[Fused, ...] = ()
   in_transformers: bool = True  # False: its code comes with its files (`auto_map`); it is read and never written
+
+  @property
+  def takes_beta(self) -> bool:
+    """Whether its logit scale can be any number, a factor on the attention logits included."""
+    return self.logit_scale is not None and self.logit_scale_power == 1
 
   @property
   def beta_in(self) -> str:
     """Where a factor on the attention logits goes: what scales the queries last."""
-    return self.logit_scale or ("q_norm" if self.qk_norm else "q_proj")
+    if self.logit_scale is not None and self.takes_beta:
+      return self.logit_scale
+    return "q_norm" if self.qk_norm else "qkv_proj" if self.fused else "q_proj"
+
+  def constant(self, field: str, d_model: int) -> Any:
+    """The value that a field of ModelConfig has in all models of this class and width, unless its config says it."""
+    if field == "embedding_multiplier" and self.scales_embedding:
+      return math.sqrt(d_model)
+    return self.fixed.get(field, DEFAULTS[field])
 
   def spelled(self, name: str) -> str:
     """An array's name in this class, of its name in Llama."""
@@ -77,6 +133,22 @@ class Family(NamedTuple):
       if self.one_expert:  # a router with one way to go
         yield Extra(f"model.layers.{layer}.mlp.gate.weight", (1, model.d_model), zeros=False)
 
+
+# What Llama has of the fields that other families add to it.
+DEFAULTS = {
+  field.name: field.default
+  for field in dataclasses.fields(ModelConfig)
+  if field.name
+  in (
+    "norm_placement",
+    "activation",
+    "attention_softcap",
+    "logits_softcap",
+    "embedding_multiplier",
+    "residual_multiplier",
+    "logits_divisor",
+  )
+}
 
 # What the released code of DroPE calls its kinds of attention, none of which rotates.
 _DROPE_NORMS = {
@@ -98,6 +170,35 @@ _DROPE_LLAMA = Family(
   folds_logit_scale=True,
   fields=_drope_fields,
   in_transformers=False,
+)
+
+# Norms of what a sublayer adds, alone; the names of our other norms are GLM-4's (see weights.py).
+_OLMO: dict[str, Any] = dict(
+  qk_norm="full",
+  norm_eps=1e-5,
+  fixed={"norm_placement": "post"},
+  renamed=(("post_self_attn_layernorm", "post_attention_layernorm"), ("post_mlp_", "post_feedforward_")),
+)
+
+_GEMMA: dict[str, Any] = dict(
+  windows="by layer",
+  sliding_window=4096,
+  num_kv_heads=4,
+  head_dim=256,
+  tie_embeddings=True,
+  logit_scale="query_pre_attn_scalar",
+  logit_scale_default=256.0,
+  logit_scale_power=-0.5,
+  norm_offset=1.0,
+  scales_embedding=True,
+  activation_key="hidden_activation",
+  fixed={"norm_placement": "both", "activation": "gelu_tanh"},
+  only={"use_bidirectional_attention": (False, None)},
+  renamed=(
+    ("post_attention_layernorm", "pre_feedforward_layernorm"),
+    ("post_self_attn_layernorm", "post_attention_layernorm"),
+    ("post_mlp_", "post_feedforward_"),
+  ),
 )
 
 FAMILIES: dict[str, Family] = {
@@ -123,6 +224,7 @@ FAMILIES: dict[str, Family] = {
   "olmoe": Family(
     "OlmoeForCausalLM",
     qk_norm="full",
+    square=True,
     one_expert=True,
     renamed=((".mlp.", ".mlp.experts.0."),),
     norm_eps=1e-5,
@@ -131,7 +233,54 @@ FAMILIES: dict[str, Family] = {
   "granite": Family(
     "GraniteForCausalLM",
     logit_scale="attention_multiplier",
-    only={key: (1,) for key in ("embedding_multiplier", "residual_multiplier", "logits_scaling")},
+    numbers={
+      "embedding_multiplier": Number("embedding_multiplier", 1.0),
+      "residual_multiplier": Number("residual_multiplier", 1.0),
+      "logits_divisor": Number("logits_scaling", 1.0),
+    },
+  ),
+  "olmo2": Family("Olmo2ForCausalLM", **_OLMO),
+  "olmo3": Family(
+    "Olmo3ForCausalLM",
+    rotations_by_kind=True,
+    windows="by layer",
+    sliding_window=4096,
+    full_every=4,
+    **{**_OLMO, "theta": 500_000.0},
+  ),
+  "phi3": Family(
+    "Phi3ForCausalLM",
+    rotates_part=True,
+    rope_types=("default", "longrope"),
+    square=True,
+    windows="one",
+    bias=False,
+    norm_eps=1e-5,
+    fused=(
+      Fused("model.layers.{}.self_attn.qkv_proj.weight", ("q", "k", "v")),
+      Fused("model.layers.{}.mlp.gate_up_proj.weight", ("gate", "up")),
+    ),
+  ),
+  "gemma2": Family(
+    "Gemma2ForCausalLM",
+    full_every=2,
+    numbers={
+      "attention_softcap": Number("attn_logit_softcapping", 50.0),
+      "logits_softcap": Number("final_logit_softcapping", 30.0),
+    },
+    **_GEMMA,
+  ),
+  "gemma3_text": Family(
+    "Gemma3ForCausalLM",
+    rotations_by_kind=True,
+    full_every=6,
+    full_every_key="sliding_window_pattern",
+    theta=1_000_000.0,
+    local_theta=10_000.0,
+    local_theta_key="rope_local_base_freq",
+    qk_norm="head",
+    numbers={"logits_softcap": Number("final_logit_softcapping", None)},
+    **{**_GEMMA, "only": {**_GEMMA["only"], "attn_logit_softcapping": (None,)}},  # which the class does not apply
   ),
   "llama_drope": _DROPE_LLAMA,
   "qwen2_drope": _DROPE_LLAMA._replace(

@@ -1,17 +1,28 @@
 """Which class of transformers a model of ours is written as, and its config.json: see families.py for the table."""
 
+import functools
 import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from drope_jax.errors import ConfigError
-from drope_jax.interop import rope_parameters
-from drope_jax.interop.families import FAMILIES, written
+from drope_jax.interop import rope_writing
+from drope_jax.interop.families import DEFAULTS, FAMILIES, Family, written
+from drope_jax.interop.hf_config import ACTIVATIONS
+from drope_jax.interop.rope_parameters import ORIGINAL, Ropes
 from drope_jax.model_config import ModelConfig
 from drope_jax.positions import Layer, RoPE, layer_cycle
+from drope_jax.scalings import LongRoPE
 
-_PREFERRED = ("qwen2", "llama", "mistral", "qwen3", "olmoe", "smollm3")
-_PREFERRED_WITHOUT_ROPE = ("qwen2", "smollm3", "qwen3", "olmoe")  # smollm3 before a rotation that rotates nothing
+# Which class is asked first; those with more of their own come last.
+_PREFERRED = (
+  *("qwen2", "llama", "mistral", "qwen3", "olmoe", "smollm3"),
+  *("granite", "olmo2", "olmo3", "phi3", "gemma2", "gemma3_text"),
+)
+# A class that can say "no rotation" goes before one whose rotation turns nothing.
+_PREFERRED_WITHOUT_ROPE = ("qwen2", "smollm3", *(name for name in _PREFERRED[3:] if name != "smollm3"))
 
 
 class Layers(NamedTuple):
@@ -24,46 +35,127 @@ class Layers(NamedTuple):
 
 
 def layers_of(model: ModelConfig) -> Layers:
-  """Raises ConfigError for what no class has: an embedding of another kind, two rotations or two windows."""
+  """Raises ConfigError for what most classes have not: an embedding of another kind, two rotations or two windows."""
+  layers = _layers(model)
+  rope = _only("rotations", [layer.positions for layer in layers if layer.positions is not None])
+  return Layers(rope, tuple(layer.positions is not None for layer in layers), *_windows(layers))
+
+
+def kinds_of(model: ModelConfig) -> Ropes:
+  """Raises ConfigError where layers of one kind differ."""
+  layers = _layers(model)
+  full = _only("rotations of layers without a window", [layer.positions for layer in layers if layer.window is None])
+  windowed = _only("rotations of layers with a window", [layer.positions for layer in layers if layer.window])
+  return Ropes(full, windowed)
+
+
+def _layers(model: ModelConfig) -> list[Layer]:
+  """Every layer, its positions as a class has them."""
   cycle = layer_cycle(model.positions)
-  layers: list[Layer] = [cycle[i % len(cycle)] for i in range(model.num_layers)]
-  ropes = {
-    rope_parameters.as_rope(layer.positions, model.num_heads, model.head_dim)
-    for layer in layers
-    if layer.positions is not None
-  }
-  windows = {layer.window for layer in layers if layer.window is not None}
-  for what, found in (("rotations", ropes), ("windows", windows)):
-    if len(found) > 1:
-      raise ConfigError(f"ModelConfig.positions has {len(found)} different {what}; a class of transformers has one")
-  return Layers(
-    next(iter(ropes), None),
-    tuple(layer.positions is not None for layer in layers),
-    next(iter(windows), None),
-    tuple(layer.window is not None for layer in layers),
-  )
+  as_rope = functools.partial(rope_writing.as_rope, num_heads=model.num_heads, head_dim=model.head_dim)
+  ropes = [layer.positions and as_rope(layer.positions) for layer in cycle]
+  named = [Layer(rope, layer.window) for rope, layer in zip(ropes, cycle, strict=True)]
+  return [named[i % len(named)] for i in range(model.num_layers)]
+
+
+def _windows(layers: list[Layer]) -> tuple[int | None, tuple[bool, ...]]:
+  window = _only("windows", [layer.window for layer in layers if layer.window is not None])
+  return window, tuple(layer.window is not None for layer in layers)
+
+
+def _only(what: str, found: list[Any]) -> Any:
+  """The one value of a list, or None if it is empty."""
+  values = set(found)
+  if len(values) > 1:
+    raise ConfigError(f"ModelConfig.positions has {len(values)} different {what}; a class of transformers has one")
+  return next(iter(values), None)
 
 
 def unsupported(name: str, model: ModelConfig) -> str | None:
   """Why format `name` cannot express `model`, or None if it can."""
-  this, layers, norm = FAMILIES[name], layers_of(model), model.qk_norm
+  this, norm = FAMILIES[name], model.qk_norm
   if norm is not None and not (norm.queries and norm.keys):
     return f"ModelConfig.qk_norm is {norm}; a class normalises both queries and keys, or neither"
   if (norm.scope if norm else None) != this.qk_norm:
     return f"ModelConfig.qk_norm is {norm}; format {name!r} has {f'scope {this.qk_norm}' if this.qk_norm else 'none'}"
-  if layers.rope is not None and layers.rope.pairs is not None and not this.stops_pairs:
-    return f"ModelConfig.positions rotates {layers.rope.pairs} pairs of a head; format {name!r} rotates all or none"
-  if len(set(layers.rotated)) > 1 and not this.positions_by_layer:
-    return f"ModelConfig.positions rotates some layers and not others; format {name!r} treats all alike"
-  if layers.window is not None and this.windows == "none":
-    return f"ModelConfig.positions has a window of {layers.window}; format {name!r} has none"
-  if this.windows == "one" and not all(layers.windowed):
-    return f"ModelConfig.positions leaves layers without a window; format {name!r} has one in all"
+  reason = _unsupported_positions(name, model) or _unsupported_fields(name, model)
+  if reason is not None:
+    return reason
   if this.bias is not None and model.qkv_bias != this.bias:
     return f"ModelConfig.qkv_bias is {model.qkv_bias}; format {name!r} has it {'always' if this.bias else 'never'}"
-  if this.one_expert and model.num_heads * model.head_dim != model.d_model:
+  if this.square and model.num_heads * model.head_dim != model.d_model:
     return f"ModelConfig.num_heads * head_dim is not d_model ({model.d_model}), as it must be in format {name!r}"
   return None
+
+
+def _unsupported_positions(name: str, model: ModelConfig) -> str | None:
+  this = FAMILIES[name]
+  if this.rotations_by_kind:
+    layers: Layers | None = None
+    ropes, (window, windowed) = list(kinds_of(model)), _windows(_layers(model))
+    if window is None:
+      return f"ModelConfig.positions has no window; format {name!r} has layers with one"
+  else:
+    layers = layers_of(model)
+    ropes, window, windowed = [layers.rope], layers.window, layers.windowed
+  for rope in ropes:
+    if rope is not None and (rope.pairs or rope.rotary_dim) is not None and not this.stops_pairs:
+      pairs = rope.pairs or (rope.rotary_dim or 0) // 2
+      return f"ModelConfig.positions rotates {pairs} pairs of a head; format {name!r} rotates all or none"
+    if rope is not None and not this.rotates_part and _scales_part(rope, model.head_dim):
+      return f"ModelConfig.positions has {rope}, which scales the logits of a part of a head; format {name!r} cannot"
+    if rope is not None and this.rope_types is not None and not _is_plain_factor(rope):
+      return f"ModelConfig.positions has {rope}; format {name!r} computes the attention factor itself"
+  if layers is not None and len(set(layers.rotated)) > 1 and not this.positions_by_layer:
+    return f"ModelConfig.positions rotates some layers and not others; format {name!r} treats all alike"
+  if window is not None and this.windows == "none":
+    return f"ModelConfig.positions has a window of {window}; format {name!r} has none"
+  if this.windows == "one" and not (all(windowed) or not any(windowed)):
+    return f"ModelConfig.positions leaves layers without a window; format {name!r} has one in all"
+  return None
+
+
+def _scales_part(rope: RoPE, head_dim: int) -> bool:
+  """Whether its factor on cos and sin is not that of all pairs."""
+  return np.ndim(rope.frequencies(head_dim, 1).factor) > 0
+
+
+def _is_plain_factor(rope: RoPE) -> bool:
+  """Whether its factor on cos and sin is what LongRoPE's default is."""
+  scaling = rope.scaling
+  if isinstance(scaling, LongRoPE):
+    return scaling.attention_factor in (None, scaling.default_attention_factor)
+  return not rope.dynamic and (scaling is None or float(scaling.frequencies(rope.theta, 4).factor) == 1)
+
+
+def _unsupported_fields(name: str, model: ModelConfig) -> str | None:
+  """Of what other families add to Llama."""
+  this = FAMILIES[name]
+  for field in DEFAULTS.keys() - this.numbers.keys():
+    value, constant = getattr(model, field), this.constant(field, model.d_model)
+    if value != constant:
+      return f"ModelConfig.{field} is {value}; in format {name!r} it is {constant}"
+  if model.attention_scale is not None and (this.logit_scale is None or this.folds_logit_scale):
+    return f"ModelConfig.attention_scale is {model.attention_scale}; format {name!r} has none"
+  if this.logit_scale is not None and not this.takes_beta and _written_scale(this, model) % 1:
+    scale = model.attention_scale
+    return f"ModelConfig.attention_scale is {scale}; format {name!r} has 1/sqrt(n) of a whole number n"
+  return None
+
+
+def beyond_llama(model: ModelConfig) -> str | None:
+  """The first thing that a model has of what other families add to Llama, for messages; None if it has nothing."""
+  for field, default in {**DEFAULTS, "attention_scale": None}.items():
+    if getattr(model, field) != default:
+      return f"ModelConfig.{field} is {getattr(model, field)!r}"
+  return None
+
+
+def _written_scale(family: Family, model: ModelConfig) -> float:
+  """The value of the class's key for the factor on q.k, without beta."""
+  scale = model.head_dim**-0.5 if model.attention_scale is None else model.attention_scale
+  value = scale ** (1 / family.logit_scale_power)
+  return float(round(value)) if math.isclose(value, round(value), rel_tol=1e-6) else value
 
 
 def choose(name: str | None, model: ModelConfig) -> str:
@@ -75,18 +167,28 @@ def choose(name: str | None, model: ModelConfig) -> str:
     if reason is not None:
       raise ConfigError(reason)
     return name
-  candidates = _PREFERRED if all(layers_of(model).rotated) else _PREFERRED_WITHOUT_ROPE
-  reasons = {name: unsupported(name, model) for name in candidates}
-  for name, reason in reasons.items():
+  rotated = all(layer.positions is not None for layer in _layers(model))
+  reasons: dict[str, str] = {}
+  for name in _PREFERRED if rotated else _PREFERRED_WITHOUT_ROPE:
+    try:
+      reason = unsupported(name, model)
+    except ConfigError as error:  # what this class has one of, and the next may have two of
+      reason = str(error)
     if reason is None:
       return name
+    reasons[name] = reason
   closest = {None: "smollm3", "head": "qwen3", "full": "olmoe"}[model.qk_norm.scope if model.qk_norm else None]
+  if model.norm_placement != "pre":
+    closest = {"post": "olmo2", "both": "gemma3_text" if model.qk_norm else "gemma2"}[model.norm_placement]
   raise ConfigError(f"no format can express this model: {reasons[closest]}")
 
 
 def exported_length(model: ModelConfig, context: int, target_length: int | None) -> int:
-  """What `max_position_embeddings` must be; see rope_parameters.max_position."""
-  return rope_parameters.max_position(layers_of(model).rope, context, target_length)
+  """What `max_position_embeddings` must be; see rope_writing.max_position."""
+  ropes = {layer.positions for layer in _layers(model)}
+  lengths = {rope_writing.max_position(rope, context, target_length) for rope in ropes if isinstance(rope, RoPE)}
+  scaled = lengths - {target_length or context}
+  return _only("lengths that rotations scale to", list(scaled)) or target_length or context
 
 
 def write_config(
@@ -107,10 +209,7 @@ def write_config(
     logit_scale: beta, for a format that has one; the others must have it folded into the weights.
     eos_ids: every token that ends an answer.
   """
-  this, layers = FAMILIES[name], layers_of(model)
-  written_rope = layers.rope or RoPE() if this.positions_by_layer else layers.rope
-  rope = rope_parameters.write_rope(written_rope, max_position, model.head_dim)
-  scaling = {key: value for key, value in rope.items() if key != "rope_theta"}
+  this, (window, windowed) = FAMILIES[name], _windows(_layers(model))
   config = {
     "architectures": [this.architecture],
     "model_type": name,
@@ -123,14 +222,12 @@ def write_config(
     "num_attention_heads": model.num_heads,
     "num_key_value_heads": model.num_kv_heads,
     "head_dim": model.head_dim,
-    "hidden_act": "silu",
+    this.activation_key: ACTIVATIONS[model.activation][0],
     "max_position_embeddings": max_position,
     "initializer_range": model.init_std,
     "rms_norm_eps": model.norm_eps,
     "tie_word_embeddings": model.tie_embeddings,
-    "rope_theta": rope["rope_theta"],
-    "rope_scaling": None if rope["rope_type"] == "default" else scaling,  # as transformers 4 reads it
-    "rope_parameters": rope,
+    **_write_ropes(this, model, max_position),
     "attention_dropout": 0.0,
     "use_cache": True,
     "bos_token_id": bos_id,
@@ -140,18 +237,49 @@ def write_config(
   if this.bias is None:
     config |= {"attention_bias": model.qkv_bias}
   if this.windows == "one":
-    config |= {"sliding_window": layers.window}
+    config |= {"sliding_window": window}
   if this.windows == "by layer":
     config |= {
-      "use_sliding_window": layers.window is not None,
-      "sliding_window": layers.window,
-      "layer_types": ["sliding_attention" if w else "full_attention" for w in layers.windowed],
+      "use_sliding_window": window is not None,
+      "sliding_window": window,
+      "layer_types": ["sliding_attention" if w else "full_attention" for w in windowed],
     }
   if this.positions_by_layer:
-    config |= {"no_rope_layers": [int(rotated) for rotated in layers.rotated], "mlp_bias": False}
+    config |= {"no_rope_layers": [int(rotated) for rotated in layers_of(model).rotated], "mlp_bias": False}
   if this.logit_scale is not None:
-    config |= {this.logit_scale: logit_scale / math.sqrt(model.head_dim), "mlp_bias": False}
+    scale = _written_scale(this, model)
+    config |= {this.logit_scale: scale * logit_scale if this.takes_beta else int(scale), "mlp_bias": False}
   if this.one_expert:
     config |= {"norm_topk_prob": False, "output_router_logits": False, "router_aux_loss_coef": 0.0}
+  config |= {number.key: getattr(model, field) for field, number in this.numbers.items()}
   config |= {key: values[0] for key, values in this.only.items()}
+  return config
+
+
+def _write_ropes(family: Family, model: ModelConfig, max_position: int) -> dict[str, Any]:
+  """The rotations, for versions 5 (`rope_parameters`) and 4 (the other keys).
+
+  Where version 4 has no words for the rotation of layers with a window, the key that it reads is null: it then fails,
+  and does not compute another function.
+  """
+  write = functools.partial(rope_writing.write_rope, context=max_position, head_dim=model.head_dim, family=family)
+  if not family.rotations_by_kind:
+    rope = layers_of(model).rope
+    full = parameters = write(rope or RoPE() if family.positions_by_layer else rope)
+    theta: dict[str, Any] = {"rope_theta": full["rope_theta"]}
+  else:
+    full, windowed = map(write, kinds_of(model))
+    parameters = {"full_attention": full, "sliding_attention": windowed}
+    plain = windowed["rope_theta"] if windowed["rope_type"] == "default" else None
+    theta = {"rope_theta": full["rope_theta"] if family.local_theta_key or plain == full["rope_theta"] else None}
+    theta |= {family.local_theta_key: plain} if family.local_theta_key else {}
+  scaling = {key: value for key, value in full.items() if key not in ("rope_theta", "partial_rotary_factor")}
+  config = {**theta, "rope_scaling": None if full["rope_type"] == "default" else scaling, "rope_parameters": parameters}
+  if full["rope_type"] == "longrope":
+    config |= {ORIGINAL: full[ORIGINAL]}
+  if family.rotates_part:
+    config |= {"partial_rotary_factor": full.get("partial_rotary_factor", 1.0)}
+  if family.rope_types is not None and config["rope_scaling"] is not None:  # version 4 of Phi-3 takes just these
+    factors = {key: scaling[key] for key in ("short_factor", "long_factor")}
+    config["rope_scaling"] = {"type": scaling["rope_type"], **factors}
   return config

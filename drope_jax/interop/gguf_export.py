@@ -15,7 +15,7 @@ import numpy as np
 
 from drope_jax.errors import ConfigError
 from drope_jax.interop import rope_freqs
-from drope_jax.interop.formats import layers_of
+from drope_jax.interop.formats import beyond_llama, layers_of
 from drope_jax.interop.gguf_file import interleaved
 from drope_jax.interop.rope_parameters import NEUTRAL_FACTOR
 from drope_jax.interop.weights import Weight, array_of, foreign_shape, scaled_by_beta, weights_of
@@ -31,7 +31,9 @@ _FILE_TYPES = {"F32": 0, "F16": 1, "Q8_0": 7, "BF16": 32}  # general.file_type
 
 def architecture_of(model: ModelConfig) -> str:
   """The architecture of llama.cpp for a model. Raises ConfigError if it has none."""
-  layers, norm = layers_of(model), model.qk_norm
+  layers, norm, more = layers_of(model), model.qk_norm, beyond_llama(model)
+  if more is not None:
+    raise ConfigError(f"{more}; format 'gguf' has architectures 'llama', 'qwen2' and 'qwen3', which have not")
   if layers.window is not None:
     raise ConfigError(f"ModelConfig.positions has a window of {layers.window}; format 'gguf' has none")
   if len(set(layers.rotated)) > 1:
@@ -58,14 +60,15 @@ def rotation_of(model: ModelConfig) -> tuple[dict[str, Any], np.ndarray | None]:
   if rope is None:
     return {"freq_base": 10_000.0, "scaling.type": "linear", "scaling.factor": NEUTRAL_FACTOR}, None
   base, scaling = {"freq_base": rope.theta}, rope.scaling
-  if rope.pairs is None and scaling is None:
+  whole = rope.pairs is None and rope.rotary_dim is None
+  if whole and scaling is None:
     return base, None
-  if rope.pairs is None and isinstance(scaling, PI):
+  if whole and isinstance(scaling, PI):
     return {**base, "scaling.type": "linear", "scaling.factor": scaling.factor}, None
-  if rope.pairs is None and scaling == YaRN(getattr(scaling, "factor", 1), getattr(scaling, "original_context", 1)):
+  if whole and scaling == YaRN(getattr(scaling, "factor", 1), getattr(scaling, "original_context", 1)):
     more = {"scaling.factor": scaling.factor, "scaling.original_context_length": scaling.original_context}
     return {**base, "scaling.type": "yarn", **more}, None
-  if rope.dynamic or architecture != "llama" or float(rope.frequencies(model.head_dim).factor) != 1:
+  if rope.dynamic or architecture != "llama" or np.any(rope.frequencies(model.head_dim).factor != 1):
     raise ConfigError(f"ModelConfig.positions has {rope}: architecture {architecture!r} of llama.cpp has no such thing")
   omega = np.asarray(rope.frequencies(model.head_dim).omega)
   turns = omega > 0

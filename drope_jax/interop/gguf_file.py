@@ -147,7 +147,8 @@ class GGUFFile:
   def _hugging_face_names(self) -> dict[str, str]:
     """Arrays here, or missing here, by their names at Hugging Face; one that is unknown keeps its own name."""
     count = self.config.get("num_hidden_layers")
-    layers = range(count if isinstance(count, int) else 0)  # if it is none, read_config refuses it
+    # If it is no number, read_config refuses it; if it is larger than this, importing.open_source does.
+    layers = range(min(count, len(self._tensors)) if isinstance(count, int) else 0)
     known = {w.hugging_face.format(i): w.gguf.format(i) for w in TABLE for i in (layers if w.stacked else range(1))}
     unknown = self._tensors.keys() - set(known.values()) - {rope_freqs.NAME}
     return {**known, **{name: name for name in unknown}}

@@ -9,11 +9,14 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from drope_jax.errors import ConfigError
-from drope_jax.interop.families import FAMILIES, Family
+from drope_jax.interop.families import DEFAULTS, FAMILIES, Family
 from drope_jax.interop.keys import Keys
-from drope_jax.interop.rope_parameters import read_rope
+from drope_jax.interop.rope_parameters import Ropes, read_ropes
 from drope_jax.model_config import ModelConfig, QKNorm
-from drope_jax.positions import Layer, LayerPattern, Positions, RoPE
+from drope_jax.positions import Layer, LayerPattern, Positions
+
+# Our activations by those of transformers, of which the first is written.
+ACTIVATIONS = {"silu": ("silu", "swish"), "gelu_tanh": ("gelu_pytorch_tanh",)}
 
 
 class Description(NamedTuple):
@@ -26,14 +29,12 @@ class Description(NamedTuple):
 
 # Keys that would make another function of the model, and the values that do not. A missing key is fine.
 _ALLOWED: dict[str, tuple[Any, ...]] = {
-  "hidden_act": ("silu", "swish"),
   "mlp_bias": (False,),
-  "partial_rotary_factor": (1.0, None),
   "rope_interleaved": (False,),
   "quantization_config": (None,),
   "transformers_weights": (None,),  # files of another name
 }
-_NO_CODE: dict[str, tuple[Any, ...]] = {"auto_map": (None,)}
+_WHOLE_HEADS: dict[str, tuple[Any, ...]] = {"partial_rotary_factor": (1.0, None)}
 _NO_EXPERTS: dict[str, tuple[Any, ...]] = {"num_experts": (None,), "num_local_experts": (None,)}
 
 
@@ -49,15 +50,9 @@ def read_config(config: dict[str, Any], where: Any, names: Mapping[str, str] | N
     ConfigError: naming the key whose value is missing or not supported.
   """
   keys = Keys(config, where, names or {})
-  kind = config.get("model_type")
-  if not isinstance(kind, str) or kind not in FAMILIES:
-    keys.refuse("model_type", f"is {kind!r}; allowed: {', '.join(FAMILIES)}")
-  family = FAMILIES[kind]
-  architectures = config.get("architectures") or [family.architecture]
-  if architectures != [family.architecture]:
-    keys.refuse("architectures", f"is {architectures}; allowed with {kind}: {family.architecture}")
-  keys.check(_ALLOWED)
-  keys.check(_NO_CODE if family.in_transformers else {})
+  family = family_of(config, where, names)
+  keys.check({**_ALLOWED, family.activation_key: ACTIVATIONS[family.constant("activation", 1)]})
+  keys.check({} if family.rotates_part else _WHOLE_HEADS)
   keys.check({} if family.one_expert else _NO_EXPERTS)
   if family.one_expert and not (keys.given("num_experts") and keys.given("num_experts_per_tok")):
     keys.refuse("num_experts", "and num_experts_per_tok must both be 1: ours have one feed-forward layer")
@@ -81,33 +76,143 @@ def read_config(config: dict[str, Any], where: Any, names: Mapping[str, str] | N
     "init_std": keys.number("initializer_range", 0.02),
     "qk_norm": None if family.qk_norm is None else QKNorm(family.qk_norm),
   }
-  rope = read_rope(config, family.theta, context, head_dim, where, names) if family.rotates else None
-  fields["positions"] = _read_layers(keys, family, fields["num_layers"], rope)
+  fields |= {name: family.constant(name, width) for name in DEFAULTS} | _read_numbers(keys, family)
+  beta = 1.0
+  if family.folds_logit_scale:
+    beta = _read_beta(keys, family, head_dim)
+  elif family.logit_scale is not None:
+    fields["attention_scale"] = _read_scale(keys, family, head_dim)
+  ropes = read_ropes(config, family, context, head_dim, where, names)
+  fields["positions"] = _read_layers(keys, family, fields["num_layers"], ropes)
   if family.fields is not None:
     fields |= family.fields(keys)
   try:
     model = ModelConfig(**fields)
   except ConfigError as error:
     raise keys.named(error) from error
-  return Description(model, context, _read_beta(keys, family, head_dim))
+  return Description(model, context, beta)
+
+
+# What a config.json says beside the function: its history, tokens, training and generation.
+_REMARKS = frozenset(  # as words: one a line would be 40
+  [
+    "_name_or_path",
+    "_attn_implementation",
+    "architectures",
+    "attention_dropout",
+    "attn_implementation",
+    "auto_map",
+    "bad_words_ids",
+    "begin_suppress_tokens",
+    "bos_token_id",
+    "cross_attention_hidden_size",
+    "decoder_start_token_id",
+    "dtype",
+    "eos_token_id",
+    "id2label",
+    "initializer_range",
+    "keys_to_ignore_at_inference",
+    "label2id",
+    "license",
+    "max_length",
+    "max_sequence_length",
+    "model_type",
+    "output_attentions",
+    "output_hidden_states",
+    "pad_token_id",
+    "pretraining_tp",
+    "return_dict",
+    "task_specific_params",
+    "tokenizer_class",
+    "torch_dtype",
+    "torchscript",
+    "transformers_version",
+    "unk_token_id",
+    "use_cache",
+    "use_flash_attention",
+  ]
+)
+_LLAMA = frozenset(
+  [
+    "attention_bias",
+    "head_dim",
+    "hidden_act",
+    "hidden_size",
+    "intermediate_size",
+    "max_position_embeddings",
+    "mlp_bias",
+    "num_attention_heads",
+    "num_hidden_layers",
+    "num_key_value_heads",
+    "original_max_position_embeddings",
+    "partial_rotary_factor",
+    "rms_norm_eps",
+    "rope_parameters",
+    "rope_scaling",
+    "rope_theta",
+    "tie_word_embeddings",
+    "vocab_size",
+  ]
+)
+
+
+def family_of(config: Mapping[str, Any], where: Any, names: Mapping[str, str] | None = None) -> Family:
+  """The class of a config.json; arguments as for `read_config`.
+
+  A type that comes with its own code (`auto_map`) and says nothing but what a Llama's config says is read as a Llama:
+  whether its arrays are Llama's too is for the caller to check.
+
+  Raises:
+    ConfigError: if it is none of ours.
+  """
+  keys, kind = Keys(config, where, names or {}), config.get("model_type")
+  if isinstance(kind, str) and kind in FAMILIES:
+    family = FAMILIES[kind]
+    architectures = config.get("architectures") or [family.architecture]
+    if architectures != [family.architecture]:
+      keys.refuse("architectures", f"is {architectures}; allowed with {kind}: {family.architecture}")
+    return family
+  if not isinstance(kind, str) or not keys.given("auto_map"):
+    keys.refuse("model_type", f"is {kind!r}; allowed: {', '.join(FAMILIES)}")
+  own = sorted(config.keys() - _REMARKS - _LLAMA)
+  if own:
+    said = f"is {kind!r}, whose code (auto_map) is not run; it is no plain Llama, as it has {', '.join(own)}"
+    keys.refuse("model_type", f"{said}; allowed: {', '.join(FAMILIES)}")
+  return FAMILIES["llama"]
+
+
+def _read_numbers(keys: Keys, family: Family) -> dict[str, float | None]:
+  """The fields that the class calls by names of its own; null is for those that may be None."""
+
+  def read(field: str, key: str, default: float | None) -> float | None:
+    absent = keys.null(key) or (default is None and not keys.given(key))
+    return None if absent and DEFAULTS[field] is None else keys.number(key, default)
+
+  return {field: read(field, *number) for field, number in family.numbers.items()}
+
+
+def _read_scale(keys: Keys, family: Family, head_dim: int) -> float | None:
+  """The factor on q.k; None if it is the usual one."""
+  assert family.logit_scale is not None
+  value = keys.number(family.logit_scale, family.logit_scale_default)
+  if not value > 0:
+    keys.refuse(family.logit_scale, f"is {value}; it must be positive")
+  scale = value**family.logit_scale_power
+  return None if math.isclose(scale, head_dim**-0.5, rel_tol=1e-6) else scale
 
 
 def _read_beta(keys: Keys, family: Family, head_dim: int) -> float:
   """What the attention logits are multiplied by beside 1/sqrt(h)."""
-  key, usual = family.logit_scale, head_dim**-0.5
-  if key is None:
-    return 1.0
-  scale = usual if family.folds_logit_scale and not keys.given(key) else keys.number(key, 1.0)
-  if math.isclose(scale, usual, rel_tol=1e-6):
-    return 1.0
-  if not family.folds_logit_scale or not scale > 0:
-    allowed = "a positive number" if family.folds_logit_scale else f"1/sqrt(head size), {usual:.6g}"
-    keys.refuse(key, f"is {scale}; allowed: {allowed}")
-  return scale / usual
+  assert family.logit_scale is not None
+  usual = head_dim**-0.5
+  scale = keys.number(family.logit_scale) if keys.given(family.logit_scale) else usual
+  if not scale > 0:
+    keys.refuse(family.logit_scale, f"is {scale}; allowed: a positive number")
+  return 1.0 if math.isclose(scale, usual, rel_tol=1e-6) else scale / usual
 
 
-def _read_layers(keys: Keys, family: Family, num_layers: int, rope: RoPE | None) -> Positions:
-  """Which layers have the rotation and which a window, as the shortest cycle that says so."""
+def _read_layers(keys: Keys, family: Family, num_layers: int, ropes: Ropes) -> Positions:
+  """Which layers have which rotation and which a window, as the shortest cycle that says so."""
   rotated = [True] * num_layers
   if family.positions_by_layer and keys.given("no_rope_layers"):
     rotated = [bool(flag) for flag in keys.entries("no_rope_layers", num_layers, (0, 1))]
@@ -115,7 +220,10 @@ def _read_layers(keys: Keys, family: Family, num_layers: int, rope: RoPE | None)
     interval = keys.integer("no_rope_layer_interval", 4)
     rotated = [(i + 1) % interval != 0 for i in range(num_layers)]
   window, windowed = _read_windows(keys, family, rotated)
-  layers = [Layer(rope if r else None, window if w else None) for r, w in zip(rotated, windowed, strict=True)]
+  layers = [
+    Layer((ropes.windowed if w else ropes.full) if r else None, window if w else None)
+    for r, w in zip(rotated, windowed, strict=True)
+  ]
   period = next(p for p in range(1, num_layers + 1) if all(layers[i] == layers[i % p] for i in range(num_layers)))
   if period == 1 and layers[0].window is None:
     return layers[0].positions
@@ -124,15 +232,24 @@ def _read_layers(keys: Keys, family: Family, num_layers: int, rope: RoPE | None)
 
 def _read_windows(keys: Keys, family: Family, rotated: list[bool]) -> tuple[int | None, list[bool]]:
   """The window, and which layers have it. A class without windows reads none of these keys."""
-  everywhere = [True] * len(rotated)
-  if family.windows == "none" or (family.windows == "by layer" and not keys.boolean("use_sliding_window", False)):
-    return None, everywhere
+  everywhere, nowhere = [True] * len(rotated), [False] * len(rotated)
+  off = family.full_every is None and not keys.boolean("use_sliding_window", False)
+  if family.windows == "none" or (family.windows == "by layer" and off):
+    return None, nowhere
   window = keys.nullable("sliding_window", family.sliding_window)
-  if family.windows == "one" or window is None:
+  if window is None and family.full_every is not None and family.rotations_by_kind:
+    keys.refuse("sliding_window", "is null; it must be an integer of at least 1")  # its layers differ all the same
+  if window is None:
+    return None, nowhere
+  if family.windows == "one":
     return window, everywhere
   if keys.given("layer_types"):
     types = keys.entries("layer_types", len(rotated), ("full_attention", "sliding_attention"))
     return window, [name == "sliding_attention" for name in types]
+  if family.full_every is not None:
+    key, every = family.full_every_key, family.full_every
+    every = every if key is None else keys.integer(key, every)
+    return window, [(i + 1) % every != 0 for i in range(len(rotated))]
   if family.positions_by_layer:
     return window, [not flag for flag in rotated]
   start = keys.integer("max_window_layers", 28)

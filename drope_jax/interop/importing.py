@@ -16,19 +16,18 @@ from drope_jax import checkpoint
 from drope_jax.data.tokenizers import load_tokenizer
 from drope_jax.errors import ConfigError
 from drope_jax.interop.drafts import check_free, draft_of, local
-from drope_jax.interop.families import FAMILIES, Family
+from drope_jax.interop.families import Family
 from drope_jax.interop.gguf_file import GGUFFile
-from drope_jax.interop.hf_config import Description, read_config
+from drope_jax.interop.hf_config import Description, family_of, read_config
 from drope_jax.interop.sources import HuggingFaceFolder, Source, copy_tokenizer
 from drope_jax.interop.weights import (
   EMBEDDING,
   UNEMBEDDING,
-  Weight,
-  foreign_names,
-  foreign_shape,
-  from_foreign,
+  arrays_of,
+  from_class,
   layer_shape,
   scaled_by_beta,
+  shape_of,
   weights_of,
 )
 from drope_jax.model_config import ModelConfig
@@ -52,21 +51,32 @@ def open_source(path: str | Path) -> tuple[Source, Description]:
     source, described = GGUFFile(path), path
   else:
     raise ConfigError(f"{path}: neither a folder of a Hugging Face model nor a .gguf file")
+  _check_layers(source, described)
   description = read_config(source.config, described, source.names)
   embedding, head = map(_family(source).spelled, (EMBEDDING, UNEMBEDDING))
   if description.model.tie_embeddings and embedding not in source.shapes and head in source.shapes:
     source.rename(head, embedding)  # some writers keep the one of two shared arrays, some the other
   _check_arrays(source, description.model)
+  if source.config.get("auto_map") is not None and _family(source).in_transformers:
+    said = "auto_map names code that is not run; keys and arrays are those of"
+    logger.warning("%s: %s %s, and it is read as one", described, said, _family(source).architecture)
   return source, description
 
 
+def _check_layers(source: Source, described: Path) -> None:
+  """Raises ConfigError for more layers than there can be, before anything is made for each of them."""
+  key, count = "num_hidden_layers", source.config.get("num_hidden_layers")
+  if isinstance(count, int) and count > len(source.shapes):
+    raise ConfigError(f"{described}: {source.names.get(key, key)} is {count}; there are {len(source.shapes)} arrays")
+
+
 def _family(source: Source) -> Family:
-  return FAMILIES[source.config["model_type"]]
+  return family_of(source.config, source.path, source.names)
 
 
 def _check_arrays(source: Source, model: ModelConfig) -> None:
   family = _family(source)
-  wanted = {name: foreign_shape(weight, spec) for name, (weight, spec) in foreign_names(model, family).items()}
+  wanted = {name: shape_of(parts) for name, parts in arrays_of(model, family).items()}
   extras = {extra.name: extra for extra in family.extras(model)}
   embedding, head = map(family.spelled, (EMBEDDING, UNEMBEDDING))
 
@@ -102,28 +112,31 @@ def _digest(source: Source, name: str) -> bytes:
 def read_params(source: Source, model: ModelConfig, mesh: Mesh | None = None, beta: float = 1.0) -> Params:
   """The weights of a source, float32, on the first local device or sharded over `mesh`.
 
-  Each array is read once and goes to its place at once: the host holds one of them beside what the devices hold.
+  Each array is read once (one that holds several of ours, once for each) and goes to its place at once: the host holds
+  one of them beside what the devices hold.
   `beta` is a factor on the attention logits, which goes into the weights that scale the queries last.
   """
   scaled = scaled_by_beta(model) if beta != 1 else ()
   family = _family(source)
   layers: Params = {}
   params: Params = {"layers": layers}
+  found = {
+    (part.weight.ours, part.layer): (name, part) for name, parts in arrays_of(model, family).items() for part in parts
+  }
+
+  def read(ours: str, layer: int | None = None) -> np.ndarray:
+    """A parameter in our layout; of a stacked one, that of one layer."""
+    name, part = found[ours, layer]
+    array = from_class(part, family, model, source.read(name))
+    return array * np.float32(beta) if ours in scaled else array
+
   for weight, spec in weights_of(model):
-    read = functools.partial(_read, source, family, weight, spec, beta if weight.ours in scaled else 1.0)
     if weight.stacked:
-      layers[weight.ours] = _stack(read, model.num_layers, layer_shape(weight, spec), spec, mesh)
+      each = functools.partial(read, weight.ours)
+      layers[weight.ours] = _stack(each, model.num_layers, layer_shape(weight, spec), spec, mesh)
     else:
-      params[weight.ours] = _put(read(), _sharding(mesh, spec.dimensions))
+      params[weight.ours] = _put(read(weight.ours), _sharding(mesh, spec.dimensions))
   return params
-
-
-def _read(
-  source: Source, family: Family, weight: Weight, spec: ParameterSpec, factor: float, layer: int = 0
-) -> np.ndarray:
-  """One array in our layout; of a stacked one, that of one layer."""
-  array = from_foreign(weight, spec, source.read(family.spelled(weight.hugging_face.format(layer))))
-  return array if factor == 1 else array * np.float32(factor)
 
 
 def _sharding(mesh: Mesh | None, dimensions: tuple[str, ...]) -> Sharding:

@@ -14,6 +14,9 @@ _FIELDS = {
   "num_heads": "num_attention_heads",
   "num_kv_heads": "num_key_value_heads",
   "d_ff": "intermediate_size",
+  "attention_softcap": "attn_logit_softcapping",
+  "logits_softcap": "final_logit_softcapping",
+  "logits_divisor": "logits_scaling",
   "norm_eps": "rms_norm_eps",
   "init_std": "initializer_range",
   "theta": "rope_theta",
@@ -39,13 +42,24 @@ class Keys:
   """
 
   def __init__(self, values: Mapping[str, Any], where: Any, names: Mapping[str, str], prefix: str = ""):
-    self._values, self._where, self._names, self._prefix = values, where, names, prefix
+    self._values, self.where, self._names, self._prefix = values, where, names, prefix
+
+  def within(self, values: Mapping[str, Any], name: str) -> "Keys":
+    """Those of an object in the config, which it calls `name`."""
+    return Keys(values, self.where, self._names, f"{name}.")
+
+  def agree(self, key: str, others: "Keys", other: str) -> None:
+    """Refuses a value that differs from that of another key, if both are given."""
+    value, theirs = self._values.get(key), others._values.get(other)
+    if value is not None and theirs is not None and value != theirs:
+      said = f"is {value!r} and {others.name(other)} is {theirs!r}; give one of them, or both alike"
+      self.refuse(key, said)
 
   def name(self, key: str) -> str:
     return self._names.get(self._prefix + key, self._prefix + key)
 
   def refuse(self, key: str, said: str) -> NoReturn:
-    raise ConfigError(f"{self._where}: {self.name(key)} {said}")
+    raise ConfigError(f"{self.where}: {self.name(key)} {said}")
 
   def given(self, key: str) -> bool:
     """Whether there is a value, other than null."""
@@ -119,7 +133,7 @@ class Keys:
       ours = word[2]
       return self.name(_FIELDS.get(ours, ours)) if word[1] or ours in _FIELDS else word[0]
 
-    return ConfigError(f"{self._where}: " + re.sub(r"\b([A-Z]\w*\.)?(\w+)", rename, str(error)))
+    return ConfigError(f"{self.where}: " + re.sub(r"\b([A-Z]\w*\.)?(\w+)", rename, str(error)))
 
   def _refuse_type(self, key: str, value: Any, kind: str) -> NoReturn:
     self.refuse(key, f"is {repr(value) if key in self._values else 'missing'}; it must be {kind}")

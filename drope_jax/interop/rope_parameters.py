@@ -1,21 +1,21 @@
-"""A rotation as the `rope_parameters` of transformers (5; `rope_scaling` and `rope_theta` in 4), and back.
+"""A rotation as the `rope_parameters` of transformers (5; `rope_scaling` and `rope_theta` in 4).
 
 A key that a class of transformers reads is read here too, or refused where it would make another rotation than ours;
 one that it does not read is passed over with a warning, as there. Where versions 4 and 5 would read different values
 from one file, it is refused.
 """
 
+import dataclasses
 import logging
 import math
 from collections.abc import Mapping
-from typing import Any
-
-import numpy as np
+from typing import Any, NamedTuple
 
 from drope_jax.errors import ConfigError
+from drope_jax.interop.families import Family
 from drope_jax.interop.keys import Keys
-from drope_jax.positions import Embedding, RoPE
-from drope_jax.scalings import NTK, PI, DynamicNTK, Llama3, NTKByParts, YaRN
+from drope_jax.positions import RoPE
+from drope_jax.scalings import PI, DynamicNTK, Llama3, LongRoPE, YaRN
 
 # With a frequency divided by this, no angle differs from 0 in float32: a rotation that rotates nothing.
 NEUTRAL_FACTOR = 1e30
@@ -46,6 +46,55 @@ _NAMES = ("rope_type", "type", "rope_theta", "partial_rotary_factor")
 logger = logging.getLogger(__name__)
 
 
+class Ropes(NamedTuple):
+  """The rotations of the layers without a window, and of those with one; None: no rotation."""
+
+  full: RoPE | None
+  windowed: RoPE | None
+
+
+def read_ropes(
+  config: dict[str, Any], family: Family, context: int, head_dim: int, where: Any, names: Mapping[str, str] | None
+) -> Ropes:
+  """The rotations of a config.json of this class; arguments and errors as for `read_rope`."""
+  if not family.rotates:
+    return Ropes(None, None)
+  if not family.rotations_by_kind:
+    share, types = family.rotates_part, family.rope_types
+    rope = read_rope(config, family.theta, context, head_dim, where, names, rotates_part=share, types=types)
+    return Ropes(rope, rope)
+  top, local = Keys(config, where, names or {}), family.local_theta_key
+  theta = family.local_theta or family.theta
+  if local is not None and top.given(local):
+    theta = top.number(local)
+  by_kind, scaling = config.get("rope_parameters"), config.get("rope_scaling") or {}
+  if by_kind is None:
+    full = read_rope(config, family.theta, context, head_dim, where, names)
+    if local is None and (full is None or full.theta != theta):
+      told = "for layers with a window version 4 of transformers takes it, and 5 its default"
+      top.refuse("rope_theta", f"is {config.get('rope_theta')}; {told}: give rope_parameters for each kind of layer")
+    return Ropes(full, RoPE(theta))
+  kinds = ("full_attention", "sliding_attention")
+  if not isinstance(by_kind, dict) or not by_kind or not all(isinstance(by_kind.get(kind, {}), dict) for kind in kinds):
+    top.refuse("rope_parameters", f"is {by_kind!r}; it must be an object of {' and '.join(kinds)}")
+  for key in by_kind.keys() - set(kinds):
+    top.refuse(f"rope_parameters.{key}", f"is {by_kind[key]!r}; allowed: {', '.join(kinds)}")
+  given = by_kind.get("full_attention", {})
+  for key, value in [*scaling.items(), ("rope_theta", config.get("rope_theta"))]:
+    if value is not None and given.get(key, value) != value:
+      top.refuse(f"rope_parameters.full_attention.{key}", f"is {given[key]!r}, and {value!r} outside; give one of them")
+  alone = {key: value for key, value in config.items() if key not in ("rope_scaling", "rope_theta")}
+
+  def read(kind: str, given: Mapping[str, Any], theta: float) -> RoPE | None:
+    name = f"rope_parameters.{kind}"
+    return _read_given({"rope_theta": theta, **given}, name, Keys(alone, where, names or {}), context, head_dim)
+
+  return Ropes(
+    read("full_attention", {**scaling, **given}, top.number("rope_theta") if top.given("rope_theta") else family.theta),
+    read("sliding_attention", by_kind.get("sliding_attention", {}), theta),
+  )
+
+
 def read_rope(
   config: dict[str, Any],
   default_theta: float,
@@ -53,8 +102,11 @@ def read_rope(
   head_dim: int,
   where: Any,
   names: Mapping[str, str] | None = None,
+  *,
+  rotates_part: bool = False,
+  types: tuple[str, ...] | None = None,
 ) -> RoPE | None:
-  """The rotation of a config.json; None if it rotates nothing.
+  """The rotation of a config.json whose layers all have the same; None if it rotates nothing.
 
   Args:
     config: its content.
@@ -62,6 +114,8 @@ def read_rope(
     context: its `max_position_embeddings`.
     where: its path, for messages.
     names: of its keys in the file that it was made of, likewise.
+    rotates_part: whether the class reads `partial_rotary_factor`.
+    types: the rope_types that it accepts; None: all.
 
   Raises:
     ConfigError: naming the key whose value is not supported.
@@ -74,44 +128,65 @@ def read_rope(
     top.refuse(name, f"is {given!r}; it must be an object")
   if any(isinstance(value, dict) for value in given.values()):
     top.refuse(name, f"differs by kind of layer ({', '.join(given)}); that is not supported")
-  keys = Keys(given, where, names, f"{name}.")
+  _refuse_contradictions(config, given, top, Keys(given, where, names, f"{name}."))
+  if "rope_theta" not in given and "rope_theta" not in config:
+    given = {"rope_theta": default_theta, **given}
+  share = 1.0
+  if rotates_part:
+    share = Keys({**config, **given}, where, names).number("partial_rotary_factor", 1.0, minimum=0)
+    given = {key: value for key, value in given.items() if key != "partial_rotary_factor"}
+  return _read_given(given, name, top, context, head_dim, share, types)
+
+
+def _read_given(
+  given: dict[str, Any],
+  name: str,
+  top: Keys,
+  context: int,
+  head_dim: int,
+  share: float = 1.0,
+  types: tuple[str, ...] | None = None,
+) -> RoPE | None:
+  """The rotation that an object called `name` describes, of this share of a head; `top` has the keys beside it."""
+  keys = top.within(given, name)
   theta_keys = keys if "rope_theta" in given else top
-  theta = theta_keys.number("rope_theta", default_theta)
+  theta = theta_keys.number("rope_theta")
   if not theta > 1:
     theta_keys.refuse("rope_theta", f"is {theta}; it must exceed 1")
   kind = given.get("rope_type", given.get("type", "default"))
-  if not isinstance(kind, str) or kind not in READ_KEYS:
-    keys.refuse("rope_type", f"is {kind!r}; allowed: {', '.join(READ_KEYS)}")
-  _refuse_contradictions(config, given, top, keys, kind)
+  if types is not None and kind in ("su", "yarn"):
+    kind = "longrope"  # as Phi-3's class reads files from before it had this name
+  if not isinstance(kind, str) or kind not in (types or READ_KEYS):
+    keys.refuse("rope_type", f"is {kind!r}; allowed: {', '.join(types or READ_KEYS)}")
+  if ORIGINAL in READ_KEYS[kind]:
+    top.agree(ORIGINAL, keys, ORIGINAL)
   if kind != "proportional":
     keys.check({"partial_rotary_factor": (1.0, None)})
   passed_over = [key for key in given if key not in (*READ_KEYS[kind], *_NAMES) and keys.given(key)]
   if passed_over:
     listed = ", ".join(map(keys.name, passed_over))
-    logger.warning("%s: %s passed over; transformers does not read that for rope_type %r", where, listed, kind)
+    logger.warning("%s: %s passed over; transformers does not read that for rope_type %r", top.where, listed, kind)
+  rotated = int(head_dim * share)
+  if rotated % 2 or not 2 <= rotated <= head_dim:
+    top.refuse("partial_rotary_factor", f"is {share}; of heads of {head_dim} it must leave an even number")
   try:
-    return _READERS[kind](theta, keys, top, context, head_dim)
+    rope = _READERS[kind](theta, keys, top, context, rotated)
+    return rope if rope is None or rotated == head_dim else dataclasses.replace(rope, rotary_dim=rotated)
   except ConfigError:
     raise
   except ValueError as error:  # a rotation or a scaling that checks itself
     raise keys.named(error) from error
 
 
-def _refuse_contradictions(config: dict[str, Any], given: dict[str, Any], top: Keys, keys: Keys, kind: str) -> None:
+def _refuse_contradictions(config: dict[str, Any], given: dict[str, Any], top: Keys, keys: Keys) -> None:
   """Refuses what two places of a file say differently: which of them counts depends on the version."""
-
-  def agree(name: str, value: Any, other_name: str, other: Any) -> None:
-    if value is not None and other is not None and value != other:
-      top.refuse(name, f"is {value!r} and {other_name} is {other!r}; give one of them, or both alike")
-
-  agree("rope_theta", config.get("rope_theta"), keys.name("rope_theta"), given.get("rope_theta"))
-  agree(keys.name("type"), given.get("type"), keys.name("rope_type"), given.get("rope_type"))
-  if ORIGINAL in READ_KEYS[kind]:
-    agree(ORIGINAL, config.get(ORIGINAL), keys.name(ORIGINAL), given.get(ORIGINAL))
+  for key in ("rope_theta", "partial_rotary_factor"):
+    top.agree(key, keys, key)
+  keys.agree("type", keys, "rope_type")
   newer = config.get("rope_parameters")
   if isinstance(newer, dict):
     for key in given:
-      agree(f"rope_parameters.{key}", newer.get(key), keys.name(key), given[key])
+      top.within(newer, "rope_parameters").agree(key, keys, key)
 
 
 def _read_default(theta: float, keys: Keys, top: Keys, context: int, head_dim: int) -> RoPE:
@@ -163,23 +238,29 @@ def _read_proportional(theta: float, keys: Keys, top: Keys, context: int, head_d
 
 
 def _read_longrope(theta: float, keys: Keys, top: Keys, context: int, head_dim: int) -> RoPE | None:
-  """Only what `write_rope` writes: the same factors at all lengths, which leave a pair as it is or stop it."""
   original = _read_original(keys, top, context)
-  factors = [keys.numbers(key, head_dim // 2) for key in ("short_factor", "long_factor")]
-  if factors[0] != factors[1]:
-    keys.refuse("long_factor", "differs from short_factor; a rotation that changes with the length is not supported")
-  kept = next((i for i, factor in enumerate(factors[0]) if factor != 1), len(factors[0]))
-  for factor in factors[0][kept:]:
-    if factor < NEUTRAL_FACTOR:
-      keys.refuse("short_factor", f"has {factor}; allowed: 1, and then {NEUTRAL_FACTOR:g} for pairs that do not turn")
-  if not keys.given("attention_factor"):
-    extension = keys.number("factor") if keys.given("factor") else context / original
-    attention_factor = 1.0 if extension <= 1 else math.sqrt(1 + math.log(extension) / math.log(original))
-  else:
-    attention_factor = keys.number("attention_factor")
-  if attention_factor != 1:
-    keys.refuse("attention_factor", f"is {attention_factor}; allowed: 1")
-  return _with_pairs(RoPE(theta), kept, head_dim)
+  short, long = (keys.numbers(key, head_dim // 2) for key in ("short_factor", "long_factor"))
+  # Pairs that do not turn: what is left of them is a partial drop.
+  kept = next((i for i, factor in enumerate(short) if factor >= NEUTRAL_FACTOR), len(short))
+  for key, factors in (("short_factor", short), ("long_factor", long)):
+    turning = [factor < NEUTRAL_FACTOR for factor in factors]
+    if turning != [True] * kept + [False] * (len(factors) - kept):
+      keys.refuse(key, f"stops other pairs (by {NEUTRAL_FACTOR:g}) than the last {len(factors) - kept}")
+  ratio = max(context / original, 1.0)
+  factor = keys.number("factor", minimum=1) if keys.given("factor") else ratio
+  attention_factor = keys.number("attention_factor") if keys.given("attention_factor") else None
+  if attention_factor is None and factor != ratio:
+    said = (
+      f"is {factor:g}, and {top.name('max_position_embeddings')} / {ORIGINAL} is {ratio:g}, which transformers 4 takes"
+    )
+    keys.refuse("factor", f"{said}: give attention_factor")
+  stopped = [1.0] * (len(short) - kept)
+  scaling = LongRoPE((*short[:kept], *stopped), (*long[:kept], *stopped), original, factor, attention_factor)
+  table = scaling.frequencies(theta, head_dim, 1)
+  if kept == 0 and table.factor != 1:
+    keys.refuse("attention_factor", f"is {table.factor:g} though no pair turns; allowed: 1")
+  plain = {*scaling.short_factor, *scaling.long_factor} == {1.0} and table.factor == 1
+  return _with_pairs(RoPE(theta, None if plain else scaling), kept, head_dim)
 
 
 def _with_pairs(rope: RoPE, pairs: int, head_dim: int) -> RoPE | None:
@@ -198,110 +279,3 @@ _READERS = {
   "llama3": _read_llama3,
   "proportional": _read_proportional,
 }
-
-
-def as_rope(embedding: Embedding, num_heads: int, head_dim: int) -> RoPE:
-  """The rotation that a class of transformers can compute, without its NTK scaling, which is a change of theta.
-
-  Raises:
-    ConfigError: for an embedding that no class has.
-  """
-  if embedding.bias(num_heads) is not None:
-    raise ConfigError(
-      f"ModelConfig.positions has {embedding}: no class of transformers adds a bias to the attention logits of a model "
-      "of this shape (BLOOM and MPT use LayerNorm), so it cannot be exported"
-    )
-  if type(embedding) is not RoPE:
-    raise ConfigError(f"ModelConfig.positions has {embedding}: transformers has no such embedding")
-  scaling = embedding.scaling
-  if isinstance(scaling, NTK):
-    return RoPE(embedding.theta * scaling.factor ** (head_dim / (head_dim - 2)), None, embedding.pairs)
-  if scaling is not None and (type(scaling) not in _WRITERS or (scaling.dynamic and embedding.pairs is not None)):
-    raise ConfigError(f"ModelConfig.positions has {embedding}: transformers has no such scaling of a rotation")
-  return embedding
-
-
-def write_rope(rope: RoPE | None, context: int, head_dim: int) -> dict[str, Any]:
-  """`rope_parameters` that make a stock class rotate as `rope` does, or not at all for None.
-
-  Args:
-    rope: what `as_rope` has returned.
-    context: `max_position_embeddings` beside it.
-  """
-  if rope is None:
-    # `llama3`, because vLLM would build a table of max_position * factor rows for `linear`.
-    neutral = {"factor": NEUTRAL_FACTOR, "low_freq_factor": 1.0, "high_freq_factor": 4.0}
-    return {"rope_type": "llama3", "rope_theta": 10_000.0, **neutral, ORIGINAL: 1}
-  theta = {"rope_theta": rope.theta}
-  if rope.pairs is not None:
-    return {"rope_type": "longrope", **theta, **_write_pairs(rope, context, head_dim)}
-  if rope.scaling is None:
-    return {"rope_type": "default", **theta}
-  kind, write = _WRITERS[type(rope.scaling)]
-  return {"rope_type": kind, **theta, **write(rope.scaling)}
-
-
-def _write_pairs(rope: RoPE, context: int, head_dim: int) -> dict[str, Any]:
-  """Factors that stop the pairs that do not turn, and rescale the others as its scaling does, at all lengths alike."""
-  base, table = RoPE(rope.theta).frequencies(head_dim).omega, rope.frequencies(head_dim)
-  turns = np.asarray(table.omega) > 0
-  factors = np.where(turns, base / np.where(turns, table.omega, 1.0), NEUTRAL_FACTOR).tolist()
-  same = {"short_factor": factors, "long_factor": factors}
-  return {**same, "factor": 1.0, "attention_factor": float(table.factor), ORIGINAL: context}
-
-
-def _write_yarn(scaling: YaRN) -> dict[str, Any]:
-  return {
-    "factor": scaling.factor,
-    ORIGINAL: scaling.original_context,
-    "beta_fast": scaling.beta_fast,
-    "beta_slow": scaling.beta_slow,
-    "attention_factor": float(scaling.frequencies(10_000.0, 4).factor),  # which depends on neither argument
-  }
-
-
-def _write_llama3(scaling: Llama3) -> dict[str, Any]:
-  return {
-    "factor": scaling.factor,
-    ORIGINAL: scaling.original_context,
-    "low_freq_factor": scaling.low_freq_factor,
-    "high_freq_factor": scaling.high_freq_factor,
-  }
-
-
-_WRITERS: dict[type, tuple[str, Any]] = {
-  PI: ("linear", lambda scaling: {"factor": scaling.factor}),
-  DynamicNTK: ("dynamic", lambda scaling: {"factor": scaling.factor}),
-  YaRN: ("yarn", _write_yarn),
-  Llama3: ("llama3", _write_llama3),
-  NTKByParts: (  # Llama 3's formula under another name
-    "llama3",
-    lambda s: _write_llama3(Llama3(s.factor, s.original_context, s.slow, s.fast)),
-  ),
-}
-
-
-def max_position(rope: RoPE | None, context: int, target_length: int | None) -> int:
-  """What `max_position_embeddings` must be: the longest text that the model is meant for, unless its rotation reads it.
-
-  Transformers 4 scales YaRN by max_position_embeddings / original_max_position_embeddings, whatever `factor` says, and
-  every version scales `dynamic` by the length over max_position_embeddings.
-
-  Args:
-    context: tokens that the model was trained at, in the place of a `target_length` of None.
-
-  Raises:
-    ConfigError: if `target_length` is not the length that YaRN scales to.
-  """
-  scaling = None if rope is None or rope.pairs is not None else rope.scaling
-  if isinstance(scaling, DynamicNTK):
-    return scaling.original_context
-  if not isinstance(scaling, YaRN):
-    return target_length or context
-  scaled = round(scaling.factor * scaling.original_context)
-  if target_length not in (None, scaled):
-    raise ConfigError(
-      f"target_length is {target_length}; YaRN of factor {scaling.factor:g} scales {scaling.original_context} tokens "
-      f"to {scaled}, and transformers 4 reads its factor from there: leave target_length out, or change the factor"
-    )
-  return scaled

@@ -93,9 +93,9 @@ class HeldOut:
 
 def _summed_losses(run: Run, params: Params, tokens_BS: Array, real_B: Array, step: Array) -> Array:
   """The negative log-likelihood of all real rows, in nats."""
-  compute = run.config.compute
+  compute, softcap = run.config.compute, run.trained.logits_softcap
   hidden = hidden_states(params, run.trained, tokens_BS[:, :-1], compute=compute, frequencies=run.frequencies(step))
-  nll_BT = token_losses(params, hidden.states_BTD, tokens_BS[:, 1:], compute.loss_chunk).nll_BT
+  nll_BT = token_losses(params, hidden.states_BTD, tokens_BS[:, 1:], compute.loss_chunk, softcap=softcap).nll_BT
   return (nll_BT.sum(axis=1) * real_B).sum()
 
 

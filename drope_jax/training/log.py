@@ -74,7 +74,6 @@ class TrainLog:
     self._run, self._workdir = run, workdir
     self.tokens, self._clock = tokens, _Clock(seconds)
     self._schedule = learning_rate(config.optim, config.steps)
-    self._flops = metrics.flops_per_token(run.model, config.data.context)
     self._pending: list[dict[str, Any]] = []
     self._waits: list[float] = []  # seconds, one for each step that is not recorded yet
     self._trackers: list[metrics.Tracker] = []
@@ -100,7 +99,8 @@ class TrainLog:
   def evaluated(self, records: list[dict[str, Any]], elapsed: float) -> None:
     """Writes records of the held-out loss, whose seconds do not count for the speed of training."""
     self._clock.leave_out(elapsed)
-    self._write(records)
+    tokens = self.tokens + round(sum(float(report["tokens"]) for report in self._pending))
+    self._write([{"step": record["step"], "tokens": tokens, **record} for record in records])
     losses = "  ".join(f"{record['extension']}x {record['loss']:.3f}" for record in records)
     logger.info("step %d/%d  held-out loss  %s", records[0]["step"], self._run.config.steps, losses)
 
@@ -134,7 +134,7 @@ class TrainLog:
       "grad_norm": grad_norm,
       "learning_rate": float(self._schedule(step - 1)),
       "tokens_per_second": speed,
-      "mfu": None if speed is None else metrics.mfu(speed, self._flops * self._factor(step, len(reports))),
+      "mfu": None if speed is None else metrics.mfu(speed, self._flops_per_token(step, len(reports))),
       "seconds": self.seconds,
       "data_seconds": data_seconds,
     }
@@ -157,11 +157,13 @@ class TrainLog:
     waits, self._waits = self._waits[:count], self._waits[count:]
     return sum(waits) / count
 
-  def _factor(self, step: int, count: int) -> float:
-    """On the FLOPs per token of the `count` steps up to `step`."""
-    config = self._run.config
-    factors = [metrics.objective_factor(config.objective, one, config.steps) for one in range(step - count, step)]
-    return sum(factors) / count
+  def _flops_per_token(self, step: int, count: int) -> float:
+    """The mean of the `count` steps up to `step`, a teacher's forward passes included."""
+    run, config = self._run, self._run.config
+    steps = range(step - count, step)
+    return metrics.objective_flops_per_token(
+      config.objective, run.model, run.teacher, config.data.context, steps, config.steps
+    )
 
   def _write(self, records: list[dict[str, Any]]) -> None:
     for record in records:

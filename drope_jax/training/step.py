@@ -85,8 +85,10 @@ class MicroBatch:
 
   def token_losses(self, states_BTD: Array) -> TokenLosses:
     """Losses of the batch's targets, given the student's hidden states; see loss.token_losses."""
-    compute = self._compute
-    return token_losses(self.params, states_BTD, self.targets_BT, compute.loss_chunk, compute.derivatives)
+    compute, softcap = self._compute, self.run.trained.logits_softcap
+    return token_losses(
+      self.params, states_BTD, self.targets_BT, compute.loss_chunk, compute.derivatives, softcap=softcap
+    )
 
   def summed_losses(self, states_BTD: Array, z_loss: float = 0.0) -> SummedLosses:
     """The sum of these losses over the targets that count: faster than to add them up; see loss.summed_token_losses."""
@@ -98,6 +100,7 @@ class MicroBatch:
       z_loss=z_loss,
       chunk=self._compute.loss_chunk,
       derivatives=self._compute.derivatives,
+      softcap=self.run.trained.logits_softcap,
     )
 
   def by_chunk(self, function: Callable[..., Any], student_BTD: Array, teacher_BTD: Array) -> Any:
@@ -107,12 +110,15 @@ class MicroBatch:
       function: (student's logits (B, C, V), teacher's, targets (B, C)) -> a tree of arrays (B, C).
     """
 
-    frozen = self.frozen
-    assert frozen is not None, "Objective.frozen asks for no weights"
+    frozen, teacher = self.frozen, self.run.teacher
+    assert teacher is not None and frozen is not None, "Objective.frozen asks for no weights"
 
     def of_logits(student_BCD: Array, teacher_BCD: Array, targets_BC: Array) -> Any:
-      teacher_BCV = jax.lax.stop_gradient(unembed(frozen, teacher_BCD))
-      return function(unembed(self.params, student_BCD, self._compute.derivatives), teacher_BCV, targets_BC)
+      teacher_BCV = jax.lax.stop_gradient(unembed(frozen, teacher_BCD, softcap=teacher.logits_softcap))
+      student_BCV = unembed(
+        self.params, student_BCD, self._compute.derivatives, softcap=self.run.trained.logits_softcap
+      )
+      return function(student_BCV, teacher_BCV, targets_BC)
 
     batch, length, width = student_BTD.shape
     vocab = 2 * self.run.model.vocab_size  # the logits of both exist at one time

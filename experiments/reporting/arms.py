@@ -3,6 +3,8 @@
 import re
 from collections.abc import Iterable
 
+import numpy as np
+
 from drope_jax.evaluate.methods import METHODS, allowed_methods
 from drope_jax.transitions import Transition
 from experiments.plan import Arm, Row
@@ -35,6 +37,20 @@ def control_of(records: Records, run: Run) -> Run | None:
     if init is not None and is_control(other) and (init.checkpoint, init.step) == start:
       return other
   return None
+
+
+def gap_curve(records: Records, run: Run) -> tuple[np.ndarray, np.ndarray]:
+  """Held-out loss in context less that of the control, at every step at which both were measured.
+
+  Returns:
+    tokens of the run, and the differences in nats; empty without a control.
+  """
+  control = control_of(records, run)
+  if control is None:
+    return np.array([]), np.array([])
+  tokens, losses, theirs = run.heldout_tokens(), run.heldout_losses(), control.heldout_losses()
+  both = [(tokens[step], loss - theirs[step]) for step, loss in losses.items() if step in theirs and step in tokens]
+  return np.array([at for at, _ in both]), np.array([gap for _, gap in both])
 
 
 def last_runs(records: Records) -> dict[str, Arm]:

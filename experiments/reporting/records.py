@@ -16,7 +16,7 @@ from drope_jax.evaluate.coefficient import FIT_TASK
 from drope_jax.evaluate.figures import BETA, At, Figure, mean_figure
 from drope_jax.evaluate.results import Measurement, Result
 from drope_jax.files import read_json_lines
-from drope_jax.metrics import is_training
+from drope_jax.metrics import is_training, objective_flops_per_token
 from drope_jax.parameters import count_parameters
 from drope_jax.serialization import from_dict, load_config
 from drope_jax.transitions import Transition
@@ -68,17 +68,44 @@ class Run:
     return None if self.config is None or self.config.init is None else self.config.init.transition
 
   def tokens_at(self, step: int | None) -> float | None:
-    """Tokens trained on after `step` (None: after all of them)."""
+    """Tokens trained on after `step` (None: after all of them); between two logged steps they are interpolated."""
     if step is None or self.last is None:
       return self.tokens
-    return self.last["tokens"] / self.last["step"] * step
+    steps, tokens = ([0, *(record[name] for record in self.metrics)] for name in ("step", "tokens"))
+    return None if step > steps[-1] else float(np.interp(step, steps, tokens))
+
+  @property
+  def flops(self) -> float | None:
+    """What the steps so far have cost, a teacher's forward passes included; None if that is not recorded."""
+    if self.config is None or self.model is None or self.last is None:
+      return None
+    objective, context, steps = self.config.objective, self.config.data.context, range(self.last["step"])
+    whose, teacher = objective.frozen(), None
+    if whose == "init":
+      teacher = self.config.init.model if self.config.init is not None else None
+    elif whose is not None:
+      teacher = _recorded_model(Path(whose))
+    if whose is not None and teacher is None:
+      return None
+    each = objective_flops_per_token(objective, self.model, teacher, context, steps, self.config.steps)
+    return self.last["tokens"] * each
+
+  def heldout_losses(self, extension: float = 1) -> dict[int, float]:
+    """The held-out loss at so many times the training context, by step, where it is finite."""
+    found = {one["step"]: one["loss"] for one in self.heldout if one["extension"] == extension}
+    return {step: loss for step, loss in sorted(found.items()) if math.isfinite(loss)}
+
+  def heldout_tokens(self) -> dict[int, float]:
+    """Tokens of this run by step at which the held-out loss was measured, where they are known."""
+    # Runs before 0.1 did not record them beside the loss.
+    found = {one["step"]: one.get("tokens", self.tokens_at(one["step"])) for one in self.heldout}
+    return {step: tokens for step, tokens in found.items() if tokens is not None}
 
   def heldout_curve(self, extension: float = 1) -> tuple[np.ndarray, np.ndarray]:
     """Tokens of this run, and the held-out loss after them at so many times the training context."""
-    by_step = {one["step"]: one["loss"] for one in self.heldout if one["extension"] == extension}
-    points = [(self.tokens_at(step), loss) for step, loss in sorted(by_step.items()) if math.isfinite(loss)]
-    known = [(tokens, loss) for tokens, loss in points if tokens is not None]
-    return np.array([tokens for tokens, _ in known]), np.array([loss for _, loss in known])
+    tokens = self.heldout_tokens()
+    points = [(tokens[step], loss) for step, loss in self.heldout_losses(extension).items() if step in tokens]
+    return np.array([at for at, _ in points]), np.array([loss for _, loss in points])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -252,10 +279,16 @@ def _read_run(directory: Path, name: str, pretrained: dict[str, Any] | None) -> 
     config = load_config(TrainConfig, path) if path.exists() else None
   except ConfigError as error:
     raise ReportError(str(error)) from error
-  records = read_json_lines(metrics) if metrics.exists() else []
+  records = read_json_lines(metrics, torn="skip") if metrics.exists() else []
   training = tuple(filter(is_training, records))
   heldout = tuple(record for record in records if record.get("kind") == "eval")
   return Run(name, config, training, heldout, None if config is None else config.model)
+
+
+def _recorded_model(workdir: Path) -> ModelConfig | None:
+  """The model of a run that is no part of the study; None if its config.json is no longer there."""
+  path = workdir / "config.json"
+  return load_config(TrainConfig, path).model if path.exists() else None
 
 
 def _read_results(path: Path) -> list[Result]:

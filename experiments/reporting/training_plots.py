@@ -16,7 +16,7 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator
 from experiments.plan import Arm
 from experiments.reporting import arms
 from experiments.reporting.axes import INK, VERMILION, arm_colors, label_ends, save
-from experiments.reporting.records import Records, Run
+from experiments.reporting.records import Records
 from experiments.reporting.training_tables import show_count
 
 
@@ -104,7 +104,7 @@ def plot_recovery(records: Records, path: Path) -> bool:
   runs = {arm: run for arm, run in runs.items() if run.transition is not None and len(run.heldout_curve()[0])}
   if not runs:
     return False
-  gaps = {arm: gap for arm, run in runs.items() if len((gap := _gap(records, run))[0])}
+  gaps = {arm: gap for arm, run in runs.items() if len((gap := arms.gap_curve(records, run))[0])}
   canvas, panels = plt.subplots(1, 2 if gaps else 1, figsize=(10, 3.9), squeeze=False)
   for arm, run in runs.items():
     panels[0][0].plot(*run.heldout_curve(), color=colors[arm], linewidth=1.8, marker=".", label=arm.label)
@@ -120,17 +120,6 @@ def plot_recovery(records: Records, path: Path) -> bool:
   panels[0][0].legend(loc="upper right")
   save(canvas, path)
   return True
-
-
-def _gap(records: Records, run: Run) -> tuple[np.ndarray, np.ndarray]:
-  """Tokens at which both a run and its control were measured, and the difference of their losses."""
-  control = arms.control_of(records, run)
-  if control is None:
-    return np.array([]), np.array([])
-  tokens, losses = run.heldout_curve()
-  theirs = dict(zip(*control.heldout_curve(), strict=True))
-  both = [(at, loss - theirs[at]) for at, loss in zip(tokens, losses, strict=True) if at in theirs]
-  return np.array([at for at, _ in both]), np.array([gap for _, gap in both])
 
 
 def plot_heldout(records: Records, path: Path) -> bool:

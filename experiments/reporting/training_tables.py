@@ -6,12 +6,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
-
 from drope_jax.drope import FROM_SCRATCH_COEFFICIENT, SMOLLM_COEFFICIENT, temperature
 from drope_jax.evaluate.coefficient import FIT_TASK
 from drope_jax.evaluate.figures import BETA, LOSS, Figure
-from drope_jax.metrics import flops_per_token, objective_factor
 from drope_jax.serialization import to_dict
 from drope_jax.transitions import Keep
 from experiments.reporting import arms
@@ -50,17 +47,9 @@ def _of_run(run: Run) -> list[str]:
     return [*cells, *[MISSING] * 6]
   unfinished = run.config is not None and last["step"] != run.config.steps
   steps = f"{last['step']:,}" + (f" of {run.config.steps:,} (unfinished)" if unfinished and run.config else "")
-  shown = [steps, f"{last['tokens']:,}", _flops(run), f"{last['loss']:.3f}", show_duration(last["seconds"])]
+  flops = MISSING if run.flops is None else f"{run.flops:.2e}"
+  shown = [steps, f"{last['tokens']:,}", flops, f"{last['loss']:.3f}", show_duration(last["seconds"])]
   return [*cells, *shown, _median(run, "tokens_per_second", 1, ",.0f")]
-
-
-def _flops(run: Run) -> str:
-  """What the steps so far have cost, the forward passes of a teacher included."""
-  config, last = run.config, run.last
-  if config is None or run.model is None or last is None:
-    return MISSING
-  factors = [objective_factor(config.objective, step, config.steps) for step in range(last["step"])]
-  return f"{last['tokens'] * flops_per_token(run.model, config.data.context) * statistics.mean(factors):.2e}"
 
 
 def _start(run: Run) -> str:
@@ -98,16 +87,19 @@ def pretrained_described(records: Records) -> str:
 
 
 def heldout_table(records: Records) -> str | None:
-  """Held-out loss in context of every arm, and its distance from the control's; None if none was measured."""
+  """Held-out loss in context of every arm, and its distance from the control's at the last step that both measured.
+
+  None if none was measured.
+  """
   lines = []
   for name, arm in arms.last_runs(records).items():
     run = records.runs[name]
     tokens, losses = run.heldout_curve()
     if not len(losses):
       continue
-    control = arms.control_of(records, run)
-    theirs = np.array([]) if control is None else control.heldout_curve()[1]
-    gap = f"{losses[-1] - theirs[-1]:+.3f}" if len(theirs) else MISSING
+    at, gaps = arms.gap_curve(records, run)
+    gap = f"{gaps[-1]:+.3f}" if len(gaps) else MISSING
+    gap += f" (at {show_count(at[-1])} tokens)" if len(gaps) and at[-1] != tokens[-1] else ""
     cells = [arm.label, arms.kind(run), show_count(tokens[-1]), f"{losses[0]:.3f}", f"{losses[-1]:.3f}", gap]
     lines.append(cells)
   header = ["arm", "what it is", "tokens", "held-out loss at its start", "at its end", "less the control's"]

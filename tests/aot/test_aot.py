@@ -231,12 +231,6 @@ def test_the_model_of_the_papers_own_recalibration_too(tmp_path):
 # --- the command -------------------------------------------------------------------------------
 
 
-def command(*arguments: str, timeout: int = 350) -> subprocess.CompletedProcess:
-  environment = {**os.environ, "PYTHONPATH": str(ROOT), "XLA_FLAGS": ""}
-  line = [sys.executable, "-m", "drope_jax.aot", *arguments]
-  return subprocess.run(line, capture_output=True, text=True, timeout=timeout, cwd=ROOT, env=environment)
-
-
 ROPE = "--config=experiments/configs/pretrain.py:rope"
 
 
@@ -246,9 +240,9 @@ def test_a_missing_libtpu_is_named_with_its_extra(monkeypatch):
     aot.tpu_devices("v5e:4x4")
 
 
-def test_bad_usage_ends_with_2_and_one_line():
-  done = command(ROPE, "--topology=v9:4x4")
-  assert done.returncode == 2 and done.stderr.splitlines()[-1].startswith("error: --topology: 'v9:4x4' is no topology")
+def test_bad_usage_ends_with_2_and_one_line(command):
+  ended = command("drope_jax.aot", ROPE, "--topology=v9:4x4")
+  assert ended.status == 2 and ended.error().startswith("error: --topology: 'v9:4x4' is no topology")
 
 
 STUBBED = """
@@ -263,15 +257,12 @@ cli.run(aot_command.main)
 
 
 @pytest.mark.parametrize(("needed", "status"), [(15, 0), (17, 1)])
-def test_what_does_not_fit_is_told_with_its_figures_and_ends_with_1(needed, status, tmp_path):
+def test_what_does_not_fit_is_told_with_its_figures_and_ends_with_1(command, needed, status, tmp_path):
   record = tmp_path / "find-batch.json"
-  arguments = [str(needed), ROPE, "--topology=v5e:4x4", f"--json={record}"]
-  environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-  line = [sys.executable, "-c", STUBBED, *arguments]  # a process of its own: flags are one to a process
-  done = subprocess.run(line, capture_output=True, text=True, cwd=ROOT, env=environment)
-  assert (done.returncode, done.stdout) == (status, "all that it needs\n"), done.stderr
+  ended = command("-c", STUBBED, needed, ROPE, "--topology=v5e:4x4", f"--json={record}")
+  assert (ended.status, ended.stdout) == (status, "all that it needs\n"), ended.stderr
   assert json.loads(record.read_text())["peak"] == needed << 30
-  assert ("error: does not fit: it needs 17.00 GiB a chip of 16 GiB" in done.stderr.splitlines()) == bool(status)
+  assert ("error: does not fit: it needs 17.00 GiB a chip of 16 GiB" in ended.stderr.splitlines()) == bool(status)
 
 
 def test_the_largest_batch_is_the_last_that_fits(monkeypatch, capsys):
@@ -380,7 +371,9 @@ ROWS = {
 
 def compiled_row(tmp_path: Path, *arguments: str) -> dict:
   """The figures of a row of RESULTS.md's table, which must fit with an MFU bound of half the peak."""
-  done = command(*arguments, f"--json={tmp_path / 'figures.json'}")
+  environment = {**os.environ, "PYTHONPATH": str(ROOT), "XLA_FLAGS": ""}
+  line = [sys.executable, "-m", "drope_jax.aot", *arguments, f"--json={tmp_path / 'figures.json'}"]
+  done = subprocess.run(line, capture_output=True, text=True, timeout=350, cwd=ROOT, env=environment)
   assert done.returncode == 0, done.stderr
   figures = json.loads((tmp_path / "figures.json").read_text())
   assert figures["peak"] < figures["hbm"] and figures["mfu_bound"]["causal"] >= 0.5

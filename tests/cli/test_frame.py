@@ -1,14 +1,9 @@
 """What all commands share: one line for what fails, exit statuses, SIGTERM and Ctrl-C."""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
-
-ROOT = Path(__file__).parents[2]
 
 
 @pytest.mark.parametrize(
@@ -19,10 +14,10 @@ ROOT = Path(__file__).parents[2]
     ("drope_jax.errors.ConfigError('steps is 0')", 2, "error: steps is 0\n"),
   ],
 )
-def test_failures_are_one_line(raised, status, said):
+def test_failures_are_one_line(command, raised, status, said):
   program = f"import drope_jax.errors\nfrom drope_jax import cli\ndef main(): raise {raised}\ncli.run(main)"
-  done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=False)
-  assert (done.returncode, done.stderr) == (status, said)
+  ended = command("-c", program)
+  assert (ended.status, ended.stderr) == (status, said)
 
 
 @pytest.mark.parametrize(
@@ -35,7 +30,7 @@ def test_failures_are_one_line(raised, status, said):
   ],
   ids=["in a callback", "in asyncio", "cleaning up", "Ctrl-C"],
 )
-def test_a_signal_stops_a_command_wherever_it_comes(body, told, sent, said):
+def test_a_signal_stops_a_command_wherever_it_comes(command, body, told, sent, said):
   program = f"""
 import asyncio, os, signal, time
 from drope_jax import cli
@@ -65,12 +60,10 @@ def main():
 
 cli.run(main)
 """
-  command = [sys.executable, "-c", program]
-  environment = {**os.environ, "JAX_PLATFORMS": "cpu"}
-  done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=50, check=False)
-  assert done.returncode == 0, done.stderr
-  assert done.stdout.splitlines() == told
-  assert done.stderr.splitlines()[-1].endswith(f"stopped by {said}; run the same command to go on from there")
+  ended = command("-c", program)
+  assert ended.status == 0, ended.stderr
+  assert ended.stdout.splitlines() == told
+  assert ended.stderr.splitlines()[-1].endswith(f"stopped by {said}; run the same command to go on from there")
 
 
 PROGRAM = "tests.support.flags_program"

@@ -6,7 +6,7 @@ import shutil
 
 import pytest
 from support.stored_documents import Numbered
-from support.tiny_run import losses, tiny_corpus, tiny_run
+from support.tiny_run import losses, tiny_run
 
 from drope_jax.config import InitConfig
 from drope_jax.data.corpus import build_corpus, documents
@@ -15,13 +15,6 @@ from drope_jax.data.sources import Cut, Text
 from drope_jax.errors import CheckpointError
 from drope_jax.serialization import load_config
 from drope_jax.train import train
-
-pytestmark = pytest.mark.usefixtures("compile_once")
-
-
-@pytest.fixture(scope="module")
-def corpus(tmp_path_factory):
-  return tiny_corpus(tmp_path_factory.mktemp("corpus") / "corpus")
 
 
 @pytest.fixture(scope="module")

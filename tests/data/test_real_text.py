@@ -29,7 +29,7 @@ from drope_jax.positions import RoPE
 from drope_jax.train import train
 from experiments import prose
 
-pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("compile_once")]
+pytestmark = pytest.mark.slow
 
 KINDS = ("tfds", "parquet", "jsonl.zst", "text", "array_record")
 BATCHES = 100

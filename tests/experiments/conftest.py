@@ -4,7 +4,7 @@ import pytest
 from support.commands import make_files
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def files(tmp_path_factory):
-  """See make_files."""
+  """See make_files; no test may change them."""
   return make_files(tmp_path_factory.mktemp("commands"))

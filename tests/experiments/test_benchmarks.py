@@ -143,10 +143,10 @@ def program(name, *arguments):
   return subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
 
 
-def test_a_file_that_exists_is_refused_before_anything_is_measured(tmp_path):
+def test_a_file_that_exists_is_refused_before_anything_is_measured(command, tmp_path):
   (tmp_path / "old.json").write_text("{}")
-  done = program("decode", f"--json={tmp_path / 'old.json'}")
-  assert done.returncode == 2 and "old.json exists" in done.stderr
+  ended = command("experiments.benchmarks.decode", "--rounds=1", f"--json={tmp_path / 'old.json'}")
+  assert ended.status == 2 and "old.json exists" in ended.stderr
   assert (tmp_path / "old.json").read_text() == "{}"
 
 

@@ -5,8 +5,6 @@ import json
 import pytest
 from support.tiny_run import contents
 
-pytestmark = pytest.mark.usefixtures("compile_once")
-
 
 def test_evaluate_measures_each_figure_once(command, files, tmp_path):
   before = contents(files / "finished")

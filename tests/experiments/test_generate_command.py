@@ -11,8 +11,6 @@ from drope_jax.drope import temperature
 from drope_jax.generation import generate
 from drope_jax.transitions import drop
 
-pytestmark = pytest.mark.usefixtures("compile_once")
-
 
 def answers(ended):
   """The text below each heading of experiments.generate."""

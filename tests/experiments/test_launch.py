@@ -55,12 +55,11 @@ def calls(done):
   return [json.loads(line) for line in done.stdout.splitlines() if line.startswith("[")]
 
 
-def known_flags():
+def known_flags(command):
   """The flags of `python -m experiments.train`, from a process of its own: they are global."""
-  code = "import experiments.train; from absl import flags; print('\\n'.join(flags.FLAGS))"
-  done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=LAUNCH.parents[1])
-  assert done.returncode == 0, done.stderr
-  return set(done.stdout.split())
+  ended = command("-c", "import experiments.train; from absl import flags; print('\\n'.join(flags.FLAGS))")
+  assert ended.status == 0, ended.stderr
+  return set(ended.stdout.split())
 
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda script: script.name)
@@ -77,8 +76,8 @@ def test_what_is_not_given_is_named(path, script):
   assert re.search(r"(CONFIG|IMAGE|PROJECT|OUT|usage): ", done.stderr)
 
 
-def test_every_flag_is_one_of_the_command():
-  known = known_flags()
+def test_every_flag_is_one_of_the_command(command):
+  known = known_flags(command)
   assert {"mesh", "coordinator", "workdir"} <= known
   text = "\n".join(file.read_text() for file in [*SCRIPTS, LAUNCH / "README.md"])
   training = re.findall(r"experiments\.train[^`\n]*", text) + re.findall(r"for flag in ([^;]*);", text)

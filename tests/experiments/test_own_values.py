@@ -4,8 +4,6 @@ import json
 
 import pytest
 
-pytestmark = pytest.mark.usefixtures("compile_once")
-
 SPIRAL = """
 import dataclasses
 import numpy as np

@@ -4,8 +4,6 @@ import gzip
 import os
 import shutil
 import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 
@@ -13,7 +11,6 @@ from drope_jax.data.corpus import documents
 from drope_jax.errors import ConfigError, FileError, ToolError
 from experiments import prose
 
-ROOT = Path(__file__).parents[2]
 LONG = "A long chapter. " * (prose.LONG // 16 + 1)
 NUM_LONG = prose.HELD_OUT + prose.FIT + 2
 
@@ -49,11 +46,6 @@ def debs(tmp_path_factory):
   return folder
 
 
-def run(*arguments, **environment):
-  command = [sys.executable, "-m", "experiments.prose", *map(str, arguments)]
-  return subprocess.run(command, cwd=ROOT, env={**os.environ, **environment}, capture_output=True, text=True)
-
-
 def test_long_documents_are_held_out_whole(debs):
   gathered = prose.gather(debs)
   assert [document.name for document in gathered if "Translated" in document.text] == [
@@ -72,19 +64,26 @@ def test_long_documents_are_held_out_whole(debs):
   assert prose.split(gathered[::-1])["heldout"] == splits["heldout"]  # whatever the order of the files
 
 
-def test_the_command_makes_a_dataset_once(debs, tmp_path):
-  first = run(f"--out={tmp_path / 'prose'}", f"--debs={debs}")
-  assert first.returncode == 0, first.stderr
+def test_the_command_makes_a_dataset_once(command, debs, tmp_path):
+  first = command("experiments.prose", f"--out={tmp_path / 'prose'}", f"--debs={debs}")
+  assert first.status == 0, first.stderr
   assert "heldout     12 documents" in first.stderr
   assert len(documents(tmp_path / "prose", "fit")) == prose.FIT
   assert "Deep." in list(documents(tmp_path / "prose", "train"))
-  again = run(f"--out={tmp_path / 'prose'}", "--debs=/nowhere")
-  assert (again.returncode, again.stderr.split(" ", 1)[1]) == (0, f"{tmp_path / 'prose'}: there is a dataset already\n")
+  again = command("experiments.prose", f"--out={tmp_path / 'prose'}", "--debs=/nowhere")
+  assert (again.status, again.stderr.split(" ", 1)[1]) == (0, f"{tmp_path / 'prose'}: there is a dataset already\n")
 
 
-def test_a_missing_program_is_one_line(tmp_path):
-  ended = run(f"--out={tmp_path / 'prose'}", PATH=str(tmp_path))
-  assert ended.returncode == 1
+def test_a_missing_program_is_one_line(command, tmp_path):
+  program = f"""
+import os
+from drope_jax import cli
+from experiments import prose
+os.environ["PATH"] = {str(tmp_path)!r}
+cli.run(prose.main)
+"""
+  ended = command("-c", program, f"--out={tmp_path / 'prose'}")
+  assert ended.status == 1
   *_, line = ended.stderr.splitlines()
   assert line.startswith("error: apt-get is not installed here; give --debs=FOLDER with the .deb files of anarchism,")
   assert not (tmp_path / "prose").exists()
@@ -119,8 +118,8 @@ def test_too_few_long_documents_are_refused(debs):
     prose.split(few)
 
 
-def test_what_is_there_already_is_not_touched(tmp_path):
+def test_what_is_there_already_is_not_touched(command, tmp_path):
   (tmp_path / "notes.txt").write_text("mine")
-  ended = run(f"--out={tmp_path}")
-  assert ended.returncode == 2 and "holds something else" in ended.stderr
+  ended = command("experiments.prose", f"--out={tmp_path}")
+  assert ended.status == 2 and "holds something else" in ended.stderr
   assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]

@@ -1,11 +1,6 @@
 """The main job end to end, in the smallest setting that has all of its parts."""
 
 import json
-import os
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -36,39 +31,22 @@ ROWS = [
 ]
 
 
-def quickstart(workdir, terminate_at=None):
+def quickstart(command, workdir, terminate_at=None):
   """What it says on stderr; SIGTERM comes as soon as the path `terminate_at` is there."""
-  environment = {
-    **os.environ,
-    "JAX_PLATFORMS": "cpu",
-    "JAX_COMPILATION_CACHE_DIR": str(workdir.parent / "compiled"),
-    "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-    "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
-  }
-  command = [sys.executable, "-m", "experiments.quickstart", f"--workdir={workdir}", *SETTINGS]
-  process = subprocess.Popen(command, cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True)
-  try:
-    if terminate_at is not None:
-      deadline = time.monotonic() + 240
-      while not terminate_at.exists() and process.poll() is None and time.monotonic() < deadline:
-        time.sleep(0.02)
-      process.send_signal(signal.SIGTERM)
-    said = process.communicate(timeout=240)[1]
-  finally:
-    process.kill()
-  assert process.returncode == 0, said[-4000:]
-  return said
+  ended = command("experiments.quickstart", f"--workdir={workdir}", *SETTINGS, terminate_at=terminate_at)
+  assert ended.status == 0, ended.stderr[-4000:]
+  return ended.stderr
 
 
 @pytest.fixture(scope="module")
-def first(tmp_path_factory):
+def first(command, tmp_path_factory):
   """The workdir of a study that SIGTERM stopped while its data was made, and while it was measured."""
   workdir = tmp_path_factory.mktemp("quickstart") / "study"
   for path in (workdir / "config.begun.json", workdir / "results.jsonl"):
-    said = quickstart(workdir, terminate_at=path).splitlines()
+    said = quickstart(command, workdir, terminate_at=path).splitlines()
     assert "stopped" in said[-1] and "run the same command to go on" in said[-1], said
     assert not any(line.startswith("Traceback") for line in said)
-  quickstart(workdir)
+  quickstart(command, workdir)
   return workdir
 
 
@@ -127,8 +105,8 @@ def test_the_six_lines_of_the_readme_continue_a_prompt(first, capsys):
   assert len(capsys.readouterr().out.split()) > 3
 
 
-def test_doing_it_again_does_nothing(first):
+def test_doing_it_again_does_nothing(command, first):
   before = contents(first)
-  said = quickstart(first)
+  said = quickstart(command, first)
   assert contents(first) == before
   assert "step 4/4" not in said and "perplexity at" not in said

@@ -26,14 +26,12 @@ from experiments.studies.smollm2_lengths import Lengths
 from experiments.studies.smollm2_recalibration import Recalibration
 from experiments.study import run_study
 
-pytestmark = pytest.mark.usefixtures("compile_once")
-
 ROOT = Path(__file__).parents[2]
 ROWS = [*(("rope", method) for method in ("rope", "pi", "ntk", "yarn")), ("dropped", "nope")]
 
 
 @pytest.fixture(scope="module")
-def study(tmp_path_factory):
+def study(command, tmp_path_factory):
   """The settings, and the workdir of the study done by its command: a model of context 16, 2 documents, blocks of 4."""
   directory = tmp_path_factory.mktemp("study")
   train(tiny_run(tiny_corpus(directory / "corpus"), steps=5), directory / "model")
@@ -41,14 +39,16 @@ def study(tmp_path_factory):
   long = [" ".join(rng.choices(WORDS, k=20)) for _ in range(3)]
   prose = build_corpus(directory / "prose", {"heldout": ["too short", *long]})  # neither `fit` nor `words`
   settings = Lengths(checkpoint=str(directory / "model"), dataset=str(prose), documents=2, block=4)
-  run_command(settings, directory / "study")
+  ended = command("experiments.study", *of_the_command(settings, directory / "study"))
+  assert ended.status == 0, ended.stderr
   return settings, directory / "study"
 
 
-def run_command(settings, workdir, *arguments, **environment):
-  command = [sys.executable, "-m", "experiments.study", "--config=experiments/studies/smollm2_lengths.py", *arguments]
-  command += [f"--config.{name}={getattr(settings, name)}" for name in ("checkpoint", "dataset", "documents", "block")]
-  subprocess.run([*command, f"--workdir={workdir}"], cwd=ROOT, env={**os.environ, **environment}, check=True)
+def of_the_command(settings, workdir):
+  """The arguments of `experiments.study`."""
+  fields = ("checkpoint", "dataset", "documents", "block")
+  overrides = [f"--config.{name}={getattr(settings, name)}" for name in fields]
+  return ["--config=experiments/studies/smollm2_lengths.py", f"--workdir={workdir}", *overrides]
 
 
 def results(workdir):
@@ -100,7 +100,8 @@ def test_nothing_is_measured_twice(study):
 
 @pytest.mark.slow
 def test_two_devices_measure_the_same(study, tmp_path):
-  run_command(study[0], tmp_path, "--mesh=context", JAX_PLATFORMS="cpu", JAX_NUM_CPU_DEVICES="2")
+  line = [sys.executable, "-m", "experiments.study", "--mesh=context", *of_the_command(study[0], tmp_path)]
+  subprocess.run(line, cwd=ROOT, env={**os.environ, "JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": "2"}, check=True)
   for two, one in zip(results(tmp_path), results(study[1]), strict=True):
     assert two["value"] == pytest.approx(one["value"], rel=1e-5)
     assert all(two[key] == one[key] for key in one.keys() - {"value", "low", "high", "values", "command"})

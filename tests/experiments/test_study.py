@@ -19,8 +19,6 @@ from experiments.report import write_report
 from experiments.reporting.records import read_study
 from experiments.study import run_study
 
-pytestmark = pytest.mark.usefixtures("compile_once")
-
 
 @dataclasses.dataclass(unsafe_hash=True, kw_only=True)
 class Tiny:
@@ -98,14 +96,18 @@ def test_a_directory_of_other_things_is_refused(settings, tmp_path):
     ({"model": tiny_model(positions=None)}, "method 'rope' is impossible for a checkpoint with positions None"),
   ],
 )
-def test_what_cannot_be_measured_is_refused_before_a_run_and_can_be_corrected(
-  settings, tmp_path, monkeypatch, changes, message
-):
+def test_what_cannot_be_measured_is_refused_before_a_run(settings, tmp_path, monkeypatch, changes, message):
   monkeypatch.setattr(study_module, "train", lambda *_: pytest.fail("it trains"))
   workdir = tmp_path / "study"
   with pytest.raises(ConfigError, match=message):
     run_study(dataclasses.replace(settings, **changes), workdir)
-  monkeypatch.undo()
+  assert not (workdir / "config.json").exists() and not (workdir / "runs").exists()
+
+
+def test_settings_that_were_refused_can_be_corrected(settings, tmp_path):
+  workdir = tmp_path / "study"
+  with pytest.raises(ConfigError, match="task is 'needle'"):
+    run_study(dataclasses.replace(settings, task="needle"), workdir)
   (workdir / "data" / "corpus").write_text("of the settings that were wrong")
   run_study(settings, workdir)
   assert not (workdir / "data" / "corpus").exists()

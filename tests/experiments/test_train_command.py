@@ -1,10 +1,6 @@
 """experiments.train as a person types it: bad input is named in one line, and nothing that is there is lost."""
 
-import os
 import shutil
-import signal
-import subprocess
-import sys
 from pydoc_data import topics
 
 import pytest
@@ -16,8 +12,6 @@ from drope_jax import checkpoint
 from drope_jax.data.corpus import build_corpus
 from drope_jax.positions import RoPE
 from drope_jax.serialization import differences, to_dict
-
-pytestmark = pytest.mark.usefixtures("compile_once")
 
 
 def test_train_with_an_override(command, files, tmp_path):
@@ -180,16 +174,19 @@ def test_train_names_a_checkpoint_that_is_not_there(command, files, tmp_path):
   assert "/nowhere/run: not the workdir of a run" in ended.error()
 
 
-def test_sigterm_while_a_run_starts_ends_with_the_status_asked_for(files, tmp_path):
+def test_sigterm_while_a_run_starts_ends_with_the_status_asked_for(command, files, tmp_path):
   program = """
 import sys, time
+from pathlib import Path
 from drope_jax import checkpoint
 from drope_jax import cli
 from experiments import train
 
 def wait(*arguments):
-  print("started", flush=True)
+  started.touch()
   time.sleep(60)
+
+started = Path(sys.argv.pop(1))
 
 checkpoint.check_ours = wait
 cli.run(train.main, stopped_status=train.STOPPED_STATUS)
@@ -197,17 +194,9 @@ cli.run(train.main, stopped_status=train.STOPPED_STATUS)
   workdir = shutil.copytree(files / "finished", tmp_path / "run")
   arguments = [f"--config={files / 'tiny.py'}", f"--workdir={workdir}", "--stopped_status=75"]
   before = contents(workdir)
-  with subprocess.Popen(
-    [sys.executable, "-c", program, *arguments],
-    cwd=ROOT,
-    stdout=subprocess.PIPE,
-    stderr=subprocess.PIPE,
-    text=True,
-    env={**os.environ, "JAX_PLATFORMS": "cpu"},
-  ) as process:
-    assert process.stdout.readline() == "started\n"
-    process.send_signal(signal.SIGTERM)
-    said = process.communicate(timeout=60)[1]
-  assert process.returncode == 75
-  assert said.endswith("stopped by SIGTERM; run the same command to go on from there\n"), said
+  started = tmp_path / "started"
+  ended = command("-c", program, started, *arguments, terminate_at=started)
+  assert started.exists()
+  assert ended.status == 75
+  assert ended.stderr.endswith("stopped by SIGTERM; run the same command to go on from there\n"), ended.stderr
   assert contents(workdir) == before

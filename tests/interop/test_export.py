@@ -22,7 +22,7 @@ from support.pretrained import (
 from support.tiny_run import contents, tiny_model, tiny_run
 
 import drope_jax
-from drope_jax import checkpoint
+from drope_jax import checkpoint, saving
 from drope_jax.config import InitConfig, QKNorm
 from drope_jax.data.tokenizers import ByteTokenizer, load_tokenizer
 from drope_jax.errors import ConfigError
@@ -36,8 +36,6 @@ from drope_jax.model import hidden_states, unembed
 from drope_jax.positions import ALiBi, Layer, LayerPattern, RoPE, rnope_swa
 from drope_jax.scalings import NTK, PI, DynamicNTK, DynamicYaRN, Llama3, NTKByParts, YaRN
 from drope_jax.serialization import to_dict
-
-pytestmark = pytest.mark.usefixtures("compile_once")
 
 FULL, HEAD = QKNorm("full"), QKNorm("head")
 SQUARE = {"head_dim": 8}  # heads as wide as the model, which OLMoE demands
@@ -192,7 +190,7 @@ def write_run(config, directory):
   """What a run of `config` leaves of its last step, as far as an export reads it."""
   meta = {"step": config.steps, "tokens": 128 * config.steps, "config": to_dict(config)}
   items = {"params": ocp.args.StandardSave(random_params(config.model)), "meta": ocp.args.JsonSave(meta)}
-  with checkpoint.open_manager(directory, config) as manager:
+  with saving.writing(directory, config) as manager:
     manager.save(config.steps, args=ocp.args.Composite(**items))
   ByteTokenizer().save(directory)
 

@@ -38,7 +38,6 @@ from drope_jax.train import train
 
 gguf = pytest.importorskip("gguf")
 ROOT = Path(__file__).parents[2]
-pytestmark = pytest.mark.usefixtures("compile_once")
 
 
 def test_a_folder_becomes_a_checkpoint(llama, folder, tmp_path):

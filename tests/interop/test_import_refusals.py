@@ -33,7 +33,6 @@ from drope_jax.model import Decoder
 
 gguf = pytest.importorskip("gguf")
 ROOT = Path(__file__).parents[2]
-pytestmark = pytest.mark.usefixtures("compile_once")
 
 
 @pytest.fixture
@@ -49,7 +48,6 @@ CHANGED_KEYS = {
   "partial_rotary_factor": (0.5, "allowed: 1.0"),
   "quantization_config": ({"bits": 4}, "allowed: None"),
   "num_local_experts": (8, "allowed: None"),
-  "auto_map": ({"AutoModel": "code.Model"}, "allowed: None"),
   "model_type": ("mixtral", "allowed: smollm3, llama, mistral"),
   "architectures": (["LlamaForSequenceClassification"], "allowed with llama: LlamaForCausalLM"),
   "hidden_size": (None, "must be an integer"),

@@ -18,13 +18,12 @@ from support.pretrained import (
   write_folder,
 )
 
+from drope_jax.cache import init_cache
 from drope_jax.config import QKNorm
 from drope_jax.interop.importing import open_source, read_params
-from drope_jax.model import Decoder, hidden_states, init_cache, unembed
+from drope_jax.model import Decoder, hidden_states, unembed
 from drope_jax.positions import Layer, LayerPattern, RoPE
 from drope_jax.scalings import PI, DynamicNTK, Llama3, YaRN
-
-pytestmark = pytest.mark.usefixtures("compile_once")
 
 PROMPT = ORIGINAL_CONTEXT + 4  # cached decoding starts beyond the original context already
 YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": ORIGINAL_CONTEXT, "beta_fast": 4.0}

@@ -20,8 +20,6 @@ from drope_jax.rotation import Frequencies
 from drope_jax.scalings import Scaling, YaRN
 from drope_jax.transitions import PartialDrop
 
-pytestmark = pytest.mark.usefixtures("compile_once")
-
 KEPT = RoPE(THETA, pairs=2)
 PARTIAL = {
   # name: changes, format

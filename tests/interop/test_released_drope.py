@@ -29,7 +29,6 @@ from drope_jax.interop.exporting import export_model
 from drope_jax.interop.importing import import_model
 from drope_jax.model import Decoder
 
-pytestmark = pytest.mark.usefixtures("compile_once")
 NORMS = {
   None: None,
   "nope": None,

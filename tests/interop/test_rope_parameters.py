@@ -9,13 +9,16 @@ import pytest
 from support.pretrained import THETA, transformers
 
 from drope_jax.errors import ConfigError
-from drope_jax.interop.rope_parameters import READ_KEYS, as_rope, read_rope, write_rope
+from drope_jax.interop.families import FAMILIES
+from drope_jax.interop.rope_parameters import NEUTRAL_FACTOR, READ_KEYS, read_rope, read_ropes
+from drope_jax.interop.rope_writing import as_rope, write_rope
 from drope_jax.positions import RoPE
-from drope_jax.scalings import NTK, PI, DynamicNTK, Llama3, NTKByParts, YaRN
+from drope_jax.scalings import NTK, PI, DynamicNTK, Llama3, LongRoPE, NTKByParts, YaRN
 
 rope_utils = pytest.importorskip("transformers.modeling_rope_utils")
 
 CONTEXT, HEAD_DIM = 64, 12
+LLAMA = FAMILIES["llama"]
 ORIGINAL = {"original_max_position_embeddings": 16}
 ONES = [1.0] * (HEAD_DIM // 2)
 LOWEST = {  # rope_type: what it cannot be without
@@ -168,7 +171,7 @@ ROTATIONS = [
 
 @pytest.mark.parametrize("rope", ROTATIONS, ids=str)
 def test_what_is_written_is_read_as_it_was(rope, caplog):
-  config = {"rope_parameters": write_rope(rope, CONTEXT, HEAD_DIM)}
+  config = {"rope_parameters": write_rope(rope, CONTEXT, HEAD_DIM, LLAMA)}
   assert read_rope(config, 10_000.0, CONTEXT, HEAD_DIM, "x") == rope
   assert not caplog.text
 
@@ -178,7 +181,7 @@ def test_what_is_written_is_read_as_it_was(rope, caplog):
 def test_a_partial_drop_has_the_frequencies_of_transformers(scaling, length):
   """Also with a scaling of the pairs that stay, at any length."""
   rope = RoPE(THETA, scaling, pairs=4)
-  written = write_rope(rope, CONTEXT, HEAD_DIM)
+  written = write_rope(rope, CONTEXT, HEAD_DIM, LLAMA)
   config = transformers.LlamaConfig(head_dim=HEAD_DIM, max_position_embeddings=CONTEXT, rope_parameters=written)
   omega, factor = rope_utils.ROPE_INIT_FUNCTIONS["longrope"](config, seq_len=length)
   table = rope.frequencies(HEAD_DIM)
@@ -186,14 +189,44 @@ def test_a_partial_drop_has_the_frequencies_of_transformers(scaling, length):
   assert factor == pytest.approx(table.factor)
 
 
-def test_other_factors_of_longrope_are_refused():
+LONG_FACTORS = tuple(1.0 + i for i in range(HEAD_DIM // 2))
+LONGROPES = {
+  "two tables": LongRoPE((1.0,) * 5 + (1.5,), LONG_FACTORS, 16, 4.0),
+  "an attention factor": LongRoPE((1.0,) * 6, LONG_FACTORS, 16, 4.0, 1.3),
+  "one table": LongRoPE(LONG_FACTORS, LONG_FACTORS, 16, 4.0, 1.0),
+  "no extension": LongRoPE(LONG_FACTORS, LONG_FACTORS, CONTEXT, 1.0),
+}
+
+
+@pytest.mark.parametrize("name", LONGROPES)
+@pytest.mark.parametrize("pairs", [None, 4])
+def test_longrope_has_the_frequencies_of_transformers_and_is_read_again(name, pairs):
+  rope = RoPE(THETA, LONGROPES[name], pairs)
+  written = write_rope(rope, CONTEXT, HEAD_DIM, LLAMA)
+  config = transformers.LlamaConfig(head_dim=HEAD_DIM, max_position_embeddings=CONTEXT, rope_parameters=dict(written))
+  again = read_rope({"rope_parameters": written}, 10_000.0, CONTEXT, HEAD_DIM, "x")
+  for length in (8, 16, 17, CONTEXT):
+    omega, factor = rope_utils.ROPE_INIT_FUNCTIONS["longrope"](config, seq_len=length)
+    table = rope.frequencies(HEAD_DIM, length)
+    np.testing.assert_allclose(omega, table.omega, rtol=1e-5, atol=1e-29)
+    assert factor == pytest.approx(table.factor)
+    np.testing.assert_array_equal(again.frequencies(HEAD_DIM, length).omega, table.omega)
+  assert pairs is not None or again == rope  # of pairs that do not turn the factors are not kept
+
+
+def test_what_longrope_cannot_be_is_refused():
   same = {"rope_type": "longrope", "attention_factor": 1.0, **ORIGINAL}
+  stopped = [1.0] * 4 + [NEUTRAL_FACTOR] * 2
   for factors, said in (
-    ({"short_factor": ONES, "long_factor": [2.0] * 6}, "long_factor differs"),
-    ({"short_factor": [1.0, 2.0, 4.0] * 2, "long_factor": [1.0, 2.0, 4.0] * 2}, "short_factor has 2.0"),
     ({"short_factor": ONES[1:], "long_factor": ONES[1:]}, "a list of 6 numbers"),
-    ({"short_factor": ONES, "long_factor": ONES, "attention_factor": 1.25}, "attention_factor is 1.25"),
-    ({"short_factor": ONES, "long_factor": ONES, "attention_factor": None, "factor": 4.0}, "attention_factor is 1."),
+    ({"short_factor": [0.0] * 6, "long_factor": ONES}, "short_factor is .* it must hold positive numbers"),
+    ({"short_factor": stopped, "long_factor": ONES}, "long_factor stops other pairs .* than the last 2"),
+    ({"short_factor": stopped[::-1], "long_factor": stopped}, "short_factor stops other pairs"),
+    ({"short_factor": ONES, "long_factor": ONES, "attention_factor": None, "factor": 8.0}, "factor is 8, and .* is 4"),
+    (
+      {"short_factor": [NEUTRAL_FACTOR] * 6, "long_factor": [NEUTRAL_FACTOR] * 6, "attention_factor": 1.2},
+      "attention_factor is 1.2 though no pair turns",
+    ),
   ):
     with pytest.raises(ConfigError, match=said):
       read(**{**same, **factors})
@@ -217,3 +250,61 @@ def test_ntk_is_another_theta():
   np.testing.assert_allclose(
     rope.frequencies(HEAD_DIM).omega, RoPE(THETA, NTK(4.0), pairs=3).frequencies(HEAD_DIM).omega, rtol=1e-12
   )
+
+
+# --- a rotation for each kind of layer ---------------------------------------------------------
+
+KINDS = {"gemma3_text": (1_000_000.0, 10_000.0), "olmo3": (500_000.0, 500_000.0)}
+
+
+def read_kinds(family, **config):
+  return read_ropes(config, FAMILIES[family], CONTEXT, HEAD_DIM, "config.json", None)
+
+
+@pytest.mark.parametrize("family", KINDS)
+def test_kinds_of_layers_are_read_as_both_versions_of_transformers_write_them(family):
+  full, windowed = KINDS[family]
+  assert read_kinds(family) == (RoPE(full), RoPE(windowed))
+  linear = {"rope_type": "linear", "factor": 8.0}
+  assert read_kinds(family, rope_scaling=linear) == (RoPE(full, PI(8.0)), RoPE(windowed))
+  nested = {"full_attention": {**linear, "rope_theta": 500.0}, "sliding_attention": {"rope_theta": 50.0}}
+  assert read_kinds(family, rope_parameters=nested) == (RoPE(500.0, PI(8.0)), RoPE(50.0))
+  assert read_kinds(family, rope_parameters=nested, rope_theta=500.0, rope_scaling=linear) == (
+    RoPE(500.0, PI(8.0)),
+    RoPE(50.0),
+  )
+  config = {"gemma3_text": transformers.Gemma3TextConfig, "olmo3": transformers.Olmo3Config}[family]
+  written = config(rope_scaling=dict(linear)).to_dict()["rope_parameters"]
+  assert read_kinds(family, rope_parameters=written) == (RoPE(full, PI(8.0)), RoPE(windowed))
+
+
+def test_gemmas_local_theta_has_a_key_of_its_own():
+  config = {"rope_theta": 500.0, "rope_local_base_freq": 50.0}
+  assert read_kinds("gemma3_text", **config) == (RoPE(500.0), RoPE(50.0))
+
+
+@pytest.mark.parametrize(
+  ("family", "config", "said"),
+  [
+    ("olmo3", {"rope_theta": 500.0}, "rope_theta is 500.0; .* version 4 of transformers takes it, and 5 its default"),
+    (
+      "olmo3",
+      {"rope_parameters": {"rope_theta": 500.0}},
+      "rope_parameters.rope_theta is 500.0; allowed: full_attention",
+    ),
+    ("gemma3_text", {"rope_parameters": {"full_attention": 3}}, "must be an object of full_attention and sliding"),
+    (
+      "gemma3_text",
+      {"rope_theta": 20.0, "rope_parameters": {"full_attention": {"rope_theta": 30.0}}},
+      "rope_parameters.full_attention.rope_theta is 30.0, and 20.0 outside",
+    ),
+    (
+      "gemma3_text",
+      {"rope_parameters": {"sliding_attention": {"rope_type": "axial"}}},
+      "rope_parameters.sliding_attention.rope_type is 'axial'",
+    ),
+  ],
+)
+def test_contradicting_kinds_of_layers_are_refused(family, config, said):
+  with pytest.raises(ConfigError, match=said):
+    read_kinds(family, **config)

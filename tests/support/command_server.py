@@ -1,14 +1,19 @@
 """Run by commands.py: imports the library once, then forks a process for each command line that stdin brings.
 
-A command is a line of JSON, [module, arguments ...]; the answer is a line with its exit status, stdout and stderr.
+A command is a line of JSON: {"command": [module, arguments ...], "terminate_at": path or null}. With the module "-c"
+the first argument is the program, as with Python itself. Where there is a path, SIGTERM is sent as soon as it exists.
+The answer is a line with the exit status, stdout and stderr.
 """
 
 import json
 import os
 import runpy
+import signal
 import sys
 import tempfile
+import time
 import traceback
+import types
 import warnings
 
 import grain  # noqa: F401
@@ -22,17 +27,44 @@ import drope_jax.generation
 import drope_jax.train  # noqa: F401
 import experiments.study  # noqa: F401
 
+LONGEST_SECONDS = 240  # that a command whose end is asked for may take
 
-def run(module: str, *arguments: str) -> dict:
+
+def start(module: str, *arguments: str) -> None:
+  """Runs the command in this process, which has forked for it."""
+  sys.argv = [module, *arguments]
+  if module != "-c":
+    runpy.run_module(module, run_name="__main__", alter_sys=True)
+    return
+  del sys.argv[1]
+  main = types.ModuleType("__main__")
+  sys.modules["__main__"] = main
+  exec(arguments[0], main.__dict__)
+
+
+def wait(child: int, terminate_at: str | None) -> int:
+  """The status of the child as waitpid gives it."""
+  deadline = time.monotonic() + LONGEST_SECONDS
+  while terminate_at is not None and time.monotonic() < deadline:
+    ended, status = os.waitpid(child, os.WNOHANG)
+    if ended:
+      return status
+    if os.path.exists(terminate_at):
+      os.kill(child, signal.SIGTERM)
+      break
+    time.sleep(0.02)
+  return os.waitpid(child, 0)[1]
+
+
+def run(command: list[str], terminate_at: str | None) -> dict:
   with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:
     child = os.fork()
     if not child:
       os.dup2(out.fileno(), 1)
       os.dup2(err.fileno(), 2)
       status = 70
-      sys.argv = [module, *arguments]
       try:
-        runpy.run_module(module, run_name="__main__", alter_sys=True)
+        start(*command)
         status = 0
       except SystemExit as end:
         status = end.code if isinstance(end.code, int) else int(end.code is not None)
@@ -42,7 +74,7 @@ def run(module: str, *arguments: str) -> dict:
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(status)
-    _, ended = os.waitpid(child, 0)
+    ended = wait(child, terminate_at)
     out.seek(0)
     err.seek(0)
     return {"status": os.waitstatus_to_exitcode(ended), "stdout": out.read(), "stderr": err.read()}
@@ -53,4 +85,4 @@ if __name__ == "__main__":
   # No device has been touched yet: that is what makes forking safe.
   assert not jax._src.xla_bridge.backends_are_initialized()
   for line in sys.stdin:
-    print(json.dumps(run(*json.loads(line))), flush=True)
+    print(json.dumps(run(**json.loads(line))), flush=True)

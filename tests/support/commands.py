@@ -63,8 +63,11 @@ def make_files(directory: Path) -> Path:
 
 
 @contextlib.contextmanager
-def serving(base: Path) -> Iterator[Callable[..., Ended]]:
-  """A function that runs `python -m MODULE ARGUMENTS`; compiled programs are kept below `base`."""
+def serving(compiled: Path) -> Iterator[Callable[..., Ended]]:
+  """A function that runs `python -m MODULE ARGUMENTS`, or `python -c PROGRAM ARGUMENTS` where the module is "-c".
+
+  `terminate_at`: SIGTERM is sent as soon as this path exists. Compiled programs are kept in `compiled`.
+  """
   server = subprocess.Popen(
     [sys.executable, str(ROOT / "tests" / "support" / "command_server.py")],
     stdin=subprocess.PIPE,
@@ -75,14 +78,15 @@ def serving(base: Path) -> Iterator[Callable[..., Ended]]:
       **os.environ,
       "JAX_PLATFORMS": "cpu",
       "PYTHONPATH": str(ROOT),
-      "JAX_COMPILATION_CACHE_DIR": str(base / "compiled"),
+      "JAX_COMPILATION_CACHE_DIR": str(compiled),
       "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
       "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
     },
   )
 
-  def run(module, *arguments):
-    server.stdin.write(json.dumps([module, *map(str, arguments)]) + "\n")
+  def run(module, *arguments, terminate_at=None):
+    call = {"command": [module, *map(str, arguments)], "terminate_at": terminate_at and str(terminate_at)}
+    server.stdin.write(json.dumps(call) + "\n")
     server.stdin.flush()
     return Ended(**json.loads(server.stdout.readline()))
 

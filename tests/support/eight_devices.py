@@ -17,7 +17,7 @@ def on_eight_devices(script: str, *arguments: Any, jobs: Any, **environment: str
     env={
       **os.environ,
       "JAX_PLATFORMS": "cpu",
-      "XLA_FLAGS": "--xla_force_host_platform_device_count=8",
+      "XLA_FLAGS": f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=8".strip(),
       "PYTHONPATH": os.pathsep.join([*map(str, here.parents[:2]), *filter(None, [os.environ.get("PYTHONPATH")])]),
       **environment,
     },

@@ -37,8 +37,11 @@ def shaped(**changes) -> ModelConfig:
   return dataclasses.replace(SHAPE, **changes)
 
 
-def hugging_face_model(family, rope=None, **settings):
-  """A model of `family` ("Llama", ...) of SHAPE in which no weight has a special value."""
+def hugging_face_model(family, rope=None, config=None, **settings):
+  """A model of `family` ("Llama", ...) of SHAPE in which no weight has a special value.
+
+  `config` is the family by which its config class is called, if that is another.
+  """
   torch.manual_seed(0)
   sizes = dict(
     vocab_size=SHAPE.vocab_size,
@@ -56,7 +59,7 @@ def hugging_face_model(family, rope=None, **settings):
     bos_token_id=1,
     eos_token_id=2,
   )
-  config = getattr(transformers, f"{family}Config")(**{**sizes, **settings})
+  config = getattr(transformers, f"{config or family}Config")(**{**sizes, **settings})
   model = getattr(transformers, f"{family}ForCausalLM")(config).eval()
   with torch.no_grad():
     for name, parameter in model.named_parameters():

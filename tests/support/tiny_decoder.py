@@ -53,12 +53,12 @@ def random_tokens(batch, length, seed=0):
 def logits_of(params, config, tokens_BT, **inputs):
   """One operation at a time: nothing is compiled for each config. What compilation may change has tests of its own."""
   with jax.disable_jit():
-    return unembed(params, hidden_states(params, config, tokens_BT, **inputs)[0])
+    return unembed(params, hidden_states(params, config, tokens_BT, **inputs)[0], softcap=config.logits_softcap)
 
 
 @functools.partial(jax.jit, static_argnums=(1,), static_argnames=("compute",))
 def compiled_logits_of(params, config, tokens_BT, **inputs):
-  return unembed(params, hidden_states(params, config, tokens_BT, **inputs)[0])
+  return unembed(params, hidden_states(params, config, tokens_BT, **inputs)[0], softcap=config.logits_softcap)
 
 
 def assert_close(ours, expected, atol=1e-5):

@@ -2,6 +2,7 @@
 
 import dataclasses
 import logging
+import shutil
 import signal
 import threading
 
@@ -9,7 +10,7 @@ import jax
 import numpy as np
 import pytest
 from support.interrupting import terminate, when_step_is_logged
-from support.tiny_run import contents, losses, records, tiny_corpus, tiny_run
+from support.tiny_run import contents, losses, records, tiny_run
 
 from drope_jax import checkpoint, distributed
 from drope_jax.config import ComputeConfig, InitConfig
@@ -20,28 +21,14 @@ from drope_jax.sharding import make_mesh
 from drope_jax.train import train
 from drope_jax.training.step import compiler_options
 
-pytestmark = pytest.mark.usefixtures("compile_once")
-
-
-@pytest.fixture(scope="module")
-def corpus(tmp_path_factory):
-  return tiny_corpus(tmp_path_factory.mktemp("corpus") / "corpus")
-
 
 @pytest.fixture(scope="module")
 def config(corpus):
-  return tiny_run(corpus, steps=6, log_norms=True)
-
-
-@pytest.fixture(scope="module")
-def finished(config, tmp_path_factory):
-  workdir = tmp_path_factory.mktemp("runs") / "finished"
-  train(config, workdir)
-  return workdir
+  return tiny_run(corpus)
 
 
 def longer(config, **optim):
-  return dataclasses.replace(config, steps=10, optim=dataclasses.replace(config.optim, **optim))
+  return dataclasses.replace(config, steps=14, optim=dataclasses.replace(config.optim, **optim))
 
 
 # --- stopping ---------------------------------------------------------------------------------------------------------
@@ -52,7 +39,7 @@ def test_ctrl_c_saves_and_the_same_call_goes_on_exactly(config, finished, tmp_pa
   when_step_is_logged(monkeypatch, 2, lambda: terminate(signal.SIGINT))
   assert train(config, tmp_path) == (3, False)
   assert signal.getsignal(signal.SIGINT) is before
-  assert train(config, tmp_path) == (6, True)
+  assert train(config, tmp_path) == (10, True)
   assert losses(tmp_path) == losses(finished)
 
 
@@ -73,21 +60,20 @@ def test_in_another_thread_nothing_listens():
 
 
 def test_a_finished_run_goes_on_for_more_steps_and_at_another_rate(config, finished, tmp_path):
-  workdir = tmp_path / "run"
-  train(config, workdir)
-  with pytest.raises(CheckpointError, match=r"steps: 6 there, 10 here; .*--extend"):
+  workdir = shutil.copytree(finished, tmp_path / "run")
+  with pytest.raises(CheckpointError, match=r"steps: 10 there, 14 here; .*--extend"):
     train(longer(config), workdir)
   again = longer(config, peak_lr=5e-3, schedule="constant")
-  assert train(again, workdir, extend=True) == (10, True)
+  assert train(again, workdir, extend=True) == (14, True)
   found = records(workdir)
-  assert [record["step"] for record in found] == list(range(1, 11))
-  assert losses(workdir)[:6] == losses(finished)
-  schedule = learning_rate(again.optim, 10)
-  rates = [float(schedule(step)) for step in range(6, 10)]
-  assert [record["learning_rate"] for record in found[6:]] == pytest.approx(rates)
+  assert [record["step"] for record in found] == list(range(1, 15))
+  assert losses(workdir)[:10] == losses(finished)
+  schedule = learning_rate(again.optim, 14)
+  rates = [float(schedule(step)) for step in range(10, 14)]
+  assert [record["learning_rate"] for record in found[10:]] == pytest.approx(rates)
   recorded = checkpoint.open_step(workdir).config
-  assert recorded is not None and (recorded.steps, recorded.optim) == (10, again.optim)
-  assert train(again, workdir) == (10, True)  # now this is the run's config
+  assert recorded is not None and (recorded.steps, recorded.optim) == (14, again.optim)
+  assert train(again, workdir) == (14, True)  # now this is the run's config
 
 
 def test_a_run_is_not_cut_short(config, finished):
@@ -111,15 +97,15 @@ def test_what_is_trained_may_not_differ_when_a_run_is_extended(config, finished)
 
 def test_a_program_that_configured_logging_sees_what_a_run_is(config, tmp_path, caplog):
   with caplog.at_level(logging.INFO, logger="drope_jax"):
-    train(dataclasses.replace(config, steps=2), tmp_path / "run")
+    train(config, tmp_path / "run")
   said = [record.getMessage() for record in caplog.records if record.name.startswith("drope_jax")]
   for facts in (
     ("model:", "8,144 parameters", "RoPE(theta=10000.0"),
     ("devices:", "1 of 1 devices", "mesh: one device"),
-    ("data:", "80 documents", "about 2,311 tokens", "2 steps read 256", "0.11 epochs"),
+    ("data:", "80 documents", "about 2,311 tokens", "10 steps read 1,280", "0.55 epochs"),
     ("weights:", "seed 0"),
     ("compiling:", "8 x 16 tokens", "float32", "NextToken"),
-    ("step 2/2", "loss"),
+    ("step 10/10", "loss"),
   ):
     assert sum(all(fact in line for fact in facts) for line in said) == 1, facts
 
@@ -131,23 +117,18 @@ def test_a_finished_run_introduces_nothing(config, finished, caplog):
 
 
 def test_norms_are_those_of_the_parameters_and_of_what_is_added_to_them(config, finished, tmp_path):
-  found = records(finished)
+  train(dataclasses.replace(config, log_norms=True, checkpoint_every=1, keep_latest=3), tmp_path)
+  found = records(tmp_path)
   assert all(record["update_norm"] > 0 for record in found)
-  train(dataclasses.replace(config, checkpoint_every=1, keep_latest=3), tmp_path)
-  before, after = (checkpoint.load(tmp_path, step).params for step in (5, 6))
+  before, after = (checkpoint.load(tmp_path, step).params for step in (9, 10))
   last = found[-1]
   assert last["param_norm"] == pytest.approx(norm(before), rel=1e-5)
   assert last["update_norm"] == pytest.approx(norm(jax.tree.map(np.subtract, after, before)), rel=1e-3)
-  assert "param_norm" not in records_without_norms(config, tmp_path / "plain")[0]
+  assert "param_norm" not in records(finished)[0]
 
 
 def norm(tree):
   return float(np.sqrt(sum((np.asarray(leaf, np.float64) ** 2).sum() for leaf in jax.tree.leaves(tree))))
-
-
-def records_without_norms(config, workdir):
-  train(dataclasses.replace(config, log_norms=False, steps=2), workdir)
-  return records(workdir)
 
 
 def test_a_profile_is_written_of_the_steps_that_were_asked_for(config, finished, tmp_path, monkeypatch):
@@ -163,7 +144,7 @@ def test_a_profile_is_written_of_the_steps_that_were_asked_for(config, finished,
 
 
 def test_a_profile_is_a_trace_of_jax(config, tmp_path):
-  train(dataclasses.replace(config, profile_steps=1, steps=3), tmp_path)
+  train(dataclasses.replace(config, profile_steps=1), tmp_path)
   assert list((tmp_path / "profile").rglob("*.xplane.pb"))
 
 

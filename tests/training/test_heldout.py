@@ -18,8 +18,6 @@ from drope_jax.evaluate.position_losses import position_losses
 from drope_jax.train import train
 from drope_jax.transitions import Fade
 
-pytestmark = pytest.mark.usefixtures("compile_once")
-
 
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory):

@@ -11,8 +11,6 @@ from support.training_mesh_script import MODEL, everything
 from drope_jax.data.corpus import build_corpus
 from drope_jax.train import train
 
-pytestmark = pytest.mark.usefixtures("compile_once")
-
 
 @pytest.mark.slow
 def test_eight_devices_are_as_one(tmp_path):

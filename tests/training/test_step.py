@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from support.tiny_run import tiny_corpus, tiny_model, tiny_run
+from support.tiny_run import tiny_model, tiny_run
 
 from drope_jax.checkpoint import TrainState
 from drope_jax.config import ComputeConfig
@@ -15,13 +15,6 @@ from drope_jax.data.pipeline import train_batches
 from drope_jax.model import init_params
 from drope_jax.training.run import resolve
 from drope_jax.training.step import make_train_step, step_number
-
-pytestmark = pytest.mark.usefixtures("compile_once")
-
-
-@pytest.fixture(scope="module")
-def corpus(tmp_path_factory):
-  return tiny_corpus(tmp_path_factory.mktemp("corpus") / "corpus")
 
 
 @pytest.fixture(scope="module")
@@ -40,8 +33,7 @@ def steps(config, optimizer, params, batches):
   return state, reports
 
 
-@pytest.mark.parametrize("document_mask", [False, True])
-@pytest.mark.parametrize("accumulation", [2, 8])
+@pytest.mark.parametrize(("document_mask", "accumulation"), [(False, 8), (True, 2)])
 def test_accumulation_changes_nothing(corpus, params, document_mask, accumulation):
   whole = tiny_run(corpus, data={"document_mask": document_mask})
   batch = next(train_batches(whole.data, seed=0))
@@ -72,9 +64,8 @@ def three_losses(corpus, params, **compute):
   return [float(report["loss"]) for report in reports]
 
 
-@pytest.mark.parametrize(
-  "compute", [{"remat": "full"}, {"remat": "dots", "scan_layers": False}, {"scan_layers": False}]
-)
+# The other ways are in test_model.py: one function with one gradient.
+@pytest.mark.parametrize("compute", [{"remat": "full"}, {"remat": "dots", "scan_layers": False}])
 def test_how_layers_run_changes_no_loss(corpus, params, plain_losses, compute):
   assert three_losses(corpus, params, **compute) == pytest.approx(plain_losses, rel=1e-5)
 

@@ -13,7 +13,7 @@ import numpy as np
 import optax
 import pytest
 from support.interrupting import crash, terminate, when_step_is_logged
-from support.tiny_run import contents, losses, records, tiny_corpus, tiny_model, tiny_run
+from support.tiny_run import contents, losses, records, tiny_model, tiny_run
 
 from drope_jax import checkpoint, metrics
 from drope_jax import train as train_module
@@ -24,26 +24,10 @@ from drope_jax.positions import ALiBi, Layer, LayerPattern
 from drope_jax.train import train
 from drope_jax.training import preflight
 
-pytestmark = pytest.mark.usefixtures("compile_once")
-
-
-@pytest.fixture(scope="module")
-def corpus(tmp_path_factory):
-  return tiny_corpus(tmp_path_factory.mktemp("corpus") / "corpus")
-
 
 @pytest.fixture(scope="module")
 def config(corpus):
   return tiny_run(corpus)
-
-
-@pytest.fixture(scope="module")
-def finished(config, tmp_path_factory):
-  """The workdir of a run that nothing disturbed."""
-  workdir = tmp_path_factory.mktemp("runs") / "finished"
-  outcome = train(config, workdir)
-  assert outcome == (10, True)
-  return workdir
 
 
 def equal(ours, theirs):

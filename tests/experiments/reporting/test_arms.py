@@ -11,7 +11,6 @@ from drope_jax.positions import RoPE
 from drope_jax.transitions import Drop, Fade, Keep, PartialDrop, Transition
 from experiments.reporting import arms, training_tables
 from experiments.reporting.axes import looks
-from experiments.reporting.training_plots import _gap
 
 
 @dataclasses.dataclass(unsafe_hash=True)
@@ -70,7 +69,7 @@ def test_the_recovery_curve_is_heldout_loss_in_context_less_the_controls(workdir
   tokens, losses = study.runs["drope"].heldout_curve()
   assert tokens.tolist() == [0, 200 * 4096, 400 * 4096] and losses.tolist() == [6.2, 3.4, 3.2]
   assert study.runs["drope"].heldout_curve(8)[1].tolist() == [3.5]
-  tokens, gap = _gap(study, study.runs["drope"])
+  tokens, gap = arms.gap_curve(study, study.runs["drope"])
   assert tokens.tolist() == [0, 200 * 4096, 400 * 4096]
   np.testing.assert_allclose(gap, [3.25, 0.5, 0.35])
   table = cells(training_tables.heldout_table(study))

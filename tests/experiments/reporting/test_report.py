@@ -2,8 +2,6 @@
 
 import json
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -112,10 +110,9 @@ def test_an_evaluation_has_tables_and_pictures_of_its_tasks_alone(tmp_path):
 # --- the command -------------------------------------------------------------------------------
 
 
-def test_command(written):
-  command = [sys.executable, "-m", "experiments.report", str(written)]
-  done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-  assert (done.returncode, done.stdout.strip()) == (0, str(written / "report.md"))
+def test_command(command, written):
+  ended = command("experiments.report", written)
+  assert (ended.status, ended.stdout.strip()) == (0, str(written / "report.md"))
 
 
 def test_bad_usage_exits_2(capsys):

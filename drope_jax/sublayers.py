@@ -1,0 +1,101 @@
+"""The two sublayers of a layer: attention, and the gated feed-forward layer. Letters as in model.py."""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import jax
+
+from drope_jax.attention import attention, weights
+from drope_jax.cache import Cache, write
+from drope_jax.layers import gated, layers_with
+from drope_jax.model_config import ComputeConfig, ModelConfig
+from drope_jax.parameters import Params
+from drope_jax.rotation import Rotation, rotate
+from drope_jax.sharding import constrain
+
+Array = jax.Array
+
+
+class Kind(NamedTuple):
+  """One layer of the pattern's cycle, its positions resolved: what all layers of this kind share in one call."""
+
+  q_rotation: Rotation | None
+  k_rotation: Rotation | None
+  mask: dict[str, Any]  # of `attention`: offset, window, segments, bias and logit scale
+  by_layer: bool  # whether the rotations have a leading L axis
+
+
+def _read(params: Params, name: str, x_BTD: Array, config: ModelConfig, compute: ComputeConfig) -> Array:
+  """What a sublayer reads of the residual stream: normalised, unless only what it adds is."""
+  weight_D = params.get(f"{name}_norm")
+  return x_BTD if weight_D is None else layers_with(compute.derivatives).rms_norm(x_BTD, weight_D, config.norm_eps)
+
+
+def _added(params: Params, name: str, update_BTD: Array, config: ModelConfig, compute: ComputeConfig) -> Array:
+  """What a sublayer adds to the residual stream, of what its last product gives."""
+  weight_D = params.get(f"{name}_post_norm")
+  if weight_D is not None:
+    update_BTD = layers_with(compute.derivatives).rms_norm(update_BTD, weight_D, config.norm_eps)
+  return update_BTD if config.residual_multiplier == 1 else update_BTD * config.residual_multiplier
+
+
+def attention_sublayer(
+  params: Params,
+  x_BTD: Array,
+  cache: Cache | None,
+  index: Any,
+  kind: Kind,
+  config: ModelConfig,
+  compute: ComputeConfig,
+  tapped: Sequence[str],
+) -> tuple[Array, Cache | None, dict[str, Array]]:
+  """Residual update of the attention sublayer, the cache with this layer's keys and values, and what is tapped."""
+  rms_norm, project = layers_with(compute.derivatives)
+  dtype = x_BTD.dtype
+  y_BTD = _read(params, "attention", x_BTD, config, compute)
+
+  def projected(name: str, heads: str) -> Array:
+    out = project(y_BTD, params[name].astype(dtype))
+    if config.qkv_bias:
+      out += params[f"{name}_bias"].astype(dtype)
+    return constrain(out, "batch", "length", heads, "head_dim")
+
+  q_BTHh = projected("q", "heads")
+  k_BSKh = projected("k", "kv_heads")
+  v_BSKh = projected("v", "kv_heads")
+  if "q_norm" in params:
+    q_BTHh = rms_norm(q_BTHh, params["q_norm"], config.norm_eps)
+  if "k_norm" in params:
+    k_BSKh = rms_norm(k_BSKh, params["k_norm"], config.norm_eps)
+  if cache is not None:
+    cache = dataclasses.replace(
+      cache,
+      k_LBSKh=write(cache.k_LBSKh, k_BSKh, index, cache.lengths_B),
+      v_LBSKh=write(cache.v_LBSKh, v_BSKh, index, cache.lengths_B),
+    )
+    k_BSKh, v_BSKh = cache.k_LBSKh[index], cache.v_LBSKh[index]
+
+  def turned(x_BTHh: Array, rotation: Rotation | None) -> Array:
+    return rotate(x_BTHh, jax.tree.map(lambda table: table[index], rotation) if kind.by_layer else rotation)
+
+  q_BTHh, k_BSKh = turned(q_BTHh, kind.q_rotation), turned(k_BSKh, kind.k_rotation)
+  # Of the kernels the reference alone has no derivatives written by hand.
+  kernel = "reference" if compute.derivatives == "jax" and compute.attention == "auto" else compute.attention
+  out_BTHh = attention(q_BTHh, k_BSKh, v_BSKh, **kind.mask, kernel=kernel)
+  update_BTD = _added(params, "attention", project(out_BTHh, params["o"].astype(dtype), 2), config, compute)
+  seen = {"queries": q_BTHh, "keys": k_BSKh, "values": v_BSKh, "attention": update_BTD}
+  if "weights" in tapped:
+    seen["weights"] = weights(q_BTHh, k_BSKh, **kind.mask)
+  return update_BTD, cache, seen
+
+
+def feed_forward(params: Params, x_BTD: Array, config: ModelConfig, compute: ComputeConfig) -> Array:
+  """Residual update of the feed-forward sublayer."""
+  project = layers_with(compute.derivatives).project
+  dtype = x_BTD.dtype
+  y_BTD = _read(params, "mlp", x_BTD, config, compute)
+  gate_BTF = project(y_BTD, params["gate"].astype(dtype))
+  up_BTF = project(y_BTD, params["up"].astype(dtype))
+  hidden_BTF = constrain(gated(gate_BTF, up_BTF, config.activation), "batch", "length", "mlp")
+  return _added(params, "mlp", project(hidden_BTF, params["down"].astype(dtype)), config, compute)

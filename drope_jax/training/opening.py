@@ -1,0 +1,155 @@
+"""How a workdir becomes a run's: the order of its documents, its lock and config.json, the step that it goes on from.
+
+All hosts look before the first writes, so that all of them refuse or none does.
+"""
+
+import contextlib
+import dataclasses
+import logging
+from collections.abc import Iterator
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+from etils import epath
+from jax.experimental import multihost_utils
+
+from drope_jax import checkpoint
+from drope_jax.config import TrainConfig
+from drope_jax.data.pipeline import settled
+from drope_jax.errors import BusyError, CheckpointError, ConfigError
+from drope_jax.files import Line, holds_something, lines_of
+from drope_jax.serialization import is_cut_off, load_config, save_config, to_dict
+from drope_jax.training.run import Run
+from drope_jax.workdir import set_aside, sole_writer
+
+logger = logging.getLogger(__name__)
+
+METRICS = "metrics.jsonl"
+
+
+def with_order(run: Run, workdir: epath.Path) -> Run:
+  """The run with the order of its documents settled: as the workdir has recorded it, or for a run that starts."""
+  path, config = workdir / "config.json", run.config
+  recorded = before = None
+  if path.exists() and not is_cut_off(path, TrainConfig):
+    recorded = load_config(TrainConfig, path).data
+  if config.init is not None:
+    source = checkpoint.open_step(config.init.checkpoint, config.init.step).config
+    before = None if source is None else source.data
+  data = settled(config.data, config.seed, before, recorded)
+  return dataclasses.replace(run, config=dataclasses.replace(config, data=data))
+
+
+@contextlib.contextmanager
+def claimed(workdir: epath.Path, run: Run, extend: bool) -> Iterator[None]:
+  """Holds `workdir` for this run alone, with its config.json in it.
+
+  A config.json that was cut off is written again: the checkpoints themselves say whose they are.
+
+  Raises:
+    CheckpointError: it is another run's.
+    ConfigError: the run cannot be extended like this.
+    BusyError: another process writes to it. As with the others, nothing was touched.
+  """
+  _check_ours(workdir, run, extend)
+  with contextlib.ExitStack() as held:
+    busy = None
+    if jax.process_index() == 0:
+      try:
+        held.enter_context(sole_writer(workdir, "run"))
+      except BusyError as error:
+        busy = error
+    if bool(multihost_utils.broadcast_one_to_all(np.asarray(busy is not None))):
+      raise busy or BusyError(f"{workdir}: another process writes here; the log of process 0 names it")
+    _check_ours(workdir, run, extend)  # of a start that had ended when this one took the lock
+    multihost_utils.sync_global_devices("every host has looked at the workdir")
+    if jax.process_index() == 0:
+      workdir.mkdir(parents=True, exist_ok=True)
+      path = workdir / "config.json"
+      if path.exists() and is_cut_off(path, TrainConfig):
+        logger.warning("%s was cut off; it is written again", path)
+      save_config(run.config, path)
+    yield
+
+
+def _check_ours(workdir: epath.Path, run: Run, extend: bool) -> None:
+  path = workdir / "config.json"
+  if path.exists() and is_cut_off(path, TrainConfig):
+    return
+  if path.exists():
+    there = load_config(TrainConfig, path)
+    checkpoint.refuse_other_run(to_dict(there), run.config, workdir, extend)
+    _check_extension(there.steps, run, workdir)
+  elif holds_something(workdir):
+    raise CheckpointError(f"{workdir} is not empty and holds no config.json; choose another workdir")
+
+
+def _check_extension(before: int, run: Run, workdir: epath.Path) -> None:
+  """Raises ConfigError for other steps than the workdir's run has, where going on would not be what it says."""
+  steps, config = run.config.steps, run.config
+  if steps == before:
+    return
+  began = f"TrainConfig.steps is {steps} and {workdir} began with {before}"
+  if steps < before:
+    raise ConfigError(f"{began}: a run can be extended, not cut short")
+  teacher = any(
+    config.objective.extra_forwards(step, before) != config.objective.extra_forwards(step, steps)
+    for step in range(before)
+  )
+  if run.trained is not run.model or teacher:
+    what = config.objective if teacher else config.init and config.init.transition
+    raise ConfigError(
+      f"{began}: with other steps {type(what).__name__} would bring back what it has taken away; start another run "
+      "from this one, with InitConfig.transition Keep()"
+    )
+
+
+def last_step(manager: ocp.CheckpointManager, from_step: int | None) -> int | None:
+  """The step that a run goes on from: its last, or `from_step`; None: it starts.
+
+  Raises:
+    CheckpointError: there is no step `from_step`.
+  """
+  steps = sorted(manager.all_steps())
+  if from_step is not None and from_step not in steps:
+    there = ", ".join(map(str, steps)) or "none"
+    raise CheckpointError(f"{manager.directory}: no checkpoint of step {from_step} to go on from; there are {there}")
+  return max(steps, default=None) if from_step is None else from_step
+
+
+def set_later_steps_aside(manager: ocp.CheckpointManager, step: int) -> None:
+  """Moves the checkpoints after `step` to superseded/ of the workdir, with a copy of the records so far."""
+  workdir, later = manager.directory.parent, [one for one in manager.all_steps() if one > step]
+  if later and jax.process_index() == 0:
+    records = [workdir / METRICS] if (workdir / METRICS).exists() else []
+    aside = set_aside(workdir, [manager.directory / str(one) for one in later], copied=records)
+    logger.warning("the checkpoints after step %d are set aside in %s, with the records so far", step, aside)
+  multihost_utils.sync_global_devices("later steps are set aside")
+  manager.reload()
+
+
+def warn_if_lost(workdir: epath.Path, config: TrainConfig) -> None:
+  """Says that a run starts again from nothing though its records say that it had come further; they are set aside."""
+  path = workdir / METRICS
+  if jax.process_index() > 0 or not path.exists():
+    return
+  last = max(map(_step_of, lines_of(path)), default=0)
+  if last >= config.checkpoint_every:
+    aside = set_aside(workdir, [path])
+    logger.warning(
+      "%s has no checkpoint, though its records go to step %d: it starts again from step 0, and the records are in %s",
+      workdir,
+      last,
+      aside,
+    )
+  elif last:
+    logger.info("%s has no checkpoint yet: it starts again from step 0", workdir)
+
+
+def _step_of(line: Line) -> int:
+  """The step of a record, as far as there is one."""
+  try:
+    return int(line.record()["step"])
+  except (ValueError, TypeError, LookupError):
+    return 0

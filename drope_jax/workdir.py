@@ -1,0 +1,104 @@
+"""A directory that one process writes to: its lock, and what is set aside in it and not overwritten."""
+
+import contextlib
+import errno
+import fcntl
+import logging
+import os
+import socket
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from etils import epath
+
+from drope_jax.errors import BusyError
+from drope_jax.files import LOCK, is_local
+
+logger = logging.getLogger(__name__)
+
+SUPERSEDED = "superseded"  # folder of what was set aside, in numbered folders
+
+_READ_ONLY = (errno.EACCES, errno.EPERM, errno.EROFS)  # nobody writes there, this process included
+_BUSY = (errno.EAGAIN, errno.EACCES)  # of flock
+
+
+@contextlib.contextmanager
+def sole_writer(directory: epath.PathLike, what: str) -> Iterator[None]:
+  """Holds the lock of `directory` for what is written there ("run", "results").
+
+  A directory that is not there is made, and removed again if nothing was written.
+
+  The system itself gives the lock back when its process ends, however it ends (flock). On NFS the server does, once it
+  notices that a machine is gone. In a bucket, and on file systems without locks, nothing is locked: there, two starts
+  at one time are not noticed. With several hosts, one of them takes the lock for all.
+
+  Raises:
+    BusyError: naming the process that holds it; nothing was touched.
+  """
+  if not is_local(directory):
+    yield
+    return
+  path = Path(os.fspath(epath.Path(directory))) / f".{what}{LOCK}"
+  made = [folder for folder in path.parents if not folder.exists()]
+  path.parent.mkdir(parents=True, exist_ok=True)
+  file = _locked(path)
+  try:
+    yield
+  finally:
+    if file is not None:
+      # Removed before it is given back: whoever has opened it meanwhile finds that it is no longer the lock.
+      with contextlib.suppress(OSError):  # the directory may be gone
+        path.unlink()
+      os.close(file)
+    with contextlib.suppress(OSError):  # if something was written
+      for folder in made:
+        folder.rmdir()
+
+
+def _locked(path: Path) -> int | None:
+  """The descriptor of the lock file, locked; None where there are no locks, or where nobody can write."""
+  while True:
+    try:
+      file = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+    except OSError as error:
+      if error.errno in _READ_ONLY:
+        return None
+      raise
+    try:
+      fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+      holder = os.read(file, 200).decode(errors="replace").strip()
+      os.close(file)
+      if error.errno in _BUSY:
+        raise BusyError(
+          f"{path.parent}: another process writes here ({holder or 'unknown'}); wait until it ends, stop it, or choose "
+          "another directory"
+        ) from error
+      logger.warning("%s: no locks there (%s); a second start would not be noticed", path.parent, error.strerror)
+      return None
+    if _is_open(path, file):
+      os.truncate(file, 0)
+      os.write(file, f"process {os.getpid()} on {socket.gethostname()}\n".encode())
+      return file
+    os.close(file)  # its holder ended and removed it between the two calls
+
+
+def _is_open(path: Path, file: int) -> bool:
+  """Whether `file` is what lies at `path` now."""
+  try:
+    return path.stat().st_ino == os.fstat(file).st_ino
+  except FileNotFoundError:
+    return False
+
+
+def set_aside(directory: epath.PathLike, moved: Iterable[epath.Path], copied: Iterable[epath.Path] = ()) -> epath.Path:
+  """Moves and copies what lies below `directory` into a new numbered folder of its `superseded/`, which is returned."""
+  aside = epath.Path(directory) / SUPERSEDED
+  there = [int(path.name) for path in aside.iterdir() if path.name.isdigit()] if aside.exists() else []
+  target = aside / str(1 + max(there, default=0))
+  target.mkdir(parents=True)
+  for path in copied:
+    path.copy(target / path.name)
+  for path in moved:
+    path.rename(target / path.name)
+  return target

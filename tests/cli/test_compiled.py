@@ -1,0 +1,38 @@
+"""Programs that commands compile are kept: where, and whose choice comes first."""
+
+import jax
+import pytest
+
+from drope_jax.cli import compiled
+
+NAMES = ("jax_compilation_cache_dir", "jax_compilation_cache_max_size", "jax_enable_compilation_cache")
+
+
+@pytest.fixture
+def setting(monkeypatch, tmp_path):
+  """Sets one of JAX's options; afterwards all are as before."""
+  monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+  before = {name: getattr(jax.config, name) for name in NAMES}
+  yield jax.config.update
+  for name, value in before.items():
+    jax.config.update(name, value)
+
+
+def test_programs_are_kept_in_the_users_cache_apart_for_each_cpu(setting, tmp_path, monkeypatch):
+  setting("jax_compilation_cache_dir", None)
+  compiled.keep()
+  here = compiled.directory()
+  assert here.is_relative_to(tmp_path) and jax.config.jax_compilation_cache_dir == str(here)
+  assert 0 < jax.config.jax_compilation_cache_max_size < 1e10
+  monkeypatch.setattr(compiled, "_cpu", lambda: "another")
+  assert compiled.directory() != here and compiled.directory().parent == here.parent
+
+
+def test_a_directory_or_a_refusal_that_is_set_stays(setting):
+  setting("jax_compilation_cache_dir", "elsewhere")
+  compiled.keep()
+  assert jax.config.jax_compilation_cache_dir == "elsewhere"
+  setting("jax_compilation_cache_dir", None)
+  setting("jax_enable_compilation_cache", False)
+  compiled.keep()
+  assert jax.config.jax_compilation_cache_dir is None

@@ -1,0 +1,109 @@
+"""A run that is killed again and again: `python killed_training.py CORPUS DIR SEED KILLS`.
+
+This process imports the library once and forks a process for each start, so that only what a start computes is paid for
+again. Of four starts, three are killed on the way to their first step or shortly after; the fourth has made some
+steps, of which every one is saved. DIR/killed is then trained to its end, and DIR/undisturbed in one go. Prints one line of JSON:
+how often a start was killed while a checkpoint was being written, and the step that each kill found.
+"""
+
+import dataclasses
+import json
+import os
+import random
+import select
+import signal
+import sys
+import time
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+
+import grain  # noqa: F401
+import jax
+import orbax.checkpoint  # noqa: F401
+import tensorflow_datasets  # noqa: F401
+from support.tiny_run import records, tiny_model, tiny_run
+
+from drope_jax import metrics
+from drope_jax.config import TrainConfig
+from drope_jax.objective import Objective
+from drope_jax.train import train
+
+
+@dataclasses.dataclass(unsafe_hash=True)
+class Pull(Objective):
+  """The embeddings of the targets are pulled towards one: to trace a whole model would take most of a start."""
+
+  def __call__(self, inputs):
+    total = (((inputs.params["embedding"][inputs.targets_BT] - 1) ** 2).sum(-1) * inputs.weights_BT).sum()
+    return total, {"nll": total, "tokens": inputs.weights_BT.sum()}
+
+
+class Start:
+  """A process that trains; a byte comes out of it for each record that it has written."""
+
+  def __init__(self, config: TrainConfig, workdir: Path):
+    self._records, out = os.pipe()
+    self._pid = os.fork()
+    if not self._pid:
+      _train(config, workdir, lambda: os.write(out, b"."))
+    os.close(out)
+
+  def wait_for_records(self, count: int) -> None:
+    for _ in range(count):
+      select.select([self._records], [], [])
+      os.read(self._records, 1)
+
+  def end(self, number: int | None) -> int:
+    """How it ended, after this signal if there is one: minus the signal, or its exit status."""
+    if number is not None:
+      os.kill(self._pid, number)
+    os.close(self._records)
+    return os.waitstatus_to_exitcode(os.waitpid(self._pid, 0)[1])
+
+
+def _train(config: TrainConfig, workdir: Path, written: Callable[[], object]) -> None:
+  """Does not return."""
+  write = metrics.JsonLines.write
+
+  def watched(self: metrics.JsonLines, record: dict) -> None:
+    write(self, record)
+    written()
+
+  metrics.JsonLines.write = watched  # type: ignore[method-assign]
+  status = 70
+  try:
+    status = 0 if train(config, workdir).finished else 1
+  except BaseException:
+    traceback.print_exc()
+  finally:
+    sys.stderr.flush()
+    os._exit(status)
+
+
+def main(corpus: str, directory: Path, seed: int, kills: int) -> None:
+  assert not jax._src.xla_bridge.backends_are_initialized()  # which makes forking safe
+  model = tiny_model(num_layers=1)
+  config = tiny_run(corpus, model=model, objective=Pull(), steps=6 + kills, checkpoint_every=1, keep_latest=2)
+  assert Start(config, directory / "undisturbed").end(None) == 0
+  moments, found, writing = random.Random(seed), [], 0
+  killed, startup = directory / "killed", 0.0
+  for number in range(kills):
+    began, start = time.time(), Start(config, killed)
+    if number % 4 == 0:
+      start.wait_for_records(1)
+      startup = time.time() - began
+      start.wait_for_records(moments.randint(2, 3))  # the third is written when the first step is saved
+      time.sleep(moments.uniform(0, 0.1))
+    else:
+      time.sleep(moments.uniform(0, startup))
+    assert start.end(signal.SIGKILL) in (-signal.SIGKILL, 0)  # 0: it had just finished
+    writing += any(path.stat().st_mtime > began for path in killed.glob("checkpoints/*tmp*"))
+    steps = [record["step"] for record in records(killed)] if (killed / "metrics.jsonl").exists() else []
+    found.append(max(steps, default=0))
+  assert Start(config, killed).end(None) == 0
+  print(json.dumps({"writing": writing, "found": found, "steps": config.steps}))
+
+
+if __name__ == "__main__":
+  main(sys.argv[1], Path(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4]))
