@@ -72,7 +72,7 @@ class _Shard:
         known.update(data)
         out["tokens"].write(data)
         out["ends"].write(np.uint64(tokens).tobytes())
-        out["keys"].write(np.uint64(key(ids[:-1])).tobytes())
+        out["keys"].write(np.uint64(key(document)).tobytes())
     for kind, path in files.items():
       drafts[kind].replace(path)
     record: dict[str, Any] = {f"{kind}_file": path.name for kind, path in files.items()}

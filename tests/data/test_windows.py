@@ -3,7 +3,6 @@
 import contextlib
 import json
 import random
-import shutil
 
 import numpy as np
 import pytest
@@ -97,26 +96,12 @@ def whole_documents(stream):
   return set().union(*texts)
 
 
-def test_a_part_is_read_alone(shards, tmp_path):
-  """By the hash of the ids, of shards with their keys written and of shards of an earlier version."""
+def test_a_part_is_read_alone(shards):
   source = Cut(Tokens(shards), heldout=0.3, fit=0.1)
   kept = {ByteTokenizer().decode(ids.tolist()) for ids in source.documents()}
   stream, _ = read(config(source, context=300, batch_size=1), 40)
   whole = whole_documents(stream)
   assert len(whole) > 40 and whole <= kept and len(kept) < len(TEXTS)
-  old = Tokens(str(_without_keys(shards, tmp_path / "old")))
-  again, _ = read(config(Cut(old, heldout=0.3, fit=0.1), context=300, batch_size=1), 40)
-  for ours, theirs in zip(again, stream, strict=True):
-    np.testing.assert_array_equal(ours["tokens"], theirs["tokens"])
-
-
-def _without_keys(shards, target):
-  shutil.copytree(shards, target)
-  meta = json.loads((target / "meta.json").read_text())
-  for shard in meta["shards"]:
-    (target / shard.pop("keys_file")).unlink()
-  (target / "meta.json").write_text(json.dumps(meta))
-  return target
 
 
 def test_what_another_part_holds_is_left_out_and_so_are_lengths(shards, tmp_path):

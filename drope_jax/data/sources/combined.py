@@ -1,6 +1,7 @@
 """Sources made of others: a mixture, parts that the user names, and parts cut off by the hash of each document."""
 
 import dataclasses
+import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -61,8 +62,8 @@ class Splits(Source):
   def open(self) -> Sequence[Any]:
     order = ("heldout", "fit", "train")
     before = [getattr(self, name) for name in order[: order.index(self.chosen)]]
-    elsewhere = {key(document) for source in before if source is not None for document in source.documents()}
-    return _Without(getattr(self, self.chosen).documents(), frozenset(elsewhere))
+    elsewhere = [_keys(source, source.documents().digest) for source in before if source is not None]
+    return _Without(getattr(self, self.chosen).documents(), frozenset().union(*elsewhere))
 
 
 @dataclasses.dataclass(unsafe_hash=True)
@@ -95,6 +96,12 @@ class Cut(Source):
     return _Within(self.source.documents(), int(begin * 2**64), int(end * 2**64))
 
 
+@functools.lru_cache(maxsize=8)
+def _keys(source: Source, digest: str) -> frozenset[int]:
+  """Those of all documents of a source, whose digest says that they are the same as when it was opened last."""
+  return frozenset(source.documents().keys())
+
+
 class _Mixed(Documents):
   """Its places are (source, place in it); as a sequence it is one source behind the other."""
 
@@ -109,6 +116,10 @@ class _Mixed(Documents):
   def where(self, place: Any) -> str:
     number, inner = place if isinstance(place, tuple) else self._find(place)
     return self.members[number].where(inner)
+
+  def stored_key(self, place: Any) -> int | None:
+    number, inner = place if isinstance(place, tuple) else self._find(place)
+    return self.members[number].stored_key(inner)
 
   @property
   def sizes(self) -> Sequence[int]:
@@ -158,8 +169,11 @@ class Part(Documents):
     self.documents_of_all = documents
 
   def at(self, place: Any) -> Document | None:
+    stored = self.documents_of_all.stored_key(place)
+    if stored is not None and not self.has(stored):
+      return None
     document = self.documents_of_all.at(place)
-    return document if document is not None and self.has(key(document)) else None
+    return document if document is None or stored is not None or self.has(key(document)) else None
 
   def where(self, place: Any) -> str:
     return self.documents_of_all.where(place)

@@ -91,6 +91,18 @@ class Documents(Sequence[Document]):
     """The document, or None if it belongs to another part. Raises BadDocument naming it if its text is bad."""
     return _checked(self.raw[place], lambda: self.where(place))
 
+  def stored_key(self, place: Any) -> int | None:
+    """`key` of the document, where it is known without the text."""
+    return self.raw.stored_key(place) if hasattr(self.raw, "stored_key") else None
+
+  def keys(self) -> Iterator[int]:
+    """`key` of every document."""
+    for place in range(len(self)):
+      document = self.at(place)
+      if document is not None:
+        stored = self.stored_key(place)
+        yield key(document) if stored is None else stored
+
   @property
   def left_out(self) -> int:
     """How often this process has left a bad document out; see skip.py."""

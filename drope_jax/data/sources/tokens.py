@@ -2,26 +2,26 @@
 
 A folder holds `meta.json` and, for each shard, `tokens-NNNNN-of-NNNNN.bin` (ids of uint16 or uint32, little-endian,
 with EOS behind each document), `ends-NNNNN-of-NNNNN.bin` (uint64: where each document ends there, EOS included) and
-`keys-NNNNN-of-NNNNN.bin` (uint64: `source.key` of the ids of each, by which parts are told apart without reading them).
+`keys-NNNNN-of-NNNNN.bin` (uint64: `source.key` of its text, so that shards have the parts of the text).
 """
 
 import bisect
 import dataclasses
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from etils import epath
 
 from drope_jax.data.sources.files import FileBytes, check_reachable, opened
-from drope_jax.data.sources.kept import kept, local
-from drope_jax.data.sources.source import Source, key
+from drope_jax.data.sources.kept import local
+from drope_jax.data.sources.source import Source
 from drope_jax.errors import ConfigError, DataError
 
 META = "meta.json"
-FORMAT = "drope_jax token shards, 1"
+FORMAT = "drope_jax token shards, 2"
 
 
 @dataclasses.dataclass(unsafe_hash=True)
@@ -45,6 +45,9 @@ class TokenShards(Sequence[np.ndarray]):
     self.lasts = np.cumsum([shard["documents"] for shard in self.shards]).tolist()
     self.sizes = [int(shard["sha256"][:15], 16) for shard in self.shards]
     self.files = opened(self._open, self.shards)
+    self.keys_files = [
+      FileBytes(local(self.directory / one["keys_file"])) if one["documents"] else None for one in self.shards
+    ]
 
   def _open(self, shard: dict[str, Any]) -> tuple[FileBytes, FileBytes] | None:
     if not shard["documents"]:
@@ -52,6 +55,7 @@ class TokenShards(Sequence[np.ndarray]):
     for name, size in (
       (shard["tokens_file"], shard["tokens"] * self.dtype.itemsize),
       (shard["ends_file"], 8 * shard["documents"]),
+      (shard["keys_file"], 8 * shard["documents"]),
     ):
       path = self.directory / name
       if not path.exists():
@@ -83,19 +87,14 @@ class TokenShards(Sequence[np.ndarray]):
     return np.frombuffer(file.read(0, file.size), "<u8").astype(np.int64)
 
   def keys(self, number: int) -> np.ndarray:
-    """`key` of each document of a shard: uint64; of shards of an earlier version made once, and kept."""
-    name = self.shards[number].get("keys_file")
-    path = self.directory / name if name else kept(self.files[number][0].path, "keys", self._made_keys(number))  # type: ignore[index]
-    file = FileBytes(path)
-    if file.size != 8 * self.shards[number]["documents"]:
-      raise DataError(f"{path}: has {file.size} bytes instead of {8 * self.shards[number]['documents']}; copy it again")
-    return np.frombuffer(file.read(0, file.size), "<u8")
+    """`key` of the text of each document of a shard: uint64."""
+    file = self.keys_files[number]
+    return np.frombuffer(file.read(0, file.size), "<u8")  # type: ignore[union-attr]
 
-  def _made_keys(self, number: int) -> Iterator[bytes]:
-    begin = 0
-    for end in self.ends(number).tolist():
-      yield np.uint64(key(self.tokens(number, begin, end - 1))).tobytes()
-      begin = end
+  def stored_key(self, index: int) -> int:
+    number, document = self._find(index)
+    (found,) = np.frombuffer(self.keys_files[number].read(8 * document, 8 * document + 8), "<u8")  # type: ignore[union-attr]
+    return int(found)
 
   def name(self, number: int) -> str:
     """What a person finds a shard by."""
@@ -134,5 +133,5 @@ def read_meta(directory: epath.Path) -> dict[str, Any]:
   except (OSError, ValueError) as error:
     raise DataError(f"{path}: cannot be read ({error}); tokenise again") from error
   if not isinstance(meta, dict) or meta.get("format") != FORMAT:
-    raise ConfigError(f"{path}: is not of {FORMAT!r}")
+    raise ConfigError(f"{path}: is not of {FORMAT!r}; tokenise again")
   return meta
