@@ -70,7 +70,9 @@ class TFDS(Source):
         "says which one is held out"
       ) from error
     if not shards:
-      raise ConfigError(f"{directory}: the split {self.split!r} is empty")
+      raise ConfigError(
+        f"{directory}: the split {self.split!r} is missing or empty; splits: {', '.join(builder.info.splits)}"
+      )
     for path in (epath.Path(shard.filename) for shard in shards):
       if not path.exists():
         raise DataError(f"{path}: this shard is missing; copy it")
