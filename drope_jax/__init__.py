@@ -3,6 +3,10 @@
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from drope_jax import interrupts
+
+interrupts.while_importing()
+
 if TYPE_CHECKING:
   from drope_jax.checkpoint import load
   from drope_jax.drope import insert_qk_norm, temperature

@@ -7,6 +7,7 @@ model's config, its context and where it comes from.
 """
 
 import dataclasses
+import hashlib
 import json
 import logging
 from collections.abc import Iterable
@@ -20,11 +21,12 @@ from etils import epath
 from jax.sharding import Mesh, SingleDeviceSharding
 
 from drope_jax import digests
-from drope_jax.checkpoint_files import check_sizes, check_whole
+from drope_jax.checkpoint_files import check_sizes, check_whole, complete_steps
 from drope_jax.config import TrainConfig
 from drope_jax.data.pipeline import join_states
 from drope_jax.errors import CheckpointError, ConfigError
 from drope_jax.model_config import ModelConfig
+from drope_jax.orbax_threads import quiet
 from drope_jax.parameters import Params, map_specs
 from drope_jax.saving import naming_failures
 from drope_jax.serialization import differences, from_dict, library_versions, to_dict
@@ -34,6 +36,9 @@ from drope_jax.transitions import while_under_way
 logger = logging.getLogger(__name__)
 
 _CHUNK_BYTES = 8 << 20  # of an imported array, written and read as one; small beside the arrays of large models
+
+# What orbax raises for files that are damaged: of the system, of tensorstore, of JSON that is not what it looks for.
+_UNREADABLE = (OSError, ValueError, LookupError, TypeError, AttributeError, RuntimeError)
 
 # What may change between the starts of one run: where and how it is computed and logged, never what is computed. The
 # documents and the tokenizer may lie elsewhere: the place in the data holds what they are known by (data/pipeline.py).
@@ -47,12 +52,14 @@ _FREE_ON_RESUME = (
   "data.num_workers",
   "optim.accumulation",
   "init.model",  # what init.checkpoint holds; runs before 0.1 did not record it
+  "init.source",  # likewise; where two starts agree on it, init.checkpoint may have moved: see refuse_other_run
   "log_every",
   "log_norms",
   "eval_every",
   "eval_documents",
   "eval_extensions",
   "profile_steps",
+  "skip_updates",
   "checkpoint_every",
   "keep_latest",
   "keep_every",
@@ -107,6 +114,7 @@ def save(
   tokens: int,
   seconds: float,
   teacher_step: int | None = None,
+  skipped: int = 0,
 ) -> None:
   """Starts writing step `step`; the write goes on in the background, from a copy of the state.
 
@@ -114,6 +122,7 @@ def save(
     manager: of saving.writing.
     tokens, seconds: of the whole run so far.
     teacher_step: of the checkpoint that holds the objective's frozen weights, if it has any.
+    skipped: updates that were skipped so far (TrainConfig.skip_updates).
 
   Raises:
     CheckpointError: if this save, or the one before, has failed.
@@ -121,6 +130,8 @@ def save(
   meta = {"step": step, "tokens": tokens, "seconds": seconds, "config": to_dict(config), "versions": library_versions()}
   if teacher_step is not None:
     meta["teacher_step"] = teacher_step
+  if skipped:
+    meta["skipped"] = skipped
   meta = _with_digests(meta, data, params=state.params, opt_state=state.opt_state)
   with naming_failures(manager.directory):
     manager.save(
@@ -185,9 +196,14 @@ def _restore(manager: ocp.CheckpointManager, step: int, **items: Any) -> Any:
   """These items of a step, of which _check_there holds. Raises CheckpointError if they cannot be read."""
   path = manager.directory / str(step)
   try:
-    return manager.restore(step, args=ocp.args.Composite(**items))
-  except (OSError, ValueError) as error:
-    said = (str(error).splitlines() or [type(error).__name__])[0][:200]
+    with quiet():
+      return manager.restore(step, args=ocp.args.Composite(**items))
+  except Exception as error:
+    # Orbax raises a bare one for an array that tensorstore cannot decode, and others for JSON that lacks a key.
+    if type(error) is not Exception and not isinstance(error, _UNREADABLE):
+      raise
+    cause = error.__cause__ or error
+    said = f"{type(cause).__name__}: {cause}".splitlines()[0][:200]
     raise CheckpointError(f"{path}: {' and '.join(items)} cannot be read ({said}){_others(path)}") from error
 
 
@@ -223,7 +239,7 @@ def _check_unchanged(path: epath.Path, item: str, before: dict[str, str], now: d
 
 def _others(path: epath.Path) -> str:
   """Where one can go from a step that is damaged. Nothing goes there by itself: it would be another model."""
-  steps = sorted(int(other.name) for other in path.parent.iterdir() if other.name.isdigit() and other.name != path.name)
+  steps = [step for step in complete_steps(path.parent) if str(step) != path.name]
   if not steps:
     return ""
   return f"; other steps here: {', '.join(map(str, steps))} (--step=N, or --config.init.step=N)"
@@ -307,7 +323,10 @@ def refuse_other_run(there: Any, config: TrainConfig, where: Any, extend: bool =
     path = difference.split(":")[0]
     return any(path == name or path.startswith(f"{name}.") for name in fields)
 
-  found = [difference for difference in differences(there, to_dict(config)) if not among(difference, _FREE_ON_RESUME)]
+  here = to_dict(config)
+  ours, theirs = ((one.get("init") or {}).get("source") for one in (here, there))
+  free = (*_FREE_ON_RESUME, *(["init.checkpoint"] if ours is not None and ours == theirs else []))
+  found = [difference for difference in differences(there, here) if not among(difference, free)]
   other = [difference for difference in found if not among(difference, EXTENDABLE)]
   if other or (found and not extend):
     way_out = "" if other else "; to go on with it all the same, extend the run (experiments.train --extend)"
@@ -367,6 +386,11 @@ class SavedStep:
   config: TrainConfig | None  # of the run that wrote it; None: imported (drope_jax.interop)
   model: ModelConfig  # that the weights of this step belong to; within a fade not yet `config.model`
   context: int  # tokens it was trained at
+
+  @property
+  def identity(self) -> str:
+    """What this step is known by, wherever it lies: a digest of its meta, whose seconds no other run shares."""
+    return hashlib.sha256(json.dumps(self.meta, sort_keys=True).encode()).hexdigest()[:16]
 
   def params(self, mesh: Mesh | None = None) -> Params:
     """The weights, sharded over `mesh` by the rules of sharding.py; without one on the first local device."""

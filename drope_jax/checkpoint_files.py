@@ -23,7 +23,14 @@ MANIFEST = "manifest.ocdbt"
 # A place as tensorstore writes it: "value:ocdbt.process_0/:d/0e17...:9665:2893" (directory, file, offset, length).
 _PLACE = re.compile(r"(btreenode|value):([^:]*):([^:]*):(\d+):(\d+)")
 
+_COMPLETE = "_CHECKPOINT_METADATA"  # of a step: orbax writes it last, and deletes it first
 _DESCRIPTION = "/.zarray"  # behind the name of an array: its shape, dtype and chunks as JSON
+
+
+def complete_steps(checkpoints: epath.Path) -> list[int]:
+  """The steps below `checkpoints` that were saved to the end, and not deleted in part, in ascending order."""
+  there = checkpoints.iterdir() if checkpoints.is_dir() else ()
+  return sorted(int(step.name) for step in there if step.name.isdigit() and (step / _COMPLETE).exists())
 
 
 def check_whole(item: epath.Path) -> None:

@@ -1,4 +1,4 @@
-"""Functions of every position of a row, computed a chunk of positions at a time, so that less exists at once."""
+"""Functions of every position of a row, computed one chunk of positions at a time to save memory."""
 
 from collections.abc import Callable
 from typing import Any

@@ -11,7 +11,7 @@ import dataclasses
 from typing import Any
 
 from drope_jax.data.sources import Source
-from drope_jax.errors import check, check_at_least, check_choice
+from drope_jax.errors import MAY_BE_INFINITE, check, check_at_least, check_choice, check_finite
 from drope_jax.model_config import ComputeConfig, MeshConfig, ModelConfig, QKNorm
 from drope_jax.objective import NextToken, Objective
 from drope_jax.optimizers import AdamW, Optimizer
@@ -72,10 +72,11 @@ class OptimConfig:
   warmup_steps: int = 0
   decay_steps: int = 0  # wsd only: length of the final decay
   floor: float | None = None  # last learning rate as a share of the peak; None: 0.1. "constant" has none
-  clip_norm: float = 1.0  # global gradient norm
+  clip_norm: float = dataclasses.field(default=1.0, metadata=MAY_BE_INFINITE)  # global gradient norm; inf: not clipped
   accumulation: int = 1  # micro-batches per optimizer step, weighted by their real tokens
 
   def __post_init__(self) -> None:
+    check_finite(self)
     _check_member(self, "optimizer", Optimizer)
     check_choice(self, "schedule", ("cosine", "wsd", "constant"))
     check_at_least(self, 0, "peak_lr", "warmup_steps", "decay_steps")
@@ -98,12 +99,14 @@ class InitConfig:
 
   checkpoint: str  # the other run's workdir
   model: ModelConfig | None = None  # what it holds; a run looks there, `drope_jax.aot` may need it before it is there
+  source: str | None = None  # SavedStep.identity of what it holds: a run records it, and goes on if it was moved
   step: int | None = None  # None: its last complete step
   transition: Transition = dataclasses.field(default_factory=Drop)  # what becomes of its positional embedding
   qk_norm: QKNorm | None = None  # insert this norm, with weights of one
   keep_optimizer: bool = False  # carry the optimizer's moments over; the schedule starts again either way
 
   def __post_init__(self) -> None:
+    check_finite(self)
     _check_member(self, "transition", Transition)
 
 
@@ -128,11 +131,15 @@ class TrainConfig:
   eval_every: int | None = None  # steps between losses on the split `heldout`, beside those of the start and the end
   eval_documents: int = 16
   eval_extensions: tuple[int, ...] = (1,)  # multiples of the training context at which they are measured
+  # Updates of the whole run that may be skipped because a loss, gradient or update is not finite: such a step leaves
+  # the weights and the optimizer's state as they are. One more ends the run.
+  skip_updates: int = 0
   profile_steps: int = 0  # so many steps, after the first two of a start, are traced into `profile/` of the workdir
   # Beside metrics.jsonl: "tensorboard" (if tensorboardX is there), "wandb".
   trackers: tuple[str, ...] = ("tensorboard",)
 
   def __post_init__(self) -> None:
+    check_finite(self)
     check(
       self.model is not None or self.init is not None,
       "TrainConfig needs model (train from scratch) or init (start from a checkpoint's weights)",
@@ -148,7 +155,7 @@ class TrainConfig:
       f"TrainConfig.objective is {self.objective}, whose teacher is that of TrainConfig.init; there is none",
     )
     check_at_least(self, 1, "steps", "log_every", "checkpoint_every", "keep_latest", "eval_documents")
-    check_at_least(self, 0, "profile_steps")
+    check_at_least(self, 0, "profile_steps", "skip_updates")
     for field in ("keep_every", "eval_every"):
       if getattr(self, field) is not None:
         check_at_least(self, 1, field)

@@ -17,6 +17,8 @@ import os
 import sys
 from collections.abc import Mapping
 
+from drope_jax import interrupts
+
 VARIABLE = "DROPE_JAX_CPU"  # "off": nothing of this is done; "devices": every core is a device too
 _DONE = "set"  # its value in the second start, and in every process that this one starts
 _DEVICES = "--xla_force_host_platform_device_count"
@@ -58,6 +60,7 @@ def restart() -> None:
   what = ["mimalloc keeps memory"] if "LD_PRELOAD" in found else []
   what += [f"{len(os.sched_getaffinity(0))} cores are devices"] if "XLA_FLAGS" in found else []
   print(f"on a CPU: {', '.join(what)} ({VARIABLE}=off turns it off)", file=sys.stderr, flush=True)
+  interrupts.block()  # until the next start can say what a signal has stopped
   os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], {**os.environ, **found})
 
 

@@ -19,6 +19,7 @@ from etils import epath
 from jax.experimental import multihost_utils
 from jax.sharding import Sharding
 
+from drope_jax import hosts, interrupts
 from drope_jax.errors import ConfigError
 from drope_jax.files import is_local
 
@@ -36,7 +37,11 @@ def asked_for() -> bool:
 
 
 def initialise(
-  coordinator: str | None = None, num_processes: int | None = None, process_id: int | None = None, timeout: int = 300
+  coordinator: str | None = None,
+  num_processes: int | None = None,
+  process_id: int | None = None,
+  timeout: int = 300,
+  host_timeout: int = hosts.TIMEOUT,
 ) -> None:
   """Connects this process with the others; what is None is found by JAX (SLURM, Open MPI, Cloud TPU, GKE).
 
@@ -45,6 +50,7 @@ def initialise(
 
   Args:
     coordinator: HOST:PORT of process 0, as all of them reach it.
+    host_timeout: seconds after which `hosts.watched` gives up a host; JAX's own limit comes after it.
 
   Raises:
     ConfigError: if something is None that JAX does not find.
@@ -62,7 +68,14 @@ def initialise(
   watch.start()
   try:
     # The runtime's own limit comes after ours.
-    jax.distributed.initialize(coordinator, num_processes, process_id, initialization_timeout=timeout + 60)
+    with hosts.quiet_loss(coordinator):
+      jax.distributed.initialize(
+        coordinator,
+        num_processes,
+        process_id,
+        initialization_timeout=timeout + 60,
+        heartbeat_timeout_seconds=host_timeout + 60,
+      )
   except (ValueError, RuntimeError) as error:
     raise ConfigError(f"the processes cannot be connected: {' '.join(str(error).split())}") from error
   finally:
@@ -109,7 +122,8 @@ def sigterm() -> Iterator[Callable[[int], bool]]:
   """SIGTERM and Ctrl-C make the given function return True, for a step before which to stop, and do nothing else.
 
   With several processes, one that gets the signal is enough, and all of them stop at the same step: JAX's preemption
-  service agrees on it, if every process asks at every step. With one process, only its main thread can listen.
+  service agrees on it, if every process asks at every step. With one process, only its main thread can listen. A second
+  Ctrl-C ends the process at once, and earlier checkpoints stay.
   """
   listens = threading.current_thread() is threading.main_thread()
   if jax.process_count() > 1:
@@ -130,7 +144,8 @@ def _handled(numbers: Sequence[signal.Signals], handler: Callable[..., None]) ->
   """Signals go to `handler`, and afterwards where they went before."""
   before = {number: signal.signal(number, handler) for number in numbers}
   try:
-    yield
+    with interrupts.ends_at_second_ctrl_c():
+      yield
   finally:
     for number, one in before.items():
       signal.signal(number, one)

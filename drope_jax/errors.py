@@ -3,7 +3,12 @@
 Commands print that line and end with the error's `exit_status`; any other exception is a defect of ours.
 """
 
+import dataclasses
+import math
 from typing import Any
+
+# Metadata of a field in which infinity has a meaning: dataclasses.field(metadata=MAY_BE_INFINITE).
+MAY_BE_INFINITE = {"may_be_infinite": True}
 
 
 class UserError(Exception):
@@ -61,3 +66,23 @@ def check_at_least(config: Any, minimum: float, *fields: str) -> None:
   for field in fields:
     value = getattr(config, field)
     check(value >= minimum, f"{type(config).__name__}.{field} is {value}; it must be at least {minimum}")
+
+
+def check_finite(config: Any) -> None:
+  """Raises ConfigError naming a number of a dataclass, or of one within it, that is infinite or NaN.
+
+  Infinity is allowed in fields with the metadata MAY_BE_INFINITE; NaN nowhere.
+  """
+  for field in dataclasses.fields(config):
+    _check_finite(getattr(config, field.name), f"{type(config).__name__}.{field.name}", **field.metadata)
+
+
+def _check_finite(value: Any, where: str, may_be_infinite: bool = False, **_: Any) -> None:
+  if isinstance(value, float):
+    fits = math.isfinite(value) or (may_be_infinite and not math.isnan(value))
+    check(fits, f"{where} is {value}; it must be {'a number' if may_be_infinite else 'finite'}")
+  elif isinstance(value, tuple | list):
+    for index, item in enumerate(value):
+      _check_finite(item, f"{where}[{index}]")
+  elif dataclasses.is_dataclass(value) and not isinstance(value, type):
+    check_finite(value)

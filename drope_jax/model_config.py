@@ -4,7 +4,7 @@ import dataclasses
 import math
 from typing import Any
 
-from drope_jax.errors import check, check_at_least, check_choice
+from drope_jax.errors import check, check_at_least, check_choice, check_finite
 from drope_jax.positions import Embedding, Layer, LayerPattern, Positions, RoPE
 from drope_jax.scalings import Scaling
 from drope_jax.values import members
@@ -80,6 +80,7 @@ class ModelConfig:
   logits_divisor: float = 1.0  # the logits of the next token are divided by it
 
   def __post_init__(self) -> None:
+    check_finite(self)
     check_at_least(self, 1, "vocab_size", "d_model", "num_layers", "num_heads", "num_kv_heads", "head_dim", "d_ff")
     check(
       self.num_heads % self.num_kv_heads == 0,

@@ -7,15 +7,16 @@ of its threads. Here the first failure is raised at the next step, as one Checkp
 import contextlib
 import logging
 import re
-import sys
 from collections.abc import Iterator
 from typing import Any
 
 import orbax.checkpoint as ocp
 from etils import epath
 
+from drope_jax.checkpoint_files import complete_steps
 from drope_jax.config import TrainConfig
 from drope_jax.errors import CheckpointError
+from drope_jax.orbax_threads import quiet
 
 logger = logging.getLogger(__name__)
 
@@ -42,7 +43,7 @@ def writing(workdir: epath.PathLike, config: TrainConfig) -> Iterator[ocp.Checkp
     # Created in the background, a folder that cannot be created is waited for until the timeout.
     async_options=ocp.AsyncOptions(timeout_secs=_TIMEOUT, create_directories_asynchronously=False),
   )
-  with _quiet():
+  with quiet():
     with naming_failures(directory):
       manager = ocp.CheckpointManager(directory, options=options)
     try:
@@ -93,35 +94,9 @@ def _cause(error: Any) -> str:
 
 def _kept(directory: epath.Path) -> str:
   try:
-    steps = sorted(int(path.name) for path in directory.iterdir() if path.name.isdigit())
-  except OSError:
+    steps = complete_steps(directory)
+  except OSError:  # what made the save fail may be that nothing can be read there
     steps = []
   if not steps:
     return "no earlier step is there"
   return f"kept: step {', '.join(map(str, steps))}, from the last of which the same command goes on"
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-  """Keeps the tracebacks of a save that fails from stderr: what failed is raised again here.
-
-  They are of orbax's threads, of futures that nobody waits for any more, and of tensorstore, which finds the event loop
-  gone. Some of them come later than the error, so that after one the filters stay.
-  """
-  loggers, hook = (logging.getLogger("absl"), logging.getLogger("asyncio")), sys.unraisablehook
-
-  def is_other(record: logging.LogRecord) -> bool:
-    return not (record.exc_info and ("orbax" in record.pathname or record.name == "asyncio"))
-
-  def unraisable(caught: Any) -> None:
-    if caught.object is not None or "Event loop is closed" not in str(caught.exc_value):
-      hook(caught)
-
-  for each in loggers:
-    each.addFilter(is_other)
-  sys.unraisablehook = unraisable
-  yield
-  for each in loggers:
-    each.removeFilter(is_other)
-  if sys.unraisablehook is unraisable:
-    sys.unraisablehook = hook

@@ -237,7 +237,8 @@ class LongRoPE(Scaling):
 
   def __post_init__(self) -> None:
     _check_factor(self)
-    _check_context(self)
+    if not self.original_context >= 2:  # whose logarithm the attention factor is divided by
+      raise ValueError(f"LongRoPE.original_context is {self.original_context}; it must be at least 2")
     for name in ("short_factor", "long_factor"):
       factors = getattr(self, name)
       if not factors or not all(0 < factor < math.inf for factor in factors):
@@ -286,3 +287,25 @@ class Llama3(Scaling):
       theta, head_dim, self.factor, self.original_context, self.low_freq_factor, self.high_freq_factor
     )
     return Frequencies(omega, 1.0)
+
+
+@dataclasses.dataclass(unsafe_hash=True)
+class CoPE(Scaling):
+  """Clipped RoPE (Li 2026, arXiv 2602.05258): the pairs that make less than a full turn are slowed by a cosine gate.
+
+  Of the n pairs that turn less than once within the original context the fastest keeps its frequency, the slowest does
+  not turn, and the gate of pair k = 0 .. n - 1 of them is (1 + cos(pi k / (n - 1))) / 2, as in the authors' code, which
+  sets n by hand (20 of Llama 3's 64 pairs).
+  """
+
+  original_context: int
+
+  def __post_init__(self) -> None:
+    _check_context(self)
+
+  def frequencies(self, theta: float, head_dim: int, length: Any = None) -> Frequencies:
+    omega = base_frequencies(theta, head_dim)
+    clipped = int((omega * self.original_context < 2 * math.pi).sum())
+    gate = np.ones_like(omega)
+    gate[len(omega) - clipped :] = (1 + np.cos(np.linspace(0, math.pi, clipped))) / 2
+    return Frequencies(omega * gate, 1.0)

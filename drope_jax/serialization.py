@@ -8,7 +8,7 @@ import typing
 from pathlib import Path
 from typing import Any, TypeVar
 
-from drope_jax.errors import ConfigError, check
+from drope_jax.errors import ConfigError, check, check_finite
 from drope_jax.files import write_json
 from drope_jax.upgrades import upgraded
 from drope_jax.values import Value, find, members, recorded_name
@@ -80,7 +80,9 @@ def from_dict(cls: type[T], data: dict[str, Any], path: str = "") -> T:
   check(not unknown, f"{path}.{unknown[0] if unknown else ''} is not a field; fields: {', '.join(names)}")
   values = {name: _read(hints[name], data[name], f"{path}.{name}") for name in names if name in data}
   try:
-    return cls(**values)
+    config = cls(**values)
+    check_finite(config)
+    return config
   except ConfigError:
     raise
   except (TypeError, ValueError) as error:  # a missing argument, or a positions value that checks itself

@@ -5,6 +5,7 @@ coefficient of query i and key j, zero above the diagonal, each row summing to z
 """
 
 import functools
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -67,17 +68,19 @@ def projection_gradients(h_BTD: Array, q_BTHh: Array, k_BTHh: Array, c_TT: Any) 
   return d_q, d_k
 
 
-def bias_gradient_norms(params: Params, config: ModelConfig, tokens_BT: Array, c_TT: Any) -> np.ndarray:
+def bias_gradient_norms(
+  params: Params, config: ModelConfig, tokens_BT: Array, c_TT: Any, layers: Sequence[int] | None = None
+) -> np.ndarray:
   """Figure 4: for each layer, how far its own query and key projections can move its heads' positional bias.
 
   The norm of the gradient of A^c, averaged over the layer's heads and the sequences, with respect to that layer's W_Q
   and W_K together.
 
   Returns:
-    float32 (L,).
+    float32 (L,), or of these `layers` alone.
   """
   norms = []
-  for layer in range(config.num_layers):
+  for layer in range(config.num_layers) if layers is None else layers:
     d_q, d_k = _bias_gradient(params, config, tokens_BT, jnp.asarray(c_TT, jnp.float32), layer)
     norms.append(np.sqrt(float((d_q**2).sum() + (d_k**2).sum())))
   return np.asarray(norms, np.float32)

@@ -23,14 +23,17 @@ import numpy as np
 from etils import epath
 from jax.sharding import Mesh
 
-from drope_jax import checkpoint, distributed, saving
+from drope_jax import checkpoint, distributed, hosts, orbax_metrics, saving
 from drope_jax.checkpoint import TrainState
 from drope_jax.config import TrainConfig
+from drope_jax.data.identity import Content
 from drope_jax.data.pipeline import train_batches
 from drope_jax.data.tokenizers import load_tokenizer
 from drope_jax.optim import make_optimizer
 from drope_jax.parameters import Params
+from drope_jax.serialization import to_dict
 from drope_jax.sharding import make_mesh
+from drope_jax.training.health import Evidence, Ruined, check_state
 from drope_jax.training.heldout import HeldOut
 from drope_jax.training.log import TrainLog, announce_compilation, introduce
 from drope_jax.training.opening import claimed, last_step, set_later_steps_aside, warn_if_lost, with_order
@@ -65,7 +68,8 @@ def train(config: TrainConfig, workdir: epath.PathLike, extend: bool = False, fr
     ConfigError: the config cannot be, or does not fit the devices.
     CheckpointError: the workdir is another run's, a checkpoint is missing or damaged, or one cannot be saved.
     BusyError: another process writes to the workdir.
-    FloatingPointError: the loss or its gradient is no longer finite; nothing after the last checkpoint is kept.
+    FloatingPointError: loss, gradient or weights are not finite, or far too large; nothing after the last checkpoint is
+      kept, and the batch and norms are in a file (training/health.py).
   """
   workdir = epath.Path(workdir)
   run = with_order(resolve(config), workdir)
@@ -75,8 +79,10 @@ def train(config: TrainConfig, workdir: epath.PathLike, extend: bool = False, fr
   check_run(run, tokenizer, mesh)
   heldout = None if config.eval_every is None else HeldOut(run, tokenizer, mesh)
   data = train_batches(config.data, config.seed, *distributed.reader(batch_sharding(mesh), config.data.batch_size))
+  _check_hosts(run, workdir, data.content, {"--extend": extend, "--step": from_step})
   optimizer = make_optimizer(config.optim, run.model, config.steps)
   abstract = abstract_state(run.model, optimizer, mesh)
+  orbax_metrics.turn_off()
   with contextlib.ExitStack() as opened:
     opened.enter_context(contextlib.closing(data))
     opened.enter_context(claimed(workdir, run, extend))
@@ -84,6 +90,7 @@ def train(config: TrainConfig, workdir: epath.PathLike, extend: bool = False, fr
       tokenizer.save(workdir)
     manager = opened.enter_context(saving.writing(workdir, config))
     opened.enter_context(jax.set_mesh(mesh))
+    opened.enter_context(hosts.telling())
     last = last_step(manager, from_step)
     if last is not None and last >= config.steps:
       checkpoint.check_ours(manager, last, config, extend)
@@ -109,11 +116,11 @@ def train(config: TrainConfig, workdir: epath.PathLike, extend: bool = False, fr
     announce_compilation(run, None if heldout is None else heldout.description)
 
     step_function = jit_train_step(run, optimizer, abstract, abstract_frozen(run, mesh), mesh)
-    log = TrainLog(run, workdir, meta["step"], meta["tokens"], meta["seconds"])
+    log = TrainLog(run, workdir, meta["step"], meta["tokens"], meta["seconds"], meta.get("skipped", 0))
 
     def save(step: int, state: TrainState) -> None:
       at = None if teacher is None else teacher.step
-      checkpoint.save(manager, step, state, data, config, log.tokens, log.seconds, at)
+      checkpoint.save(manager, step, state, data, config, log.tokens, log.seconds, at, log.skipped)
 
     with contextlib.closing(log), distributed.sigterm() as stop_at:
 
@@ -121,10 +128,26 @@ def train(config: TrainConfig, workdir: epath.PathLike, extend: bool = False, fr
         saving.check_saved(manager)  # else the next save would find that this one has failed
         return stop_at(step)
 
-      loop = _Loop(run, mesh, step_function, frozen, heldout, log, Profiler(workdir / "profile", config.profile_steps))
+      profiler = Profiler(workdir / "profile", config.profile_steps)
+      loop = _Loop(run, mesh, step_function, frozen, heldout, log, profiler, Evidence(workdir))
       step = loop.run(state, data, meta["step"], asked, save)
       saving.finish(manager)
   return Outcome(step, finished=step >= config.steps)
+
+
+def _check_hosts(run: Run, workdir: epath.Path, content: Content, flags: dict[str, Any]) -> None:
+  """Raises ConfigError if the hosts of the run are not alike, or do not see the same workdir."""
+  if jax.process_count() == 1:
+    return
+  checkpoints = workdir / "checkpoints"
+  there = (
+    sorted(int(path.name) for path in checkpoints.iterdir() if path.name.isdigit()) if checkpoints.exists() else []
+  )
+  config = to_dict(run.config)
+  # Each host may have its own copy of the data, which is known by `content`.
+  for name in ("directory", "source", "tokenizer", "num_workers"):
+    del config["data"][name]
+  hosts.check_alike({"config": config, "data": content.record, **flags, "checkpoints of the workdir": there})
 
 
 @dataclasses.dataclass
@@ -138,6 +161,7 @@ class _Loop:
   heldout: HeldOut | None
   log: TrainLog
   profiler: Profiler
+  evidence: Evidence
 
   def run(
     self,
@@ -153,24 +177,45 @@ class _Loop:
       if step == 0:
         self._evaluate(state, step)
       while step < config.steps and not stop_at(step):
-        batch = jax.tree.map(self._on_devices, self.log.wait_for(data))
+        rows = self.log.wait_for(data)
+        self.evidence.add(step + 1, rows)
+        batch = jax.tree.map(self._on_devices, rows)
         state, report = self.step_function(state, batch, step_number(step), self.frozen)
         self.profiler.after_step(report)
         # Before this step's own report is added: reading the earlier ones waits for step t while t + 1 runs.
         if step % config.log_every == 0 or step == 1:
-          self.log.write(step)
+          self._record(step, state)
         self.log.add(report)
         step += 1
         if step == config.steps or (config.eval_every and step % config.eval_every == 0):
           self._evaluate(state, step)
         if step == config.steps or step % config.checkpoint_every == 0:
-          self.log.write(step)
-          save(step, state)
+          self._record(step, state, save)
           saved = step
     if saved != step:
-      self.log.write(step)
-      save(step, state)
+      self._record(step, state, save)
     return step
+
+  def _record(self, step: int, state: TrainState, save: Callable[[int, TrainState], None] | None = None) -> None:
+    """Writes the record of the steps up to this one and, if `save` is given, its state.
+
+    Raises:
+      FloatingPointError: the numbers are not fit to be kept; what was seen is written to a file.
+    """
+    try:
+      self.log.write(step)
+      if save is not None:
+        check_state(state, step)
+    except Ruined as ruined:
+      path = self.evidence.write(ruined.step, step, self.log.reports, state)
+      raise FloatingPointError(
+        f"{ruined}; {self.evidence.workdir} keeps its earlier checkpoints, and {path} what was seen. To go on from the "
+        f"last one, run the same again with --extend and a lower --config.optim.peak_lr "
+        f"(now {self.training.config.optim.peak_lr:g})"
+      ) from ruined
+    self.evidence.forget(step)
+    if save is not None:
+      save(step, state)
 
   def _on_devices(self, rows: np.ndarray) -> jax.Array:
     """The global array of the rows that each host has read."""

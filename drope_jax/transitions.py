@@ -12,9 +12,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from drope_jax.errors import ConfigError, check
+from drope_jax.errors import MAY_BE_INFINITE, ConfigError, check
 from drope_jax.model_config import ModelConfig
-from drope_jax.positions import Embedding, Layer, LayerPattern, RoPE, RoPETable, layer_cycle
+from drope_jax.positions import Embedding, Layer, LayerPattern, Positions, RoPE, RoPETable, layer_cycle
 from drope_jax.rotation import Frequencies
 from drope_jax.shares import elapsed
 from drope_jax.values import Value
@@ -117,7 +117,7 @@ class PartialDrop(Transition):
   paper's method, which drops every rotation, as `turns` of infinity does.
   """
 
-  turns: float = 1.0
+  turns: float = dataclasses.field(default=1.0, metadata=MAY_BE_INFINITE)
   fastest: int | None = None  # keep so many pairs instead, whatever their turns
 
   def __post_init__(self) -> None:
@@ -146,6 +146,17 @@ class PartialDrop(Transition):
     if kept >= turning:
       return positions
     return dataclasses.replace(positions, pairs=kept) if kept else None
+
+
+@dataclasses.dataclass(unsafe_hash=True)
+class Replace(Transition):
+  """Another embedding takes the place of the checkpoint's: RoPE rescaled or of another theta, to be trained on."""
+
+  positions: Positions
+
+  def apply(self, model: ModelConfig, context: int) -> ModelConfig:
+    check(self.positions != model.positions, f"Replace: ModelConfig.positions is {model.positions} already; use Keep()")
+    return dataclasses.replace(model, positions=self.positions)
 
 
 @dataclasses.dataclass(unsafe_hash=True)

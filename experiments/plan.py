@@ -8,8 +8,9 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from drope_jax.config import TrainConfig
+from drope_jax.config import ModelConfig, TrainConfig
 from drope_jax.data.sources import source_at
+from drope_jax.data.tokenizers import load_tokenizer
 from drope_jax.errors import ConfigError
 from drope_jax.evaluate.eval_data import EvalData
 from drope_jax.evaluate.methods import is_as_trained
@@ -42,8 +43,30 @@ class Row:
 class Pretrained:
   """A checkpoint that stands in the place of a run: it is measured without training, under a transition."""
 
-  checkpoint: str  # an imported model, or the workdir of a run
+  checkpoint: str  # an imported model, or the workdir of a run, which may be an earlier one of the same study
   transition: Transition = Keep()
+  model: ModelConfig | None = None  # what the checkpoint holds, for what may be asked before it is there
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class EvalPlan:
+  """What a study measures on, said before it is there: a call gives the EvalData, whose fields these are."""
+
+  tokenizer: str  # as DataConfig.tokenizer
+  dataset: str
+  longest: int  # tokens
+  num_documents: int = 24
+  needles_per_depth: int = 40
+  num_samples: int = 100
+  limit: int | None = None
+  block: int | None = None
+  longbench: Path | None = None
+  multiple_choice: Path | None = None
+  seed: int = 0
+
+  def __call__(self) -> EvalData:
+    fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+    return EvalData(**fields | {"tokenizer": load_tokenizer(self.tokenizer)})
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -66,6 +89,23 @@ class Study:
 def run_directory(workdir: Path, run: str) -> Path:
   """The workdir of a run of a study."""
   return workdir / "runs" / run
+
+
+def needed_runs(study: Study, workdir: Path, only: Sequence[str]) -> list[str]:
+  """These runs and those that they start from, in the order of the study; all of them if none is named."""
+  for name in only:
+    if name not in study.runs:
+      raise ConfigError(f"--only has {name!r}; allowed: {', '.join(study.runs)}")
+  by_path = {str(run_directory(workdir, name)): name for name in study.runs}
+  needed, waiting = set(), list(only or study.runs)
+  while waiting:
+    name = waiting.pop()
+    needed.add(name)
+    run = study.runs[name]
+    start = run.checkpoint if isinstance(run, Pretrained) else run.init.checkpoint if run.init else None
+    if start in by_path and by_path[start] not in needed:
+      waiting.append(by_path[start])
+  return [name for name in study.runs if name in needed]
 
 
 def require(settings: Any, **commands: str) -> None:

@@ -1,10 +1,16 @@
 """A study: runs, and the evaluations that turn them into one table of the paper.
 
-`python -m experiments.study --config=experiments/studies/NAME.py --workdir=DIR [--mesh=context --config.seed=1 ...]`
+`python -m experiments.study --config=experiments/studies/NAME.py:SIZE --workdir=DIR [--seeds=0,1,2 --runs=DIR
+--only=RUN,RUN --dry_run --mesh=context --config.seed=1 ...]`
 
-FILE's `get_config()` returns a dataclass of the study's settings with a method `study(workdir) -> plan.Study`.
-`--data=PATH` names the documents that its runs read and that it measures on (data/sources/at.py). Whatever is finished
-is not done again: runs go on from their last checkpoint, figures that results.jsonl holds are not measured.
+FILE's `get_config()` returns a dataclass of the study's settings with a method `study(workdir) -> plan.Study`. Whatever
+is finished is not done again: runs go on from their last checkpoint, figures that results.jsonl holds are not measured.
+A workdir that was moved goes on where it lies now. `--data=PATH` names the documents that its runs read and that it
+measures on (data/sources/at.py).
+
+`--dry_run` prints what would be run, its tokens and FLOPs, and about how long it takes here. `--seeds=0,1,2` does the
+study in DIR/seed-0, DIR/seed-1, ..., and writes DIR/seeds.md, their paired differences. `--runs=DIR` keeps the runs in
+a folder that several studies share (store.py). `--only=RUN` does that run, what it starts from, and its measurements.
 """
 
 import contextlib
@@ -16,7 +22,7 @@ import os
 import platform
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +35,7 @@ from drope_jax.config import ModelConfig, TrainConfig
 from drope_jax.errors import ConfigError
 from drope_jax.evaluate.measure import check, evaluate
 from drope_jax.evaluate.tasks import make_tasks
-from drope_jax.files import holds_something, write_json
+from drope_jax.files import holds_something, replace_whole, write_json
 from drope_jax.serialization import (
   differences,
   from_dict,
@@ -41,10 +47,13 @@ from drope_jax.serialization import (
 )
 from drope_jax.sharding import make_mesh, using
 from drope_jax.train import train
-from drope_jax.training.run import resolve, start_from
 from drope_jax.workdir import sole_writer
-from experiments.plan import Pretrained, Study, reading, run_directory
+from experiments import store
+from experiments.dry_run import dry_run
+from experiments.models import run_models
+from experiments.plan import Pretrained, Study, needed_runs, reading, run_directory
 from experiments.report import write_report
+from experiments.seeds import seed_report
 
 logger = logging.getLogger("experiments.study")
 
@@ -102,11 +111,17 @@ def _alone(do: Callable[..., None]) -> Callable[..., None]:
 
 
 @_alone
-def run_study(settings: Any, workdir: Path, mesh: Mesh | None = None) -> None:
+def run_study(
+  settings: Any, workdir: Path, mesh: Mesh | None = None, *, only: Sequence[str] = (), runs: Path | None = None
+) -> None:
   """Does what is still to be done of a study, and writes its report.
 
-  What can be known to be impossible is refused before the first run: data, tasks, methods and lengths. `mesh` is of the
-  devices that measure; those that train are arranged as the runs' configs say.
+  What can be known to be impossible is refused before the first run: data, tasks, methods and lengths.
+
+  Args:
+    mesh: of the devices that measure; those that train are arranged as the runs' configs say.
+    only: names of runs; all others are left as they are, but for those that these start from. None named: all are done.
+    runs: a folder of runs that other studies share; see store.py.
 
   Raises:
     BusyError: another process writes to the workdir.
@@ -115,36 +130,25 @@ def run_study(settings: Any, workdir: Path, mesh: Mesh | None = None) -> None:
   settings = from_dict(type(settings), to_dict(settings))  # checks overrides that were set in place
   study: Study = settings.study(workdir)
   models = run_models(study, workdir)
+  chosen = needed_runs(study, workdir, only)
   reserve(workdir, settings)
   study.prepare()
   data = study.eval_data()
   tasks = make_tasks(study.tasks, data)
-  for name, methods in _methods(study).items():
+  methods_of = {name: methods for name, methods in _methods(study).items() if name in chosen}
+  for name, methods in methods_of.items():
     check(models[name], study.train_context, methods, study.lengths, tasks)
     if "drope" in methods and max(study.lengths) > study.train_context:
       _ = data.fit_documents  # read now: the temperature will be fitted on them
   confirm(workdir)
-  with _described(study, workdir):
-    _train_all(study, workdir)
-    for name, methods in _methods(study).items():
+  shared = {} if runs is None else store.link(study, workdir, runs)
+  with _described(study, models, workdir):
+    _train_all({name: study.runs[name] for name in chosen}, workdir, shared)
+    for name, methods in methods_of.items():
       loaded, out = _load(study.runs[name], run_directory(workdir, name), mesh), workdir / "results.jsonl"
       with using(mesh):
         evaluate(name, loaded, methods, study.lengths, tasks, data, out, command=cli.command_line())
   logger.info("report: %s", write_report(workdir))
-
-
-def run_models(study: Study, workdir: Path) -> dict[str, ModelConfig]:
-  """The model of every run, of which none need be there yet."""
-  models: dict[str, ModelConfig] = {}
-  by_path = {str(run_directory(workdir, name)): name for name in study.runs}
-  for name, run in study.runs.items():
-    if isinstance(run, Pretrained):
-      found = checkpoint.open_step(run.checkpoint)
-      models[name] = run.transition.apply(found.model, found.context)
-      continue
-    source = None if run.init is None else by_path.get(run.init.checkpoint)
-    models[name] = start_from(run, models[source]).model if source in models else resolve(run).model
-  return models
 
 
 def _methods(study: Study) -> dict[str, list[str]]:
@@ -153,13 +157,16 @@ def _methods(study: Study) -> dict[str, list[str]]:
   return {name: methods for name, methods in rows.items() if methods}
 
 
-def _train_all(study: Study, workdir: Path) -> None:
-  """Every run to its end."""
-  for name, run in study.runs.items():
+def _train_all(runs: Mapping[str, TrainConfig | Pretrained], workdir: Path, shared: Mapping[str, Path]) -> None:
+  """Every run to its end; `shared`: where those lie that other studies use too."""
+  for name, run in runs.items():
     if isinstance(run, Pretrained):
       continue
     logger.info("run %s (%d steps)", name, run.steps)
-    outcome = train(run, run_directory(workdir, name))
+    with store.held(shared[name]) if name in shared else contextlib.nullcontext():
+      if name in shared and store.steps_done(shared[name]) >= run.steps:
+        continue  # its config.json is that of the study that trained it, and stays as it is
+      outcome = train(run, run_directory(workdir, name).resolve())
     if not outcome.finished:
       raise cli.Terminated(f"in run {name} at step {outcome.step}")
 
@@ -173,7 +180,7 @@ def _load(run: TrainConfig | Pretrained, directory: Path, mesh: Mesh | None) -> 
 
 
 @contextlib.contextmanager
-def _described(study: Study, workdir: Path) -> Iterator[None]:
+def _described(study: Study, models: Mapping[str, ModelConfig], workdir: Path) -> Iterator[None]:
   """study.json: what the report needs beside the records, there while the work goes on.
 
   How it was made is that of the first start; the seconds of all starts add up, but for those that find nothing to do.
@@ -188,7 +195,7 @@ def _described(study: Study, workdir: Path) -> Iterator[None]:
     "arms": [dataclasses.asdict(arm) for arm in study.arms],
     "rows": [dataclasses.asdict(row) for row in study.rows],
     "pretrained": {
-      name: {**to_dict(run), "model": to_dict(checkpoint.open_step(run.checkpoint).model)}
+      name: {**to_dict(run), "model": to_dict(_held(run, models, workdir))}
       for name, run in study.runs.items()
       if isinstance(run, Pretrained)
     },
@@ -200,6 +207,12 @@ def _described(study: Study, workdir: Path) -> Iterator[None]:
   finally:
     if _records(workdir) != before:
       write_json(description | {"seconds": description["seconds"] + time.monotonic() - started}, path)
+
+
+def _held(run: Pretrained, models: Mapping[str, ModelConfig], workdir: Path) -> ModelConfig:
+  """The model that the checkpoint in the place of a run holds."""
+  by_path = {str(run_directory(workdir, name)): model for name, model in models.items()}
+  return by_path[run.checkpoint] if run.checkpoint in by_path else checkpoint.open_step(run.checkpoint).model
 
 
 def _provenance() -> dict[str, Any]:
@@ -218,19 +231,66 @@ def _records(workdir: Path) -> dict[Path, int]:
   return {path: path.stat().st_size for path in paths if path.exists()}
 
 
-def main(config: flags.FlagHolder, workdir: flags.FlagHolder, mesh: flags.FlagHolder, data: flags.FlagHolder) -> None:
+def run_seeds(settings: Any, seeds: Sequence[int], workdir: Path, **how: Any) -> None:
+  """The study for each seed, in WORKDIR/seed-N, and seeds.md: figures over seeds, paired with the control's."""
+  done = []
+  for seed in seeds:
+    logger.info("seed %d", seed)
+    done.append(workdir / f"seed-{seed}")
+    run_study(_with_seed(settings, seed), done[-1], **how)
+  if len(done) > 1:
+    replace_whole(workdir / "seeds.md", seed_report(done))
+    logger.info("over seeds: %s", workdir / "seeds.md")
+
+
+def _with_seed(settings: Any, seed: int) -> Any:
+  if "seed" not in {field.name for field in dataclasses.fields(settings)}:
+    raise ConfigError(f"--seeds: {type(settings).__name__} has no seed: the study trains nothing and draws nothing")
+  return dataclasses.replace(settings, seed=seed)
+
+
+def main(
+  config: flags.FlagHolder,
+  workdir: flags.FlagHolder,
+  mesh: flags.FlagHolder,
+  seeds: flags.FlagHolder,
+  only: flags.FlagHolder,
+  runs: flags.FlagHolder,
+  dry: flags.FlagHolder,
+  data: flags.FlagHolder,
+) -> None:
   if distributed.asked_for():
     raise ConfigError("a study runs in one process; of several, start its runs with experiments.train")
   settings = cli.settings(config, "the settings of a study", lambda found: callable(getattr(found, "study", None)))
   if data.value is not None:
     settings = reading(settings, data.value)
-  arranged = cli.mesh_config(mesh)
-  run_study(settings, Path(workdir.value).resolve(), None if arranged is None else make_mesh(arranged))
+  arranged, directory = cli.mesh_config(mesh), Path(workdir.value).resolve()
+  chosen, store_directory = only.value or [], Path(runs.value).resolve() if runs.value else None
+  numbers = _parsed_seeds(seeds.value) if seeds.value else None
+  if dry.value:
+    print(dry_run(settings, directory, len(numbers or [0]), chosen, store_directory))
+    return
+  how: dict[str, Any] = {"only": chosen, "runs": store_directory}
+  how["mesh"] = None if arranged is None else make_mesh(arranged)
+  if numbers is None:
+    run_study(settings, directory, **how)
+  else:
+    run_seeds(settings, numbers, directory, **how)
+
+
+def _parsed_seeds(texts: Sequence[str]) -> list[int]:
+  if not all(text.isdecimal() for text in texts) or len(set(texts)) < len(texts):
+    raise ConfigError(f"--seeds is {','.join(texts)}; it must be different whole numbers, as 0,1,2")
+  return [int(text) for text in texts]
 
 
 if __name__ == "__main__":
   CONFIG = cli.define_config("Settings of the study: FILE[:ARG].")
   WORKDIR = cli.define_path("workdir", None, "Where everything goes.", required=True)
   MESH = cli.define_mesh("Devices that measure")
+  SEEDS = cli.define_list("seeds", None, "Seeds, each in WORKDIR/seed-N.")
+  ONLY = cli.define_list("only", None, "Runs to do, with those that they start from; default: all.")
+  RUNS = cli.define_path("runs", None, "Folder of runs that several studies share.")
+  DRY_RUN = flags.DEFINE_bool("dry_run", False, "Print what would be done, and do nothing.")
   DATA = cli.define_path("data", None, "What its runs read and it measures on: see drope_jax/data/sources/at.py.")
-  cli.run(lambda: main(CONFIG, WORKDIR, MESH, DATA), computes=True)
+  cli.run(lambda: main(CONFIG, WORKDIR, MESH, SEEDS, ONLY, RUNS, DRY_RUN, DATA), computes=True)

@@ -17,7 +17,9 @@ after it are set aside, in `superseded/`.
 `--train_tokenizer=4096` trains a tokenizer on them.
 
 On several hosts the same command runs on each (see launch/): srun, mpirun and TPU pods are recognised, and elsewhere
-`--coordinator=HOST:PORT --num_processes=N --process_id=I` says who is who.
+`--coordinator=HOST:PORT --num_processes=N --process_id=I` says who is who. Hosts with other settings, versions, code or
+data are refused; when one is lost, the others end with status 1 within `--host_timeout` seconds, and the same commands
+go on from the last checkpoint.
 """
 
 import dataclasses
@@ -26,7 +28,7 @@ import logging
 import jax
 from absl import flags
 
-from drope_jax import cli, distributed
+from drope_jax import cli, distributed, hosts
 from drope_jax.config import TrainConfig
 from drope_jax.data.prepare import reading
 from drope_jax.train import train
@@ -43,6 +45,9 @@ COORDINATOR = flags.DEFINE_string("coordinator", None, "HOST:PORT of process 0, 
 NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "How many processes there are, likewise.", lower_bound=1)
 PROCESS_ID = flags.DEFINE_integer("process_id", None, "Which of them this is, from 0.", lower_bound=0)
 START_TIMEOUT = flags.DEFINE_integer("start_timeout", 300, "Seconds that processes wait for each other.", lower_bound=1)
+HOST_TIMEOUT = flags.DEFINE_integer(
+  "host_timeout", hosts.TIMEOUT, "Seconds without a sign of life after which the other hosts end.", lower_bound=1
+)
 SHARED_WORKDIR = flags.DEFINE_bool("shared_workdir", False, "All hosts see the same directory at --workdir (NFS, ...).")
 EXTEND = flags.DEFINE_bool("extend", False, "Go on with the run of --workdir for other steps or at another rate.")
 STEP = flags.DEFINE_integer("step", None, "Go on from the checkpoint of this step, not from the last.", lower_bound=1)
@@ -61,7 +66,7 @@ def connect() -> None:
   named = (COORDINATOR.value, NUM_PROCESSES.value, PROCESS_ID.value)
   given = any(value is not None for value in named)
   if DISTRIBUTED.value or given or (DISTRIBUTED.value is None and distributed.asked_for()):
-    distributed.initialise(*named, timeout=START_TIMEOUT.value)
+    distributed.initialise(*named, timeout=START_TIMEOUT.value, host_timeout=HOST_TIMEOUT.value)
   if jax.process_count() > 1:  # one process has nothing to say before its errors, which are a line by themselves
     logger.info(distributed.describe())
   if jax.process_index() > 0:  # what follows is alike on all of them
@@ -72,13 +77,14 @@ def connect() -> None:
 
 def main() -> None:
   config = configured()
-  config = dataclasses.replace(config, data=reading(config.data, DATA.value, TRAIN_TOKENIZER.value))
   connect()
-  outcome = train(config, WORKDIR.value, extend=EXTEND.value, from_step=STEP.value)
+  with hosts.watched(HOST_TIMEOUT.value):
+    config = dataclasses.replace(config, data=reading(config.data, DATA.value, TRAIN_TOKENIZER.value))
+    outcome = train(config, WORKDIR.value, extend=EXTEND.value, from_step=STEP.value)
   if not outcome.finished:
     raise cli.Terminated(f"at step {outcome.step}, which is saved" if outcome.step else "before the first step")
   logger.info("finished: step %d in %s", outcome.step, WORKDIR.value)
 
 
 if __name__ == "__main__":
-  cli.run(main, stopped_status=STOPPED_STATUS, computes=True)
+  cli.run(main, stopped_status=STOPPED_STATUS, computes=True, leave=hosts.leave)

@@ -5,13 +5,14 @@ import shutil
 import jax
 import numpy as np
 import pytest
-from support.checkpoints import write_checkpoint
+from support.checkpoints import edit_meta, write_checkpoint
 from support.tiny_run import tiny_model
 
 from drope_jax import checkpoint
 from drope_jax.errors import CheckpointError
 
 pytest.importorskip("tensorstore")
+FIELDS = ("vocab_size", "d_model", "num_layers", "num_heads", "num_kv_heads", "head_dim", "d_ff")
 NEEDED = ("manifest.ocdbt", "d", "ocdbt.process_0")  # of the arrays
 
 
@@ -54,3 +55,31 @@ def test_every_file_that_is_missing_or_cut_off_is_one_line_or_does_not_matter(wr
   assert ("half", "params/manifest.ocdbt") in refused and ("half", "meta/metadata") in refused
   assert any(how == "half" and "ocdbt.process_0/d" in path for how, path in refused)
   assert "Traceback" not in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("field", FIELDS)
+@pytest.mark.parametrize("times", [10**9, 2])
+def test_a_size_that_the_arrays_contradict_is_named_before_anything_is_allocated(written, tmp_path, field, times):
+  if field == "num_kv_heads":
+    times = 2  # a larger one is refused already, because it does not divide num_heads
+  copy = shutil.copytree(written[0], tmp_path / "copy")
+  there = getattr(checkpoint.open_step(copy).model, field)
+  wrong = times * there
+  edit_meta(copy, 0, lambda meta: meta["model"].update({field: wrong}))
+  with pytest.raises(CheckpointError, match=rf"ModelConfig\.{field} is {wrong} by its config; .* have {there} \("):
+    checkpoint.load(copy)
+
+
+def test_arrays_that_a_config_does_not_have_or_that_are_not_there_are_named(written, tmp_path):
+  tied = written[1]
+  for name, params, model in (
+    ("unembedding", tied, tiny_model(vocab_size=300, tie_embeddings=False)),
+    ("layers/k_bias", tied, tiny_model(vocab_size=300, qkv_bias=True)),
+  ):
+    write_checkpoint(model, tmp_path / name, params=params, tokenizer=False)
+    with pytest.raises(CheckpointError, match=f"the array {name} is missing"):
+      checkpoint.load(tmp_path / name)
+  extra = {**tied, "unembedding": tied["embedding"]}
+  write_checkpoint(tiny_model(vocab_size=300), tmp_path / "extra", params=extra, tokenizer=False)
+  with pytest.raises(CheckpointError, match="the array unembedding has no place"):
+    checkpoint.load(tmp_path / "extra")

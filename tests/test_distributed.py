@@ -2,12 +2,13 @@
 
 import os
 import signal
+import time
 from typing import NamedTuple
 
 import jax
 import pytest
 
-from drope_jax import distributed
+from drope_jax import distributed, interrupts
 from drope_jax.errors import ConfigError
 
 
@@ -100,3 +101,19 @@ def test_either_signal_asks_to_stop_and_is_given_back(number):
     os.kill(os.getpid(), number)
     assert stop(2)
   assert signal.getsignal(number) is before
+
+
+def test_ctrl_c_in_one_run_is_not_the_first_of_the_next(monkeypatch):
+  monkeypatch.setattr(interrupts, "_APART", 0.0)
+  monkeypatch.setattr(interrupts, "_leave", lambda *_: ended.append(True))
+  ended = []
+  for _ in range(2):
+    with distributed.sigterm() as stop:
+      os.kill(os.getpid(), signal.SIGINT)
+      assert stop(1)
+  assert not ended
+  with distributed.sigterm() as stop:
+    for _ in range(2):
+      os.kill(os.getpid(), signal.SIGINT)
+      time.sleep(0.1)
+  assert ended

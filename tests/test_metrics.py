@@ -1,6 +1,7 @@
 """FLOPs by hand, and the sinks of metric records."""
 
 import json
+import resource
 import sys
 import types
 
@@ -9,8 +10,8 @@ import pytest
 from etils import epath
 from support.tiny_run import tiny_model
 
-from drope_jax import metrics
-from drope_jax.errors import ConfigError
+from drope_jax import files, metrics
+from drope_jax.errors import ConfigError, FileError
 
 
 def test_flops_of_a_token_by_hand():
@@ -46,6 +47,31 @@ def test_records_after_the_step_of_a_resumed_run_are_dropped(tmp_path):
   sink.write({"step": 7})
   assert [json.loads(line)["step"] for line in path.read_text().splitlines()] == [1, 5, 6, 7]  # before it is closed
   sink.close()
+
+
+def test_a_crash_while_the_records_are_replaced_leaves_the_old_ones(tmp_path, monkeypatch):
+  path = tmp_path / "metrics.jsonl"
+  path.write_text("".join(json.dumps({"step": step}) + "\n" for step in range(1, 2000)))
+  before = path.read_bytes()
+
+  def killed(*_):
+    raise InterruptedError("kill -9")
+
+  monkeypatch.setattr(files.Path, "replace", killed)
+  with pytest.raises(FileError):
+    metrics.JsonLines(path, step=1000)
+  assert path.read_bytes() == before
+
+
+def test_a_full_disk_is_named_by_its_file(tmp_path):
+  sink = metrics.JsonLines(tmp_path / "metrics.jsonl", 0)
+  before = resource.getrlimit(resource.RLIMIT_FSIZE)
+  resource.setrlimit(resource.RLIMIT_FSIZE, (100, before[1]))
+  try:
+    with pytest.raises(FileError, match=r"metrics.jsonl: cannot be written \(File too large\)"):
+      sink.write({"step": 1, "what": "x" * 200})
+  finally:
+    resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 def test_in_a_bucket_where_nothing_can_be_appended_the_file_is_written_anew(tmp_path, monkeypatch):

@@ -21,7 +21,7 @@ from support.tiny_decoder import (
 from drope_jax.cache import init_cache
 from drope_jax.model import hidden_states, unembed
 from drope_jax.positions import RoPE
-from drope_jax.scalings import DynamicYaRN
+from drope_jax.scalings import DynamicYaRN, LongRoPE
 
 
 def step(params, config, tokens_BT, cache, length=None):
@@ -30,7 +30,11 @@ def step(params, config, tokens_BT, cache, length=None):
     return unembed(params, x_BTD), cache
 
 
-CACHED = {**POSITIONS, "dynamic yarn": RoPE(100.0, DynamicYaRN(4))}
+CACHED = {
+  **POSITIONS,
+  "dynamic yarn": RoPE(100.0, DynamicYaRN(4)),
+  "longrope": RoPE(100.0, LongRoPE((1.0, 1.0), (2.0, 4.0), 4, 4.0), rotary_dim=4),
+}
 
 
 @pytest.mark.parametrize("positions", CACHED.values(), ids=CACHED)

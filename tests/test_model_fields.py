@@ -68,9 +68,13 @@ def by_definition(params, config, tokens_T):
 def test_a_model_with_all_of_them_is_their_definition(placement):
   config = tiny(positions=None, norm_placement=placement, **ALL)
   params, tokens_BT = random_params(config), random_tokens(1, 8)
-  with jax.disable_jit():
+
+  @jax.jit
+  def losses(params, tokens_BT):
     x_BTD, *_ = hidden_states(params, config, tokens_BT)
-    nll_BT = token_losses(params, x_BTD, jnp.roll(tokens_BT, -1, 1), softcap=1.5).nll_BT
+    return token_losses(params, x_BTD, jnp.roll(tokens_BT, -1, 1), softcap=1.5).nll_BT
+
+  nll_BT = losses(params, tokens_BT)
   expected_TV = by_definition(params, config, np.asarray(tokens_BT[0]))
   log_p_TV = expected_TV - np.log(np.exp(expected_TV).sum(-1, keepdims=True))
   assert_close(nll_BT[0], -log_p_TV[np.arange(8), np.roll(tokens_BT[0], -1)])
@@ -91,7 +95,8 @@ def test_the_placement_says_which_norms_there_are(placement):
 def test_taps_are_what_is_added_to_the_residual_stream():
   config = tiny(norm_placement="both", residual_multiplier=0.7)
   params, names = random_params(config), ("residual", "attention", "mlp")
-  taps = hidden_states(params, config, random_tokens(1, 5), taps=Taps((0, 1), names)).taps
+  tapped = jax.jit(functools.partial(hidden_states, config=config, taps=Taps((0, 1), names)))
+  taps = tapped(params, tokens_BT=random_tokens(1, 5)).taps
   assert_close(taps["residual"][0] + taps["attention"][0] + taps["mlp"][0], taps["residual"][1])
 
 
@@ -104,22 +109,32 @@ def test_the_summed_loss_has_the_gradient_of_capped_logits():
     settings = {"z_loss": 0.1, "chunk": 3, "derivatives": derivatives, "softcap": 0.8}
     return summed_token_losses(params, x, targets, jnp.ones((2, 5)), **settings).total
 
-  own, expected = (jax.value_and_grad(total, (0, 1))({"embedding": weight}, x, how) for how in ("own", "jax"))
+  gradient = jax.jit(jax.value_and_grad(total, (0, 1)), static_argnums=2)
+  own, expected = (gradient({"embedding": weight}, x, how) for how in ("own", "jax"))
   jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-5), own, expected)
 
 
-def test_a_cap_on_the_logits_is_in_every_loss_and_in_sampling(tmp_path):
-  """With a cap close to zero all tokens are equally likely, whatever the weights."""
-  config = tiny(logits_softcap=1e-3)
-  params, uniform = random_params(config), np.log(config.vocab_size)
-  free = dataclasses.replace(config, logits_softcap=None)
-  documents = [np.asarray(random_tokens(1, 9)[0])]
-  for model, equal in ((config, True), (free, False)):
-    losses = position_losses(params, Inference(model), documents, length=8)
-    assert (np.abs(losses - uniform).max() < 0.01) == equal
-    first = generate(params, model, [[1]] * 200, max_new_tokens=1, temperature=0.05, key=jax.random.key(0))
-    assert (len({tokens[0] for tokens in first}) > 8) == equal
+CAPPED = tiny(logits_softcap=1e-3)  # close to zero: all tokens are equally likely, whatever the weights
 
+
+@pytest.mark.parametrize("cap", [1e-3, None])
+def test_a_cap_on_the_logits_is_in_evaluation(cap):
+  config = dataclasses.replace(CAPPED, logits_softcap=cap)
+  losses = position_losses(random_params(config), Inference(config), [np.asarray(random_tokens(1, 9)[0])], length=8)
+  assert (np.abs(losses - np.log(config.vocab_size)).max() < 0.01) == (cap is not None)
+
+
+@pytest.mark.slow  # compiling takes the time
+@pytest.mark.parametrize("cap", [1e-3, None])
+def test_a_cap_on_the_logits_is_in_sampling(cap):
+  config = dataclasses.replace(CAPPED, logits_softcap=cap)
+  settings = {"max_new_tokens": 1, "temperature": 0.05, "key": jax.random.key(0)}
+  first = {tokens[0] for tokens in generate(random_params(config), config, [[1]] * 64, **settings)}
+  assert (len(first) > 8) == (cap is not None)
+
+
+@pytest.mark.slow  # likewise
+def test_a_run_trains_with_the_cap(tmp_path):
   base = tiny_run(tiny_corpus(tmp_path / "corpus"), steps=2, checkpoint_every=2)
   run = with_model(base, logits_softcap=1e-3, init_std=0.5)
   train(run, tmp_path / "run")

@@ -11,7 +11,7 @@ import pytest
 
 from drope_jax.positions import ALiBi, Layer, LayerPattern, RoPE, alibi_slopes, layer_cycle, rnope_swa
 from drope_jax.rotation import rotate
-from drope_jax.scalings import NTK, PI, DynamicNTK, DynamicYaRN, Llama3, LongRoPE, NTKByParts, YaRN
+from drope_jax.scalings import NTK, PI, CoPE, DynamicNTK, DynamicYaRN, Llama3, LongRoPE, NTKByParts, YaRN
 
 SCALINGS = [
   None,
@@ -286,6 +286,16 @@ def test_the_other_scalings_do_not_look_at_the_length(scaling):
   np.testing.assert_array_equal(embedding.frequencies(16)[0], embedding.frequencies(16, 10_000)[0])
 
 
+@pytest.mark.parametrize("theta, head_dim, context, clipped", [(1e4, 32, 128, 10), (5e5, 128, 8192, 29)])
+def test_cope_slows_the_pairs_that_do_not_come_full_circle(theta, head_dim, context, clipped):
+  """By the authors' code: the last n frequencies times (1 + cos(linspace(0, pi, n))) / 2."""
+  omega, plain = RoPE(theta, CoPE(context)).frequencies(head_dim).omega, plain_frequencies(theta, head_dim)
+  assert (context * plain < 2 * np.pi).sum() == clipped
+  np.testing.assert_allclose(omega[:-clipped], plain[:-clipped])
+  np.testing.assert_allclose(omega[-clipped:], plain[-clipped:] * (1 + np.cos(np.linspace(0, np.pi, clipped))) / 2)
+  assert omega[-1] == 0
+
+
 # Every field of every scaling, and a value that must change the table at h = 64, theta = 1e4 and the length below.
 CHANGES = {
   PI(4.0): {"factor": 5.0},
@@ -300,6 +310,7 @@ CHANGES = {
   },
   DynamicNTK(2048, factor=2.0): {"original_context": 1024, "factor": 3.0},
   DynamicYaRN(2048): {"original_context": 1024, "beta_fast": 16.0, "beta_slow": 2.0},
+  CoPE(2048): {"original_context": 1024},
   Llama3(4.0, 2048): {"factor": 5.0, "original_context": 1024, "low_freq_factor": 2.0, "high_freq_factor": 8.0},
 }
 

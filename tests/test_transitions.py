@@ -12,9 +12,9 @@ from support.tiny_decoder import assert_close, logits_of, random_params, random_
 from drope_jax.config import InitConfig
 from drope_jax.errors import ConfigError
 from drope_jax.positions import ALiBi, Layer, LayerPattern, RoPE, rnope_swa
-from drope_jax.scalings import PI, DynamicNTK, YaRN
+from drope_jax.scalings import PI, CoPE, DynamicNTK, YaRN
 from drope_jax.serialization import from_dict, to_dict
-from drope_jax.transitions import Drop, Fade, Keep, KeepWindows, PartialDrop, Transition
+from drope_jax.transitions import Drop, Fade, Keep, KeepWindows, PartialDrop, Replace, Transition
 
 CONTEXT = 128
 HEAD_DIM = 16
@@ -34,6 +34,7 @@ def test_what_each_transition_makes_of_rope():
   assert applied(Keep()) == ROPE
   assert applied(Drop()) is None
   assert applied(Fade(0.5)) is None
+  assert applied(Replace(ROPE.rescaled(YaRN(8.0, CONTEXT)))) == RoPE(10_000.0, YaRN(8.0, CONTEXT))
   assert applied(KeepWindows(window=32, every=3)) == LayerPattern((Layer(ROPE, 32), Layer(ROPE, 32), Layer(None)))
 
 
@@ -84,6 +85,7 @@ def test_a_partial_drop_of_a_pattern_may_leave_one_of_its_layers_whole():
     (PartialDrop(), ALiBi(), "only the pairs of a RoPE"),
     (PartialDrop(0.001), ROPE, "drops nothing"),
     (PartialDrop(fastest=8), ROPE, "drops nothing"),
+    (Replace(ROPE), ROPE, "already; use Keep"),
     (KeepWindows(16), rnope_swa(16), "global layers have nothing to drop"),
     (KeepWindows(8, every=3), LOCAL_AND_GLOBAL, "its windows must be those that are kept already"),
     (KeepWindows(16, every=2), LOCAL_AND_GLOBAL, "its windows must be those that are kept already"),
@@ -240,7 +242,15 @@ class DropEveryOther(Transition):
 
 @pytest.mark.parametrize(
   "transition",
-  [Keep(), Drop(), Fade(0.3, "late_first", "cosine"), PartialDrop(2.0), KeepWindows(8, 4), DropEveryOther(1)],
+  [
+    Keep(),
+    Drop(),
+    Fade(0.3, "late_first", "cosine"),
+    PartialDrop(2.0),
+    Replace(RoPE(scaling=CoPE(CONTEXT))),
+    KeepWindows(8, 4),
+    DropEveryOther(1),
+  ],
 )
 def test_a_transition_is_recorded_and_read_again(transition):
   init = InitConfig(checkpoint="rope", transition=transition)

@@ -7,14 +7,14 @@ It needs libtpu (`pip install -e ".[tpu]"`) and no TPU. The compiled program is 
 with `--evaluate=LENGTH` the one of `drope_jax.evaluate.position_losses` on texts of that length, kernels included. A
 topology is that of the chips of one slice: v5p-64 has 64 TensorCores and so 32 chips, v5p:2x4x4; v5e-16 is v5e:4x4.
 
-What is printed, of one chip and one step:
+It prints, for one chip and one step:
   memory: arguments, temporaries and outputs of the compiled program; donated arguments are counted once.
   FLOPs: the model's by metrics.flops_per_token (PaLM: all of attention; causal: half; an evaluation is a third of a
     step), those of the traced program's matrix products (traced_flops.py: loops, recomputation and kernels included),
     and XLA's own figure, which counts a loop's body once and a Pallas kernel as nothing.
   collectives: bytes that a chip receives, loops counted as often as they run (traffic.py).
   roofline: the seconds of each resource alone at its data sheet's rate. The step takes at least the longest of them;
-    the MFU bound is the model's FLOPs in that time over the chips' peak. Reaching it needs all else to be hidden.
+    the MFU bound is the model's FLOPs in that time over the chips' peak. It is reached if all else is hidden behind it.
 
 Exit status: 0 it fits; 1 it does not, or something failed; 2 bad usage or config.
 """
@@ -133,12 +133,12 @@ def _run() -> None:
   print(report(figures))
   if JSON.value:
     write_json({"command": sys.argv[1:], **figures}, Path(JSON.value))
-  _check_fits(figures)  # last: what it needs, and for what, is printed before
+  _check_fits(figures)  # last: what it needs, and for what, has been printed
 
 
 def main() -> None:
   """The command."""
-  jax.config.update("jax_platforms", "cpu")  # a TPU that is here may be somebody's
+  jax.config.update("jax_platforms", "cpu")  # somebody else may be using a TPU of this machine
   try:
     _run()
   except DoesNotFit as error:

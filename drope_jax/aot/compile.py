@@ -27,10 +27,10 @@ from drope_jax.training.run import Run, resolve, start_from
 from drope_jax.training.state import abstract_frozen, abstract_state
 from drope_jax.training.step import batch_sharding, jit_train_step, step_number
 
-# libtpu looks for a TPU when it is loaded, and wants to be the only one to use it; here none is used.
+# When it is loaded, libtpu looks for a TPU and claims it for itself; no TPU is used here.
 _LIBTPU = {
-  "TPU_SKIP_MDS_QUERY": "1",  # does not ask the cloud which TPU this machine has
-  "TPU_ACCELERATOR_TYPE": "v5litepod-1",  # what it is told instead; the topology asked for does not depend on it
+  "TPU_SKIP_MDS_QUERY": "1",  # do not ask the cloud which TPU this machine has
+  "TPU_ACCELERATOR_TYPE": "v5litepod-1",  # a placeholder: the topology that is compiled for does not depend on it
   "TPU_WORKER_HOSTNAMES": "localhost",
   "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
 }
@@ -60,7 +60,7 @@ def with_model(config: TrainConfig) -> Run:
 
 
 def tpu_devices(topology: str, slices: int = 1) -> list[Any]:
-  """Devices that one can compile for and not run on.
+  """Devices that a program can be compiled for, but not run on.
 
   Raises:
     ConfigError: an unknown topology.

@@ -57,10 +57,10 @@ def describe(step: Step, compiled: Any, seconds: float) -> dict[str, Any]:
 
 
 def _square_buffers(step: Step, program: hlo.Program) -> list[str]:
-  """Types of buffers with two dimensions of the length, or one of it and one of what a device has of it.
+  """Types of buffers with two dimensions of the length, or with one of the length and one of a device's share of it.
 
-  Where the model itself has a size of that length, shapes do not tell: then the step is traced for another length, and
-  the arrays of that are searched, of which the compiled program's buffers are a part.
+  If a size of the model happens to equal the length, shapes cannot tell them apart: the step is then traced for another
+  length and its arrays are searched instead; they include all buffers of the compiled program.
   """
   cuts = (1, num_shards("length", step.mesh), divisor("length", step.mesh))
 
@@ -81,7 +81,7 @@ def fits(figures: dict[str, Any]) -> bool:
 
 
 def report(figures: dict[str, Any]) -> str:
-  """The figures in lines a person reads."""
+  """The figures as lines for a person."""
   gib = {name: f"{figures[name] / GIB:.2f}" for name in ("arguments", "temporaries", "outputs", "aliased", "program")}
   flops, times, chips = figures["model_flops"], figures["seconds"], figures["chips"]
 

@@ -49,7 +49,7 @@ def traced_flops(jaxpr: Any) -> Traced:
 
 
 def visible_blocks(keys: int) -> float:
-  """The share of (query block, key block) pairs that causality leaves, of rows of so many blocks.
+  """The share of (query block, key block) pairs that the causal mask leaves in rows of this many blocks.
 
   Of each device's pairs, where rows are split over several: see attention/context_parallel.py.
   """

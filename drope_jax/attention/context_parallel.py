@@ -1,8 +1,9 @@
 """Rows split over the mesh axis `context`: which queries of a row a device computes.
 
 Causality lets the first queries see few keys and the last ones all, so that devices which computed the piece they hold
-would wait for the last of them. A row is cut into two chunks a device instead, and of n devices number d computes the
-chunks d and 2n-1-d: all see as many keys. What they hold, 2d and 2d+1, is traded before and after.
+would wait for the last of them. A row is therefore cut into two chunks per device, and device d of n computes chunks d
+and 2n-1-d, so that all devices see equally many keys. They hold chunks 2d and 2d+1, which are exchanged before and
+after.
 """
 
 from collections.abc import Callable
@@ -20,7 +21,7 @@ Array = jax.Array
 
 
 def deal(x: Array, devices: int) -> Array:
-  """Within `jax.shard_map`: for the chunks of axis 1 that a device holds, those it computes, the even one first."""
+  """Within `jax.shard_map`: trades the chunks of axis 1 that a device holds for those it computes, even one first."""
   return _trade(x, _holders_and_computers(devices))
 
 
@@ -58,7 +59,7 @@ def _trade(x: Array, permutations: list[list[tuple[int, int]]]) -> Array:
 def over_context(compute: Callable, q_BTHh, k_BSKh, v_BSKh, offset, segments, bias) -> Array:
   """`compute` where rows are split over the mesh axis `context`: a device gathers all keys, and has its queries dealt.
 
-  Said with shard_map, because the compiler does not see how the blocks of a loop could be dealt out.
+  It uses shard_map, because the compiler does not see how to distribute the blocks of a loop.
   """
   devices = num_shards("length")
   heads = partition_spec(("batch", "length", "heads", "head_dim"))

@@ -1,6 +1,8 @@
 """The frame of every command: parsed flags, log lines for a person, `--help`, errors of one line, exit statuses.
 
-Exit status: 0 done, or stopped by a signal (SIGTERM, Ctrl-C) with what was done kept; 1 failed; 2 bad usage or config.
+Exit status: 0 done, or stopped by a signal (SIGTERM, Ctrl-C); 1 failed; 2 bad usage or config. A command of RESUMABLE
+that was stopped keeps what was done, and the same command goes on; any other leaves nothing half done, and starts over.
+Signals at other moments, and a second Ctrl-C: interrupts.py.
 """
 
 import argparse
@@ -27,11 +29,21 @@ from drope_jax.errors import ConfigError, UserError
 logger = logging.getLogger(__name__)
 
 FAILURES = (ModuleNotFoundError, FloatingPointError, OSError)  # not ours, but of use to the user as they are
+RESUMABLE = (
+  "drope_jax.data.tokenize",
+  "experiments.evaluate",
+  "experiments.quickstart",
+  "experiments.study",
+  "experiments.train",
+)
 HELP = ("--help", "-help", "-h", "--helpshort", "--helpfull")
 
 
 def run(
-  main: Callable[[], Any], stopped_status: flags.FlagHolder[int] | None = None, computes: bool = False
+  main: Callable[[], Any],
+  stopped_status: flags.FlagHolder[int] | None = None,
+  computes: bool = False,
+  leave: Callable[[int], None] | None = None,
 ) -> NoReturn:
   """Parses absl's flags, imports the modules of `--import`, runs `main`, and ends with its exit status.
 
@@ -39,6 +51,7 @@ def run(
     stopped_status: the flag with the exit status of a command that a signal stopped; 0 if there is none.
     computes: whether the command runs models: what it compiles is kept (compiled.py), and on a CPU it starts once more
       (cpu.py).
+    leave: called with the exit status before the process ends, which it may do itself.
   """
 
   def parsed() -> None:
@@ -52,7 +65,10 @@ def run(
   if computes:
     cpu.restart()
     compiled.keep()
-  sys.exit(_framed(parsed, stopped_status))
+  status = _framed(parsed, stopped_status, _resumes(main))
+  if leave is not None:
+    leave(status)
+  sys.exit(status)
 
 
 class Parser(argparse.ArgumentParser):
@@ -87,7 +103,7 @@ def run_parsed(
     import_modules(imported)
     main(found)
 
-  return _framed(parsed, None)
+  return _framed(parsed, None, _resumes(main))
 
 
 def run_foreign(main: Callable[[], Any]) -> NoReturn:
@@ -99,7 +115,7 @@ def run_foreign(main: Callable[[], Any]) -> NoReturn:
     sys.argv[:] = rest
     main()
 
-  sys.exit(_framed(imported, None))
+  sys.exit(_framed(imported, None, _resumes(main)))
 
 
 def command_line() -> str:
@@ -108,12 +124,22 @@ def command_line() -> str:
 
 
 def _program() -> str:
-  module = getattr(sys.modules["__main__"], "__spec__", None)
-  name = ["python", "-m", module.name.removesuffix(".__main__")] if module else ["python", sys.argv[0]]
-  return shlex.join(name)
+  module = _module()
+  return shlex.join(["python", "-m", module] if module else ["python", sys.argv[0]])
 
 
-def _framed(main: Callable[[], Any], stopped_status: flags.FlagHolder[int] | None) -> int:
+def _module() -> str:
+  """Of `python -m MODULE`; empty where a file or a text runs."""
+  spec = getattr(sys.modules["__main__"], "__spec__", None)
+  return spec.name.removesuffix(".__main__") if spec else ""
+
+
+def _resumes(main: Callable[..., Any]) -> bool:
+  """Whether the command with this main function is one of RESUMABLE."""
+  return (_module() if main.__module__ == "__main__" else main.__module__) in RESUMABLE
+
+
+def _framed(main: Callable[[], Any], stopped_status: flags.FlagHolder[int] | None, resumes: bool) -> int:
   """The exit status of `main`."""
   absl_logging.set_verbosity(absl_logging.ERROR)  # orbax and tfds report every file they touch
   with _logging():
@@ -121,7 +147,8 @@ def _framed(main: Callable[[], Any], stopped_status: flags.FlagHolder[int] | Non
       with terminable():
         main()
     except Terminated as stopped:
-      logger.info("stopped %s; run the same command to go on from there", stopped)
+      goes_on = "to go on from there" if resumes else "to start over: nothing half done is left"
+      logger.info("stopped %s; run the same command %s", stopped, goes_on)
       return 0 if stopped_status is None else stopped_status.value
     except UserError as error:
       return _fail(error, error.exit_status)

@@ -7,7 +7,8 @@ import threading
 from collections.abc import Iterator
 from types import FrameType
 
-NAMES = {signal.SIGTERM: "by SIGTERM", signal.SIGINT: "by Ctrl-C"}
+from drope_jax import interrupts
+from drope_jax.interrupts import NAMES
 
 
 class Terminated(BaseException):
@@ -21,7 +22,8 @@ class Terminated(BaseException):
 def terminable() -> Iterator[None]:
   """SIGTERM and Ctrl-C raise Terminated, unless other code handles them: the training loop does, and saves first.
 
-  A timer raises it again until it arrives, because callbacks from C, such as `__del__`, let no error out.
+  A timer raises it again until it arrives, because callbacks from C, such as `__del__`, let no error out. A second
+  Ctrl-C ends the process at once.
   """
   if threading.current_thread() is not threading.main_thread():
     yield
@@ -36,8 +38,10 @@ def terminable() -> Iterator[None]:
       raise Terminated(reason[0])
 
   before = {number: signal.signal(number, terminate) for number in (*NAMES, signal.SIGALRM)}
+  interrupts.unblock()  # where a second start (cpu.py) was not by `python -m`
   try:
-    yield
+    with interrupts.ends_at_second_ctrl_c():
+      yield
   finally:
     signal.signal(signal.SIGALRM, signal.SIG_IGN)
     signal.setitimer(signal.ITIMER_REAL, 0)

@@ -2,22 +2,18 @@
 
 import collections
 import dataclasses
-import os
-import threading
-import time
 from typing import Any
 
 import grain
 import numpy as np
-from absl import flags
 
 from drope_jax.data.read_ahead import Batch, ReadAhead
 from drope_jax.data.sources import Documents
 from drope_jax.data.tokenizers import Tokenizer
+from drope_jax.data.workers import WorkerStream
 from drope_jax.errors import DataError
 
 HELD_TOKENS = 1 << 25  # of the documents that are read side by side: above it, no further one is begun
-_NEVER = 1 << 62  # bytes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,7 +89,7 @@ class _RowIterator(grain.DatasetIterator[Batch]):
     self._go_to(0, [])
 
   def _go_to(self, following: int, opened: list[list[int]]) -> None:
-    self._stream = iter(in_workers(ReadAhead(self._token_documents[following:]), self._num_workers))
+    self._stream = WorkerStream(ReadAhead(self._token_documents[following:]), self._num_workers)
     self._following = following
     self._opened = collections.deque(_Open(document, offset, length) for document, offset, length in opened)
     self._held = sum(one.length - one.offset for one in self._opened)
@@ -152,30 +148,3 @@ class _RowIterator(grain.DatasetIterator[Batch]):
   def close(self) -> None:
     super().close()
     self._stream.close()
-
-
-def in_workers(stream: grain.IterDataset[Batch], num_workers: int) -> grain.IterDataset[Batch]:
-  """The stream as so many processes read it, each a share of its elements; 0: as this process does."""
-  if not num_workers:
-    return stream
-  if not flags.FLAGS.is_parsed():  # grain reads an absl flag, which fails outside of absl programs
-    flags.FLAGS.mark_as_parsed()
-  # Elements come through pipes: shared memory would be left behind where a worker ends with an error.
-  stream = grain.experimental.WithOptionsIterDataset(stream, grain.experimental.DatasetOptions(min_shm_size=_NEVER))
-  options = grain.MultiprocessingOptions(num_workers=num_workers)
-  return stream.mp_prefetch(options, worker_init_fn=EndWithParent(os.getpid()))
-
-
-@dataclasses.dataclass(frozen=True)
-class EndWithParent:
-  """Ends a worker when its trainer is gone, killed even: it would wait for ever."""
-
-  parent: int
-
-  def __call__(self, *_: int) -> None:
-    threading.Thread(target=self._watch, daemon=True).start()
-
-  def _watch(self) -> None:
-    while os.getppid() == self.parent:
-      time.sleep(1)
-    os._exit(1)

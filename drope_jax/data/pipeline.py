@@ -30,12 +30,12 @@ SHUFFLED_BATCHES = 16  # batches whose rows are shuffled together
 
 def train_batches(
   config: DataConfig, seed: int, process_index: int = 0, process_count: int = 1
-) -> grain.DatasetIterator[Batch]:
+) -> "Batches | WindowBatches":
   """This process's share of an endless stream of batches.
 
   The stream is a function of the arguments alone: `num_workers` changes its speed, not its content. Its position is
   saved and restored by `get_state` and `set_state` (plain data, through JSON too) or by `grain.checkpoint`. A stream
-  that several processes began goes on in another number of them: see `_Batches`. With workers, `close` the iterator
+  that several processes began goes on in another number of them: see `Batches`. With workers, `close` the iterator
   when done.
 
   Args:
@@ -80,7 +80,7 @@ def train_batches(
     ahead = max(1, min(SHUFFLED_BATCHES, AHEAD_BYTES // (rows * row_bytes)))
     return iter(grain.experimental.ThreadPrefetchIterDataset(batches, prefetch_buffer_size=ahead))
 
-  return _Batches(open_share, config.batch_size, process_index, process_count, Content(documents, tokenizer))
+  return Batches(open_share, config.batch_size, process_index, process_count, Content(documents, tokenizer))
 
 
 def open_documents(config: DataConfig) -> Documents:
@@ -145,7 +145,7 @@ def _tokenize(documents: Documents, tokenizer: Tokenizer, config: DataConfig) ->
   return Tokenize(documents, tokenizer, config.bos, config.min_tokens, config.max_tokens)
 
 
-class _Batches(grain.DatasetIterator[Batch]):
+class Batches(grain.DatasetIterator[Batch]):
   """One process's rows of every batch, from the shares that they lie in.
 
   A batch is its shares one behind the other, and there are as many as there were processes when the stream began: so
@@ -163,7 +163,7 @@ class _Batches(grain.DatasetIterator[Batch]):
     content: Content,
   ):
     super().__init__()
-    self._content = content
+    self.content = content
     self._open_share, self._batch_size = open_share, batch_size
     self._first, self._last = batch_size * index // count, batch_size * (index + 1) // count  # rows of this process
     self._shares: dict[int, grain.DatasetIterator[Batch]] = {}
@@ -183,10 +183,10 @@ class _Batches(grain.DatasetIterator[Batch]):
 
   def get_state(self) -> dict[str, Any]:
     states = {str(index): share.get_state() for index, share in self._shares.items()}
-    return {"shares": self._count, "states": states, "content": self._content.record}
+    return {"shares": self._count, "states": states, "content": self.content.record}
 
   def set_state(self, state: dict[str, Any]) -> None:
-    self._content.check(state.get("content"))
+    self.content.check(state.get("content"))
     self._go_to(state["shares"])
     for index, share in self._shares.items():
       share.set_state(state["states"][str(index)])

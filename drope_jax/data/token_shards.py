@@ -8,6 +8,7 @@ import logging
 import multiprocessing
 import os
 import shutil
+import signal
 import time
 import uuid
 from collections.abc import Iterator
@@ -18,11 +19,11 @@ import numpy as np
 from etils import epath
 
 from drope_jax.data.identity import digest
-from drope_jax.data.packing import EndWithParent
 from drope_jax.data.sources import Documents
 from drope_jax.data.sources.source import key
 from drope_jax.data.sources.tokens import FORMAT, META
 from drope_jax.data.tokenizers import Tokenizer
+from drope_jax.data.workers import EndWithParent, shielded
 from drope_jax.errors import ConfigError
 from drope_jax.files import DRAFT, holds_something, is_local, write_json
 
@@ -201,7 +202,7 @@ def _written(jobs: list[_Shard], processes: int) -> Iterator[dict[str, Any]]:
   if processes == 1 or len(jobs) < 2:
     yield from map(_Shard.write, jobs)
     return
-  with multiprocessing.get_context("spawn").Pool(
-    min(processes, len(jobs)), initializer=EndWithParent(os.getpid())
-  ) as pool:  # leaving the block ends the processes, whatever they do
+  with shielded(signal.SIGINT):
+    pool = multiprocessing.get_context("spawn").Pool(min(processes, len(jobs)), initializer=EndWithParent(os.getpid()))
+  with pool:  # leaving the block ends the processes, whatever they do
     yield from pool.imap_unordered(_Shard.write, jobs)

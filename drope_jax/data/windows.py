@@ -15,12 +15,12 @@ import numpy as np
 
 from drope_jax.config import DataConfig
 from drope_jax.data.identity import Content
-from drope_jax.data.packing import in_workers
 from drope_jax.data.read_ahead import AHEAD_BYTES, Batch
 from drope_jax.data.sources import Documents
 from drope_jax.data.sources.combined import Part
 from drope_jax.data.sources.tokens import TokenShards
 from drope_jax.data.tokenizers import Tokenizer
+from drope_jax.data.workers import WorkerStream
 from drope_jax.errors import ConfigError, DataError
 
 _AHEAD = 16  # batches
@@ -155,7 +155,7 @@ class WindowBatches(grain.DatasetIterator[Batch]):
       )
     first, last = config.batch_size * index // count, config.batch_size * (index + 1) // count
     self._batches = _Batches(flat, config, seed, tokenizer.eos_id, first, last)
-    self._content, self._num_workers = Content(documents, tokenizer), config.num_workers
+    self.content, self._num_workers = Content(documents, tokenizer), config.num_workers
     arrays = 3 if config.document_mask else 1
     self._ahead = max(1, min(_AHEAD, AHEAD_BYTES // ((last - first) * (config.context + 1) * 4 * arrays)))
     self._go_to(0)
@@ -164,7 +164,7 @@ class WindowBatches(grain.DatasetIterator[Batch]):
     self._next = number
     options = grain.ReadOptions(num_threads=min(4, self._ahead), prefetch_buffer_size=self._ahead)
     stream = grain.MapDataset.source(self._batches)[number:].to_iter_dataset(options)
-    self._stream = iter(in_workers(stream, self._num_workers))
+    self._stream = WorkerStream(stream, self._num_workers)
 
   def __next__(self) -> Batch:
     batch = next(self._stream)
@@ -172,10 +172,10 @@ class WindowBatches(grain.DatasetIterator[Batch]):
     return batch
 
   def get_state(self) -> dict[str, Any]:
-    return {"next_batch": self._next, "content": self._content.record}
+    return {"next_batch": self._next, "content": self.content.record}
 
   def set_state(self, state: dict[str, Any]) -> None:
-    self._content.check(state["content"])
+    self.content.check(state["content"])
     self._stream.close()
     self._go_to(state["next_batch"])
 

@@ -100,7 +100,7 @@ def evaluate(
   if reading and c is None and max(lengths) > context:
     rest = [length for length, *_ in asked]
     c = fitted_coefficient(run, loaded, weights, data, lengths, place, subject, progress, rest)
-  # What two methods run may be the same: within the training context most that rescale RoPE leave it as it is.
+  # Two methods may run the same model: within the training context most that rescale RoPE leave it as it is.
   missing: dict[tuple[str, int, Inference], list[tuple[Task, Measurement]]] = {}
   settings_of = {(length, task.name): task.settings(length) for length in lengths for task in tasks}
   for length, task, method in asked:

@@ -4,6 +4,9 @@
 one as any other, for `drope_jax.load`, `python -m experiments.evaluate --checkpoint=DIR`, and as
 `--config.init.checkpoint=DIR` of a recalibration.
 
+LoRA adapters (a folder of PEFT) are merged into their model on import: SRC is their folder, and `--base` the model's,
+unless adapter_config.json names a folder that is there.
+
 `python -m drope_jax.interop export DIR DST` makes of a checkpoint a folder that stock transformers loads; the formats
 are those of families.py. With `--format=gguf` it holds a model.gguf for stock llama.cpp.
 
@@ -34,9 +37,12 @@ def _parser() -> cli.Parser:
   parser = cli.Parser(prog="python -m drope_jax.interop", about=__doc__)
   commands = parser.add_subparsers(dest="command", required=True)
   into = commands.add_parser("import", help="a pretrained model into a checkpoint")
-  into.add_argument("source", metavar="SRC", help="folder with config.json and safetensors, or a .gguf file")
+  into.add_argument(
+    "source", metavar="SRC", help="folder with config.json and safetensors or adapters, or a .gguf file"
+  )
   into.add_argument("directory", metavar="DIR", help="where the checkpoint goes")
   into.add_argument("--tokenizer", metavar="PATH", help="a tokenizer.json (or its folder) instead of SRC's")
+  into.add_argument("--base", metavar="PATH", help="the model that SRC, a folder of LoRA adapters, was trained on")
   into.add_argument("--mesh", metavar="AXES", help="devices to load to: fsdp, or fsdp=4,tensor=2, or dp,context=2")
   out = commands.add_parser("export", help="a checkpoint into a folder for transformers or llama.cpp")
   out.add_argument("directory", metavar="DIR", help="workdir of a run, or an imported model")
@@ -56,7 +62,7 @@ def _parser() -> cli.Parser:
 def _run(args: argparse.Namespace) -> None:
   if args.command == "import":
     mesh = make_mesh(parse_mesh(args.mesh.split(","))) if args.mesh is not None else host_mesh()
-    import_model(args.source, args.directory, tokenizer=args.tokenizer, mesh=mesh)
+    import_model(args.source, args.directory, tokenizer=args.tokenizer, base=args.base, mesh=mesh)
     return
   export_model(
     args.directory,

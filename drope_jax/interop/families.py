@@ -65,6 +65,8 @@ class Family(NamedTuple):
   rotations_by_kind: bool = False  # whether layers with a window have a rotation of their own
   rotates_part: bool = False  # whether it reads `partial_rotary_factor`; its rotated dimensions come first in a head
   rope_types: tuple[str, ...] | None = None  # that it accepts; None: all of transformers'
+  neutral: str = "llama3"  # the rope_type by which it rotates by no angle
+  few_scaling_keys: bool = False  # version 4 of it takes no more keys in `rope_scaling` than it needs, and `type`
   stops_pairs: bool = True  # whether it reads rope_type "longrope", by which a partial drop is written
   theta: float = 10_000.0
   local_theta: float | None = None  # of layers with a window; None: that of the others
@@ -239,7 +241,7 @@ FAMILIES: dict[str, Family] = {
       "logits_divisor": Number("logits_scaling", 1.0),
     },
   ),
-  "olmo2": Family("Olmo2ForCausalLM", **_OLMO),
+  "olmo2": Family("Olmo2ForCausalLM", neutral="linear", few_scaling_keys=True, **_OLMO),
   "olmo3": Family(
     "Olmo3ForCausalLM",
     rotations_by_kind=True,
@@ -252,6 +254,8 @@ FAMILIES: dict[str, Family] = {
     "Phi3ForCausalLM",
     rotates_part=True,
     rope_types=("default", "longrope"),
+    neutral="longrope",
+    few_scaling_keys=True,
     square=True,
     windows="one",
     bias=False,

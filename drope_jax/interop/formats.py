@@ -256,6 +256,10 @@ def write_config(
   return config
 
 
+# What `rope_scaling` holds in the classes of version 4 that take no more.
+_NEEDED = {"linear": ("factor",), "dynamic": ("factor",), "longrope": ("short_factor", "long_factor")}
+
+
 def _write_ropes(family: Family, model: ModelConfig, max_position: int) -> dict[str, Any]:
   """The rotations, for versions 5 (`rope_parameters`) and 4 (the other keys).
 
@@ -279,7 +283,7 @@ def _write_ropes(family: Family, model: ModelConfig, max_position: int) -> dict[
     config |= {ORIGINAL: full[ORIGINAL]}
   if family.rotates_part:
     config |= {"partial_rotary_factor": full.get("partial_rotary_factor", 1.0)}
-  if family.rope_types is not None and config["rope_scaling"] is not None:  # version 4 of Phi-3 takes just these
-    factors = {key: scaling[key] for key in ("short_factor", "long_factor")}
-    config["rope_scaling"] = {"type": scaling["rope_type"], **factors}
+  needed = _NEEDED.get(full["rope_type"])
+  if family.few_scaling_keys and needed is not None:
+    config["rope_scaling"] = {"type": full["rope_type"], **{key: scaling[key] for key in needed}}
   return config

@@ -94,65 +94,17 @@ def read_config(config: dict[str, Any], where: Any, names: Mapping[str, str] | N
 
 
 # What a config.json says beside the function: its history, tokens, training and generation.
-_REMARKS = frozenset(  # as words: one a line would be 40
-  [
-    "_name_or_path",
-    "_attn_implementation",
-    "architectures",
-    "attention_dropout",
-    "attn_implementation",
-    "auto_map",
-    "bad_words_ids",
-    "begin_suppress_tokens",
-    "bos_token_id",
-    "cross_attention_hidden_size",
-    "decoder_start_token_id",
-    "dtype",
-    "eos_token_id",
-    "id2label",
-    "initializer_range",
-    "keys_to_ignore_at_inference",
-    "label2id",
-    "license",
-    "max_length",
-    "max_sequence_length",
-    "model_type",
-    "output_attentions",
-    "output_hidden_states",
-    "pad_token_id",
-    "pretraining_tp",
-    "return_dict",
-    "task_specific_params",
-    "tokenizer_class",
-    "torch_dtype",
-    "torchscript",
-    "transformers_version",
-    "unk_token_id",
-    "use_cache",
-    "use_flash_attention",
-  ]
+_REMARKS = (
+  "_name_or_path _attn_implementation architectures attention_dropout attn_implementation auto_map bad_words_ids "
+  "begin_suppress_tokens bos_token_id cross_attention_hidden_size decoder_start_token_id dtype eos_token_id id2label "
+  "initializer_range keys_to_ignore_at_inference label2id license max_length max_sequence_length model_type "
+  "output_attentions output_hidden_states pad_token_id pretraining_tp return_dict task_specific_params tokenizer_class "
+  "torch_dtype torchscript transformers_version unk_token_id use_cache use_flash_attention"
 )
-_LLAMA = frozenset(
-  [
-    "attention_bias",
-    "head_dim",
-    "hidden_act",
-    "hidden_size",
-    "intermediate_size",
-    "max_position_embeddings",
-    "mlp_bias",
-    "num_attention_heads",
-    "num_hidden_layers",
-    "num_key_value_heads",
-    "original_max_position_embeddings",
-    "partial_rotary_factor",
-    "rms_norm_eps",
-    "rope_parameters",
-    "rope_scaling",
-    "rope_theta",
-    "tie_word_embeddings",
-    "vocab_size",
-  ]
+_LLAMA = (
+  "attention_bias head_dim hidden_act hidden_size intermediate_size max_position_embeddings mlp_bias "
+  "num_attention_heads num_hidden_layers num_key_value_heads original_max_position_embeddings partial_rotary_factor "
+  "rms_norm_eps rope_parameters rope_scaling rope_theta tie_word_embeddings vocab_size"
 )
 
 
@@ -174,7 +126,7 @@ def family_of(config: Mapping[str, Any], where: Any, names: Mapping[str, str] | 
     return family
   if not isinstance(kind, str) or not keys.given("auto_map"):
     keys.refuse("model_type", f"is {kind!r}; allowed: {', '.join(FAMILIES)}")
-  own = sorted(config.keys() - _REMARKS - _LLAMA)
+  own = sorted(config.keys() - {*_REMARKS.split(), *_LLAMA.split()})
   if own:
     said = f"is {kind!r}, whose code (auto_map) is not run; it is no plain Llama, as it has {', '.join(own)}"
     keys.refuse("model_type", f"{said}; allowed: {', '.join(FAMILIES)}")

@@ -15,6 +15,7 @@ from jax.sharding import Mesh, Sharding, SingleDeviceSharding
 from drope_jax import checkpoint
 from drope_jax.data.tokenizers import load_tokenizer
 from drope_jax.errors import ConfigError
+from drope_jax.interop import lora
 from drope_jax.interop.drafts import check_free, draft_of, local
 from drope_jax.interop.families import Family
 from drope_jax.interop.gguf_file import GGUFFile
@@ -37,20 +38,17 @@ from drope_jax.sharding import named_sharding
 logger = logging.getLogger(__name__)
 
 
-def open_source(path: str | Path) -> tuple[Source, Description]:
-  """A folder of safetensors or a GGUF file, its config read and every array's name and shape checked.
+def open_source(path: str | Path, base: str | Path | None = None) -> tuple[Source, Description]:
+  """A folder of safetensors, a GGUF file or an adapter, its config read and every array's name and shape checked.
+
+  Args:
+    path: the folder, the file, or a folder of PEFT.
+    base: the model that an adapter was trained on; None: the folder that its config names.
 
   Raises:
     ConfigError: naming the file and what is missing or not supported in it.
   """
-  path = Path(path)
-  if path.is_dir():
-    source: Source = HuggingFaceFolder(path)
-    described = path / "config.json"
-  elif path.is_file() and path.suffix == ".gguf":
-    source, described = GGUFFile(path), path
-  else:
-    raise ConfigError(f"{path}: neither a folder of a Hugging Face model nor a .gguf file")
+  source, described = _open(Path(path), None if base is None else Path(base))
   _check_layers(source, described)
   description = read_config(source.config, described, source.names)
   embedding, head = map(_family(source).spelled, (EMBEDDING, UNEMBEDDING))
@@ -61,6 +59,21 @@ def open_source(path: str | Path) -> tuple[Source, Description]:
     said = "auto_map names code that is not run; keys and arrays are those of"
     logger.warning("%s: %s %s, and it is read as one", described, said, _family(source).architecture)
   return source, description
+
+
+def _open(path: Path, base: Path | None) -> tuple[Source, Path]:
+  """A source, and the file that describes its model."""
+  if lora.is_adapter(path):
+    base = base or lora.base_of(path)
+    model, described = _open(base, None)
+    return lora.MergedAdapter(path, model), described
+  if base is not None:
+    raise ConfigError(f"base is {base}, but {path} has no {lora.CONFIG}: it is no adapter")
+  if path.is_dir():
+    return HuggingFaceFolder(path), path / "config.json"
+  if path.is_file() and path.suffix == ".gguf":
+    return GGUFFile(path), path
+  raise ConfigError(f"{path}: neither a folder of a Hugging Face model nor a .gguf file")
 
 
 def _check_layers(source: Source, described: Path) -> None:
@@ -170,14 +183,20 @@ def _stack_functions(shape: tuple[int, ...], sharding: Sharding) -> tuple[Callab
 
 
 def import_model(
-  source_path: str | Path, directory: str | Path, *, tokenizer: str | Path | None = None, mesh: Mesh | None = None
+  source_path: str | Path,
+  directory: str | Path,
+  *,
+  tokenizer: str | Path | None = None,
+  base: str | Path | None = None,
+  mesh: Mesh | None = None,
 ) -> Description:
   """Writes a pretrained model as a checkpoint that `drope_jax.load(directory)` reads: all of it, or nothing.
 
   Args:
-    source_path: a Hugging Face folder (safetensors) or a .gguf file.
+    source_path: a Hugging Face folder (safetensors), a .gguf file, or a folder of PEFT with LoRA adapters.
     directory: not there yet, or empty.
     tokenizer: a tokenizer.json (or its folder) instead of the source's.
+    base: the model that the adapters were trained on; None: the folder that their config names.
     mesh: where the weights are held on their way; None: the first local device.
 
   Raises:
@@ -186,7 +205,7 @@ def import_model(
   """
   source_path, directory = local(source_path), local(directory)
   check_free(directory)
-  source, (model, context, beta) = open_source(source_path)
+  source, (model, context, beta) = open_source(source_path, None if base is None else local(base))
   with draft_of(directory) as draft:
     if tokenizer is None:
       source.write_tokenizer(draft)

@@ -68,6 +68,8 @@ def read_ropes(
   if local is not None and top.given(local):
     theta = top.number(local)
   by_kind, scaling = config.get("rope_parameters"), config.get("rope_scaling") or {}
+  if not isinstance(scaling, dict):
+    top.refuse("rope_scaling", f"is {scaling!r}; it must be an object")
   if by_kind is None:
     full = read_rope(config, family.theta, context, head_dim, where, names)
     if local is None and (full is None or full.theta != theta):
@@ -166,7 +168,7 @@ def _read_given(
   if passed_over:
     listed = ", ".join(map(keys.name, passed_over))
     logger.warning("%s: %s passed over; transformers does not read that for rope_type %r", top.where, listed, kind)
-  rotated = int(head_dim * share)
+  rotated = int(head_dim * share) if share <= 1 else 0
   if rotated % 2 or not 2 <= rotated <= head_dim:
     top.refuse("partial_rotary_factor", f"is {share}; of heads of {head_dim} it must leave an even number")
   try:

@@ -50,10 +50,10 @@ def write_rope(rope: RoPE | None, context: int, head_dim: int, family: Family) -
     context: `max_position_embeddings` beside it.
     family: the class.
   """
-  if rope is None and family.rope_types is None:
-    # `llama3`, because vLLM would build a table of max_position * factor rows for `linear`.
-    neutral = {"factor": NEUTRAL_FACTOR, "low_freq_factor": 1.0, "high_freq_factor": 4.0}
-    return {"rope_type": "llama3", "rope_theta": 10_000.0, **neutral, ORIGINAL: 1}
+  if rope is None and family.neutral != "longrope":
+    # `llama3` where the class has it, because vLLM would build a table of max_position * factor rows for `linear`.
+    more = {"low_freq_factor": 1.0, "high_freq_factor": 4.0, ORIGINAL: 1} if family.neutral == "llama3" else {}
+    return {"rope_type": family.neutral, "rope_theta": 10_000.0, "factor": NEUTRAL_FACTOR, **more}
   share = {}
   if family.rotates_part and rope is not None and rope.rotary_dim is not None:
     share = {"partial_rotary_factor": _share(rope.rotary_dim, head_dim)}

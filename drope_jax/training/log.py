@@ -17,6 +17,7 @@ from drope_jax.model import compute_dtype
 from drope_jax.optim import learning_rate
 from drope_jax.parameters import count_parameters
 from drope_jax.serialization import to_dict
+from drope_jax.training.health import Ruined, check
 from drope_jax.training.run import Run
 
 logger = logging.getLogger(__name__)
@@ -65,14 +66,15 @@ def announce_compilation(run: Run, heldout: str | None) -> None:
 class TrainLog:
   """The records of a run: metrics.jsonl, the trackers, and the line that a person reads.
 
-  Reports of steps lie on the devices until a record is written: nothing waits for a step before that.
+  Reports of steps stay on the devices until a record is written, so that nothing waits for a step before that.
   """
 
-  def __init__(self, run: Run, workdir: epath.Path, step: int, tokens: int, seconds: float):
-    """Args: the step that the run goes on from, and its tokens and seconds so far."""
+  def __init__(self, run: Run, workdir: epath.Path, step: int, tokens: int, seconds: float, skipped: int = 0):
+    """Args: the step that the run goes on from, and its tokens, seconds and skipped updates so far."""
     config = run.config
-    self._run, self._workdir = run, workdir
-    self.tokens, self._clock = tokens, _Clock(seconds)
+    self._run = run
+    self.tokens, self.skipped, self._clock = tokens, skipped, _Clock(seconds)
+    self.reports: list[dict[str, Any]] = []  # of the steps of the last record, on this host
     self._schedule = learning_rate(config.optim, config.steps)
     self._pending: list[dict[str, Any]] = []
     self._waits: list[float] = []  # seconds, one for each step that is not recorded yet
@@ -108,45 +110,65 @@ class TrainLog:
     """Writes the record of the steps since the last one, up to `step`; their losses are averaged by tokens.
 
     Raises:
-      FloatingPointError: if the loss or the gradient is not finite.
+      Ruined: if the loss or the gradient of a step is not finite (or far too large), and was not skipped.
     """
-    reports, self._pending = jax.device_get(self._pending), []
-    if not reports:
+    self.reports, self._pending = jax.device_get(self._pending), []
+    if not self.reports:
       return
-    data_seconds = self._mean_wait(len(reports))
-    tokens = [float(report["tokens"]) for report in reports]
+    data_seconds = self._mean_wait(len(self.reports))
+    self._check_steps(step)
+    done = [report for report in self.reports if not report.get("skipped")]
+    tokens = [float(report["tokens"]) for report in done]
+    read = sum(float(report["tokens"]) for report in self.reports)
+    self.tokens += round(read)
+    if not done:  # the next record counts them
+      return
     if not sum(tokens):  # documents of one token each, behind a document mask: there is no loss
-      logger.warning("the %d steps up to step %d had nothing to predict", len(reports), step)
+      logger.warning("the %d steps up to step %d had nothing to predict", len(done), step)
       return
-    loss, grad_norm = _mean([report["loss"] for report in reports], tokens), float(reports[-1]["grad_norm"])
-    # The loss is of the weights before the update: a gradient that is not finite would be saved with a fine loss.
-    for name, value in (("loss", loss), ("gradient norm", grad_norm)):
-      if not math.isfinite(value):
-        raise FloatingPointError(f"the {name} at step {step} is {value}; {self._workdir} keeps its earlier checkpoints")
+    loss, grad_norm = _mean([report["loss"] for report in done], tokens), float(done[-1]["grad_norm"])
     elapsed = self._clock.lap()
     # The first lap is mostly compilation: it counts as time, but says nothing about speed.
-    speed = None if self._clock.laps == 1 else sum(tokens) / elapsed
-    self.tokens += round(sum(tokens))
+    speed = None if self._clock.laps == 1 else read / elapsed
     record = {
       "step": step,
       "tokens": self.tokens,
       "loss": loss,
       "grad_norm": grad_norm,
-      "learning_rate": float(self._schedule(step - 1)),
+      "learning_rate": float(self._schedule(step - 1 - self.skipped)),  # a skipped update does not count for it
       "tokens_per_second": speed,
-      "mfu": None if speed is None else metrics.mfu(speed, self._flops_per_token(step, len(reports))),
+      "mfu": None if speed is None else metrics.mfu(speed, self._flops_per_token(step, len(self.reports))),
       "seconds": self.seconds,
       "data_seconds": data_seconds,
     }
-    for name in reports[0]["metrics"]:
-      mean = _mean([report["metrics"][name] for report in reports], tokens)
-      record[name] = None if math.isnan(mean) else mean
-    record |= {name: float(norm) for name, norm in reports[-1]["norms"].items()}
+    if self._run.config.skip_updates:
+      record["skipped_updates"] = self.skipped
+    for name in done[0]["metrics"]:
+      record[name] = _mean_where_computed([report["metrics"][name] for report in done], tokens)
+    record |= {name: float(norm) for name, norm in done[-1]["norms"].items()}
     self._write([record])
     config = self._run.config
-    eta = None if speed is None else (config.steps - step) * sum(tokens) / len(reports) / speed
+    eta = None if speed is None else (config.steps - step) * read / len(self.reports) / speed
     if jax.process_index() == 0:
       logger.info(metrics.progress_line(record, config.steps, eta))
+
+  def _check_steps(self, step: int) -> None:
+    """Counts the updates that were skipped, a line for each. Raises Ruined at the first step that `write` refuses."""
+    allowed = self._run.config.skip_updates
+    for number, report in enumerate(self.reports, step - len(self.reports) + 1):
+      loss, grad_norm = float(report["loss"]), float(report["grad_norm"])
+      if report.get("skipped") and self.skipped < allowed:
+        self.skipped += 1
+        logger.warning(
+          "the update of step %d is skipped: loss %.3g, gradient norm %.3g (%d of %d, TrainConfig.skip_updates)",
+          *(number, loss, grad_norm, self.skipped, allowed),
+        )
+        continue
+      # The loss is of the weights before the update: a gradient that is not finite would be saved with a fine loss.
+      check("loss", loss, number)
+      check("gradient norm", grad_norm, number)
+      if report.get("skipped"):
+        raise Ruined(f"the update of step {number} is not finite", number)
 
   def close(self) -> None:
     for tracker in self._trackers:
@@ -173,6 +195,12 @@ class TrainLog:
 
 def _mean(values: list[Any], weights: list[float]) -> float:
   return sum(float(value) * weight for value, weight in zip(values, weights, strict=True)) / sum(weights)
+
+
+def _mean_where_computed(values: list[Any], weights: list[float]) -> float | None:
+  """The mean over the steps that computed this metric, which is NaN at the others; None if no step did."""
+  found = [(value, weight) for value, weight in zip(values, weights, strict=True) if not math.isnan(value)]
+  return _mean(*map(list, zip(*found, strict=True))) if sum(weight for _, weight in found) else None
 
 
 class _Clock:

@@ -67,11 +67,14 @@ def resolve(config: TrainConfig) -> Run:
   if config.init is None:
     assert config.model is not None  # TrainConfig has one of the two
     return Run(config, config.model)
-  found = checkpoint.open_step(config.init.checkpoint, config.init.step)
-  if config.init.keep_optimizer:
+  init = config.init
+  found = checkpoint.open_step(init.checkpoint, init.step)
+  if init.keep_optimizer:
     _check_carries_over(config, found)
-  if config.data.tokenizer == "init":
-    config = dataclasses.replace(config, data=dataclasses.replace(config.data, tokenizer=config.init.checkpoint))
+  data = config.data
+  if data.tokenizer == "init":
+    data = dataclasses.replace(data, tokenizer=init.checkpoint)
+  config = dataclasses.replace(config, init=dataclasses.replace(init, source=found.identity), data=data)
   return start_from(config, found.model)
 
 

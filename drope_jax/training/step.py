@@ -26,7 +26,7 @@ Report = dict[str, Any]
 
 # What a record of training holds beside the objective's own metrics (log.py).
 RECORDED = {"step", "kind", "loss", "grad_norm", "learning_rate", "tokens_per_second", "mfu", "seconds"}
-RECORDED |= {"param_norm", "update_norm"}
+RECORDED |= {"param_norm", "update_norm", "skipped_updates"}
 RECORDED |= {"data_seconds"}
 
 
@@ -139,7 +139,8 @@ def make_train_step(run: Run, optimizer: optax.GradientTransformation, objective
   Of the step's arguments `batch` and `step` are those of `MicroBatch`; `frozen` is None unless the objective has a
   teacher.
   A report is {"loss": mean negative log-likelihood, "grad_norm", "tokens", "metrics": the objective's own, as means,
-  "norms": of parameters and updates, if asked for}.
+  "norms": of parameters and updates, if asked for, "skipped": bool, if updates may be skipped}. A skipped step, whose
+  loss, gradient or update is not finite, returns the state that it was given.
   """
   pieces = run.config.optim.accumulation
 
@@ -175,7 +176,12 @@ def make_train_step(run: Run, optimizer: optax.GradientTransformation, objective
     report["norms"] = {}
     if run.config.log_norms:
       report["norms"] = {"param_norm": optax.tree.norm(state.params), "update_norm": optax.tree.norm(updates)}
-    return TrainState(optax.apply_updates(state.params, updates), opt_state), report
+    updated = TrainState(optax.apply_updates(state.params, updates), opt_state)
+    if run.config.skip_updates:
+      numbers = jnp.stack([report["loss"], report["grad_norm"], optax.tree.norm(updates)])
+      report["skipped"] = ~jnp.isfinite(numbers).all()
+      updated = jax.tree.map(lambda old, new: jnp.where(report["skipped"], old, new), state, updated)
+    return updated, report
 
   return train_step
 

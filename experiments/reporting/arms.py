@@ -5,6 +5,7 @@ from collections.abc import Iterable
 
 import numpy as np
 
+from drope_jax.config import InitConfig
 from drope_jax.evaluate.methods import METHODS, allowed_methods
 from drope_jax.transitions import Transition
 from experiments.plan import Arm, Row
@@ -31,12 +32,16 @@ def control_of(records: Records, run: Run) -> Run | None:
   """The run that went on from the same weights with the embedding kept."""
   if run.config is None or run.config.init is None or is_control(run):
     return None
-  start = (run.config.init.checkpoint, run.config.init.step)
   for other in records.runs.values():
     init = None if other.config is None else other.config.init
-    if init is not None and is_control(other) and (init.checkpoint, init.step) == start:
+    if init is not None and is_control(other) and _start(init) == _start(run.config.init):
       return other
   return None
+
+
+def _start(init: InitConfig) -> tuple[str | int | None, ...]:
+  """What weights a run began from. Runs that studies share name the same ones by other paths."""
+  return (init.source,) if init.source is not None else (init.checkpoint, init.step)
 
 
 def gap_curve(records: Records, run: Run) -> tuple[np.ndarray, np.ndarray]:

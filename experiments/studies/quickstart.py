@@ -1,4 +1,7 @@
-"""The main job at toy scale: RoPE continued, scaled and cropped; DroPE; NoPE from scratch (paper: tables 1, 6).
+"""The main job at toy scale: RoPE continued, scaled and cropped; DroPE; a partial drop; NoPE from scratch.
+
+Paper: tables 1 and 6. DroPE is the paper's method: all rotations are dropped, and the model recalibrated. The partial
+drop is ours: the rotations that never come full circle within the training context are dropped, the others stay.
 
 `python -m experiments.quickstart --workdir=DIR` makes its own data from the documentation strings of the installed
 packages (nothing is downloaded). Every arm sees `pretrain_steps + recalibrate_steps` batches.
@@ -16,13 +19,11 @@ from typing import Any
 from drope_jax.config import ComputeConfig, DataConfig, InitConfig, ModelConfig, OptimConfig, QKNorm, TrainConfig
 from drope_jax.data import docstrings
 from drope_jax.data.corpus import documents, is_built
-from drope_jax.data.tokenizers import load_tokenizer
 from drope_jax.errors import ConfigError
-from drope_jax.evaluate.eval_data import EvalData
 from drope_jax.evaluate.tasks import DEFAULT
 from drope_jax.positions import RoPE
-from drope_jax.transitions import Drop, Keep
-from experiments.plan import Arm, Row, Study, check_at_least_one, run_directory
+from drope_jax.transitions import Drop, Keep, PartialDrop
+from experiments.plan import Arm, EvalPlan, Row, Study, check_at_least_one, run_directory
 from experiments.recall_corpus import Recipe, build
 
 SPREAD = (
@@ -32,6 +33,7 @@ SPREAD = (
 ARMS = (
   Arm("RoPE, continued", ("rope", "rope_continued")),
   Arm("DroPE", ("rope", "drope")),
+  Arm("Partial drop", ("rope", "partial")),
   Arm("NoPE from scratch", ("nope",)),
 )
 ROWS = (
@@ -42,6 +44,7 @@ ROWS = (
   Row("rope_continued", "crop", "RoPE, cropped"),
   Row("drope", "nope", "DroPE, β = 1"),
   Row("drope", "drope", "DroPE, fitted β"),
+  Row("partial", "rope", "Partial drop"),
   Row("nope", "nope", "NoPE from scratch"),
 )
 
@@ -111,8 +114,8 @@ class Quickstart:
       rows=ROWS,
       lengths=lengths,
       tasks=DEFAULT,
-      eval_data=lambda: EvalData(
-        tokenizer=load_tokenizer(data.tokenizer),
+      eval_data=EvalPlan(
+        tokenizer=data.tokenizer,
         longest=max(lengths),
         dataset=data.directory,
         num_documents=self.documents,
@@ -130,6 +133,7 @@ class Quickstart:
       "rope": self._run(data, self.pretrain_steps, self.peak_lr, self.seed, model=self.model),
       "rope_continued": self._run(*again, init=InitConfig(checkpoint=rope, transition=Keep())),
       "drope": self._run(*again, init=InitConfig(checkpoint=rope, transition=Drop(), qk_norm=self.qk_norm)),
+      "partial": self._run(*again, init=InitConfig(checkpoint=rope, transition=PartialDrop(turns=1.0))),
       "nope": self._run(data, self.pretrain_steps + self.recalibrate_steps, self.peak_lr, self.seed, model=nope),
     }
 

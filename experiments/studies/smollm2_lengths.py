@@ -16,10 +16,8 @@ import dataclasses
 from pathlib import Path
 
 from drope_jax import checkpoint
-from drope_jax.data.tokenizers import load_tokenizer
-from drope_jax.evaluate.eval_data import EvalData
 from drope_jax.transitions import Drop
-from experiments.plan import Arm, Pretrained, Row, Study, check_at_least_one, require
+from experiments.plan import Arm, EvalPlan, Pretrained, Row, Study, check_at_least_one, require
 
 
 @dataclasses.dataclass(unsafe_hash=True, kw_only=True)
@@ -58,8 +56,8 @@ class Lengths:
       ),
       lengths=lengths,
       tasks=("perplexity",),
-      eval_data=lambda: EvalData(
-        tokenizer=load_tokenizer(self.checkpoint),
+      eval_data=EvalPlan(
+        tokenizer=self.checkpoint,
         longest=max(lengths),
         dataset=self.dataset,
         num_documents=self.documents,

@@ -4,10 +4,10 @@ Paper: tables 2 and 11 (QK-norm and the rate), of another model, with the contro
 
 `python -m experiments.study --config=experiments/studies/smollm2_recalibration.py --workdir=runs/recalibration`, after
 `python -m experiments.fetch_smollm2` (the model) and `python -m experiments.prose --out=data/prose` (the text). The two
-recipes are those of experiments/configs/recalibrate.py: QK-norm and the high rate, and neither. It wants an
-accelerator; `--config.steps` sets the budget.
+recipes are those of experiments/configs/recalibrate.py: QK-norm and the high rate, and neither. A partial drop, which
+is ours and not the paper's, goes by the second. It wants an accelerator; `--config.steps` sets the budget.
 
-Four runs of 400 steps, 0.10B tokens each. That is 10 epochs of data/prose; more steps want a larger
+Five runs of 400 steps, 0.10B tokens each. That is 10 epochs of data/prose; more steps want a larger
 `--config.dataset` (4,000 would be 98 epochs of this one). Parameters: 134.5M. FLOPs per token (PaLM, T 8,192): 2.506e9;
 a run: 2.63e17. Numbers to expect: not yet run.
 """
@@ -17,14 +17,16 @@ from pathlib import Path
 
 from drope_jax import checkpoint
 from drope_jax.config import TrainConfig
-from drope_jax.data.tokenizers import load_tokenizer
-from drope_jax.evaluate.eval_data import EvalData
-from drope_jax.transitions import Drop, Keep, Transition
+from drope_jax.transitions import Drop, Keep, PartialDrop, Transition
 from experiments.configs import recalibrate
-from experiments.plan import Arm, Row, Study, check_at_least_one, require
+from experiments.plan import Arm, EvalPlan, Row, Study, check_at_least_one, require
 
 RECIPES = {"qk_norm": "smollm2_135m", "plain": "smollm2_135m_moderate"}  # our name -> that of the config
 LABELS = {"qk_norm": "QK-norm, 1e-3", "plain": "3e-4"}
+PARTIAL_RECIPE = "plain"  # of the partial drop: its pilot had no QK-norm
+KINDS = {"rope": "RoPE, continued", "drope": "DroPE", "partial": "Partial drop"}
+METHODS = {"rope": ("rope", "yarn"), "drope": ("nope", "drope"), "partial": ("rope", "yarn")}
+SUFFIXES = {"rope": "", "yarn": " + YaRN", "nope": ", β = 1", "drope": ", fitted β"}
 
 
 @dataclasses.dataclass(unsafe_hash=True, kw_only=True)
@@ -33,7 +35,8 @@ class Recalibration:
 
   checkpoint: str = "runs/smollm2_135m/checkpoint"
   dataset: str = "data/prose"  # with the splits `train`, and `heldout` and `fit` of long documents
-  steps: int = 400  # of each of the four runs
+  steps: int = 400  # of each run
+  turns: float | None = 1.0  # within the context, of the rotations that the partial drop keeps; None: no partial drop
   batch_size: int = 32  # rows of the model's context
   extensions: tuple[int, ...] = (1, 2, 4)  # multiples of the model's context
   documents: int = 8  # held out, to measure the loss on
@@ -51,15 +54,17 @@ class Recalibration:
     require(self, checkpoint="experiments.fetch_smollm2", dataset="experiments.prose --out=DIR")
     context = checkpoint.open_step(self.checkpoint).context
     lengths = [extension * context for extension in self.extensions]
+    ways = [
+      *((kept, recipe) for recipe in RECIPES for kept in ("rope", "drope")),
+      *([("partial", PARTIAL_RECIPE)] if self.turns is not None else []),
+    ]
     runs, arms, rows = {}, [], []
-    for name, recipe in RECIPES.items():
-      for kept, methods in (("rope", ("rope", "yarn")), ("drope", ("nope", "drope"))):
-        run = f"{kept}_{name}"
-        runs[run] = self._run(recipe, context, transition=Drop() if kept == "drope" else Keep())
-        label = f"{'DroPE' if kept == 'drope' else 'RoPE, continued'} ({LABELS[name]})"
-        arms.append(Arm(label, (run,)))
-        suffix = {"rope": "", "yarn": " + YaRN", "nope": ", β = 1", "drope": ", fitted β"}
-        rows += [Row(run, method, label + suffix[method]) for method in methods]
+    for kept, recipe in ways:
+      run = f"{kept}_{recipe}"
+      runs[run] = self._run(RECIPES[recipe], context, self._transition(kept))
+      label = f"{KINDS[kept]} ({LABELS[recipe]})"
+      arms.append(Arm(label, (run,)))
+      rows += [Row(run, method, label + SUFFIXES[method]) for method in METHODS[kept]]
     return Study(
       title="A pretrained model, dropped and recalibrated, beside the same model trained on",
       seed=self.seed,
@@ -70,8 +75,8 @@ class Recalibration:
       rows=rows,
       lengths=lengths,
       tasks=("perplexity", "needles"),
-      eval_data=lambda: EvalData(
-        tokenizer=load_tokenizer(self.checkpoint),
+      eval_data=EvalPlan(
+        tokenizer=self.checkpoint,
         longest=max(lengths),
         dataset=self.dataset,
         num_documents=self.documents,
@@ -80,6 +85,11 @@ class Recalibration:
         seed=self.seed,
       ),
     )
+
+  def _transition(self, kept: str) -> Transition:
+    if kept == "partial" and self.turns is not None:
+      return PartialDrop(turns=self.turns)
+    return Drop() if kept == "drope" else Keep()
 
   def _run(self, recipe: str, context: int, transition: Transition) -> TrainConfig:
     """The recipe with these settings; its warmup takes no more than a tenth of the steps."""

@@ -63,7 +63,9 @@ cli.run(main)
   ended = command("-c", program)
   assert ended.status == 0, ended.stderr
   assert ended.stdout.splitlines() == told
-  assert ended.stderr.splitlines()[-1].endswith(f"stopped by {said}; run the same command to go on from there")
+  assert ended.stderr.splitlines()[-1].endswith(
+    f"stopped by {said}; run the same command to start over: nothing half done is left"
+  )
 
 
 PROGRAM = "tests.support.flags_program"

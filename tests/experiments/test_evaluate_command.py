@@ -5,6 +5,8 @@ import json
 import pytest
 from support.tiny_run import contents
 
+from drope_jax.workdir import sole_writer
+
 
 def test_evaluate_measures_each_figure_once(command, files, tmp_path):
   before = contents(files / "finished")
@@ -31,6 +33,13 @@ def test_evaluate_measures_each_figure_once(command, files, tmp_path):
   assert command("experiments.evaluate", *arguments).status == 0
   assert (tmp_path / "out" / "results.jsonl").read_text() == results
   assert contents(files / "finished") == before
+
+
+def test_a_second_evaluation_into_one_folder_is_refused(command, files, tmp_path):
+  with sole_writer(tmp_path, "results"):
+    ended = command("experiments.evaluate", f"--checkpoint={files / 'finished'}", f"--out={tmp_path}")
+  assert ended.status == 1 and f"{tmp_path}: another process writes here" in ended.error()
+  assert contents(tmp_path) == {}
 
 
 def test_evaluate_names_a_split_that_is_missing(command, files, tmp_path):

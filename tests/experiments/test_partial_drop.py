@@ -1,6 +1,7 @@
 """The study of the partial drop: the numbers on its page, the fairness of its arms, and its programs."""
 
 import dataclasses
+import math
 import re
 from pathlib import Path
 
@@ -9,61 +10,79 @@ import pytest
 
 from drope_jax import transitions
 from drope_jax.aot.compile import trace_train_step, with_model
-from drope_jax.config import MeshConfig
+from drope_jax.config import MeshConfig, TrainConfig
 from drope_jax.data.corpus import build_corpus
 from drope_jax.errors import ConfigError
-from drope_jax.metrics import flops_per_token
-from drope_jax.parameters import count_parameters
+from drope_jax.positions import RoPE
+from drope_jax.scalings import CoPE, YaRN, base_frequencies
 from drope_jax.sharding import make_mesh
-from experiments.studies import partial_drop
-from experiments.study import run_models
-
-PAGE = {
-  cells[0]: cells
-  for line in partial_drop.__doc__.splitlines()
-  if (cells := [cell.strip() for cell in line.strip("|").split("|")])[0] in partial_drop.SIZES
-}
-
-
-def exponent(value: float, digits: int) -> str:
-  return f"{value:.{digits}e}".replace("e+0", "e").replace("e+", "e")
+from experiments.models import run_models
+from experiments.studies import partial_drop, partial_drop_rule
 
 
 def runs_of(size):
   return partial_drop.get_config(size).study(Path("study")).runs
 
 
-@pytest.mark.parametrize("size", partial_drop.SIZES)
-def test_the_page_says_what_a_size_costs(size):
-  settings = partial_drop.get_config(size)
-  study = settings.study(Path("study"))
-  models = run_models(study, Path("study"))
-  tokens = {name: run.steps * run.data.batch_size * run.data.context for name, run in study.runs.items()}
-  per_token = flops_per_token(settings.model, settings.context)
-  kept = ", ".join(f"{turns:g} ({models[f'turns_{turns:g}'].positions.pairs})" for turns in settings.turns)
-  assert PAGE[size] == [
-    size,
-    f"{count_parameters(settings.model):,}",
-    f"{settings.context:,}",
-    *(f"{tokens[name] / 1e6:,.2f}M" for name in ("trunk", "control")),
-    kept,
-    exponent(per_token, 3),
-    exponent(per_token * sum(tokens.values()), 2),
-  ]
+def test_the_page_says_how_many_pairs_each_number_of_turns_keeps():
+  page, said = " ".join(partial_drop.__doc__.split()), []
+  for size, turns in (("mini", (0.35, 0.5, 1, 2, 4)), ("small", (1, 2)), ("paper", (1, 2))):
+    study = partial_drop.get_config(size).study(Path("study"))
+    models = run_models(study, Path("study"))
+    said.append(f"{size} {', '.join(str(models[f'turns_{n:g}'].positions.pairs) for n in turns)}")
+    said[-1] += f" of {models['control'].head_dim // 2}" if size != "paper" else ""
+  assert said == ["mini 8, 7, 6, 5, 3 of 16", "small 13, 11 of 32", "paper 12, 11"]
+  assert all(part in page for part in said)
+
+
+def test_the_rule_keeps_other_numbers_of_pairs_at_other_places():
+  kept = {}
+  for size in ("mini", "mini_256"):
+    settings = partial_drop_rule.get_config(size)
+    models = run_models(settings.study(Path("study")), Path("study"))
+    for theta in (name.removesuffix("_control") for name in models if name.endswith("_control")):
+      kept[settings.context, theta] = models[f"{theta}_turns_1"].positions.pairs
+      pairs = [model.positions.pairs for name, model in models.items() if re.match(f"{theta}_(turns|fastest)", name)]
+      assert 6 in pairs and len(set(pairs)) == len(pairs)
+  assert kept == {(128, "theta_1e5"): 5, (256, "theta_1e4"): 7, (256, "theta_1e5"): 6}
+
+
+def test_a_run_alone_knows_the_model_that_it_starts_from():
+  assert partial_drop_rule.get_config("mini/theta_1e5_turns_1").init.model.positions == RoPE(1e5)
+  assert partial_drop.get_config("mini/turns_1").init.model.positions == RoPE(1e4)
+
+
+def test_the_smallest_theta_turns_every_pair_once():
+  settings = partial_drop.get_config("mini")
+  theta = partial_drop.theta_once(settings.model, settings.context)
+  turns = base_frequencies(theta, settings.model.head_dim) * settings.context / (2 * math.pi)
+  assert turns.min() == pytest.approx(1, rel=1e-4) and turns.min() >= 1
 
 
 @pytest.mark.parametrize("size", partial_drop.SIZES)
 def test_tails_differ_in_their_transition_alone(size):
-  trunk, *tails = runs_of(size).items()
-  assert trunk[0] == "trunk" and trunk[1].init is None
-  assert [type(run.init.transition) for _, run in tails[:2]] == [transitions.Keep, transitions.Drop]
-  alike = {
-    dataclasses.replace(run, init=dataclasses.replace(run.init, transition=transitions.Keep())) for _, run in tails
-  }
+  runs = runs_of(size)
+  trunk, tails = runs["trunk"], [run for run in runs.values() if isinstance(run, TrainConfig) and run.init is not None]
+  assert trunk.init is None
+  assert [type(run.init.transition) for run in tails[:2]] == [transitions.Keep, transitions.Drop]
+  keep = transitions.Keep()
+  alike = {dataclasses.replace(run, init=dataclasses.replace(run.init, transition=keep)) for run in tails}
   assert len(alike) == 1
-  (tail,) = alike
-  assert tail.init.checkpoint == "study/runs/trunk"
-  assert tail.data == trunk[1].data and tail.seed != trunk[1].seed  # the tails go on in another order of the text
+  (one,) = alike
+  assert one.init.checkpoint == "study/runs/trunk"
+  assert one.data == trunk.data and one.seed != trunk.seed  # the tails go on in another order of the text
+
+
+def test_the_controls_of_mini_are_what_they_are_called():
+  study = partial_drop.get_config("mini").study(Path("study"))
+  models = run_models(study, Path("study"))
+  clipped = study.runs["clipped"]
+  assert (clipped.checkpoint, clipped.transition) == ("study/runs/control", transitions.PartialDrop(turns=1.0))
+  assert models["from_scratch"] == models["clipped"] == models["turns_1"]
+  assert study.runs["from_scratch"].init is None
+  assert study.runs["from_scratch"].steps == study.runs["trunk"].steps + study.runs["control"].steps
+  assert (models["cope"].positions.scaling, models["cope"].positions.theta) == (CoPE(128), 1e4)
+  assert models["yarn_continued"].positions.scaling == YaRN(8.0, 128)
 
 
 def test_every_tail_is_an_arm_and_has_its_rows():

@@ -23,10 +23,11 @@ SETTINGS = (
   "--config.documents=2",
   "--config.needles_per_depth=1",
 )
-RUNS = {"rope": 4, "rope_continued": 1, "drope": 1, "nope": 5}
+RUNS = {"rope": 4, "rope_continued": 1, "drope": 1, "partial": 1, "nope": 5}
 ROWS = [
   *(("rope_continued", method) for method in ("rope", "pi", "ntk", "yarn", "crop")),
   *(("drope", method) for method in ("nope", "drope")),
+  ("partial", "rope"),
   ("nope", "nope"),
 ]
 
@@ -95,6 +96,9 @@ def test_report_and_plots(first):
   assert all(f"]({name})" in report for name in pictures)
   assert "experiments.quickstart" in report and "--steps=4" in report
   assert all(label in report for label in ("RoPE, continued", "RoPE + YaRN", "DroPE, fitted β", "NoPE from scratch"))
+  about = {line.split(":")[0]: line for line in report.splitlines() if line.startswith("- **")}
+  assert "DroPE, the paper's method" in about["- **DroPE, β = 1**"]
+  assert "partial drop, not the method of the paper" in about["- **Partial drop**"]
 
 
 def test_the_six_lines_of_the_readme_continue_a_prompt(first, capsys):

@@ -2,12 +2,14 @@
 
 import json
 
+from support.study_records import write_study
+
 from drope_jax.evaluate import results
 from drope_jax.evaluate.results import Result
-from experiments.seeds import main
+from experiments.seeds import main, seed_report
 
 
-def study(directory, seed: int, loss: float, accuracy: float | None):
+def study(directory, seed: int, loss: float, accuracy: float | None, yarn: float | None = None):
   directory.mkdir()
   record = {
     "title": "A study",
@@ -18,13 +20,18 @@ def study(directory, seed: int, loss: float, accuracy: float | None):
     "versions": {},
     "seconds": 1.0,
     "arms": [{"label": "RoPE", "runs": ["rope"]}],
-    "rows": [{"run": "rope", "method": "rope", "label": "RoPE"}],
+    "rows": [
+      {"run": "rope", "method": "rope", "label": "RoPE"},
+      {"run": "rope", "method": "yarn", "label": "RoPE + YaRN"},
+    ],
   }
   (directory / "study.json").write_text(json.dumps(record))
   common = {"run": "rope", "method": "rope", "context": 256, "extension": 2.0, "n": 100, "seed": seed}
   figures = [Result(task="perplexity", metric="loss", value=loss, **common)]
   if accuracy is not None:
     figures.append(Result(task="needles", metric="accuracy", value=accuracy, **common))
+  if yarn is not None:
+    figures.append(Result(task="perplexity", metric="loss", value=yarn, **common | {"method": "yarn"}))
   results.append(directory / "results.jsonl", figures)
   return str(directory)
 
@@ -51,3 +58,34 @@ def test_bad_input_is_one_line(tmp_path, capsys):
     assert main(directories) == 1
     error = capsys.readouterr().err
     assert said in error and error.count("\n") == 1
+
+
+def test_differences_are_taken_within_a_seed(tmp_path, capsys):
+  """The rows differ by 0.1, 0.2 and 0.3: t(0.975, 2) is 4.303, so the interval is 0.2 ± 4.303 * 0.1 / sqrt(3)."""
+  losses = {0: 3.0, 1: 3.5, 2: 4.0}
+  studies = [study(tmp_path / str(seed), seed, loss, None, loss + 0.1 * (seed + 1)) for seed, loss in losses.items()]
+  assert main([*studies, "--control=RoPE"]) == 0
+  printed = capsys.readouterr().out
+  assert "difference from “RoPE” of the same seed" in printed
+  assert "| RoPE + YaRN | +0.200 ± 0.100 (-0.048 to +0.448) |" in printed
+  assert main([*studies, "--control=PI"]) == 1
+  assert "--control is 'PI'; rows: RoPE, RoPE + YaRN" in capsys.readouterr().err
+
+
+def test_the_control_is_the_run_that_kept_its_embedding(tmp_path):
+  workdirs = []
+  for seed in (0, 1):
+    workdirs.append(tmp_path / str(seed))
+    workdirs[-1].mkdir()
+    write_study(workdirs[-1])
+    description = json.loads((workdirs[-1] / "study.json").read_text())
+    (workdirs[-1] / "study.json").write_text(json.dumps(description | {"seed": seed}))
+    shared = {"context": 128, "extension": 1.0, "n": 100, "seed": seed, "task": "perplexity", "metric": "loss"}
+    rows = {("rope_continued", "rope"): 3.0 + seed, ("drope", "nope"): 3.4 + seed}
+    found = [Result(run=run, method=method, value=loss, **shared) for (run, method), loss in rows.items()]
+    results.append(workdirs[-1] / "results.jsonl", found)
+  report = seed_report(workdirs)
+  assert "| DroPE, β = 1 | +0.400 ± 0.000 (+0.400 to +0.400) |" in report
+  # The recovery curves of write_study, after 0, 200 and 400 steps: 6.2 - 2.95, 3.4 - 2.9, 3.2 - 2.85.
+  (recovery,) = [line for line in report.splitlines() if line.startswith("| drope |")]
+  assert [float(cell.split()[0]) for cell in recovery.split("|")[2:5]] == [3.25, 0.5, 0.35]

@@ -11,8 +11,9 @@ from support.tiny_run import WORDS, contents, tiny_corpus, tiny_model, tiny_run
 from drope_jax.config import ModelConfig, TrainConfig
 from drope_jax.data.corpus import build_corpus, documents
 from drope_jax.data.tokenizers import load_tokenizer
-from drope_jax.errors import CheckpointError, ConfigError
+from drope_jax.errors import BusyError, CheckpointError, ConfigError
 from drope_jax.evaluate.eval_data import EvalData
+from drope_jax.workdir import sole_writer
 from experiments import study as study_module
 from experiments.plan import Arm, Row, Study
 from experiments.report import write_report
@@ -79,6 +80,15 @@ def test_a_workdir_of_another_study_is_refused_by_the_field(settings, done):
   with pytest.raises(CheckpointError, match=r"done belongs to another study: model.d_ff: 24 there, 32 here"):
     run_study(other, done)
   assert contents(done) == before
+
+
+def test_a_second_start_is_refused_and_a_study_does_not_lock_its_own_runs_out(settings, done):
+  with sole_writer(done, "results"):
+    before = contents(done)
+    with pytest.raises(BusyError, match=f"{done}: another process writes here"):
+      run_study(settings, done)
+    assert contents(done) == before
+  assert not [path for path in done.rglob("*.lock")]
 
 
 def test_a_directory_of_other_things_is_refused(settings, tmp_path):

@@ -22,10 +22,14 @@ from support.pretrained import (
 
 import drope_jax
 from drope_jax.config import QKNorm
+from drope_jax.errors import ConfigError
 from drope_jax.interop.exporting import export_model
 from drope_jax.interop.families import FAMILIES
 from drope_jax.interop.formats import choose
+from drope_jax.interop.gguf_export import architecture_of, rotation_of
+from drope_jax.interop.hf_config import read_config
 from drope_jax.interop.importing import import_model
+from drope_jax.interop.rope_parameters import NEUTRAL_FACTOR
 from drope_jax.model import hidden_states, unembed
 from drope_jax.positions import Layer, LayerPattern, RoPE
 from drope_jax.scalings import LongRoPE, YaRN
@@ -48,23 +52,17 @@ ALTERNATING = LayerPattern((Layer(RoPE(THETA), 5), Layer(RoPE(THETA))))
 
 
 SHORT = TOKENS_BT[:, :LONG]
-
-
-def by_kind(full, windowed=LOCAL, count=2):
-  return LayerPattern((*[Layer(windowed, 5)] * (count - 1), Layer(full)))
-
-
 YARNED = RoPE(THETA, YaRN(2.0, LONG, attention_factor=1.25))
+KINDS = ["sliding_attention", "full_attention"]
+LOCAL_AND_GLOBAL = LayerPattern((Layer(LOCAL, 5), Layer(YARNED)))
+
 # name: the class of transformers, its settings, and what of SHAPE differs.
 MODELS = {
   "olmo2": ("Olmo2", {"head_dim": 8}, {"head_dim": 8, "norm_placement": "post", "qk_norm": QKNorm()}),
   "olmo3": (
     "Olmo3",
-    {"head_dim": 8, "rope_parameters": BY_KIND, "num_hidden_layers": 4, "sliding_window": 5},
-    {
-      **{"head_dim": 8, "norm_placement": "post", "qk_norm": QKNorm(), "num_layers": 4},
-      "positions": by_kind(YARNED, count=4),
-    },
+    {"head_dim": 8, "rope_parameters": BY_KIND, "layer_types": KINDS, "sliding_window": 5},
+    {"head_dim": 8, "norm_placement": "post", "qk_norm": QKNorm(), "positions": LOCAL_AND_GLOBAL},
   ),
   "phi3": (
     "Phi3",
@@ -97,8 +95,8 @@ MODELS = {
   ),
   "gemma3_text": (
     "Gemma3",
-    {"rope_parameters": BY_KIND, "sliding_window": 5, "query_pre_attn_scalar": 12, "num_hidden_layers": 6},
-    {**GEMMA, "qk_norm": QKNorm("head"), "num_layers": 6, "positions": by_kind(YARNED, count=6)},
+    {"rope_parameters": BY_KIND, "layer_types": KINDS, "sliding_window": 5, "query_pre_attn_scalar": 12},
+    {**GEMMA, "qk_norm": QKNorm("head"), "positions": LOCAL_AND_GLOBAL},
   ),
   "granite": (
     "Granite",
@@ -178,12 +176,31 @@ def test_they_come_in_and_go_out_with_their_logits(name, tmp_path):
   assert_same_params(again.params, loaded.params)
 
 
+CYCLES = {  # layers with a window before one without, where the config is silent
+  "olmo3": (transformers.Olmo3Config, 4),
+  "gemma2": (transformers.Gemma2Config, 2),
+  "gemma3_text": (transformers.Gemma3TextConfig, 6),
+}
+
+
+@pytest.mark.parametrize("kind", CYCLES)
+def test_a_config_that_is_silent_means_the_defaults_of_the_class(kind):
+  make, cycle = CYCLES[kind]
+  said = make(num_hidden_layers=12, vocab_size=300).to_dict()
+  spoken = read_config(said, "config.json").model
+  kept = ("model_type", "vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
+  silent = {key: said[key] for key in (*kept, "max_position_embeddings")}
+  assert read_config(silent, "config.json").model == spoken
+  assert len(spoken.positions.layers) == cycle
+  assert [layer.window for layer in spoken.positions.layers] == [4096] * (cycle - 1) + [None]
+
+
 TRANSITIONS = {"dropped": Drop(), "in part": PartialDrop(fastest=2)}
 C = 0.4
 BETA = 1 + C * math.log(3)  # at three times the context
 
 
-@pytest.mark.parametrize("name", first(("olmo3", "gemma3_text", "phi3, longrope")))
+@pytest.mark.parametrize("name", first(("gemma3_text",)))
 @pytest.mark.parametrize("transition", ["dropped", pytest.param("in part", marks=pytest.mark.slow)])
 def test_what_a_drop_leaves_goes_out_as_the_same_class(name, transition, tmp_path):
   whole = shaped(**MODELS[name][2], tie_embeddings=FAMILIES[kind_of(name)].tie_embeddings)
@@ -198,6 +215,19 @@ def test_what_a_drop_leaves_goes_out_as_the_same_class(name, transition, tmp_pat
   assert_same_logits(
     logits_of(stock, SHORT), expected[:, :LONG] if transition == "dropped" else logits(params, model, SHORT, 1.0)
   )
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_gguf_refuses_what_it_does_not_write(name):
+  model = Drop().apply(shaped(**MODELS[name][2]), ORIGINAL_CONTEXT)
+  if name.startswith("phi3") and model.positions is None:  # no more than a Llama without its rotation
+    assert architecture_of(model) == "llama"
+    model = shaped(**MODELS[name][2])
+    if name == "phi3, part of a head":
+      assert rotation_of(model)[1].tolist()[-2:] == [np.float32(NEUTRAL_FACTOR)] * 2
+      return
+  with pytest.raises(ConfigError, match=r"ModelConfig\.(\w+) (is|has) .*(format 'gguf'|llama.cpp)"):
+    rotation_of(model)
 
 
 @pytest.mark.parametrize("name", MODELS)

@@ -71,5 +71,5 @@ def test_a_type_with_keys_of_its_own_is_refused(fork, tmp_path, capsys):
 
 def test_arrays_of_its_own_are_refused(fork):
   folder = fork(model_type="yarn_llama", architectures=["YarnLlamaForCausalLM"], num_hidden_layers=1)
-  with pytest.raises(ConfigError, match="the array model.layers.1.input_layernorm.weight has no place"):
+  with pytest.raises(ConfigError, match=r"the array model.layers.1.input_layernorm.weight has no place"):
     open_source(folder)

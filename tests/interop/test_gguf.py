@@ -179,6 +179,7 @@ GGUF_CHANGES = {
   "half rotation": ({"llama.rope.dimension_count": 6}, (), {}, "llama.rope.dimension_count is 6"),
   "no length": ({}, ("llama.context_length",), {}, "llama.context_length is missing; it must be an integer"),
   "no embedding": ({}, ("token_embd.weight",), {}, "the array token_embd.weight is missing"),
+  "too many layers": ({"llama.block_count": 10**9}, (), {}, "llama.block_count is 1000000000; there are"),
   "no layers": ({"llama.block_count": "two"}, (), {}, "llama.block_count is 'two'; it must be an integer"),
   "no heads": ({"llama.attention.head_count": 0}, (), {}, "llama.attention.head_count is 0; it must be an integer of"),
   "heads by layer": ({"llama.attention.head_count_kv": [2, 4]}, (), {}, "llama.attention.head_count_kv is [2, 4]; it"),

@@ -110,6 +110,18 @@ def test_a_config_that_is_not_supported_names_its_key(key, own_folder, tmp_path,
   assert not (tmp_path / "imported").exists()
 
 
+SIZES = ("num_hidden_layers", "vocab_size", "hidden_size", "intermediate_size", "num_attention_heads", "head_dim")
+
+
+@pytest.mark.parametrize("key", SIZES)
+def test_a_size_that_the_arrays_contradict_is_refused_before_anything_is_allocated(key, own_folder, tmp_path, capsys):
+  config = json.loads((own_folder / "config.json").read_text())
+  (own_folder / "config.json").write_text(json.dumps({**config, key: 10**9}))
+  status, error = error_of(capsys, "import", own_folder, tmp_path / "imported")
+  assert status == 2 and str(own_folder) in error and "000000000" in error
+  assert not (tmp_path / "imported").exists()
+
+
 @pytest.mark.parametrize("key", CHANGED_ROPE)
 def test_a_rotation_that_is_not_supported_names_its_key(key, own_folder, tmp_path, capsys):
   value, message = CHANGED_ROPE[key]

@@ -1,5 +1,7 @@
 """Checkpoints of models whose weights are random, as an import leaves them."""
 
+import json
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -23,10 +25,19 @@ def random_params(model):
   return map_specs(draw, model)
 
 
-def write_checkpoint(model, directory, context=CONTEXT, tokenizer=True):
-  """The weights, and unless `tokenizer` is False the tokenizer that a few words give."""
-  params = random_params(model)
+def write_checkpoint(model, directory, context=CONTEXT, tokenizer=True, params=None):
+  """The weights (default: random), and unless `tokenizer` is False the tokenizer that a few words give."""
+  params = random_params(model) if params is None else params
   checkpoint.save_weights(directory, model, params, context, ORIGIN)
   if tokenizer:
     train_bpe(["a tokenizer of 10 words, or 1,024"], model.vocab_size, directory)
   return params
+
+
+def edit_meta(workdir, step, change):
+  """Does `change` to the meta of a step, and takes away the digest that would tell."""
+  path = workdir / "checkpoints" / str(step) / "meta" / "metadata"
+  meta = json.loads(path.read_text())
+  change(meta)
+  meta.pop("digest", None)
+  path.write_text(json.dumps(meta))

@@ -2,11 +2,10 @@
 
 This process imports the library once and forks a process for each start, so that only what a start computes is paid for
 again. Of four starts, three are killed on the way to their first step or shortly after; the fourth has made some
-steps, of which every one is saved. DIR/killed is then trained to its end, and DIR/undisturbed in one go. Prints one line of JSON:
-how often a start was killed while a checkpoint was being written, and the step that each kill found.
+steps, of which every one is saved. DIR/killed is then trained to its end, and DIR/undisturbed in one go. Prints one
+line of JSON: how often a start was killed while a checkpoint was being written, and the step that each kill found.
 """
 
-import dataclasses
 import json
 import os
 import random
@@ -22,21 +21,12 @@ import grain  # noqa: F401
 import jax
 import orbax.checkpoint  # noqa: F401
 import tensorflow_datasets  # noqa: F401
+from support.objectives import Pull
 from support.tiny_run import records, tiny_model, tiny_run
 
 from drope_jax import metrics
 from drope_jax.config import TrainConfig
-from drope_jax.objective import Objective
 from drope_jax.train import train
-
-
-@dataclasses.dataclass(unsafe_hash=True)
-class Pull(Objective):
-  """The embeddings of the targets are pulled towards one: to trace a whole model would take most of a start."""
-
-  def __call__(self, inputs):
-    total = (((inputs.params["embedding"][inputs.targets_BT] - 1) ** 2).sum(-1) * inputs.weights_BT).sum()
-    return total, {"nll": total, "tokens": inputs.weights_BT.sum()}
 
 
 class Start:

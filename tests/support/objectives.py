@@ -1,6 +1,11 @@
-"""An objective of one micro-batch, outside of a run."""
+"""An objective of one micro-batch, outside of a run; one that needs no model; and one that spoils a run."""
+
+import dataclasses
+
+import jax.numpy as jnp
 
 from drope_jax.config import ComputeConfig, DataConfig, OptimConfig, TrainConfig
+from drope_jax.objective import NextToken, Objective
 from drope_jax.training.run import Run
 from drope_jax.training.step import MicroBatch, step_number
 
@@ -18,3 +23,24 @@ def sums(objective, model, params, batch, compute=None, *, source=None, frozen=N
   )
   number = step_number(step) if isinstance(step, int) else step
   return objective(MicroBatch(Run(config, model, source), params, frozen, batch, number))
+
+
+@dataclasses.dataclass(unsafe_hash=True)
+class Pull(Objective):
+  """The embeddings of the targets are pulled towards one: to trace a whole model would take most of a start."""
+
+  def __call__(self, inputs):
+    total = (((inputs.params["embedding"][inputs.targets_BT] - 1) ** 2).sum(-1) * inputs.weights_BT).sum()
+    return total, {"nll": total, "tokens": inputs.weights_BT.sum()}
+
+
+@dataclasses.dataclass(unsafe_hash=True, kw_only=True)
+class PoisonedSteps(NextToken):
+  """Next-token loss that is NaN at these steps, from 1 on, as after a bad batch."""
+
+  steps: tuple[int, ...] = ()
+
+  def __call__(self, inputs):
+    total, sums = super().__call__(inputs)
+    factor = jnp.where(jnp.isin(inputs.step + 1, jnp.array(self.steps)), jnp.nan, 1.0)
+    return total * factor, {**sums, "nll": sums["nll"] * factor}

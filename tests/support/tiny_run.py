@@ -31,9 +31,9 @@ def tiny_model(**changes) -> ModelConfig:
   return ModelConfig(**{"vocab_size": 264, **sizes, **changes})  # 264: divisible by the meshes, above the bytes' 257
 
 
-def tiny_corpus(directory: Path) -> str:
+def tiny_corpus(directory: Path, seed: int = 0) -> str:
   """Documents of 10 to 60 bytes, so that a row of 17 tokens has the end of some, and not of others."""
-  rng = random.Random(0)
+  rng = random.Random(seed)
   texts = [" ".join(rng.choices(WORDS, k=rng.randint(2, 10))) for _ in range(80)]
   return str(build_corpus(directory, {"train": texts}))
 

@@ -1,6 +1,6 @@
-"""Run by test_training_mesh.py on eight simulated devices: `CORPUS ROPE WORKDIR`, a mesh on stdin.
+"""Run on eight simulated devices: `everything CORPUS WORKDIR ROPE` or `skips CORPUS WORKDIR`, a mesh on stdin.
 
-The answer, a line of JSON, holds the records of a run that uses all of it at once: see `everything`.
+The answer, a line of JSON, holds the records of a run: `everything`, or `run_that_skips`.
 """
 
 import json
@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import jax
+from support.objectives import PoisonedSteps
 from support.tiny_run import records, tiny_model, tiny_run
 
 from drope_jax.config import ComputeConfig, InitConfig, MeshConfig
@@ -35,7 +36,22 @@ def everything(corpus: str, rope: str, mesh: dict):
   )
 
 
+def run_that_skips(corpus: str, mesh: dict):
+  """Two bad steps, in two micro-batches each, the updates of which may be skipped."""
+  return tiny_run(
+    corpus,
+    model=tiny_model(num_kv_heads=4),
+    objective=PoisonedSteps(steps=(3, 8)),
+    optim={"accumulation": 2},
+    mesh=MeshConfig(**mesh),
+    compute=ComputeConfig(dtype="float32"),
+    skip_updates=2,
+    checkpoint_every=1,
+  )
+
+
 if __name__ == "__main__":
-  corpus, rope, workdir = sys.argv[1:]
-  train(everything(corpus, rope, json.load(sys.stdin)), workdir)
+  name, corpus, workdir, *rope = sys.argv[1:]
+  mesh = json.load(sys.stdin)
+  train(everything(corpus, *rope, mesh) if name == "everything" else run_that_skips(corpus, mesh), workdir)
   print(json.dumps({"devices": jax.device_count(), "records": records(Path(workdir))}))

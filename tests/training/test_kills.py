@@ -9,8 +9,8 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-from support import killed_training  # noqa: F401 (its objective is in the checkpoints)
-from support.tiny_run import losses, records, tiny_corpus
+from support import objectives  # noqa: F401 (that of the run, by which its config is read)
+from support.tiny_run import losses, records
 
 from drope_jax import checkpoint
 
@@ -18,9 +18,7 @@ TESTS = Path(__file__).parents[1]
 
 
 @pytest.mark.parametrize("kills", [5, pytest.param(100, marks=pytest.mark.slow)])
-@pytest.mark.usefixtures("compile_once")
-def test_kills_change_nothing(tmp_path, kills):
-  corpus = tiny_corpus(tmp_path / "corpus")
+def test_kills_change_nothing(corpus, tmp_path, kills):
   script = [sys.executable, str(TESTS / "support" / "killed_training.py"), corpus, str(tmp_path), "0", str(kills)]
   environment = {
     **os.environ,

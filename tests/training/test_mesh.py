@@ -22,9 +22,7 @@ def test_eight_devices_are_as_one(tmp_path):
   train(everything(corpus, str(rope), {}), tmp_path / "one")
   answer = on_eight_devices(
     "training_mesh_script.py",
-    corpus,
-    rope,
-    tmp_path / "eight",
+    *("everything", corpus, tmp_path / "eight", rope),
     jobs={"data": 2, "fsdp": 2, "tensor": 2},
     JAX_DISABLE_MOST_OPTIMIZATIONS="1",
   )

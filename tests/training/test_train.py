@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from support.checkpoints import edit_meta
 from support.interrupting import crash, terminate, when_step_is_logged
 from support.tiny_run import contents, losses, records, tiny_model, tiny_run
 
@@ -229,10 +230,7 @@ def test_a_run_that_fails_leaves_no_reading_process_behind(corpus, tmp_path, mon
 
 def test_a_checkpoint_of_another_run_is_refused_by_its_meta(config, finished, tmp_path):
   workdir = shutil.copytree(finished, tmp_path / "run")
-  path = workdir / "checkpoints" / "10" / "meta" / "metadata"
-  meta = json.loads(path.read_text())
-  meta["config"]["optim"]["optimizer"]["beta2"] = 0.5
-  path.write_text(json.dumps(meta))
+  edit_meta(workdir, 10, lambda meta: meta["config"]["optim"]["optimizer"].update(beta2=0.5))
   with pytest.raises(
     CheckpointError, match=r"checkpoints/10 belongs to another run: optim.optimizer.beta2: 0.5 there, 0.95 here"
   ):
@@ -241,10 +239,7 @@ def test_a_checkpoint_of_another_run_is_refused_by_its_meta(config, finished, tm
 
 def test_other_library_versions_are_told(config, finished, tmp_path, caplog):
   workdir = shutil.copytree(finished, tmp_path / "run")
-  path = workdir / "checkpoints" / "10" / "meta" / "metadata"
-  meta = json.loads(path.read_text())
-  meta["versions"]["optax"] = "0.0.1"
-  path.write_text(json.dumps(meta))
+  edit_meta(workdir, 10, lambda meta: meta["versions"].update(optax="0.0.1"))
   with caplog.at_level("INFO", logger="drope_jax"):
     assert train(config, workdir) == (10, True)
   assert "was written with other versions: optax: '0.0.1' there" in caplog.text

@@ -7,7 +7,16 @@ from drope_jax.evaluate.eval_data import EvalData
 from drope_jax.evaluate.task import Task
 
 # Imported so that they are members of Task.
-from drope_jax.evaluate.tasks import copying, longbench, multiple_choice, needles, order, perplexity, ruler  # noqa: F401
+from drope_jax.evaluate.tasks import (  # noqa: F401
+  copying,
+  longbench,
+  loops,
+  multiple_choice,
+  needles,
+  order,
+  perplexity,
+  ruler,
+)
 from drope_jax.values import members, recorded_name
 
 DEFAULT = ("perplexity", "needles")

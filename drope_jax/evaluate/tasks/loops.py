@@ -1,0 +1,82 @@
+"""Endless repetition: how many long greedy answers end in a loop.
+
+A prompt is the beginning of a held-out document, and what the model adds to it fills the length measured at. Models
+without positional embedding have been seen to loop more often than others.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any, ClassVar, Self
+
+import numpy as np
+
+from drope_jax.evaluate.answers import continuations
+from drope_jax.evaluate.eval_data import EvalData
+from drope_jax.evaluate.figures import Figure, mean_figure
+from drope_jax.evaluate.samples import fingerprint
+from drope_jax.evaluate.subject import Subject
+from drope_jax.evaluate.task import Task, check_room
+
+REPEATS = 4  # a loop is a piece that stands so many times or more, one right after the other, at the end
+LONGEST_PERIOD = 64  # tokens of that piece
+LEAST = 16  # tokens that are added: with fewer, a short word said twice would be a loop
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Loops(Task):
+  """Greedy continuations of documents: the share that loop, and of their sequences of four tokens how many differ."""
+
+  documents: Sequence[np.ndarray]  # token ids
+  num_samples: int = 100
+  name = "loops"
+  about: ClassVar[str] = (
+    "A document is continued greedily by as many tokens as its beginning has. “looping”: the share of answers that end "
+    f"in a piece of at most {LONGEST_PERIOD} tokens said {REPEATS} times or more; “distinct”: the share of different "
+    "ones among the answers' sequences of four tokens."
+  )
+
+  @classmethod
+  def make(cls, name: str, data: EvalData) -> Self:
+    return cls(documents=data.documents, num_samples=data.num_samples)
+
+  def settings(self, length: int) -> dict[str, Any]:
+    return {"samples": self.num_samples, "text": fingerprint(self.prompts(length))}
+
+  def check(self, length: int, crop: int | None) -> None:
+    check_room(self.name, length, crop, 2 * LEAST)
+
+  def prompts(self, length: int) -> list[np.ndarray]:
+    """Pieces of half the length from all documents, one of each in turn; int32."""
+    size = length // 2
+    pieces = [
+      document[start : start + size]
+      for start in range(0, max(map(len, self.documents)), size)
+      for document in self.documents
+      if len(document) >= start + size
+    ]
+    return pieces[: self.num_samples]
+
+  def measure(self, subject: Subject, length: int) -> list[Figure]:
+    prompts = [subject.how.seen(subject.begin(prompt), length // 2) for prompt in self.prompts(length)]
+    rows = continuations(subject, prompts, length - max(map(len, prompts)), eos_ids=None)
+    looping_N = np.array([loop_period(row) is not None for row in rows])
+    return [
+      mean_figure("looping", looping_N, lower_is_better=True),
+      mean_figure("distinct", np.array([distinct(row) for row in rows])),
+    ]
+
+
+def loop_period(tokens: Sequence[int]) -> int | None:
+  """The length of the piece that stands REPEATS times at the end, the shortest there is; None: there is none."""
+  row = np.asarray(tokens)
+  for period in range(1, min(LONGEST_PERIOD, len(row) // REPEATS) + 1):
+    end = row[len(row) - REPEATS * period :]
+    if (end[period:] == end[:-period]).all():
+      return period
+  return None
+
+
+def distinct(tokens: Sequence[int], size: int = 4) -> float:
+  """The share of different ones among a row's sequences of `size` tokens; 1 where it is shorter than that."""
+  found = [tuple(tokens[i : i + size]) for i in range(len(tokens) - size + 1)]
+  return len(set(found)) / len(found) if found else 1.0

@@ -1,0 +1,161 @@
+"""What a study costs before it is run: parameters, tokens and FLOPs of every run, and about how long it takes here."""
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import numpy as np
+
+from drope_jax.config import ModelConfig, TrainConfig
+from drope_jax.evaluate.coefficient import BETAS
+from drope_jax.evaluate.tasks import task_groups
+from drope_jax.evaluate.tasks.copying import SIZES as COPIES
+from drope_jax.evaluate.tasks.needles import Needles
+from drope_jax.evaluate.tasks.order import Order
+from drope_jax.metrics import flops_per_token, objective_flops_per_token
+from drope_jax.parameters import count_parameters
+from experiments.plan import EvalPlan, Study, run_directory
+
+# Training as it was measured: (FLOPs per token, tokens per second of a device), by jax's device_kind. A study's own
+# small sizes: the quickstart on two cores, partial_drop:small on an H200 (its 392 s, evaluation and compiling taken
+# off); 494M: RESULTS.md. Other models are interpolated in logarithms; beyond the ends FLOP/s are as at the end.
+SPEEDS: Mapping[str, Sequence[tuple[float, float]]] = {
+  "cpu": [(6.39e6, 10_000)],
+  "NVIDIA H200": [(1.04e8, 650_000), (3.23e9, 145_000)],
+}
+MACHINES = {"mini": "cpu", "small": "NVIDIA H200"}  # what these sizes are for: two cores, and one GPU
+COMPILING = 8.0  # seconds per run and per row, about: its programs, its checkpoints
+
+
+class RunCost(NamedTuple):
+  """What it takes to train a run."""
+
+  name: str
+  start: str  # the run or checkpoint that it starts from, or "scratch"
+  parameters: int
+  per_token: float  # FLOPs of training one token (PaLM)
+  steps: int
+  tokens: int
+  flops: float  # of all steps, a teacher's forward passes included
+
+
+def run_costs(study: Study, models: Mapping[str, ModelConfig]) -> list[RunCost]:
+  """Of every run that is trained; `models` as study.run_models gives them."""
+  found = []
+  for name, run in study.runs.items():
+    if not isinstance(run, TrainConfig):
+      continue
+    per_token = flops_per_token(models[name], run.data.context)
+    tokens = run.steps * run.data.batch_size * run.data.context
+    steps = range(0, run.steps, max(run.steps // 1000, 1))  # of which a teacher may see some
+    taught = objective_flops_per_token(run.objective, models[name], None, run.data.context, steps, run.steps)
+    start = "scratch" if run.init is None else run.init.checkpoint.rstrip("/").rpartition("/")[2]
+    size = count_parameters(models[name])
+    found.append(RunCost(name, start, size, per_token, run.steps, tokens, tokens * taught))
+  return found
+
+
+def evaluation_flops(study: Study, models: Mapping[str, ModelConfig]) -> float:
+  """Of all rows, about: samples are taken to be as long as the length measured at, and answers to be short."""
+  plan = study.eval_data
+  if not isinstance(plan, EvalPlan):
+    return math.nan
+  total = 0.0
+  for row in study.rows:
+    for length in study.lengths:
+      samples = sum(_samples(task, plan) for task in study.tasks)
+      if row.method == "drope" and length > study.train_context:
+        samples += len(BETAS) * plan.num_documents
+      total += samples * length * flops_per_token(models[row.run], length) / 3
+  return total
+
+
+def _samples(task: str, plan: EvalPlan) -> int:
+  """Sequences that a task reads at each length."""
+  if task in task_groups():
+    return sum(_samples(one, plan) for one in task_groups()[task])
+  counts = {
+    "perplexity": plan.num_documents,
+    "sliding_perplexity": plan.num_documents,
+    "needles": len(Needles.depths) * plan.needles_per_depth,
+    "order": Order.assignments * plan.num_samples,
+    **{name: 2 * plan.num_samples for name in COPIES},
+  }
+  return counts.get(task, plan.limit or plan.num_samples)
+
+
+def seconds(flops: float, per_token: float, device_kind: str, devices: float = 1) -> float:
+  """How long so many FLOPs of training take, by SPEEDS; NaN on a device of which nothing has been measured."""
+  known = SPEEDS.get(device_kind)
+  if known is None:
+    return math.nan
+  rates = [math.log(cost * speed) for cost, speed in known]
+  rate = np.interp(math.log(per_token), [math.log(cost) for cost, _ in known], rates)
+  return flops / math.exp(rate) / devices
+
+
+def estimate(study: Study, models: Mapping[str, ModelConfig], device_kind: str | None = None) -> float:
+  """Seconds of a whole study on the devices that are here, or one of another kind."""
+  here = jax.devices()[0].device_kind
+  kind, devices = device_kind or here, 1.0 if device_kind or here == "cpu" else float(jax.device_count())
+  costs = run_costs(study, models)
+  per_token = max((cost.per_token for cost in costs), default=0.0) or max(
+    flops_per_token(model, study.train_context) for model in models.values()
+  )
+  training = sum(seconds(cost.flops, cost.per_token, kind, devices) for cost in costs)
+  measuring = seconds(evaluation_flops(study, models), per_token, kind, devices)
+  return training + measuring + COMPILING * (len(costs) + len(study.rows))
+
+
+def exponent(number: float, digits: int = 2) -> str:
+  """As 5.42e19."""
+  return f"{number:.{digits}e}".replace("e+0", "e").replace("e+", "e")
+
+
+def aligned_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+  """A Markdown table whose columns are aligned, to be read as it is; the first is text, the others are numbers."""
+  lines = [list(header), *map(list, rows)]
+  widths = [max(len(line[column]) for line in lines) for column in range(len(header))]
+
+  def shown(cells: Sequence[str]) -> str:
+    padded = [cells[0].ljust(widths[0])]
+    padded += [cell.rjust(width) for cell, width in zip(cells[1:], widths[1:], strict=True)]
+    return "| " + " | ".join(padded) + " |"
+
+  rule = [":" + "-" * (widths[0] - 1), *("-" * (width - 1) + ":" for width in widths[1:])]
+  return "\n".join([shown(lines[0]), "| " + " | ".join(rule) + " |", *map(shown, lines[1:])])
+
+
+def size_table(studies: Iterable[tuple[str, Study, Mapping[str, ModelConfig]]]) -> str:
+  """One line per size of a study, for its page; minutes are estimates for a seed, on the machine of that size."""
+  lines = []
+  for size, study, models in studies:
+    costs = run_costs(study, models)
+    parameters = sorted({cost.parameters for cost in costs})
+    shown = f"{parameters[0]:,}" + (f" to {parameters[-1]:,}" if len(parameters) > 1 else "")
+    tokens, flops = sum(cost.tokens for cost in costs), sum(cost.flops for cost in costs)
+    machine = MACHINES.get(size.partition("_")[0])
+    minutes = "" if machine is None else f"{estimate(study, models, machine) / 60:.0f}"
+    counts = [f"{study.train_context:,}", str(len(costs)), str(len(study.rows))]
+    lines.append([size, shown, *counts, f"{tokens / 1e6:,.1f}M", exponent(flops), minutes])
+  return aligned_table(["size", "parameters", "T", "runs", "rows", "tokens", "FLOPs (PaLM)", "minutes"], lines)
+
+
+def run_table(study: Study, models: Mapping[str, ModelConfig], workdir: Path, states: Mapping[str, str]) -> str:
+  """One line per run that is trained, for `--dry-run`; `states` says of each what is there already."""
+  starts = [run.init.checkpoint if isinstance(run, TrainConfig) and run.init else None for run in study.runs.values()]
+  kind, lines = jax.devices()[0].device_kind, []
+  for cost in run_costs(study, models):
+    feeds = starts.count(str(run_directory(workdir, cost.name)))
+    numbers = [f"{cost.parameters:,}", f"{cost.steps:,}", f"{cost.tokens / 1e6:,.2f}M", exponent(cost.flops)]
+    time = show_minutes(seconds(cost.flops, cost.per_token, kind))
+    lines.append([cost.name, cost.start, *numbers, time, str(feeds), states.get(cost.name, "to do")])
+  return aligned_table(
+    ["run", "starts from", "parameters", "steps", "tokens", "FLOPs (PaLM)", "time here", "feeds runs", "state"], lines
+  )
+
+
+def show_minutes(took: float) -> str:
+  return "unknown" if math.isnan(took) else f"{took / 60:.1f} min"

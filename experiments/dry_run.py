@@ -1,0 +1,48 @@
+"""What a study would do, said before it does it: `python -m experiments.study --dry_run`."""
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from drope_jax.config import TrainConfig
+from drope_jax.errors import UserError
+from drope_jax.serialization import from_dict, to_dict
+from experiments import costs, store
+from experiments.models import run_models
+from experiments.plan import Study, needed_runs, run_directory
+
+
+def dry_run(settings: Any, workdir: Path, seeds: int, only: Sequence[str], runs: Path | None) -> str:
+  """What the study would do: its runs, with tokens, FLOPs and about the time that they take here, and the rows."""
+  study: Study = from_dict(type(settings), to_dict(settings)).study(workdir)
+  models = run_models(study, workdir)
+  chosen = needed_runs(study, workdir, only)
+  study = dataclasses.replace(
+    study,
+    runs={name: study.runs[name] for name in chosen},
+    rows=[row for row in study.rows if row.run in chosen],
+  )
+  places = {name: run_directory(workdir, name) for name in study.runs}
+  try:
+    places |= {} if runs is None else {name: runs / key for name, key in store.keys(study, workdir).items()}
+    known = "its runs are shared" if runs is not None else "runs are this workdir's own"
+  except UserError:
+    known = "which runs are shared is known when the data is there"
+  states = {name: _state(run, places[name]) for name, run in study.runs.items() if isinstance(run, TrainConfig)}
+  took = costs.estimate(study, models)
+  total = f"{costs.show_minutes(took)} here for a seed, measuring and compiling included"
+  total += f"; {costs.show_minutes(seeds * took)} for {seeds} seeds" if seeds > 1 else ""
+  return "\n\n".join(
+    [
+      study.title,
+      costs.run_table(study, models, workdir, states),
+      f"{len(study.rows)} rows at {', '.join(map(str, study.lengths))} tokens; tasks: {', '.join(study.tasks)}.",
+      f"About {total} ({known}).",
+    ]
+  )
+
+
+def _state(run: TrainConfig, directory: Path) -> str:
+  done = store.steps_done(directory)
+  return "done" if done >= run.steps else f"{done} of {run.steps} steps" if done else "to do"

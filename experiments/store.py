@@ -1,0 +1,96 @@
+"""Runs that several studies share: a folder of runs known by what they are, and a link to each from every study.
+
+`python -m experiments.study --runs=DIR` trains a run in DIR/KEY and puts a link to it in WORKDIR/runs. The key is a
+digest of the run's config in which the content of its data, and the key of the run that it starts from, stand for the
+paths: two studies that ask for the same run get the same one, and it is trained once.
+"""
+
+import contextlib
+import fcntl
+import hashlib
+import json
+import logging
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from drope_jax import checkpoint
+from drope_jax.config import DataConfig, TrainConfig
+from drope_jax.data.identity import Content
+from drope_jax.data.pipeline import open_documents
+from drope_jax.data.tokenizers import load_tokenizer
+from drope_jax.errors import CheckpointError
+from drope_jax.serialization import to_dict
+from experiments.plan import Pretrained, Study, run_directory
+
+logger = logging.getLogger("experiments.study")
+
+
+def keys(study: Study, workdir: Path) -> dict[str, str]:
+  """The key of every run that is trained. The data must be there; raises as `open_documents`."""
+  found: dict[str, str] = {}
+  by_path: dict[str, str] = {}
+  contents: dict[DataConfig, dict[str, Any]] = {}
+  for name, run in study.runs.items():
+    if isinstance(run, Pretrained):
+      continue
+    if run.data not in contents:
+      tokenizer = run.data.tokenizer
+      if tokenizer == "init":
+        assert run.init is not None  # TrainConfig has checked it
+        tokenizer = run.init.checkpoint
+      contents[run.data] = Content(open_documents(run.data), load_tokenizer(tokenizer)).record
+    found[name] = by_path[str(run_directory(workdir, name))] = _key(run, contents[run.data], by_path)
+  return found
+
+
+def _key(run: TrainConfig, content: Mapping[str, Any], by_path: Mapping[str, str]) -> str:
+  said = to_dict(run)
+  for where in ("mesh", "trackers", "model" if run.init is not None else "mesh"):  # not what is computed
+    said.pop(where, None)
+  said["data"] |= {"directory": "", "source": None, "tokenizer": "", "num_workers": 0, "content": content}
+  if run.init is not None:
+    path = run.init.checkpoint
+    start = by_path[path] if path in by_path else checkpoint.open_step(path, run.init.step).identity
+    said["init"] |= {"checkpoint": start, "model": None, "source": None}
+  return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def link(study: Study, workdir: Path, store: Path) -> dict[str, Path]:
+  """Puts links to the shared runs into WORKDIR/runs; returns where each run lies.
+
+  A run that the workdir holds itself, begun without a store, stays where it is.
+  """
+  places = {}
+  for name, key in keys(study, workdir).items():
+    place, target = run_directory(workdir, name), (store / key).resolve()
+    if place.is_symlink():
+      place.unlink()
+    elif place.exists():
+      logger.info("run %s is in the workdir already, and not shared", name)
+      continue
+    target.mkdir(parents=True, exist_ok=True)
+    place.parent.mkdir(parents=True, exist_ok=True)
+    place.symlink_to(target)
+    places[name] = target
+  return places
+
+
+@contextlib.contextmanager
+def held(directory: Path) -> Iterator[None]:
+  """Keeps other studies from a shared run while one trains it; they wait."""
+  with directory.with_suffix(".lock").open("w") as file:
+    try:
+      fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+      logger.info("another study trains %s; waiting for it", directory)
+      fcntl.flock(file, fcntl.LOCK_EX)
+    yield
+
+
+def steps_done(directory: Path) -> int:
+  """The last complete step of a run; 0 if it has not begun."""
+  try:
+    return checkpoint.open_step(directory).step
+  except CheckpointError:
+    return 0

@@ -1,0 +1,75 @@
+"""The controls that the paper lacks: RoPE given every chance that the dropped model has (asked for by its reviewers).
+
+Paper: the baselines of tables 1 to 3 and 10, none of which was trained further. Here RoPE goes on from the same trunk
+for the same tokens: at its own best rate (`rates` times the tail's), with Adam's moments kept, rescaled by YaRN and by
+NTK while it trains; and for as many FLOPs as the costliest arm, the drop with a teacher, whose second forward pass is a
+third more. The dropped model gets the same rates, so that neither is favoured.
+
+`python -m experiments.study --config=experiments/studies/controls.py:SIZE --workdir=DIR --seeds=0,1,2,3,4`, and then
+`python -m experiments.seeds DIR/seed-* --control='RoPE, continued'` for differences from another of the controls.
+
+| size  |  parameters |     T | runs | rows |    tokens | FLOPs (PaLM) | minutes |
+| :---- | ----------: | ----: | ---: | ---: | --------: | -----------: | ------: |
+| mini  |     935,040 |   128 |   12 |   14 |      3.7M |      2.38e13 |      15 |
+| small |  15,735,168 |   256 |   10 |   12 |    191.0M |      2.02e16 |       8 |
+| paper | 494,005,120 | 1,024 |   12 |   14 | 38,307.6M |      1.25e20 |         |
+
+Tokens and FLOPs (PaLM) are of all runs of a seed. Numbers to expect: not yet run.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import ClassVar
+
+from drope_jax.objective import Distill
+from drope_jax.scalings import NTK, YaRN
+from drope_jax.transitions import Drop, Keep, Replace
+from experiments.studies import sizes
+from experiments.studies.partial_drop import rope_of
+from experiments.studies.shapes import DROPPED, Branch, Shape, control, getter, tail
+
+TEACHER_UNTIL = 0.8  # of the steps
+
+
+@dataclasses.dataclass(unsafe_hash=True, kw_only=True)
+class Controls(Shape):
+  """Everything that can be set, as `--config.NAME=VALUE`."""
+
+  title: ClassVar[str] = "RoPE continued in every way that a drop is"
+
+  rates: tuple[float, ...] = (0.3, 2.0)  # as multiples of the tail's, beside 1
+
+  def branches(self) -> Sequence[Branch]:
+    longest = float(max(self.extensions))
+    rope, scaled = rope_of(self.model), {"yarn": YaRN(longest, self.context), "ntk": NTK(longest)}
+    by_rate = [
+      tail(f"{name}_rate_{rate:g}", f"{label}, rate × {rate:g}", how, (method,), optim={"peak_lr": self.tail_lr * rate})
+      for rate in self.rates
+      for name, label, how, method in (
+        ("control", "RoPE, continued", Keep(), "rope"),
+        ("drop", "DroPE", Drop(), "nope"),
+      )
+    ]
+    rescaled = [
+      tail(f"{name}_continued", f"RoPE + {type(how).__name__}, continued", Replace(rope.rescaled(how)), ("rope",))
+      for name, how in scaled.items()
+    ]
+    # A teacher adds a third to the FLOPs of the steps that it sees.
+    longer = round(self.tail_steps * (1 + TEACHER_UNTIL / 3))
+    return [
+      control(),
+      tail("drop", "DroPE", Drop(), DROPPED),
+      *by_rate,
+      tail("control_moments", "RoPE, continued, moments kept", Keep(), ("rope",), init={"keep_optimizer": True}),
+      *rescaled,
+      tail("drop_taught", "DroPE, distilled", Drop(), ("nope",), settings={"objective": Distill(until=TEACHER_UNTIL)}),
+      tail("control_flops", "RoPE, continued for the FLOPs of that", Keep(), ("rope",), steps=longer),
+    ]
+
+
+SIZES = {
+  "mini": sizes.of(Controls, sizes.mini),
+  "small": sizes.of(Controls, sizes.small, rates=(2.0,), needles_per_depth=40, tail_steps=191),
+  "paper": sizes.of(Controls, sizes.paper),
+}
+get_config = getter(SIZES)

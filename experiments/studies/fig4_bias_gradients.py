@@ -1,0 +1,114 @@
+"""How far training can move the attention's positional bias, at initialisation (paper: figure 4).
+
+`python -m experiments.studies.fig4_bias_gradients --out=DIR [--size=mini --layers 0 8 16 23 --seeds 0 1 2]` writes
+bias_gradients.png and .csv: for each layer the norm of the gradient of A^c, of definition 3.1 for diagonal and for
+previous-token heads, with respect to that layer's query and key projections; mean over heads, rows of text and seeds,
+bars: standard deviation over seeds. In the paper it is larger with RoPE in every layer, and the gap grows with depth.
+The figure has no numbers there, and the paper does not say on what text, how long, or by which parameters. The control
+that it lacks is run beside it: the partial drop, which is ours, with the same weights.
+
+| size  | model                        | rows × tokens |
+|-------|------------------------------|---------------|
+| mini  | the quickstart's, 935,040    | 8 × 128       |
+| paper | the 494M shape of table 4    | 1 × 256       |
+
+Parameters: as above, at their initialisation, the same for every embedding. Nothing is trained; FLOPs: for each of the
+layers that are asked for, about those of training on the rows' tokens. `paper` takes 8 GB of memory. There is no
+`--workdir`. Numbers to expect: not yet run.
+"""
+
+import sys
+from argparse import Namespace
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from drope_jax import cli
+from drope_jax.data.tokenizers import load_tokenizer
+from drope_jax.errors import check
+from drope_jax.model import init_params
+from drope_jax.model_config import ModelConfig
+from drope_jax.theory import bias_gradient_norms, diagonal_weights, previous_token_weights
+from drope_jax.transitions import PartialDrop, drop
+from experiments.reporting.axes import INK, PURPLE, VERMILION
+from experiments.studies import sizes
+from experiments.studies.figures import panels, save, text_rows, write_csv
+
+
+class Size(NamedTuple):
+  """A model, and the text that it reads."""
+
+  model: ModelConfig
+  context: int
+  rows: int
+  length: int  # tokens
+
+
+def sized(name: str) -> Size:
+  settings = {"mini": sizes.mini, "paper": sizes.paper}[name]()
+  rows, length = {"mini": (8, 128), "paper": (1, 256)}[name]
+  return Size(settings["model"], settings["context"], rows, length)
+
+
+BIASES = {"diagonal head": diagonal_weights, "previous-token head": previous_token_weights}
+COLORS = {"RoPE": INK, "NoPE": VERMILION, "partial drop": PURPLE}
+
+
+def norms(
+  size: Size, layers: Sequence[int], seeds: Sequence[int], tokenizer: str
+) -> list[tuple[str, str, int, int, float]]:
+  """(bias, embedding, seed, layer, norm) of everything that the figure shows."""
+  rope = size.model
+  models = {"RoPE": rope, "NoPE": drop(rope), "partial drop": PartialDrop(turns=1.0).apply(rope, size.context)}
+  tokens = text_rows(load_tokenizer(tokenizer), size.rows, size.length, rope.vocab_size)
+  found = []
+  for seed in seeds:
+    params = init_params(rope, jax.random.key(seed))
+    for embedding, model in models.items():
+      for bias, weights in BIASES.items():
+        values = bias_gradient_norms(params, model, jnp.asarray(tokens), weights(size.length), layers)
+        found += [(bias, embedding, seed, layer, float(v)) for layer, v in zip(layers, values, strict=True)]
+  return found
+
+
+def draw(given: Namespace) -> None:
+  size = sized(given.size)
+  layers = given.layers or list(range(size.model.num_layers))
+  for layer in layers:
+    check(0 <= layer < size.model.num_layers, f"--layers has {layer}; the model's are 0 to {size.model.num_layers - 1}")
+  rows = norms(size, layers, given.seeds, given.tokenizer)
+  figure, axes = panels(len(BIASES))
+  for axis, bias in zip(axes, BIASES, strict=True):
+    for embedding, color in COLORS.items():
+      values = np.array([[r[4] for r in rows if r[:2] == (bias, embedding) and r[3] == layer] for layer in layers])
+      spread = values.std(1, ddof=1) if values.shape[1] > 1 else None
+      axis.errorbar(layers, values.mean(1), spread, label=embedding, color=color, marker="o", capsize=2)
+    axis.set(title=bias, xlabel="layer", ylabel="norm of ∇A^c by W_Q, W_K", yscale="log")
+    axis.set_xticks(layers)
+  axes[0].legend(fontsize=8)
+  caption = f"{size.rows} rows of {size.length} tokens of Python's prose ({given.tokenizer}), {len(given.seeds)} seeds."
+  save(figure, caption, given.out / "bias_gradients.png")
+  write_csv(given.out / "bias_gradients.csv", ("bias", "embedding", "seed", "layer", "norm"), rows)
+
+
+def _parser() -> cli.Parser:
+  parser = cli.Parser(prog="python -m experiments.studies.fig4_bias_gradients", about=__doc__)
+  parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="where the picture and its numbers go")
+  parser.add_argument("--size", choices=("mini", "paper"), default="mini")
+  parser.add_argument("--layers", type=int, nargs="+", metavar="L", help="default: all")
+  parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], metavar="N", help="of the initialisation")
+  parser.add_argument("--tokenizer", default="byte", help="of the text: byte, or a tokenizer.json")
+  return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+  """The command; returns its exit status."""
+  return cli.run_parsed(_parser(), draw, arguments)
+
+
+if __name__ == "__main__":
+  sys.exit(main())

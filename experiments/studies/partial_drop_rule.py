@@ -1,0 +1,75 @@
+"""The rule of the partial drop, or a count of pairs? The same rule at other contexts and other bases of the rotations.
+
+`PartialDrop(turns=1)` keeps 6 of 16 pairs at a context of 128 and base 1e4. If the rule is right, and not that number,
+then it must also hold where it keeps another one: at base 1e5 it keeps 5, at context 256 it keeps 7, and with both 6
+again. Beside it are half and twice the turns, and, where none of these keeps 6 pairs, those 6 (`fastest_6`).
+Hypothesis: in every place the rule's cost in context is the smallest that keeps the needles at 8 times.
+
+Paper: none of its tables; it drops all rotations. The control that is run beside: RoPE continued, of each base.
+
+`python -m experiments.study --config=experiments/studies/partial_drop_rule.py:SIZE --workdir=DIR --seeds=0,1,2`; one
+trunk per base, and a size per context.
+
+| size      |  parameters |     T | runs | rows |    tokens | FLOPs (PaLM) | minutes |
+| :-------- | ----------: | ----: | ---: | ---: | --------: | -----------: | ------: |
+| mini      |     935,040 |   128 |    6 |    9 |      2.0M |      1.31e13 |       8 |
+| mini_256  |     935,040 |   256 |   12 |   18 |      4.1M |      2.94e13 |      22 |
+| small     |  15,735,168 |   256 |    5 |    6 |    175.1M |      1.82e16 |       6 |
+| small_512 |  15,735,168 |   512 |    5 |    6 |    175.1M |      1.98e16 |       7 |
+| paper     | 494,005,120 | 1,024 |   14 |   20 | 54,526.0M |      1.76e20 |         |
+
+Tokens and FLOPs (PaLM) are of all runs of a seed. Numbers to expect: not yet run.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import ClassVar
+
+from drope_jax.transitions import Drop, Keep, PartialDrop, Transition
+from experiments.studies import sizes
+from experiments.studies.partial_drop import partial, rope_of
+from experiments.studies.shapes import PARTIAL, Branch, Shape, getter, scratch, tail
+
+
+@dataclasses.dataclass(unsafe_hash=True, kw_only=True)
+class Rule(Shape):
+  """Everything that can be set, as `--config.NAME=VALUE`."""
+
+  title: ClassVar[str] = "The partial drop's rule at other contexts and bases"
+
+  thetas: tuple[float, ...] = (1e4, 1e5)
+  turns: tuple[float, ...] = (0.5, 1.0, 2.0)
+  fastest: int = 6  # pairs that are right for a head of 32 at context 128 and base 1e4
+
+  def branches(self) -> Sequence[Branch]:
+    return [branch for theta in self.thetas for branch in self._of(theta)]
+
+  def _of(self, theta: float) -> list[Branch]:
+    name = f"theta_{theta:.0e}".replace("e+0", "e")
+    base, said = f"{name}_trunk", f"base {theta:.0e}".replace("e+0", "e")
+    rope = dataclasses.replace(rope_of(self.model), theta=theta)
+    ways: dict[str, tuple[Transition, str, Sequence[str]]] = {
+      "control": (Keep(), "RoPE, continued", PARTIAL),
+      "drop": (Drop(), "dropped", ("nope",)),
+      **{f"turns_{turns:g}": (PartialDrop(turns=turns), partial(turns).label, PARTIAL) for turns in self.turns},
+    }
+    counted = PartialDrop(fastest=self.fastest)
+    trunk = dataclasses.replace(self.model, positions=rope)
+    by_turns = [PartialDrop(turns=turns).apply(trunk, self.context) for turns in self.turns]
+    if counted.apply(trunk, self.context) not in by_turns:
+      ways[f"fastest_{self.fastest}"] = (counted, f"{self.fastest} fastest pairs", ("rope",))
+    tails = [
+      tail(f"{name}_{run}", f"{label} ({said})", how, methods, start=base)
+      for run, (how, label, methods) in ways.items()
+    ]
+    return [scratch(base, f"trunk ({said})", rope, is_trunk=True), *tails]
+
+
+SIZES = {
+  "mini": sizes.of(Rule, sizes.mini, thetas=(1e5,), needles_per_depth=40),
+  "mini_256": sizes.of(Rule, sizes.with_context(sizes.mini, 256, 1e4), needles_per_depth=20),
+  "small": sizes.of(Rule, sizes.small, fastest=13, turns=(1.0,), thetas=(1e5,)),
+  "small_512": sizes.of(Rule, sizes.with_context(sizes.small, 512, 1e4), fastest=13, turns=(1.0,), thetas=(1e4,)),
+  "paper": sizes.of(Rule, sizes.paper, fastest=12, thetas=(1e4, 1e5)),
+}
+get_config = getter(SIZES)

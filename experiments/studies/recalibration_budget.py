@@ -1,0 +1,71 @@
+"""How much recalibration a drop needs: the cost in context after budgets from nothing to more than the trunk had.
+
+Paper: figures 9 and 10 (SmolLM-360M after 30, 60 and 120B tokens) and the claim that 0.8 % of the pretraining's tokens
+win back 95 %. It has no control: a model that goes on with RoPE for as many tokens. Here every budget is a run of its
+own, with its own schedule to the end, and RoPE continued for the same budget stands beside it. `_0` is measured without
+any recalibration.
+
+`python -m experiments.study --config=experiments/studies/recalibration_budget.py:SIZE --workdir=DIR --seeds=0,1,2`.
+Per seed one trunk; per budget RoPE continued, the full drop, and the partial drops of `turns`. The size `mini_turns`
+has other turns; with the `--runs=DIR` of `mini` its trunk and controls are trained once.
+
+| size       |  parameters |     T | runs | rows |     tokens | FLOPs (PaLM) | minutes |
+| :--------- | ----------: | ----: | ---: | ---: | ---------: | -----------: | ------: |
+| mini       |     935,040 |   128 |   17 |   20 |       8.4M |      5.40e13 |      23 |
+| mini_turns |     935,040 |   128 |   17 |   20 |       8.4M |      5.40e13 |      23 |
+| small      |  15,735,168 |   256 |    7 |    9 |     131.2M |      1.36e16 |       6 |
+| paper      | 494,005,120 | 1,024 |   17 |   20 |  46,137.3M |      1.49e20 |         |
+| paper_360m | 361,821,120 | 2,048 |   16 |   20 | 900,802.3M |      2.64e21 |         |
+
+Tokens and FLOPs (PaLM) are of all runs of a seed. Numbers to expect: not yet run. A pilot (recalibration budgets of 250
+and 1,000 steps, 3 seeds, other code) had the gap of the full drop grow from 0.334 to 0.506 nats, and that of the
+partial drop stay at 0.01.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import ClassVar
+
+from drope_jax.transitions import Drop, Keep, PartialDrop
+from experiments.plan import check_at_least_one
+from experiments.studies import sizes
+from experiments.studies.partial_drop import partial
+from experiments.studies.shapes import Branch, Shape, getter, tail
+
+
+@dataclasses.dataclass(unsafe_hash=True, kw_only=True)
+class Budget(Shape):
+  """Everything that can be set, as `--config.NAME=VALUE`."""
+
+  title: ClassVar[str] = "Loss in context against the budget of the recalibration"
+
+  steps: tuple[int, ...]  # of the tails of each kind, beside those without any
+  turns: tuple[float, ...] = (1.0, 2.0)  # of the partial drops
+  drops: bool = True  # whether the full drop is among them
+
+  def __post_init__(self) -> None:
+    super().__post_init__()
+    check_at_least_one(self, "steps")
+
+  def branches(self) -> Sequence[Branch]:
+    ways = {
+      "control": (Keep(), "RoPE, continued", "rope"),
+      **({"drop": (Drop(), "dropped", "nope")} if self.drops else {}),
+      **{f"turns_{turns:g}": (PartialDrop(turns=turns), partial(turns).label, "rope") for turns in self.turns},
+    }
+    return [
+      tail(f"{name}_{steps}", f"{label}, {steps:,} steps", how, (method,), steps=steps)
+      for steps in (0, *self.steps)
+      for name, (how, label, method) in ways.items()
+    ]
+
+
+_MINI = {"steps": (125, 250, 500, 1000), "needles_per_depth": 20}
+SIZES = {
+  "mini": sizes.of(Budget, sizes.mini, **_MINI),
+  "mini_turns": sizes.of(Budget, sizes.mini, **_MINI, turns=(0.35, 0.5, 4.0), drops=False),
+  "small": sizes.of(Budget, sizes.small, steps=(95, 191), turns=(1.0,), needles_per_depth=100),
+  "paper": sizes.of(Budget, sizes.paper, steps=(500, 1000, 2000, 4000)),
+  "paper_360m": sizes.of_recipe(Budget, "smollm_360m_120b", steps=(4_768, 30_000, 60_000, 120_000), extensions=(1, 2)),
+}
+get_config = getter(SIZES)

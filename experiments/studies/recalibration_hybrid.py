@@ -1,0 +1,60 @@
+"""Cheap drops that keep something: partial drops, and rotations in windowed layers. Hybrids, and not DroPE.
+
+Paper: it calls p-RoPE and RNoPE-SWA complementary and tests neither. These are rows 5 and 6 of the list of ideas of
+recalibration.py, whose trunk, control and full drop they share (`--runs=DIR`), in a table of their own: keep the pairs
+that turn once or twice within the context, with and without a teacher; keep RoPE in three of four layers, with windows
+of an eighth or a quarter of the context.
+
+`python -m experiments.study --config=experiments/studies/recalibration_hybrid.py:SIZE --workdir=DIR
+--seeds=0,1,2,3,4`. All tails see the same tokens in the same order.
+
+| size  |  parameters |     T | runs | rows |    tokens | FLOPs (PaLM) | minutes |
+| :---- | ----------: | ----: | ---: | ---: | --------: | -----------: | ------: |
+| mini  |     935,040 |   128 |    8 |   10 |      2.6M |      1.68e13 |      15 |
+| small |  15,735,168 |   256 |    8 |   10 |    162.6M |      1.72e16 |       7 |
+| paper | 494,005,120 | 1,024 |    8 |   10 | 29,360.1M |      9.66e19 |         |
+
+Tokens and FLOPs (PaLM) are of all runs of a seed. Numbers to expect: not yet run.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import ClassVar
+
+from drope_jax.objective import Distill
+from drope_jax.transitions import Drop, KeepWindows, PartialDrop
+from experiments.studies import sizes
+from experiments.studies.partial_drop import partial
+from experiments.studies.shapes import Branch, Shape, control, getter, tail
+
+
+@dataclasses.dataclass(unsafe_hash=True, kw_only=True)
+class HybridRecalibration(Shape):
+  """Everything that can be set, as `--config.NAME=VALUE`."""
+
+  title: ClassVar[str] = "Drops that keep some rotations, or some layers'"
+
+  turns: tuple[float, ...] = (1.0, 2.0)
+  windows: tuple[int, ...] = (8, 4)  # the context is so many times as long
+
+  def branches(self) -> Sequence[Branch]:
+    windowed = [
+      tail(f"window_{share}", f"RoPE in windows of 1/{share}", KeepWindows(self.context // share), ("pattern",))
+      for share in self.windows
+    ]
+    taught = {"objective": Distill(until=0.8)}
+    return [
+      control(("rope", "yarn")),
+      tail("drop", "dropped", Drop(), ("nope",)),
+      *map(partial, self.turns),
+      tail("turns_1_taught", "kept from 1 turn on, distilled", PartialDrop(turns=1.0), ("rope",), settings=taught),
+      *windowed,
+    ]
+
+
+SIZES = {
+  "mini": sizes.of(HybridRecalibration, sizes.mini, needles_per_depth=100),
+  "small": sizes.of(HybridRecalibration, sizes.small, needles_per_depth=100, tail_steps=191),
+  "paper": sizes.of(HybridRecalibration, sizes.paper),
+}
+get_config = getter(SIZES)

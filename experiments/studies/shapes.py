@@ -1,0 +1,272 @@
+"""What the studies share: a trunk with RoPE, runs that branch off from it, their text, and what is measured.
+
+A study names its `Branch`es; `Shape` makes the runs, arms and rows of them. Its settings of each size are in sizes.py.
+Every run that starts from the trunk sees the same batches in the same order, with a fresh optimizer unless it says so.
+"""
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+from drope_jax.config import ComputeConfig, DataConfig, InitConfig, MeshConfig, ModelConfig, OptimConfig, TrainConfig
+from drope_jax.data.corpus import is_built
+from drope_jax.errors import ConfigError
+from drope_jax.positions import Positions
+from drope_jax.transitions import Keep, Transition
+from experiments import recall_corpus
+from experiments.models import run_models
+from experiments.plan import Arm, EvalPlan, Pretrained, Row, Study, check_at_least_one, require, run_directory
+from experiments.studies import quickstart
+
+DOCSTRINGS = "docstrings"  # the text of the quickstart
+SCHEDULES = ("cosine", "wsd")
+TRUNK = "trunk"
+KEPT, DROPPED, PARTIAL = ("rope", "ntk", "yarn"), ("nope", "drope"), ("rope", "yarn")  # methods of models of each kind
+_SUFFIXES = {
+  "pi": " + PI",
+  "ntk": " + NTK",
+  "yarn": " + YaRN",
+  "dynamic_ntk": " + dynamic NTK",
+  "dynamic_yarn": " + dynamic YaRN",
+  "crop": ", cropped",
+  "nope": ", β = 1",
+  "drope": ", fitted β",
+}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Branch:
+  """A run of a study, and the rows that measure it."""
+
+  run: str  # its name
+  label: str
+  methods: tuple[str, ...] = ()  # one row each
+  start: str | None = TRUNK  # the run whose weights it starts from; None: scratch
+  transition: Transition = dataclasses.field(default_factory=Keep)
+  positions: Positions = None  # of a run from scratch
+  steps: int | None = None  # None: those of a tail, or from scratch of trunk and tail; 0: it is measured untrained
+  is_trunk: bool = False  # whether a run from scratch has the trunk's steps and schedule, for others to start from
+  settings: Mapping[str, Any] = dataclasses.field(default_factory=dict)  # of TrainConfig
+  init: Mapping[str, Any] = dataclasses.field(default_factory=dict)  # of InitConfig
+  optim: Mapping[str, Any] = dataclasses.field(default_factory=dict)  # of OptimConfig
+
+  def rows(self) -> list[Row]:
+    return [Row(self.run, method, self.label + _suffix(method)) for method in self.methods]
+
+
+def _suffix(method: str) -> str:
+  """What a method adds to a label; a number behind a plus, or drope's, is the c of a temperature."""
+  name, plus, c = method.replace("drope:", "drope+").partition("+")
+  if not plus:
+    return _SUFFIXES.get(name, "")
+  return ("" if name == "drope" else _SUFFIXES.get(name, "")) + f", β = 1 + {c}·ln s"
+
+
+def tail(run: str, label: str, transition: Transition, methods: Sequence[str] = (), **more: Any) -> Branch:
+  """A run from the weights of the trunk, or of `start`."""
+  return Branch(run=run, label=label, transition=transition, methods=tuple(methods), **more)
+
+
+def scratch(run: str, label: str, positions: Positions, methods: Sequence[str] = (), **more: Any) -> Branch:
+  """A run from scratch, of as many steps as trunk and tail have together."""
+  return Branch(run=run, label=label, start=None, positions=positions, methods=tuple(methods), **more)
+
+
+def control(methods: Sequence[str] = KEPT) -> Branch:
+  """RoPE continued: the same tokens as every other tail."""
+  return tail("control", "RoPE, continued", Keep(), methods)
+
+
+@dataclasses.dataclass(unsafe_hash=True, kw_only=True)
+class Shape:
+  """Everything that can be set, as `--config.NAME=VALUE`; a study derives from this and has `branches`."""
+
+  title: ClassVar[str]
+
+  model: ModelConfig  # of the trunk
+  context: int  # tokens
+  batch_size: int
+  trunk_steps: int
+  tail_steps: int
+  schedule: str = "cosine"  # of trunk and tails, or "wsd": a constant rate for the trunk, a decay to zero for each tail
+  peak_lr: float
+  tail_lr: float
+  warmup_steps: int  # of the trunk; a tenth of its steps at most
+  tail_warmup_steps: int  # likewise
+  checkpoint: str = ""  # an imported model of the shape of `model` in the place of the trunk
+  # A folder with `corpus` and `tokenizer`, made if it is not there; "": WORKDIR/data. For an imported model, whose
+  # tokenizer is used, a dataset.
+  data: str = ""
+  text: str = ""  # what they are made from: "docstrings", or a prepared dataset of prose; "": they must be there
+  num_workers: int = 0  # processes that read
+  compute: ComputeConfig = dataclasses.field(default_factory=ComputeConfig)
+  mesh: MeshConfig = dataclasses.field(default_factory=MeshConfig)
+  extensions: tuple[float, ...] = (1, 4, 8)  # multiples of the context
+  tasks: tuple[str, ...] = ("perplexity", "needles")
+  documents: int = 24  # held out, to measure the loss on
+  budgets: int = 5  # times within a run that the loss in context is measured, for its curve
+  needles_per_depth: int = 40  # prompts; there are five depths
+  samples: int = 100  # of each task that makes its own
+  longbench: str = ""  # folder of LongBench's released files, for its tasks
+  multiple_choice: str = ""  # folder of the files of multiple-choice tasks
+  seed: int = 0
+
+  def __post_init__(self) -> None:
+    counts = ("documents", "budgets", "needles_per_depth", "samples")
+    check_at_least_one(self, "trunk_steps", "tail_steps", "extensions", *counts)
+    if self.schedule not in SCHEDULES:
+      raise ConfigError(f"{type(self).__name__}.schedule is {self.schedule!r}; allowed: {', '.join(SCHEDULES)}")
+
+  def branches(self) -> Sequence[Branch]:
+    """The runs beside the trunk, in order: one may start from an earlier one."""
+    raise NotImplementedError
+
+  def reading(self, path: str) -> Self:
+    return dataclasses.replace(self, text=path, data="")  # else a corpus that is there already would be taken
+
+  def study(self, workdir: Path) -> Study:
+    folder = Path(self.data) if self.data else workdir / "data"
+    data = self._data(folder)
+    lengths = [round(extension * self.context) for extension in self.extensions]
+    branches = self.branches()
+    runs: dict[str, TrainConfig | Pretrained] = {}
+    if any(branch.start == TRUNK for branch in branches) and not self.checkpoint:
+      trunk = scratch(TRUNK, "trunk", self.model.positions, is_trunk=True)
+      runs[TRUNK] = self._scratch(trunk, data)
+    runs |= {branch.run: self._run(branch, data, workdir) for branch in branches}
+    return Study(
+      title=self.title,
+      seed=self.seed,
+      train_context=self.context,
+      prepare=lambda: self._prepare(folder),
+      runs=runs,
+      arms=[Arm(branch.label, self._chain(branch, branches)) for branch in branches if not branch.is_trunk],
+      rows=[row for branch in branches for row in branch.rows()],
+      lengths=lengths,
+      tasks=self.tasks,
+      eval_data=EvalPlan(
+        tokenizer=self.checkpoint or data.tokenizer,
+        dataset=data.directory,
+        longest=max(lengths),
+        num_documents=self.documents,
+        needles_per_depth=self.needles_per_depth,
+        num_samples=self.samples,
+        longbench=Path(self.longbench) if self.longbench else None,
+        multiple_choice=Path(self.multiple_choice) if self.multiple_choice else None,
+        seed=self.seed,
+      ),
+    )
+
+  def run(self, name: str) -> TrainConfig:
+    """The config of one run, which may be compiled before the weights that it starts from are there."""
+    workdir = Path("runs/study")
+    study = self.study(workdir)
+    config = study.runs.get(name)
+    if not isinstance(config, TrainConfig):
+      trained = ", ".join(name for name, run in study.runs.items() if isinstance(run, TrainConfig))
+      raise ConfigError(f"{type(self).__name__} has no run {name!r}; allowed: {trained}")
+    if config.init is None or config.init.model is not None:
+      return config
+    models = {str(run_directory(workdir, run)): model for run, model in run_models(study, workdir).items()}
+    return dataclasses.replace(config, init=dataclasses.replace(config.init, model=models[config.init.checkpoint]))
+
+  def _data(self, folder: Path) -> DataConfig:
+    directory, tokenizer = folder / "corpus", str(folder / "tokenizer" / "tokenizer.json")
+    return DataConfig(
+      directory=self.data if self.checkpoint else str(directory),
+      tokenizer="init" if self.checkpoint else tokenizer,
+      context=self.context,
+      batch_size=self.batch_size,
+      num_workers=self.num_workers,
+    )
+
+  def _chain(self, branch: Branch, branches: Sequence[Branch]) -> tuple[str, ...]:
+    """The runs that an arm consists of; one that is not trained stands alone."""
+    by_run = {one.run: one for one in branches}
+    if branch.start is None or branch.steps == 0:
+      return (branch.run,)
+    if branch.start == TRUNK:
+      return (branch.run,) if self.checkpoint else (TRUNK, branch.run)
+    return (*self._chain(by_run[branch.start], branches), branch.run)
+
+  def _run(self, branch: Branch, data: DataConfig, workdir: Path) -> TrainConfig | Pretrained:
+    if branch.start is None:
+      return self._scratch(branch, data)
+    imported = branch.start == TRUNK and self.checkpoint
+    path = self.checkpoint if imported else str(run_directory(workdir, branch.start))
+    if branch.steps == 0:
+      return Pretrained(path, branch.transition, self.model if imported else None)
+    steps = branch.steps or self.tail_steps
+    init = InitConfig(
+      checkpoint=path, model=self.model if imported else None, transition=branch.transition, **branch.init
+    )
+    # The same batches for all tails, and not those that the trunk began with.
+    return self._trained(
+      branch, steps, dataclasses.replace(self._tail_optim(steps), **branch.optim), data, 1, init=init
+    )
+
+  def _scratch(self, branch: Branch, data: DataConfig) -> TrainConfig:
+    model = dataclasses.replace(self.model, positions=branch.positions)
+    whole = self.trunk_steps if branch.is_trunk else self.trunk_steps + self.tail_steps
+    steps = branch.steps or whole
+    optim = OptimConfig(peak_lr=self.peak_lr, warmup_steps=min(self.warmup_steps, steps // 10))
+    if self.schedule == "wsd":
+      decay = {"schedule": "constant"} if branch.is_trunk else _decay(min(self.tail_steps, steps - optim.warmup_steps))
+      optim = dataclasses.replace(optim, **decay)
+    return self._trained(branch, steps, dataclasses.replace(optim, **branch.optim), data, 0, model=model)
+
+  def _tail_optim(self, steps: int) -> OptimConfig:
+    warmup = min(self.tail_warmup_steps, steps // 10)
+    optim = OptimConfig(peak_lr=self.tail_lr, warmup_steps=warmup)
+    return optim if self.schedule == "cosine" else dataclasses.replace(optim, **_decay(steps - warmup))
+
+  def _trained(
+    self, branch: Branch, steps: int, optim: OptimConfig, data: DataConfig, later: int, **where_from: Any
+  ) -> TrainConfig:
+    settings: dict[str, Any] = {
+      "eval_every": max(steps // self.budgets, 1),
+      "eval_documents": self.documents,
+      "checkpoint_every": 250,
+      "keep_latest": 1,
+      "trackers": (),
+      "compute": self.compute,
+      "mesh": self.mesh,
+    }
+    settings |= branch.settings
+    return TrainConfig(**where_from, data=data, optim=optim, steps=steps, seed=self.seed + later, **settings)
+
+  def _prepare(self, folder: Path) -> None:
+    corpus, tokenizer = folder / "corpus", folder / "tokenizer"
+    name = type(self).__name__
+    if self.checkpoint:
+      require(self, checkpoint="drope_jax.interop import SRC DIR", data="experiments.prose --out=DIR")
+    elif is_built(corpus):
+      return
+    elif not self.text:
+      raise ConfigError(f"{name}.data: {corpus} is not there, and {name}.text names no text")
+    elif self.text == DOCSTRINGS:
+      made = quickstart.Quickstart(seed=self.seed, model=self.model, context=self.context)
+      quickstart.prepare(made, corpus, tokenizer)
+    else:
+      require(self, text="experiments.prose --out=DIR")
+      recipe = dataclasses.replace(recall_corpus.SMALL, vocab_size=self.model.vocab_size, context=self.context)
+      recall_corpus.build_from(self.text, corpus, tokenizer, recipe)
+
+
+def _decay(steps: int) -> dict[str, Any]:
+  """The end of a "wsd" schedule: so many steps down to zero."""
+  return {"schedule": "wsd", "decay_steps": steps, "floor": 0.0}
+
+
+def getter(sizes: Mapping[str, Callable[[], Shape]]) -> Callable[[str], Shape | TrainConfig]:
+  """`get_config` of a study: the settings of a size; with SIZE/RUN the config of one run, for `drope_jax.aot`."""
+
+  def get_config(arg: str = "mini") -> Shape | TrainConfig:
+    size, _, run = arg.partition("/")
+    if size not in sizes:
+      raise ConfigError(f"the study has no size {size!r}; allowed: {', '.join(sizes)}")
+    settings = sizes[size]()
+    return settings.run(run) if run else settings
+
+  return get_config

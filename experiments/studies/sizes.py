@@ -1,0 +1,146 @@
+"""The sizes of studies, as settings of shapes.Shape: for two CPU cores, for one GPU, and those of the paper.
+
+`mini` has the model, the text and the rates of the quickstart. `small` is for one GPU: the trunk has a constant rate,
+and each tail decays to zero; it reads the corpus in `data`, the same one for all seeds, and makes it of the dataset
+`text` if it is not there (`python -m experiments.prose --out=data/prose`; see experiments/recall_corpus.py). The others
+are the paper's shapes and budgets, there to be compiled ahead of time (`drope_jax.aot --config=STUDY:SIZE/RUN`): the
+494M model on FineWeb (configs/pretrain.py), and pretrained models that are recalibrated (configs/recalibrate.py).
+"""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from drope_jax.config import ComputeConfig, ModelConfig
+from drope_jax.positions import RoPE
+from experiments.configs import pretrain, recalibrate
+from experiments.studies import quickstart
+from experiments.studies.shapes import DOCSTRINGS, Shape
+
+T = TypeVar("T", bound=Shape)
+
+
+def mini() -> dict[str, Any]:
+  quick = quickstart.get_config()
+  return {
+    "model": quick.model,
+    "context": quick.context,
+    "batch_size": quick.batch_size,
+    "trunk_steps": quick.pretrain_steps,
+    "tail_steps": quick.recalibrate_steps,
+    "peak_lr": quick.peak_lr,
+    "tail_lr": quick.recalibrate_lr,
+    "warmup_steps": quick.warmup_steps,
+    "tail_warmup_steps": quick.warmup_steps,
+    "text": DOCSTRINGS,
+    "compute": ComputeConfig(scan_layers=False),  # on CPUs few layers are faster unrolled
+  }
+
+
+def small() -> dict[str, Any]:
+  model = ModelConfig(
+    vocab_size=4096,
+    d_model=384,
+    num_layers=8,
+    num_heads=6,
+    num_kv_heads=6,
+    head_dim=64,
+    d_ff=1024,
+    positions=RoPE(theta=10_000.0),
+    init_std=0.05,  # about 1 / sqrt(d_model), as in the quickstart, so that retrieval is learnt early
+  )
+  return {
+    "model": model,
+    "context": 256,
+    "batch_size": 256,
+    "trunk_steps": 1144,
+    "tail_steps": 382,
+    "schedule": "wsd",
+    "peak_lr": 2e-3,
+    "tail_lr": 2e-3,
+    "warmup_steps": 50,
+    "tail_warmup_steps": 20,
+    "data": "data/recall_prose",
+    "text": "data/prose",
+    "num_workers": 6,  # one process tokenises more slowly than a GPU trains this model
+    "compute": ComputeConfig(dtype="bfloat16", scan_layers=False),
+    "documents": 128,
+    "needles_per_depth": 200,
+  }
+
+
+def paper() -> dict[str, Any]:
+  """The trunk and tails of configs/pretrain.py: rope_14k and drope."""
+  trunk, tail = pretrain.get_config("rope_14k"), pretrain.get_config("drope")
+  return {
+    "model": trunk.model,
+    "context": trunk.data.context,
+    "batch_size": trunk.data.batch_size,
+    "trunk_steps": trunk.steps,
+    "tail_steps": tail.steps,
+    "peak_lr": trunk.optim.peak_lr,
+    "tail_lr": tail.optim.peak_lr,
+    "warmup_steps": trunk.optim.warmup_steps,
+    "tail_warmup_steps": tail.optim.warmup_steps,
+    "data": "data/fineweb",
+    "compute": trunk.compute,
+    "documents": 128,
+    "needles_per_depth": 200,
+    "samples": 500,
+  }
+
+
+def recalibrated(recipe: str) -> dict[str, Any]:
+  """A pretrained model with the budget and rate of a recipe of configs/recalibrate.py; the trunk is imported."""
+  config = recalibrate.get_config(recipe)
+  base = recalibrate.RECIPES[recipe].base
+  return {
+    "model": recalibrate.BASES[base].model,
+    "context": config.data.context,
+    "batch_size": config.data.batch_size,
+    "trunk_steps": 1,  # none is trained
+    "tail_steps": config.steps,
+    "peak_lr": config.optim.peak_lr,
+    "tail_lr": config.optim.peak_lr,
+    "warmup_steps": config.optim.warmup_steps,
+    "tail_warmup_steps": config.optim.warmup_steps,
+    "checkpoint": f"runs/{base}/checkpoint",
+    "data": config.data.directory,
+    "compute": config.compute,
+    "mesh": config.mesh,
+    "documents": 128,
+    "needles_per_depth": 200,
+    "samples": 500,
+  }
+
+
+def of(cls: type[T], size: Callable[[], dict[str, Any]], **changes: Any) -> Callable[[], T]:
+  """A study at a size, with what is its own."""
+  return lambda: cls(**size() | changes)
+
+
+def of_recipe(cls: type[T], recipe: str, **changes: Any) -> Callable[[], T]:
+  """A study of a pretrained model."""
+  return of(cls, lambda: recalibrated(recipe), **changes)
+
+
+def shorter(size: Callable[[], dict[str, Any]], times: int) -> Callable[[], dict[str, Any]]:
+  """A size whose trunk and tails have so many times fewer steps, for studies with many runs."""
+
+  def made() -> dict[str, Any]:
+    settings = size()
+    return settings | {name: settings[name] // times for name in ("trunk_steps", "tail_steps")}
+
+  return made
+
+
+def with_context(size: Callable[[], dict[str, Any]], context: int, theta: float) -> Callable[[], dict[str, Any]]:
+  """A size at another context, with as many tokens a step, and another base of the rotations."""
+
+  def made() -> dict[str, Any]:
+    settings = size()
+    rows = settings["batch_size"] * settings["context"] // context
+    model = dataclasses.replace(settings["model"], positions=RoPE(theta=theta))
+    return settings | {"context": context, "batch_size": rows, "model": model}
+
+  return made

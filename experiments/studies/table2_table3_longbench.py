@@ -1,0 +1,70 @@
+"""A pretrained model, dropped and recalibrated, on long tasks beside rescaled RoPE (paper: tables 2 and 3).
+
+The paper's averages over MultiFieldQA, MuSiQue, GovReport, LCC and needles: SmolLM-360M as it is 2.98, PI 6.66, NTK
+17.11, YaRN 19.94, DroPE 30.52; without LCC and needles, SmolLM-1.7B 3.11, NTK 18.53, YaRN 16.23, DroPE 21.49, and
+Llama2-7B 20.03, 21.88, 19.14, 26.08. There DroPE alone was trained further. Beside its rows stands what they lack: RoPE
+trained on for the same tokens, as it is and rescaled (`control`).
+
+`python -m experiments.study --config=experiments/studies/table2_table3_longbench.py:SIZE --workdir=DIR --seeds=0,1,2`.
+`base` is the pretrained model; `control` and `drop` go on from it. The sizes `paper_...` read an imported model
+(`python -m drope_jax.interop import SRC runs/smollm_360m/checkpoint`), FineWeb-Edu, and LongBench's released files
+(`--config.longbench=DIR`), whole, as the paper does; SmolLM-360M with the recipe of 120B tokens and QK-norm (which of
+its budgets table 2 has the paper does not say). `mini` and `small` have a trunk of their own in the place of the
+pretrained model, and tasks that models of their size can answer: needles and induction at twice the context and more.
+
+| size       |    parameters |     T | runs | rows |     tokens | FLOPs (PaLM) | minutes |
+| :--------- | ------------: | ----: | ---: | ---: | ---------: | -----------: | ------: |
+| mini       |       935,040 |   128 |    3 |   10 |       1.3M |      8.18e12 |       9 |
+| small      |    15,735,168 |   256 |    3 |   10 |     125.0M |      1.30e16 |       5 |
+| paper      |   361,862,080 | 2,048 |    2 |    8 | 251,658.2M |      7.36e20 |         |
+| paper_1_7b | 1,711,376,384 | 2,048 |    2 |    8 |  39,999.0M |      4.59e20 |         |
+| paper_7b   | 6,738,415,616 | 4,096 |    2 |    8 |  40,001.1M |      1.84e21 |         |
+
+Tokens and FLOPs (PaLM) are of all runs of a seed. Numbers to expect: not yet run.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import ClassVar
+
+from drope_jax.config import QKNorm
+from drope_jax.transitions import Drop, Keep
+from experiments.studies import sizes
+from experiments.studies.shapes import DROPPED, Branch, Shape, getter, tail
+
+TASKS = tuple(f"longbench_{name}_whole" for name in ("multifieldqa_en", "musique", "gov_report", "lcc"))
+AS_IT_IS = ("rope", "pi", "ntk", "yarn")
+BY_LENGTH = ("rope", "dynamic_ntk", "dynamic_yarn")  # scaled for each text, as appendix C.2 has it for LongBench
+
+
+@dataclasses.dataclass(unsafe_hash=True, kw_only=True)
+class LongTasks(Shape):
+  """Everything that can be set, as `--config.NAME=VALUE`."""
+
+  title: ClassVar[str] = "A pretrained model on long tasks (paper: tables 2 and 3)"
+
+  methods: tuple[str, ...] = AS_IT_IS  # of the models with RoPE
+  qk_norm: bool = False  # inserted in both `control` and `drop`
+  extensions: tuple[float, ...] = (2, 8)
+
+  def branches(self) -> Sequence[Branch]:
+    init = {"qk_norm": QKNorm()} if self.qk_norm else {}
+    return [
+      tail("base", "as it is", Keep(), self.methods, steps=0),
+      tail("control", "RoPE, continued", Keep(), self.methods, init=init),
+      tail("drop", "DroPE", Drop(), DROPPED, init=init),
+    ]
+
+
+_PAPER = {"methods": BY_LENGTH, "extensions": (2,)}
+_SMALL_TASKS = ("perplexity", "needles", "induction")
+SIZES = {
+  "mini": sizes.of(LongTasks, sizes.mini, tasks=_SMALL_TASKS),
+  "small": sizes.of(LongTasks, sizes.small, tasks=_SMALL_TASKS),
+  "paper": sizes.of_recipe(
+    LongTasks, "smollm_360m_120b", **_PAPER, tasks=(*TASKS, "niah_single_2"), longbench="data/longbench", qk_norm=True
+  ),
+  "paper_1_7b": sizes.of_recipe(LongTasks, "smollm_1_7b", **_PAPER, tasks=TASKS[:3], longbench="data/longbench"),
+  "paper_7b": sizes.of_recipe(LongTasks, "llama2_7b", **_PAPER, tasks=TASKS[:3], longbench="data/longbench"),
+}
+get_config = getter(SIZES)

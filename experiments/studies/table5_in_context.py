@@ -1,0 +1,59 @@
+"""What the drop costs within the context (paper: table 5, figures 9 and 10).
+
+The paper's averages over ARC-Easy, ARC-Challenge, HellaSwag, OpenBookQA, PIQA and WinoGrande: SmolLM-360M 53.1 as it is
+and 53.4 with DroPE; SmolLM-1.7B 60.25 and 60.62. DroPE was trained further, its base was not. Beside the two stands
+what they lack: RoPE trained on for the same tokens (`control`), and a partial drop, which is ours.
+
+`python -m experiments.study --config=experiments/studies/table5_in_context.py:SIZE --workdir=DIR --seeds=0,1,2`. The
+sizes `paper...` read an imported model and the tasks' files (`--config.multiple_choice=DIR`, see
+drope_jax/evaluate/tasks/multiple_choice.py). At `mini` and `small` a trunk of their own stands in the place of the
+pretrained model, and in the place of those tasks: the loss, needles, copying by distance, and which assignment wins.
+
+| size       |    parameters |     T | runs | rows |     tokens | FLOPs (PaLM) | minutes |
+| :--------- | ------------: | ----: | ---: | ---: | ---------: | -----------: | ------: |
+| mini       |       935,040 |   128 |    4 |    4 |       1.5M |      9.81e12 |       5 |
+| small      |    15,735,168 |   256 |    4 |    4 |     150.1M |      1.56e16 |       5 |
+| paper      |   361,862,080 | 2,048 |    3 |    4 | 377,487.4M |      1.10e21 |         |
+| paper_1_7b | 1,711,376,384 | 2,048 |    3 |    4 |  59,998.5M |      6.89e20 |         |
+
+Tokens and FLOPs (PaLM) are of all runs of a seed. Numbers to expect: not yet run.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import ClassVar
+
+from drope_jax.config import QKNorm
+from drope_jax.transitions import Drop, Keep, PartialDrop
+from experiments.studies import sizes
+from experiments.studies.shapes import Branch, Shape, getter, tail
+
+
+@dataclasses.dataclass(unsafe_hash=True, kw_only=True)
+class InContext(Shape):
+  """Everything that can be set, as `--config.NAME=VALUE`."""
+
+  title: ClassVar[str] = "What the drop costs within the context (paper: table 5)"
+
+  qk_norm: bool = False  # inserted in all runs that are trained
+  extensions: tuple[float, ...] = (1,)
+  tasks: tuple[str, ...] = ("perplexity", "needles", "induction", "copy", "order")
+
+  def branches(self) -> Sequence[Branch]:
+    init = {"qk_norm": QKNorm()} if self.qk_norm else {}
+    return [
+      tail("base", "as it is", Keep(), ("rope",), steps=0),
+      tail("control", "RoPE, continued", Keep(), ("rope",), init=init),
+      tail("drop", "DroPE", Drop(), ("nope",), init=init),
+      tail("turns_1", "kept from 1 turn on", PartialDrop(turns=1.0), ("rope",), init=init),
+    ]
+
+
+_PAPER = {"tasks": ("perplexity", "multiple_choice"), "multiple_choice": "data/multiple_choice"}
+SIZES = {
+  "mini": sizes.of(InContext, sizes.mini, samples=500, needles_per_depth=100),
+  "small": sizes.of(InContext, sizes.small, samples=500),
+  "paper": sizes.of_recipe(InContext, "smollm_360m_120b", **_PAPER, qk_norm=True),
+  "paper_1_7b": sizes.of_recipe(InContext, "smollm_1_7b", **_PAPER),
+}
+get_config = getter(SIZES)

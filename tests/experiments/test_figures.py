@@ -1,0 +1,86 @@
+"""Figures 4, 6, 7, 8 and 11 without a training: what they draw is what the paper's formulas say, and they draw it."""
+
+import csv
+
+import numpy as np
+import pytest
+from support.tiny_run import tiny_corpus, tiny_model, tiny_run
+
+from drope_jax.config import InitConfig
+from drope_jax.data.recall import needle_sample
+from drope_jax.data.tokenizers import load_tokenizer
+from drope_jax.train import train
+from experiments.factor_search import _allowed, search
+from experiments.studies import fig4_bias_gradients, fig6_fig11_frequency_factors, fig7_positional_head
+from experiments.studies import fig8_semantic_head as fig8
+from experiments.studies.figures import text_lines
+
+
+@pytest.mark.parametrize("extension", [2.0, 4.0])
+def test_the_factors_are_those_of_the_methods(extension):
+  """The paper's 494M shape: YaRN keeps pairs up to 3 and has divided by s from 12 on; 12 pairs come full circle."""
+  found = fig6_fig11_frequency_factors.factors(1e6, 64, 1024, extension)
+  np.testing.assert_allclose(found["PI"], 1 / extension)
+  np.testing.assert_allclose(found["NTK"], extension ** (-2 * np.arange(32) / 62))
+  assert (found["YaRN"][:4] == 1).all() and np.allclose(found["YaRN"][12:], 1 / extension)
+  assert found["partial drop"].tolist() == [1.0] * 12 + [0.0] * 20
+  assert not found["drop"].any() and found["CoPE"][-1] == 0
+
+
+def test_the_picture_of_the_factors_has_its_numbers_beside_it(tmp_path):
+  assert fig6_fig11_frequency_factors.main([f"--out={tmp_path}", "--factors", "2", "--head-dim=8"]) == 0
+  assert (tmp_path / "frequency_factors.png").read_bytes().startswith(b"\x89PNG")
+  with (tmp_path / "frequency_factors.csv").open() as file:
+    rows = list(csv.DictReader(file))
+  assert len(rows) == 6 * 4 and {row["gamma"] for row in rows if row["method"] == "PI"} == {"0.5"}
+
+
+def test_the_needle_is_the_fact_that_is_asked_for():
+  tokenizer = load_tokenizer("byte")
+  lines = text_lines(tokenizer, 512)
+  for index in range(20):
+    sample = needle_sample(lines, 512, fig8.DEPTH, 0, index, fig8.FACTS)
+    start = fig8.needle_start(sample.tokens, sample.answer)
+    asked = tokenizer.decode(sample.tokens.tolist()).rpartition("\n")[2]
+    found = tokenizer.decode(sample.tokens[: start + len(sample.answer)].tolist()).rpartition("\n")[2]
+    assert found == asked + tokenizer.decode(list(sample.answer))
+
+
+def test_a_search_keeps_to_what_is_allowed_and_finds_a_known_best():
+  best = np.array([1.0, 1.4, 3.0, 6.0])
+
+  class How:
+    generations, population, seed = 30, 16, 0
+
+  seen = []
+
+  def loss(factors):
+    seen.append(factors)
+    return float((np.log(factors / best) ** 2).sum())
+
+  found = search(loss, [np.full(4, 4.0), np.ones(4)], critical=3, factor=4.0, how=How())
+  assert all((np.diff(one) >= 0).all() and one.min() >= 1 and one[3] >= 4 and one.max() <= 8 for one in seen)
+  assert loss(found) < 0.01 < loss(_allowed(np.full(4, 4.0), 3, 4.0))
+
+
+@pytest.mark.slow
+def test_figures_of_a_run_are_drawn(tmp_path):
+  """Of a model with RoPE, and the same model dropped."""
+  corpus = tiny_corpus(tmp_path / "corpus")
+  model = tiny_model(head_dim=8)
+  train(tiny_run(corpus, model=model, steps=2), tmp_path / "rope")
+  train(tiny_run(corpus, init=InitConfig(checkpoint=str(tmp_path / "rope")), steps=2), tmp_path / "drope")
+  runs = [f"--checkpoint={tmp_path / 'rope'}", f"--dropped={tmp_path / 'drope'}", f"--out={tmp_path / 'figures'}"]
+  assert fig7_positional_head.main([*runs, "--length=64", "--rows=2"]) == 0
+  assert fig8.main([*runs, "--length=512", "--samples=3"]) == 0
+  assert fig4_bias_gradients.main([f"--out={tmp_path / 'figures'}", "--layers", "0", "3", "--seeds", "0"]) == 0
+  assert {path.name for path in (tmp_path / "figures").iterdir()} == {
+    f"{name}.{kind}" for name in ("positional_head", "semantic_head", "bias_gradients") for kind in ("png", "csv")
+  }
+  with (tmp_path / "figures" / "bias_gradients.csv").open() as file:
+    norms = {(row["bias"], row["embedding"], row["layer"]): float(row["norm"]) for row in csv.DictReader(file)}
+  for (
+    bias
+  ) in fig4_bias_gradients.BIASES:  # figure 4's claim, at initialisation: RoPE above, and more so in the last layer
+    gap = [norms[bias, "RoPE", layer] / norms[bias, "NoPE", layer] for layer in ("0", "3")]
+    assert 1 < gap[0] < gap[1]

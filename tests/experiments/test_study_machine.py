@@ -1,0 +1,170 @@
+"""What makes many studies cheap to run: shared runs, workdirs that move, parts of a study, several seeds, dry runs."""
+
+import dataclasses
+import json
+import random
+import shutil
+from pathlib import Path
+
+import pytest
+from support.tiny_run import WORDS, contents, tiny_corpus, tiny_run
+
+from drope_jax.config import InitConfig
+from drope_jax.data.corpus import build_corpus, documents
+from drope_jax.errors import CheckpointError, ConfigError
+from drope_jax.train import train
+from drope_jax.transitions import Drop, Keep
+from experiments import study as study_module
+from experiments.dry_run import dry_run
+from experiments.plan import Arm, EvalPlan, Pretrained, Row, Study, needed_runs, run_directory
+from experiments.reporting.arms import control_of
+from experiments.reporting.records import read_study
+from experiments.study import run_seeds, run_study
+
+
+@dataclasses.dataclass(unsafe_hash=True, kw_only=True)
+class Branched:
+  """A trunk, a control and a drop of two steps each, and the control clipped; context 16. The corpus is in `text`."""
+
+  text: str
+  title: str = "Branched"
+  seed: int = 0
+
+  def study(self, workdir: Path) -> Study:
+    corpus = str(workdir / "data" / "corpus")
+    trunk, control = (str(run_directory(workdir, name)) for name in ("trunk", "control"))
+    settings = {"steps": 2, "seed": self.seed, "checkpoint_every": 1}
+    starts = {"control": Keep(), "drop": Drop()}
+    tails = {
+      name: tiny_run(corpus, init=InitConfig(checkpoint=trunk, transition=how), **settings)
+      for name, how in starts.items()
+    }
+    return Study(
+      title=self.title,
+      seed=self.seed,
+      train_context=16,
+      prepare=lambda: None if Path(corpus).exists() else shutil.copytree(self.text, corpus),
+      runs={"trunk": tiny_run(corpus, **settings), **tails, "clipped": Pretrained(control, Drop())},
+      arms=(Arm("RoPE", ("trunk", "control")), Arm("DroPE", ("trunk", "drop")), Arm("clipped", ("clipped",))),
+      rows=(Row("control", "rope", "RoPE"), Row("drop", "nope", "DroPE"), Row("clipped", "nope", "clipped")),
+      lengths=(16,),
+      tasks=("perplexity",),
+      eval_data=EvalPlan(tokenizer="byte", longest=16, dataset=corpus, num_documents=1, seed=self.seed),
+    )
+
+
+@pytest.fixture(scope="module")
+def settings(tmp_path_factory):
+  directory = tmp_path_factory.mktemp("corpus")
+  training = list(documents(tiny_corpus(directory / "training"), "train"))
+  long = " ".join(random.Random(0).choices(WORDS, k=40))
+  return Branched(text=str(build_corpus(directory / "corpus", {"train": training, "heldout": [long]})))
+
+
+@pytest.fixture(scope="module")
+def shared(settings, tmp_path_factory):
+  """The workdir of a study whose runs are in a store, and the store."""
+  directory = tmp_path_factory.mktemp("shared")
+  run_study(settings, directory / "first", runs=directory / "runs")
+  return directory / "first", directory / "runs"
+
+
+def never(*_):
+  pytest.fail("it trains")
+
+
+def test_a_second_study_finds_the_runs_of_the_first(settings, shared, tmp_path, monkeypatch):
+  first, store = shared
+  before = contents(store)
+  assert len([path for path in store.iterdir() if path.is_dir()]) == 3  # trunk, control, drop
+  monkeypatch.setattr(study_module, "train", never)
+  run_study(dataclasses.replace(settings, title="Another"), tmp_path / "second", runs=store)
+  assert contents(store) == before
+  losses = [
+    [(r.run, r.method, m[16].figures) for (r, m) in rows(directory)] for directory in (first, tmp_path / "second")
+  ]
+  assert losses[0] == losses[1] and len(losses[0]) == 3
+  records = read_study(tmp_path / "second")
+  assert control_of(records, records.runs["drop"]).name == "control"  # though its paths are those of the first study
+
+
+def rows(directory):
+  records = read_study(directory)
+  return [(row, records.measured[row.run, row.method, "perplexity"]) for row in records.rows]
+
+
+def test_another_seed_or_another_text_is_another_run(settings, shared, tmp_path):
+  first, store = shared
+  study = settings.study(first)
+  keys = study_module.store.keys(study, first)
+  assert len(set(keys.values())) == 3 and all((store / key).is_dir() for key in keys.values())
+  other = dataclasses.replace(settings, seed=1).study(first)
+  assert not set(study_module.store.keys(other, first).values()) & set(keys.values())
+  changed = build_corpus(tmp_path / "data" / "corpus", {"train": ["some other text, which is long enough"]})
+  assert changed and not set(study_module.store.keys(settings.study(tmp_path), tmp_path).values()) & set(keys.values())
+
+
+def test_a_workdir_that_was_moved_goes_on(settings, tmp_path, monkeypatch):
+  """Part of it is done where it began: the tails find the trunk where it lies now."""
+  run_study(settings, tmp_path / "began", only=["control"])
+  assert [path.name for path in sorted((tmp_path / "began" / "runs").iterdir())] == ["control", "trunk"]
+  shutil.rmtree(tmp_path / "began" / "runs" / "control" / "checkpoints" / "2")  # as if it had been stopped at step 1
+  (tmp_path / "began").rename(tmp_path / "moved")
+  run_study(settings, tmp_path / "moved")
+  assert len(rows(tmp_path / "moved")) == 3
+  monkeypatch.setattr(study_module, "train", train)
+  before = contents(tmp_path / "moved")
+  run_study(settings, tmp_path / "moved")
+  assert contents(tmp_path / "moved") == before
+
+
+def test_weights_of_another_trunk_are_not_mistaken_for_those_it_began_with(settings, shared, tmp_path):
+  """The same config at another path, trained another time."""
+  first, _ = shared
+  trunk = settings.study(first).runs["trunk"]
+  train(trunk, tmp_path / "trunk")
+  tail = settings.study(first).runs["control"]
+  moved = dataclasses.replace(tail, init=dataclasses.replace(tail.init, checkpoint=str(tmp_path / "trunk")))
+  with pytest.raises(CheckpointError, match=r"belongs to another run: init\.checkpoint"):
+    train(moved, first / "runs" / "control")
+
+
+def test_what_is_asked_for_alone_brings_what_it_starts_from(settings, tmp_path):
+  study = settings.study(tmp_path)
+  assert needed_runs(study, tmp_path, ["clipped"]) == ["trunk", "control", "clipped"]
+  with pytest.raises(ConfigError, match="--only has 'rope'; allowed: trunk, control, drop, clipped"):
+    needed_runs(study, tmp_path, ["rope"])
+
+
+def test_a_dry_run_says_what_is_there_and_writes_nothing(settings, shared, tmp_path):
+  first, store = shared
+  said = dry_run(settings, first, 3, [], store)
+  cells = {
+    line.split("|")[1].strip(): [c.strip() for c in line.split("|")] for line in said.splitlines() if "|" in line
+  }
+  assert cells["trunk"][2] == "scratch" and cells["drop"][2] == "trunk"
+  assert [cells[name][-2] for name in ("trunk", "control", "drop")] == ["done"] * 3
+  assert cells["trunk"][-3] == "2"  # runs that start from it
+  assert "for 3 seeds" in said
+  alone = dry_run(settings, tmp_path / "none", 1, ["control"], store)
+  assert "| drop" not in alone and "to do" in alone and "known when the data is there" in alone
+  assert not (tmp_path / "none").exists()
+
+
+@pytest.mark.slow
+def test_seeds_lie_side_by_side_and_are_compared(settings, tmp_path):
+  run_seeds(settings, [0, 1], tmp_path)
+  assert {path.name for path in tmp_path.iterdir()} == {"seed-0", "seed-1", "seeds.md"}
+  assert [json.loads((tmp_path / f"seed-{seed}" / "study.json").read_text())["seed"] for seed in (0, 1)] == [0, 1]
+  report = (tmp_path / "seeds.md").read_text()
+  assert "over seeds 0, 1" in report and "difference from “RoPE” of the same seed" in report
+
+
+def test_a_study_without_seed_has_no_seeds(tmp_path):
+  @dataclasses.dataclass
+  class Seedless:
+    name: str = "none"
+
+  with pytest.raises(ConfigError, match="--seeds: Seedless has no seed"):
+    run_seeds(Seedless(), [0], tmp_path)
+  assert not list(tmp_path.iterdir())

@@ -1,0 +1,155 @@
+"""What every study promises on its page: its sizes, its controls, and that each of its runs can be trained."""
+
+import importlib
+import pkgutil
+import re
+from pathlib import Path
+
+import pytest
+from jax.sharding import AbstractMesh, AxisType
+from support.lowering import lower_run
+
+from drope_jax.config import TrainConfig
+from drope_jax.evaluate.methods import inference
+from drope_jax.evaluate.tasks import task_classes, task_groups
+from drope_jax.positions import RoPE
+from drope_jax.sharding import AXES
+from drope_jax.training.preflight import check_layout
+from drope_jax.training.run import Run, start_from
+from drope_jax.transitions import Keep, Transition
+from experiments import costs, page, studies
+from experiments.models import run_models
+from experiments.plan import Pretrained
+
+NAMES = [module.name for module in pkgutil.iter_modules(studies.__path__)]
+MODULES = {name: importlib.import_module(f"experiments.studies.{name}") for name in NAMES}
+STUDIES = {name: module for name, module in MODULES.items() if hasattr(module, "SIZES")}
+FIGURES = [name for name in NAMES if name.startswith(("fig4", "fig6", "fig7", "fig8"))]
+WORKDIR = Path("study")
+FROM_SCRATCH = {"fig3_rope_against_nope"}  # it has no tail: RoPE itself is the control
+
+
+def made(name, size):
+  study = STUDIES[name].SIZES[size]().study(WORKDIR)
+  return study, run_models(study, WORKDIR)
+
+
+def every_size(name):
+  for size in STUDIES[name].SIZES:
+    yield size, *made(name, size)
+
+
+def test_every_study_of_the_issue_is_there():
+  wanted = """table1_needles fig2_recovery fig3_rope_against_nope fig4_bias_gradients fig5_yarn_is_a_crop
+    fig6_fig11_frequency_factors fig7_positional_head fig8_semantic_head table2_table3_longbench table5_in_context
+    table6_when_to_drop tables7_8_9_by_length table10_extension table11_qk_norm_by_rate temperature_fit controls
+    recalibration recalibration_hybrid recalibration_budget stage1 order_and_loops partial_drop partial_drop_rule"""
+  assert set(wanted.split()) <= {*STUDIES, *FIGURES}
+
+
+@pytest.mark.parametrize("name", STUDIES)
+def test_the_table_of_sizes_is_that_of_the_configs(name):
+  module = STUDIES[name]
+  assert {"mini", "small", "paper"} <= set(module.SIZES)
+  table = page.size_table(module)
+  assert table in module.__doc__, f"python -m experiments.page {module.__file__}"
+  minutes = {
+    cells[0]: cells[-1] for line in table.splitlines() if (cells := [c.strip() for c in line.split("|")[1:-1]])
+  }
+  assert all(int(minutes[size]) <= 30 for size in minutes if size.startswith("mini"))
+  assert all(int(minutes[size]) <= 8 for size in minutes if size.startswith("small"))
+
+
+@pytest.mark.parametrize("name", [*STUDIES, *FIGURES])
+def test_a_page_names_what_the_contract_asks_for(name):
+  text = " ".join(MODULES[name].__doc__.split())
+  for part in ("python -m experiments.", "oken", "arameters", "FLOPs", "Numbers to expect"):
+    assert part in text, part
+  assert re.search(r"[Pp]aper", text)
+
+
+@pytest.mark.parametrize("name", STUDIES)
+def test_every_run_fits_its_mesh_and_every_row_can_be_measured(name):
+  names = {*task_classes(), *task_groups()}
+  for size, study, models in every_size(name):
+    for run, config in study.runs.items():
+      if isinstance(config, TrainConfig):
+        check_layout(resolved(config, models[run], models), AbstractMesh((1, 2, 1, 1), AXES))
+    for row in study.rows:
+      for length in study.lengths:
+        inference(row.method, models[row.run], study.train_context, length, 0.1 if row.method == "drope" else None)
+    assert set(study.tasks) <= names, size
+    assert study.rows and len({row.label for row in study.rows}) == len(study.rows)  # labels tell rows apart
+    assert {run for arm in study.arms for run in arm.runs} <= set(study.runs)
+
+
+@pytest.mark.parametrize("name", STUDIES)
+def test_every_tail_that_changes_the_embedding_has_a_control_beside_it(name):
+  """One that starts from the same weights, and keeps the embedding."""
+  for size, study, _ in every_size(name):
+    tails = [run for run in study.runs.values() if isinstance(run, TrainConfig) and run.init is not None]
+    kept = {run.init.checkpoint for run in tails if run.init.transition == Keep()}
+    changed = {run.init.checkpoint for run in tails if run.init.transition != Keep()}
+    assert changed <= kept, size
+    assert changed or name in FROM_SCRATCH
+
+
+@pytest.mark.parametrize("name", STUDIES)
+def test_tails_of_one_trunk_see_the_same_batches(name):
+  for _, study, _ in every_size(name):
+    seen = {
+      (run.init.checkpoint, run.seed, run.data)
+      for run in study.runs.values()
+      if isinstance(run, TrainConfig) and run.init is not None
+    }
+    assert len(seen) == len({checkpoint for checkpoint, *_ in seen})
+
+
+def resolved(config, model, models):
+  """The run, with the model that its start would hold."""
+  if config.init is None:
+    return Run(config, model)
+  by_path = {str(WORKDIR / "runs" / name): start for name, start in models.items()}
+  return start_from(config, config.init.model or by_path[config.init.checkpoint])
+
+
+def program(run):
+  """What makes one compiled step another than the next: not rates, budgets or the numbers of a rotation's table."""
+  config, model = run.config, run.trained
+  shape = [getattr(model, field) for field in ("vocab_size", "d_model", "num_layers", "num_heads", "head_dim", "d_ff")]
+  positions = "rope" if isinstance(model.positions, RoPE) else model.positions
+  changes = config.init is not None and type(config.init.transition).frequencies is not Transition.frequencies
+  transition = config.init.transition if changes else None
+  return (*shape, str(positions), str(model.qk_norm), str(config.objective), type(config.optim.optimizer).__name__,
+          str(transition), config.data.batch_size, config.data.context)  # fmt: skip
+
+
+@pytest.mark.slow
+def test_every_program_of_every_size_lowers_on_an_abstract_mesh():
+  lowered = set()
+  for name in STUDIES:
+    for _, study, models in every_size(name):
+      for name_of_run, config in study.runs.items():
+        if isinstance(config, Pretrained):
+          continue
+        run = resolved(config, models[name_of_run], models)
+        if program(run) not in lowered:
+          lowered.add(program(run))
+          assert "sharding" in lower_run(run, AbstractMesh((1, 2, 1, 1), AXES, axis_types=(AxisType.Auto,) * 4))
+  assert len(lowered) > 20
+
+
+def test_time_here_follows_what_was_measured():
+  assert costs.seconds(6.39e6 * 10_000, 6.39e6, "cpu") == pytest.approx(1.0)
+  assert costs.seconds(1.04e8 * 650_000, 1.04e8, "NVIDIA H200") == pytest.approx(1.0)
+  assert costs.seconds(1e12, 1e9, "TPU v9") != costs.seconds(1e12, 1e9, "TPU v9")  # nothing has been measured there
+  study, models = made("partial_drop", "small")
+  assert costs.estimate(study, models, "NVIDIA H200") == pytest.approx(392, rel=0.1)  # experiments/RESULTS.md
+
+
+def test_flops_count_what_a_teacher_reads():
+  study, models = made("controls", "mini")
+  by_name = {cost.name: cost for cost in costs.run_costs(study, models)}
+  assert by_name["drop_taught"].tokens == by_name["drop"].tokens
+  assert by_name["drop_taught"].flops == pytest.approx(by_name["drop"].flops * (1 + 0.8 / 3), rel=1e-2)
+  assert by_name["control_flops"].flops == pytest.approx(by_name["drop_taught"].flops, rel=1e-2)

@@ -1,0 +1,34 @@
+"""The train step of a config as text, for TPUs that are not here: what the contract tests lower."""
+
+import jax
+import jax.numpy as jnp
+
+from drope_jax.checkpoint import TrainState
+from drope_jax.optim import make_optimizer
+from drope_jax.parameters import map_specs
+from drope_jax.sharding import named_sharding
+from drope_jax.training.run import Run
+from drope_jax.training.step import make_train_step, step_number
+
+
+def lower(config, mesh):
+  """The train step of a config, which has its model, for TPUs, as text."""
+  return lower_run(Run(config, config.model), mesh)
+
+
+def lower_run(run, mesh):
+  """The train step of a run, with the weights of its teacher if it has one."""
+  config = run.config
+
+  def abstract(spec):
+    return jax.ShapeDtypeStruct(spec.shape, jnp.float32, sharding=named_sharding(mesh, spec.dimensions))
+
+  params = map_specs(abstract, config.model)
+  optimizer = make_optimizer(config.optim, config.model, config.steps)
+  state = TrainState(params, jax.eval_shape(optimizer.init, params))
+  rows = (config.data.batch_size, config.data.context + 1)
+  batch = {"tokens": jax.ShapeDtypeStruct(rows, jnp.int32, sharding=named_sharding(mesh, ("batch",)))}
+  frozen = None if run.teacher is None else map_specs(abstract, run.teacher)
+  step = jax.jit(make_train_step(run, optimizer, config.objective), donate_argnums=0)
+  with jax.sharding.use_abstract_mesh(mesh):
+    return step.trace(state, batch, step_number(0), frozen).lower(lowering_platforms=("tpu",)).as_text()
