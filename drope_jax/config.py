@@ -39,6 +39,9 @@ class DataConfig:
   bos: bool = False  # whether BOS stands before each document (Llama 2, Mistral and Gemma were trained so)
   min_tokens: int = 0  # shorter documents are left out; EOS and BOS do not count
   max_tokens: int | None = None  # and longer ones
+  # How rows are cut. "interleave": from documents that are read side by side. "windows": from flat token shards, with
+  # one integer as the place in the stream, and batches that do not depend on the number of hosts (data/windows.py).
+  packing: str = "interleave"
   # The next two are chosen when a run starts, if they are None, and recorded in its config.json.
   interleave: int | None = None  # documents that are read side by side, over all hosts; None: pipeline.INTERLEAVED
   seed: int | None = None  # of the order; None: TrainConfig.seed, but after `init` above the seed that its run had
@@ -50,6 +53,7 @@ class DataConfig:
     for field, least in (("max_tokens", max(1, self.min_tokens)), ("interleave", 1), ("seed", 0)):
       if getattr(self, field) is not None:
         check_at_least(self, least, field)
+    check_choice(self, "packing", ("interleave", "windows"))
     source, kinds = self.source, ", ".join(members(Source))
     check(source is None or isinstance(source, Source), f"DataConfig.source is {source!r}; allowed: {kinds}, None")
     check(

@@ -179,7 +179,7 @@ class _Loop:
       if step == 0:
         self._evaluate(state, step)
       while step < config.steps and not stop_at(step):
-        rows = next(data)
+        rows = self.log.wait_for(data)
         self.evidence.add(step + 1, rows)
         batch = jax.tree.map(self._on_devices, rows)
         state, report = self.step_function(state, batch, step_number(step), self.frozen)

@@ -48,9 +48,8 @@ SAMPLES = flags.DEFINE_integer("samples", 100, "Samples of each RULER task and p
 HAYSTACK = cli.define_path(
   "haystack",
   None,
-  "Text for RULER and the probes: a folder of .txt files, a file, or a dataset, DIR (its split heldout) or DIR:SPLIT; "
-  "default: prose from Python itself.",
-  local=True,
+  "Text for RULER and the probes: a folder of .txt files, a file, or any dataset of data/sources/at.py; of one by TFDS "
+  "DIR (its split heldout) or DIR:SPLIT; default: prose from Python itself.",
 )
 LIMIT = flags.DEFINE_integer(
   "limit", None, "Samples of each data set (LongBench, multiple choice); default: all.", lower_bound=1
@@ -101,7 +100,7 @@ def _evaluate(loaded: checkpoint.Checkpoint) -> None:
     limit=LIMIT.value,
     longbench=Path(LONGBENCH.value) if LONGBENCH.value else None,
     multiple_choice=Path(CHOICES.value) if CHOICES.value else None,
-    haystack=Path(HAYSTACK.value) if HAYSTACK.value else None,
+    haystack=HAYSTACK.value,
     seed=SEED.value,
   )
   evaluate(

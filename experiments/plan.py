@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from drope_jax.config import ModelConfig, TrainConfig
+from drope_jax.data.sources import source_at
 from drope_jax.data.tokenizers import load_tokenizer
 from drope_jax.errors import ConfigError
 from drope_jax.evaluate.eval_data import EvalData
@@ -111,8 +112,35 @@ def require(settings: Any, **commands: str) -> None:
   """Raises ConfigError if the path in one of the named fields is not there, with the command that makes it."""
   for field, command in commands.items():
     path = getattr(settings, field)
-    if not Path(path).exists():
+    if not _is_there(path):
       raise ConfigError(f"{type(settings).__name__}.{field}: {path} is not there; `python -m {command}`")
+
+
+def _is_there(path: str) -> bool:
+  if Path(path).exists():
+    return True
+  try:
+    source_at(path)  # a pattern, a bucket, a name of TFDS
+  except ConfigError:
+    return False
+  return True
+
+
+def reading(settings: Any, path: str) -> Any:
+  """The settings with the documents at `path` for all runs and for the evaluation: what `--data` means.
+
+  Settings say how by a method of this name; without one, their field `data` is set.
+
+  Raises:
+    ConfigError: nothing lies at `path`, or the study does not say what its data is.
+  """
+  source_at(path)
+  if hasattr(settings, "reading"):
+    return settings.reading(path)
+  if "data" not in {field.name for field in dataclasses.fields(settings)}:
+    name = type(settings).__name__
+    raise ConfigError(f"--data: {name} has no field `data` and no method `reading`, so it chooses its data itself")
+  return dataclasses.replace(settings, data=path)
 
 
 def check_at_least_one(settings: Any, *fields: str) -> None:

@@ -87,8 +87,8 @@ def _recall(lines: Lines, recipe: Recipe, prose_tokens: float) -> Iterator[str]:
   return (recall_document(lines, parameters, recipe.seed, index) for index in range(count))
 
 
-def build_from(prose: Path, corpus: Path, tokenizer: Path, recipe: Recipe) -> None:
-  """`build` from a prepared dataset of prose."""
+def build_from(prose: str, corpus: Path, tokenizer: Path, recipe: Recipe) -> None:
+  """`build` from a dataset of prose, at any path that data/sources/at.py knows."""
   if not is_built(corpus):
     splits = {name: list(documents(prose, name)) for name in ("train", "heldout", "fit")}
     build(corpus, tokenizer, splits, recipe)
@@ -96,7 +96,7 @@ def build_from(prose: Path, corpus: Path, tokenizer: Path, recipe: Recipe) -> No
 
 def main(prose: flags.FlagHolder, out: flags.FlagHolder) -> None:
   directory = Path(out.value)
-  build_from(Path(prose.value), directory / "corpus", directory / "tokenizer", SMALL)
+  build_from(prose.value, directory / "corpus", directory / "tokenizer", SMALL)
 
 
 if __name__ == "__main__":

@@ -5,7 +5,8 @@
 
 FILE's `get_config()` returns a dataclass of the study's settings with a method `study(workdir) -> plan.Study`. Whatever
 is finished is not done again: runs go on from their last checkpoint, figures that results.jsonl holds are not measured.
-A workdir that was moved goes on where it lies now.
+A workdir that was moved goes on where it lies now. `--data=PATH` names the documents that its runs read and that it
+measures on (data/sources/at.py).
 
 `--dry_run` prints what would be run, its tokens and FLOPs, and about how long it takes here. `--seeds=0,1,2` does the
 study in DIR/seed-0, DIR/seed-1, ..., and writes DIR/seeds.md, their paired differences. `--runs=DIR` keeps the runs in
@@ -49,7 +50,7 @@ from drope_jax.workdir import sole_writer
 from experiments import store
 from experiments.dry_run import dry_run
 from experiments.models import run_models
-from experiments.plan import Pretrained, Study, needed_runs, run_directory
+from experiments.plan import Pretrained, Study, needed_runs, reading, run_directory
 from experiments.report import write_report
 from experiments.reporting.stored import read_json
 from experiments.seeds import seed_report
@@ -261,10 +262,13 @@ def main(
   only: flags.FlagHolder,
   runs: flags.FlagHolder,
   dry: flags.FlagHolder,
+  data: flags.FlagHolder,
 ) -> None:
   if distributed.asked_for():
     raise ConfigError("a study runs in one process; of several, start its runs with experiments.train")
   settings = cli.settings(config, "the settings of a study", lambda found: callable(getattr(found, "study", None)))
+  if data.value is not None:
+    settings = reading(settings, data.value)
   arranged, directory = cli.mesh_config(mesh), Path(workdir.value).resolve()
   chosen, store_directory = only.value or [], Path(runs.value).resolve() if runs.value else None
   numbers = _parsed_seeds(seeds.value) if seeds.value else None
@@ -295,8 +299,9 @@ if __name__ == "__main__":
   ONLY = cli.define_list("only", None, "Runs to do, with those that they start from; default: all.")
   RUNS = cli.define_path("runs", None, "Folder of runs that several studies share.", local=True)
   DRY_RUN = flags.DEFINE_bool("dry_run", False, "Print what would be done, and do nothing.")
+  DATA = cli.define_path("data", None, "What its runs read and it measures on: see drope_jax/data/sources/at.py.")
   cli.run(
-    lambda: main(CONFIG, WORKDIR, MESH, SEEDS, ONLY, RUNS, DRY_RUN),
+    lambda: main(CONFIG, WORKDIR, MESH, SEEDS, ONLY, RUNS, DRY_RUN, DATA),
     computes=True,
     saves_memory="half of config.batch_size",
   )

@@ -77,6 +77,8 @@ def documents(dataset: str | Path | Source, split: str) -> Sequence[str]:
     ConfigError: naming the path, if there is no such dataset or split, it is empty, or holds tokens.
     DataError: naming a file that cannot be read.
   """
+  if not isinstance(dataset, Source) and not str(dataset):
+    raise ConfigError(f"no data is named, and its split {split!r} is needed; give it as --data=PATH")
   source = dataset if isinstance(dataset, Source) else source_at(str(dataset))
   found = source.part(split).documents()
   if found.tokenizer is not None:

@@ -2,26 +2,18 @@
 
 import collections
 import dataclasses
-import os
-import signal
 from typing import Any
 
 import grain
 import numpy as np
-from absl import flags
 
+from drope_jax.data.read_ahead import Batch, ReadAhead
 from drope_jax.data.sources import Documents
 from drope_jax.data.tokenizers import Tokenizer
-from drope_jax.data.workers import EndWithParent, shielded
+from drope_jax.data.workers import WorkerStream
 from drope_jax.errors import DataError
 
 HELD_TOKENS = 1 << 25  # of the documents that are read side by side: above it, no further one is begun
-_THREADS = 4
-_AHEAD = 16  # documents; grain's 500 would delay the first batch
-_NEVER = 1 << 62  # bytes
-_AHEAD_BYTES = 64 << 20  # fewer documents if they are long
-
-Batch = dict[str, np.ndarray]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,11 +61,9 @@ class Rows(grain.IterDataset[Batch]):
   loses a document when it went through JSON at a moment when no document was cut.
   """
 
-  def __init__(
-    self, token_documents: grain.MapDataset[Batch], length: int, side_by_side: int, num_workers: int, mean_bytes: float
-  ):
+  def __init__(self, token_documents: grain.MapDataset[Batch], length: int, side_by_side: int, num_workers: int):
     super().__init__()
-    self._arguments = token_documents, length, side_by_side, num_workers, mean_bytes
+    self._arguments = token_documents, length, side_by_side, num_workers
 
   def __iter__(self) -> grain.DatasetIterator[Batch]:
     return _RowIterator(*self._arguments)
@@ -92,42 +82,22 @@ class _Open:
 class _RowIterator(grain.DatasetIterator[Batch]):
   """Its position: which documents are open, how far each has been read, and which one of the stream comes next."""
 
-  def __init__(
-    self, token_documents: grain.MapDataset[Batch], length: int, side_by_side: int, num_workers: int, mean_bytes: float
-  ):
+  def __init__(self, token_documents: grain.MapDataset[Batch], length: int, side_by_side: int, num_workers: int):
     super().__init__()
     self._token_documents = token_documents
     self._length, self._side_by_side, self._num_workers = length, side_by_side, num_workers
-    ahead = max(1, min(_AHEAD, int(_AHEAD_BYTES / max(mean_bytes, 1))))
-    self._read_ahead = grain.ReadOptions(num_threads=min(_THREADS, ahead), prefetch_buffer_size=ahead)
     self._go_to(0, [])
 
   def _go_to(self, following: int, opened: list[list[int]]) -> None:
-    stream = self._token_documents[following:].to_iter_dataset(self._read_ahead)
-    if self._num_workers:
-      if not flags.FLAGS.is_parsed():  # grain reads an absl flag, which fails outside of absl programs
-        flags.FLAGS.mark_as_parsed()
-      # Documents come through pipes: shared memory would be left behind where a worker ends with an error.
-      stream = grain.experimental.WithOptionsIterDataset(stream, grain.experimental.DatasetOptions(min_shm_size=_NEVER))
-      options = grain.MultiprocessingOptions(num_workers=self._num_workers)
-      stream = stream.mp_prefetch(options, worker_init_fn=EndWithParent(os.getpid()))
-    self._stream, self._calls = iter(stream), 0
+    self._stream = WorkerStream(ReadAhead(self._token_documents[following:]), self._num_workers)
     self._following = following
     self._opened = collections.deque(_Open(document, offset, length) for document, offset, length in opened)
     self._held = sum(one.length - one.offset for one in self._opened)
 
-  def _next_element(self) -> Batch:
-    """Of the stream. The first call for each worker starts it, in this thread or in one that this thread starts."""
-    self._calls += 1
-    if self._calls > self._num_workers:
-      return next(self._stream)
-    with shielded(signal.SIGINT, signal.SIGTERM):  # grain ends its workers by SIGKILL
-      return next(self._stream)
-
   def _next_document(self) -> _Open:
     """Of the stream, the next one that is not left out."""
     while True:
-      tokens = self._next_element()["tokens"]
+      tokens = next(self._stream)["tokens"]
       self._following += 1
       if len(tokens):
         self._held += len(tokens)

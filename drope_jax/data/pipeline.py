@@ -14,17 +14,23 @@ import numpy as np
 
 from drope_jax.config import DataConfig
 from drope_jax.data.identity import Content, digest
-from drope_jax.data.packing import Batch, Rows, Tokenize
+from drope_jax.data.packing import Rows, Tokenize
+from drope_jax.data.read_ahead import AHEAD_BYTES, Batch
 from drope_jax.data.sources import Documents, source_at
 from drope_jax.data.tokenizers import Tokenizer, load_tokenizer
+from drope_jax.data.windows import WindowBatches
 from drope_jax.errors import ConfigError
 
+# Of a handful of documents, 1 % may be none.
+NOTHING_HELD_OUT = "the split has no documents; name some as --data=PATH,heldout=OTHER (and fit=OTHER to fit on)"
 INTERLEAVED = 64  # documents that are read side by side, over all processes
 _SIZED = 64  # documents whose lengths stand for those of all
 SHUFFLED_BATCHES = 16  # batches whose rows are shuffled together
 
 
-def train_batches(config: DataConfig, seed: int, process_index: int = 0, process_count: int = 1) -> "Batches":
+def train_batches(
+  config: DataConfig, seed: int, process_index: int = 0, process_count: int = 1
+) -> "Batches | WindowBatches":
   """This process's share of an endless stream of batches.
 
   The stream is a function of the arguments alone: `num_workers` changes its speed, not its content. Its position is
@@ -54,29 +60,41 @@ def train_batches(config: DataConfig, seed: int, process_index: int = 0, process
   documents = open_documents(config)
   tokenizer = load_tokenizer(config.tokenizer)
   tokenize = _tokenize(documents, tokenizer, config)
-  mean_bytes = _check_fills_a_row(tokenize, config)
   seed = seed if config.seed is None else config.seed
+  if config.packing == "windows":
+    return WindowBatches(documents, tokenizer, config, seed, process_index, process_count)
+  _check_fills_a_row(tokenize, config)
   side_by_side = config.interleave or INTERLEAVED
 
   def open_share(index: int, count: int) -> grain.DatasetIterator[Batch]:
     rows = config.batch_size // count
     # Every share shuffles all documents alike and then takes its own; all that keeps state comes after.
     dealt = documents.order(seed)[index::count].map(tokenize)
-    packed = Rows(dealt, config.context + 1, max(1, side_by_side // count), config.num_workers, mean_bytes)
+    packed = Rows(dealt, config.context + 1, max(1, side_by_side // count), config.num_workers)
     shuffled = grain.experimental.WindowShuffleIterDataset(packed, window_size=SHUFFLED_BATCHES * rows, seed=seed)
     batches = shuffled.batch(rows, drop_remainder=True)
-    return iter(batches if config.document_mask else batches.map(_tokens_only))
+    if not config.document_mask:
+      batches = batches.map(_tokens_only)
+    # A window of rows is read when its first batch is asked for: meanwhile, there are batches of the one before.
+    row_bytes = 4 * (config.context + 1) * (3 if config.document_mask else 1)
+    ahead = max(1, min(SHUFFLED_BATCHES, AHEAD_BYTES // (rows * row_bytes)))
+    return iter(grain.experimental.ThreadPrefetchIterDataset(batches, prefetch_buffer_size=ahead))
 
   return Batches(open_share, config.batch_size, process_index, process_count, Content(documents, tokenizer))
 
 
 def open_documents(config: DataConfig) -> Documents:
   """The documents that a run reads; raises as `train_batches` does."""
+  check_named(config)
   if config.source is not None:
     return config.source.documents()
-  if not config.directory:
-    raise ConfigError("DataConfig names no data: give directory (in commands, --data=PATH) or source")
   return source_at(config.directory).part(config.split).documents()
+
+
+def check_named(config: DataConfig) -> None:
+  """Raises ConfigError if the config does not say where the documents are."""
+  if config.source is None and not config.directory:
+    raise ConfigError("DataConfig names no data: give directory (in commands, --data=PATH) or source")
 
 
 def estimated_size(config: DataConfig, tokenizer: Tokenizer) -> tuple[int, float]:
@@ -185,6 +203,10 @@ class Batches(grain.DatasetIterator[Batch]):
 def join_states(states: Iterable[dict[str, Any]]) -> dict[str, Any]:
   """The state of a whole stream from those of its processes. Raises ValueError if one is missing."""
   states = list(states)
+  if "next_batch" in states[0]:  # of windows.py: alike on all hosts
+    if len({state["next_batch"] for state in states}) != 1:
+      raise ValueError(f"the processes are at different batches: {[state['next_batch'] for state in states]}")
+    return states[0]
   shares = states[0]["shares"]
   found: dict[str, Any] = {}
   for state in states:
@@ -204,25 +226,31 @@ def evaluation_documents(
     ConfigError: if there is none.
   """
   long_enough: list[np.ndarray] = []
+  longest = -1
   for text in source:
     if len(long_enough) == limit:
       break
     ids = tokenizer.encode(text)
+    longest = max(longest, len(ids))
     if len(ids) >= minimum_tokens:
       long_enough.append(np.asarray(ids, np.int32))
+  if longest < 0:
+    raise ConfigError(NOTHING_HELD_OUT)
   if not long_enough:
-    raise ConfigError(f"no document has {minimum_tokens} tokens or more; evaluate at a shorter length")
+    raise ConfigError(
+      f"no document has {minimum_tokens} tokens or more (the longest has {longest}); evaluate at a shorter length, or "
+      "name longer documents as --data=PATH,heldout=OTHER"
+    )
   return long_enough
 
 
-def _check_fills_a_row(tokenize: Tokenize, config: DataConfig) -> float:
-  """Raises ConfigError unless there are tokens enough; returns the mean bytes of the documents that it has read."""
-  tokens = size = 0
-  for count, document in enumerate(tokenize.documents, 1):
+def _check_fills_a_row(tokenize: Tokenize, config: DataConfig) -> None:
+  """Raises ConfigError unless there are tokens enough."""
+  tokens = 0
+  for document in tokenize.documents:
     tokens += len(tokenize.tokens(document))
-    size += len(document) if isinstance(document, str) else document.nbytes
     if tokens > config.context:
-      return size / count
+      return
   where = f"the split {config.split!r}" if config.source is None else "the source"
   raise ConfigError(
     f"{config.directory or config.source}: {where} has {tokens} tokens, fewer than one row (DataConfig.context is "

@@ -7,8 +7,9 @@ import logging
 from collections.abc import Iterator
 
 from drope_jax.config import DataConfig
+from drope_jax.data.pipeline import open_documents
 from drope_jax.data.sources import Documents, source_at
-from drope_jax.data.sources.files import cache
+from drope_jax.data.sources.kept import cache
 from drope_jax.data.tokenizers import train_bpe
 from drope_jax.errors import ConfigError
 
@@ -32,8 +33,7 @@ def reading(config: DataConfig, path: str | None, vocab_size: int | None = None)
     config = dataclasses.replace(config, directory=path, source=None)
   if vocab_size is None:
     return config
-  source = config.source or source_at(config.directory).part(config.split)
-  return dataclasses.replace(config, tokenizer=trained_tokenizer(source.documents(), vocab_size))
+  return dataclasses.replace(config, tokenizer=trained_tokenizer(open_documents(config), vocab_size))
 
 
 def trained_tokenizer(documents: Documents, vocab_size: int) -> str:

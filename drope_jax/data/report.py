@@ -36,6 +36,7 @@ class Summary:
   bytes: int
   duplicates: int  # documents whose text stood in an earlier one
   bad: list[str]  # a line about each document that is no text, and each file that is damaged
+  left_out: int  # bad documents that the source leaves out
   samples: list[str]
 
   def text(self) -> str:
@@ -58,6 +59,7 @@ class Summary:
       f"duplicates          {self.duplicates:,} documents ({self.duplicates / len(lengths):.1%})",
       f"bad                 {len(self.bad):,}",
       *(f"  {line}" for line in self.bad[:SHOWN_ERRORS]),
+      *([f"bad and left out    {self.left_out:,}"] if self.left_out else []),
       "",
       "tokens        documents",
       *(f"{low:>6,} - {high - 1:<8,}{count:>8,}" for low, high, count in self.histogram()),
@@ -110,7 +112,8 @@ def summarise(documents: Documents, tokenizer: Tokenizer, limit: int | None = No
       samples.append(content.decode()[:SAMPLED_CHARACTERS])
   if not lengths:
     raise ConfigError(f"{documents.name}: none of {len(places)} documents is text{': ' + bad[0] if bad else ''}")
-  return Summary(documents.name, count, np.asarray(lengths), size, len(lengths) - len(seen), bad, samples)
+  duplicates = len(lengths) - len(seen)
+  return Summary(documents.name, count, np.asarray(lengths), size, duplicates, bad, documents.left_out, samples)
 
 
 def main(path: str, part: str, tokenizer: str, limit: int | None, out: Path | None) -> None:

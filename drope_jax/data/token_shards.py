@@ -1,26 +1,31 @@
 """Writing token shards: any source, tokenised once, by several processes and hosts, and gone on with after a stop."""
 
+import contextlib
 import dataclasses
 import hashlib
 import json
 import logging
 import multiprocessing
 import os
+import shutil
 import signal
 import time
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from etils import epath
 
 from drope_jax.data.identity import digest
 from drope_jax.data.sources import Documents
+from drope_jax.data.sources.source import key
 from drope_jax.data.sources.tokens import FORMAT, META
 from drope_jax.data.tokenizers import Tokenizer
 from drope_jax.data.workers import EndWithParent, shielded
 from drope_jax.errors import ConfigError
-from drope_jax.files import DRAFT, write_json
+from drope_jax.files import DRAFT, holds_something, is_local, write_json
 
 PLAN = "plan.json"  # what is being written here; in the end meta.json takes its place
 SHARD_BYTES = 256 << 20  # of the source's files, for a shard
@@ -52,24 +57,28 @@ class _Shard:
   def write(self) -> dict[str, Any]:
     """Writes the shard; returns its record."""
     places = len(self.documents)
-    tokens_file, ends_file = self.folder / f"tokens-{self.name}.bin", self.folder / f"ends-{self.name}.bin"
-    drafts = [path.with_name(path.name + DRAFT) for path in (tokens_file, ends_file)]
-    known, documents, tokens = hashlib.sha256(), 0, 0
-    with drafts[0].open("wb") as ids_out, drafts[1].open("wb") as ends_out:
+    files = {kind: self.folder / f"{kind}-{self.name}.bin" for kind in ("tokens", "ends", "keys")}
+    drafts = {kind: path.with_name(path.name + DRAFT) for kind, path in files.items()}
+    known, documents, tokens, before = hashlib.sha256(), 0, 0, self.documents.left_out
+    with contextlib.ExitStack() as stack:
+      out = {kind: stack.enter_context(path.open("wb")) for kind, path in drafts.items()}
       for place in range(places * self.index // self.count, places * (self.index + 1) // self.count):
         document = self.documents.at(place)
         if document is None:
           continue
         assert isinstance(document, str)  # see _plan
-        ids = np.asarray([*self.tokenizer.encode(document), self.tokenizer.eos_id], self.dtype)
+        ids = np.asarray([*self.tokenizer.encode(document), self.tokenizer.eos_id], np.int32)
         documents, tokens = documents + 1, tokens + len(ids)
-        known.update(ids.tobytes())
-        ids_out.write(ids.tobytes())
-        ends_out.write(np.uint64(tokens).tobytes())
-    for draft, path in zip(drafts, (tokens_file, ends_file), strict=True):
-      draft.replace(path)
-    record = {"tokens_file": tokens_file.name, "ends_file": ends_file.name, "documents": documents, "tokens": tokens}
-    record["sha256"] = known.hexdigest()
+        data = ids.astype(self.dtype).tobytes()
+        known.update(data)
+        out["tokens"].write(data)
+        out["ends"].write(np.uint64(tokens).tobytes())
+        out["keys"].write(np.uint64(key(document)).tobytes())
+    for kind, path in files.items():
+      drafts[kind].replace(path)
+    record: dict[str, Any] = {f"{kind}_file": path.name for kind, path in files.items()}
+    record |= {"documents": documents, "tokens": tokens}
+    record |= {"left_out": self.documents.left_out - before, "sha256": known.hexdigest()}
     write_json(record, self.record)
     return record
 
@@ -77,7 +86,7 @@ class _Shard:
 def write_shards(
   documents: Documents,
   tokenizer: Tokenizer,
-  folder: Path,
+  folder: epath.PathLike,
   shards: int | None = None,
   processes: int = 1,
   host: int = 0,
@@ -102,6 +111,7 @@ def write_shards(
     DataError: a document that is no text.
   """
   plan = _plan(documents, tokenizer, folder, shards)
+  folder = Path(folder)
   if (folder / META).exists():
     return json.loads((folder / META).read_text())
   jobs = [_Shard(documents, tokenizer, folder, plan["dtype"], index, plan["shards"]) for index in range(plan["shards"])]
@@ -118,39 +128,50 @@ def write_shards(
       tokens / seconds,
       seconds / number * (len(mine) - number),
     )
-  if not all(job.record.exists() for job in jobs):
+  try:
+    records = [json.loads(job.record.read_text()) for job in jobs]
+  except FileNotFoundError:  # other hosts are not done, or one of them has just ended all
     return json.loads((folder / META).read_text()) if (folder / META).exists() else None
-  records = [json.loads(job.record.read_text()) for job in jobs]
-  totals = {name: sum(record[name] for record in records) for name in ("documents", "tokens")}
+  totals = {name: sum(record[name] for record in records) for name in ("documents", "tokens", "left_out")}
   if not totals["documents"]:
     raise ConfigError(f"{documents.name}: has no documents")
-  tokenizer.save(folder / "tokenizer")
+  draft = folder / f"tokenizer.{uuid.uuid4().hex}{DRAFT}"
+  tokenizer.save(draft)
+  try:
+    draft.rename(folder / "tokenizer")
+  except OSError:  # it is there: another host was faster
+    shutil.rmtree(draft)
   roles = {"vocab_size": tokenizer.vocab_size, "eos_id": tokenizer.eos_id, "bos_id": tokenizer.bos_id}
   meta = {**plan, **roles, **totals, "shards": records}
-  write_json(meta, folder / META)
+  _write_once(meta, folder / META)
   for path in (folder / PLAN, *(job.record for job in jobs)):
     path.unlink(missing_ok=True)
   return meta
 
 
-def _plan(documents: Documents, tokenizer: Tokenizer, folder: Path, shards: int | None) -> dict[str, Any]:
+def _plan(documents: Documents, tokenizer: Tokenizer, where: epath.PathLike, shards: int | None) -> dict[str, Any]:
   """What is to be written; raises ConfigError unless it is what `folder` holds already, if it holds anything."""
   if documents.tokenizer is not None:
     raise ConfigError(f"{documents.name}: is tokenised already")
+  if not is_local(where):
+    raise ConfigError(f"{where}: shards are written to a local folder; copy it to the bucket when it is done")
+  folder = Path(where)
   plan: dict[str, Any] = {
     "format": FORMAT,
     "dtype": "uint16" if tokenizer.vocab_size <= 1 << 16 else "uint32",
     "tokenizer": digest(tokenizer),
     "source": {"documents": len(documents), "digest": documents.digest},
   }
-  there = next((json.loads(path.read_text()) for path in (folder / META, folder / PLAN) if path.exists()), None)
-  if there is None:
-    if folder.exists() and any(folder.iterdir()):
+  there = _begun(folder)
+  if there is None and holds_something(folder):
+    there = _begun(folder)  # another host may have begun since
+    if there is None:
       raise ConfigError(f"{folder}: holds something that is no token shards; choose another directory")
+  if there is None:
     wanted = shards or max(FEWEST_SHARDS, -(-sum(documents.sizes) // SHARD_BYTES))
     plan["shards"] = max(1, min(wanted, len(documents)))
     folder.mkdir(parents=True, exist_ok=True)
-    write_json(plan, folder / PLAN)
+    _write_once(plan, folder / PLAN)
     return plan
   for name, value in plan.items():
     if there.get(name) != value:
@@ -159,6 +180,21 @@ def _plan(documents: Documents, tokenizer: Tokenizer, folder: Path, shards: int 
   if shards not in (None, count):
     raise ConfigError(f"{folder}: is being written as {count} shards, not {shards}")
   return {**plan, "shards": count}
+
+
+def _begun(folder: Path) -> dict[str, Any] | None:
+  """What was being written to the folder, or is done."""
+  for path in (folder / PLAN, folder / META):
+    with contextlib.suppress(FileNotFoundError):
+      return json.loads(path.read_text())
+  return None
+
+
+def _write_once(data: dict[str, Any], path: Path) -> None:
+  """Writes a file that other hosts may be writing too, with the same content."""
+  draft = path.with_name(f"{path.name}.{uuid.uuid4().hex}{DRAFT}")
+  draft.write_text(json.dumps(data, indent=2) + "\n")
+  draft.replace(path)
 
 
 def _written(jobs: list[_Shard], processes: int) -> Iterator[dict[str, Any]]:

@@ -1,21 +1,21 @@
 """Any source into token shards: `python -m drope_jax.data.tokenize --data=PATH --tokenizer=SPEC --out=DIR`.
 
 The shards are flat arrays of uint16 or uint32, with a meta.json (sources/tokens.py says how they look). Train on them
-with `--data=DIR --config.data.tokenizer=DIR/tokenizer`: the batches are those of the text itself, and nothing is
-tokenised again when the context changes. The same command goes on where an interrupted one stopped; on several hosts
-that see DIR, `--host=I --hosts=N` shares the work out.
+with `--data=DIR --config.data.tokenizer=DIR/tokenizer`: parts and batches are those of the text itself, and nothing is
+tokenised again when the context changes. With `--config.data.packing=windows` (data/windows.py) they are cut from the
+flat tokens, and the place in the stream is one integer. The same command goes on where an interrupted one stopped; on
+several hosts that see DIR, `--host=I --hosts=N` shares the work out.
 """
 
 import logging
 import os
 from collections.abc import Mapping
-from pathlib import Path
 
 from absl import flags
 
 from drope_jax import cli
 from drope_jax.data.prepare import trained_tokenizer
-from drope_jax.data.sources import source_at
+from drope_jax.data.sources import Cut, source_at
 from drope_jax.data.token_shards import write_shards
 from drope_jax.data.tokenizers import load_tokenizer
 from drope_jax.errors import ConfigError
@@ -26,24 +26,33 @@ logger = logging.getLogger("drope_jax.data.tokenize")
 def main(flag: Mapping[str, flags.FlagHolder]) -> None:
   """`flag`: those below, by name."""
   given = {name: holder.value for name, holder in flag.items()}
-  documents = source_at(given["data"]).part(given["part"]).documents()
-  vocab_size, out = given["train_tokenizer"], Path(given["out"])
   if given["host"] >= given["hosts"]:
     raise ConfigError(f"--host is {given['host']}; of {given['hosts']} hosts it is one from 0 to {given['hosts'] - 1}")
-  tokenizer = load_tokenizer(trained_tokenizer(documents, vocab_size) if vocab_size else given["tokenizer"])
+  source, vocab_size, out = source_at(given["data"]), given["train_tokenizer"], given["out"]
+  part = source.part(given["part"] or "train")
+  if given["part"] is None and isinstance(source, Cut):  # the shards have the same parts
+    part = source.source
+  spec = trained_tokenizer(source.part("train").documents(), vocab_size) if vocab_size else given["tokenizer"]
+  documents, tokenizer = part.documents(), load_tokenizer(spec)
   meta = write_shards(
     documents, tokenizer, out, given["shards"], given["processes"], host=given["host"], hosts=given["hosts"]
   )
   if meta is None:
     logger.info("this host's shards are written; other hosts are not done yet")
     return
-  logger.info("%s: %d documents, %d tokens (%s)", out, meta["documents"], meta["tokens"], meta["dtype"])
+  logger.info("%s: %s documents, %s tokens (%s)", out, f"{meta['documents']:,}", f"{meta['tokens']:,}", meta["dtype"])
+  if meta.get("left_out"):
+    logger.warning("%s bad documents were left out", f"{meta['left_out']:,}")
 
 
 if __name__ == "__main__":
   FLAGS = {
     "data": cli.define_path("data", None, "Path of any kind that data/sources/at.py knows.", required=True),
-    "part": flags.DEFINE_string("part", "train", "Which split of it: train, heldout, fit, or a name of TFDS."),
+    "part": flags.DEFINE_string(
+      "part",
+      None,
+      "One split of it alone: train, heldout, fit, or a name of TFDS; default: all, or train if it has splits.",
+    ),
     "tokenizer": cli.define_path("tokenizer", "byte", "A tokenizer.json, a directory that holds one, or byte."),
     "train_tokenizer": flags.DEFINE_integer(
       "train_tokenizer", None, "Train one of so many ids on the documents, instead of --tokenizer.", lower_bound=257

@@ -8,6 +8,12 @@ import threading
 import time
 from collections.abc import Iterator
 from multiprocessing import resource_tracker
+from typing import Any
+
+import grain
+from absl import flags
+
+_NEVER = 1 << 62  # bytes
 
 
 @contextlib.contextmanager
@@ -37,3 +43,32 @@ class EndWithParent:
     while os.getppid() == self.parent:
       time.sleep(1)
     os._exit(1)
+
+
+class WorkerStream:
+  """The elements of a stream, of which so many processes read a share each; with 0 of them, this process reads all."""
+
+  def __init__(self, stream: grain.IterDataset[Any], num_workers: int):
+    self._num_workers, self._calls = num_workers, 0
+    if num_workers:
+      if not flags.FLAGS.is_parsed():  # grain reads an absl flag, which fails outside of absl programs
+        flags.FLAGS.mark_as_parsed()
+      # Elements come through pipes: shared memory would be left behind where a worker ends with an error.
+      stream = grain.experimental.WithOptionsIterDataset(stream, grain.experimental.DatasetOptions(min_shm_size=_NEVER))
+      options = grain.MultiprocessingOptions(num_workers=num_workers)
+      stream = stream.mp_prefetch(options, worker_init_fn=EndWithParent(os.getpid()))
+    self._iterator = iter(stream)
+
+  def __next__(self) -> Any:
+    """The first call for each worker starts it, in this thread or in one that this thread starts."""
+    self._calls += 1
+    if self._calls > self._num_workers:
+      return next(self._iterator)
+    with shielded(signal.SIGINT, signal.SIGTERM):  # grain ends its workers by SIGKILL
+      return next(self._iterator)
+
+  def start_prefetch(self) -> None:
+    self._iterator.start_prefetch()
+
+  def close(self) -> None:
+    self._iterator.close()

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from drope_jax.data.corpus import documents
-from drope_jax.data.pipeline import evaluation_documents
+from drope_jax.data.pipeline import NOTHING_HELD_OUT, evaluation_documents
 from drope_jax.data.recall import Lines, sentences
 from drope_jax.data.sources import Source
 from drope_jax.data.tokenizers import Tokenizer
@@ -34,7 +34,7 @@ class EvalData:
   limit: int | None = None  # samples of a data set, from its front; None: all
   longbench: Path | None = None  # folder of LongBench's released files
   multiple_choice: Path | None = None  # folder of the files that tasks/multiple_choice.py names
-  haystack: Path | None = None  # see haystack.read_essays; None: prose that Python comes with
+  haystack: str | Path | None = None  # see haystack.read_essays; None: prose that Python comes with
   seed: int = 0
 
   @functools.cached_property
@@ -50,7 +50,10 @@ class EvalData:
   @functools.cached_property
   def lines(self) -> Lines:
     """Held-out sentences, and facts to hide among them."""
-    return Lines(self.tokenizer, [one for text in self._split("heldout") for one in sentences(text)])
+    fillers = [one for text in self._split("heldout") for one in sentences(text)]
+    if not fillers:
+      raise ConfigError(NOTHING_HELD_OUT)
+    return Lines(self.tokenizer, fillers)
 
   @functools.cached_property
   def material(self) -> Material:
@@ -91,6 +94,8 @@ def concatenated(texts: Iterable[str], tokenizer: Tokenizer, size: int, limit: i
       del tokens[:size]
     if len(rows) == limit:
       break
+  if not rows and not tokens:
+    raise ConfigError(NOTHING_HELD_OUT)
   if not rows:
     raise ConfigError(
       f"all documents together have {len(tokens)} tokens; {size} are needed: evaluate at a shorter length"

@@ -4,36 +4,47 @@ import pydoc_data.topics
 import re
 from pathlib import Path
 
+from etils import epath
+
 from drope_jax.data.corpus import documents
+from drope_jax.data.sources.prepared import prepared_directory
 from drope_jax.errors import ConfigError
+from drope_jax.files import is_local
 
 SPLIT = "heldout"  # of a dataset that is named without one
 MOST_CHARACTERS = 4_000_000  # of a dataset: about a million tokens, and a haystack repeats it where it ends
 
-_OTHER = re.compile(r"\.(parquet|jsonl|ndjson|array_record)\b")  # what is not files of text, by its name
+_OTHER = re.compile(r"\.(parquet|jsonl|ndjson|array_record|gz|zst)\b|[*?\[#]")  # what is not plain text, by its name
+_DIR_AND_SPLIT = re.compile(r"(.*[^:]):(\w+(?:\[.*\])?)")
 _SENTENCE_END = re.compile(r"[.!?][\"')\]]*(\s+)(?=[A-Z0-9\"'(\[])")
 
 
-def read_essays(path: Path | None) -> str:
+def read_essays(path: epath.PathLike | None) -> str:
   """The text of a folder's .txt files in the order of their names, of one file, or of a dataset's documents.
 
   None: the language reference of the running Python (`pydoc_data.topics`, PSF licence), its prose without the code.
 
   Args:
-    path: a dataset is `DIR`, where its dataset_info.json lies (its split SPLIT), or `DIR:SPLIT`, or parquet, JSON lines
-      or array_record (data/sources/at.py); of its documents the first MOST_CHARACTERS are taken.
+    path: a dataset is anything that data/sources/at.py knows; one prepared by TFDS is `DIR` (its split SPLIT) or
+      `DIR:SPLIT`. Of its documents the first MOST_CHARACTERS are taken.
 
   Raises:
     ConfigError: naming the path, if there is no text.
   """
   if path is None:
     return _python_reference()
-  directory, _, split = str(path).partition(":")
-  if (Path(directory) / "dataset_info.json").exists():
-    return _first_documents(directory, split or SPLIT)
-  if _OTHER.search(path.name) or (path.is_dir() and any(_OTHER.search(file.name) for file in path.iterdir())):
-    return _first_documents(str(path), "train")
-  files = sorted(path.rglob("*.txt")) if path.is_dir() else [path]
+  named = str(path)
+  with_split = _DIR_AND_SPLIT.fullmatch(named)
+  if with_split and prepared_directory(with_split[1]):
+    return _first_documents(with_split[1], with_split[2])
+  if prepared_directory(named):
+    return _first_documents(named, SPLIT)
+  here = Path(named).expanduser()
+  if not is_local(named) or _OTHER.search(here.name) or not (here.is_dir() or here.is_file()):
+    return _first_documents(named, "train")
+  if here.is_dir() and (any(_OTHER.search(file.name) for file in here.iterdir()) or not any(here.rglob("*.txt"))):
+    return _first_documents(named, "train")
+  files = sorted(here.rglob("*.txt")) if here.is_dir() else [here]
   try:
     text = "\n\n".join(file.read_text(encoding="utf-8") for file in files)
   except (OSError, UnicodeDecodeError) as error:

@@ -3,6 +3,7 @@
 import logging
 import math
 import time
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -76,6 +77,7 @@ class TrainLog:
     self.reports: list[dict[str, Any]] = []  # of the steps of the last record, on this host
     self._schedule = learning_rate(config.optim, config.steps)
     self._pending: list[dict[str, Any]] = []
+    self._waits: list[float] = []  # seconds, one for each step that is not recorded yet
     self._trackers: list[metrics.Tracker] = []
     if jax.process_index() == 0:
       self._trackers = metrics.open_trackers(config.trackers, workdir, to_dict(config), step)
@@ -84,6 +86,13 @@ class TrainLog:
   def seconds(self) -> float:
     """Of training, over all starts of the run."""
     return self._clock.total
+
+  def wait_for(self, data: Iterator[Any]) -> Any:
+    """The next batch of this host; how long it took is part of the next record."""
+    start = time.monotonic()
+    batch = next(data)
+    self._waits.append(time.monotonic() - start)
+    return batch
 
   def add(self, report: dict[str, Any]) -> None:
     """Takes the report of a step that was dispatched, for the next record."""
@@ -106,6 +115,7 @@ class TrainLog:
     self.reports, self._pending = jax.device_get(self._pending), []
     if not self.reports:
       return
+    data_seconds = self._mean_wait(len(self.reports))
     self._check_steps(step)
     done = [report for report in self.reports if not report.get("skipped")]
     tokens = [float(report["tokens"]) for report in done]
@@ -129,6 +139,7 @@ class TrainLog:
       "tokens_per_second": speed,
       "mfu": None if speed is None else metrics.mfu(speed, self._flops_per_token(step, len(self.reports))),
       "seconds": self.seconds,
+      "data_seconds": data_seconds,
     }
     if self._run.config.skip_updates:
       record["skipped_updates"] = self.skipped
@@ -162,6 +173,11 @@ class TrainLog:
   def close(self) -> None:
     for tracker in self._trackers:
       tracker.close()
+
+  def _mean_wait(self, count: int) -> float:
+    """Seconds that this host waited for data, per step, over the next `count` steps to be recorded."""
+    waits, self._waits = self._waits[:count], self._waits[count:]
+    return sum(waits) / count
 
   def _flops_per_token(self, step: int, count: int) -> float:
     """The mean of the `count` steps up to `step`, a teacher's forward passes included."""

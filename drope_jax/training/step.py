@@ -27,6 +27,7 @@ Report = dict[str, Any]
 # What a record of training holds beside the objective's own metrics (log.py).
 RECORDED = {"step", "kind", "loss", "grad_norm", "learning_rate", "tokens_per_second", "mfu", "seconds"}
 RECORDED |= {"param_norm", "update_norm", "skipped_updates"}
+RECORDED |= {"data_seconds"}
 
 
 @dataclasses.dataclass(frozen=True)

@@ -174,3 +174,27 @@ def input_row(name: str, figure: dict[str, Any]) -> list[str]:
   milliseconds = Spread(*(1000 * value for value in show["getting_seconds"]))
   speeds = [show[f"{what}_tokens_per_second"].show() for what in ("pipeline", "training")]
   return [name, *speeds, percent.show(1), milliseconds.show(1)]
+
+
+# --- sources ---
+
+SOURCES_HEADER = ("source", "tokens/s (least to greatest)", "first batch, s", "memory peak")
+
+
+def source_figures(side: Side, tokens: int) -> dict[str, Any]:
+  """Of one source with `tokens` per batch."""
+  if side.failure is not None:
+    return {"failure": side.failure}
+  return {
+    "tokens_per_second": spread([tokens / seconds for seconds in side.values("seconds")])._asdict(),
+    "opening_seconds": side.about["opening"],
+    "memory": max(side.values("memory")),
+  }
+
+
+def source_row(name: str, figure: dict[str, Any]) -> list[str]:
+  """The line of one source."""
+  if "failure" in figure:
+    return [name, f"did not run: {figure['failure']}", "", ""]
+  speed = Spread(**figure["tokens_per_second"]).show()
+  return [name, speed, f"{figure['opening_seconds']:.1f}", f"{figure['memory'] / 2**30:.2f} GiB"]

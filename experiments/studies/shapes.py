@@ -7,7 +7,7 @@ Every run that starts from the trunk sees the same batches in the same order, wi
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 from drope_jax.config import ComputeConfig, DataConfig, InitConfig, MeshConfig, ModelConfig, OptimConfig, TrainConfig
 from drope_jax.data.corpus import is_built
@@ -121,6 +121,9 @@ class Shape:
   def branches(self) -> Sequence[Branch]:
     """The runs beside the trunk, in order: one may start from an earlier one."""
     raise NotImplementedError
+
+  def reading(self, path: str) -> Self:
+    return dataclasses.replace(self, text=path, data="")  # else a corpus that is there already would be taken
 
   def study(self, workdir: Path) -> Study:
     folder = Path(self.data) if self.data else workdir / "data"
@@ -248,7 +251,7 @@ class Shape:
     else:
       require(self, text="experiments.prose --out=DIR")
       recipe = dataclasses.replace(recall_corpus.SMALL, vocab_size=self.model.vocab_size, context=self.context)
-      recall_corpus.build_from(Path(self.text), corpus, tokenizer, recipe)
+      recall_corpus.build_from(self.text, corpus, tokenizer, recipe)
 
 
 def _decay(steps: int) -> dict[str, Any]:

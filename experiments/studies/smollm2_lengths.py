@@ -33,6 +33,9 @@ class Lengths:
   def __post_init__(self) -> None:
     check_at_least_one(self, "extensions", "documents", "block")
 
+  def reading(self, path: str) -> "Lengths":
+    return dataclasses.replace(self, dataset=path)
+
   def study(self, workdir: Path) -> Study:
     require(self, checkpoint="experiments.fetch_smollm2", dataset="experiments.prose --out=DIR")
     context = checkpoint.open_step(self.checkpoint).context

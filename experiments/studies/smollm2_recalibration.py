@@ -47,6 +47,9 @@ class Recalibration:
   def __post_init__(self) -> None:
     check_at_least_one(self, "steps", "batch_size", "extensions", "documents", "needles_per_depth", "block")
 
+  def reading(self, path: str) -> "Recalibration":
+    return dataclasses.replace(self, dataset=path)
+
   def study(self, workdir: Path) -> Study:
     require(self, checkpoint="experiments.fetch_smollm2", dataset="experiments.prose --out=DIR")
     context = checkpoint.open_step(self.checkpoint).context

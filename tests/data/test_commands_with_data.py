@@ -88,3 +88,23 @@ def test_tokenise_and_report(tmp_path):
   assert {path.name for path in (tmp_path / "report").iterdir()} == {"report.txt", "lengths.png"}
   done = run("drope_jax.data.report", f"--data={tmp_path}/nowhere", cache=tmp_path / "cache")
   assert done.returncode == 2 and done.stderr.startswith(f"error: {tmp_path}/nowhere: no dataset here")
+
+
+def test_two_hosts_tokenise_at_the_same_time(tmp_path):
+  """Each its shards, whoever begins or ends first; the result is that of one host, and no draft is left."""
+  store("jsonl", tmp_path / "mine", TEXTS)
+  root = str(Path(__file__).parents[2])
+  environment = {**os.environ, "PYTHONPATH": root, "XDG_CACHE_HOME": str(tmp_path / "cache"), "JAX_PLATFORMS": "cpu"}
+  command = [sys.executable, "-m", "drope_jax.data.tokenize", f"--data={tmp_path}/mine", "--processes=1", "--shards=5"]
+
+  def begin(out, *more):
+    return subprocess.Popen([*command, f"--out={tmp_path}/{out}", *more], cwd=root, env=environment)
+
+  hosts = [begin("out", f"--host={host}", "--hosts=2") for host in range(2)]
+  assert [host.wait(timeout=300) for host in hosts] == [0, 0]
+  assert begin("whole").wait(timeout=300) == 0
+  names = {path.name for path in (tmp_path / "whole").iterdir()}
+  assert {path.name for path in (tmp_path / "out").iterdir()} == names
+  assert all(
+    (tmp_path / "out" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes() for name in names - {"tokenizer"}
+  )

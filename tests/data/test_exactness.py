@@ -14,6 +14,7 @@ from support.stored_documents import STORES, store
 from drope_jax.config import DataConfig
 from drope_jax.data.corpus import build_corpus
 from drope_jax.data.pipeline import join_states, train_batches
+from drope_jax.data.sources import parquet
 
 rng = random.Random(7)
 LETTERS = ["".join(rng.choice("abcdefg hij\n") for _ in range(rng.randint(0, 400))) for _ in range(300)]
@@ -140,12 +141,21 @@ def test_every_place_is_one_to_stop_at(stored):
   stops_anywhere(config, 1, [(first, first + 9) for first in range(1, 27, 4)])
 
 
+@pytest.mark.parametrize("processes", [1, 2])
+def test_parquet_that_is_not_kept_as_a_whole_stops_anywhere(processes, tmp_path, monkeypatch):
+  monkeypatch.setattr(parquet, "CACHED_BYTES", 2800)
+  source = store("parquet", tmp_path / "data", TEXTS)
+  assert 1 < source.documents().raw.blocks.together < len(TEXTS) / 7
+  stops_anywhere(DataConfig(source=source, context=15, batch_size=4, interleave=5), processes, [(7, 20)])
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
   ("kind", "processes", "mask", "workers"),
   [
     *((kind, 1, False, 2) for kind in STORES),
-    *(("jsonl.zst", processes, True, workers) for processes in (1, 2) for workers in (1, 2)),
+    *((kind, 2, True, 1) for kind in STORES),
+    *(("jsonl.zst", processes, not mask, workers) for processes, mask, workers in ((2, True, 2), (1, False, 1))),
   ],
 )
 def test_workers_change_nothing(kind, processes, mask, workers, stored):
@@ -155,9 +165,9 @@ def test_workers_change_nothing(kind, processes, mask, workers, stored):
 
 
 def test_all_sources_give_the_same_batches(stored):
-  """But parquet, whose rows are shuffled within row groups that are read together, and mixtures."""
+  """But mixtures, and parquet of which not all is kept in memory (test_sources.py)."""
   found = {}
-  for kind in [kind for kind in STORES if kind not in ("parquet", "mixture")]:
+  for kind in [kind for kind in STORES if kind != "mixture"]:
     config = DataConfig(source=stored(kind), context=15, batch_size=4)
     with opened(config, 1) as streams:
       found[kind] = read(streams, 30)

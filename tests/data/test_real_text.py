@@ -1,4 +1,4 @@
-"""Real English (about 84 MB from Debian packages) through every store: the same documents, the same batches.
+"""Real English (about 84 MB from Debian packages) through every store: the same documents, batches and loss curves.
 
 `DEBS=FOLDER python -m pytest -m slow tests/data/test_real_text.py`, where FOLDER holds the .deb files of
 experiments.prose and of dict-gcide; without it they are downloaded with apt-get, and where that cannot be, the test is
@@ -15,8 +15,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 from support.stored_documents import store
+from support.tiny_run import losses, tiny_model
 
-from drope_jax.config import DataConfig
+from drope_jax.config import DataConfig, OptimConfig, TrainConfig
 from drope_jax.data.identity import digest
 from drope_jax.data.pipeline import train_batches
 from drope_jax.data.prepare import trained_tokenizer
@@ -24,6 +25,8 @@ from drope_jax.data.sources import Tokens
 from drope_jax.data.token_shards import write_shards
 from drope_jax.data.tokenizers import load_tokenizer
 from drope_jax.errors import ConfigError
+from drope_jax.positions import RoPE
+from drope_jax.train import train
 from experiments import prose
 
 pytestmark = pytest.mark.slow
@@ -88,8 +91,18 @@ def test_every_store_gives_the_same_documents_and_batches(texts, tmp_path, monke
     lines.append(f"{kind:<13} {batches[kind].size / seconds:10,.0f} tokens/s over {BATCHES} batches")
     stream.close()
   for kind in batches:
-    if kind != "parquet":  # whose order is another one
-      np.testing.assert_array_equal(batches[kind], batches["tfds"], kind)
-  assert batches["parquet"].shape == batches["tfds"].shape
+    np.testing.assert_array_equal(batches[kind], batches["tfds"], kind)
+
+  curves = {}
+  for kind, source in sources.items():
+    data = DataConfig(source=source, tokenizer=tokenizer, context=256, batch_size=4, interleave=64)
+    model, optim = tiny_model(vocab_size=4096, positions=RoPE(theta=1e4)), OptimConfig(peak_lr=3e-3)
+    config = TrainConfig(model=model, data=data, optim=optim, steps=30, log_every=1, trackers=())
+    train(config, tmp_path / "runs" / kind)
+    curves[kind] = losses(tmp_path / "runs" / kind)
+    lines.append(f"{kind:<13} loss {curves[kind][0][1]:.4f} at step 1, {curves[kind][-1][1]:.4f} at step 30")
+  assert curves["tfds"][-1][1] < curves["tfds"][0][1] - 0.3
+  for kind in curves:
+    assert curves[kind] == curves["tfds"], kind
   with capsys.disabled():
     print("", *lines, sep="\n")

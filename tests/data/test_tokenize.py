@@ -1,5 +1,6 @@
 """Token shards: written once, by several processes and hosts, gone on with after a stop, and never mixed up."""
 
+import dataclasses
 import hashlib
 import json
 
@@ -11,7 +12,7 @@ from drope_jax.config import DataConfig
 from drope_jax.data import token_shards
 from drope_jax.data.pipeline import train_batches
 from drope_jax.data.report import summarise
-from drope_jax.data.sources import Cut, Tokens
+from drope_jax.data.sources import Cut, Splits, Tokens
 from drope_jax.data.token_shards import write_shards
 from drope_jax.data.tokenizers import ByteTokenizer, load_tokenizer, train_bpe
 from drope_jax.errors import ConfigError
@@ -138,6 +139,22 @@ def test_a_part_alone_and_its_tokenizer_beside_it(source, tmp_path):
   write_shards(part, load_tokenizer(tmp_path / "bpe"), tmp_path / "out", shards=3)
   tokenizer = load_tokenizer(tmp_path / "out" / "tokenizer")
   assert [tokenizer.decode(ids.tolist()) for ids in Tokens(str(tmp_path / "out")).documents()] == list(part)
+
+
+def test_shards_have_the_parts_of_the_text_and_so_its_batches(source, tmp_path):
+  """Where a document belongs is decided by the hash of its text."""
+  write_shards(source.documents(), ByteTokenizer(), tmp_path / "out", shards=3)
+  text, shards = (Cut(one, heldout=0.3, fit=0.2) for one in (source, Tokens(str(tmp_path / "out"))))
+  for name in ("train", "heldout", "fit"):
+    assert [text_of(one) for one in shards.part(name).documents()] == list(text.part(name).documents())
+  config = DataConfig(source=text, context=15, batch_size=4)
+  ours, theirs = (train_batches(dataclasses.replace(config, source=one), seed=0) for one in (shards, text))
+  for _ in range(20):
+    np.testing.assert_array_equal(next(ours)["tokens"], next(theirs)["tokens"])
+  apart = Splits(Tokens(str(tmp_path / "out")), text.part("heldout"))  # what is held out is text, and known in tokens
+  assert [text_of(one) for one in apart.documents()] == [
+    one for one in source.documents() if one not in set(text.part("heldout").documents())
+  ]
 
 
 def test_batches_of_shards_are_those_of_the_text_at_any_context(source, tmp_path):

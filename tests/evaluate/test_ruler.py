@@ -250,9 +250,9 @@ def test_a_haystack_of_ones_own(tmp_path, material):
   (tmp_path / "a.txt").write_text("First essay.")
   assert read_essays(tmp_path) == "First essay.\n\nSecond essay. It is short."
   (tmp_path / "nothing").mkdir()
-  with pytest.raises(ConfigError, match="holds no text"):
+  with pytest.raises(ConfigError, match="nothing: no dataset here"):
     read_essays(tmp_path / "nothing")
-  with pytest.raises(ConfigError, match=r"missing\.txt: cannot be read"):
+  with pytest.raises(ConfigError, match=r"missing\.txt: no dataset here"):
     read_essays(tmp_path / "missing.txt")
 
 

@@ -3,7 +3,6 @@
 import dataclasses
 import gzip
 import json
-import shutil
 import struct
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -35,19 +34,22 @@ def _tfds(folder: Path, texts: Sequence[str]) -> Source:
 
 
 def _tfrecord(folder: Path, texts: Sequence[str]) -> Source:
-  """The examples of the array_record dataset, framed as tfrecords are; nobody reads the check sums."""
-  corpus = build_corpus(folder / "first", {"train": texts})
-  other = shutil.copytree(corpus, folder / "corpus")
-  (file,) = other.glob("*array_record*")
-  reader = array_record_module.ArrayRecordReader(str(file))
-  examples = reader.read_all()
-  reader.close()
-  file.unlink()
-  frames = [struct.pack("<Q", len(example)) + b"\0" * 4 + example + b"\0" * 4 for example in examples]
-  (other / file.name.replace("array_record", "tfrecord")).write_bytes(b"".join(frames))
-  info = other / "dataset_info.json"
+  build_corpus(folder / "corpus", {"train": texts})
+  as_tfrecord(folder / "corpus")
+  return TFDS(str(folder / "corpus"))
+
+
+def as_tfrecord(corpus: Path) -> None:
+  """Frames the examples of an array_record dataset as tfrecords are; nobody reads the check sums."""
+  for file in corpus.glob("*array_record*"):
+    reader = array_record_module.ArrayRecordReader(str(file))
+    examples = reader.read_all()
+    reader.close()
+    file.unlink()
+    frames = [struct.pack("<Q", len(example)) + b"\0" * 4 + example + b"\0" * 4 for example in examples]
+    (corpus / file.name.replace("array_record", "tfrecord")).write_bytes(b"".join(frames))
+  info = corpus / "dataset_info.json"
   info.write_text(info.read_text().replace('"array_record"', '"tfrecord"'))
-  return TFDS(str(other))
 
 
 def _parquet(folder: Path, texts: Sequence[str]) -> Source:

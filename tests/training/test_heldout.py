@@ -106,7 +106,7 @@ def test_during_a_fade_it_has_the_embedding_of_the_step(config, evaluated, tmp_p
 
 def test_what_cannot_be_measured_is_refused_before_anything_is_written(config, tmp_path):
   for changes, message in (
-    ({"eval_extensions": (64,)}, "TrainConfig.eval_every: no document has 1025 tokens or more"),
+    ({"eval_extensions": (64,)}, "TrainConfig.eval_every: .*, split 'heldout': no document has 1025 tokens or more"),
     ({"data": dataclasses.replace(config.data, directory="nowhere")}, "nowhere"),
   ):
     with pytest.raises(ConfigError, match=message):

@@ -2,6 +2,7 @@
 
 import contextlib
 import math
+import time
 
 import numpy as np
 import pytest
@@ -61,3 +62,21 @@ def test_the_first_bad_step_of_a_window_is_named(tmp_path):
     with pytest.raises(Ruined, match="loss at step 3 is nan") as error:
       log.write(4)
   assert error.value.step == 3 and len(log.reports) == 4
+
+
+def test_a_record_says_how_long_its_own_steps_waited_for_data(tmp_path):
+  def data():
+    for wait in (0.0, 0.2, 0.3, 0.0):
+      time.sleep(wait)
+      yield {}
+
+  batches = data()
+  with logging(tmp_path) as log:
+    for step in range(4):
+      log.wait_for(batches)  # as the loop does, before the record of the steps before
+      if step in (1, 3):
+        log.write(step)
+      log.add(report())
+    log.write(4)
+  waits = [record["data_seconds"] for record in records(tmp_path)]
+  assert waits[1] >= 0.25 > max(waits[0], waits[2])

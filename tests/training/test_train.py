@@ -76,12 +76,13 @@ def test_a_record_has_the_keys_of_the_contract(finished):
   found = records(finished)
   assert [record["step"] for record in found] == list(range(1, 11))
   assert [record["tokens"] for record in found] == [step * 8 * 16 for step in range(1, 11)]
-  keys = ["step", "tokens", "loss", "grad_norm", "learning_rate", "tokens_per_second", "mfu", "seconds"]
+  keys = ["step", "tokens", "loss", "grad_norm", "learning_rate", "tokens_per_second", "mfu", "seconds", "data_seconds"]
   assert all(list(record) == keys for record in found)
   assert found[0]["tokens_per_second"] is None  # it would measure the compiler
   assert all(record["tokens_per_second"] > 0 for record in found[1:])
   assert found[0]["learning_rate"] == pytest.approx(1e-2 / 3)
   assert [record["seconds"] for record in found] == sorted(record["seconds"] for record in found)
+  assert all(0 < record["data_seconds"] < found[-1]["seconds"] for record in found)
 
 
 def test_records_between_are_averaged(config, finished, tmp_path):

@@ -6,7 +6,8 @@ from drope_jax.data.sources.combined import Cut, Mixture, Splits
 from drope_jax.data.sources.jsonl import JSONL
 from drope_jax.data.sources.parquet import Parquet
 from drope_jax.data.sources.prepared import TFDS
-from drope_jax.data.sources.source import Blocks, Document, Documents, Source
+from drope_jax.data.sources.skip import SkipBad
+from drope_jax.data.sources.source import BadDocument, Blocks, Document, Documents, Source
 from drope_jax.data.sources.text import Text
 from drope_jax.data.sources.tokens import Tokens
 
@@ -14,12 +15,14 @@ __all__ = [
   "JSONL",
   "TFDS",
   "ArrayRecord",
+  "BadDocument",
   "Blocks",
   "Cut",
   "Document",
   "Documents",
   "Mixture",
   "Parquet",
+  "SkipBad",
   "Source",
   "Splits",
   "Text",

@@ -8,8 +8,11 @@
 | one such file, or a pattern (`web/*.jsonl.zst`)         | that                                                    |
 | PATH#NAME                                               | with the documents in this column, field or feature     |
 | PATH,heldout=PATH,fit=PATH                              | Splits: what to measure on and fit temperatures on      |
+| TFDS,heldout=SPLIT,fit=SPLIT                            | likewise, by the names of its splits (`validation`)     |
+| PATH,bad=skip                                           | SkipBad: without the documents that are no text         |
 
-What has no splits of its own, and none that are named, is Cut: 1 % is held out, and 1 % to fit on.
+What has no splits of its own, and none that are named, is Cut: 1 % is held out, and 1 % to fit on. A bucket's paths
+(gs://, s3://) are like any other; they need gcsfs or s3fs.
 """
 
 import re
@@ -19,10 +22,11 @@ from etils import epath
 
 from drope_jax.data.sources.array_record import ArrayRecord
 from drope_jax.data.sources.combined import Cut, Splits
-from drope_jax.data.sources.files import below
+from drope_jax.data.sources.files import below, check_reachable
 from drope_jax.data.sources.jsonl import JSONL
 from drope_jax.data.sources.parquet import Parquet
 from drope_jax.data.sources.prepared import INFO, TFDS, prepared_directory
+from drope_jax.data.sources.skip import SkipBad
 from drope_jax.data.sources.source import Source
 from drope_jax.data.sources.text import Text
 from drope_jax.data.sources.tokens import META, Tokens
@@ -34,8 +38,9 @@ _KINDS = {
   "text": re.compile(r"\.(txt|md|rst)(\.gz|\.zst)?$"),
   "array_record": re.compile(r"\.(array_record|arrayrecord)(-\d{5}-of-\d{5})?$"),
 }
+_SPLIT = re.compile(r"\w+(\[.*\])?")  # of TFDS, or a part of one
 _SUFFIXES = ".parquet, .jsonl, .txt, .array_record, or the first three of them as .gz or .zst"
-_PARTS = re.compile(r",(heldout|fit)=")
+_PARTS = re.compile(r",(heldout|fit|bad)=")
 
 
 def source_at(path: str) -> Source:
@@ -46,15 +51,31 @@ def source_at(path: str) -> Source:
   """
   whole, *rest = _PARTS.split(str(path))
   named = dict(zip(rest[::2], rest[1::2], strict=True))
-  if named:
-    heldout, fit = (_single(named[part]) if part in named else None for part in ("heldout", "fit"))
-    return Splits(_single(whole), heldout, fit)
+  bad = named.pop("bad", "refuse")
+  if bad not in ("refuse", "skip"):
+    raise ConfigError(f"{path}: bad={bad}; allowed: refuse, skip")
   source = _single(whole)
-  return source if isinstance(source, TFDS) else Cut(source)
+  wrap = SkipBad if bad == "skip" else _same
+  if named:
+    heldout, fit = (wrap(_part(named[part], source)) if part in named else None for part in ("heldout", "fit"))
+    return Splits(wrap(source), heldout, fit)
+  return wrap(source) if isinstance(source, TFDS) else Cut(wrap(source))
+
+
+def _same(source: Source) -> Source:
+  return source
+
+
+def _part(path: str, whole: Source) -> Source:
+  """The source of a path, or of the name of a split of `whole`."""
+  if isinstance(whole, TFDS) and _SPLIT.fullmatch(path) and not epath.Path(path).exists():
+    return whole.part(path)
+  return _single(path)
 
 
 def _single(path: str) -> Source:
   path, _, name = path.partition("#")
+  check_reachable(path)
   place = epath.Path(path).expanduser()
   prepared = prepared_directory(path)
   if prepared is not None:

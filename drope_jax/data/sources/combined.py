@@ -1,13 +1,14 @@
 """Sources made of others: a mixture, parts that the user names, and parts cut off by the hash of each document."""
 
 import dataclasses
-import hashlib
+import functools
 from collections.abc import Sequence
 from typing import Any
 
 import grain
+import numpy as np
 
-from drope_jax.data.sources.source import Document, Documents, Source
+from drope_jax.data.sources.source import Document, Documents, Source, key
 from drope_jax.errors import ConfigError, check
 
 PARTS = ("train", "heldout", "fit")
@@ -61,8 +62,8 @@ class Splits(Source):
   def open(self) -> Sequence[Any]:
     order = ("heldout", "fit", "train")
     before = [getattr(self, name) for name in order[: order.index(self.chosen)]]
-    elsewhere = {_key(document) for source in before if source is not None for document in source.documents()}
-    return _Without(getattr(self, self.chosen).documents(), frozenset(elsewhere))
+    elsewhere = [_keys(source, source.documents().digest) for source in before if source is not None]
+    return _Without(getattr(self, self.chosen).documents(), frozenset().union(*elsewhere))
 
 
 @dataclasses.dataclass(unsafe_hash=True)
@@ -95,6 +96,12 @@ class Cut(Source):
     return _Within(self.source.documents(), int(begin * 2**64), int(end * 2**64))
 
 
+@functools.lru_cache(maxsize=8)
+def _keys(source: Source, digest: str) -> frozenset[int]:
+  """Those of all documents of a source, whose digest says that they are the same as when it was opened last."""
+  return frozenset(source.documents().keys())
+
+
 class _Mixed(Documents):
   """Its places are (source, place in it); as a sequence it is one source behind the other."""
 
@@ -110,9 +117,17 @@ class _Mixed(Documents):
     number, inner = place if isinstance(place, tuple) else self._find(place)
     return self.members[number].where(inner)
 
+  def stored_key(self, place: Any) -> int | None:
+    number, inner = place if isinstance(place, tuple) else self._find(place)
+    return self.members[number].stored_key(inner)
+
   @property
   def sizes(self) -> Sequence[int]:
     return [size for member in self.members for size in (len(member), *member.sizes)]
+
+  @property
+  def left_out(self) -> int:
+    return sum(member.left_out for member in self.members)
 
   @property
   def tokenizer(self) -> str | None:
@@ -146,7 +161,7 @@ class _Place:
     return self.source, place
 
 
-class _Part(Documents):
+class Part(Documents):
   """Those of some documents that belong to a part: places are theirs."""
 
   def __init__(self, documents: Documents):
@@ -154,8 +169,11 @@ class _Part(Documents):
     self.documents_of_all = documents
 
   def at(self, place: Any) -> Document | None:
+    stored = self.documents_of_all.stored_key(place)
+    if stored is not None and not self.has(stored):
+      return None
     document = self.documents_of_all.at(place)
-    return document if document is not None and self.has(_key(document)) else None
+    return document if document is None or stored is not None or self.has(key(document)) else None
 
   def where(self, place: Any) -> str:
     return self.documents_of_all.where(place)
@@ -164,14 +182,22 @@ class _Part(Documents):
   def sizes(self) -> Sequence[int]:
     return self.documents_of_all.sizes
 
+  @property
+  def left_out(self) -> int:
+    return self.documents_of_all.left_out
+
   def order(self, seed: int) -> grain.MapDataset[Any]:
     return self.documents_of_all.order(seed)
 
   def has(self, key: int) -> bool:
     raise NotImplementedError
 
+  def mask(self, keys: np.ndarray) -> np.ndarray:
+    """`has` of many keys, uint64."""
+    raise NotImplementedError
 
-class _Within(_Part):
+
+class _Within(Part):
   def __init__(self, documents: Documents, begin: int, end: int):
     super().__init__(documents)
     self.begin, self.end = begin, end
@@ -179,8 +205,11 @@ class _Within(_Part):
   def has(self, key: int) -> bool:
     return self.begin <= key < self.end
 
+  def mask(self, keys: np.ndarray) -> np.ndarray:
+    return (keys >= self.begin) & (keys < self.end)
 
-class _Without(_Part):
+
+class _Without(Part):
   def __init__(self, documents: Documents, elsewhere: frozenset[int]):
     super().__init__(documents)
     self.elsewhere = elsewhere
@@ -188,8 +217,5 @@ class _Without(_Part):
   def has(self, key: int) -> bool:
     return key not in self.elsewhere
 
-
-def _key(document: Document) -> int:
-  """64 bits of a document's hash."""
-  content = document.encode() if isinstance(document, str) else document.tobytes()
-  return int.from_bytes(hashlib.sha256(content).digest()[:8], "big")
+  def mask(self, keys: np.ndarray) -> np.ndarray:
+    return ~np.isin(keys, np.fromiter(self.elsewhere, np.uint64, len(self.elsewhere)))

@@ -1,25 +1,25 @@
-"""Files of a source: those that match a pattern, random access to their bytes, copies of compressed ones."""
+"""Files of a source, here or in a bucket: those that match a pattern, and random access to their bytes."""
 
-import contextlib
 import fnmatch
 import glob as globbing
-import hashlib
 import os
 import re
-import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-import pyarrow as pa
+import fsspec
 from etils import epath
 
-from drope_jax.errors import ConfigError, DataError
+from drope_jax.errors import ConfigError, DataError, ToolError
 from drope_jax.files import is_local
 
-COMPRESSION = {".gz": "gzip", ".zst": "zstd"}
+S = TypeVar("S")
+T = TypeVar("T")
 _SHARD = re.compile(r"-(\d{5})-of-(\d{5})")
-_COPIED = 16 << 20  # bytes at a time
+_CHUNK = 16 << 20  # bytes at a time
+_OPENED_TOGETHER = 8  # files, each of which may take a request or more
 
 
 def matching(pattern: str) -> list[epath.Path]:
@@ -28,17 +28,15 @@ def matching(pattern: str) -> list[epath.Path]:
   Raises:
     ConfigError: if there is none.
     DataError: naming a file that is empty, or a shard (`-00003-of-00010`) that matches the pattern and is missing.
+    ToolError: the pattern is of a bucket whose client library is missing.
   """
   if is_local(pattern):
-    found = [epath.Path(name) for name in sorted(globbing.glob(str(Path(pattern).expanduser()), recursive=True))]
+    found = [Path(name) for name in sorted(globbing.glob(str(Path(pattern).expanduser()), recursive=True))]
+    files = [epath.Path(path) for path in found if not path.is_dir()]
   else:
-    fixed = re.split(r"/[^/]*[*?\[]", pattern)[0]
-    rest = pattern[len(fixed) :].strip("/")
-    if rest.startswith("**/"):  # which epath refuses, since it may take many requests
-      found = [path for path in below(epath.Path(fixed)) if fnmatch.fnmatch(path.name, rest.removeprefix("**/"))]
-    else:
-      found = sorted(epath.Path(fixed).glob(rest)) if rest else [epath.Path(fixed)]
-  files = [path for path in found if not path.is_dir()]
+    system, inner = bucket(pattern)
+    there = system.glob(inner, detail=True)
+    files = [_in_bucket(pattern, name) for name, about in sorted(there.items()) if about["type"] == "file"]
   if not files:
     raise ConfigError(f"{pattern}: no file matches")
   names = {str(path) for path in files}
@@ -55,6 +53,10 @@ def matching(pattern: str) -> list[epath.Path]:
 
 def below(directory: epath.Path) -> list[epath.Path]:
   """Every file in a directory and the folders in it, in the order of their names; none that is hidden."""
+  if not is_local(directory):
+    system, inner = bucket(directory)
+    names = [name for name in sorted(system.find(inner)) if "/." not in name[len(inner) :]]
+    return [_in_bucket(str(directory), name) for name in names]
   found = []
   for path in sorted(directory.iterdir()):
     if not path.name.startswith("."):
@@ -62,90 +64,71 @@ def below(directory: epath.Path) -> list[epath.Path]:
   return found
 
 
+def bucket(path: epath.PathLike) -> tuple[Any, str]:
+  """The file system of a path in a bucket (gs://, s3://), and the path in it.
+
+  Raises:
+    ToolError: its client library is missing.
+  """
+  try:
+    return fsspec.core.url_to_fs(str(path))
+  except ImportError as error:
+    raise ToolError(
+      f"{path}: cannot be read without the client library of its bucket ({error}); gs:// needs `pip install gcsfs`, "
+      "s3:// `pip install s3fs`"
+    ) from error
+
+
+def check_reachable(path: epath.PathLike) -> None:
+  """Raises ToolError if a path is in a bucket whose client library is missing."""
+  if not is_local(path):
+    bucket(path)
+
+
+def _in_bucket(like: str, name: str) -> epath.Path:
+  """The path of a file that the file system of `like` calls `name`."""
+  return epath.Path(f"{like.partition('://')[0]}://{name.partition('://')[2] or name}")
+
+
+def opened(make: Callable[[S], T], files: Iterable[S]) -> list[T]:
+  """`make` of each file, of several at one time: opening thousands of files takes mostly waiting."""
+  with ThreadPoolExecutor(_OPENED_TOGETHER) as pool:
+    return list(pool.map(make, files))
+
+
 class FileBytes:
   """Random access to a file, for several threads, and picklable.
 
-  It is not mapped into memory: of a file that is cut while it is mapped, reading kills the process.
+  It is opened for each read, since a dataset may have more files than a process may hold open. It is not mapped into
+  memory: of a file that is cut while it is mapped, reading kills the process. In a bucket each read is one request.
   """
 
-  def __init__(self, path: os.PathLike | str):
+  def __init__(self, path: epath.PathLike):
     self.path = epath.Path(path)
-    self.size = self.path.stat().length
-    self._open()
-
-  def _open(self) -> None:
-    self._lock = threading.Lock()
-    self._file: Any = self.path.open("rb")
+    self.size: int = self.path.stat().length
     self._local = is_local(self.path)
-
-  def __getstate__(self) -> dict[str, Any]:
-    return {"path": self.path, "size": self.size}
-
-  def __setstate__(self, state: dict[str, Any]) -> None:
-    self.__dict__.update(state)
-    self._open()
-
-  def __del__(self) -> None:
-    with contextlib.suppress(AttributeError):
-      self._file.close()
 
   def read(self, begin: int, end: int) -> bytes:
     """The bytes from `begin` to `end`. Raises DataError if the file is shorter than it was."""
+    if begin >= end:
+      return b""
     if self._local:
-      data = os.pread(self._file.fileno(), end - begin, begin)
+      file = os.open(self.path, os.O_RDONLY)
+      try:
+        data = os.pread(file, end - begin, begin)
+        while len(data) < end - begin and (more := os.pread(file, end - begin - len(data), begin + len(data))):
+          data += more  # one call reads 2 GiB at most
+      finally:
+        os.close(file)
     else:
-      with self._lock:
-        self._file.seek(begin)
-        data = self._file.read(end - begin)
+      system, inner = bucket(self.path)
+      data = system.cat_file(inner, start=begin, end=end)
     if len(data) < end - begin and end <= self.size:
       raise DataError(f"{self.path}: is shorter than it was when it was opened; restore it, and start again")
     return data
 
-  def chunks(self, size: int = _COPIED) -> Iterator[bytes]:
-    """The file from its front."""
-    for begin in range(0, self.size, size):
-      yield self.read(begin, min(begin + size, self.size))
-
-
-def cache() -> Path:
-  """Where what can be made again is kept: $XDG_CACHE_HOME/drope_jax, by default ~/.cache/drope_jax."""
-  return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "drope_jax"
-
-
-def decompressed(path: epath.Path) -> Iterator[bytes]:
-  """The content of a .gz or .zst file, piece by piece. Raises DataError if it is broken."""
-  try:
-    with path.open("rb") as file, pa.input_stream(file, compression=COMPRESSION[path.suffix]) as stream:
-      while piece := stream.read(_COPIED):
-        yield piece
-  except (OSError, pa.ArrowException) as error:
-    raise DataError(f"{path}: cannot be decompressed; is it cut off? copy it again ({_line(error)})") from error
-
-
-def unpacked(path: epath.Path) -> epath.Path:
-  """The file itself, or of a compressed one a copy that can be read at any place.
-
-  The copy is made once, in `cache()`, and takes the disk space of the uncompressed text; memory does not grow.
-  """
-  if path.suffix not in COMPRESSION:
-    return path
-  about = path.stat()
-  key = hashlib.sha256(f"{path.resolve()} {about.length} {about.mtime}".encode()).hexdigest()[:16]
-  copy = cache() / "unpacked" / f"{key}-{path.stem}"
-  if not copy.exists():
-    copy.parent.mkdir(parents=True, exist_ok=True)
-    draft = copy.with_name(f".{copy.name}.{os.getpid()}")
-    try:
-      with draft.open("wb") as file:
-        for piece in decompressed(path):
-          file.write(piece)
-      if not draft.stat().st_size:
-        raise DataError(f"{path}: is empty once it is decompressed; remove it")
-      draft.replace(copy)
-    finally:
-      draft.unlink(missing_ok=True)
-  return epath.Path(copy)
-
-
-def _line(error: BaseException) -> str:
-  return next(iter(str(error).splitlines()), type(error).__name__)
+  def chunks(self, until: int | None = None) -> Iterator[bytes]:
+    """The file from its front, to its end or to the byte `until`."""
+    end = self.size if until is None else until
+    for begin in range(0, end, _CHUNK):
+      yield self.read(begin, min(begin + _CHUNK, end))

@@ -3,44 +3,58 @@
 import bisect
 import dataclasses
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 from etils import epath
 
-from drope_jax.data.sources.files import FileBytes, matching, unpacked
-from drope_jax.data.sources.source import Source
-from drope_jax.errors import DataError
+from drope_jax.data.sources.files import FileBytes, matching, opened
+from drope_jax.data.sources.kept import COMPRESSION, kept, local, unpacked
+from drope_jax.data.sources.source import BadDocument, Source
 
 _BOM = b"\xef\xbb\xbf"
+_BOUNDS = np.dtype(("<u8", 2))  # of a line: where it begins and ends
 
 
 @dataclasses.dataclass(unsafe_hash=True)
 class JSONL(Source):
   """Files of JSON lines, `.jsonl`, `.jsonl.gz` or `.jsonl.zst`; `field` of each object is a document.
 
-  Lines end at a line feed and nowhere else. Opening reads the files once, to find the lines, and keeps 16 bytes per
-  document; compressed files are unpacked into `files.cache()` first, once, which takes the disk space of the text.
+  Lines end at a line feed and nowhere else. The first opening reads the files, to find the lines, and keeps 16 bytes
+  per document in `kept.cache()`. Compressed files are unpacked into it, and those of a bucket copied, which takes the
+  disk space of the text.
   """
 
   glob: str
   field: str = "text"
 
   def open(self) -> "_Lines":
-    return _Lines([_File(path) for path in matching(self.glob)], self.field)
+    return _Lines(opened(_File, matching(self.glob)), self.field)
 
 
 class _File:
-  """The lines of one file."""
+  """The lines of one file that are not blank."""
 
   def __init__(self, path: epath.Path):
-    self.path, self.bytes = path, FileBytes(unpacked(path))
-    self.begins, self.ends = _line_bounds(self.bytes)
+    plain = unpacked(path) if path.suffix in COMPRESSION else local(path)
+    self.path, self.bytes = path, FileBytes(plain)
+    self._index = FileBytes(kept(plain, "lines", _line_bounds(self.bytes)))
 
-  def where(self, line: int) -> str:
-    before = self.bytes.read(0, int(self.begins[line])).count(b"\n")
+  def __len__(self) -> int:
+    return self._index.size // _BOUNDS.itemsize
+
+  def line(self, number: int) -> bytes:
+    return self.bytes.read(*self._bounds(number))
+
+  def where(self, number: int) -> str:
+    begin, _ = self._bounds(number)
+    before = sum(chunk.count(b"\n") for chunk in self.bytes.chunks(until=begin))
     return f"{self.path}, line {before + 1}"
+
+  def _bounds(self, number: int) -> list[int]:
+    place = number * _BOUNDS.itemsize
+    return np.frombuffer(self._index.read(place, place + _BOUNDS.itemsize), "<u8").tolist()
 
 
 class _Lines(Sequence[Any]):
@@ -48,10 +62,10 @@ class _Lines(Sequence[Any]):
 
   def __init__(self, files: list[_File], field: str):
     self.files, self.field = files, field
-    self.lasts = np.cumsum([len(file.begins) for file in files]).tolist()
+    self.lasts = np.cumsum([len(file) for file in files]).tolist()
     self.sizes = [file.bytes.size for file in files]
     for last, file in zip(self.lasts, files, strict=True):
-      if len(file.begins):
+      if len(file):
         _ = self[last - 1]  # a file that was cut off is cut in its last line
 
   def __len__(self) -> int:
@@ -59,18 +73,21 @@ class _Lines(Sequence[Any]):
 
   def __getitem__(self, index: int) -> Any:  # type: ignore[override]
     file, line = self._find(index)
-    text = file.bytes.read(int(file.begins[line]), int(file.ends[line]))
     try:
-      record = json.loads(text)
+      record = json.loads(file.line(line))
     except UnicodeDecodeError as error:
-      raise DataError(f"{file.where(line)}: not UTF-8 ({error.reason}); convert the file, or remove the line") from None
+      raise BadDocument(
+        f"{file.where(line)}: not UTF-8 ({error.reason}); convert the file, or remove the line"
+      ) from None
     except (ValueError, RecursionError) as error:
-      raise DataError(f"{file.where(line)}: not JSON ({error}); is the file cut off? mend or remove the line") from None
+      raise BadDocument(
+        f"{file.where(line)}: not JSON ({error}); is the file cut off? mend or remove the line"
+      ) from None
     if not isinstance(record, dict):
-      raise DataError(f"{file.where(line)}: holds a {type(record).__name__}, not an object; is this JSON lines?")
+      raise BadDocument(f"{file.where(line)}: holds a {type(record).__name__}, not an object; is this JSON lines?")
     if self.field not in record:
       fields = ", ".join(record) or "none"
-      raise DataError(f"{file.where(line)}: has no field {self.field!r}; fields: {fields}; name one as JSONL.field")
+      raise BadDocument(f"{file.where(line)}: has no field {self.field!r}; fields: {fields}; name one as JSONL.field")
     return record[self.field]
 
   def where(self, index: int) -> str:
@@ -82,17 +99,19 @@ class _Lines(Sequence[Any]):
     return self.files[number], index - (self.lasts[number - 1] if number else 0)
 
 
-def _line_bounds(data: FileBytes) -> tuple[np.ndarray, np.ndarray]:
-  """Where the lines that are not blank begin and end, in bytes."""
-  found, at = [], 0
+def _line_bounds(data: FileBytes) -> Iterator[bytes]:
+  """Where the lines that are not blank begin and end, piece by piece: _BOUNDS of each."""
+  at, begin = 0, len(_BOM) if data.read(0, min(len(_BOM), data.size)) == _BOM else 0
   for chunk in data.chunks():
-    found.append(np.flatnonzero(np.frombuffer(chunk, np.uint8) == ord("\n")) + at)
+    ends = np.flatnonzero(np.frombuffer(chunk, np.uint8) == ord("\n")) + at
     at += len(chunk)
-  feeds = np.concatenate([*found, [data.size]])
-  begins = np.concatenate([[0], feeds[:-1] + 1])
-  if data.read(0, min(len(_BOM), data.size)) == _BOM:
-    begins[0] = len(_BOM)
-  filled = feeds - begins > 0
-  for index in np.flatnonzero(feeds - begins < 8):  # an object with a field is longer
-    filled[index] = bool(data.read(int(begins[index]), int(feeds[index])).strip())
-  return begins[filled], feeds[filled]
+    if at == data.size and (not len(ends) or ends[-1] < at - 1):
+      ends = np.append(ends, at)  # a last line without its feed
+    if not len(ends):
+      continue
+    begins = np.concatenate([[begin], ends[:-1] + 1])
+    begin = int(ends[-1]) + 1
+    filled = ends > begins
+    for index in np.flatnonzero(ends - begins < 8):  # an object with a field is longer
+      filled[index] = bool(data.read(int(begins[index]), int(ends[index])).strip())
+    yield np.stack([begins[filled], ends[filled]], axis=1).astype("<u8").tobytes()

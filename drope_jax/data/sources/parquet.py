@@ -12,7 +12,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from etils import epath
 
-from drope_jax.data.sources.files import matching
+from drope_jax.data.sources.files import matching, opened
+from drope_jax.data.sources.kept import first_line
 from drope_jax.data.sources.source import Blocks, Source
 from drope_jax.errors import ConfigError, DataError
 
@@ -24,8 +25,9 @@ MOST_TOGETHER = 16  # row groups
 class Parquet(Source):
   """Parquet files; `column` holds the documents.
 
-  Opening reads the files' footers. A row group is read as a whole, so the order of documents is that of shuffled row
-  groups, whose rows are shuffled within MOST_TOGETHER of them, fewer where these exceed CACHED_BYTES.
+  Opening reads the files' footers. A row group is read as a whole. So of more than CACHED_BYTES of text, the order of
+  documents is that of shuffled row groups, whose rows are shuffled within MOST_TOGETHER of them, fewer where these
+  exceed CACHED_BYTES.
   """
 
   glob: str
@@ -40,22 +42,20 @@ class _Rows(Sequence[Any]):
     self.paths, self.column = paths, column
     self.groups: list[tuple[int, int]] = []  # file and row group
     rows, sizes = [], []
-    for number, path in enumerate(paths):
-      with _reader(path) as file:
-        _check_column(path, file.schema_arrow, column)
-        index = [file.schema.column(i).path for i in range(len(file.schema))].index(column)
-        for group in range(file.metadata.num_row_groups):
-          about = file.metadata.row_group(group)
-          if about.num_rows:
-            self.groups.append((number, group))
-            rows.append(about.num_rows)
-            sizes.append(about.column(index).total_uncompressed_size)
+    for number, groups in enumerate(opened(lambda path: _groups(path, column), paths)):
+      for group, (count, size) in enumerate(groups):
+        if count:
+          self.groups.append((number, group))
+          rows.append(count)
+          sizes.append(size)
     if not rows:
       raise DataError(f"{paths[0]}: has no rows; remove it, or copy it again")
     self.lasts = np.cumsum(rows).tolist()
     self.sizes = [path.stat().length for path in paths]
-    together = max(1, min(MOST_TOGETHER, CACHED_BYTES // max(sizes)))
-    self.blocks = Blocks(np.asarray(self.lasts), together)
+    # What is kept as a whole is shuffled as a whole, in the order of any other source.
+    whole = sum(sizes) <= CACHED_BYTES
+    self.together = len(sizes) if whole else max(1, min(MOST_TOGETHER, CACHED_BYTES // max(sizes)))
+    self.blocks = None if whole else Blocks(np.asarray(self.lasts), self.together)
     self._start()
 
   def _start(self) -> None:
@@ -81,7 +81,7 @@ class _Rows(Sequence[Any]):
       self._cached[number] = values  # the last one used comes last
       while len(self._cached) > 2 and sum(one.nbytes for one in self._cached.values()) > 2 * CACHED_BYTES:
         self._cached.popitem(last=False)
-      while len(self._cached) > 2 * self.blocks.together:  # two windows meet where one ends
+      while len(self._cached) > 2 * self.together:  # two windows meet where one ends
         self._cached.popitem(last=False)
     return values[row].as_py()
 
@@ -106,15 +106,24 @@ class _Rows(Sequence[Any]):
       with _reader(path) as reader:
         column = reader.read_row_group(group, columns=[self.column]).column(0)
     except (OSError, pa.ArrowException) as error:
-      raise DataError(f"{path}: row group {group} cannot be read; copy the file again ({_line(error)})") from error
+      raise DataError(f"{path}: row group {group} cannot be read; copy the file again ({first_line(error)})") from error
     return column.cast(pa.large_binary()).combine_chunks()
+
+
+def _groups(path: epath.Path, column: str) -> list[tuple[int, int]]:
+  """Of each row group of a file: its rows, and the bytes of the column."""
+  with _reader(path) as file:
+    _check_column(path, file.schema_arrow, column)
+    index = [file.schema.column(i).path for i in range(len(file.schema))].index(column)
+    abouts = [file.metadata.row_group(group) for group in range(file.metadata.num_row_groups)]
+    return [(about.num_rows, about.column(index).total_uncompressed_size) for about in abouts]
 
 
 def _reader(path: epath.Path) -> pq.ParquetFile:
   try:
     return pq.ParquetFile(path.open("rb"), pre_buffer=False)
   except (OSError, pa.ArrowException) as error:
-    raise DataError(f"{path}: no parquet file, or cut off; copy it again ({_line(error)})") from error
+    raise DataError(f"{path}: no parquet file, or cut off; copy it again ({first_line(error)})") from error
 
 
 def _check_column(path: epath.Path, schema: pa.Schema, column: str) -> None:
@@ -125,7 +134,3 @@ def _check_column(path: epath.Path, schema: pa.Schema, column: str) -> None:
   wanted = (pa.types.is_string, pa.types.is_large_string, pa.types.is_binary, pa.types.is_large_binary)
   if not any(is_kind(kind) for is_kind in wanted):
     raise ConfigError(f"{path}: the column {column!r} holds {kind}, not text; columns: {', '.join(schema.names)}")
-
-
-def _line(error: BaseException) -> str:
-  return next(iter(str(error).splitlines()), type(error).__name__)

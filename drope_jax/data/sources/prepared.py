@@ -1,11 +1,14 @@
 """Datasets prepared by TFDS, read without TensorFlow."""
 
+import array
+import bisect
 import dataclasses
+import itertools
 import json
 import os
 import re
 import struct
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +17,15 @@ import tensorflow_datasets as tfds
 from etils import epath
 from google.protobuf import json_format
 
-from drope_jax.data.sources.array_record import count_records, read_record
-from drope_jax.data.sources.files import FileBytes
+from drope_jax.data.sources.array_record import Records
+from drope_jax.data.sources.files import FileBytes, check_reachable, opened
+from drope_jax.data.sources.kept import kept, local
 from drope_jax.data.sources.source import Source
 from drope_jax.errors import ConfigError, DataError
 
 INFO = "dataset_info.json"  # where it lies, a dataset was prepared
 _LENGTH = struct.Struct("<Q")  # a record of a tfrecord: its length, 4 bytes, the record, 4 bytes
+_READ = 4 << 20  # bytes at a time, to find the records
 _VERSION = re.compile(r"\d+\.\d+\.\d+")
 
 
@@ -28,8 +33,8 @@ _VERSION = re.compile(r"\d+\.\d+\.\d+")
 class TFDS(Source):
   """A split of a prepared dataset; `feature` holds the documents.
 
-  Stored as array_record or as tfrecord (in which TFDS prepares C4 and PG-19 by default; opening reads the length of
-  each record). TFDS 4.9.10 loses rows of what it stores as parquet, so that is refused.
+  Stored as array_record or as tfrecord (in which TFDS prepares C4 and PG-19 by default; the first opening reads the
+  files, to find the records). TFDS 4.9.10 loses rows of what it stores as parquet, so that is refused.
   """
 
   dataset: str  # directory with the dataset_info.json, or a name under $TFDS_DATA_DIR, as "c4/en:3.1.0"
@@ -55,25 +60,29 @@ class TFDS(Source):
       )
     features = builder.info.features
     if self.feature not in features:
-      raise ConfigError(f"{directory}: the dataset has no feature {self.feature!r}; features: {', '.join(features)}")
+      raise ConfigError(
+        f"{directory}: the dataset has no feature {self.feature!r}; features: {', '.join(features)}; name one as "
+        "PATH#FEATURE, or TFDS.feature"
+      )
     try:
       shards = builder.info.splits[self.split].file_instructions
-      source = builder.as_data_source(self.split) if file_format == "array_record" else None
     except (KeyError, ValueError) as error:
       splits = ", ".join(builder.info.splits) or "none"
-      raise ConfigError(f"{directory}: the split {self.split!r} is missing or empty; splits: {splits}") from error
+      raise ConfigError(
+        f"{directory}: the split {self.split!r} is missing or empty; splits: {splits}; in a path, PATH,heldout=SPLIT "
+        "says which one is held out"
+      ) from error
+    if not shards:
+      raise ConfigError(
+        f"{directory}: the split {self.split!r} is missing or empty; splits: {', '.join(builder.info.splits)}"
+      )
     for path in (epath.Path(shard.filename) for shard in shards):
       if not path.exists():
         raise DataError(f"{path}: this shard is missing; copy it")
       if not path.stat().length:
         raise DataError(f"{path}: is empty; copy it again")
-    if source is None:
-      return _TFRecords(shards, features, self.feature)
-    for shard in shards:
-      count = count_records(epath.Path(shard.filename))
-      if count != shard.examples_in_shard:
-        raise DataError(f"{shard.filename}: holds {count} of {shard.examples_in_shard} records; copy it again")
-    return _Examples(source, shards, self.feature)
+    read = _ArrayRecords if file_format == "array_record" else _TFRecords
+    return read(shards, features, self.feature)
 
 
 def _check_features(path: epath.Path) -> None:
@@ -94,7 +103,8 @@ def _check_features(path: epath.Path) -> None:
 
 def prepared_directory(dataset: str) -> epath.Path | None:
   """Where a prepared dataset lies: the directory itself, or that of a name, in its last version; None: nowhere."""
-  directory = epath.Path(dataset)
+  check_reachable(dataset)
+  directory = epath.Path(dataset).expanduser()
   if (directory / INFO).exists():
     return directory
   if directory.exists() or not re.fullmatch(r"[\w/.:]+", dataset) or dataset.startswith("/"):
@@ -108,71 +118,86 @@ def prepared_directory(dataset: str) -> epath.Path | None:
   return directory if (directory / INFO).exists() else None
 
 
-class _Sharded(Sequence[Any]):
-  """What knows where a record lies, by the shards that TFDS has recorded."""
+class _Examples(Sequence[Any]):
+  """The feature of each example of a split, by the shards that TFDS has recorded."""
 
-  def __init__(self, shards: Sequence[Any], feature: str):
-    self.shards = [(str(shard.filename), shard.skip, shard.take) for shard in shards]
-    self.feature = feature
-    self.sizes = [epath.Path(name).stat().length for name, _, _ in self.shards]
+  def __init__(self, shards: Sequence[Any], features: Any, feature: str):
+    self.names = [str(shard.filename) for shard in shards]
+    self.skips = [shard.skip for shard in shards]
+    self.lasts = list(itertools.accumulate(shard.take for shard in shards))
+    self.features, self.feature = features, feature
+    self.sizes = [epath.Path(name).stat().length for name in self.names]
 
   def __len__(self) -> int:
-    return sum(count for _, _, count in self.shards)
+    return self.lasts[-1]
+
+  def __getitem__(self, index: int) -> Any:  # type: ignore[override]
+    value = self.features.deserialize_example_np(self.record(*self._find(index)))[self.feature]
+    return value.item() if isinstance(value, np.ndarray) and value.dtype == object and value.ndim == 0 else value
+
+  def record(self, shard: int, number: int) -> bytes:
+    """An example as it is stored."""
+    raise NotImplementedError
 
   def where(self, index: int) -> str:
     shard, record = self._find(index)
-    return f"{self.shards[shard][0]}, record {record}, feature {self.feature!r}"
+    return f"{self.names[shard]}, record {record}, feature {self.feature!r}"
 
   def _find(self, index: int) -> tuple[int, int]:
-    for number, (_, skip, count) in enumerate(self.shards):
-      if index < count:
-        return number, skip + index
-      index -= count
-    raise IndexError(index)
-
-  def _text(self, example: dict[str, Any], index: int) -> Any:
-    value = example[self.feature]
-    return value.item() if isinstance(value, np.ndarray) and value.dtype == object and value.ndim == 0 else value
+    shard = bisect.bisect_right(self.lasts, index)
+    if not 0 <= index < len(self):
+      raise IndexError(index)
+    return shard, self.skips[shard] + index - (self.lasts[shard - 1] if shard else 0)
 
 
-class _Examples(_Sharded):
-  def __init__(self, source: Any, shards: Sequence[Any], feature: str):
-    super().__init__(shards, feature)
-    self.source = source
+class _ArrayRecords(_Examples):
+  def __init__(self, shards: Sequence[Any], features: Any, feature: str):
+    super().__init__(shards, features, feature)
+    self.records = Records([epath.Path(name) for name in self.names])
+    for number, shard in enumerate(shards):
+      _check_count(shard, self.records.count(number))
 
-  def __getitem__(self, index: int) -> Any:  # type: ignore[override]
-    return self._text(read_record(self.source, index, self.where), index)
+  def record(self, shard: int, number: int) -> bytes:
+    return self.records[(self.records.lasts[shard - 1] if shard else 0) + number]
 
 
-class _TFRecords(_Sharded):
-  """Examples of tfrecord files, by an index of where each begins: 8 bytes per record."""
+class _TFRecords(_Examples):
+  """By an index of where each record begins, which is made once: 8 bytes per record in `kept.cache()`."""
 
   def __init__(self, shards: Sequence[Any], features: Any, feature: str):
-    super().__init__(shards, feature)
-    self.features = features
-    self.files = [FileBytes(name) for name, _, _ in self.shards]
-    self.begins = []
-    for file, shard in zip(self.files, shards, strict=True):
-      begins = _record_begins(file)
-      if len(begins) != shard.examples_in_shard:
-        raise DataError(f"{file.path}: holds {len(begins)} of {shard.examples_in_shard} records; copy it again")
-      self.begins.append(begins)
+    super().__init__(shards, features, feature)
+    self.files = opened(lambda path: FileBytes(local(path)), map(epath.Path, self.names))
+    indexes = opened(lambda file: kept(file, "records", _record_begins(FileBytes(file))), [f.path for f in self.files])
+    self.indexes = [FileBytes(index) for index in indexes]
+    for shard, index in zip(shards, self.indexes, strict=True):
+      _check_count(shard, index.size // 8)
 
-  def __getitem__(self, index: int) -> Any:  # type: ignore[override]
-    shard, record = self._find(index)
-    file, begin = self.files[shard], int(self.begins[shard][record])
+  def record(self, shard: int, number: int) -> bytes:
+    file, place = self.files[shard], self.indexes[shard].read(8 * number, 8 * number + 8)
+    (begin,) = _LENGTH.unpack(place)
     (length,) = _LENGTH.unpack(file.read(begin, begin + 8))
-    return self._text(self.features.deserialize_example_np(file.read(begin + 12, begin + 12 + length)), index)
+    return file.read(begin + 12, begin + 12 + length)
 
 
-def _record_begins(file: FileBytes) -> np.ndarray:
-  """Where the records of a tfrecord begin that are there as a whole."""
-  begins, at = [], 0
+def _check_count(shard: Any, count: int) -> None:
+  """Raises DataError if a shard has other records than TFDS has written."""
+  if count != shard.examples_in_shard:
+    raise DataError(f"{shard.filename}: holds {count} of {shard.examples_in_shard} records; copy it again")
+
+
+def _record_begins(file: FileBytes) -> Iterator[bytes]:
+  """Where the records of a tfrecord begin that are there as a whole, piece by piece: uint64."""
+  at, begins = 0, array.array("Q")
+  buffer, base = b"", 0  # some of the file, and where it begins
   while at + 12 <= file.size:
-    (length,) = _LENGTH.unpack(file.read(at, at + 8))
+    if not base <= at <= base + len(buffer) - 8:
+      buffer, base = file.read(at, min(at + _READ, file.size)), at
+      yield begins.tobytes()
+      begins = array.array("Q")
+    (length,) = _LENGTH.unpack_from(buffer, at - base)
     end = at + 16 + length
     if end > file.size:
       break
     begins.append(at)
     at = end
-  return np.asarray(begins, np.uint64)
+  yield begins.tobytes()

@@ -17,6 +17,10 @@ SAMPLED = 64  # documents that the digest of a source reads, evenly spread; besi
 Document = str | np.ndarray  # text, or token ids
 
 
+class BadDocument(DataError):
+  """A document that is no text, whereas the others can be read."""
+
+
 class Blocks(NamedTuple):
   """Documents that are stored, and so read, together: row groups of a parquet file."""
 
@@ -84,8 +88,25 @@ class Documents(Sequence[Document]):
     return document
 
   def at(self, place: Any) -> Document | None:
-    """The document, or None if it belongs to another part. Raises DataError naming it if its text is bad."""
+    """The document, or None if it belongs to another part. Raises BadDocument naming it if its text is bad."""
     return _checked(self.raw[place], lambda: self.where(place))
+
+  def stored_key(self, place: Any) -> int | None:
+    """`key` of the document, where it is known without the text."""
+    return self.raw.stored_key(place) if hasattr(self.raw, "stored_key") else None
+
+  def keys(self) -> Iterator[int]:
+    """`key` of every document."""
+    for place in range(len(self)):
+      document = self.at(place)
+      if document is not None:
+        stored = self.stored_key(place)
+        yield key(document) if stored is None else stored
+
+  @property
+  def left_out(self) -> int:
+    """How often this process has left a bad document out; see skip.py."""
+    return 0
 
   def where(self, place: Any) -> str:
     """What a person finds the document by."""
@@ -121,6 +142,12 @@ class Documents(Sequence[Document]):
     if blocks is not None:
       return grain.MapDataset.source(_ShuffledBlocks(blocks, seed))
     return grain.MapDataset.source(range(len(self))).seed(seed).shuffle().repeat()
+
+
+def key(document: Document) -> int:
+  """64 bits of a document's hash, by which parts are told apart."""
+  content = document.encode() if isinstance(document, str) else document.tobytes()
+  return int.from_bytes(hashlib.sha256(content).digest()[:8], "big")
 
 
 class _ShuffledBlocks(Sequence[int]):
@@ -162,25 +189,27 @@ def _window(order: _ShuffledBlocks, epoch: int, window: int) -> np.ndarray:
 
 
 def _checked(value: Any, where: Any) -> Document:
-  """A document that can be encoded. Raises DataError that says where it is, what is wrong and what to do."""
+  """A document that can be encoded. Raises BadDocument, which says where it is, what is wrong and what to do."""
   if isinstance(value, np.ndarray):
     return value
   if isinstance(value, bytes | bytearray | memoryview):
     try:
       value = bytes(value).decode()
     except UnicodeDecodeError as error:
-      raise DataError(f"{where()}: not UTF-8 (byte {error.start}: {error.reason}); convert it, or remove it") from None
+      raise BadDocument(
+        f"{where()}: not UTF-8 (byte {error.start}: {error.reason}); convert it, or remove it"
+      ) from None
   if value is None:
-    raise DataError(f"{where()}: has no text (null); remove the row, or name another column or field")
+    raise BadDocument(f"{where()}: has no text (null); remove the row, or name another column or field")
   if not isinstance(value, str):
-    raise DataError(f"{where()}: holds a {type(value).__name__}, not a text; name another column or field")
+    raise BadDocument(f"{where()}: holds a {type(value).__name__}, not a text; name another column or field")
   if "\0" in value:
-    raise DataError(f"{where()}: holds a NUL character, so it is no text but a binary; remove it")
+    raise BadDocument(f"{where()}: holds a NUL character, so it is no text but a binary; remove it")
   if not value.isascii():
     try:
       value.encode()
     except UnicodeEncodeError as error:
-      raise DataError(
+      raise BadDocument(
         f"{where()}: character {error.start} is half a surrogate pair, which is no character; mend it, or remove it"
       ) from None
   return value

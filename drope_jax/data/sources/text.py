@@ -5,7 +5,8 @@ from collections.abc import Sequence
 
 from etils import epath
 
-from drope_jax.data.sources.files import COMPRESSION, decompressed, matching
+from drope_jax.data.sources.files import matching
+from drope_jax.data.sources.kept import COMPRESSION, decompressed
 from drope_jax.data.sources.source import Source
 
 
