@@ -1,7 +1,7 @@
 """The threads of orbax print tracebacks of errors that are raised again where their result is wanted, or of none.
 
-What prints: its threads themselves; asyncio, of futures that nobody waits for any more; and tensorstore, whose threads
-find that the event loop has gone which had waited for another array.
+What prints: its threads themselves; asyncio, of futures that nobody waits for any more; Python, of coroutines that are
+dropped; and tensorstore, whose threads find that the event loop has gone which had waited for another array.
 """
 
 import contextlib
@@ -20,7 +20,10 @@ def quiet() -> Iterator[None]:
     return not (record.exc_info and ("orbax" in record.pathname or record.name == "asyncio"))
 
   def unraisable(caught: Any) -> None:
-    if caught.object is not None or "Event loop is closed" not in str(caught.exc_value):
+    code = getattr(caught.object, "cr_code", None)  # of a coroutine
+    of_orbax = code is not None and "orbax" in code.co_filename
+    of_tensorstore = caught.object is None and "Event loop is closed" in str(caught.exc_value)
+    if not of_orbax and not of_tensorstore:
       hook(caught)
 
   for each in loggers:

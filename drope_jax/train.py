@@ -23,7 +23,7 @@ import numpy as np
 from etils import epath
 from jax.sharding import Mesh
 
-from drope_jax import checkpoint, distributed, hosts, orbax_metrics, saving
+from drope_jax import checkpoint, digests, distributed, hosts, orbax_metrics, saving
 from drope_jax.checkpoint import TrainState
 from drope_jax.config import TrainConfig
 from drope_jax.data.identity import Content
@@ -79,7 +79,9 @@ def train(config: TrainConfig, workdir: epath.PathLike, extend: bool = False, fr
   check_run(run, tokenizer, mesh)
   heldout = None if config.eval_every is None else HeldOut(run, tokenizer, mesh)
   data = train_batches(config.data, config.seed, *distributed.reader(batch_sharding(mesh), config.data.batch_size))
-  _check_hosts(run, workdir, data.content, {"--extend": extend, "--step": from_step})
+  _check_hosts(
+    run, workdir, data.content, {"--extend": extend, "--step": from_step, digests.VARIABLE: digests.enabled()}
+  )
   optimizer = make_optimizer(config.optim, run.model, config.steps)
   abstract = abstract_state(run.model, optimizer, mesh)
   orbax_metrics.turn_off()

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from support.checkpoints import edit_meta, write_checkpoint
 from support.eight_devices import on_eight_devices
+from support.objectives import Pull
 from support.tiny_run import tiny_model, tiny_run
 
 from drope_jax import checkpoint, digests
@@ -38,7 +39,7 @@ ARRAYS = {
 }
 
 
-@pytest.mark.parametrize("block", [1 << 20, 14, 1])
+@pytest.mark.parametrize("block", [1 << 20, 14])
 def test_digests_are_those_of_the_definition_whatever_is_read_at_a_time(monkeypatch, block):
   monkeypatch.setattr(digests, "_BLOCK", block)
   digests._summing.cache_clear()
@@ -77,7 +78,7 @@ def test_digests_are_the_same_on_every_mesh():
 @pytest.fixture(scope="module")
 def finished(corpus, tmp_path_factory):
   workdir = tmp_path_factory.mktemp("digests") / "run"
-  train(tiny_run(corpus, steps=2, checkpoint_every=1), workdir)
+  train(tiny_run(corpus, model=tiny_model(num_layers=1), objective=Pull(), steps=2, checkpoint_every=1), workdir)
   return workdir
 
 
@@ -123,7 +124,7 @@ def test_what_is_not_an_array_is_checked_too(corpus, damaged, file, change, name
   path = damaged / "checkpoints/2" / file
   assert change(path.read_text()) != path.read_text()
   path.write_text(change(path.read_text()))
-  config = tiny_run(corpus, steps=3, checkpoint_every=1)
+  config = tiny_run(corpus, model=tiny_model(num_layers=1), objective=Pull(), steps=3, checkpoint_every=1)
   with pytest.raises(CheckpointError, match=named):
     train(config, damaged, extend=True)
 
@@ -144,11 +145,13 @@ def test_digests_can_be_left_out(tmp_path, monkeypatch):
   assert not {"digests", "digest"} & checkpoint.open_step(tmp_path / "model").meta.keys()
 
 
-@pytest.mark.parametrize("flips", [20, pytest.param(200, marks=pytest.mark.slow)])
-def test_no_flipped_bit_of_a_file_loads_as_other_weights(finished, tmp_path, monkeypatch, flips):
+@pytest.mark.parametrize(
+  ("flips", "items"), [(10, ["params"]), pytest.param(200, ["params", "meta"], marks=pytest.mark.slow)]
+)
+def test_no_flipped_bit_of_a_file_loads_as_other_weights(finished, tmp_path, monkeypatch, capfd, flips, items):
   """With the digests off, some do: of 100 in the weights it was 59."""
   step, rng = finished / "checkpoints/2", random.Random(flips)
-  files = [path for item in ("params", "meta") for path in sorted((step / item).rglob("*")) if path.is_file()]
+  files = [path for item in items for path in sorted((step / item).rglob("*")) if path.is_file()]
   whole = checkpoint.load(finished)
   silent = {"on": 0, "off": 0}
   for number in range(flips):
@@ -168,3 +171,4 @@ def test_no_flipped_bit_of_a_file_loads_as_other_weights(finished, tmp_path, mon
         silent[setting] += not (all(jax.tree.leaves(same)) and loaded.model == whole.model)
     shutil.rmtree(copy)
   assert silent["on"] == 0 and silent["off"] > 0
+  assert "Traceback" not in capfd.readouterr().err

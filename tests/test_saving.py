@@ -9,6 +9,7 @@ import time
 
 import pytest
 from support.interrupting import when_step_is_logged
+from support.objectives import Pull
 from support.tiny_run import losses, tiny_model, tiny_run
 
 from drope_jax import checkpoint
@@ -18,7 +19,7 @@ from drope_jax.train import train
 
 @pytest.fixture(scope="module")
 def config(corpus):
-  return tiny_run(corpus, checkpoint_every=4, keep_latest=5)
+  return tiny_run(corpus, model=tiny_model(num_layers=1), objective=Pull(), checkpoint_every=4, keep_latest=5)
 
 
 def fails(config, workdir, capfd):
@@ -59,7 +60,7 @@ def test_a_step_that_cannot_be_written_ends_the_run_and_it_goes_on_from_the_one_
 
     def fill():
       wait_for(workdir / "checkpoints/4")
-      limited.enter_context(files_of_at_most(16_000))
+      limited.enter_context(files_of_at_most(8_000))
 
     when_step_is_logged(monkeypatch, 5, fill)
     said = fails(config, workdir, capfd)
@@ -98,7 +99,9 @@ def test_a_full_disk_keeps_the_earlier_checkpoints(config, tmp_path, capfd):
   if mounted.returncode:
     pytest.skip("only root can mount a small disk")
   try:
-    config = dataclasses.replace(config, model=tiny_model(d_model=64, d_ff=128), checkpoint_every=1, keep_latest=20)
+    config = dataclasses.replace(
+      config, model=tiny_model(num_layers=1, d_model=64, d_ff=128), checkpoint_every=1, keep_latest=20
+    )
     with pytest.raises((CheckpointError, FileError), match="No space left on device") as error:
       train(config, disk / "run")
     assert "\n" not in str(error.value) and "Traceback" not in capfd.readouterr().err

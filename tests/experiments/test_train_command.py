@@ -101,7 +101,7 @@ def test_ten_steps_of_recalibration_help_a_dropped_smollm2(command, tmp_path):
     (["--mesh=fsdp3"], "--mesh has 'fsdp3'"),
     (["--config.seed=-1"], "TrainConfig.seed is -1"),
     (["--config.seed=1099511627776"], "TrainConfig.seed is 1099511627776"),
-    (["--config.model.positions=Rope"], "TrainConfig.model.positions.type is 'Rope'; allowed: RoPE, ALiBi"),
+    (["--config.model.positions=Rope"], "TrainConfig.model.positions.type is 'Rope'; allowed: RoPE, RoPETable, ALiBi"),
     (["--config.model.positions.thta=3"], "thta is not a field; fields: theta"),
     (["--import=no_such_module"], "no_such_module"),
   ],

@@ -8,7 +8,8 @@ import jax
 import numpy as np
 import pytest
 from support.interrupting import crash, when_step_is_logged
-from support.tiny_run import contents, losses, records, tiny_run
+from support.objectives import Pull
+from support.tiny_run import contents, losses, records, tiny_model, tiny_run
 
 from drope_jax import checkpoint
 from drope_jax.errors import BusyError, CheckpointError
@@ -18,7 +19,7 @@ from drope_jax.workdir import sole_writer
 
 @pytest.fixture(scope="module")
 def config(corpus):
-  return tiny_run(corpus, steps=6, checkpoint_every=2, keep_latest=3, eval_every=None)
+  return tiny_run(corpus, model=tiny_model(num_layers=1), objective=Pull(), steps=6, checkpoint_every=2, keep_latest=3)
 
 
 @pytest.fixture(scope="module")
@@ -90,7 +91,7 @@ def test_a_step_that_cannot_be_read_itself_changes_nothing(config, workdir):
   assert contents(workdir) == before
 
 
-@pytest.mark.parametrize("folder", ["empty", "missing"])
+@pytest.mark.parametrize("folder", ["empty", pytest.param("missing", marks=pytest.mark.slow)])
 def test_checkpoints_that_are_gone_are_missed(config, finished, workdir, caplog, folder):
   shutil.rmtree(workdir / "checkpoints")
   if folder == "empty":
