@@ -107,13 +107,13 @@ DAMAGES = [
 ]
 
 
-def _id(value: object) -> str:
-  return getattr(value, "__name__", str(value))
+def _case(file, damage, reader=""):
+  """Files that are cut off or hold other fields are tried by default, the coarser damages with the slow tests."""
+  marks = [pytest.mark.slow] if damage in (emptied, folder, noise) else []
+  return pytest.param(file, damage, reader, marks=marks, id=f"{file}-{damage.__name__[:40]}")
 
 
-@pytest.mark.parametrize(
-  ("file", "damage", "reader"), [(*case, "")[:3] for case in DAMAGES], ids=lambda value: _id(value)[:40]
-)
+@pytest.mark.parametrize(("file", "damage", "reader"), [_case(*case) for case in DAMAGES])
 def test_it_is_named_in_one_line_and_nothing_is_written(command, place, tmp_path, file, damage, reader):
   top = file.split("/")[0]
   shutil.copytree(place / top, tmp_path / top)
