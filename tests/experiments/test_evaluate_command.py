@@ -56,7 +56,7 @@ def test_evaluate_names_a_split_that_is_missing(command, files, tmp_path):
     (["--step=7"], "no checkpoint of step 7; there are 5, 10", 1),
     (["--methods=rope,yarm"], "method is 'yarm'; allowed: rope, ", 2),
     (["--methods=drope"], "method 'drope' is impossible for a checkpoint with positions RoPE", 2),
-    (["--tasks=perplexity,needle"], "task is 'needle'; allowed: needles, perplexity", 2),
+    (["--tasks=perplexity,needle"], "task is 'needle'; allowed: loops, needles, perplexity", 2),
     (["--lengths=0x"], "--lengths has '0x'", 2),
     (["--lengths=far"], "--lengths has 'far'", 2),
     (["--documents=few"], "documents", 2),
