@@ -23,8 +23,8 @@ import numpy as np
 from etils import epath
 from jax.sharding import Mesh
 
-from drope_jax import checkpoint, digests, distributed, hosts, orbax_metrics, saving
-from drope_jax.checkpoint import TrainState
+from drope_jax import checkpoint, distributed, hosts
+from drope_jax.checkpoint import TrainState, digests, orbax_metrics
 from drope_jax.config import TrainConfig
 from drope_jax.data.identity import Content
 from drope_jax.data.pipeline import train_batches
@@ -90,7 +90,7 @@ def train(config: TrainConfig, workdir: epath.PathLike, extend: bool = False, fr
     opened.enter_context(claimed(workdir, run, extend))
     if jax.process_index() == 0:
       tokenizer.save(workdir)
-    manager = opened.enter_context(saving.writing(workdir, config))
+    manager = opened.enter_context(checkpoint.writing(workdir, config))
     opened.enter_context(jax.set_mesh(mesh))
     opened.enter_context(hosts.telling())
     last = last_step(manager, from_step)
@@ -127,13 +127,13 @@ def train(config: TrainConfig, workdir: epath.PathLike, extend: bool = False, fr
     with contextlib.closing(log), distributed.sigterm() as stop_at:
 
       def asked(step: int) -> bool:
-        saving.check_saved(manager)  # else the next save would find that this one has failed
+        checkpoint.check_saved(manager)  # else the next save would find that this one has failed
         return stop_at(step)
 
       profiler = Profiler(workdir / "profile", config.profile_steps)
       loop = _Loop(run, mesh, step_function, frozen, heldout, log, profiler, Evidence(workdir))
       step = loop.run(state, data, meta["step"], asked, save)
-      saving.finish(manager)
+      checkpoint.finish(manager)
   return Outcome(step, finished=step >= config.steps)
 
 

@@ -31,7 +31,7 @@ from jax.sharding import Mesh
 
 from drope_jax import checkpoint, cli, distributed
 from drope_jax.config import ModelConfig, TrainConfig
-from drope_jax.errors import ConfigError
+from drope_jax.errors import CheckpointError, ConfigError
 from drope_jax.evaluate.measure import check, evaluate
 from drope_jax.evaluate.tasks import make_tasks
 from drope_jax.files import holds_something, replace_whole, write_json
@@ -73,7 +73,7 @@ def reserve(workdir: Path, settings: Any) -> None:
   if path.exists() and not is_cut_off(path, type(settings)):
     found = differences(to_dict(load_config(type(settings), path)), to_dict(settings))
     if found:
-      raise checkpoint.CheckpointError(f"{workdir} belongs to another study: {found[0]}")
+      raise CheckpointError(f"{workdir} belongs to another study: {found[0]}")
     return
   if begun.exists():
     if not _says(begun, settings):

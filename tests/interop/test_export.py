@@ -22,7 +22,7 @@ from support.pretrained import (
 from support.tiny_run import contents, tiny_model, tiny_run
 
 import drope_jax
-from drope_jax import saving
+from drope_jax import checkpoint
 from drope_jax.config import InitConfig, QKNorm
 from drope_jax.data.tokenizers import ByteTokenizer, load_tokenizer
 from drope_jax.errors import ConfigError
@@ -190,7 +190,7 @@ def write_run(config, directory):
   """What a run of `config` leaves of its last step, as far as an export reads it."""
   meta = {"step": config.steps, "tokens": 128 * config.steps, "seconds": 0.0, "config": to_dict(config), "versions": {}}
   items = {"params": ocp.args.StandardSave(random_params(config.model)), "meta": ocp.args.JsonSave(meta)}
-  with saving.writing(directory, config) as manager:
+  with checkpoint.writing(directory, config) as manager:
     manager.save(config.steps, args=ocp.args.Composite(**items))
   ByteTokenizer().save(directory)
 

@@ -7,7 +7,7 @@ import jax
 import numpy as np
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
-from drope_jax import digests
+from drope_jax.checkpoint import digests
 
 SPECS = [PartitionSpec(), PartitionSpec("a"), PartitionSpec(None, ("c", "a")), PartitionSpec("b", "a", "c")]
 

@@ -27,6 +27,11 @@ _COMPLETE = "_CHECKPOINT_METADATA"  # of a step: orbax writes it last, and delet
 _DESCRIPTION = "/.zarray"  # behind the name of an array: its shape, dtype and chunks as JSON
 
 
+def folder(workdir: epath.PathLike) -> epath.Path:
+  """Where the checkpoints of a workdir lie."""
+  return epath.Path(workdir).resolve() / "checkpoints"
+
+
 def complete_steps(checkpoints: epath.Path) -> list[int]:
   """The steps below `checkpoints` that were saved to the end, and not deleted in part, in ascending order."""
   there = checkpoints.iterdir() if checkpoints.is_dir() else ()

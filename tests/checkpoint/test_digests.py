@@ -12,7 +12,8 @@ from support.eight_devices import on_eight_devices
 from support.objectives import Pull
 from support.tiny_run import tiny_model, tiny_run
 
-from drope_jax import checkpoint, digests
+from drope_jax import checkpoint
+from drope_jax.checkpoint import digests
 from drope_jax.errors import CheckpointError, ConfigError
 from drope_jax.parameters import named_leaves
 from drope_jax.train import train

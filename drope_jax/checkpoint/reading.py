@@ -1,0 +1,237 @@
+"""Reading checkpoints: a step of a workdir, its description, and its arrays on any mesh."""
+
+import dataclasses
+import hashlib
+import json
+import logging
+from collections.abc import Iterable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import orbax.checkpoint as ocp
+from etils import epath
+from jax.sharding import Mesh, SingleDeviceSharding
+
+from drope_jax.checkpoint import digests
+from drope_jax.checkpoint.files import check_sizes, check_whole, complete_steps, folder
+from drope_jax.checkpoint.meta import check_meta
+from drope_jax.checkpoint.orbax_threads import quiet
+from drope_jax.config import TrainConfig
+from drope_jax.errors import CheckpointError, ConfigError
+from drope_jax.model_config import ModelConfig
+from drope_jax.parameters import Params, map_specs
+from drope_jax.serialization import from_dict
+from drope_jax.sharding import named_sharding
+from drope_jax.transitions import while_under_way
+
+logger = logging.getLogger(__name__)
+
+# What orbax raises for files that are damaged: of the system, of tensorstore, of JSON that is not what it looks for.
+_UNREADABLE = (OSError, ValueError, LookupError, TypeError, AttributeError, RuntimeError)
+
+
+class Checkpoint(NamedTuple):
+  """Weights and what they belong to: a `SavedStep` with its weights loaded."""
+
+  model: ModelConfig
+  params: Params
+  config: TrainConfig | None  # of the run that wrote it; None: imported (drope_jax.interop)
+  step: int
+  tokens: int
+  context: int  # tokens it was trained at
+
+
+def open_manager(workdir: epath.PathLike) -> ocp.CheckpointManager:
+  """The manager of `workdir`'s checkpoints, for reading; that which writes them is writing.writing."""
+  options = ocp.CheckpointManagerOptions(read_only=True, save_interval_steps=0, create=False)
+  return ocp.CheckpointManager(folder(workdir), options=options)
+
+
+def _check_there(path: epath.Path, items: Iterable[str]) -> None:
+  """Raises CheckpointError naming an item of a step that is missing, or not whole."""
+  for name in items:
+    if not (path / name).exists():
+      raise CheckpointError(f"{path}: this checkpoint is not complete, it has no {name}{other_steps(path)}")
+    check_whole(path / name)
+
+
+def _restore(manager: ocp.CheckpointManager, step: int, **items: Any) -> Any:
+  """These items of a step, of which _check_there holds. Raises CheckpointError if they cannot be read."""
+  path = manager.directory / str(step)
+  try:
+    with quiet():
+      return manager.restore(step, args=ocp.args.Composite(**items))
+  except Exception as error:
+    # Orbax raises a bare one for an array that tensorstore cannot decode, and others for JSON that lacks a key.
+    if type(error) is not Exception and not isinstance(error, _UNREADABLE):
+      raise
+    cause = error.__cause__ or error
+    said = f"{type(cause).__name__}: {cause}".splitlines()[0][:200]
+    raise CheckpointError(f"{path}: {' and '.join(items)} cannot be read ({said}){other_steps(path)}") from error
+
+
+def restore_arrays(
+  manager: ocp.CheckpointManager, step: int, meta: dict[str, Any], model: ModelConfig, **items: Any
+) -> Any:
+  """Items of arrays, as the abstract trees `items` lay them out: of the sizes of `model`, and as they were saved.
+
+  Raises:
+    CheckpointError: naming the step, the item and the array, or the field of the config that contradicts it.
+  """
+  path = manager.directory / str(step)
+  _check_there(path, items)
+  for name, abstract in items.items():
+    check_sizes(path / name, abstract, model)
+  restored = _restore(manager, step, **{name: ocp.args.StandardRestore(tree) for name, tree in items.items()})
+  if digests.enabled() and "digests" in meta:
+    for name in items:
+      check_unchanged(path, name, meta["digests"][name], digests.of_arrays(restored[name]))
+  return restored
+
+
+def check_unchanged(path: epath.Path, item: str, before: dict[str, str], now: dict[str, str]) -> None:
+  """Raises CheckpointError naming what of an item has other digests than it was saved with."""
+  found = digests.changed(before, now)
+  if found:
+    more = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
+    raise CheckpointError(
+      f"{path}: {f'{item} {found[0]}'.strip()}{more} is not as it was saved: its digest is another{other_steps(path)}; "
+      f"{digests.VARIABLE}=off loads it as it is"
+    )
+
+
+def other_steps(path: epath.Path) -> str:
+  """Where one can go from a step that is damaged. Nothing goes there by itself: it would be another model."""
+  steps = [step for step in complete_steps(path.parent) if str(step) != path.name]
+  if not steps:
+    return ""
+  return f"; other steps here: {', '.join(map(str, steps))} (--step=N, or --config.init.step=N)"
+
+
+def read_meta(manager: ocp.CheckpointManager, step: int) -> dict[str, Any]:
+  """The `meta` of a step.
+
+  Raises:
+    CheckpointError: it cannot be read, is not as it was saved, or lacks a field.
+  """
+  path = manager.directory / str(step)
+  _check_there(path, ["meta"])
+  meta = _restore(manager, step, meta=ocp.args.JsonRestore())["meta"]
+  if not isinstance(meta, dict):
+    raise CheckpointError(f"{path}: its meta is no object of JSON{other_steps(path)}")
+  digest = meta.pop("digest", None)
+  if digest is not None and digests.enabled():
+    check_unchanged(path, "meta", {"": digest}, {"": digests.of_json(meta)})
+  return check_meta(meta, path)
+
+
+def abstract_params(model: ModelConfig, mesh: Mesh | None = None) -> Params:
+  """Shapes, dtypes and shardings of the parameters: on `mesh`, or on the first local device."""
+  device = SingleDeviceSharding(jax.local_devices()[0])
+  return map_specs(
+    lambda spec: jax.ShapeDtypeStruct(
+      spec.shape, jnp.float32, sharding=device if mesh is None else named_sharding(mesh, spec.dimensions)
+    ),
+    model,
+  )
+
+
+def _checkpoint_step(manager: ocp.CheckpointManager, workdir: Any, step: int | None) -> int:
+  """The step asked for, or the last; raises CheckpointError naming the path if there is none."""
+  steps = sorted(manager.all_steps())
+  if not steps:
+    raise CheckpointError(f"{workdir}: no complete checkpoint under checkpoints/")
+  if step is not None and step not in steps:
+    raise CheckpointError(f"{workdir}: no checkpoint of step {step}; there are {', '.join(map(str, steps))}")
+  return steps[-1] if step is None else step
+
+
+def _open_for_reading(workdir: epath.PathLike) -> ocp.CheckpointManager:
+  if not (epath.Path(workdir) / "checkpoints").exists():
+    raise CheckpointError(f"{workdir}: not the workdir of a run (there is no checkpoints/ in it)")
+  return open_manager(workdir)
+
+
+def described(meta: dict[str, Any]) -> tuple[TrainConfig | None, ModelConfig, int]:
+  """The run's config (None for an imported model), the model, and the context that it was trained at.
+
+  The model of a step within a fade has the frequencies of that step; config.model is what the run makes.
+  """
+  if "origin" in meta:
+    return None, from_dict(ModelConfig, meta["model"]), meta["context"]
+  config = from_dict(TrainConfig, meta["config"])
+  if config.model is None:
+    raise ConfigError("TrainConfig.model is missing: a run writes the model that it makes")
+  model, init = config.model, config.init
+  if init is not None and init.model is not None:
+    model = while_under_way(init.transition, init.model, model, meta["step"], config.steps)
+  return config, model, config.data.context
+
+
+@dataclasses.dataclass(frozen=True)
+class SavedStep:
+  """A step of a workdir: its description is read when it is opened, its arrays when they are asked for."""
+
+  workdir: epath.Path
+  step: int
+  meta: dict[str, Any]  # see the module's docstring
+  config: TrainConfig | None  # of the run that wrote it; None: imported (drope_jax.interop)
+  model: ModelConfig  # that the weights of this step belong to; within a fade not yet `config.model`
+  context: int  # tokens it was trained at
+
+  @property
+  def identity(self) -> str:
+    """What this step is known by, wherever it lies: a digest of its meta, whose seconds no other run shares."""
+    return hashlib.sha256(json.dumps(self.meta, sort_keys=True).encode()).hexdigest()[:16]
+
+  def params(self, mesh: Mesh | None = None) -> Params:
+    """The weights, sharded over `mesh` by the rules of sharding.py; without one on the first local device."""
+    return self._read("params", abstract_params(self.model, mesh))
+
+  def optimizer_state(self, abstract: Any) -> Any:
+    """The optimizer's state, laid out as `abstract` says. Raises CheckpointError if there is none."""
+    return self._read("opt_state", abstract)
+
+  def load(self, mesh: Mesh | None = None) -> Checkpoint:
+    """This step with its weights: see `params`."""
+    return Checkpoint(self.model, self.params(mesh), self.config, self.step, self.meta["tokens"], self.context)
+
+  def _read(self, item: str, abstract: Any) -> Any:
+    with _open_for_reading(self.workdir) as manager:
+      return restore_arrays(manager, self.step, self.meta, self.model, **{item: abstract})[item]
+
+
+def open_step(workdir: epath.PathLike, step: int | None = None) -> SavedStep:
+  """A step of a run, or of an imported model.
+
+  Args:
+    workdir: the run's directory (the one that holds checkpoints/).
+    step: which one; None for the last complete one.
+
+  Raises:
+    CheckpointError: naming the path, if there is no such checkpoint, or it is not complete.
+    ConfigError: if its config is not one of this version's.
+  """
+  with _open_for_reading(workdir) as manager:
+    step = _checkpoint_step(manager, workdir, step)
+    meta = read_meta(manager, step)
+  try:
+    found = described(meta)
+  except ConfigError as error:
+    raise ConfigError(f"{workdir}, step {step}: {error}") from error
+  return SavedStep(epath.Path(workdir), step, meta, *found)
+
+
+def load(workdir: epath.PathLike, step: int | None = None, mesh: Mesh | None = None) -> Checkpoint:
+  """The weights of a run, or of an imported model: short for `open_step(workdir, step).load(mesh)`.
+
+  Args:
+    workdir: the run's directory (the one that holds checkpoints/).
+    step: which checkpoint; None for the last complete one.
+    mesh: where the weights go, sharded by the rules of sharding.py; None for the first local device.
+
+  Raises:
+    CheckpointError: naming the path, if there is no such checkpoint.
+  """
+  return open_step(workdir, step).load(mesh)

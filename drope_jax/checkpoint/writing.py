@@ -1,0 +1,195 @@
+"""Writing checkpoints. A save that fails ends the run in bounded time, with one line, and keeps the steps before it.
+
+Orbax writes in the background, and says what failed at the next save or at the end, after it has printed the tracebacks
+of its threads. Here the first failure is raised at the next step, as one CheckpointError, and nothing else is printed.
+"""
+
+import contextlib
+import logging
+import re
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import grain
+import jax
+import orbax.checkpoint as ocp
+from etils import epath
+
+from drope_jax.checkpoint import digests
+from drope_jax.checkpoint.files import complete_steps, folder
+from drope_jax.checkpoint.orbax_threads import quiet
+from drope_jax.config import TrainConfig
+from drope_jax.errors import CheckpointError
+from drope_jax.model_config import ModelConfig
+from drope_jax.parameters import Params
+from drope_jax.serialization import library_versions, to_dict
+
+logger = logging.getLogger(__name__)
+
+_FAILURES = (OSError, ValueError, RuntimeError)  # of the system, of tensorstore, of orbax and JAX
+_TIMEOUT = 1200  # seconds in which a save must be complete on all hosts
+_CHUNK_BYTES = 8 << 20  # of an imported array, written and read as one; small beside the arrays of large models
+# As tensorstore ends its messages: "...: No space left on device [os_error_code='28']".
+_SYSTEM_ERROR = re.compile(r"([^:\[\]]+) \[os_error_code='\d+'\]")
+
+
+class TrainState(NamedTuple):
+  """What a training step turns into the next: plain arrays, laid out by sharding.py."""
+
+  params: Params
+  opt_state: Any
+
+
+@contextlib.contextmanager
+def writing(workdir: epath.PathLike, config: TrainConfig) -> Iterator[ocp.CheckpointManager]:
+  """The manager that saves the steps of a run as `config` says. On leaving, all that were begun are complete.
+
+  Raises:
+    CheckpointError: if `checkpoints/` cannot be made, or a save has failed.
+  """
+  directory = folder(workdir)
+  if directory.exists() and not directory.is_dir():
+    raise CheckpointError(f"{directory}: a file, where the folder of checkpoints should be; move it away")
+  options = ocp.CheckpointManagerOptions(
+    max_to_keep=config.keep_latest,
+    keep_period=config.keep_every,
+    enable_async_checkpointing=True,
+    # Created in the background, a folder that cannot be created is waited for until the timeout.
+    async_options=ocp.AsyncOptions(timeout_secs=_TIMEOUT, create_directories_asynchronously=False),
+  )
+  with quiet():
+    with naming_failures(directory):
+      manager = ocp.CheckpointManager(directory, options=options)
+    try:
+      yield manager
+    except BaseException as error:
+      _close_after(error, manager)
+      raise
+    with naming_failures(directory):
+      manager.close()
+
+
+def check_saved(manager: ocp.CheckpointManager) -> None:
+  """Raises CheckpointError if the last save has failed; does not wait for one that is under way."""
+  if not manager.is_saving_in_progress():
+    finish(manager)
+
+
+def finish(manager: ocp.CheckpointManager) -> None:
+  """Waits for the last save; raises CheckpointError if it has failed."""
+  with naming_failures(manager.directory):
+    manager.wait_until_finished()
+
+
+@contextlib.contextmanager
+def naming_failures(directory: epath.Path) -> Iterator[None]:
+  """What fails while a step is saved is one CheckpointError, which says what is kept."""
+  try:
+    yield
+  except _FAILURES as error:
+    raise CheckpointError(f"{directory}: a step cannot be saved ({_cause(error)}); {_kept(directory)}") from error
+
+
+def _close_after(error: BaseException, manager: ocp.CheckpointManager) -> None:
+  """Closes the manager while `error` is on its way, which matters more than what else fails."""
+  try:
+    manager.close()
+  except _FAILURES as second:
+    if not isinstance(error, CheckpointError):
+      logger.warning("%s: nor could the last step be saved (%s)", manager.directory, _cause(second))
+
+
+def _cause(error: Any) -> str:
+  """What the system said, or the first line of a library."""
+  said = str(error) or type(error).__name__
+  found = _SYSTEM_ERROR.findall(said)
+  return found[-1].strip() if found else said.splitlines()[0][:200]
+
+
+def _kept(directory: epath.Path) -> str:
+  try:
+    steps = complete_steps(directory)
+  except OSError:  # what made the save fail may be that nothing can be read there
+    steps = []
+  if not steps:
+    return "no earlier step is there"
+  return f"kept: step {', '.join(map(str, steps))}, from the last of which the same command goes on"
+
+
+def save(
+  manager: ocp.CheckpointManager,
+  step: int,
+  state: TrainState,
+  data: grain.DatasetIterator,
+  config: TrainConfig,
+  tokens: int,
+  seconds: float,
+  teacher_step: int | None = None,
+  skipped: int = 0,
+) -> None:
+  """Starts writing step `step`; the write goes on in the background, from a copy of the state.
+
+  Args:
+    manager: of `writing`.
+    tokens, seconds: of the whole run so far.
+    teacher_step: of the checkpoint that holds the objective's frozen weights, if it has any.
+    skipped: updates that were skipped so far (TrainConfig.skip_updates).
+
+  Raises:
+    CheckpointError: if this save, or the one before, has failed.
+  """
+  meta = {"step": step, "tokens": tokens, "seconds": seconds, "config": to_dict(config), "versions": library_versions()}
+  if teacher_step is not None:
+    meta["teacher_step"] = teacher_step
+  if skipped:
+    meta["skipped"] = skipped
+  meta = _with_digests(meta, data, params=state.params, opt_state=state.opt_state)
+  with naming_failures(manager.directory):
+    manager.save(
+      step,
+      args=ocp.args.Composite(
+        params=ocp.args.StandardSave(state.params),
+        opt_state=ocp.args.StandardSave(state.opt_state),
+        data=grain.checkpoint.CheckpointSave(data),
+        meta=ocp.args.JsonSave(meta),
+      ),
+      force=True,
+    )
+
+
+def save_weights(
+  workdir: epath.PathLike, model: ModelConfig, params: Params, context: int, origin: dict[str, Any]
+) -> None:
+  """Writes weights that no run of ours has made, as step 0 of `workdir`.
+
+  Args:
+    context: tokens that the model was made for.
+    origin: where it comes from, as JSON.
+  """
+  meta = {"step": 0, "tokens": 0, "seconds": 0.0, "model": to_dict(model), "context": context, "origin": origin}
+  meta = _with_digests(meta | {"versions": library_versions()}, None, params=params)
+  options = ocp.CheckpointManagerOptions(enable_async_checkpointing=False)
+  # By default all arrays are compressed at one time, each as a whole, which needs the memory of all of them again.
+  in_chunks = jax.tree.map(lambda _: ocp.SaveArgs(chunk_byte_size=_CHUNK_BYTES), params)
+  largest = max(leaf.nbytes for leaf in jax.tree.leaves(params))
+  handlers = {
+    "params": ocp.StandardCheckpointHandler(save_concurrent_gb=1.01 * largest / 1e9),
+    "meta": ocp.JsonCheckpointHandler(),
+  }
+  with ocp.CheckpointManager(folder(workdir), options=options, item_handlers=handlers) as manager:
+    items = {
+      "params": ocp.args.StandardSave(params, save_args=in_chunks),
+      "meta": ocp.args.JsonSave(meta),
+    }
+    manager.save(0, args=ocp.args.Composite(**items))
+
+
+def _with_digests(meta: dict[str, Any], data: grain.DatasetIterator | None, **arrays: Any) -> dict[str, Any]:
+  """The meta with digests of a step's arrays, of its place in the data and of itself, unless they are turned off."""
+  if not digests.enabled():
+    return meta
+  known = {name: digests.of_arrays(tree) for name, tree in arrays.items()}
+  if data is not None:
+    known["data"] = digests.of_hosts(data.get_state())
+  meta = {**meta, "digests": known}
+  return {**meta, "digest": digests.of_json(meta)}
