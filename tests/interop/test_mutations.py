@@ -4,6 +4,7 @@ Each reader gets random bytes and seeded mutations of whole files; by default a 
 """
 
 import contextlib
+import json
 import random
 import resource
 import shutil
@@ -15,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from safetensors.numpy import save_file
 from support.checkpoints import write_checkpoint
 from support.mutations import mutated_bytes, mutated_json
 from support.tiny_run import tiny_model
@@ -46,7 +48,19 @@ def whole(tmp_path_factory):
     export_model(place / f"run-{name}", place / name)
     export_model(place / f"run-{name}", place / f"{name}-gguf", format="gguf", dtype="float32")
   export_model(place / "run-folder", place / "shards", shard_bytes=9000)
+  write_adapter(place / "adapter", model, base=place / "folder")
   return place
+
+
+def write_adapter(folder, model, base):
+  """LoRA adapters of one matrix."""
+  folder.mkdir()
+  matrix, rank = "base_model.model.model.layers.0.self_attn.q_proj", 2
+  shapes = {"lora_A": (rank, model.d_model), "lora_B": (model.num_heads * model.head_dim, rank)}
+  arrays = {f"{matrix}.{name}.weight": np.ones(shape, np.float32) for name, shape in shapes.items()}
+  save_file(arrays, folder / "adapter_model.safetensors")
+  config = {"peft_type": "LORA", "r": rank, "lora_alpha": 4, "base_model_name_or_path": str(base), "use_dora": False}
+  (folder / "adapter_config.json").write_text(json.dumps(config))
 
 
 def read_model(path):
@@ -119,6 +133,9 @@ FILES = {
   "its header": ("folder", "model.safetensors", in_header, read_model),
   "config": ("folder", "config.json", in_json, read_model),
   "index": ("shards", "model.safetensors.index.json", in_json, read_model),
+  "adapters": ("adapter", "adapter_model.safetensors", in_bytes, read_model),
+  "adapters' header": ("adapter", "adapter_model.safetensors", in_header, read_model),
+  "adapters' config": ("adapter", "adapter_config.json", in_json, read_model),
   "gguf": ("folder-gguf", "model.gguf", in_bytes, read_gguf),
   "gguf, byte fallback": ("fallback-gguf", "model.gguf", in_bytes, read_gguf),
   "metadata": ("folder-gguf", "model.gguf", in_metadata, read_gguf),

@@ -17,7 +17,7 @@ from drope_jax import checkpoint
 TESTS = Path(__file__).parents[1]
 
 
-@pytest.mark.parametrize("kills", [4, pytest.param(100, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("kills", [20, pytest.param(100, marks=pytest.mark.slow)])
 def test_kills_change_nothing(corpus, tmp_path, kills):
   script = [sys.executable, str(TESTS / "support" / "killed_training.py"), corpus, str(tmp_path), "0", str(kills)]
   environment = {
