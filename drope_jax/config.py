@@ -53,6 +53,7 @@ class DataConfig:
     for field, least in (("max_tokens", max(1, self.min_tokens)), ("interleave", 1), ("seed", 0)):
       if getattr(self, field) is not None:
         check_at_least(self, least, field)
+    check(self.seed is None or self.seed < 2**32, f"DataConfig.seed is {self.seed}; it must lie in [0, 2**32)")
     check_choice(self, "packing", ("interleave", "windows"))
     source, kinds = self.source, ", ".join(members(Source))
     check(source is None or isinstance(source, Source), f"DataConfig.source is {source!r}; allowed: {kinds}, None")

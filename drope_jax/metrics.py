@@ -139,7 +139,7 @@ def _lines_up_to(path: epath.Path, step: int) -> Iterator[str]:
   for line in lines_of(path):
     try:
       at = line.record()["step"]
-      if isinstance(at, int):
+      if isinstance(at, int) and not isinstance(at, bool) and at >= 0:
         if at <= step:
           yield line.content.decode() + "\n"
         continue

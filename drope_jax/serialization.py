@@ -144,7 +144,7 @@ def save_config(config: Any, path: Path) -> None:
 def is_cut_off(path: Path, cls: type) -> bool:
   """Whether a file is the beginning of what `save_config` writes of a `cls`, and not all of it."""
   text, head = path.read_bytes().decode(errors="replace"), f'{{\n  "type": "{cls.__name__}"'
-  return text[: len(head)] == head[: len(text)] and not text.endswith("\n}\n")
+  return text[: len(head)] == head[: len(text)] and not text.rstrip().endswith("\n}")
 
 
 def load_config(cls: type[T], path: Path) -> T:

@@ -58,12 +58,16 @@ def sole_writer(directory: epath.PathLike, what: str) -> Iterator[None]:
 def _locked(path: Path) -> int | None:
   """The descriptor of the lock file, locked; None where there are no locks, or where nobody can write."""
   while True:
+    writable = True
     try:
       file = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
     except OSError as error:
-      if error.errno in _READ_ONLY:
+      if error.errno not in _READ_ONLY:
+        raise
+      try:  # of another user: a lock that can be read can be asked for
+        file, writable = os.open(path, os.O_RDONLY), False
+      except OSError:
         return None
-      raise
     try:
       fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
@@ -77,6 +81,8 @@ def _locked(path: Path) -> int | None:
       logger.warning("%s: no locks there (%s); a second start would not be noticed", path.parent, error.strerror)
       return None
     if _is_open(path, file):
+      if not writable:
+        return file
       os.truncate(file, 0)
       os.write(file, f"process {os.getpid()} on {socket.gethostname()}\n".encode())
       return file

@@ -43,6 +43,21 @@ def test_a_second_writer_is_refused_in_one_line_and_the_first_one_left_alone(tmp
     pass
 
 
+def test_a_lock_file_that_cannot_be_written_is_locked_all_the_same(tmp_path, monkeypatch):
+  """As that of another user in a shared folder."""
+  (tmp_path / ".run.lock").touch()
+  opened = os.open
+
+  def reading_alone(path, flags, *mode):
+    if flags & os.O_RDWR and Path(path).name == ".run.lock":
+      raise PermissionError(errno.EACCES, "Permission denied", str(path))
+    return opened(path, flags, *mode)
+
+  monkeypatch.setattr(os, "open", reading_alone)
+  with sole_writer(tmp_path, "run"), pytest.raises(BusyError), sole_writer(tmp_path, "run"):
+    pytest.fail("there are two")
+
+
 def test_a_writer_that_was_killed_holds_nothing(tmp_path):
   root = Path(__file__).parents[1]
   holder = subprocess.Popen(

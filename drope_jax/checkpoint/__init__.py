@@ -6,7 +6,16 @@ checked on loading. A pretrained model that was imported is a single step 0 of `
 model's config, its context and where it comes from.
 """
 
-from drope_jax.checkpoint.reading import Checkpoint, SavedStep, abstract_params, load, open_manager, open_step
+from drope_jax.checkpoint.reading import (
+  Checkpoint,
+  SavedStep,
+  abstract_params,
+  last_of,
+  load,
+  open_manager,
+  open_step,
+  steps_of,
+)
 from drope_jax.checkpoint.resuming import EXTENDABLE, check_ours, refuse_other_run, resume
 from drope_jax.checkpoint.writing import TrainState, check_saved, finish, save, save_weights, writing
 
@@ -19,6 +28,7 @@ __all__ = [
   "check_ours",
   "check_saved",
   "finish",
+  "last_of",
   "load",
   "open_manager",
   "open_step",
@@ -26,5 +36,6 @@ __all__ = [
   "resume",
   "save",
   "save_weights",
+  "steps_of",
   "writing",
 ]

@@ -19,6 +19,7 @@ from drope_jax.checkpoint.meta import check_meta
 from drope_jax.checkpoint.orbax_threads import quiet
 from drope_jax.config import TrainConfig
 from drope_jax.errors import CheckpointError, ConfigError
+from drope_jax.files import is_local
 from drope_jax.model_config import ModelConfig
 from drope_jax.parameters import Params, map_specs
 from drope_jax.serialization import from_dict
@@ -123,7 +124,10 @@ def read_meta(manager: ocp.CheckpointManager, step: int) -> dict[str, Any]:
   digest = meta.pop("digest", None)
   if digest is not None and digests.enabled():
     check_unchanged(path, "meta", {"": digest}, {"": digests.of_json(meta)})
-  return check_meta(meta, path)
+  found = check_meta(meta, path)
+  if found["step"] != step:
+    raise CheckpointError(f"{path}: holds step {found['step']}; give the folder its name back")
+  return found
 
 
 def abstract_params(model: ModelConfig, mesh: Mesh | None = None) -> Params:
@@ -139,12 +143,28 @@ def abstract_params(model: ModelConfig, mesh: Mesh | None = None) -> Params:
 
 def _checkpoint_step(manager: ocp.CheckpointManager, workdir: Any, step: int | None) -> int:
   """The step asked for, or the last; raises CheckpointError naming the path if there is none."""
-  steps = sorted(manager.all_steps())
-  if not steps:
+  found, steps = last_of(manager) if step is None else step, steps_of(manager)
+  if not steps or found is None:
     raise CheckpointError(f"{workdir}: no complete checkpoint under checkpoints/")
-  if step is not None and step not in steps:
+  if found not in steps:
     raise CheckpointError(f"{workdir}: no checkpoint of step {step}; there are {', '.join(map(str, steps))}")
-  return steps[-1] if step is None else step
+  return found
+
+
+def steps_of(manager: ocp.CheckpointManager) -> list[int]:
+  """The steps that were saved to the end, in ascending order."""
+  steps = sorted(manager.all_steps())
+  return [step for step in steps if step in complete_steps(manager.directory)] if is_local(manager.directory) else steps
+
+
+def last_of(manager: ocp.CheckpointManager) -> int | None:
+  """The last step, if there is one. Raises CheckpointError if one behind it is there in part: it was copied so."""
+  last = max(steps_of(manager), default=None)
+  partial = next((step for step in manager.all_steps() if last is None or step > last), None)
+  if partial is not None:
+    path = manager.directory / str(partial)
+    raise CheckpointError(f"{path}: this checkpoint is not complete; copy it again, or remove it{other_steps(path)}")
+  return last
 
 
 def _open_for_reading(workdir: epath.PathLike) -> ocp.CheckpointManager:

@@ -26,6 +26,7 @@ from drope_jax.data.tokenizers import Tokenizer
 from drope_jax.data.workers import EndWithParent, shielded
 from drope_jax.errors import ConfigError
 from drope_jax.files import DRAFT, holds_something, is_local, write_json
+from drope_jax.workdir import sole_writer
 
 PLAN = "plan.json"  # what is being written here; in the end meta.json takes its place
 SHARD_BYTES = 256 << 20  # of the source's files, for a shard
@@ -109,9 +110,24 @@ def write_shards(
   Raises:
     ConfigError: if `folder` holds something else, or the shards of other documents or another tokenizer.
     DataError: a document that is no text.
+    BusyError: another process writes this host's shards.
   """
+  if not is_local(folder):
+    raise ConfigError(f"{folder}: shards are written to a local folder; copy it to the bucket when it is done")
+  with sole_writer(folder, f"host-{host}"):
+    return _write_shards(documents, tokenizer, Path(folder), shards, processes, host, hosts)
+
+
+def _write_shards(
+  documents: Documents,
+  tokenizer: Tokenizer,
+  folder: Path,
+  shards: int | None,
+  processes: int,
+  host: int,
+  hosts: int,
+) -> dict[str, Any] | None:
   plan = _plan(documents, tokenizer, folder, shards)
-  folder = Path(folder)
   if (folder / META).exists():
     return json.loads((folder / META).read_text())
   jobs = [_Shard(documents, tokenizer, folder, plan["dtype"], index, plan["shards"]) for index in range(plan["shards"])]
@@ -149,13 +165,10 @@ def write_shards(
   return meta
 
 
-def _plan(documents: Documents, tokenizer: Tokenizer, where: epath.PathLike, shards: int | None) -> dict[str, Any]:
+def _plan(documents: Documents, tokenizer: Tokenizer, folder: Path, shards: int | None) -> dict[str, Any]:
   """What is to be written; raises ConfigError unless it is what `folder` holds already, if it holds anything."""
   if documents.tokenizer is not None:
     raise ConfigError(f"{documents.name}: is tokenised already")
-  if not is_local(where):
-    raise ConfigError(f"{where}: shards are written to a local folder; copy it to the bucket when it is done")
-  folder = Path(where)
   plan: dict[str, Any] = {
     "format": FORMAT,
     "dtype": "uint16" if tokenizer.vocab_size <= 1 << 16 else "uint32",

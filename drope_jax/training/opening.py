@@ -109,13 +109,15 @@ def last_step(manager: ocp.CheckpointManager, from_step: int | None) -> int | No
   """The step that a run goes on from: its last, or `from_step`; None: it starts.
 
   Raises:
-    CheckpointError: there is no step `from_step`.
+    CheckpointError: there is no step `from_step`, or the last one is not complete.
   """
-  steps = sorted(manager.all_steps())
-  if from_step is not None and from_step not in steps:
+  if from_step is None:
+    return checkpoint.last_of(manager)
+  steps = checkpoint.steps_of(manager)
+  if from_step not in steps:
     there = ", ".join(map(str, steps)) or "none"
     raise CheckpointError(f"{manager.directory}: no checkpoint of step {from_step} to go on from; there are {there}")
-  return max(steps, default=None) if from_step is None else from_step
+  return from_step
 
 
 def set_later_steps_aside(manager: ocp.CheckpointManager, step: int) -> None:

@@ -57,6 +57,21 @@ def test_every_file_that_is_missing_or_cut_off_is_one_line_or_does_not_matter(wr
   assert "Traceback" not in capfd.readouterr().err
 
 
+def test_a_step_under_another_name_or_copied_in_part_is_not_taken_for_another(written, tmp_path):
+  copy = shutil.copytree(written[0], tmp_path / "model")
+  steps = copy / "checkpoints"
+  shutil.copytree(steps / "0", steps / "7")
+  with pytest.raises(CheckpointError, match="7: holds step 0"):
+    checkpoint.open_step(copy)
+  (steps / "7" / "_CHECKPOINT_METADATA").unlink()
+  with pytest.raises(CheckpointError, match="7: this checkpoint is not complete.*other steps here: 0"):
+    checkpoint.open_step(copy)
+  assert checkpoint.open_step(copy, step=0).step == 0
+  (steps / "0").rename(steps / "9")
+  with pytest.raises(CheckpointError, match="9: holds step 0"):
+    checkpoint.open_step(copy)
+
+
 @pytest.mark.parametrize("field", FIELDS)
 @pytest.mark.parametrize("times", [10**9, 2])
 def test_a_size_that_the_arrays_contradict_is_named_before_anything_is_allocated(written, tmp_path, field, times):

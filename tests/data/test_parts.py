@@ -72,6 +72,22 @@ def test_parts_that_the_user_names_lose_what_another_one_has(tmp_path):
   )
 
 
+def test_what_decides_which_documents_are_read_is_part_of_the_digest(tmp_path):
+  for name, texts in (("a", TEXTS), ("b", ["one", "two"]), ("c", ["three", "four"])):
+    store("text", tmp_path / name, texts)
+  a, b, c = (Text(f"{tmp_path}/{name}/**/*.txt") for name in "abc")
+  sources = [Mixture((a, b), (0.9, 0.1)), Mixture((a, b), (0.1, 0.9)), Splits(a, b), Splits(a, c), Cut(a), Cut(a, 0.5)]
+  assert len({source.documents().digest for source in sources}) == len(sources)
+  assert Splits(a, b).documents().digest == Splits(a, b).documents().digest
+
+
+def test_a_change_of_any_document_of_a_small_source_changes_its_digest(tmp_path):
+  (tmp_path / "a.jsonl").write_text("".join(f'{{"text": "document {number:04}"}}\n' for number in range(1000)))
+  before = JSONL(f"{tmp_path}/a.jsonl").documents().digest
+  (tmp_path / "a.jsonl").write_text((tmp_path / "a.jsonl").read_text().replace("document 0501", "document 9999"))
+  assert JSONL(f"{tmp_path}/a.jsonl").documents().digest != before
+
+
 def test_a_part_that_nobody_named_is_one_line(tmp_path):
   for name in ("train", "held"):
     store("text", tmp_path / name, TEXTS[:3])

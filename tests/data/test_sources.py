@@ -105,6 +105,15 @@ def test_a_name_in_a_path_says_which_column_or_field(tmp_path):
   assert list(source.source.documents()) == ["here"]
 
 
+@pytest.mark.parametrize("name", ["d[1]", "p#q", "with, comma", "é x"])
+def test_a_folder_is_the_one_of_that_name(name, tmp_path):
+  for folder, text in ((name, "this"), ("d1", "not this"), ("p", "nor this")):
+    (tmp_path / folder).mkdir(exist_ok=True)
+    (tmp_path / folder / "a.jsonl").write_text(json.dumps({"text": text}) + "\n")
+  for path in (tmp_path / name, tmp_path / name / "a.jsonl"):
+    assert list(source_at(str(path)).source.documents()) == ["this"]
+
+
 def test_a_dataset_of_tfds_is_found_by_its_name_in_its_last_version(tmp_path, monkeypatch):
   monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path))
   store("tfds", tmp_path / "made", TEXTS)
@@ -125,11 +134,17 @@ def test_a_dataset_of_tfds_is_found_by_its_name_in_its_last_version(tmp_path, mo
     (["notes.doc"], "notes.doc", "its name does not say"),
     (["a.txt", "b.jsonl"], "", r"several kinds.*\*\*/\*.jsonl, .*\*\*/\*.txt"),
     (["train.jsonl", "test.jsonl"], "", "several splits.*train\\*,heldout="),
+    (["a.train.jsonl", "a.eval.jsonl"], "", "several splits"),
+    (["train/a.jsonl", "valid/a.jsonl"], "", "several splits"),
+    (["a.txt"], "a.txt#text", "text has no columns"),
+    (["a.txt"], "a.txt,heldout=", "once each, each with a value"),
+    (["a.txt"], "a.txt,bad=skip,bad=refuse", "once each"),
     (["a.txt"], "*.md", "no file matches"),
   ],
 )
 def test_a_path_that_means_nothing_is_one_line(files, path, message, tmp_path):
   for name in files:
+    (tmp_path / name).parent.mkdir(exist_ok=True)
     (tmp_path / name).write_text("text")
   with pytest.raises(ConfigError, match=message) as error:
     source_at(f"{tmp_path}/{path}".rstrip("/")).documents()

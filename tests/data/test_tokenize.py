@@ -15,7 +15,8 @@ from drope_jax.data.report import summarise
 from drope_jax.data.sources import Cut, Splits, Tokens
 from drope_jax.data.token_shards import write_shards
 from drope_jax.data.tokenizers import ByteTokenizer, load_tokenizer, train_bpe
-from drope_jax.errors import ConfigError
+from drope_jax.errors import BusyError, ConfigError
+from drope_jax.workdir import sole_writer
 
 TEXTS = [f"document {i}, {'naïve ☃ ' * (i % 9)}" for i in range(50)] + [""]
 
@@ -93,6 +94,15 @@ def test_it_goes_on_where_it_stopped(source, tmp_path, monkeypatch):
   assert contents(tmp_path / "out") == contents(tmp_path / "whole")
   write_shards(source.documents(), ByteTokenizer(), tmp_path / "out")
   assert len(written) == 5  # a finished one is left as it is
+
+
+def test_a_second_start_of_a_host_is_refused(source, tmp_path):
+  """Both would write the same drafts."""
+  documents, tokenizer = source.documents(), ByteTokenizer()
+  with sole_writer(tmp_path / "out", "host-0"), pytest.raises(BusyError, match="another process writes here"):
+    write_shards(documents, tokenizer, tmp_path / "out", 2)
+  assert not (tmp_path / "out").exists()
+  assert write_shards(documents, tokenizer, tmp_path / "out", 2)["documents"] == len(documents)
 
 
 def test_hosts_share_the_shards(source, tmp_path):

@@ -15,6 +15,7 @@ What has no splits of its own, and none that are named, is Cut: 1 % is held out,
 (gs://, s3://) are like any other; they need gcsfs or s3fs.
 """
 
+import glob
 import re
 from pathlib import Path
 
@@ -51,6 +52,8 @@ def source_at(path: str) -> Source:
   """
   whole, *rest = _PARTS.split(str(path))
   named = dict(zip(rest[::2], rest[1::2], strict=True))
+  if len(named) < len(rest) // 2 or not all(named.values()):
+    raise ConfigError(f"{path}: heldout=, fit= and bad= stand there once each, each with a value")
   bad = named.pop("bad", "refuse")
   if bad not in ("refuse", "skip"):
     raise ConfigError(f"{path}: bad={bad}; allowed: refuse, skip")
@@ -74,18 +77,21 @@ def _part(path: str, whole: Source) -> Source:
 
 
 def _single(path: str) -> Source:
-  path, _, name = path.partition("#")
   check_reachable(path)
+  name = ""
+  if not epath.Path(path).expanduser().exists():  # a name may have a # of its own
+    path, _, name = path.partition("#")
   place = epath.Path(path).expanduser()
   prepared = prepared_directory(path)
   if prepared is not None:
     return TFDS(path, feature=name or "text")
   if (place / META).exists():
+    _refuse_column(name, path, "token shards")
     return Tokens(path)
   if place.is_dir():
     pattern, kind = _in_directory(place)
   elif place.exists() or any(character in path for character in "*?["):
-    pattern, kind = path, _kind(path) or ""
+    pattern, kind = glob.escape(path) if place.exists() else path, _kind(path) or ""
     if not kind:
       raise ConfigError(f"{path}: its name does not say what it is; known are {_SUFFIXES}")
   else:
@@ -107,9 +113,16 @@ def _of_kind(kind: str, pattern: str, name: str) -> Source:
     case "jsonl":
       return JSONL(pattern, **({"field": name} if name else {}))
     case "text":
+      _refuse_column(name, pattern, "text")
       return Text(pattern)
     case _:
+      _refuse_column(name, pattern, "array_record")
       return ArrayRecord(pattern)
+
+
+def _refuse_column(name: str, path: str, kind: str) -> None:
+  if name:
+    raise ConfigError(f"{path}#{name}: {kind} has no columns; leave #{name} out")
 
 
 def _in_directory(directory: epath.Path) -> tuple[str, str]:
@@ -120,19 +133,21 @@ def _in_directory(directory: epath.Path) -> tuple[str, str]:
     kind = None if path.name in _NO_DATA else _kind(path.name)
     if kind is not None:
       found.add((kind, _suffix(path.name)))
-      splits.add(re.split(r"[-_.]", path.name)[0])
+      words = re.split(r"[-_.]", path.name.removesuffix(_suffix(path.name)))
+      splits |= {words[0], words[-1], path.relative_to(directory).parts[0]}
   if not found:
     raise ConfigError(f"{directory}: no dataset here (there is no {INFO}, and no file of {_SUFFIXES})")
   if len(found) > 1:
     ways = ", ".join(f"{directory}/**/*{suffix}" for _, suffix in sorted(found))
     raise ConfigError(f"{directory}: holds files of several kinds; name those that you want by a pattern: {ways}")
-  if "train" in splits and splits & {"test", "validation", "val", "dev", "heldout", "fit"}:
+  others = sorted(splits & {"test", "validation", "valid", "val", "eval", "dev", "heldout", "fit"})
+  if "train" in splits and others:
     raise ConfigError(
-      f"{directory}: holds several splits ({', '.join(sorted(splits))}); name those that you want, as "
-      f"{directory}/**/train*,heldout={directory}/**/{sorted(splits - {'train'})[0]}*"
+      f"{directory}: holds several splits ({', '.join(['train', *others])}); name those that you want, as "
+      f"{directory}/**/train*,heldout={directory}/**/{others[0]}*"
     )
   ((kind, suffix),) = found
-  return f"{directory}/**/*{suffix}", kind
+  return f"{glob.escape(str(directory))}/**/*{suffix}", kind
 
 
 _NO_DATA = frozenset({"README.md", "LICENSE.txt", "dataset_infos.json", "state.json", "tokenizer.json"})

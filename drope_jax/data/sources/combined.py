@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import hashlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -130,6 +131,10 @@ class _Mixed(Documents):
     return sum(member.left_out for member in self.members)
 
   @property
+  def rule(self) -> str:
+    return repr([(weight, member.rule) for weight, member in zip(self.weights, self.members, strict=True)])
+
+  @property
   def tokenizer(self) -> str | None:
     """Raises ConfigError if some members are text and others tokens, or of several tokenizers."""
     found = {member.tokenizer for member in self.members}
@@ -186,6 +191,10 @@ class Part(Documents):
   def left_out(self) -> int:
     return self.documents_of_all.left_out
 
+  @property
+  def rule(self) -> str:
+    return self.documents_of_all.rule
+
   def order(self, seed: int) -> grain.MapDataset[Any]:
     return self.documents_of_all.order(seed)
 
@@ -202,6 +211,10 @@ class _Within(Part):
     super().__init__(documents)
     self.begin, self.end = begin, end
 
+  @property
+  def rule(self) -> str:
+    return f"{self.documents_of_all.rule} {self.begin} {self.end}"
+
   def has(self, key: int) -> bool:
     return self.begin <= key < self.end
 
@@ -213,6 +226,10 @@ class _Without(Part):
   def __init__(self, documents: Documents, elsewhere: frozenset[int]):
     super().__init__(documents)
     self.elsewhere = elsewhere
+
+  @property
+  def rule(self) -> str:
+    return f"{self.documents_of_all.rule} {hashlib.sha256(repr(sorted(self.elsewhere)).encode()).hexdigest()}"
 
   def has(self, key: int) -> bool:
     return key not in self.elsewhere

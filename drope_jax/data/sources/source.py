@@ -12,6 +12,7 @@ import numpy as np
 from drope_jax.errors import ConfigError, DataError
 from drope_jax.values import Value
 
+SMALL = 16 << 20  # bytes of a source whose digest reads all documents
 SAMPLED = 64  # documents that the digest of a source reads, evenly spread; beside their number and the files' sizes
 
 Document = str | np.ndarray  # text, or token ids
@@ -128,13 +129,23 @@ class Documents(Sequence[Document]):
 
   @functools.cached_property
   def digest(self) -> str:
-    """What the documents are known by, wherever they lie: their number, their files' sizes and a sample of them."""
-    known = hashlib.sha256(repr((len(self), [int(size) for size in self.sizes])).encode())
-    for place in sorted({int(place) for place in np.linspace(0, len(self) - 1, SAMPLED)}) if len(self) else ():
+    """What the documents are known by, wherever they lie: number, files' sizes, rule, and all or a sample of them.
+
+    All of them are read if their files have SMALL bytes at most.
+    """
+    sizes = [int(size) for size in self.sizes]
+    known = hashlib.sha256(repr((len(self), sizes, self.rule)).encode())
+    sampled = len(self) if 0 < sum(sizes) <= SMALL else SAMPLED
+    for place in sorted({int(place) for place in np.linspace(0, len(self) - 1, sampled)}) if len(self) else ():
       document = self.at(place)
       content = document.encode() if isinstance(document, str) else b"" if document is None else document.tobytes()
       known.update(len(content).to_bytes(8, "little") + content)
     return known.hexdigest()[:16]
+
+  @property
+  def rule(self) -> str:
+    """What decides beside the documents themselves which of them are read, and how often."""
+    return ""
 
   def order(self, seed: int) -> grain.MapDataset[Any]:
     """Places without end: every epoch has each document once, in another order."""
