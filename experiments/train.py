@@ -11,7 +11,7 @@ config.steps, and of config.optim peak_lr, schedule, warmup_steps, decay_steps a
 then that of the new schedule at that step, counted from the first step of the run.
 
 A run goes on from its last checkpoint. Where that one is damaged, `--step=N` goes on from another; the checkpoints
-after it are set aside, in `superseded/`. Every start with `--step` goes back: leave it out of a script that starts again.
+after it are set aside, in `superseded/`. Every start with `--step` goes back: leave it out of a script that restarts.
 
 `--data=PATH` names the documents: parquet, JSON lines, text, a dataset of TFDS, token shards (data/sources/at.py);
 `--train_tokenizer=4096` trains a tokenizer on them.
@@ -53,7 +53,7 @@ EXTEND = flags.DEFINE_bool("extend", False, "Go on with the run of --workdir for
 STEP = flags.DEFINE_integer(
   "step",
   None,
-  "Go back to the checkpoint of this step, each time that it is given; set later ones aside.",
+  "Go back to the checkpoint of this step, at every start with it; set later ones aside.",
   lower_bound=1,
 )
 STOPPED_STATUS = flags.DEFINE_integer(

@@ -64,7 +64,7 @@ def test_a_step_under_another_name_or_copied_in_part_is_not_taken_for_another(wr
   with pytest.raises(CheckpointError, match="7: holds step 0"):
     checkpoint.open_step(copy)
   (steps / "7" / "_CHECKPOINT_METADATA").unlink()
-  with pytest.raises(CheckpointError, match="7: this checkpoint is not complete.*other steps here: 0"):
+  with pytest.raises(CheckpointError, match=r"7: this checkpoint is not complete.*other steps here: 0"):
     checkpoint.open_step(copy)
   assert checkpoint.open_step(copy, step=0).step == 0
   (steps / "0").rename(steps / "9")
