@@ -62,7 +62,7 @@ def _parser() -> cli.Parser:
   into.add_argument("directory", type=cli.path_argument, metavar="DIR", help="where the checkpoint goes")
   own = "a tokenizer.json (or its folder) instead of SRC's"
   into.add_argument("--tokenizer", type=cli.path_argument, metavar="PATH", help=own)
-  base = "the model that SRC, a folder of LoRA adapters, was trained on"
+  base = "the model that SRC, a folder of LoRA adapters, was trained on: its Hugging Face folder or .gguf file"
   into.add_argument("--base", type=cli.path_argument, metavar="PATH", help=base)
   into.add_argument("--mesh", metavar="AXES", help="devices to load to: fsdp, or fsdp=4,tensor=2, or dp,context=2")
   out = commands.add_parser("export", help="a checkpoint into a folder for transformers or llama.cpp")

@@ -135,7 +135,8 @@ def export_model(
       (draft / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
       _write_weights(dict(_arrays(params, model, FAMILIES[format], beta)), np.dtype(DTYPES[dtype]), shard_bytes, draft)
   made = f"architecture {format} of llama.cpp" if as_gguf else FAMILIES[format].architecture
-  logger.info("%s: %s, for %d tokens at beta %.4g", target, made, length, beta)
+  readers = "; for llama.cpp: transformers reads it wrongly" if as_gguf and gguf_export.only_llama_cpp(model) else ""
+  logger.info("%s: %s, for %d tokens at beta %.4g%s", target, made, length, beta, readers)
   return format
 
 
