@@ -106,7 +106,7 @@ def test_a_model_that_is_not_that_of_init(corpus, finished, tmp_path):
 
 
 def test_there_must_be_something_to_start_from(corpus, tmp_path):
-  with pytest.raises(CheckpointError, match="/nowhere/at/all: not the workdir of a run"):
+  with pytest.raises(CheckpointError, match=r"/nowhere/at/all: not the workdir of a run.*--config.init.checkpoint"):
     train(tiny_run(corpus, init=InitConfig(checkpoint="/nowhere/at/all")), tmp_path / "run")
   assert not (tmp_path / "run").exists()
 
