@@ -174,7 +174,7 @@ class TrainConfig:
     check(
       self.optim.warmup_steps + self.optim.decay_steps <= self.steps,
       f"OptimConfig.warmup_steps + decay_steps is {self.optim.warmup_steps + self.optim.decay_steps}; "
-      f"it must not exceed TrainConfig.steps ({self.steps})",
+      f"it must not exceed TrainConfig.steps ({self.steps}); lower --config.optim.warmup_steps or decay_steps",
     )
     for tracker in self.trackers:
       check(tracker in ("tensorboard", "wandb"), f"TrainConfig.trackers has {tracker!r}; allowed: tensorboard, wandb")

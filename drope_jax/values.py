@@ -7,6 +7,7 @@ imports code: the program that reads it imports that module first.
 """
 
 import re
+import sys
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -50,9 +51,22 @@ def find(classes: Mapping[str, type[Any]], name: Any, path: str) -> type[Any]:
     raise ConfigError(
       f"{path} is {name!r}, which is not a dataclass: write @dataclasses.dataclass(unsafe_hash=True) above it"
     )
+  kinds = " or ".join(_kinds(classes))
   if is_recorded_name(name):
+    module, _, cls = name.partition(":")
+    if kinds and isinstance(getattr(sys.modules.get(module), cls, None), type):
+      raise ConfigError(f"{path} is {name!r}, which does not derive from {kinds}")
     raise ConfigError(f"{path} is {name!r}, which is not imported: {how_to_import(name)}")
-  raise ConfigError(f"{path} is {name!r}; allowed: {', '.join(classes)}")
+  own = (
+    f"; the file of a class of your own is given with --import=PATH.py, and it derives from {kinds}" if kinds else ""
+  )
+  raise ConfigError(f"{path} is {name!r}; allowed: {', '.join(classes)}{own}")
+
+
+def _kinds(classes: Mapping[str, type[Any]]) -> list[str]:
+  """The names of the kinds that classes are members of."""
+  bases = (base for cls in classes.values() for base in cls.__mro__ if Value in base.__bases__)
+  return list(dict.fromkeys(base.__name__ for base in bases if "__dataclass_fields__" not in vars(base)))
 
 
 def is_recorded_name(name: Any) -> bool:

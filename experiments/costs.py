@@ -26,8 +26,16 @@ SPEEDS: Mapping[str, Sequence[tuple[float, float]]] = {
   "cpu": [(6.39e6, 10_000), (1.92e8, 889)],
   "NVIDIA H200": [(1.04e8, 650_000), (3.23e9, 145_000)],
 }
-MACHINES = {"mini": "cpu", "small": "NVIDIA H200"}  # what these sizes are for: two cores, and one GPU
+MACHINES = {"mini": "cpu", "small": "NVIDIA H200"}  # what these sizes are for
+SHOWN = {"cpu": "2 CPU cores", "NVIDIA H200": "one H200"}  # those that SPEEDS are of
 COMPILING = 8.0  # seconds per run and per row, about: its programs, its checkpoints
+# Of time, for show_time: name, seconds, and how many seconds are too many to be shown in it.
+UNITS = (
+  ("min", 60, 2 * 3600),
+  ("hours", 3600, 2 * 86_400),
+  ("days", 86_400, 730 * 86_400),
+  ("years", 365 * 86_400, math.inf),
+)
 
 
 class RunCost(NamedTuple):
@@ -138,10 +146,10 @@ def size_table(studies: Iterable[tuple[str, Study, Mapping[str, ModelConfig]]]) 
     shown = f"{parameters[0]:,}" + (f" to {parameters[-1]:,}" if len(parameters) > 1 else "")
     tokens, flops = sum(cost.tokens for cost in costs), sum(cost.flops for cost in costs)
     machine = MACHINES.get(size.partition("_")[0])
-    minutes = "" if machine is None else f"{estimate(study, models, machine) / 60:.0f}"
+    minutes = "" if machine is None else f"{estimate(study, models, machine) / 60:.0f} ({SHOWN[machine]})"
     counts = [f"{study.train_context:,}", str(len(costs)), str(len(study.rows))]
     lines.append([size, shown, *counts, f"{tokens / 1e6:,.1f}M", exponent(flops), minutes])
-  return aligned_table(["size", "parameters", "T", "runs", "rows", "tokens", "FLOPs (PaLM)", "minutes"], lines)
+  return aligned_table(["size", "parameters", "T", "runs", "rows", "tokens", "FLOPs (PaLM)", "minutes (on)"], lines)
 
 
 def run_table(study: Study, models: Mapping[str, ModelConfig], workdir: Path, states: Mapping[str, str]) -> str:
@@ -151,12 +159,22 @@ def run_table(study: Study, models: Mapping[str, ModelConfig], workdir: Path, st
   for cost in run_costs(study, models):
     feeds = starts.count(str(run_directory(workdir, cost.name)))
     numbers = [f"{cost.parameters:,}", f"{cost.steps:,}", f"{cost.tokens / 1e6:,.2f}M", exponent(cost.flops)]
-    time = show_minutes(seconds(cost.flops, cost.per_token, kind))
+    time = show_time(seconds(cost.flops, cost.per_token, kind))
     lines.append([cost.name, cost.start, *numbers, time, str(feeds), states.get(cost.name, "to do")])
   return aligned_table(
-    ["run", "starts from", "parameters", "steps", "tokens", "FLOPs (PaLM)", "time here", "feeds runs", "state"], lines
+    ["run", "starts from", "parameters", "steps", "tokens", "FLOPs (PaLM)", "time", "feeds runs", "state"], lines
   )
 
 
-def show_minutes(took: float) -> str:
-  return "unknown" if math.isnan(took) else f"{took / 60:.1f} min"
+def show_time(took: float) -> str:
+  """Seconds as minutes, hours, days or years, whichever is short to read."""
+  if math.isnan(took):
+    return "unknown"
+  name, unit, _ = next(known for known in UNITS if took < known[2])
+  return f"{took / unit:,.1f} {name}"
+
+
+def here() -> str:
+  """The machine that the times of a dry run are of."""
+  kind, count = jax.devices()[0].device_kind, jax.device_count()
+  return SHOWN[kind] if kind == "cpu" or (kind in SHOWN and count == 1) else f"{count} x {kind}"

@@ -37,8 +37,8 @@ def dry_run(settings: Any, workdir: Path, seeds: int, only: Sequence[str], runs:
     known = "which runs are shared is known when the data is there"
   states = {name: _state(run, places[name]) for name, run in study.runs.items() if isinstance(run, TrainConfig)}
   took = costs.estimate(study, models)
-  total = f"{costs.show_minutes(took)} here for a seed, measuring and compiling included"
-  total += f"; {costs.show_minutes(seeds * took)} for {seeds} seeds" if seeds > 1 else ""
+  total = f"{costs.show_time(took)} on {costs.here()} for a seed, measuring and compiling included"
+  total += f"; {costs.show_time(seeds * took)} for {seeds} seeds" if seeds > 1 else ""
   return "\n\n".join(
     [
       study.title,

@@ -269,7 +269,9 @@ def main(
   settings = cli.settings(config, "the settings of a study", lambda found: callable(getattr(found, "study", None)))
   if data.value is not None:
     settings = reading(settings, data.value)
-  arranged, directory = cli.mesh_config(mesh), Path(workdir.value).resolve()
+  if workdir.value is None and not dry.value:
+    raise ConfigError("--workdir is required, except by --dry_run (--help lists the flags)")
+  arranged, directory = cli.mesh_config(mesh), Path(workdir.value or "WORKDIR").resolve()
   chosen, store_directory = only.value or [], Path(runs.value).resolve() if runs.value else None
   numbers = _parsed_seeds(seeds.value) if seeds.value else None
   if dry.value:
@@ -293,7 +295,7 @@ def _parsed_seeds(texts: Sequence[str]) -> list[int]:
 
 if __name__ == "__main__":
   CONFIG = cli.define_config("Settings of the study: FILE[:ARG].")
-  WORKDIR = cli.define_path("workdir", None, "Where everything goes.", required=True, local=True)
+  WORKDIR = cli.define_path("workdir", None, "Where everything goes; --dry_run needs none.", local=True)
   MESH = cli.define_mesh("Devices that measure")
   SEEDS = cli.define_list("seeds", None, "Seeds, each in WORKDIR/seed-N.")
   ONLY = cli.define_list("only", None, "Runs to do, with those that they start from; default: all.")

@@ -78,7 +78,7 @@ def test_sizes_are_positive(field, value):
     (lambda: run(keep_every=0), "TrainConfig.keep_every is 0"),
     (lambda: run(trackers=("mlflow",)), "TrainConfig.trackers has 'mlflow'; allowed: tensorboard, wandb"),
     (lambda: run(optim=OptimConfig(peak_lr=1.0, accumulation=3)), "OptimConfig.accumulation is 3"),
-    (lambda: run(optim=OptimConfig(peak_lr=1.0, warmup_steps=11)), "warmup_steps"),
+    (lambda: run(optim=OptimConfig(peak_lr=1.0, warmup_steps=11)), "--config.optim.warmup_steps"),
     (lambda: run(optim=OptimConfig(peak_lr=1.0, schedule="wsd", warmup_steps=6, decay_steps=5)), "decay_steps is 11"),
   ],
 )  # fmt: skip

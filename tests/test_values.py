@@ -25,6 +25,20 @@ def test_a_class_that_is_no_dataclass_is_named_as_such(name):
     find(members(Transition), name, "transition")
 
 
+class Stray:
+  """It derives from no kind."""
+
+
+def test_a_class_of_no_kind_is_told_what_to_derive_from():
+  with pytest.raises(ConfigError, match=f"{__name__}:Stray', which does not derive from Transition"):
+    find(members(Transition), f"{__name__}:Stray", "transition")
+
+
+def test_an_unknown_name_may_be_a_class_that_is_not_imported():
+  with pytest.raises(ConfigError, match=r"allowed: Keep, .*--import=PATH.py"):
+    find(members(Transition), "Mine", "transition")
+
+
 def test_a_class_that_is_not_imported_may_be_imported_by_module_or_file():
   with pytest.raises(ConfigError, match=r"--import=mine, or its file: --import=PATH.py"):
     find(members(Transition), "mine:Sink", "transition")

@@ -197,7 +197,7 @@ def _framed(
 def _logging() -> Iterator[None]:
   """Log lines of this project go to stderr, with the time."""
   handler = logging.StreamHandler()
-  handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", datefmt="%H:%M:%S"))
+  handler.setFormatter(_Line("%(asctime)s %(message)s", datefmt="%H:%M:%S"))
   loggers = [logging.getLogger(name) for name in ("drope_jax", "experiments")]
   before = [(ours.handlers, ours.propagate, ours.level) for ours in loggers]
   for ours in loggers:
@@ -209,6 +209,15 @@ def _logging() -> Iterator[None]:
     for ours, (handlers, propagate, level) in zip(loggers, before, strict=True):
       ours.handlers, ours.propagate = handlers, propagate
       ours.setLevel(level)
+
+
+class _Line(logging.Formatter):
+  """The lines of a format; a warning has "warning: " before its message."""
+
+  def formatMessage(self, record: logging.LogRecord) -> str:
+    if record.levelno >= logging.WARNING:
+      record.message = f"warning: {record.message}"
+    return super().formatMessage(record)
 
 
 def _fail(message: object, status: int) -> int:

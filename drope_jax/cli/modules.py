@@ -29,6 +29,8 @@ FAULTS = (
   ValueError,
 )
 
+_LOADED: dict[str, ModuleType] = {}
+
 
 def load(text: str, flag: str) -> ModuleType:
   """The module of a name (`package.module`) or a file (`PATH.py`), imported once.
@@ -48,7 +50,13 @@ def load(text: str, flag: str) -> ModuleType:
     raise ConfigError(f"{flag}: {text}: {describe(error, file)}") from error
   if file is not None and (module.__file__ is None or Path(module.__file__).resolve() != file):
     raise ConfigError(f"{flag}: {text}: the name {name} belongs to {module.__file__ or 'Python'}; rename the file")
+  _LOADED[name] = module
   return module
+
+
+def owner(name: str) -> str | None:
+  """The module that defines a class of this name, of those that were loaded; None if there is none."""
+  return next((module for module, loaded in _LOADED.items() if isinstance(vars(loaded).get(name), type)), None)
 
 
 def get_config(text: str, flag: str) -> Any:

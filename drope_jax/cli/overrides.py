@@ -13,6 +13,7 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
+from drope_jax.cli.modules import owner
 from drope_jax.errors import ConfigError, check
 from drope_jax.serialization import alternatives, classes_of, from_dict, to_dict
 from drope_jax.values import find, recorded_name
@@ -160,5 +161,6 @@ def _named(classes: Mapping[str, type[Any]], written: str, where: str) -> type[A
   """The class of this name; a user's may be written without its module, if no other has the same name."""
   module, _, name = written.rpartition(".")
   ends = [recorded for recorded in classes if recorded.rpartition(":")[2] == name] if not module else []
-  recorded = f"{module}:{name}" if module else ends[0] if len(ends) == 1 else name
+  home = module or ("" if ends or name in classes else owner(name))  # which may define a class of another kind
+  recorded = f"{home}:{name}" if home else ends[0] if len(ends) == 1 else name
   return find(classes, recorded, f"{where}.type")

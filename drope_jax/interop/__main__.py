@@ -62,7 +62,7 @@ def _parser() -> cli.Parser:
   into.add_argument("directory", type=cli.path_argument, metavar="DIR", help="where the checkpoint goes")
   own = "a tokenizer.json (or its folder) instead of SRC's"
   into.add_argument("--tokenizer", type=cli.path_argument, metavar="PATH", help=own)
-  base = "the model that SRC, a folder of LoRA adapters, was trained on"
+  base = "the model that SRC, a folder of LoRA adapters, was trained on: its Hugging Face folder or .gguf file"
   into.add_argument("--base", type=cli.path_argument, metavar="PATH", help=base)
   into.add_argument("--mesh", metavar="AXES", help="devices to load to: fsdp, or fsdp=4,tensor=2, or dp,context=2")
   out = commands.add_parser("export", help="a checkpoint into a folder for transformers or llama.cpp")
@@ -70,10 +70,12 @@ def _parser() -> cli.Parser:
   out.add_argument("target", type=cli.path_argument, metavar="DST", help="where the folder goes")
   formats = f"gguf, {', '.join(written())}, or one that was registered; by default the one that fits the model best"
   out.add_argument("--format", metavar="NAME", help=formats)
-  out.add_argument(
-    "--target-length", type=_positive, metavar="N", help="tokens it is meant for (default: as it was trained)"
+  length = (
+    "tokens it is meant for (default: as it was trained); this scales no rotation: train with a transition for that"
   )
-  out.add_argument("--c", type=float, help="fold in beta = 1 + c ln(target length / context)")
+  out.add_argument("--target-length", type=_positive, metavar="N", help=length)
+  beta = "fold in beta = 1 + c ln(target length / context), which a dropped model wants; without it beta is 1"
+  out.add_argument("--c", type=float, help=beta)
   dtypes = ", ".join(dict.fromkeys((*DTYPES, *TYPES)))
   out.add_argument("--dtype", metavar="NAME", help=f"of the weights: {dtypes}; by default float32, in GGUF float16")
   out.add_argument("--shard-bytes", type=_bytes, default=SHARD_BYTES, metavar="N", help="largest file of weights")

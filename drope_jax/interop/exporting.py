@@ -30,6 +30,7 @@ from drope_jax.interop.sources import copy_tokenizer
 from drope_jax.interop.weights import Part, arrays_of, scaled_by_beta, shape_of, to_class
 from drope_jax.model_config import ModelConfig
 from drope_jax.parameters import Params
+from drope_jax.positions import Layer, RoPE, layer_cycle
 
 DTYPES = {"float32": np.float32, "bfloat16": ml_dtypes.bfloat16, "float16": np.float16}  # of safetensors
 MOST_TOKENS = 2**31 - 1  # that a length may be, in files and in other programs
@@ -109,6 +110,7 @@ def export_model(
   beta = 1.0 if c is None else temperature(length / context, c)
   if as_gguf:
     gguf_export.rotation_of(model)  # refuses what it cannot be, before anything is loaded
+  _warn_of_length(model, context, length, c)
   card = model_card(directory, Made(format, model, context, length, c, beta, dtype, as_gguf), past, measured)
   params = found.params(mesh)
   with draft_of(target) as draft:
@@ -133,8 +135,34 @@ def export_model(
       (draft / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
       _write_weights(dict(_arrays(params, model, FAMILIES[format], beta)), np.dtype(DTYPES[dtype]), shard_bytes, draft)
   made = f"architecture {format} of llama.cpp" if as_gguf else FAMILIES[format].architecture
-  logger.info("%s: %s, for %d tokens at beta %.4g", target, made, length, beta)
+  readers = "; for llama.cpp: transformers reads it wrongly" if as_gguf and gguf_export.only_llama_cpp(model) else ""
+  logger.info("%s: %s, for %d tokens at beta %.4g%s", target, made, length, beta, readers)
   return format
+
+
+def _warn_of_length(model: ModelConfig, context: int, length: int, c: float | None) -> None:
+  """Says so if a model is exported for longer texts than it was trained at, and nothing was done for that."""
+  if length <= context:
+    return
+  layers = layer_cycle(model.positions)
+  if any(_is_unscaled(layer) for layer in layers):
+    logger.warning(
+      "target_length is %d, but the rotations are not scaled beyond the %d tokens that they were trained at; "
+      "drop or replace them first (--config.init.transition of experiments.train)",
+      *(length, context),
+    )
+  elif c is None and all(layer.positions is None for layer in layers):
+    logger.warning(
+      "no c is given, so beta is 1; a dropped model wants beta = 1 + c ln(%d / %d) at this length (--c=C; "
+      "experiments.evaluate --methods=drope fits c)",
+      *(length, context),
+    )
+
+
+def _is_unscaled(layer: Layer) -> bool:
+  """Whether a layer without a window has a rotation as it was trained: no scaling, no pairs dropped."""
+  rope = layer.positions
+  return layer.window is None and isinstance(rope, RoPE) and rope.scaling is None and rope.pairs is None
 
 
 def _arrays(params: Params, model: ModelConfig, family: Family, beta: float) -> Iterator[tuple[str, _Array]]:

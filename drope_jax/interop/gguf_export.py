@@ -76,6 +76,12 @@ def rotation_of(model: ModelConfig) -> tuple[dict[str, Any], np.ndarray | None]:
   return base, None
 
 
+def only_llama_cpp(model: ModelConfig) -> bool:
+  """Whether transformers, which reads no scaling and no factors from a GGUF file, would rotate otherwise."""
+  metadata, factors = rotation_of(model)
+  return metadata.keys() != {"freq_base"} or factors is not None
+
+
 class _Array(NamedTuple):
   """An array of the file: its name and shape, and how to get it."""
 

@@ -66,17 +66,26 @@ def _open(path: Path, base: Path | None) -> tuple[Source, Path]:
   """A source, and the file that describes its model."""
   if lora.is_adapter(path):
     base = base or lora.base_of(path)
+    if _is_ours(base):
+      raise ConfigError(f"{base}: a checkpoint of drope_jax; base must be the Hugging Face folder or .gguf file itself")
     if lora.is_adapter(base):
       raise ConfigError(f"{path}: its base, {base}, is a folder of adapters itself; merge that first")
     model, described = _open(base, None)
     return lora.MergedAdapter(path, model), described
   if base is not None:
     raise ConfigError(f"base is {base}, but {path} has no {lora.CONFIG}: it is no adapter")
+  if _is_ours(path):
+    raise ConfigError(f"{path}: a checkpoint of drope_jax already; there is nothing to import")
   if path.is_dir():
     return HuggingFaceFolder(path), path / "config.json"
   if path.is_file() and path.suffix == ".gguf":
     return GGUFFile(path), path
   raise ConfigError(f"{path}: neither a folder of a Hugging Face model nor a .gguf file")
+
+
+def _is_ours(path: Path) -> bool:
+  """Whether a path is a run's workdir, or an imported model, and no folder of Hugging Face."""
+  return (path / "checkpoints").is_dir() and not any(path.glob("*.safetensors"))
 
 
 def _check_layers(source: Source, described: Path) -> None:

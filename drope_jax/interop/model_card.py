@@ -10,6 +10,7 @@ from drope_jax.errors import CheckpointError, ConfigError, FileError
 from drope_jax.evaluate import results as records
 from drope_jax.interop.families import FAMILIES, Family
 from drope_jax.interop.gguf_architectures import ARCHITECTURES
+from drope_jax.interop.gguf_export import only_llama_cpp
 from drope_jax.interop.rope_parameters import NEUTRAL_FACTOR
 from drope_jax.markdown import code, plain, yaml
 from drope_jax.model_config import ModelConfig
@@ -146,6 +147,11 @@ def _notes(made: Made, without: bool) -> list[str]:
     notes.append(
       f"Positions: none. The class always rotates, so `{'rope.scaling.factor' if made.as_gguf else 'rope_parameters'}` "
       f"divides every frequency by {NEUTRAL_FACTOR:g}: no angle differs from 0."
+    )
+  if made.as_gguf and only_llama_cpp(made.model):
+    notes.append(
+      "For llama.cpp; transformers reads it wrongly: from a GGUF file it takes the base of the rotations alone, and so "
+      "rotates otherwise. For transformers, export without `--format=gguf`."
     )
   if made.family.one_expert:
     notes.append("The class is a mixture of experts; this model has one expert, which gets every token with weight 1.")

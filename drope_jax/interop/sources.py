@@ -53,6 +53,7 @@ class HuggingFaceFolder:
 
   def __init__(self, path: str | Path):
     self.path = Path(path)
+    self._refuse_gguf()
     self.config = read_json(self.path / "config.json")
     self.names: dict[str, str] = {}
     self._stored: dict[str, str] = {}  # names in the files, of arrays that were renamed
@@ -65,6 +66,12 @@ class HuggingFaceFolder:
         if name in self._files:
           raise FileError(f"{file}: the array {name} is in {self._files[name].name} too; remove one of the files")
         self._files[name], self.shapes[name] = file, shape
+
+  def _refuse_gguf(self) -> None:
+    """Raises FileError for a folder of GGUF files, naming one."""
+    files = sorted(self.path.glob("*.gguf"))
+    if files and not (self.path / "config.json").exists():
+      raise FileError(f"{self.path}: has {files[0].name} and no config.json; name the file, {files[0]}")
 
   def _weight_files(self) -> list[Path]:
     single, index = self.path / "model.safetensors", self.path / "model.safetensors.index.json"

@@ -6,7 +6,7 @@ from typing import Any
 import jax
 from jax.sharding import AbstractMesh, Mesh
 
-from drope_jax import metrics
+from drope_jax import checkpoint, metrics
 from drope_jax.attention.accelerators import ACCELERATED, PLATFORMS, Feature, obstacle
 from drope_jax.config import TrainConfig
 from drope_jax.data.identity import digest
@@ -32,6 +32,7 @@ def check_run(run: Run, tokenizer: Tokenizer, mesh: Mesh) -> None:
     f"the tokenizer {run.config.data.tokenizer} has {tokenizer.vocab_size}",
   )
   warn_of_another_tokenizer(run, tokenizer)
+  warn_of_another_context(run)
   check_memory(run, mesh)
   check_layout(run, mesh)
   check_kernel(run, mesh)
@@ -53,6 +54,20 @@ def warn_of_another_tokenizer(run: Run, tokenizer: Tokenizer) -> None:
       "DataConfig.tokenizer is %r, and not the tokenizer of %s, whose weights know other tokens; 'init' takes theirs",
       given,
       init.checkpoint,
+    )
+
+
+def warn_of_another_context(run: Run) -> None:
+  """Says so if a run that starts from a checkpoint trains at another context than the checkpoint's."""
+  init, given = run.config.init, run.config.data.context
+  if init is None:
+    return
+  theirs = checkpoint.open_step(init.checkpoint, init.step).context
+  if given != theirs:
+    logger.warning(
+      "DataConfig.context is %d, and %s was trained at %d tokens; DroPE recalibrates at the original context: "
+      "--config.data.context=%d",
+      *(given, init.checkpoint, theirs, theirs),
     )
 
 

@@ -6,10 +6,11 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from etils import epath
 
 from drope_jax import checkpoint
 from drope_jax.config import TrainConfig
-from drope_jax.errors import ConfigError, check
+from drope_jax.errors import CheckpointError, ConfigError, check
 from drope_jax.model_config import ModelConfig
 from drope_jax.rotation import Frequencies
 from drope_jax.serialization import checked, differences, to_dict
@@ -68,6 +69,9 @@ def resolve(config: TrainConfig) -> Run:
     assert config.model is not None  # TrainConfig has one of the two
     return Run(config, config.model)
   init = config.init
+  if not (epath.Path(init.checkpoint) / "checkpoints").exists():
+    where = f"{init.checkpoint}: not the workdir of a run (there is no checkpoints/ in it)"
+    raise CheckpointError(f"{where}; name the one to start from with --config.init.checkpoint")
   found = checkpoint.open_step(init.checkpoint, init.step)
   if init.keep_optimizer:
     _check_carries_over(config, found)

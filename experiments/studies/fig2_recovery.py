@@ -7,11 +7,11 @@ figure 2 the paper does not say; here both are recorded, that of training and, `
 `python -m experiments.study --config=experiments/studies/fig2_recovery.py:SIZE --workdir=DIR --seeds=0,1,2`; the
 report's loss and recovery curves are the figure, its table has the ends. All arms see as many tokens.
 
-| size  |  parameters |     T | runs | rows |    tokens | FLOPs (PaLM) | minutes |
-| :---- | ----------: | ----: | ---: | ---: | --------: | -----------: | ------: |
-| mini  |     935,040 |   128 |    5 |    4 |      3.3M |      2.13e13 |       7 |
-| small |  15,735,168 |   256 |    5 |    4 |    162.5M |      1.69e16 |       5 |
-| paper | 494,005,120 | 1,024 |    5 |    4 | 52,428.8M |      1.69e20 |         |
+| size  |  parameters |     T | runs | rows |    tokens | FLOPs (PaLM) |    minutes (on) |
+| :---- | ----------: | ----: | ---: | ---: | --------: | -----------: | --------------: |
+| mini  |     935,040 |   128 |    5 |    4 |      3.3M |      2.13e13 | 7 (2 CPU cores) |
+| small |  15,735,168 |   256 |    5 |    4 |    162.5M |      1.69e16 |    5 (one H200) |
+| paper | 494,005,120 | 1,024 |    5 |    4 | 52,428.8M |      1.69e20 |                 |
 
 Tokens and FLOPs (PaLM) are of all runs of a seed. Numbers to expect: not yet run.
 """

@@ -7,11 +7,11 @@ trained on for the same tokens (`yarn_continued`), so that it is not the missing
 `python -m experiments.study --config=experiments/studies/fig5_yarn_is_a_crop.py:SIZE --workdir=DIR --seeds=0,1,2`; the
 report's table and its picture against length are the figure.
 
-| size  |  parameters |     T | runs | rows |    tokens | FLOPs (PaLM) | minutes |
-| :---- | ----------: | ----: | ---: | ---: | --------: | -----------: | ------: |
-| mini  |     935,040 |   128 |    4 |    6 |      1.5M |      9.81e12 |       5 |
-| small |  15,735,168 |   256 |    4 |    6 |    150.1M |      1.56e16 |       5 |
-| paper | 494,005,120 | 1,024 |    4 |    6 | 20,971.5M |      6.77e19 |         |
+| size  |  parameters |     T | runs | rows |    tokens | FLOPs (PaLM) |    minutes (on) |
+| :---- | ----------: | ----: | ---: | ---: | --------: | -----------: | --------------: |
+| mini  |     935,040 |   128 |    4 |    6 |      1.5M |      9.81e12 | 5 (2 CPU cores) |
+| small |  15,735,168 |   256 |    4 |    6 |    150.1M |      1.56e16 |    5 (one H200) |
+| paper | 494,005,120 | 1,024 |    4 |    6 | 20,971.5M |      6.77e19 |                 |
 
 Tokens and FLOPs (PaLM) are of all runs of a seed. Numbers to expect: not yet run.
 """

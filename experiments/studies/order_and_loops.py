@@ -7,11 +7,11 @@ control (RoPE continued), the full drop, the partial drop, which is ours, and No
 
 `python -m experiments.study --config=experiments/studies/order_and_loops.py:SIZE --workdir=DIR --seeds=0,1,2`.
 
-| size  |  parameters |     T | runs | rows |    tokens | FLOPs (PaLM) | minutes |
-| :---- | ----------: | ----: | ---: | ---: | --------: | -----------: | ------: |
-| mini  |     935,040 |   128 |    5 |    6 |      2.6M |      1.64e13 |       9 |
-| small |  15,735,168 |   256 |    5 |    6 |    250.1M |      2.60e16 |       8 |
-| paper | 494,005,120 | 1,024 |    5 |    6 | 37,748.7M |      1.22e20 |         |
+| size  |  parameters |     T | runs | rows |    tokens | FLOPs (PaLM) |    minutes (on) |
+| :---- | ----------: | ----: | ---: | ---: | --------: | -----------: | --------------: |
+| mini  |     935,040 |   128 |    5 |    6 |      2.6M |      1.64e13 | 9 (2 CPU cores) |
+| small |  15,735,168 |   256 |    5 |    6 |    250.1M |      2.60e16 |    8 (one H200) |
+| paper | 494,005,120 | 1,024 |    5 |    6 | 37,748.7M |      1.22e20 |                 |
 
 Tokens and FLOPs (PaLM) are of all runs of a seed. Numbers to expect: not yet run.
 """

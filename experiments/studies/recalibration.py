@@ -10,11 +10,11 @@ and stands in recalibration_hybrid.py. Not here, since they need parameters that
 `python -m experiments.study --config=experiments/studies/recalibration.py:SIZE --workdir=DIR --seeds=0,1,2,3,4`. All
 tails see the same tokens in the same order; the report has every one's recovery curve.
 
-| size  |  parameters |     T | runs | rows |    tokens | FLOPs (PaLM) | minutes |
-| :---- | ----------: | ----: | ---: | ---: | --------: | -----------: | ------: |
-| mini  |     935,040 |   128 |   15 |   14 |      4.4M |      2.88e13 |      16 |
-| small |  15,735,168 |   256 |   12 |   11 |    183.1M |      1.96e16 |       8 |
-| paper | 494,005,120 | 1,024 |   15 |   14 | 44,040.2M |      1.46e20 |         |
+| size  |  parameters |     T | runs | rows |    tokens | FLOPs (PaLM) |     minutes (on) |
+| :---- | ----------: | ----: | ---: | ---: | --------: | -----------: | ---------------: |
+| mini  |     935,040 |   128 |   15 |   14 |      4.4M |      2.88e13 | 16 (2 CPU cores) |
+| small |  15,735,168 |   256 |   12 |   11 |    183.1M |      1.96e16 |     8 (one H200) |
+| paper | 494,005,120 | 1,024 |   15 |   14 | 44,040.2M |      1.46e20 |                  |
 
 Tokens and FLOPs (PaLM, the teacher's forward passes included) are of all runs of a seed. Numbers to expect: not yet
 run. A pilot (one to three seeds, other code) had all of them within 0.06 nats of the plain drop.

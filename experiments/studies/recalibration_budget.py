@@ -9,13 +9,13 @@ any recalibration.
 Per seed one trunk; per budget RoPE continued, the full drop, and the partial drops of `turns`. The size `mini_turns`
 has other turns; with the `--runs=DIR` of `mini` its trunk and controls are trained once.
 
-| size       |  parameters |     T | runs | rows |     tokens | FLOPs (PaLM) | minutes |
-| :--------- | ----------: | ----: | ---: | ---: | ---------: | -----------: | ------: |
-| mini       |     935,040 |   128 |   17 |   20 |       8.4M |      5.40e13 |      23 |
-| mini_turns |     935,040 |   128 |   17 |   20 |       8.4M |      5.40e13 |      23 |
-| small      |  15,735,168 |   256 |    7 |    9 |     131.2M |      1.36e16 |       6 |
-| paper      | 494,005,120 | 1,024 |   17 |   20 |  46,137.3M |      1.49e20 |         |
-| paper_360m | 361,821,120 | 2,048 |   16 |   20 | 900,802.3M |      2.64e21 |         |
+| size       |  parameters |     T | runs | rows |     tokens | FLOPs (PaLM) |     minutes (on) |
+| :--------- | ----------: | ----: | ---: | ---: | ---------: | -----------: | ---------------: |
+| mini       |     935,040 |   128 |   17 |   20 |       8.4M |      5.40e13 | 23 (2 CPU cores) |
+| mini_turns |     935,040 |   128 |   17 |   20 |       8.4M |      5.40e13 | 23 (2 CPU cores) |
+| small      |  15,735,168 |   256 |    7 |    9 |     131.2M |      1.36e16 |     6 (one H200) |
+| paper      | 494,005,120 | 1,024 |   17 |   20 |  46,137.3M |      1.49e20 |                  |
+| paper_360m | 361,821,120 | 2,048 |   16 |   20 | 900,802.3M |      2.64e21 |                  |
 
 Tokens and FLOPs (PaLM) are of all runs of a seed. Numbers to expect: not yet run. A pilot (recalibration budgets of 250
 and 1,000 steps, 3 seeds, other code) had the gap of the full drop grow from 0.334 to 0.506 nats, and that of the

@@ -8,11 +8,11 @@ of an eighth or a quarter of the context.
 `python -m experiments.study --config=experiments/studies/recalibration_hybrid.py:SIZE --workdir=DIR
 --seeds=0,1,2,3,4`. All tails see the same tokens in the same order.
 
-| size  |  parameters |     T | runs | rows |    tokens | FLOPs (PaLM) | minutes |
-| :---- | ----------: | ----: | ---: | ---: | --------: | -----------: | ------: |
-| mini  |     935,040 |   128 |    8 |   10 |      2.6M |      1.68e13 |      15 |
-| small |  15,735,168 |   256 |    8 |   10 |    162.6M |      1.72e16 |       7 |
-| paper | 494,005,120 | 1,024 |    8 |   10 | 29,360.1M |      9.66e19 |         |
+| size  |  parameters |     T | runs | rows |    tokens | FLOPs (PaLM) |     minutes (on) |
+| :---- | ----------: | ----: | ---: | ---: | --------: | -----------: | ---------------: |
+| mini  |     935,040 |   128 |    8 |   10 |      2.6M |      1.68e13 | 15 (2 CPU cores) |
+| small |  15,735,168 |   256 |    8 |   10 |    162.6M |      1.72e16 |     7 (one H200) |
+| paper | 494,005,120 | 1,024 |    8 |   10 | 29,360.1M |      9.66e19 |                  |
 
 Tokens and FLOPs (PaLM) are of all runs of a seed. Numbers to expect: not yet run.
 """

@@ -12,13 +12,13 @@ trained on for the same tokens, as it is and rescaled (`control`).
 its budgets table 2 has the paper does not say). `mini` and `small` have a trunk of their own in the place of the
 pretrained model, and tasks that models of their size can answer: needles and induction at twice the context and more.
 
-| size       |    parameters |     T | runs | rows |     tokens | FLOPs (PaLM) | minutes |
-| :--------- | ------------: | ----: | ---: | ---: | ---------: | -----------: | ------: |
-| mini       |       935,040 |   128 |    3 |   10 |       1.3M |      8.18e12 |       9 |
-| small      |    15,735,168 |   256 |    3 |   10 |     125.0M |      1.30e16 |       5 |
-| paper      |   361,862,080 | 2,048 |    2 |    8 | 251,658.2M |      7.36e20 |         |
-| paper_1_7b | 1,711,376,384 | 2,048 |    2 |    8 |  39,999.0M |      4.59e20 |         |
-| paper_7b   | 6,738,415,616 | 4,096 |    2 |    8 |  40,001.1M |      1.84e21 |         |
+| size       |    parameters |     T | runs | rows |     tokens | FLOPs (PaLM) |    minutes (on) |
+| :--------- | ------------: | ----: | ---: | ---: | ---------: | -----------: | --------------: |
+| mini       |       935,040 |   128 |    3 |   10 |       1.3M |      8.18e12 | 9 (2 CPU cores) |
+| small      |    15,735,168 |   256 |    3 |   10 |     125.0M |      1.30e16 |    5 (one H200) |
+| paper      |   361,862,080 | 2,048 |    2 |    8 | 251,658.2M |      7.36e20 |                 |
+| paper_1_7b | 1,711,376,384 | 2,048 |    2 |    8 |  39,999.0M |      4.59e20 |                 |
+| paper_7b   | 6,738,415,616 | 4,096 |    2 |    8 |  40,001.1M |      1.84e21 |                 |
 
 Tokens and FLOPs (PaLM) are of all runs of a seed. Numbers to expect: not yet run.
 """

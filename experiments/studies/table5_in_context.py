@@ -9,12 +9,12 @@ sizes `paper...` read an imported model and the tasks' files (`--config.multiple
 drope_jax/evaluate/tasks/multiple_choice.py). At `mini` and `small` a trunk of their own stands in the place of the
 pretrained model, and in the place of those tasks: the loss, needles, copying by distance, and which assignment wins.
 
-| size       |    parameters |     T | runs | rows |     tokens | FLOPs (PaLM) | minutes |
-| :--------- | ------------: | ----: | ---: | ---: | ---------: | -----------: | ------: |
-| mini       |       935,040 |   128 |    4 |    4 |       1.5M |      9.81e12 |       5 |
-| small      |    15,735,168 |   256 |    4 |    4 |     150.1M |      1.56e16 |       5 |
-| paper      |   361,862,080 | 2,048 |    3 |    4 | 377,487.4M |      1.10e21 |         |
-| paper_1_7b | 1,711,376,384 | 2,048 |    3 |    4 |  59,998.5M |      6.89e20 |         |
+| size       |    parameters |     T | runs | rows |     tokens | FLOPs (PaLM) |    minutes (on) |
+| :--------- | ------------: | ----: | ---: | ---: | ---------: | -----------: | --------------: |
+| mini       |       935,040 |   128 |    4 |    4 |       1.5M |      9.81e12 | 5 (2 CPU cores) |
+| small      |    15,735,168 |   256 |    4 |    4 |     150.1M |      1.56e16 |    5 (one H200) |
+| paper      |   361,862,080 | 2,048 |    3 |    4 | 377,487.4M |      1.10e21 |                 |
+| paper_1_7b | 1,711,376,384 | 2,048 |    3 |    4 |  59,998.5M |      6.89e20 |                 |
 
 Tokens and FLOPs (PaLM) are of all runs of a seed. Numbers to expect: not yet run.
 """

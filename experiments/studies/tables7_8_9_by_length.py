@@ -9,11 +9,11 @@ stands beside them.
 with `--runs=DIR` of the other study nothing is trained again. The buckets are in the report's tables by tokens. `mini`
 and `small` measure loss and needles from 1 to 12 times the context in their place.
 
-| size  |  parameters |     T | runs | rows |     tokens | FLOPs (PaLM) | minutes |
-| :---- | ----------: | ----: | ---: | ---: | ---------: | -----------: | ------: |
-| mini  |     935,040 |   128 |    3 |   10 |       1.3M |      8.18e12 |       9 |
-| small |  15,735,168 |   256 |    3 |   10 |     125.0M |      1.30e16 |       5 |
-| paper | 361,862,080 | 2,048 |    2 |    8 | 251,658.2M |      7.36e20 |         |
+| size  |  parameters |     T | runs | rows |     tokens | FLOPs (PaLM) |    minutes (on) |
+| :---- | ----------: | ----: | ---: | ---: | ---------: | -----------: | --------------: |
+| mini  |     935,040 |   128 |    3 |   10 |       1.3M |      8.18e12 | 9 (2 CPU cores) |
+| small |  15,735,168 |   256 |    3 |   10 |     125.0M |      1.30e16 |    5 (one H200) |
+| paper | 361,862,080 | 2,048 |    2 |    8 | 251,658.2M |      7.36e20 |                 |
 
 Tokens and FLOPs (PaLM) are of all runs of a seed. Numbers to expect: not yet run.
 """

@@ -68,6 +68,13 @@ cli.run(main)
   )
 
 
+def test_a_warning_is_told_from_an_ordinary_line(command):
+  said = "log = logging.getLogger('drope_jax.x'); log.info('read %d', 1); log.warning('read %d', 2)"
+  ended = command("-c", f"import logging\nfrom drope_jax import cli\ndef main(): {said}\ncli.run(main)")
+  lines = [line.partition(" ")[2] for line in ended.stderr.splitlines()]  # without the time
+  assert ended.status == 0 and lines == ["read 1", "warning: read 2"]
+
+
 PROGRAM = "tests.support.flags_program"
 
 

@@ -30,6 +30,9 @@ def test_an_embedding_of_a_file_is_trained_and_measured(command, files, tmp_path
   )
   refused = command("experiments.train", *train)
   assert refused.status == 2 and "'Spiral'" in refused.error() and not run.exists()
+  (tmp_path / "stray.py").write_text("class Spiral: pass")
+  refused = command("experiments.train", *train, f"--import={tmp_path / 'stray.py'}")
+  assert "'stray:Spiral', which does not derive from Embedding" in refused.error()
   ended = command("experiments.train", *train, ours)
   assert ended.status == 0, ended.stderr
   recorded = json.loads((run / "config.json").read_text())["model"]["positions"]

@@ -101,12 +101,14 @@ def test_report_and_plots(first):
   assert "partial drop, not the method of the paper" in about["- **Partial drop**"]
 
 
-def test_the_six_lines_of_the_readme_continue_a_prompt(first, capsys):
+def test_the_lines_of_the_readme_continue_a_prompt_and_give_logits(first, capsys):
   section = (ROOT / "README.md").read_text().split("## A checkpoint in Python")[1]
   code = section.split("```python\n")[1].split("```")[0]
-  assert len([line for line in code.splitlines() if line]) == 6
-  exec(code.replace("runs/quickstart", str(first)), {})
+  assert len([line for line in code.splitlines() if line]) == 8
+  found = {}
+  exec(code.replace("runs/quickstart", str(first)), found)
   assert len(capsys.readouterr().out.split()) > 3
+  assert found["logits"].shape == (1, len(found["prompts"][0]), found["trained"].model.vocab_size)
 
 
 def test_doing_it_again_does_nothing(command, first):

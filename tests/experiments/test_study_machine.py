@@ -14,6 +14,7 @@ from drope_jax.data.corpus import build_corpus, documents
 from drope_jax.errors import CheckpointError, ConfigError
 from drope_jax.train import train
 from drope_jax.transitions import Drop, Keep
+from experiments import costs
 from experiments import study as study_module
 from experiments.dry_run import dry_run
 from experiments.plan import Arm, EvalPlan, Pretrained, Row, Study, needed_runs, run_directory
@@ -149,6 +150,14 @@ def test_a_dry_run_says_what_is_there_and_writes_nothing(settings, shared, tmp_p
   alone = dry_run(settings, tmp_path / "none", 1, ["control"], store)
   assert "| drop" not in alone and "to do" in alone and "known when the data is there" in alone
   assert not (tmp_path / "none").exists()
+
+
+@pytest.mark.parametrize(
+  ("seconds", "shown"),
+  [(90, "1.5 min"), (5400, "90.0 min"), (86_400, "24.0 hours"), (30 * 86_400, "30.0 days"), (1e9, "31.7 years")],
+)
+def test_a_long_time_is_not_told_in_minutes(seconds, shown):
+  assert costs.show_time(seconds) == shown and costs.show_time(float("nan")) == "unknown"
 
 
 @pytest.mark.slow

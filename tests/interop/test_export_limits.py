@@ -8,8 +8,10 @@ from support.pretrained import hugging_face_model, shaped, torch, transformers, 
 from support.tokenizer_files import byte_level, write
 
 from drope_jax.data.tokenizers import load_tokenizer
-from drope_jax.interop.exporting import export_model
+from drope_jax.interop.exporting import _warn_of_length, export_model
 from drope_jax.interop.importing import import_model
+from drope_jax.positions import RoPE
+from drope_jax.scalings import PI
 
 LENGTH = 96
 
@@ -38,6 +40,23 @@ def test_stock_generate_works_at_the_length_of_the_export(format, tmp_path):
   assert text.shape[1] == LENGTH  # as far as its own max_length goes
   assert model.generation_config.eos_token_id == [0, 5] and model.config.eos_token_id == [0, 5]
   assert model.generation_config.temperature == 0.7
+
+
+@pytest.mark.parametrize(
+  ("positions", "length", "c", "said"),
+  [
+    (RoPE(), LENGTH, None, "target_length is 96"),
+    (RoPE(), None, None, ""),
+    (RoPE(scaling=PI(6.0)), LENGTH, None, ""),
+    (RoPE(pairs=2), LENGTH, None, ""),
+    (None, LENGTH, None, "beta is 1"),
+    (None, None, None, ""),
+    (None, LENGTH, 0.1, ""),
+  ],
+)
+def test_a_length_for_which_nothing_was_done_is_announced(positions, length, c, said, caplog):
+  _warn_of_length(shaped(positions=positions), 16, length or 16, c)
+  assert [said in record.getMessage() for record in caplog.records] == [True] * bool(said)
 
 
 def test_a_source_without_limits_gets_none(tmp_path):

@@ -15,6 +15,7 @@ from drope_jax.config import QKNorm
 from drope_jax.data.tokenizers import load_tokenizer
 from drope_jax.interop.__main__ import main
 from drope_jax.interop.exporting import export_model
+from drope_jax.interop.gguf_export import only_llama_cpp
 from drope_jax.interop.importing import import_model
 from drope_jax.positions import Layer, LayerPattern, RoPE, rnope_swa
 from drope_jax.scalings import PI, DynamicNTK, Llama3, NTKByParts, YaRN
@@ -88,6 +89,11 @@ def test_rows_that_no_block_divides_are_float16(tmp_path):
   assert (types["blk.0.ffn_up.weight"], types["blk.0.ffn_down.weight"]) == ("Q8_0", "F16")
 
 
+@pytest.mark.parametrize("name", ["rope", "biases", "nope", "pi", "yarn", "partial"])
+def test_a_rotation_that_transformers_reads_wrongly_is_known(name):
+  assert only_llama_cpp(shaped(**MODELS[name][0])) == (name not in ("rope", "biases"))
+
+
 def test_the_temperature_is_part_of_the_queries(tmp_path):
   params = write_checkpoint(shaped(positions=None), tmp_path / "run")
   export_model(tmp_path / "run", tmp_path / "out", format="gguf", dtype="float32", target_length=64, c=0.4)
@@ -95,6 +101,7 @@ def test_the_temperature_is_part_of_the_queries(tmp_path):
   again = drope_jax.load(tmp_path / "again").params["layers"]
   np.testing.assert_allclose(again["q"], params["layers"]["q"] * (1 + 0.4 * np.log(4)), rtol=1e-6)
   np.testing.assert_array_equal(again["k"], params["layers"]["k"])
+  assert "For llama.cpp; transformers reads it wrongly" in (tmp_path / "out/README.md").read_text()
 
 
 def metadata(tokenizer_kind, tmp_path, vocab_size, **config):

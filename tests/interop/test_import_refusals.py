@@ -318,3 +318,20 @@ def test_a_source_that_is_none(source, tmp_path, capsys):
   (tmp_path / "file.txt").write_text("")
   status, error = error_of(capsys, "import", tmp_path / source, tmp_path / "imported")
   assert status == 2 and "neither a folder of a Hugging Face model nor a .gguf file" in error
+
+
+def test_a_folder_of_a_gguf_file_names_the_file(tmp_path, capsys):
+  (tmp_path / "source").mkdir()
+  (tmp_path / "source/model.gguf").write_bytes(b"GGUF")
+  status, error = error_of(capsys, "import", tmp_path / "source", tmp_path / "imported")
+  assert status == 1 and str(tmp_path / "source/model.gguf") in error
+
+
+def test_a_checkpoint_of_ours_is_no_source_and_no_base(tmp_path, capsys):
+  (tmp_path / "run/checkpoints").mkdir(parents=True)
+  assert "a checkpoint of drope_jax already" in error_of(capsys, "import", tmp_path / "run", tmp_path / "imported")[1]
+  (tmp_path / "adapter").mkdir()
+  (tmp_path / "adapter/adapter_config.json").write_text("{}")
+  more = f"--base={tmp_path / 'run'}"
+  status, error = error_of(capsys, "import", tmp_path / "adapter", tmp_path / "imported", more)
+  assert status == 2 and "base must be the Hugging Face folder" in error

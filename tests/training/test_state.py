@@ -16,7 +16,7 @@ from drope_jax.data.tokenizers import load_tokenizer, train_bpe
 from drope_jax.errors import CheckpointError, ConfigError
 from drope_jax.positions import RoPE
 from drope_jax.train import train
-from drope_jax.training.preflight import warn_of_another_tokenizer
+from drope_jax.training.preflight import warn_of_another_context, warn_of_another_tokenizer
 from drope_jax.training.run import resolve
 from drope_jax.transitions import Keep
 
@@ -106,7 +106,7 @@ def test_a_model_that_is_not_that_of_init(corpus, finished, tmp_path):
 
 
 def test_there_must_be_something_to_start_from(corpus, tmp_path):
-  with pytest.raises(CheckpointError, match="/nowhere/at/all: not the workdir of a run"):
+  with pytest.raises(CheckpointError, match=r"/nowhere/at/all: not the workdir of a run.*--config.init.checkpoint"):
     train(tiny_run(corpus, init=InitConfig(checkpoint="/nowhere/at/all")), tmp_path / "run")
   assert not (tmp_path / "run").exists()
 
@@ -132,3 +132,13 @@ def test_another_tokenizer_than_the_checkpoints_is_announced(corpus, finished, t
     run = resolve(tiny_run(corpus, init=init, data={"tokenizer": tokenizer}))
     warn_of_another_tokenizer(run, load_tokenizer(run.config.data.tokenizer))
     assert caplog.text.count("whose weights know other tokens") == times
+
+
+def test_another_context_than_the_checkpoints_is_announced(corpus, finished, caplog):
+  init = InitConfig(checkpoint=str(finished))
+  for context, times in ((16, 0), (32, 1)):
+    warn_of_another_context(resolve(tiny_run(corpus, init=init, data={"context": context})))
+    assert [record.levelname for record in caplog.records if "DataConfig.context" in record.getMessage()] == [
+      "WARNING"
+    ] * times
+  assert "--config.data.context=16" in caplog.text
