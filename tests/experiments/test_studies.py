@@ -164,6 +164,7 @@ def test_a_recalibration_is_measured_beside_its_controls(tmp_path):
   found = [(r["run"], r["method"], r["context"], r["metric"]) for r in whole]
   methods = {"rope": ("rope", "yarn"), "drope": ("nope", "drope")}
   rows = [(f"{kept}_{name}", method) for name in ("qk_norm", "plain") for kept in methods for method in methods[kept]]
+  rows += [("partial_plain", method) for method in methods["rope"]]
   measured = [row for row in found if row[3] in ("loss", "accuracy")]
   assert sorted(measured) == sorted(
     (*row, n, metric) for row in rows for n in (256, 512) for metric in ("loss", "accuracy")
