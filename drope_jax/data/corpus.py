@@ -82,7 +82,10 @@ def documents(dataset: str | Path | Source, split: str) -> Sequence[str]:
   source = dataset if isinstance(dataset, Source) else source_at(str(dataset))
   found = source.part(split).documents()
   if found.tokenizer is not None:
-    raise ConfigError(f"{dataset}: holds tokens, and text is needed; name the text that they were made from")
+    raise ConfigError(
+      f"{dataset}: holds tokens, and text is needed; name the text that they were made from, as --data=PATH (or "
+      "--data=PATH,heldout=OTHER)"
+    )
   return found  # type: ignore[return-value]
 
 
