@@ -80,7 +80,13 @@ def documents(dataset: str | Path | Source, split: str) -> Sequence[str]:
   if not isinstance(dataset, Source) and not str(dataset):
     raise ConfigError(f"no data is named, and its split {split!r} is needed; give it as --data=PATH")
   source = dataset if isinstance(dataset, Source) else source_at(str(dataset))
-  found = source.part(split).documents()
+  try:
+    part = source.part(split)
+  except ConfigError as error:
+    if not str(error).startswith(str(source)):
+      raise
+    raise ConfigError(f"{dataset}{str(error).removeprefix(str(source))}") from error  # by its path, not as a value
+  found = part.documents()
   if found.tokenizer is not None:
     raise ConfigError(
       f"{dataset}: holds tokens, and text is needed; name the text that they were made from, as --data=PATH (or "

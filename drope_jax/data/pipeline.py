@@ -14,6 +14,7 @@ import numpy as np
 
 from drope_jax.config import DataConfig
 from drope_jax.data.identity import Content, digest
+from drope_jax.data.left_out import left_out
 from drope_jax.data.packing import Rows, Tokenize
 from drope_jax.data.read_ahead import AHEAD_BYTES, Batch
 from drope_jax.data.sources import Documents, source_at
@@ -252,9 +253,10 @@ def _check_fills_a_row(tokenize: Tokenize, config: DataConfig) -> None:
     if tokens > config.context:
       return
   where = f"the split {config.split!r}" if config.source is None else "the source"
+  absent = left_out(config.directory, config.split) if config.source is None else ""
   raise ConfigError(
     f"{config.directory or config.source}: {where} has {tokens} tokens, fewer than one row (DataConfig.context is "
-    f"{config.context})"
+    f"{config.context}){absent}"
   )
 
 

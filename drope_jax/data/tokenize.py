@@ -53,8 +53,8 @@ def others_not_written(source: Source, part: str | None, out: str) -> str:
   if part is not None or isinstance(source, Cut):
     return ""
   return (
-    f"of the splits of this data only 'train' is written; train on the shards with --data={out},heldout=PATH, PATH being "
-    "the text to measure on (without it, 1 % of the shards is held out, and 1 % is left to fit on)"
+    f"of the splits of this data only 'train' is written; train on the shards with --data={out},heldout=PATH, where "
+    "PATH is the text to measure on (without it, 1 % of the shards is held out, and 1 % is left to fit on)"
   )
 
 

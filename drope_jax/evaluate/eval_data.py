@@ -2,19 +2,23 @@
 
 import dataclasses
 import functools
+import logging
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from drope_jax.data.corpus import documents
+from drope_jax.data.left_out import cut_share, naming_split
 from drope_jax.data.pipeline import NOTHING_HELD_OUT, evaluation_documents
 from drope_jax.data.recall import Lines, sentences
-from drope_jax.data.sources import Source
+from drope_jax.data.sources import Cut, Source, source_at
 from drope_jax.data.tokenizers import Tokenizer
 from drope_jax.errors import ConfigError
 from drope_jax.evaluate.haystack import read_essays
 from drope_jax.evaluate.ruler_prompts import Material
+
+logger = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -51,8 +55,9 @@ class EvalData:
   def lines(self) -> Lines:
     """Held-out sentences, and facts to hide among them."""
     fillers = [one for text in self._split("heldout") for one in sentences(text)]
-    if not fillers:
-      raise ConfigError(NOTHING_HELD_OUT)
+    with naming_split(self.dataset, "heldout"):
+      if not fillers:
+        raise ConfigError(NOTHING_HELD_OUT)
     return Lines(self.tokenizer, fillers)
 
   @functools.cached_property
@@ -71,7 +76,25 @@ class EvalData:
 
   def _long_documents(self, split: str) -> Sequence[np.ndarray]:
     read = concatenated if self.concatenate else evaluation_documents
-    return read(self._split(split), self.tokenizer, self.longest + 1, self.num_documents)
+    texts = self._split(split)
+    with naming_split(self.dataset, split):
+      found = read(texts, self.tokenizer, self.longest + 1, self.num_documents)
+    if split == "heldout":
+      self._say_what_is_held_out(len(found), len(texts))
+    return found
+
+  def _say_what_is_held_out(self, measured: int, documents: int) -> None:
+    """A line where nobody named the held-out documents, so that a user does not take them for all."""
+    source = self.dataset if isinstance(self.dataset, Source) else source_at(self.dataset)
+    if isinstance(source, Cut):
+      logger.info(
+        "%s: %d %s measured, of the %s of %s documents that is held out by hash%s",
+        *(self.dataset, measured, "rows are" if self.concatenate else "documents are"),
+        *(cut_share(source, "heldout"), f"{documents:,}"),
+        f"; if no run was trained on it, all are: --data={self.dataset},heldout={self.dataset}"
+        if isinstance(self.dataset, str)
+        else "",
+      )
 
   def _split(self, name: str) -> Sequence[str]:
     if not self.dataset:
