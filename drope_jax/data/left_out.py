@@ -14,7 +14,7 @@ def naming_split(dataset: str | Source, split: str) -> Iterator[None]:
     yield
   except ConfigError as error:
     said = str(error)
-    where = "" if said.startswith(str(dataset)) else f"{dataset}, split {split!r}: "
+    where = "" if not dataset or said.startswith(str(dataset)) else f"{dataset}, split {split!r}: "
     raise ConfigError(f"{where}{said}{left_out(dataset, split)}") from error
 
 
@@ -23,6 +23,8 @@ def left_out(dataset: str | Source, split: str) -> str:
 
   All documents are read to count them, so this is for the line with which a command ends.
   """
+  if not dataset:
+    return ""
   source = dataset if isinstance(dataset, Source) else source_at(dataset)
   try:
     documents = source.part(split).documents()

@@ -107,8 +107,8 @@ def documents_to_fit_on(data: EvalData) -> Sequence[np.ndarray]:
     return data.fit_documents
   except ConfigError as error:
     raise ConfigError(
-      f"{error}; they are needed to fit c of method 'drope': name them as --data=PATH,heldout=OTHER,fit=ANOTHER, give "
-      "c (--c=0.1), or leave the method out (--methods=nope)"
+      f"{error}; the split 'fit' is needed to fit c of method 'drope': give c (--c=0.1), leave the method out "
+      "(--methods=nope), or name text to fit on (--data=PATH,heldout=OTHER,fit=ANOTHER)"
     ) from error
 
 

@@ -54,10 +54,15 @@ class EvalData:
   @functools.cached_property
   def lines(self) -> Lines:
     """Held-out sentences, and facts to hide among them."""
-    fillers = [one for text in self._split("heldout") for one in sentences(text)]
+    split = self._split("heldout")
+    texts = list(split)
+    fillers = [one for text in texts for one in sentences(text)]
     with naming_split(self.dataset, "heldout"):
-      if not fillers:
+      if not texts:
         raise ConfigError(NOTHING_HELD_OUT)
+      if not fillers:
+        raise ConfigError(f"none of its {len(texts)} documents has a sentence to hide facts among; name other text")
+    self._say_what_is_held_out(f"the sentences of {len(texts)} documents are read", len(split))
     return Lines(self.tokenizer, fillers)
 
   @functools.cached_property
@@ -80,21 +85,19 @@ class EvalData:
     with naming_split(self.dataset, split):
       found = read(texts, self.tokenizer, self.longest + 1, self.num_documents)
     if split == "heldout":
-      self._say_what_is_held_out(len(found), len(texts))
+      self._say_what_is_held_out(f"{len(found)} {'rows' if self.concatenate else 'documents'} are read", len(texts))
     return found
 
-  def _say_what_is_held_out(self, measured: int, documents: int) -> None:
+  def _say_what_is_held_out(self, read: str, documents: int) -> None:
     """A line where nobody named the held-out documents, so that a user does not take them for all."""
-    source = self.dataset if isinstance(self.dataset, Source) else source_at(self.dataset)
-    if isinstance(source, Cut):
-      logger.info(
-        "%s: %d %s measured, of the %s of %s documents that is held out by hash%s",
-        *(self.dataset, measured, "rows are" if self.concatenate else "documents are"),
-        *(cut_share(source, "heldout"), f"{documents:,}"),
-        f"; if no run was trained on it, all are: --data={self.dataset},heldout={self.dataset}"
-        if isinstance(self.dataset, str)
-        else "",
-      )
+    source = source_at(self.dataset) if isinstance(self.dataset, str) and self.dataset else self.dataset
+    if not isinstance(source, Cut):
+      return
+    whole = ""
+    if isinstance(self.dataset, str):
+      whole = f"; if no run was trained on it, read all by --data={self.dataset},heldout={self.dataset}"
+    share = cut_share(source, "heldout")
+    logger.info("%s: %s, of the %s of %s documents held out by hash%s", self.dataset, read, share, documents, whole)
 
   def _split(self, name: str) -> Sequence[str]:
     if not self.dataset:
