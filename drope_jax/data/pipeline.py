@@ -14,10 +14,10 @@ import numpy as np
 
 from drope_jax.config import DataConfig
 from drope_jax.data.identity import Content, digest
-from drope_jax.data.left_out import left_out
 from drope_jax.data.packing import Rows, Tokenize
 from drope_jax.data.read_ahead import AHEAD_BYTES, Batch
-from drope_jax.data.sources import Documents, source_at
+from drope_jax.data.sources import Documents
+from drope_jax.data.splits import left_out, part_of
 from drope_jax.data.tokenizers import Tokenizer, load_tokenizer
 from drope_jax.data.windows import WindowBatches
 from drope_jax.errors import ConfigError
@@ -89,7 +89,7 @@ def open_documents(config: DataConfig) -> Documents:
   check_named(config)
   if config.source is not None:
     return config.source.documents()
-  return source_at(config.directory).part(config.split).documents()
+  return part_of(config.directory, config.split).documents()
 
 
 def check_named(config: DataConfig) -> None:

@@ -17,7 +17,8 @@ from matplotlib.figure import Figure
 
 from drope_jax import cli
 from drope_jax.data.identity import digest
-from drope_jax.data.sources import Documents, source_at
+from drope_jax.data.sources import Documents
+from drope_jax.data.splits import part_of
 from drope_jax.data.tokenizers import Tokenizer, load_tokenizer
 from drope_jax.errors import ConfigError, DataError
 
@@ -135,8 +136,9 @@ def tokenizer_of(documents: Documents, path: str, spec: str | None) -> Tokenizer
 
 
 def main(path: str, part: str, tokenizer: str | None, limit: int | None, out: Path | None) -> None:
-  documents = source_at(path).part(part).documents()
-  summary = summarise(documents, tokenizer_of(documents, path, tokenizer), limit)
+  documents = part_of(path, part).documents()
+  found = summarise(documents, tokenizer_of(documents, path, tokenizer), limit)
+  summary = dataclasses.replace(found, name=f"{path}, split {part!r}")
   print(summary.text(), end="")
   if out is not None:
     out.mkdir(parents=True, exist_ok=True)

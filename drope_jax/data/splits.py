@@ -1,10 +1,22 @@
-"""Which documents at a path a split does not have, and why: what is said of a split that is small, or has none."""
+"""The splits of a path, and what is said of one that is missing, small or empty: which documents it does not have."""
 
 import contextlib
 from collections.abc import Iterator
 
 from drope_jax.data.sources import Cut, Documents, Source, Splits, source_at
 from drope_jax.errors import ConfigError
+
+
+def part_of(dataset: str | Source, split: str) -> Source:
+  """The source of a split. Raises ConfigError, which names the path and not the source at it, if there is none."""
+  source = dataset if isinstance(dataset, Source) else source_at(dataset)
+  try:
+    return source.part(split)
+  except ConfigError as error:
+    said = str(error)
+    if not said.startswith(str(source)):
+      raise
+    raise ConfigError(f"{dataset}{said.removeprefix(str(source))}") from error
 
 
 @contextlib.contextmanager
