@@ -31,6 +31,7 @@ from absl import flags
 from drope_jax import cli, distributed, hosts
 from drope_jax.config import TrainConfig
 from drope_jax.data.prepare import reading
+from drope_jax.errors import ConfigError
 from drope_jax.train import train
 
 CONFIG = cli.define_config("Config file, and its argument: FILE[:ARG].")
@@ -68,6 +69,15 @@ def configured() -> TrainConfig:
   return cli.settings(CONFIG, "a TrainConfig", lambda found: isinstance(found, TrainConfig), mesh=cli.mesh_config(MESH))
 
 
+def check_vocabulary(config: TrainConfig, vocab_size: int | None) -> None:
+  """Raises ConfigError, before a tokenizer of so many ids is trained, if the model of the config has fewer."""
+  if config.model is not None and (vocab_size or 0) > config.model.vocab_size:
+    raise ConfigError(
+      f"--train_tokenizer is {vocab_size}, and config.model.vocab_size {config.model.vocab_size}; it must be at least "
+      f"as large: lower the one, or give --config.model.vocab_size={vocab_size}"
+    )
+
+
 def connect() -> None:
   """Joins the other processes, if there are any; the first line of the log then says which this is."""
   named = (COORDINATOR.value, NUM_PROCESSES.value, PROCESS_ID.value)
@@ -84,6 +94,7 @@ def connect() -> None:
 
 def main() -> None:
   config = configured()
+  check_vocabulary(config, TRAIN_TOKENIZER.value)
   connect()
   with hosts.watched(HOST_TIMEOUT.value):
     config = dataclasses.replace(config, data=reading(config.data, DATA.value, TRAIN_TOKENIZER.value))

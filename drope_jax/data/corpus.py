@@ -10,7 +10,8 @@ from typing import Any
 
 import tensorflow_datasets as tfds
 
-from drope_jax.data.sources import Source, source_at
+from drope_jax.data.sources import Source
+from drope_jax.data.splits import part_of
 from drope_jax.errors import ConfigError
 
 
@@ -79,10 +80,12 @@ def documents(dataset: str | Path | Source, split: str) -> Sequence[str]:
   """
   if not isinstance(dataset, Source) and not str(dataset):
     raise ConfigError(f"no data is named, and its split {split!r} is needed; give it as --data=PATH")
-  source = dataset if isinstance(dataset, Source) else source_at(str(dataset))
-  found = source.part(split).documents()
+  found = part_of(dataset if isinstance(dataset, Source) else str(dataset), split).documents()
   if found.tokenizer is not None:
-    raise ConfigError(f"{dataset}: holds tokens, and text is needed; name the text that they were made from")
+    raise ConfigError(
+      f"{dataset}: holds tokens, and text is needed; name the text that they were made from, as --data=PATH (or "
+      "--data=PATH,heldout=OTHER)"
+    )
   return found  # type: ignore[return-value]
 
 

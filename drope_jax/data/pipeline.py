@@ -16,7 +16,8 @@ from drope_jax.config import DataConfig
 from drope_jax.data.identity import Content, digest
 from drope_jax.data.packing import Rows, Tokenize
 from drope_jax.data.read_ahead import AHEAD_BYTES, Batch
-from drope_jax.data.sources import Documents, source_at
+from drope_jax.data.sources import Documents
+from drope_jax.data.splits import left_out, part_of
 from drope_jax.data.tokenizers import Tokenizer, load_tokenizer
 from drope_jax.data.windows import WindowBatches
 from drope_jax.errors import ConfigError
@@ -88,7 +89,7 @@ def open_documents(config: DataConfig) -> Documents:
   check_named(config)
   if config.source is not None:
     return config.source.documents()
-  return source_at(config.directory).part(config.split).documents()
+  return part_of(config.directory, config.split).documents()
 
 
 def check_named(config: DataConfig) -> None:
@@ -252,9 +253,10 @@ def _check_fills_a_row(tokenize: Tokenize, config: DataConfig) -> None:
     if tokens > config.context:
       return
   where = f"the split {config.split!r}" if config.source is None else "the source"
+  absent = left_out(config.directory, config.split) if config.source is None else ""
   raise ConfigError(
     f"{config.directory or config.source}: {where} has {tokens} tokens, fewer than one row (DataConfig.context is "
-    f"{config.context})"
+    f"{config.context}){absent}"
   )
 
 

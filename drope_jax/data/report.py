@@ -8,6 +8,7 @@ import collections
 import dataclasses
 import hashlib
 import logging
+import re
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,9 @@ from absl import flags
 from matplotlib.figure import Figure
 
 from drope_jax import cli
-from drope_jax.data.sources import Documents, source_at
+from drope_jax.data.identity import digest
+from drope_jax.data.sources import Documents
+from drope_jax.data.splits import part_of
 from drope_jax.data.tokenizers import Tokenizer, load_tokenizer
 from drope_jax.errors import ConfigError, DataError
 
@@ -116,8 +119,26 @@ def summarise(documents: Documents, tokenizer: Tokenizer, limit: int | None = No
   return Summary(documents.name, count, np.asarray(lengths), size, duplicates, bad, documents.left_out, samples)
 
 
-def main(path: str, part: str, tokenizer: str, limit: int | None, out: Path | None) -> None:
-  summary = summarise(source_at(path).part(part).documents(), load_tokenizer(tokenizer), limit)
+def tokenizer_of(documents: Documents, path: str, spec: str | None) -> Tokenizer:
+  """The tokenizer of `spec`; None: of token shards at `path` their own, of text bytes.
+
+  Raises ConfigError if tokens were made with another.
+  """
+  shards = re.split("[,#]", path)[0]
+  own = f"{shards}/tokenizer"
+  tokenizer = load_tokenizer(spec or ("byte" if documents.tokenizer is None else own))
+  if documents.tokenizer not in (None, digest(tokenizer)):
+    raise ConfigError(
+      f"{shards}: --tokenizer is {spec or own}, and not the one that these tokens were made with; theirs is in the "
+      "folder `tokenizer` of the shards"
+    )
+  return tokenizer
+
+
+def main(path: str, part: str, tokenizer: str | None, limit: int | None, out: Path | None) -> None:
+  documents = part_of(path, part).documents()
+  found = summarise(documents, tokenizer_of(documents, path, tokenizer), limit)
+  summary = dataclasses.replace(found, name=f"{path}, split {part!r}")
   print(summary.text(), end="")
   if out is not None:
     out.mkdir(parents=True, exist_ok=True)
@@ -129,7 +150,9 @@ def main(path: str, part: str, tokenizer: str, limit: int | None, out: Path | No
 if __name__ == "__main__":
   DATA = cli.define_path("data", None, "Path of any kind that data/sources/at.py knows.", required=True)
   PART = flags.DEFINE_string("part", "train", "Which split of it: train, heldout, fit, or a name of TFDS.")
-  TOKENIZER = cli.define_path("tokenizer", "byte", "A tokenizer.json, a directory that holds one, or byte.")
+  TOKENIZER = cli.define_path(
+    "tokenizer", None, "A tokenizer.json, a directory that holds one, or byte; default: byte, and of shards their own."
+  )
   LIMIT = flags.DEFINE_integer("limit", None, "Documents to read, evenly spread; default: all.", lower_bound=1)
   OUT = cli.define_path("out", None, "Directory for report.txt and lengths.png.", local=True)
   cli.run(

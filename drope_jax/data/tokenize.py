@@ -15,7 +15,8 @@ from absl import flags
 
 from drope_jax import cli
 from drope_jax.data.prepare import trained_tokenizer
-from drope_jax.data.sources import Cut, source_at
+from drope_jax.data.sources import Cut, Source, source_at
+from drope_jax.data.splits import part_of
 from drope_jax.data.token_shards import write_shards
 from drope_jax.data.tokenizers import load_tokenizer
 from drope_jax.errors import ConfigError
@@ -29,9 +30,12 @@ def main(flag: Mapping[str, flags.FlagHolder]) -> None:
   if given["host"] >= given["hosts"]:
     raise ConfigError(f"--host is {given['host']}; of {given['hosts']} hosts it is one from 0 to {given['hosts'] - 1}")
   source, vocab_size, out = source_at(given["data"]), given["train_tokenizer"], given["out"]
-  part = source.part(given["part"] or "train")
+  part = part_of(given["data"], given["part"] or "train")
   if given["part"] is None and isinstance(source, Cut):  # the shards have the same parts
     part = source.source
+  said = others_not_written(source, given["part"], out)
+  if said:
+    logger.warning("%s", said)
   spec = trained_tokenizer(source.part("train").documents(), vocab_size) if vocab_size else given["tokenizer"]
   documents, tokenizer = part.documents(), load_tokenizer(spec)
   meta = write_shards(
@@ -43,6 +47,16 @@ def main(flag: Mapping[str, flags.FlagHolder]) -> None:
   logger.info("%s: %s documents, %s tokens (%s)", out, f"{meta['documents']:,}", f"{meta['tokens']:,}", meta["dtype"])
   if meta.get("left_out"):
     logger.warning("%s bad documents were left out", f"{meta['left_out']:,}")
+
+
+def others_not_written(source: Source, part: str | None, out: str) -> str:
+  """What the user must know when `source` has several splits and none was asked for; "" otherwise."""
+  if part is not None or isinstance(source, Cut):
+    return ""
+  return (
+    f"of the splits of this data only 'train' is written; train on the shards with --data={out},heldout=PATH, where "
+    "PATH is the text to measure on (without it, 1 % of the shards is held out, and 1 % is left to fit on)"
+  )
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ import numpy as np
 
 from drope_jax import drope
 from drope_jax.checkpoint import Checkpoint
+from drope_jax.errors import ConfigError
 from drope_jax.evaluate import results
 from drope_jax.evaluate.eval_data import EvalData
 from drope_jax.evaluate.figures import BETA, LOSS, Figure, mean_figure
@@ -48,7 +49,7 @@ def fitted_coefficient(
     rest: the weights of the parts of `progress` that follow.
   """
   lengths = sorted({length for length in lengths if length > loaded.context})
-  documents = [subject.begin(document)[: lengths[-1] + 1] for document in data.fit_documents]
+  documents = [subject.begin(document)[: lengths[-1] + 1] for document in documents_to_fit_on(data)]
   beyond = {length / loaded.context: length for length in lengths}
   settings = {
     **weights,
@@ -98,6 +99,17 @@ def fitted_coefficient(
   if (lengths[-1], "c") not in whole:
     place.write(at[lengths[-1]], [Figure("c", fit.c, count)])
   return fit.c
+
+
+def documents_to_fit_on(data: EvalData) -> Sequence[np.ndarray]:
+  """`data.fit_documents`. Raises ConfigError, which says how to do without them, if there are none."""
+  try:
+    return data.fit_documents
+  except ConfigError as error:
+    raise ConfigError(
+      f"{error}; the split 'fit' is needed to fit c of method 'drope': give c (--c=0.1), leave the method out "
+      "(--methods=nope), or name text to fit on (--data=PATH,heldout=OTHER,fit=ANOTHER)"
+    ) from error
 
 
 def _part_of(progress: Progress, done: int, total: int) -> Callable[[float], None]:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import logging
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -10,11 +11,14 @@ import numpy as np
 from drope_jax.data.corpus import documents
 from drope_jax.data.pipeline import NOTHING_HELD_OUT, evaluation_documents
 from drope_jax.data.recall import Lines, sentences
-from drope_jax.data.sources import Source
+from drope_jax.data.sources import Cut, Source, source_at
+from drope_jax.data.splits import cut_share, naming_split
 from drope_jax.data.tokenizers import Tokenizer
 from drope_jax.errors import ConfigError
 from drope_jax.evaluate.haystack import read_essays
 from drope_jax.evaluate.ruler_prompts import Material
+
+logger = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -50,9 +54,15 @@ class EvalData:
   @functools.cached_property
   def lines(self) -> Lines:
     """Held-out sentences, and facts to hide among them."""
-    fillers = [one for text in self._split("heldout") for one in sentences(text)]
-    if not fillers:
-      raise ConfigError(NOTHING_HELD_OUT)
+    split = self._split("heldout")
+    texts = list(split)
+    fillers = [one for text in texts for one in sentences(text)]
+    with naming_split(self.dataset, "heldout"):
+      if not texts:
+        raise ConfigError(NOTHING_HELD_OUT)
+      if not fillers:
+        raise ConfigError(f"none of its {len(texts)} documents has a sentence to hide facts among; name other text")
+    self._say_what_is_held_out(f"the sentences of {len(texts)} documents are read", len(split))
     return Lines(self.tokenizer, fillers)
 
   @functools.cached_property
@@ -71,7 +81,23 @@ class EvalData:
 
   def _long_documents(self, split: str) -> Sequence[np.ndarray]:
     read = concatenated if self.concatenate else evaluation_documents
-    return read(self._split(split), self.tokenizer, self.longest + 1, self.num_documents)
+    texts = self._split(split)
+    with naming_split(self.dataset, split):
+      found = read(texts, self.tokenizer, self.longest + 1, self.num_documents)
+    if split == "heldout":
+      self._say_what_is_held_out(f"{len(found)} {'rows' if self.concatenate else 'documents'} are read", len(texts))
+    return found
+
+  def _say_what_is_held_out(self, read: str, documents: int) -> None:
+    """A line where nobody named the held-out documents, so that a user does not take them for all."""
+    source = source_at(self.dataset) if isinstance(self.dataset, str) and self.dataset else self.dataset
+    if not isinstance(source, Cut):
+      return
+    whole = ""
+    if isinstance(self.dataset, str):
+      whole = f"; if no run was trained on it, read all by --data={self.dataset},heldout={self.dataset}"
+    share = cut_share(source, "heldout")
+    logger.info("%s: %s, of the %s of %s documents held out by hash%s", self.dataset, read, share, documents, whole)
 
   def _split(self, name: str) -> Sequence[str]:
     if not self.dataset:

@@ -11,6 +11,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from drope_jax import metrics
 from drope_jax.data.corpus import documents
 from drope_jax.data.pipeline import check_named, evaluation_documents
+from drope_jax.data.splits import naming_split
 from drope_jax.data.tokenizers import Tokenizer
 from drope_jax.errors import ConfigError
 from drope_jax.loss import token_losses
@@ -40,13 +41,12 @@ class HeldOut:
     self._context, self._extensions = config.data.context, sorted(config.eval_extensions)
     longest = self._context * self._extensions[-1]
     check_named(config.data)
+    dataset = config.data.source or config.data.directory
     try:
-      texts = documents(config.data.source or config.data.directory, SPLIT)
-      found = evaluation_documents(texts, tokenizer, longest + 1, config.eval_documents)
+      with naming_split(dataset, SPLIT):
+        found = evaluation_documents(documents(dataset, SPLIT), tokenizer, longest + 1, config.eval_documents)
     except ConfigError as error:
-      where = str(config.data.source or config.data.directory)
-      named = "" if str(error).startswith(where) else f"{where}, split {SPLIT!r}: "
-      raise ConfigError(f"TrainConfig.eval_every: {named}{error}") from error
+      raise ConfigError(f"TrainConfig.eval_every: {error}") from error
     self.description = f"{len(found)} documents of the split {SPLIT!r}, at {_listed(self._extensions)}"
     self._count = len(found)
     begin = [tokenizer.bos_id] if config.data.bos else []

@@ -61,6 +61,16 @@ def test_a_bad_line_of_jsonl(line, said, tmp_path):
     assert re.search(said, error), error
 
 
+def test_a_field_that_no_line_has_is_named_once_with_the_way_out(tmp_path):
+  (tmp_path / "a.jsonl").write_bytes(b'{"id": "1", "body": "long"}\n' * 51)
+  with pytest.raises(DataError, match=r"a\.jsonl, line 1: has no field 'text'.*PATH#body"):
+    source_at(f"{tmp_path}/a.jsonl").documents()
+  assert len(source_at(f"{tmp_path}/a.jsonl#body").part("train").documents()) == 51
+  (tmp_path / "a.jsonl").write_bytes(b'{"text": "x"}\n{"body": "long"}\n')
+  with pytest.raises(DataError, match="line 2: has no field 'text'"):
+    source_at(f"{tmp_path}/a.jsonl").documents()
+
+
 def test_lines_end_at_line_feeds_alone(tmp_path):
   texts = ["a\u2028b", "c\u2029d", "e\x85f", "g\x0bh\x0ci", "plain"]
   lines = [json.dumps({"text": text}, ensure_ascii=False).encode() for text in texts]

@@ -8,8 +8,9 @@ from support.stored_documents import STORES, store, text_of
 from drope_jax.config import DataConfig
 from drope_jax.data import pipeline
 from drope_jax.data.corpus import documents
-from drope_jax.data.pipeline import train_batches
+from drope_jax.data.pipeline import evaluation_documents, train_batches
 from drope_jax.data.sources import JSONL, TFDS, Cut, Mixture, Splits, Text, source_at
+from drope_jax.data.splits import left_out, naming_split
 from drope_jax.data.tokenizers import ByteTokenizer
 from drope_jax.errors import ConfigError
 
@@ -97,6 +98,30 @@ def test_a_part_that_nobody_named_is_one_line(tmp_path):
     documents(Text(f"{tmp_path}/train/**/*.txt"), "heldout")
   with pytest.raises(ConfigError, match=r"Cut.heldout and Cut.fit are \(0.5, 0.5\)"):
     Cut(Text("*.txt"), 0.5, 0.5)
+
+
+def test_what_a_small_split_has_left_out_is_said(tmp_path):
+  for name, texts in (("held", TEXTS[:6]), ("fit", [*TEXTS[:4], "a new one"])):
+    store("text", tmp_path / name, texts)
+  path = f"{tmp_path}/held,heldout={tmp_path}/held,fit={tmp_path}/fit"
+
+  def said(name, length):
+    with pytest.raises(ConfigError) as error, naming_split(path, name):
+      evaluation_documents(documents(path, name), ByteTokenizer(), length, 4)
+    return str(error.value)
+
+  none = said("train", 1)
+  assert none.startswith(f"{path}, split 'train': the split has no documents") and none.count(path) == 1
+  assert "6 of 6 documents named for 'train' were left out" in none
+  assert "4 of 5 documents named for 'fit' were left out" in said("fit", 50)
+  assert "left out" not in said("heldout", 50)  # it has all of its documents
+  assert "5 of 5 documents belong to the other parts: 1 % by hash" in left_out(f"{tmp_path}/fit", "heldout")
+  with pytest.raises(ConfigError, match="no split 'fit'") as error:
+    documents(path.partition(",fit")[0], "fit")
+  assert str(error.value).startswith(path.partition(",fit")[0]) and "Splits(" not in str(error.value)
+  config = DataConfig(directory=path, context=8, batch_size=2)
+  with pytest.raises(ConfigError, match=r"has 0 tokens, .*; 6 of 6 documents named for 'train' were left out"):
+    train_batches(config, seed=0)
 
 
 def test_the_splits_of_tfds_are_its_own(tmp_path):

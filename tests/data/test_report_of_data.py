@@ -4,10 +4,12 @@ import pytest
 from support.stored_documents import store
 
 from drope_jax.config import DataConfig
+from drope_jax.data.identity import digest
 from drope_jax.data.prepare import reading, trained_tokenizer
-from drope_jax.data.report import summarise
-from drope_jax.data.sources import JSONL
-from drope_jax.data.tokenizers import ByteTokenizer, load_tokenizer
+from drope_jax.data.report import summarise, tokenizer_of
+from drope_jax.data.sources import JSONL, source_at
+from drope_jax.data.token_shards import write_shards
+from drope_jax.data.tokenizers import ByteTokenizer, load_tokenizer, train_bpe
 from drope_jax.errors import ConfigError
 
 TEXTS = ["x" * (1 << i) for i in range(12)] + ["double", "double", "é" * 10]
@@ -31,6 +33,20 @@ def test_what_is_in_a_source(kind, tmp_path):
   assert "1.00 bytes per token" in text
   summary.plot(tmp_path / "lengths.png")
   assert (tmp_path / "lengths.png").stat().st_size > 1000
+
+
+def test_token_shards_are_read_with_their_own_tokenizer(tmp_path):
+  texts = [f"the {word} runs over the hills {i}" for i, word in enumerate(["fox", "dog", "cat"] * 20)]
+  store("text", tmp_path / "data", texts)
+  tokenizer = train_bpe(texts, 270, tmp_path / "bpe")
+  write_shards(source_at(f"{tmp_path}/data").source.documents(), tokenizer, tmp_path / "out", 1)
+  shards = f"{tmp_path}/out"
+  documents = source_at(shards).documents()
+  assert digest(tokenizer_of(documents, shards, None)) == digest(tokenizer)
+  assert digest(tokenizer_of(documents, f"{shards},heldout={tmp_path}/data", f"{tmp_path}/bpe")) == digest(tokenizer)
+  with pytest.raises(ConfigError, match="--tokenizer is byte, and not the one that these tokens were made with"):
+    tokenizer_of(documents, shards, "byte")
+  assert isinstance(tokenizer_of(source_at(f"{tmp_path}/data").documents(), "data", None), ByteTokenizer)
 
 
 def test_bad_documents_are_counted_and_named(tmp_path):

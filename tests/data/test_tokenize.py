@@ -14,6 +14,7 @@ from drope_jax.data.pipeline import train_batches
 from drope_jax.data.report import summarise
 from drope_jax.data.sources import Cut, Splits, Tokens
 from drope_jax.data.token_shards import write_shards
+from drope_jax.data.tokenize import others_not_written
 from drope_jax.data.tokenizers import ByteTokenizer, load_tokenizer, train_bpe
 from drope_jax.errors import BusyError, ConfigError
 from drope_jax.workdir import sole_writer
@@ -165,6 +166,12 @@ def test_shards_have_the_parts_of_the_text_and_so_its_batches(source, tmp_path):
   assert [text_of(one) for one in apart.documents()] == [
     one for one in source.documents() if one not in set(text.part("heldout").documents())
   ]
+
+
+def test_splits_that_are_not_written_are_named(source, tmp_path):
+  held_out = Splits(source, Cut(source).part("heldout"))
+  assert "--data=OUT,heldout=PATH" in others_not_written(held_out, None, "OUT")
+  assert not others_not_written(held_out, "heldout", "OUT") and not others_not_written(Cut(source), None, "OUT")
 
 
 def test_batches_of_shards_are_those_of_the_text_at_any_context(source, tmp_path):

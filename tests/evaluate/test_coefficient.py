@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from support.counting_task import TOKENIZER, Counting, dropped_checkpoint
 
+from drope_jax.errors import ConfigError
 from drope_jax.evaluate import coefficient, measure, results
 from drope_jax.evaluate.coefficient import BETAS
 from drope_jax.evaluate.eval_data import EvalData
@@ -85,3 +86,15 @@ def test_an_optimum_on_the_edge_of_the_grid_is_said(tmp_path, loaded, fit_data, 
   with caplog.at_level("WARNING"):
     evaluate("run", loaded, ["drope"], [32], [Counting("one")], fit_data, tmp_path / "results.jsonl")
   assert "at 2 times the training context the best beta, 0.8, ends the grid" in caplog.text
+
+
+def test_without_a_split_to_fit_on_the_ways_out_are_named(tmp_path, loaded):
+  for name in ("train", "held"):
+    (tmp_path / name).mkdir()
+    (tmp_path / name / "a.txt").write_text(f"{name}: The tides turn at noon and at dusk, or so. " * 3)
+  data = EvalData(tokenizer=TOKENIZER, longest=32, dataset=f"{tmp_path}/train,heldout={tmp_path}/held")
+  arguments = "run", loaded, ["nope", "drope"], [16, 32], [Counting("one")], data, tmp_path / "results.jsonl"
+  with pytest.raises(ConfigError, match=r"no split 'fit'.*--c=0.1.*--methods=nope.*heldout=OTHER,fit=") as error:
+    evaluate(*arguments)
+  assert str(error.value).startswith(data.dataset) and not (tmp_path / "results.jsonl").exists()
+  evaluate(*arguments, 0.1)

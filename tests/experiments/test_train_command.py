@@ -26,6 +26,13 @@ def test_train_with_an_override(command, files, tmp_path):
   assert contents(tmp_path / "run") == before
 
 
+def test_a_tokenizer_larger_than_the_model_is_refused_before_it_is_trained(command, files, tmp_path):
+  arguments = (f"--config={files / 'tiny.py'}", f"--workdir={tmp_path / 'run'}", f"--data={tmp_path}")
+  ended = command("experiments.train", *arguments, "--train_tokenizer=8000")
+  assert ended.status == 2 and not (tmp_path / "run").exists()
+  assert "--train_tokenizer is 8000, and config.model.vocab_size" in ended.error()
+
+
 RECALIBRATE = ROOT / "experiments" / "configs" / "recalibrate.py"
 SHORT = ("--config.steps=10", "--config.optim.warmup_steps=2", "--config.log_every=1", "--config.trackers=()")
 

@@ -57,6 +57,10 @@ class _File:
     return np.frombuffer(self._index.read(place, place + _BOUNDS.itemsize), "<u8").tolist()
 
 
+class _NoField(BadDocument):
+  """An object without the field that is read."""
+
+
 class _Lines(Sequence[Any]):
   """The field of each line of all files."""
 
@@ -65,8 +69,13 @@ class _Lines(Sequence[Any]):
     self.lasts = np.cumsum([len(file) for file in files]).tolist()
     self.sizes = [file.bytes.size for file in files]
     for last, file in zip(self.lasts, files, strict=True):
-      if len(file):
+      if not len(file):
+        continue
+      try:
         _ = self[last - 1]  # a file that was cut off is cut in its last line
+      except _NoField:
+        _ = self[last - len(file)]  # if no line has the field, the first is the one to name
+        raise
 
   def __len__(self) -> int:
     return self.lasts[-1]
@@ -87,7 +96,11 @@ class _Lines(Sequence[Any]):
       raise BadDocument(f"{file.where(line)}: holds a {type(record).__name__}, not an object; is this JSON lines?")
     if self.field not in record:
       fields = ", ".join(record) or "none"
-      raise BadDocument(f"{file.where(line)}: has no field {self.field!r}; fields: {fields}; name one as JSONL.field")
+      texts = {name: len(value) for name, value in record.items() if isinstance(value, str)}
+      longest = max(texts, key=texts.__getitem__, default="FIELD")
+      raise _NoField(
+        f"{file.where(line)}: has no field {self.field!r}; fields: {fields}; name one in the path, as PATH#{longest}"
+      )
     return record[self.field]
 
   def where(self, index: int) -> str:

@@ -1,0 +1,67 @@
+"""The splits of a path, and what is said of one that is missing, small or empty: which documents it does not have."""
+
+import contextlib
+from collections.abc import Iterator
+
+from drope_jax.data.sources import Cut, Documents, Source, Splits, source_at
+from drope_jax.errors import ConfigError
+
+
+def part_of(dataset: str | Source, split: str) -> Source:
+  """The source of a split. Raises ConfigError, which names the path and not the source at it, if there is none."""
+  source = dataset if isinstance(dataset, Source) else source_at(dataset)
+  try:
+    return source.part(split)
+  except ConfigError as error:
+    said = str(error)
+    if not said.startswith(str(source)):
+      raise
+    raise ConfigError(f"{dataset}{said.removeprefix(str(source))}") from error
+
+
+@contextlib.contextmanager
+def naming_split(dataset: str | Source, split: str) -> Iterator[None]:
+  """Adds to a ConfigError about the documents of a split which split of what that is, and what it has left out."""
+  try:
+    yield
+  except ConfigError as error:
+    said = str(error)
+    where = "" if not dataset or said.startswith(str(dataset)) else f"{dataset}, split {split!r}: "
+    raise ConfigError(f"{where}{said}{left_out(dataset, split)}") from error
+
+
+def left_out(dataset: str | Source, split: str) -> str:
+  """Why a split does not have all documents of its path: "; ..." to end a line with, or "" if it has all.
+
+  All documents are read to count them, so this is for the line with which a command ends.
+  """
+  if not dataset:
+    return ""
+  source = dataset if isinstance(dataset, Source) else source_at(dataset)
+  try:
+    documents = source.part(split).documents()
+  except ConfigError:  # there is no such split, which the error is about
+    return ""
+  count = _absent(documents)
+  if not count:
+    return ""
+  share = f"{count:,} of {len(documents):,} documents"
+  if isinstance(source, Splits):
+    return (
+      f"; {share} named for {split!r} were left out, since they stand in another part too: a document belongs to "
+      "the first of heldout, fit, train that names it"
+    )
+  if isinstance(source, Cut):
+    return f"; {share} belong to the other parts: {cut_share(source, split)} by hash is {split!r}"
+  return ""
+
+
+def cut_share(source: Cut, split: str) -> str:
+  """The share of the documents that a part has: "1 %"."""
+  shares = {"heldout": source.heldout, "fit": source.fit, "train": 1 - source.heldout - source.fit}
+  return f"{100 * shares[split]:.3g} %"
+
+
+def _absent(documents: Documents) -> int:
+  """How many of the documents belong to other parts."""
+  return len(documents) - sum(1 for _ in documents)
