@@ -66,6 +66,7 @@ def ends_at_second_ctrl_c() -> Iterator[None]:
     yield
     return
   read, write = socket.socketpair()
+  read.setblocking(True)  # whatever socket.setdefaulttimeout says (evaluate/harness_call.py)
   write.setblocking(False)
   before = signal.set_wakeup_fd(write.fileno(), warn_on_full_buffer=False)
   _blocks.append(None)

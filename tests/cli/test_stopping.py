@@ -2,8 +2,10 @@
 
 import os
 import signal
+import socket
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -11,6 +13,7 @@ import pytest
 from support.tiny_run import contents, tiny_corpus
 
 from drope_jax.data.corpus import build_corpus
+from drope_jax.interrupts import ends_at_second_ctrl_c
 
 ROOT = Path(__file__).parents[2]
 STATUS = {signal.SIGINT: 130, signal.SIGTERM: 143}
@@ -84,6 +87,18 @@ def main():
 
 cli.run(main)
 """
+
+
+def test_it_is_listened_for_however_long_sockets_wait_by_default(monkeypatch):
+  failed = []
+  monkeypatch.setattr(threading, "excepthook", failed.append)
+  socket.setdefaulttimeout(0.02)
+  try:
+    with ends_at_second_ctrl_c():
+      time.sleep(0.1)
+  finally:
+    socket.setdefaulttimeout(None)
+  assert not failed
 
 
 def test_a_second_ctrl_c_ends_a_save_at_once():
