@@ -1,13 +1,13 @@
 """FLOPs by hand, and the sinks of metric records."""
 
 import json
-import resource
 import sys
 import types
 
 import jax
 import pytest
 from etils import epath
+from support.full_disk import files_of_at_most
 from support.tiny_run import tiny_model
 
 from drope_jax import files, metrics
@@ -65,13 +65,11 @@ def test_a_crash_while_the_records_are_replaced_leaves_the_old_ones(tmp_path, mo
 
 def test_a_full_disk_is_named_by_its_file(tmp_path):
   sink = metrics.JsonLines(tmp_path / "metrics.jsonl", 0)
-  before = resource.getrlimit(resource.RLIMIT_FSIZE)
-  resource.setrlimit(resource.RLIMIT_FSIZE, (100, before[1]))
-  try:
-    with pytest.raises(FileError, match=r"metrics.jsonl: cannot be written \(File too large\)"):
-      sink.write({"step": 1, "what": "x" * 200})
-  finally:
-    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+  with (
+    files_of_at_most(100),
+    pytest.raises(FileError, match=r"metrics.jsonl: cannot be written \(File too large\)"),
+  ):
+    sink.write({"step": 1, "what": "x" * 200})
 
 
 def test_in_a_bucket_where_nothing_can_be_appended_the_file_is_written_anew(tmp_path, monkeypatch):

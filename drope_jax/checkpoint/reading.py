@@ -153,8 +153,8 @@ def _checkpoint_step(manager: ocp.CheckpointManager, workdir: Any, step: int | N
 
 def steps_of(manager: ocp.CheckpointManager) -> list[int]:
   """The steps that were saved to the end, in ascending order."""
-  steps = sorted(manager.all_steps())
-  return [step for step in steps if step in complete_steps(manager.directory)] if is_local(manager.directory) else steps
+  steps = set(manager.all_steps())
+  return sorted(steps.intersection(complete_steps(manager.directory)) if is_local(manager.directory) else steps)
 
 
 def last_of(manager: ocp.CheckpointManager) -> int | None:

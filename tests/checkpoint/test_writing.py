@@ -2,12 +2,12 @@
 
 import contextlib
 import dataclasses
-import resource
 import shutil
 import subprocess
 import time
 
 import pytest
+from support.full_disk import files_of_at_most
 from support.interrupting import when_step_is_logged
 from support.objectives import Pull
 from support.tiny_run import losses, tiny_model, tiny_run
@@ -39,17 +39,6 @@ def wait_for(step):
   """Until a step is saved, which goes on in the background."""
   while not step.exists():
     time.sleep(0.01)
-
-
-@contextlib.contextmanager
-def files_of_at_most(size):
-  """Larger ones cannot be written by this process, as on a disk that is full."""
-  before = resource.getrlimit(resource.RLIMIT_FSIZE)
-  resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
-  try:
-    yield
-  finally:
-    resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 def test_a_step_that_cannot_be_written_ends_the_run_and_it_goes_on_from_the_one_before(

@@ -2,14 +2,12 @@
 
 import dataclasses
 import json
-import random
 from pathlib import Path
 
 import pytest
-from support.tiny_run import WORDS, contents, tiny_corpus, tiny_model, tiny_run
+from support.tiny_run import contents, tiny_model, tiny_run
 
 from drope_jax.config import ModelConfig, TrainConfig
-from drope_jax.data.corpus import build_corpus, documents
 from drope_jax.data.tokenizers import load_tokenizer
 from drope_jax.errors import BusyError, CheckpointError, ConfigError
 from drope_jax.evaluate.eval_data import EvalData
@@ -50,11 +48,8 @@ class Tiny:
 
 
 @pytest.fixture(scope="module")
-def settings(tmp_path_factory):
-  directory = tmp_path_factory.mktemp("corpus")
-  training = list(documents(tiny_corpus(directory / "training"), "train"))
-  long = " ".join(random.Random(0).choices(WORDS, k=40))
-  return Tiny(corpus=str(build_corpus(directory / "corpus", {"train": training, "heldout": [long]})))
+def settings(study_corpus):
+  return Tiny(corpus=study_corpus)
 
 
 @pytest.fixture(scope="module")

@@ -2,15 +2,14 @@
 
 import dataclasses
 import json
-import random
 import shutil
 from pathlib import Path
 
 import pytest
-from support.tiny_run import WORDS, contents, tiny_corpus, tiny_run
+from support.tiny_run import contents, tiny_run
 
 from drope_jax.config import InitConfig
-from drope_jax.data.corpus import build_corpus, documents
+from drope_jax.data.corpus import build_corpus
 from drope_jax.errors import CheckpointError, ConfigError
 from drope_jax.train import train
 from drope_jax.transitions import Drop, Keep
@@ -55,11 +54,8 @@ class Branched:
 
 
 @pytest.fixture(scope="module")
-def settings(tmp_path_factory):
-  directory = tmp_path_factory.mktemp("corpus")
-  training = list(documents(tiny_corpus(directory / "training"), "train"))
-  long = " ".join(random.Random(0).choices(WORDS, k=40))
-  return Branched(text=str(build_corpus(directory / "corpus", {"train": training, "heldout": [long]})))
+def settings(study_corpus):
+  return Branched(text=study_corpus)
 
 
 @pytest.fixture(scope="module")

@@ -1,11 +1,10 @@
 """Imports and exports are there whole or not at all, under the path that was meant; numbers have bounds."""
 
-import contextlib
 import os
-import resource
 
 import pytest
 from support.checkpoints import write_checkpoint
+from support.full_disk import files_of_at_most
 from support.tiny_run import contents, tiny_model
 
 from drope_jax.errors import CheckpointError, FileError
@@ -20,20 +19,9 @@ def run(tmp_path_factory):
   return directory
 
 
-@contextlib.contextmanager
-def disk_of(size):
-  """No file can grow beyond `size` bytes."""
-  before = resource.getrlimit(resource.RLIMIT_FSIZE)
-  resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
-  try:
-    yield
-  finally:
-    resource.setrlimit(resource.RLIMIT_FSIZE, before)
-
-
 @pytest.mark.parametrize("format", ["llama", "gguf"])
 def test_an_export_without_room_leaves_no_trace_and_is_one_line(format, run, tmp_path, capsys):
-  with disk_of(8000):
+  with files_of_at_most(8000):
     assert main(["export", str(run), str(tmp_path / "new/out"), f"--format={format}"]) == 1
   (line,) = capsys.readouterr().err.splitlines()
   assert line.startswith(f"error: {tmp_path / 'new/out'}: cannot be written (") and "None" not in line
