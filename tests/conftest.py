@@ -4,11 +4,16 @@ import gc
 import os
 from pathlib import Path
 
+import hypothesis
 import jax
 import pytest
 from support.tiny_run import tiny_corpus, tiny_model, tiny_run
 
 QUICK_COMPILATION = "--xla_cpu_use_fusion_emitters=false"
+# The same examples at every run, so that a commit passes or fails for good; others: --hypothesis-seed=N with
+# --hypothesis-profile=default.
+hypothesis.settings.register_profile("suite", derandomize=True)
+hypothesis.settings.load_profile("suite")
 os.environ["DROPE_JAX_CPU"] = "off"  # commands that tests start compute on one device, bit by bit as the tests do
 
 

@@ -5,7 +5,7 @@ import re
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from drope_jax.data.recall import (
@@ -81,6 +81,7 @@ def test_recall_documents_vary_and_most_ask_again(lines):
 @given(
   length=st.integers(80, 700), depth=st.floats(0, 1), index=st.integers(0, 1000), facts=st.integers(1, 6)
 )  # fmt: skip
+@example(length=162, depth=0.75, index=28, facts=4)  # lies midway between two ends of fillers
 def test_needles(lines, length, depth, index, facts):
   sample = needle_sample(lines, length, depth, seed=0, index=index, facts=facts)
   again = needle_sample(lines, length, depth, seed=0, index=index, facts=facts)
@@ -99,7 +100,8 @@ def test_needles(lines, length, depth, index, facts):
   before = lines.tokenizer.encode(FACT.sub("", haystack[: haystack.index(f"\n{question}{answer}")]))
   prose = length - sum(len(lines.fact(*pair).ids) for pair in pairs) - len(lines.tokenizer.encode(f"\n{question}"))
   assert sample.depth == pytest.approx(len(before) / prose)
-  assert abs(sample.depth - depth) * prose <= max(len(line.ids) for line in lines.fillers) / 2
+  from_wanted = round(abs(sample.depth - depth) * prose, 6)  # tokens; exactly half a filler may come out a bit above
+  assert from_wanted <= max(len(line.ids) for line in lines.fillers) / 2
 
 
 def test_needles_lie_between_sentences(lines):
