@@ -104,6 +104,8 @@ class InitConfig:
   step: int | None = None  # None: its last complete step
   transition: Transition = dataclasses.field(default_factory=Drop)  # what becomes of its positional embedding
   qk_norm: QKNorm | None = None  # insert this norm, with weights of one
+  token_shift: bool = False  # give the model this part of additions.py, which changes nothing until it is trained
+  logn_scale: bool = False  # likewise
   keep_optimizer: bool = False  # carry the optimizer's moments over; the schedule starts again either way
 
   def __post_init__(self) -> None:

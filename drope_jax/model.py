@@ -19,6 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from drope_jax.additions import keys_seen
 from drope_jax.attention import Segments
 from drope_jax.cache import Cache, compute_dtype
 from drope_jax.layers import layers_with, project, softcapped
@@ -132,6 +133,7 @@ def _resolve(
   config: ModelConfig,
   position_ids_BT: Array,
   key_position_ids_BS: Array,
+  index_BT: Array,
   length: Any,
   frequencies: Frequencies | None,
   mask: dict[str, Any],
@@ -153,7 +155,9 @@ def _resolve(
     k_rotation = q_rotation if same else rotation_of(embedding, key_position_ids_BS)
     bias = None if embedding is None else embedding.bias(config.num_heads)
     by_layer = q_rotation is not None and q_rotation.cos.ndim == 4
-    kinds.append(Kind(q_rotation, k_rotation, {**mask, "window": layer.window, "bias": bias}, by_layer))
+    segments = None if mask["segments"] is None else mask["segments"].queries
+    seen_BT = keys_seen(index_BT, segments, layer.window) if config.logn_scale else None
+    kinds.append(Kind(q_rotation, k_rotation, {**mask, "window": layer.window, "bias": bias}, by_layer, seen_BT))
   return kinds
 
 
@@ -203,10 +207,11 @@ def hidden_states(
     raise ValueError(f"{taps}: names are of {', '.join(TAPS)}; layers are 0 to {config.num_layers - 1}")
   compute = compute or ComputeConfig()
   length = tokens_BT.shape[1] if length is None and cache is None else length
+  index_BT = jnp.arange(tokens_BT.shape[1])[None]
+  if cache is not None:
+    index_BT = index_BT + cache.lengths_B[:, None]
   if position_ids_BT is None:
-    position_ids_BT = jnp.arange(tokens_BT.shape[1])[None]
-    if cache is not None:
-      position_ids_BT = position_ids_BT + cache.lengths_B[:, None]
+    position_ids_BT = index_BT
   key_position_ids_BS = position_ids_BT if cache is None else jnp.arange(cache.k_LBSKh.shape[2])[None]
   mask = {
     "offset": 0 if cache is None else cache.lengths_B,  # index of each row's first query: the number of cached tokens
@@ -216,7 +221,7 @@ def hidden_states(
   }
   if config.attention_scale is not None:
     mask["logit_scale"] = logit_scale * (config.attention_scale * math.sqrt(config.head_dim))
-  kinds = _resolve(config, position_ids_BT, key_position_ids_BS, length, frequencies, mask)
+  kinds = _resolve(config, position_ids_BT, key_position_ids_BS, index_BT, length, frequencies, mask)
 
   x_BTD = params["embedding"][tokens_BT].astype(compute_dtype(compute))
   if config.embedding_multiplier != 1:

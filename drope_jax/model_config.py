@@ -54,7 +54,8 @@ def _check_embedding(config: "ModelConfig", value: Any, where: str, allowed: str
 class ModelConfig:
   """A Llama-shaped decoder: RMSNorm, grouped-query attention, a gated feed-forward layer. Letters as in model.py.
 
-  The fields after `init_std` are what other families add to Llama; their defaults add nothing.
+  The fields from `norm_placement` to `logits_divisor` are what other families add to Llama; the last two are learnt
+  parts of additions.py. All their defaults add nothing.
   """
 
   vocab_size: int  # V
@@ -78,6 +79,8 @@ class ModelConfig:
   embedding_multiplier: float = 1.0  # on the embeddings of the input tokens
   residual_multiplier: float = 1.0  # on what each sublayer adds to the residual stream
   logits_divisor: float = 1.0  # the logits of the next token are divided by it
+  token_shift: bool = False  # keys become k + a (previous k - k); a is learnt per layer, from 0
+  logn_scale: bool = False  # queries that see n keys are multiplied by 1 + s ln n; s is learnt per head, from 0
 
   def __post_init__(self) -> None:
     check_finite(self)

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import optax
 
 from drope_jax.errors import check
@@ -89,6 +90,46 @@ class Muon(Optimizer):
       "adam": optax.scale_by_adam(self.beta1, self.beta2, self.eps),
     }
     return optax.partition(by_label, labels), _weight_decay(self.weight_decay, specs)
+
+
+@dataclasses.dataclass(unsafe_hash=True, kw_only=True)
+class Staged(Optimizer):
+  """Another optimizer, under which some parameters move alone at first, and then all: queries and keys after a drop.
+
+  Those that wait gather moments meanwhile, from gradients that are clipped together with all others.
+  """
+
+  optimizer: Optimizer = dataclasses.field(default_factory=AdamW)
+  first: tuple[str, ...] = ("q", "k")  # the parameters of the layers that move from the first step on
+  steps: int  # so many without the others; those of a state that is carried over are counted
+
+  def __post_init__(self) -> None:
+    check(
+      isinstance(self.optimizer, Optimizer) and not isinstance(self.optimizer, Staged),
+      f"Staged.optimizer is {self.optimizer!r}; allowed: another optimizer than Staged",
+    )
+    check(bool(self.first), "Staged.first is (); name parameters of the layers, as ('q', 'k')")
+    check(self.steps >= 1, f"Staged.steps is {self.steps}; it must be at least 1")
+
+  def transforms(self, specs: Any) -> Transforms:
+    layers = specs["layers"]
+    for name in self.first:
+      check(name in layers, f"Staged.first has {name!r}; the layers of this model have {', '.join(layers)}")
+    held = _of_each(lambda spec: True, specs)
+    held["layers"] |= dict.fromkeys(self.first, False)
+    return *self.optimizer.transforms(specs), optax.masked(_hold(self.steps), held)
+
+
+def _hold(steps: int) -> optax.GradientTransformation:
+  """Updates of zero for so many steps, then those that come in."""
+
+  def update(updates: Any, state: optax.ScaleByScheduleState, _: Any = None) -> tuple[Any, optax.ScaleByScheduleState]:
+    moves = state.count >= steps
+    return jax.tree.map(lambda update: jnp.where(moves, update, 0), updates), optax.ScaleByScheduleState(
+      optax.safe_increment(state.count)
+    )
+
+  return optax.GradientTransformation(lambda _: optax.ScaleByScheduleState(jnp.zeros([], jnp.int32)), update)
 
 
 def matrix_axes(spec: ParameterSpec) -> optax.contrib.MuonDimensionNumbers | None:

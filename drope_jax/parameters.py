@@ -74,6 +74,11 @@ def parameter_specs(config: ModelConfig) -> Params:
     if config.qk_norm.keys:
       layer["k_norm"] = scale("layers", "head_dim") if per_head else scale("layers", "kv_heads", "head_dim")
 
+  if config.token_shift:
+    layer["token_shift"] = bias("layers")
+  if config.logn_scale:
+    layer["logn_scale"] = bias("layers", "heads")
+
   specs = {"embedding": matrix("vocab", "embed"), "layers": layer, "final_norm": scale("norm")}
   if not config.tie_embeddings:
     specs["unembedding"] = matrix("vocab", "embed")

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import jax
 
+from drope_jax.additions import scaled_by_logn, shifted
 from drope_jax.attention import attention, weights
 from drope_jax.cache import Cache, write
 from drope_jax.layers import gated, layers_with
@@ -24,6 +25,7 @@ class Kind(NamedTuple):
   k_rotation: Rotation | None
   mask: dict[str, Any]  # of `attention`: offset, window, segments, bias and logit scale
   by_layer: bool  # whether the rotations have a leading L axis
+  seen_BT: Array | None  # how many keys each query sees; None: ModelConfig.logn_scale does not ask for it
 
 
 def _read(params: Params, name: str, x_BTD: Array, config: ModelConfig, compute: ComputeConfig) -> Array:
@@ -75,6 +77,13 @@ def attention_sublayer(
       v_LBSKh=write(cache.v_LBSKh, v_BSKh, index, cache.lengths_B),
     )
     k_BSKh, v_BSKh = cache.k_LBSKh[index], cache.v_LBSKh[index]
+
+  # Behind the cache, which holds what is projected: a key's neighbour may have been cached before it.
+  if config.token_shift:
+    segments = kind.mask["segments"]
+    k_BSKh = shifted(k_BSKh, params["token_shift"], None if segments is None else segments.keys)
+  if kind.seen_BT is not None:
+    q_BTHh = scaled_by_logn(q_BTHh, params["logn_scale"], kind.seen_BT)
 
   def turned(x_BTHh: Array, rotation: Rotation | None) -> Array:
     return rotate(x_BTHh, jax.tree.map(lambda table: table[index], rotation) if kind.by_layer else rotation)

@@ -149,6 +149,8 @@ DEFAULTS = {
     "embedding_multiplier",
     "residual_multiplier",
     "logits_divisor",
+    "token_shift",
+    "logn_scale",
   )
 }
 

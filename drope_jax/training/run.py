@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from etils import epath
 
 from drope_jax import checkpoint
+from drope_jax.additions import ADDITIONS
 from drope_jax.config import TrainConfig
 from drope_jax.errors import CheckpointError, ConfigError, check
 from drope_jax.model_config import ModelConfig
@@ -27,13 +28,14 @@ class Run:
 
   @functools.cached_property
   def trained(self) -> ModelConfig:
-    """What the train step runs: `model`; under a transition with `frequencies` the checkpoint's, with the QK-norm."""
+    """What the train step runs: `model`; under a transition with `frequencies` the checkpoint's, with its new parts."""
     if self.source is None or self.config.init is None:
       return self.model
     step = jax.ShapeDtypeStruct((), jnp.int32)
     if jax.eval_shape(lambda step: self._table(self.source, step), step) is None:
       return self.model
-    return dataclasses.replace(self.source, qk_norm=self.model.qk_norm)
+    parts: dict[str, Any] = {field: getattr(self.model, field) for field in ("qk_norm", *ADDITIONS)}
+    return dataclasses.replace(self.source, **parts)
 
   @functools.cached_property
   def teacher(self) -> ModelConfig | None:
@@ -93,6 +95,12 @@ def start_from(config: TrainConfig, source: ModelConfig) -> Run:
       f"InitConfig.qk_norm: the model of {init.checkpoint} has one already ({source.qk_norm}); leave it out",
     )
     model = dataclasses.replace(model, qk_norm=init.qk_norm)
+  added: dict[str, Any] = {field: True for field in ADDITIONS if getattr(init, field)}
+  for field in added:
+    check(
+      not getattr(source, field), f"InitConfig.{field}: the model of {init.checkpoint} has it already; leave it out"
+    )
+  model = dataclasses.replace(model, **added)
   if config.model is not None:
     found = differences(to_dict(model), to_dict(config.model))
     check(not found, f"TrainConfig.model is not that of init.checkpoint ({init.checkpoint}): {''.join(found[:1])}")

@@ -8,11 +8,12 @@ import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from drope_jax import checkpoint, drope
+from drope_jax.additions import ADDITIONS, with_additions
 from drope_jax.checkpoint import SavedStep, TrainState
 from drope_jax.model import init_params
 from drope_jax.model_config import ModelConfig
 from drope_jax.optim import carried_over, make_optimizer
-from drope_jax.parameters import Params
+from drope_jax.parameters import Params, parameter_specs
 from drope_jax.training.run import Run
 
 logger = logging.getLogger(__name__)
@@ -46,19 +47,22 @@ def fresh_state(
 
 
 def state_from_init(run: Run, mesh: Mesh, optimizer: optax.GradientTransformation, abstract: TrainState) -> TrainState:
-  """The weights of `config.init`, with a QK-norm if one is asked for, and an optimizer state, fresh or carried over."""
+  """The weights of `config.init` with the new parts that it asks for, and an optimizer state, fresh or carried over."""
   init = run.config.init
   assert init is not None and run.source is not None
   found = checkpoint.open_step(init.checkpoint, init.step)
   params = found.params(mesh)
   if init.qk_norm is not None:
     _, params = drope.insert_qk_norm(found.model, params, init.qk_norm)
+  params = with_additions(params, parameter_specs(run.model))
+  added = [field for field in ADDITIONS if getattr(init, field)]
   logger.info(
-    "weights: from %s, step %d; transition %s, QK-norm %s, optimizer state %s",
+    "weights: from %s, step %d; transition %s, QK-norm %s, %soptimizer state %s",
     init.checkpoint,
     found.step,
     init.transition,
     "inserted" if init.qk_norm else "as it was",
+    "".join(f"{field} added (all zero), " for field in added),
     "kept" if init.keep_optimizer else "fresh",
   )
   shardings = _shardings(abstract)

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from drope_jax.additions import ADDITIONS
 from drope_jax.drope import FROM_SCRATCH_COEFFICIENT, SMOLLM_COEFFICIENT, temperature
 from drope_jax.evaluate.coefficient import FIT_TASK
 from drope_jax.evaluate.figures import BETA, LOSS, Figure
@@ -62,6 +63,7 @@ def _start(run: Run) -> str:
   parts = [code(Path(init.checkpoint).name) + ("" if init.step is None else f" at step {init.step:,}")]
   parts += [] if init.transition == Keep() else [arms.kind(run)]
   parts += ["QK-norm inserted"] if init.qk_norm is not None else []
+  parts += [f"{field} added" for field in ADDITIONS if getattr(init, field)]
   return ", ".join(parts)
 
 

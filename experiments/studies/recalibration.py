@@ -3,18 +3,18 @@
 Paper: its recalibration (section 5, appendix C.1) is the row `drop`; it tries no other, though its reviewers asked for
 a gradual removal. Here, by the rows of a list of ideas: 1. the rate, Adam's moments kept, Muon; 2. fades, the slow
 pairs first or all at once; 3. distillation from the trunk, on logits or on the outputs of attention; 4. the layers one
-after the other, the late ones first; and a fade with a teacher. What ends with some rotation, or a window, is a hybrid
-and stands in recalibration_hybrid.py. Not here, since they need parameters that the model does not have: token shift
-(row 7) and a trained log-n scale (row 8).
+after the other, the late ones first, or queries and keys alone for a tenth of the steps; and a fade with a teacher.
+What ends with some rotation, a window or a token shift (rows 5 to 7) is a hybrid and stands in recalibration_hybrid.py;
+a learnt log-n scale (row 8), which is aimed at length, in recalibration_length.py.
 
 `python -m experiments.study --config=experiments/studies/recalibration.py:SIZE --workdir=DIR --seeds=0,1,2,3,4`. All
 tails see the same tokens in the same order; the report has every one's recovery curve.
 
 | size  |  parameters |     T | runs | rows |    tokens | FLOPs (PaLM) |     minutes (on) |
 | :---- | ----------: | ----: | ---: | ---: | --------: | -----------: | ---------------: |
-| mini  |     935,040 |   128 |   15 |   14 |      4.4M |      2.88e13 | 16 (2 CPU cores) |
-| small |  15,735,168 |   256 |   12 |   11 |    183.1M |      1.96e16 |     8 (one H200) |
-| paper | 494,005,120 | 1,024 |   15 |   14 | 44,040.2M |      1.46e20 |                  |
+| mini  |     935,040 |   128 |   18 |   17 |      5.1M |      3.37e13 | 19 (2 CPU cores) |
+| small |  15,735,168 |   256 |   13 |   12 |    181.1M |      1.94e16 |     8 (one H200) |
+| paper | 494,005,120 | 1,024 |   18 |   17 | 50,331.6M |      1.67e20 |                  |
 
 Tokens and FLOPs (PaLM, the teacher's forward passes included) are of all runs of a seed. Numbers to expect: not yet
 run. A pilot (one to three seeds, other code) had all of them within 0.06 nats of the plain drop.
@@ -25,7 +25,7 @@ from collections.abc import Sequence
 from typing import ClassVar
 
 from drope_jax.objective import Distill
-from drope_jax.optimizers import Muon
+from drope_jax.optimizers import Muon, Staged
 from drope_jax.transitions import Drop, Fade, Transition
 from experiments.studies import sizes
 from experiments.studies.shapes import Branch, Shape, control, getter, tail
@@ -38,34 +38,42 @@ class PureRecalibration(Shape):
   title: ClassVar[str] = "Ways to recalibrate after the full drop"
 
   rates: tuple[float, ...] = (0.1, 0.3, 2.0)  # as multiples of the tail's, beside 1
+  rates_with_moments: tuple[float, ...] = (0.1, 0.3)  # likewise, with Adam's moments of the trunk
   fades: tuple[float, ...] = (0.25, 0.5)  # shares of the steps
 
   def branches(self) -> Sequence[Branch]:
     teacher = {"objective": Distill(until=0.8)}
     on_attention = {"objective": Distill(what="attention", until=0.2)}
     slow_first = Fade(share=0.5, order="slow_first")
+    alone = Staged(first=("q", "k"), steps=max(self.tail_steps // 10, 1))
     return [
       control(("rope",)),
       _pure("drop", "dropped"),
       *(_pure(f"rate_{rate:g}", f"rate × {rate:g}", optim={"peak_lr": self.tail_lr * rate}) for rate in self.rates),
-      *([] if self.checkpoint else [_pure("moments", "moments kept", init={"keep_optimizer": True})]),
+      *([] if self.checkpoint else map(self._with_moments, (1.0, *self.rates_with_moments))),
       _pure("muon", "Muon", optim={"optimizer": Muon()}),
       *(_pure(f"slow_first_{s:g}", f"faded, slow first, {s:g}", Fade(share=s, order="slow_first")) for s in self.fades),
       _pure("fade", "faded, all at once, 0.5", Fade(share=0.5)),
       _pure("late_first", "faded, late layers first, 0.5", Fade(share=0.5, order="late_first")),
+      _pure("queries_keys_first", "q and k alone for a tenth", optim={"optimizer": alone}),
       _pure("taught", "distilled (logits)", settings=teacher),
       _pure("taught_attention", "distilled (attention)", settings=on_attention),
       _pure("fade_taught", "faded, slow first, and distilled", slow_first, settings=teacher),
     ]
+
+  def _with_moments(self, rate: float) -> Branch:
+    name, label = ("moments", "moments kept") if rate == 1 else (f"moments_{rate:g}", f"moments kept, rate × {rate:g}")
+    return _pure(name, label, init={"keep_optimizer": True}, optim={"peak_lr": self.tail_lr * rate})
 
 
 def _pure(run: str, label: str, how: Transition | None = None, **more: object) -> Branch:
   return tail(run, label, how or Drop(), ("nope",), **more)
 
 
+_SMALL = {"rates": (2.0,), "rates_with_moments": (), "fades": (0.5,), "needles_per_depth": 40, "tail_steps": 135}
 SIZES = {
   "mini": sizes.of(PureRecalibration, sizes.mini),
-  "small": sizes.of(PureRecalibration, sizes.small, rates=(2.0,), fades=(0.5,), needles_per_depth=40, tail_steps=150),
+  "small": sizes.of(PureRecalibration, sizes.small, **_SMALL),
   "paper": sizes.of(PureRecalibration, sizes.paper),
 }
 get_config = getter(SIZES)

@@ -1,18 +1,19 @@
-"""Cheap drops that keep something: partial drops, and rotations in windowed layers. Hybrids, and not DroPE.
+"""Cheap drops that keep some local order: partial drops, windowed rotations, token shift. Hybrids, and not DroPE.
 
-Paper: it calls p-RoPE and RNoPE-SWA complementary and tests neither. These are rows 5 and 6 of the list of ideas of
+Paper: it calls p-RoPE and RNoPE-SWA complementary and tests neither. These are rows 5 to 7 of the list of ideas of
 recalibration.py, whose trunk, control and full drop they share (`--runs=DIR`), in a table of their own: keep the pairs
 that turn once or twice within the context, with and without a teacher; keep RoPE in three of four layers, with windows
-of an eighth or a quarter of the context.
+of an eighth or a quarter of the context; give keys a learnt share of the key before them (drope_jax/additions.py),
+after a drop, after a partial one, and as its control while RoPE is continued.
 
 `python -m experiments.study --config=experiments/studies/recalibration_hybrid.py:SIZE --workdir=DIR
 --seeds=0,1,2,3,4`. All tails see the same tokens in the same order.
 
-| size  |  parameters |     T | runs | rows |    tokens | FLOPs (PaLM) |     minutes (on) |
-| :---- | ----------: | ----: | ---: | ---: | --------: | -----------: | ---------------: |
-| mini  |     935,040 |   128 |    8 |   10 |      2.6M |      1.68e13 | 15 (2 CPU cores) |
-| small |  15,735,168 |   256 |    8 |   10 |    162.6M |      1.72e16 |     7 (one H200) |
-| paper | 494,005,120 | 1,024 |    8 |   10 | 29,360.1M |      9.66e19 |                  |
+| size  |                 parameters |     T | runs | rows |    tokens | FLOPs (PaLM) |     minutes (on) |
+| :---- | -------------------------: | ----: | ---: | ---: | --------: | -----------: | ---------------: |
+| mini  |         935,040 to 935,044 |   128 |   11 |   13 |      3.3M |      2.17e13 | 19 (2 CPU cores) |
+| small |   15,735,168 to 15,735,176 |   256 |   11 |   13 |    200.1M |      2.11e16 |     9 (one H200) |
+| paper | 494,005,120 to 494,005,144 | 1,024 |   11 |   13 | 35,651.6M |      1.17e20 |                  |
 
 Tokens and FLOPs (PaLM) are of all runs of a seed. Numbers to expect: not yet run.
 """
@@ -22,7 +23,7 @@ from collections.abc import Sequence
 from typing import ClassVar
 
 from drope_jax.objective import Distill
-from drope_jax.transitions import Drop, KeepWindows, PartialDrop
+from drope_jax.transitions import Drop, Keep, KeepWindows, PartialDrop, Transition
 from experiments.studies import sizes
 from experiments.studies.partial_drop import partial
 from experiments.studies.shapes import Branch, Shape, control, getter, tail
@@ -49,12 +50,19 @@ class HybridRecalibration(Shape):
       *map(partial, self.turns),
       tail("turns_1_taught", "kept from 1 turn on, distilled", PartialDrop(turns=1.0), ("rope",), settings=taught),
       *windowed,
+      _shifted("drop_shift", "dropped, token shift", Drop(), "nope"),
+      _shifted("turns_1_shift", "kept from 1 turn on, token shift", PartialDrop(turns=1.0), "rope"),
+      _shifted("control_shift", "RoPE, continued, token shift", Keep(), "rope"),
     ]
+
+
+def _shifted(run: str, label: str, how: Transition, method: str) -> Branch:
+  return tail(run, label, how, (method,), init={"token_shift": True})
 
 
 SIZES = {
   "mini": sizes.of(HybridRecalibration, sizes.mini, needles_per_depth=100),
-  "small": sizes.of(HybridRecalibration, sizes.small, needles_per_depth=100, tail_steps=191),
+  "small": sizes.of(HybridRecalibration, sizes.small, needles_per_depth=100, tail_steps=150),
   "paper": sizes.of(HybridRecalibration, sizes.paper),
 }
 get_config = getter(SIZES)
