@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from drope_jax import checkpoint
+from drope_jax.additions import ADDITIONS
 from drope_jax.config import DataConfig, TrainConfig
 from drope_jax.data.identity import Content
 from drope_jax.data.pipeline import open_documents
@@ -53,6 +54,11 @@ def _key(run: TrainConfig, content: Mapping[str, Any], by_path: Mapping[str, str
     path = run.init.checkpoint
     start = by_path[path] if path in by_path else checkpoint.open_step(path, run.init.step).identity
     said["init"] |= {"checkpoint": start, "model": None, "source": None}
+  # Fields that were added later: where they are not used, the key stays that of runs from before.
+  for part in (said.get("model"), said["init"]):
+    for field in ADDITIONS if part else ():
+      if not part[field]:
+        del part[field]
   return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()[:16]
 
 
