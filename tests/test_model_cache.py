@@ -8,7 +8,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from support.tiny_decoder import (
-  POSITION_IDS,
   POSITIONS,
   TINY,
   assert_close,
@@ -30,16 +29,18 @@ def step(params, config, tokens_BT, cache, length=None):
     return unembed(params, x_BTD), cache
 
 
+ADDED = tiny(positions=POSITIONS["pattern"], token_shift=True, logn_scale=True)
+PLAIN = {name: tiny(positions=positions) for name, positions in POSITIONS.items()}
 CACHED = {
-  **POSITIONS,
-  "dynamic yarn": RoPE(100.0, DynamicYaRN(4)),
-  "longrope": RoPE(100.0, LongRoPE((1.0, 1.0), (2.0, 4.0), 4, 4.0), rotary_dim=4),
+  **PLAIN,
+  "dynamic yarn": tiny(positions=RoPE(100.0, DynamicYaRN(4))),
+  "longrope": tiny(positions=RoPE(100.0, LongRoPE((1.0, 1.0), (2.0, 4.0), 4, 4.0), rotary_dim=4)),
+  "additions": ADDED,
 }
 
 
-@pytest.mark.parametrize("positions", CACHED.values(), ids=CACHED)
-def test_a_cache_changes_nothing_however_the_tokens_are_cut(positions):
-  config = tiny(positions=positions)
+@pytest.mark.parametrize("config", CACHED.values(), ids=CACHED)
+def test_a_cache_changes_nothing_however_the_tokens_are_cut(config):
   params, tokens = random_params(config), random_tokens(2, 8)
   expected = logits_of(params, config, tokens)
   for chunks in [(1,) * 8, (4, 4), (1, 4, 1, 1, 1)]:
@@ -51,9 +52,8 @@ def test_a_cache_changes_nothing_however_the_tokens_are_cut(positions):
     assert_close(jnp.concatenate(logits, 1), expected)
 
 
-@POSITION_IDS
-def test_rows_of_a_cache_may_have_lengths_of_their_own(positions):
-  config = tiny(positions=positions)
+@pytest.mark.parametrize("config", [*PLAIN.values(), ADDED], ids=[*PLAIN, "additions"])
+def test_rows_of_a_cache_may_have_lengths_of_their_own(config):
   params, prompts, answers = random_params(config), random_tokens(2, 4), random_tokens(2, 4, seed=1)
   lengths = [1, 3]
   _, cache = step(params, config, prompts, init_cache(config, batch=2, capacity=10))

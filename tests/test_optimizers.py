@@ -13,8 +13,8 @@ from support.tiny_run import tiny_model
 from drope_jax.config import OptimConfig, QKNorm
 from drope_jax.errors import ConfigError
 from drope_jax.optim import carried_over, make_optimizer
-from drope_jax.optimizers import AdamW, Muon, Optimizer, matrix_axes
-from drope_jax.parameters import map_specs, parameter_specs
+from drope_jax.optimizers import AdamW, Muon, Optimizer, Staged, matrix_axes
+from drope_jax.parameters import map_specs, named_leaves, parameter_specs
 from drope_jax.serialization import from_dict, to_dict
 
 MODEL = tiny_model(qkv_bias=True, qk_norm=QKNorm(), tie_embeddings=False)
@@ -130,6 +130,19 @@ def test_moments_are_carried_over_and_the_schedule_starts_again(optimizer):
   assert state[-1].count == 0 and source[-1].count == 1
 
 
+def test_a_staged_optimizer_moves_the_first_parameters_alone_and_then_all_as_without_it():
+  staged, plain = Staged(first=("q", "k"), steps=1), AdamW()
+  alone, theirs = (named_leaves(updates_of(how, steps=1)) for how in (staged, plain))
+  for (name, ours), (_, expected) in zip(alone, theirs, strict=True):
+    np.testing.assert_array_equal(ours, expected if name in ("layers/q", "layers/k") else 0)
+  jax.tree.map(np.testing.assert_array_equal, updates_of(staged, steps=2), updates_of(plain, steps=2))
+
+
+def test_a_staged_optimizer_must_find_its_parameters():
+  with pytest.raises(ConfigError, match=r"Staged\.first has 'qk'; the layers of this model have attention_norm, q,"):
+    updates_of(Staged(first=("q", "qk"), steps=1))
+
+
 @dataclasses.dataclass(unsafe_hash=True)
 class Sign(Optimizer):
   """A user's own: sign descent."""
@@ -159,6 +172,9 @@ def test_an_optimizer_of_ones_own_works_and_is_recorded():
     (lambda: Muon(momentum=1.0), "Muon.momentum is 1.0"),
     (lambda: Muon(iterations=0), "Muon.iterations is 0"),
     (lambda: Muon(rms=0.0), "Muon.rms is 0.0"),
+    (lambda: Staged(steps=0), "Staged.steps is 0"),
+    (lambda: Staged(first=(), steps=1), "Staged.first is ()"),
+    (lambda: Staged(optimizer=Staged(steps=1), steps=1), "Staged.optimizer is Staged"),
     (lambda: OptimConfig(peak_lr=1.0, optimizer=None), "OptimConfig.optimizer is None; allowed: AdamW, Muon"),
   ],
 )
