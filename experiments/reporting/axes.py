@@ -2,22 +2,20 @@
 
 import dataclasses
 import math
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import matplotlib
 
 matplotlib.use("Agg")  # before pyplot: there may be no display
 
-import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure as Canvas
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 
 from experiments.plan import Arm, Row
 from experiments.reporting import arms
+from experiments.reporting.lengths import Lengths
 from experiments.reporting.records import Records
 
 # Okabe and Ito's colours, which the colour-blind can tell apart; the yellow is left out, too pale for a line.
@@ -36,7 +34,6 @@ STYLE: dict[Any, Any] = {
   "axes.spines.top": False, "axes.spines.right": False, "axes.edgecolor": "#555555", "axes.labelcolor": "#333333",
   "xtick.color": "#555555", "ytick.color": "#555555", "axes.grid": True, "axes.axisbelow": True,
   "grid.color": "#e4e4e4", "grid.linewidth": 0.8, "legend.frameon": False, "figure.facecolor": "white",
-  "savefig.dpi": 150,
 }  # fmt: skip
 CONTEXT_SHADE = "#f1f1f1"
 
@@ -65,12 +62,16 @@ class Look:
 
 
 def looks(records: Records) -> dict[Row, Look]:
-  """A look for each row: by method for a control's rows, by kind of run for others; a spare one if that is taken."""
+  """A look for each row of a report."""
+  return looks_of(records.rows, {name: arms.kind(run) for name, run in records.runs.items()})
+
+
+def looks_of(rows: Sequence[Row], kinds: Mapping[str, str]) -> dict[Row, Look]:
+  """By method for a control's rows, by kind of run for others; a spare one if that is taken."""
   chosen: dict[tuple[str, str], tuple[str, str]] = {}
   found = {}
-  for row in records.rows:
-    run = records.runs.get(row.run)
-    kind = None if run is None else arms.kind(run)
+  for row in rows:
+    kind = kinds.get(row.run)
     whole = row.plain or row.method == "drope"  # with the temperature and without it, a model keeps its colour
     key = (row.run, "" if whole else row.method)
     if key not in chosen:
@@ -78,7 +79,7 @@ def looks(records: Records) -> dict[Row, Look]:
         KIND_LOOKS.get(kind or "") if whole else METHOD_LOOKS.get(row.method) if kind in (None, arms.CONTROL) else None
       )
       chosen[key] = _free(usual, list(chosen.values()))
-    tempered = any(other.run == row.run and other.method == "drope" for other in records.rows)
+    tempered = any(other.run == row.run and other.method == "drope" for other in rows)
     found[row] = Look(*chosen[key], dashed=row.plain and tempered, heavy=whole and kind in KIND_LOOKS)
   return found
 
@@ -163,7 +164,7 @@ def log_axis(axes: Axes, values: Sequence[float]) -> None:
   plain_ticks(axes.yaxis, log_ticks(*axes.get_ylim()))
 
 
-def length_axis(axes: Axes, records: Records, contexts: Sequence[int]) -> None:
+def length_axis(axes: Axes, records: Lengths, contexts: Sequence[int]) -> None:
   """Lengths on a log-2 axis, as multiples and in tokens, the training context marked."""
   axes.set_xscale("log", base=2)
   axes.set_xlim(min(contexts) / 2**0.25, max(contexts) * 2**0.25)
@@ -173,7 +174,7 @@ def length_axis(axes: Axes, records: Records, contexts: Sequence[int]) -> None:
   mark_context(axes, records)
 
 
-def mark_context(axes: Axes, records: Records) -> None:
+def mark_context(axes: Axes, records: Lengths) -> None:
   """Shades what lies within the training context."""
   left, right = axes.get_xlim()
   if left < records.train_context < right:
@@ -189,8 +190,3 @@ def error_bars(axes: Axes, x: Sequence[float] | np.ndarray, y: np.ndarray, ends:
     axes.errorbar(
       np.asarray(x)[known], y[known], spread, fmt="none", ecolor=color, elinewidth=1, capsize=2, alpha=0.5, zorder=2
     )
-
-
-def save(canvas: Canvas, path: Path) -> None:
-  canvas.savefig(path, bbox_inches="tight", pad_inches=0.12)
-  plt.close(canvas)
