@@ -1,7 +1,6 @@
 """The commands of this project, by what they are for; docs/reference/commands.md has a section on each.
 
-Each parses its flags by absl (`cli.run`) or with a parser (`cli.run_parsed`), but for the harness, whose flags are those
-of another library's command.
+Each parses its flags by absl (`cli.run`) or with a parser (`cli.run_parsed`); the harness has those of another library.
 """
 
 COMMANDS = {
