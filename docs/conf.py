@@ -1,4 +1,4 @@
-"""Sphinx builds this site: `python -m sphinx -W --keep-going docs docs/_build`, without a network (see CONTRIBUTING.md)."""
+"""Sphinx builds this site, without a network: `python -m sphinx -W --keep-going docs docs/_build`."""
 
 import sys
 from pathlib import Path
