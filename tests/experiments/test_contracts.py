@@ -100,7 +100,7 @@ def test_a_docstring_names_what_the_contract_asks_for(module):
     assert part in text, part
 
 
-LAUNCH_TABLE = (Path(__file__).parents[2] / "experiments" / "launch" / "README.md").read_text()
+LAUNCH_TABLE = (Path(__file__).parents[2] / "docs" / "howto" / "pod.md").read_text()
 PRETRAINED = {"SmolLM-360M": "smollm_360m_30b", "SmolLM-1.7B": "smollm_1_7b", "Llama2-7B": "llama2_7b"}
 
 
