@@ -227,10 +227,10 @@ def attention_by_distance(weights_BHTT: Array) -> Array:
   Distance d is averaged over the T - d queries that have such a key, and over the sequences.
   """
   length = weights_BHTT.shape[-1]
-  i, j = np.arange(length)[:, None], np.arange(length)
-  of_distance = (i - j)[None] == np.arange(length)[:, None, None]  # (distance, T, T)
-  summed = jnp.einsum("BHTS,dTS->Hd", weights_BHTT, of_distance.astype(np.float32))
-  return summed / (weights_BHTT.shape[0] * np.arange(length, 0, -1))
+  i, distance = np.arange(length)[:, None], np.arange(length)
+  keys = np.maximum(i - distance, 0)[None, None]
+  at_BHTd = jnp.take_along_axis(weights_BHTT, keys, axis=-1) * (i >= distance)
+  return at_BHTd.sum((0, 2)) / (weights_BHTT.shape[0] * np.arange(length, 0, -1))
 
 
 def positional_heads(weights_LBHTT: Array, c_TT: Any, count: int = 1) -> list[tuple[int, int]]:

@@ -25,6 +25,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.ticker import MaxNLocator
 
@@ -35,7 +36,7 @@ from drope_jax.model import init_params
 from drope_jax.model_config import ModelConfig
 from drope_jax.theory import bias_gradient_norms, diagonal_weights, previous_token_weights
 from drope_jax.transitions import PartialDrop, drop
-from experiments.reporting.axes import INK, PURPLE, VERMILION
+from experiments.reporting.axes import INK, PURPLE, STYLE, VERMILION
 from experiments.studies import sizes
 from experiments.studies.figures import panels, save, text_rows, write_csv
 
@@ -77,13 +78,14 @@ def norms(
   return found
 
 
+@plt.rc_context(STYLE)
 def draw(given: Namespace) -> None:
   size = sized(given.size)
   layers = given.layers or list(range(size.model.num_layers))
   for layer in layers:
     check(0 <= layer < size.model.num_layers, f"--layers has {layer}; the model's are 0 to {size.model.num_layers - 1}")
   rows = norms(size, layers, given.seeds, given.tokenizer)
-  figure, axes = panels(len(BIASES))
+  figure, (axes,) = panels(len(BIASES))
   for axis, bias in zip(axes, BIASES, strict=True):
     for embedding, (color, marker) in LOOKS.items():
       values = np.array([[r[4] for r in rows if r[:2] == (bias, embedding) and r[3] == layer] for layer in layers])
