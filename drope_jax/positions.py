@@ -25,10 +25,10 @@ from drope_jax.values import Value
 class Bias:
   """What is added to the attention logits: a function of the distance i - j of query and key, for each head.
 
-  coefficients: arrays (H,) of constants; no gradient flows to them.
-  of_distance: (*coefficients, distances) -> logits, all float32: coefficients (K, G, 1, 1), with K * G = H, and
-    distances (B, 1, 1, T, S) broadcast against each other.
-    Distances are negative where the causal mask hides the key.
+  Attributes:
+    coefficients: arrays (H,) of constants; no gradient flows to them.
+    of_distance: maps coefficients and distances to logits, all float32. Coefficients (K, G, 1, 1), with K * G = H, and
+      distances (B, 1, 1, T, S) broadcast against each other. Distances are negative where the causal mask hides the key.
   """
 
   coefficients: tuple[Array, ...]
