@@ -87,7 +87,8 @@ def draw(given: Namespace) -> None:
       a, profile = float(seen.bias_CLH[c, layer, head]), seen.by_distance_LHT[layer, head]
       look = {"color": one.color, "marker": one.marker, "markersize": 4, "linewidth": 1.4}
       above.plot(profile[:DISTANCES], label=f"{one.label}\n(layer {layer}, head {head}: A = {a:.2f})", **look)
-      below.plot(np.sort(seen.bias_CLH[c], axis=None)[::-1], label=one.label, **look)
+      ranked = np.sort(seen.bias_CLH[c], axis=None)[::-1]
+      below.plot(np.arange(1, len(ranked) + 1), ranked, label=one.label, **look, markevery=max(len(ranked) // 16, 1))
       drawn += [(bias, one.label, layer, head, d, w) for d, w in enumerate(profile)]
       all_heads += [(bias, one.label, *at, value) for at, value in np.ndenumerate(seen.bias_CLH[c])]
     above.set(title=f"most positional: {bias}", xlabel="distance (tokens)", ylabel="mean attention weight")
