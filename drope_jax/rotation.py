@@ -22,8 +22,9 @@ class Rotation(NamedTuple):
 class Frequencies(NamedTuple):
   """The table of a rotation.
 
-  omega: radians per token, (h/2,); (B, 1, h/2) for rows of their own; (L, h/2) where the layers differ.
-  factor: on cos and sin; (h/2,) where pairs differ.
+  Attributes:
+    omega: radians per token, (h/2,); (B, 1, h/2) for rows of their own; (L, h/2) where the layers differ.
+    factor: on cos and sin; (h/2,) where pairs differ.
   """
 
   omega: Array
