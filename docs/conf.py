@@ -21,7 +21,7 @@ extensions = [
   "docstrings",
   "mathml",
 ]
-exclude_patterns = ["_build", "_ext", "**.ipynb_checkpoints"]
+exclude_patterns = ["_build", "_ext", "jupyter_execute", "**.ipynb_checkpoints"]
 suppress_warnings = ["toc.not_readable"]  # while pages of the table of contents are being written
 
 myst_enable_extensions = ["attrs_inline", "colon_fence", "deflist", "dollarmath"]

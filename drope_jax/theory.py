@@ -4,6 +4,7 @@ All take what `hidden_states(..., taps=...)` returns. Letters as in model.py; c_
 coefficient of query i and key j, zero above the diagonal, each row summing to zero.
 """
 
+import dataclasses
 import functools
 from collections.abc import Sequence
 from typing import Any
@@ -12,11 +13,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from drope_jax.model import Taps, hidden_states
+from drope_jax.cache import init_cache
+from drope_jax.model import Taps, hidden_states, separate_frequencies
 from drope_jax.model_config import ComputeConfig, ModelConfig
 from drope_jax.parameters import Params
+from drope_jax.positions import LayerPattern, layer_cycle
+from drope_jax.rotation import Frequencies
 
 Array = jax.Array
+_FLOAT32 = ComputeConfig(dtype="float32")
 
 
 # --- attention positional bias (definition 3.1) ------------------------------------------------
@@ -74,34 +79,49 @@ def bias_gradient_norms(
   """Figure 4: for each layer, how far its own query and key projections can move its heads' positional bias.
 
   The norm of the gradient of A^c, averaged over the layer's heads and the sequences, with respect to that layer's W_Q
-  and W_K together.
+  and W_K together. The whole model is run once, and each layer then alone, on what enters it: one program serves all
+  layers of a kind.
+
+  Args:
+    c_TT: positional weights, or several of them (C, T, T), for which the model is still run once.
+    layers: which layers; None: all.
 
   Returns:
-    float32 (L,), or of these `layers` alone.
+    float32 (L,) in the order of `layers`, or (C, L).
   """
+  chosen = tuple(range(config.num_layers) if layers is None else layers)
+  entering_LBTD = _residuals(params, config, tokens_BT, chosen)
+  all_c = np.asarray(c_TT, np.float32)
+  kinds = layer_cycle(config.positions)
   norms = []
-  for layer in range(config.num_layers) if layers is None else layers:
-    d_q, d_k = _bias_gradient(params, config, tokens_BT, jnp.asarray(c_TT, jnp.float32), layer)
-    norms.append(np.sqrt(float((d_q**2).sum() + (d_k**2).sum())))
-  return np.asarray(norms, np.float32)
-
-
-@functools.partial(jax.jit, static_argnums=(1, 4))
-def _bias_gradient(params: Params, config: ModelConfig, tokens_BT: Array, c_TT: Array, layer: int):
-  layers = params["layers"]
-
-  def bias(q_DHh: Array, k_DKh: Array) -> Array:
-    moved = layers | {"q": layers["q"].at[layer].set(q_DHh), "k": layers["k"].at[layer].set(k_DKh)}
-    tapped = hidden_states(
-      {**params, "layers": moved},
-      config,
-      tokens_BT,
-      compute=ComputeConfig(dtype="float32"),
-      taps=Taps((layer,), ("weights",)),
+  for layer, x_BTD in zip(chosen, entering_LBTD, strict=True):
+    alone = dataclasses.replace(
+      config, num_layers=1, embedding_multiplier=1.0, positions=LayerPattern((kinds[layer % len(kinds)],))
     )
-    return positional_bias(tapped.taps["weights"][0], c_TT).mean()
+    weights = jax.tree.map(lambda w, layer=layer: w[layer][None], params["layers"])
+    norms.append([_bias_gradient_norm(weights, alone, x_BTD, c) for c in all_c.reshape(-1, *all_c.shape[-2:])])
+  return np.asarray(norms, np.float32).T.reshape(*all_c.shape[:-2], len(chosen))
 
-  return jax.grad(bias, (0, 1))(layers["q"][layer], layers["k"][layer])
+
+@functools.partial(jax.jit, static_argnums=(1, 3))
+def _residuals(params: Params, config: ModelConfig, tokens_BT: Array, layers: tuple[int, ...]) -> Array:
+  taps = Taps(layers, ("residual",))
+  return hidden_states(params, config, tokens_BT, compute=_FLOAT32, taps=taps).taps["residual"]
+
+
+@functools.partial(jax.jit, static_argnums=1)
+def _bias_gradient_norm(layers: Params, config: ModelConfig, x_BTD: Array, c_TT: Array) -> Array:
+  """Of a model of one layer, whose "embedding" is what enters the layer: each token of the batch is a row of it."""
+  batch, length, width = x_BTD.shape
+  tokens_BT = jnp.arange(batch * length).reshape(batch, length)
+
+  def bias(q: Array, k: Array) -> Array:
+    moved = {"embedding": x_BTD.reshape(-1, width), "final_norm": jnp.ones(width), "layers": layers | {"q": q, "k": k}}
+    tapped = hidden_states(moved, config, tokens_BT, compute=_FLOAT32, taps=Taps((0,), ("weights",))).taps["weights"]
+    return positional_bias(tapped[0], c_TT).mean()
+
+  d_q, d_k = jax.grad(bias, (0, 1))(layers["q"], layers["k"])
+  return jnp.sqrt((d_q**2).sum() + (d_k**2).sum())
 
 
 # --- prefix spread (theorem 3.4) ---------------------------------------------------------------
@@ -125,16 +145,92 @@ def prefix_spread(x_BTD: Array) -> Array:
 # --- heads (section 4) -------------------------------------------------------------------------
 
 
+def attention_weights(
+  params: Params,
+  config: ModelConfig,
+  tokens_BT: Any,
+  layers: Sequence[int] | None = None,
+  *,
+  logit_scale: float = 1.0,
+) -> Array:
+  """What every query looks at: attention weights, float32 (L, B, H, T, T).
+
+  For looking at short texts, since memory grows with the square of T; `last_query_weights` is for long ones. A model
+  under an inference-time method is `Inference.config` and `Inference.logit_scale` (evaluate/methods.py).
+
+  Args:
+    tokens_BT: int32 token ids.
+    layers: which layers, in this order; None: all.
+    logit_scale: beta of the temperature (drope.temperature).
+  """
+  chosen = tuple(range(config.num_layers) if layers is None else layers)
+  config, table = separate_frequencies(config)
+  return _weights(params, config, jnp.asarray(tokens_BT), chosen, logit_scale, table)
+
+
+def last_query_weights(
+  params: Params,
+  config: ModelConfig,
+  tokens_BT: Any,
+  layers: Sequence[int] | None = None,
+  *,
+  logit_scale: float = 1.0,
+) -> Array:
+  """What the last token of each row looks at, float32 (L, B, H, T): the last query of `attention_weights`.
+
+  Memory is linear in T. Arguments are those of `attention_weights`; rows have at least two tokens.
+  """
+  chosen = tuple(range(config.num_layers) if layers is None else layers)
+  config, table = separate_frequencies(config)
+  return _last_weights(params, config, jnp.asarray(tokens_BT), chosen, logit_scale, table)
+
+
+@functools.partial(jax.jit, static_argnums=(1, 3))
+def _weights(
+  params: Params,
+  config: ModelConfig,
+  tokens_BT: Array,
+  layers: tuple[int, ...],
+  logit_scale: float,
+  table: Frequencies | None,
+) -> Array:
+  how: dict[str, Any] = {"compute": _FLOAT32, "logit_scale": logit_scale, "frequencies": table}
+  return hidden_states(params, config, tokens_BT, taps=Taps(layers, ("weights",)), **how).taps["weights"]
+
+
+@functools.partial(jax.jit, static_argnums=(1, 3))
+def _last_weights(
+  params: Params,
+  config: ModelConfig,
+  tokens_BT: Array,
+  layers: tuple[int, ...],
+  logit_scale: float,
+  table: Frequencies | None,
+) -> Array:
+  """With a cache, as decoding does: the last token is then the only query."""
+  batch, length = tokens_BT.shape
+  how: dict[str, Any] = {
+    "compute": _FLOAT32,
+    "length": jnp.full((batch, 1), length),
+    "logit_scale": logit_scale,
+    "frequencies": table,
+  }
+  cache = init_cache(config, batch, length, _FLOAT32)
+  cache = hidden_states(params, config, tokens_BT[:, :-1], cache=cache, **how).cache
+  taps = Taps(layers, ("weights",))
+  return hidden_states(params, config, tokens_BT[:, -1:], cache=cache, taps=taps, **how).taps["weights"][..., 0, :]
+
+
 def attention_by_distance(weights_BHTT: Array) -> Array:
   """The mean weight that a head gives to the key at each distance, float32 (H, T): figure 7's profile.
 
   Distance d is averaged over the T - d queries that have such a key, and over the sequences.
   """
   length = weights_BHTT.shape[-1]
-  i, j = np.arange(length)[:, None], np.arange(length)
-  of_distance = (i - j)[None] == np.arange(length)[:, None, None]  # (distance, T, T)
-  summed = jnp.einsum("BHTS,dTS->Hd", weights_BHTT, of_distance.astype(np.float32))
-  return summed / (weights_BHTT.shape[0] * np.arange(length, 0, -1))
+  i, distance = np.arange(length)[:, None], np.arange(length)
+  keys = np.maximum(i - distance, 0)[None, None]
+  at_BHTd = jnp.take_along_axis(weights_BHTT, keys, axis=-1) * (i >= distance)
+  return at_BHTd.sum((0, 2)) / (weights_BHTT.shape[0] * np.arange(length, 0, -1))
 
 
 def positional_heads(weights_LBHTT: Array, c_TT: Any, count: int = 1) -> list[tuple[int, int]]:

@@ -15,6 +15,7 @@ COMMANDS = {
     "drope_jax.evaluate.harness",
     "experiments.report",
     "experiments.seeds",
+    "experiments.results",
     "experiments.factor_search",
   ),
   "Models in and out": (

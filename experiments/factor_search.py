@@ -126,10 +126,10 @@ def _parser() -> cli.Parser:
   parser.add_argument("--checkpoint", type=Path, required=True, metavar="RUN", help="workdir of a run with RoPE")
   parser.add_argument("--factor", type=float, required=True, metavar="S", help="extension of the context")
   parser.add_argument("--dataset", metavar="PATH", help="with a split `fit`; default: that of the run")
-  parser.add_argument("--generations", type=int, default=20)
+  parser.add_argument("--generations", type=int, default=20, help="rounds of the search")
   parser.add_argument("--population", type=int, default=16, help="candidates of a generation")
   parser.add_argument("--samples", type=int, default=16, help="needle prompts")
-  parser.add_argument("--seed", type=int, default=0)
+  parser.add_argument("--seed", type=int, default=0, help="of the search and its prompts")
   return parser
 
 

@@ -10,11 +10,14 @@ from support.tiny_decoder import random_params, random_tokens, tiny
 
 from drope_jax.layers import rms_norm
 from drope_jax.model import Taps, hidden_states
-from drope_jax.positions import RoPE
+from drope_jax.positions import Layer, LayerPattern, RoPE
+from drope_jax.scalings import DynamicNTK, YaRN
 from drope_jax.theory import (
   attention_by_distance,
+  attention_weights,
   bias_gradient_norms,
   diagonal_weights,
+  last_query_weights,
   positional_bias,
   positional_heads,
   prefix_means,
@@ -79,6 +82,23 @@ def test_closed_forms_are_what_jax_derives_in_float64(c):
       assert closed.dtype == jnp.float64
       derived = sum(jax.grad(bias, argument)(w_q, w_k, head) for head in range(H))
       np.testing.assert_allclose(closed[0], derived, atol=1e-8)
+
+
+def test_norms_of_a_layer_run_alone_are_those_of_the_whole_model():
+  pattern = LayerPattern((Layer(RoPE(100.0)), Layer(None, 4)))
+  config = tiny(positions=pattern, embedding_multiplier=1.7)
+  params, tokens = random_params(config), random_tokens(2, T)
+
+  @jax.jit
+  def bias(q, k):
+    moved = params["layers"] | {name: params["layers"][name].at[1].set(w) for name, w in (("q", q), ("k", k))}
+    tapped = hidden_states(params | {"layers": moved}, config, tokens, taps=Taps((1,), ("weights",)))
+    return positional_bias(tapped.taps["weights"][0], WEIGHTS[1]).mean()
+
+  d_q, d_k = jax.grad(bias, (0, 1))(params["layers"]["q"][1], params["layers"]["k"][1])
+  found = bias_gradient_norms(params, config, tokens, np.stack(WEIGHTS), layers=(1,))
+  assert found.shape == (2, 1) and found.min() > 1e-3
+  assert found[1, 0] == pytest.approx(float(jnp.sqrt((d_q**2).sum() + (d_k**2).sum())), rel=1e-4)
 
 
 def test_score_gradients_of_a_query_sum_to_zero():  # B.10
@@ -207,6 +227,16 @@ def test_prefix_spread_is_its_definition():
 
 
 # --- heads -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("scaling", [YaRN(2.0, 8), DynamicNTK(8)])
+def test_the_last_query_looks_at_what_all_queries_say_it_does(scaling):
+  config, tokens = tiny(positions=RoPE(100.0, scaling=scaling)), random_tokens(2, T)
+  params = random_params(config)
+  every = attention_weights(params, config, tokens, logit_scale=1.3)
+  assert every.shape == (2, 2, 4, T, T)
+  last = last_query_weights(params, config, tokens, layers=(1,), logit_scale=1.3)
+  np.testing.assert_allclose(last[0], every[1, :, :, -1], atol=1e-5)
 
 
 def test_attention_by_distance_of_known_heads():

@@ -34,3 +34,17 @@ def quiet() -> Iterator[None]:
     each.removeFilter(is_other)
   if sys.unraisablehook is unraisable:
     sys.unraisablehook = hook
+
+
+@contextlib.contextmanager
+def without_warning(begins: str) -> Iterator[None]:
+  """Leaves out a warning of orbax that begins so: one about what was asked for."""
+
+  def is_other(record: logging.LogRecord) -> bool:
+    return not str(record.msg).startswith(begins)
+
+  logging.getLogger("absl").addFilter(is_other)
+  try:
+    yield
+  finally:
+    logging.getLogger("absl").removeFilter(is_other)

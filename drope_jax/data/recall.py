@@ -152,6 +152,7 @@ class NeedleSample:
   tokens: np.ndarray  # int32 (length,)
   answer: tuple[int, ...]  # token ids
   depth: float  # where in the haystack the fact lies that is asked for: 0 before it, 1 after it
+  needle: slice  # the tokens of that fact; its last `len(answer)` are its value
 
 
 def needle_sample(lines: Lines, length: int, depth: float, seed: int, index: int, facts: int = 6) -> NeedleSample:
@@ -182,12 +183,14 @@ def needle_sample(lines: Lines, length: int, depth: float, seed: int, index: int
   places = [min(ends, key=lambda end: abs(end - wanted * room)) for wanted in depths]
   in_order = sorted(zip(places, (rng.random() for _ in drawn), needles, strict=True))  # ties in random order
   tokens: list[int] = []
-  begin = 0
+  begin, asked = 0, slice(0)
   for place, _, needle in in_order:
     tokens += (*haystack[begin:place], *needle)
     begin = place
+    if needle is needles[0]:
+      asked = slice(len(tokens) - len(needle), len(tokens))
   tokens += (*haystack[begin:], *question)
-  return NeedleSample(np.asarray(tokens, np.int32), lines.answer(value).ids, places[0] / max(room, 1))
+  return NeedleSample(np.asarray(tokens, np.int32), lines.answer(value).ids, places[0] / max(room, 1), asked)
 
 
 def _haystack(lines: Lines, length: int, start: int) -> tuple[list[int], list[int]]:

@@ -25,7 +25,9 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib.ticker import MaxNLocator
 
 from drope_jax import cli
 from drope_jax.data.tokenizers import load_tokenizer
@@ -34,7 +36,7 @@ from drope_jax.model import init_params
 from drope_jax.model_config import ModelConfig
 from drope_jax.theory import bias_gradient_norms, diagonal_weights, previous_token_weights
 from drope_jax.transitions import PartialDrop, drop
-from experiments.reporting.axes import INK, PURPLE, VERMILION
+from experiments.reporting.axes import INK, PURPLE, STYLE, VERMILION
 from experiments.studies import sizes
 from experiments.studies.figures import panels, save, text_rows, write_csv
 
@@ -50,12 +52,12 @@ class Size(NamedTuple):
 
 def sized(name: str) -> Size:
   settings = {"mini": sizes.mini, "paper": sizes.paper}[name]()
-  rows, length = {"mini": (8, 128), "paper": (1, 256)}[name]
+  rows, length = {"mini": (8, 128), "paper": (1, 1024)}[name]
   return Size(settings["model"], settings["context"], rows, length)
 
 
 BIASES = {"diagonal head": diagonal_weights, "previous-token head": previous_token_weights}
-COLORS = {"RoPE": INK, "NoPE": VERMILION, "partial drop": PURPLE}
+LOOKS = {"RoPE": (INK, "o"), "NoPE": (VERMILION, "s"), "partial drop": (PURPLE, "^")}
 
 
 def norms(
@@ -64,31 +66,34 @@ def norms(
   """(bias, embedding, seed, layer, norm) of everything that the figure shows."""
   rope = size.model
   models = {"RoPE": rope, "NoPE": drop(rope), "partial drop": PartialDrop(turns=1.0).apply(rope, size.context)}
-  tokens = text_rows(load_tokenizer(tokenizer), size.rows, size.length, rope.vocab_size)
+  tokens = jnp.asarray(text_rows(load_tokenizer(tokenizer), size.rows, size.length, rope.vocab_size))
+  c_CTT = np.stack([weights(size.length) for weights in BIASES.values()])
   found = []
   for seed in seeds:
     params = init_params(rope, jax.random.key(seed))
     for embedding, model in models.items():
-      for bias, weights in BIASES.items():
-        values = bias_gradient_norms(params, model, jnp.asarray(tokens), weights(size.length), layers)
-        found += [(bias, embedding, seed, layer, float(v)) for layer, v in zip(layers, values, strict=True)]
+      norms_CL = bias_gradient_norms(params, model, tokens, c_CTT, layers)
+      for bias, of_layers in zip(BIASES, norms_CL, strict=True):
+        found += [(bias, embedding, seed, layer, float(v)) for layer, v in zip(layers, of_layers, strict=True)]
   return found
 
 
+@plt.rc_context(STYLE)
 def draw(given: Namespace) -> None:
   size = sized(given.size)
   layers = given.layers or list(range(size.model.num_layers))
   for layer in layers:
     check(0 <= layer < size.model.num_layers, f"--layers has {layer}; the model's are 0 to {size.model.num_layers - 1}")
   rows = norms(size, layers, given.seeds, given.tokenizer)
-  figure, axes = panels(len(BIASES))
+  figure, (axes,) = panels(len(BIASES))
   for axis, bias in zip(axes, BIASES, strict=True):
-    for embedding, color in COLORS.items():
+    for embedding, (color, marker) in LOOKS.items():
       values = np.array([[r[4] for r in rows if r[:2] == (bias, embedding) and r[3] == layer] for layer in layers])
       spread = values.std(1, ddof=1) if values.shape[1] > 1 else None
-      axis.errorbar(layers, values.mean(1), spread, label=embedding, color=color, marker="o", capsize=2)
+      look = {"color": color, "marker": marker, "markersize": 4, "linewidth": 1.4, "capsize": 2}
+      axis.errorbar(layers, values.mean(1), spread, label=embedding, **look)
     axis.set(title=bias, xlabel="layer", ylabel="norm of ∇A^c by W_Q, W_K", yscale="log")
-    axis.set_xticks(layers)
+    axis.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
   axes[0].legend(fontsize=8)
   caption = f"{size.rows} rows of {size.length} tokens of Python's prose ({given.tokenizer}), {len(given.seeds)} seeds."
   save(figure, caption, given.out / "bias_gradients.png")
@@ -98,8 +103,8 @@ def draw(given: Namespace) -> None:
 def _parser() -> cli.Parser:
   parser = cli.Parser(prog="python -m experiments.studies.fig4_bias_gradients", about=__doc__)
   parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="where the picture and its numbers go")
-  parser.add_argument("--size", choices=("mini", "paper"), default="mini")
-  parser.add_argument("--layers", type=int, nargs="+", metavar="L", help="default: all")
+  parser.add_argument("--size", choices=("mini", "paper"), default="mini", help="of the model: mini, or paper (494M)")
+  parser.add_argument("--layers", type=int, nargs="+", metavar="L", help="to differentiate; default: all")
   parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], metavar="N", help="of the initialisation")
   parser.add_argument("--tokenizer", default="byte", help="of the text: byte, or a tokenizer.json")
   return parser

@@ -16,12 +16,13 @@ from argparse import Namespace
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import matplotlib.pyplot as plt
 import numpy as np
 
 from drope_jax import cli
 from drope_jax.positions import RoPE
 from drope_jax.scalings import NTK, PI, CoPE, Scaling, YaRN, base_frequencies
-from experiments.reporting.axes import GREEN, GREY, INK, ORANGE, PURPLE, SKY, VERMILION
+from experiments.reporting.axes import GREEN, GREY, INK, ORANGE, PURPLE, SKY, STYLE, VERMILION
 from experiments.studies.figures import panels, save, write_csv
 
 COLORS = {
@@ -52,9 +53,10 @@ def turns(theta: float, head_dim: int, context: int) -> np.ndarray:
   return base_frequencies(theta, head_dim) * context / (2 * np.pi)
 
 
+@plt.rc_context(STYLE)
 def draw(given: Namespace) -> None:
   shape = (given.theta, given.head_dim, given.context)
-  figure, axes = panels(len(given.factors))
+  figure, (axes,) = panels(len(given.factors))
   full_circle = float((turns(*shape) >= 1).sum()) - 0.5
   rows = []
   for axis, extension in zip(axes, given.factors, strict=True):
@@ -73,7 +75,7 @@ def _parser() -> cli.Parser:
   parser = cli.Parser(prog="python -m experiments.studies.fig6_fig11_frequency_factors", about=__doc__)
   parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="where the picture and its numbers go")
   parser.add_argument("--theta", type=float, default=1e6, help="base of the rotations")
-  parser.add_argument("--head-dim", type=int, default=64)
+  parser.add_argument("--head-dim", type=int, default=64, help="dimensions of a head")
   parser.add_argument("--context", type=int, default=1024, help="training context, in tokens")
   parser.add_argument("--factors", type=float, nargs="+", default=[2.0, 3.0, 4.0], metavar="S", help="extensions")
   return parser

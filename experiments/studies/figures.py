@@ -1,40 +1,39 @@
-"""What the figures without a training share: a picture, its numbers as CSV, attention weights of a model."""
+"""What the figures without a training share: a picture, its numbers as CSV, the models that are looked at."""
 
 import csv
+from argparse import Namespace
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-import jax
 import matplotlib.pyplot as plt
 import numpy as np
-from matplotlib.axes import Axes
 
-from drope_jax import cli
+from drope_jax import checkpoint, cli
 from drope_jax.checkpoint import Checkpoint
 from drope_jax.data.recall import Lines
 from drope_jax.data.tokenizers import Tokenizer
 from drope_jax.evaluate.eval_data import EvalData
-from drope_jax.evaluate.methods import allowed_methods, inference
-from drope_jax.model import Taps, hidden_states
-from drope_jax.model_config import ComputeConfig
-from experiments.reporting.axes import STYLE
+from drope_jax.evaluate.methods import Inference, allowed_methods, inference
+from drope_jax.transitions import drop
+from experiments.reporting.axes import GREEN, INK, VERMILION
+
+YARN = "yarn:2"
 
 
 def parser_of_runs(name: str, about: str | None) -> cli.Parser:
   """The flags of a figure that looks at a trained model, and the same model dropped."""
   parser = cli.Parser(prog=f"python -m experiments.studies.{name}", about=about)
   parser.add_argument("--checkpoint", type=Path, required=True, metavar="RUN", help="a model with RoPE")
-  parser.add_argument("--dropped", type=Path, metavar="RUN", help="the same model, dropped and recalibrated")
+  about_dropped = "the same model, dropped and recalibrated; default: --checkpoint, dropped and not recalibrated"
+  parser.add_argument("--dropped", type=Path, metavar="RUN", help=about_dropped)
   parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="where the picture and its numbers go")
   return parser
 
 
-def panels(count: int, width: float = 4.6, height: float = 3.4) -> tuple[Any, list[Axes]]:
-  """A figure of so many panels side by side, in the style of the reports."""
-  with plt.rc_context(STYLE):
-    figure, axes = plt.subplots(1, count, figsize=(width * count, height), squeeze=False, layout="constrained")
-  return figure, list(axes[0])
+def panels(count: int, rows: int = 1, width: float = 4.6, height: float = 3.4) -> tuple[Any, np.ndarray]:
+  """A figure of so many panels side by side, in one or more rows; axes (rows, count)."""
+  return plt.subplots(rows, count, figsize=(width * count, height * rows), squeeze=False, layout="constrained")
 
 
 def save(figure: Any, caption: str, path: Path) -> None:
@@ -64,18 +63,38 @@ def text_rows(tokenizer: Tokenizer, rows: int, length: int, vocab_size: int) -> 
   return repeated % vocab_size
 
 
-def attention_weights(loaded: Checkpoint, method: str, tokens_BT: np.ndarray, layers: Sequence[int]) -> np.ndarray:
-  """What the heads of some layers look at under a method of evaluate/methods.py: float32 (L, B, H, T, T)."""
-  how = inference(method, loaded.model, loaded.context, tokens_BT.shape[1])
+class Shown(NamedTuple):
+  """A model under a method, and how it is drawn."""
 
-  def weights(params: Any, tokens: Any) -> Any:
-    taps = Taps(tuple(layers), ("weights",))
-    compute = ComputeConfig(dtype="float32")
-    return hidden_states(params, how.config, tokens, compute=compute, logit_scale=how.logit_scale, taps=taps).taps[
-      "weights"
-    ]
+  label: str
+  method: str  # of evaluate/methods.py
+  loaded: Checkpoint
+  color: str
+  marker: str
 
-  return np.asarray(jax.jit(weights)(loaded.params, tokens_BT))
+  def inference(self, length: int) -> Inference:
+    """What is run on texts of `length` tokens."""
+    return inference(self.method, self.loaded.model, self.loaded.context, length)
+
+
+def shown(given: Namespace) -> list[Shown]:
+  """What a figure compares: the model as it was trained, under YaRN, and dropped (see `parser_of_runs`)."""
+  trained = checkpoint.load(given.checkpoint)
+  if given.dropped is None:
+    label, dropped = "dropped, not recalibrated", trained._replace(model=drop(trained.model))
+  else:
+    label, dropped = "dropped and recalibrated", checkpoint.load(given.dropped)
+  return [
+    Shown("RoPE, as trained", as_trained(trained), trained, INK, "o"),
+    Shown("YaRN for twice the context", YARN, trained, GREEN, "D"),
+    Shown(label, as_trained(dropped), dropped, VERMILION, "s"),
+  ]
+
+
+def name_of(run: Path) -> str:
+  """The name of a run's workdir; an imported model lies in a folder `checkpoint`, and has the name of the one above."""
+  run = run.resolve()
+  return run.parent.name if run.name == "checkpoint" else run.name
 
 
 def as_trained(loaded: Checkpoint) -> str:

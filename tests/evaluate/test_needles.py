@@ -114,7 +114,7 @@ def test_batch_size_does_not_change_answers_nor_their_order():
     (*answers[3][:2], 60 - answers[3][2]),
     answers[4],
   ]
-  samples = [NeedleSample(prompt, answer, 0.5) for prompt, answer in zip(prompts, wrong, strict=True)]
+  samples = [NeedleSample(prompt, answer, 0.5, slice(0)) for prompt, answer in zip(prompts, wrong, strict=True)]
   for batch_tokens in (1, 110, 10_000):  # one, three and all samples at one time
     subject = Subject(
       params=params, how=Inference(config), tokenizer=TOKENIZER, train_context=128, batch_tokens=batch_tokens

@@ -40,10 +40,9 @@ def test_the_needle_is_the_fact_that_is_asked_for():
   lines = text_lines(tokenizer, 512)
   for index in range(20):
     sample = needle_sample(lines, 512, fig8.DEPTH, 0, index, fig8.FACTS)
-    start = fig8.needle_start(sample.tokens, sample.answer)
     asked = tokenizer.decode(sample.tokens.tolist()).rpartition("\n")[2]
-    found = tokenizer.decode(sample.tokens[: start + len(sample.answer)].tolist()).rpartition("\n")[2]
-    assert found == asked + tokenizer.decode(list(sample.answer))
+    found = tokenizer.decode(sample.tokens[sample.needle].tolist())
+    assert found == "\n" + asked + tokenizer.decode(list(sample.answer))
 
 
 def test_a_search_keeps_to_what_is_allowed_and_finds_a_known_best():

@@ -55,3 +55,32 @@ def commands_in(code: str) -> list[str]:
 
 def name_of(path: Path) -> str:
   return str(path.relative_to(ROOT))
+
+
+class Link(NamedTuple):
+  """A link of a page to something in the repository."""
+
+  target: Path
+  anchor: str
+
+
+def links_of(path: Path) -> list[Link]:
+  """The relative links of a page, of pictures too, without those in code."""
+  text = re.sub(r"^```.*?^```$|`[^`\n]*`", "", path.read_text(), flags=re.S | re.M)
+  text = re.sub(r"\\\[", "", text)
+  found = []
+  for target in re.findall(r"\]\(<?([^)\s>]+)>?\)", text):
+    if not re.match(r"[a-z]+:", target):
+      file, _, anchor = target.partition("#")
+      found.append(Link((path.parent / file).resolve() if file else path, anchor))
+  for listed in re.findall(r"^```\{toctree\}\n(.*?)^```$", path.read_text(), re.S | re.M):
+    names = [line for line in listed.splitlines() if line and not line.startswith(":")]
+    found += [Link(path.parent / f"{name}.md", "") for name in names if (path.parent / f"{name}.md").exists()]
+  return found
+
+
+def anchors_of(path: Path) -> set[str]:
+  """The names of a page's headings, as GitHub and MyST make them."""
+  text = re.sub(r"^```.*?^```$", "", path.read_text(), flags=re.S | re.M)
+  titles = [re.sub(r"[`*]|\]\([^)]*\)|\[", "", title).strip() for title in re.findall(r"^#+ (.*)$", text, re.MULTILINE)]
+  return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
