@@ -26,7 +26,15 @@ QUICKSTART = (  # the smallest that has all of its parts
 )
 FEW_STEPS = ("--config.steps=2", "--config.optim.warmup_steps=0")
 SMALL = ("--config.model.d_model=32", "--config.model.head_dim=8", "--config.model.d_ff=64")
-NOT_RUN = {}
+NOT_RUN = {
+  "README.md": ("the tests themselves",),
+  "docs/howto/curves.md": ("a server that runs until it is stopped",),
+  "docs/howto/evaluate.md": ("needs the extra eval, and a network for the task",),
+  "docs/howto/export.md": ("needs llama.cpp",),
+  "docs/howto/gpu.md": ("needs a GPU",),
+  "docs/howto/model.md": ("needs an accelerator",),
+  "docs/howto/pod.md": ("compiles for minutes", "needs a TPU pod"),
+}
 
 
 def shorter(words: list[str]) -> list[str]:
