@@ -93,14 +93,14 @@ def summarise(documents: Documents, tokenizer: Tokenizer, limit: int | None = No
   """Reads documents, all or `limit` that are evenly spread. Raises ConfigError if there is no text at all."""
   count = len(documents)
   places = range(count) if limit is None else sorted({int(place) for place in np.linspace(0, count - 1, limit)})
-  lengths, bad, samples, size = [], [*documents.damaged], [], 0
+  lengths, bad, samples, size = [], dict.fromkeys(documents.damaged), [], 0  # a damaged file is one line
   seen: set[bytes] = set()
   wanted = {int(place) for place in np.linspace(0, len(places) - 1, SAMPLES)} if count else set()
   for number, place in enumerate(places):
     try:
       document = documents.at(place)
     except DataError as error:
-      bad.append(str(error))
+      bad[str(error)] = None
       continue
     if document is None:
       continue
@@ -114,9 +114,11 @@ def summarise(documents: Documents, tokenizer: Tokenizer, limit: int | None = No
     if number in wanted:
       samples.append(content.decode()[:SAMPLED_CHARACTERS])
   if not lengths:
-    raise ConfigError(f"{documents.name}: none of {len(places)} documents is text{': ' + bad[0] if bad else ''}")
+    raise ConfigError(
+      f"{documents.name}: none of {len(places)} documents is text{''.join(f': {line}' for line in [*bad][:1])}"
+    )
   duplicates = len(lengths) - len(seen)
-  return Summary(documents.name, count, np.asarray(lengths), size, duplicates, bad, documents.left_out, samples)
+  return Summary(documents.name, count, np.asarray(lengths), size, duplicates, [*bad], documents.left_out, samples)
 
 
 def tokenizer_of(documents: Documents, path: str, spec: str | None) -> Tokenizer:
