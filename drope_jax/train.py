@@ -28,6 +28,7 @@ from drope_jax.checkpoint import TrainState, digests, orbax_metrics
 from drope_jax.config import TrainConfig
 from drope_jax.data.identity import Content
 from drope_jax.data.pipeline import train_batches
+from drope_jax.data.prepare import check_outside
 from drope_jax.data.tokenizers import load_tokenizer
 from drope_jax.optim import make_optimizer
 from drope_jax.parameters import Params
@@ -74,6 +75,7 @@ def train(config: TrainConfig, workdir: epath.PathLike, extend: bool = False, fr
   workdir = epath.Path(workdir)
   run = with_order(resolve(config), workdir)
   config = run.config
+  check_outside(config.data.source or config.data.directory, workdir, "workdir")
   mesh = make_mesh(config.mesh, rows=config.data.batch_size // config.optim.accumulation)
   tokenizer = load_tokenizer(config.data.tokenizer)
   check_run(run, tokenizer, mesh)

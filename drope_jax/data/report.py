@@ -17,10 +17,12 @@ from matplotlib.figure import Figure
 
 from drope_jax import cli
 from drope_jax.data.identity import digest
+from drope_jax.data.prepare import check_outside
 from drope_jax.data.sources import Documents
 from drope_jax.data.splits import part_of
 from drope_jax.data.tokenizers import Tokenizer, load_tokenizer
 from drope_jax.errors import ConfigError, DataError
+from drope_jax.files import replace_whole, writing
 
 CONTEXTS = (512, 2048, 8192, 32768)  # tokens, beyond which a document counts as long
 SAMPLES, SAMPLED_CHARACTERS = 3, 300
@@ -138,14 +140,17 @@ def tokenizer_of(documents: Documents, path: str, spec: str | None) -> Tokenizer
 
 
 def main(path: str, part: str, tokenizer: str | None, limit: int | None, out: Path | None) -> None:
+  if out is not None:
+    check_outside(path, out, "--out")
   documents = part_of(path, part).documents()
   found = summarise(documents, tokenizer_of(documents, path, tokenizer), limit)
   summary = dataclasses.replace(found, name=f"{path}, split {part!r}")
   print(summary.text(), end="")
   if out is not None:
-    out.mkdir(parents=True, exist_ok=True)
-    (out / "report.txt").write_text(summary.text(), encoding="utf-8")
-    summary.plot(out / "lengths.png")
+    with writing(out):
+      out.mkdir(parents=True, exist_ok=True)
+      replace_whole(out / "report.txt", summary.text())
+      summary.plot(out / "lengths.png")
     logger.info("%s: report.txt and lengths.png", out)
 
 

@@ -246,7 +246,7 @@ def _begun(folder: Path) -> dict[str, Any] | None:
 
 
 def _read(path: Path, *fields: str) -> dict[str, Any]:
-  """What a file of ours says. Raises FileError if it is damaged or lacks a field; FileNotFoundError if it is missing."""
+  """What a file of ours says. Raises FileError if it is damaged, FileNotFoundError if it is missing."""
   try:
     data = json.loads(path.read_text())
   except (ValueError, RecursionError) as error:

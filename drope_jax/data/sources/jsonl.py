@@ -10,7 +10,7 @@ import numpy as np
 from etils import epath
 
 from drope_jax.data.sources.files import FileBytes, matching, opened
-from drope_jax.data.sources.kept import COMPRESSION, kept, local, unpacked
+from drope_jax.data.sources.kept import compression, kept, local, unpacked
 from drope_jax.data.sources.source import BadDocument, Source
 
 _BOM = b"\xef\xbb\xbf"
@@ -37,7 +37,7 @@ class _File:
   """The lines of one file that are not blank."""
 
   def __init__(self, path: epath.Path):
-    plain = unpacked(path) if path.suffix in COMPRESSION else local(path)
+    plain = unpacked(path) if compression(path) else local(path)
     self.path, self.bytes = path, FileBytes(plain)
     self._index = FileBytes(kept(plain, "lines", _line_bounds(self.bytes)))
 

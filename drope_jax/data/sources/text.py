@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from etils import epath
 
 from drope_jax.data.sources.files import matching
-from drope_jax.data.sources.kept import COMPRESSION, decompressed
+from drope_jax.data.sources.kept import compression, decompressed
 from drope_jax.data.sources.source import Source
 
 
@@ -30,7 +30,7 @@ class _Files(Sequence[bytes]):
 
   def __getitem__(self, index: int) -> bytes:  # type: ignore[override]
     path = self.paths[index]
-    data = b"".join(decompressed(path)) if path.suffix in COMPRESSION else path.read_bytes()
+    data = b"".join(decompressed(path)) if compression(path) else path.read_bytes()
     return data.removeprefix(b"\xef\xbb\xbf")
 
   def where(self, index: int) -> str:
