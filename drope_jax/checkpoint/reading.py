@@ -14,7 +14,7 @@ from etils import epath
 from jax.sharding import Mesh, SingleDeviceSharding
 
 from drope_jax.checkpoint import digests
-from drope_jax.checkpoint.files import check_sizes, check_whole, complete_steps, folder
+from drope_jax.checkpoint.files import check_sizes, check_whole, complete_steps, folder, refuse_file
 from drope_jax.checkpoint.meta import check_meta
 from drope_jax.checkpoint.orbax_threads import quiet
 from drope_jax.config import TrainConfig
@@ -44,9 +44,15 @@ class Checkpoint(NamedTuple):
 
 
 def open_manager(workdir: epath.PathLike) -> ocp.CheckpointManager:
-  """The manager of `workdir`'s checkpoints, for reading; that which writes them is writing.writing."""
+  """The manager of `workdir`'s checkpoints, for reading; that which writes them is writing.writing.
+
+  Raises:
+    CheckpointError: if `checkpoints/` is no folder.
+  """
+  refuse_file(folder(workdir))
   options = ocp.CheckpointManagerOptions(read_only=True, save_interval_steps=0, create=False)
-  return ocp.CheckpointManager(folder(workdir), options=options)
+  with quiet():
+    return ocp.CheckpointManager(folder(workdir), options=options)
 
 
 def _check_there(path: epath.Path, items: Iterable[str]) -> None:

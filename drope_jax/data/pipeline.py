@@ -120,10 +120,23 @@ def settled(
     seed: TrainConfig.seed.
     before: of the run that the weights are from, as it recorded it; its `seed` is not None.
     recorded: of the run itself, if it goes on.
+
+  Raises:
+    ConfigError: `interleave` is set for windows, which are not cut from documents side by side.
   """
-  found = {"interleave": INTERLEAVED, "seed": seed}
+  if config.packing == "windows":
+    there = None if recorded is None else recorded.interleave  # until 0.1 it was recorded for windows too
+    if config.interleave not in (None, there):
+      raise ConfigError(
+        f"DataConfig.interleave is {config.interleave} and packing 'windows', which reads no documents side by side: "
+        "leave interleave out, or set packing to 'interleave'"
+      )
+    side_by_side = there
+  else:
+    side_by_side = (None if recorded is None else recorded.interleave) or INTERLEAVED
+  found = {"interleave": side_by_side, "seed": seed}
   if recorded is not None:
-    found = {"interleave": recorded.interleave or INTERLEAVED, "seed": seed if recorded.seed is None else recorded.seed}
+    found["seed"] = seed if recorded.seed is None else recorded.seed
   elif before is not None and before.seed is not None:
     found["seed"] = max(seed, before.seed + 1)
   return dataclasses.replace(
