@@ -61,8 +61,8 @@ def train(config: TrainConfig, workdir: epath.PathLike, extend: bool = False, fr
 
   Args:
     extend: whether the fields of checkpoint.EXTENDABLE (steps and learning rate) may differ from what the workdir's run
-      began with. It then goes on from its last checkpoint under the new schedule, which counts from its first step. There
-      must be a run.
+      began with. It then goes on from its last checkpoint under the new schedule, which counts from its first step.
+      Without a run there it is refused.
     from_step: go on from the checkpoint of this step and not from the last one, as when the last one is damaged. Later
       checkpoints and the records so far are set aside, in `superseded/` of the workdir.
 

@@ -64,6 +64,7 @@ def train_batches(
   seed = seed if config.seed is None else config.seed
   if config.packing == "windows":
     return WindowBatches(documents, tokenizer, config, seed, process_index, process_count)
+  content = Content(documents, tokenizer, warns=process_index == 0)
   _check_fills_a_row(tokenize, config)
   side_by_side = config.interleave or INTERLEAVED
 
@@ -81,7 +82,7 @@ def train_batches(
     ahead = max(1, min(SHUFFLED_BATCHES, AHEAD_BYTES // (rows * row_bytes)))
     return iter(grain.experimental.ThreadPrefetchIterDataset(batches, prefetch_buffer_size=ahead))
 
-  return Batches(open_share, config.batch_size, process_index, process_count, Content(documents, tokenizer))
+  return Batches(open_share, config.batch_size, process_index, process_count, content)
 
 
 def open_documents(config: DataConfig) -> Documents:
@@ -197,7 +198,7 @@ class Batches(grain.DatasetIterator[Batch]):
 
   def get_state(self) -> dict[str, Any]:
     states = {str(index): share.get_state() for index, share in self._shares.items()}
-    return {"shares": self._count, "states": states, "content": self.content.record}
+    return {"shares": self._count, "states": states, "content": self.content.state}
 
   def set_state(self, state: dict[str, Any]) -> None:
     self.content.check(state.get("content"))

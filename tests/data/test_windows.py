@@ -133,7 +133,7 @@ def test_what_windows_cannot_be_cut_from_is_one_line(shards, tmp_path):
 def test_documents_side_by_side_are_refused_for_windows_unless_an_earlier_version_recorded_them(shards):
   windows = config(Tokens(shards))
   assert settled(windows, 0).interleave is None
-  with pytest.raises(ConfigError, match="interleave is 8 and packing 'windows'.* leave interleave out"):
+  with pytest.raises(ConfigError, match=r"interleave is 8 and packing 'windows'.* leave interleave out"):
     settled(dataclasses.replace(windows, interleave=8), 0)
   before = dataclasses.replace(windows, interleave=64, seed=0)
   for again in (windows, before):

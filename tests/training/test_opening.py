@@ -163,7 +163,7 @@ def test_a_config_that_was_cut_off_is_not_replaced_by_that_of_another_run(config
   path = workdir / "config.json"
   path.write_bytes(path.read_bytes()[:200])
   before = contents(workdir)
-  with pytest.raises(CheckpointError, match="belongs to another run: .*seed"):
+  with pytest.raises(CheckpointError, match=r"belongs to another run: .*seed"):
     train(dataclasses.replace(config, seed=3), workdir)
   assert contents(workdir) == before
 

@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import fsspec
 from etils import epath
@@ -55,6 +55,24 @@ def matching(pattern: str) -> list[epath.Path]:
       if other not in names and fnmatch.fnmatch(Path(other).name, Path(pattern).name):
         raise DataError(f"{other}: this shard is missing; copy it, or name those that you want by a pattern")
   return files
+
+
+class StoredFile(NamedTuple):
+  """What a file of a source is known by, beside its documents."""
+
+  name: str  # without its folders, which may be others elsewhere
+  size: int
+  written: float  # when: nanoseconds, in a bucket seconds
+  sum: int | None = None  # of its content, where that was read as a whole
+
+  @classmethod
+  def at(cls, path: epath.Path, sum: int | None = None) -> "StoredFile":
+    """The file at a path."""
+    if is_local(path):
+      about = os.stat(path)
+      return cls(path.name, about.st_size, about.st_mtime_ns, sum)
+    there = path.stat()
+    return cls(path.name, there.length, there.mtime, sum)
 
 
 def fixed_part(pattern: str) -> Path:

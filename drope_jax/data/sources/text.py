@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from etils import epath
 
-from drope_jax.data.sources.files import matching
+from drope_jax.data.sources.files import StoredFile, matching
 from drope_jax.data.sources.kept import compression, decompressed
 from drope_jax.data.sources.source import Source
 
@@ -23,7 +23,8 @@ class Text(Source):
 class _Files(Sequence[bytes]):
   def __init__(self, paths: list[epath.Path]):
     self.paths = paths
-    self.sizes = [path.stat().length for path in paths]
+    self.stored = [StoredFile.at(path) for path in paths]
+    self.sizes = [file.size for file in self.stored]
 
   def __len__(self) -> int:
     return len(self.paths)
