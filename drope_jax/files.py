@@ -1,9 +1,10 @@
 """Files that are written whole or not at all, records line by line, and what a directory holds."""
 
+import contextlib
 import json
 import logging
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -17,22 +18,45 @@ DRAFT = ".draft"  # behind the name of a file that is being written
 LOCK = ".lock"  # behind that of a file which a writer of the directory has locked (workdir.py)
 
 
+@contextlib.contextmanager
+def writing(path: epath.PathLike, *drafts: Path) -> Iterator[None]:
+  """What the system refuses in this block (a full disk, no permission) is one FileError that names `path`.
+
+  Args:
+    drafts: removed if the block fails, whatever it is that fails.
+  """
+  try:
+    yield
+  except BaseException as error:
+    for draft in drafts:
+      with contextlib.suppress(OSError):
+        draft.unlink(missing_ok=True)
+    if isinstance(error, OSError):
+      raise FileError(f"{path}: cannot be written ({error.strerror or error})") from error
+    raise
+
+
 def replace_whole(path: epath.PathLike, content: str | bytes) -> None:
   """Writes a file, or replaces it, whole: a reader sees the old content or the new, and a crash leaves the old one.
 
   In a bucket (gs://), where an object appears when all of it has arrived, it is written in place.
+
+  Raises:
+    FileError: naming the file, if it cannot be written.
   """
   data = content.encode() if isinstance(content, str) else content
   if not is_local(path):
-    epath.Path(path).write_bytes(data)
+    with writing(path):
+      epath.Path(path).write_bytes(data)
     return
   target = Path(os.fspath(path))
   draft = target.with_name(target.name + DRAFT)
-  with draft.open("wb") as file:
-    file.write(data)
-    file.flush()
-    os.fsync(file.fileno())  # or a machine that loses its power may have the new name before the new content
-  draft.replace(target)
+  with writing(target, draft):
+    with draft.open("wb") as file:
+      file.write(data)
+      file.flush()
+      os.fsync(file.fileno())  # or a machine that loses its power may have the new name before the new content
+    draft.replace(target)
 
 
 def write_json(data: Any, path: epath.PathLike) -> None:
@@ -100,7 +124,16 @@ def is_torn(path: Path) -> bool:
 
 
 def append_json_lines(records: Iterable[Any], path: Path) -> None:
-  """Appends records to a local file in one write; a last line that a crash has cut off is taken away before."""
+  """Appends records to a local file in one write; a last line that a crash has cut off is taken away before.
+
+  Raises:
+    FileError: naming the file, if it cannot be written.
+  """
+  with writing(path):
+    _append(records, path)
+
+
+def _append(records: Iterable[Any], path: Path) -> None:
   path.parent.mkdir(parents=True, exist_ok=True)
   with path.open("a+b") as file:  # writes go to the end, wherever was read
     if is_torn(path):

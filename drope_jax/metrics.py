@@ -15,8 +15,8 @@ from typing import Any, Protocol
 import jax
 from etils import epath
 
-from drope_jax.errors import ConfigError, FileError
-from drope_jax.files import is_local, lines_of, replace_whole
+from drope_jax.errors import ConfigError
+from drope_jax.files import is_local, lines_of, replace_whole, writing
 from drope_jax.model_config import ModelConfig
 from drope_jax.objective import Objective
 from drope_jax.parameters import map_specs
@@ -106,14 +106,14 @@ class JsonLines:
     self._path = epath.Path(path)
     # Before the first checkpoint nothing counts: the run evaluates its start again.
     self._lines = list(_lines_up_to(self._path, step)) if step and self._path.exists() else []
-    with self._writing():
+    with writing(self._path):
       if self._path.exists():
         replace_whole(self._path, "".join(self._lines))
       self._file = self._path.open("a") if is_local(path) else None
 
   def write(self, record: dict[str, Any]) -> None:
     line = json.dumps(record) + "\n"
-    with self._writing():
+    with writing(self._path):
       if self._file is None:
         self._lines.append(line)
         self._path.write_text("".join(self._lines))
@@ -123,15 +123,8 @@ class JsonLines:
 
   def close(self) -> None:
     if self._file is not None:
-      with self._writing():
+      with writing(self._path):
         self._file.close()
-
-  @contextlib.contextmanager
-  def _writing(self) -> Iterator[None]:
-    try:
-      yield
-    except OSError as error:
-      raise FileError(f"{self._path}: cannot be written ({error.strerror or error})") from error
 
 
 def _lines_up_to(path: epath.Path, step: int) -> Iterator[str]:

@@ -28,6 +28,7 @@ from drope_jax.checkpoint import TrainState, digests, orbax_metrics
 from drope_jax.config import TrainConfig
 from drope_jax.data.identity import Content
 from drope_jax.data.pipeline import train_batches
+from drope_jax.data.prepare import check_outside
 from drope_jax.data.tokenizers import load_tokenizer
 from drope_jax.optim import make_optimizer
 from drope_jax.parameters import Params
@@ -36,7 +37,7 @@ from drope_jax.sharding import make_mesh
 from drope_jax.training.health import Evidence, Ruined, check_state
 from drope_jax.training.heldout import HeldOut
 from drope_jax.training.log import TrainLog, announce_compilation, introduce
-from drope_jax.training.opening import claimed, last_step, set_later_steps_aside, warn_if_lost, with_order
+from drope_jax.training.opening import claimed, last_step, record, set_later_steps_aside, warn_if_lost, with_order
 from drope_jax.training.preflight import check_run
 from drope_jax.training.profiling import Profiler
 from drope_jax.training.run import Run, resolve
@@ -61,6 +62,7 @@ def train(config: TrainConfig, workdir: epath.PathLike, extend: bool = False, fr
   Args:
     extend: whether the fields of checkpoint.EXTENDABLE (steps and learning rate) may differ from what the workdir's run
       began with. It then goes on from its last checkpoint under the new schedule, which counts from its first step.
+      Without a run there it is refused.
     from_step: go on from the checkpoint of this step and not from the last one, as when the last one is damaged. Later
       checkpoints and the records so far are set aside, in `superseded/` of the workdir.
 
@@ -74,6 +76,7 @@ def train(config: TrainConfig, workdir: epath.PathLike, extend: bool = False, fr
   workdir = epath.Path(workdir)
   run = with_order(resolve(config), workdir)
   config = run.config
+  check_outside(config.data.source or config.data.directory, workdir, "workdir")
   mesh = make_mesh(config.mesh, rows=config.data.batch_size // config.optim.accumulation)
   tokenizer = load_tokenizer(config.data.tokenizer)
   check_run(run, tokenizer, mesh)
@@ -88,29 +91,30 @@ def train(config: TrainConfig, workdir: epath.PathLike, extend: bool = False, fr
   with contextlib.ExitStack() as opened:
     opened.enter_context(contextlib.closing(data))
     opened.enter_context(claimed(workdir, run, extend))
-    if jax.process_index() == 0:
-      tokenizer.save(workdir)
-    manager = opened.enter_context(checkpoint.writing(workdir, config))
     opened.enter_context(jax.set_mesh(mesh))
+    with hosts.telling(), checkpoint.open_manager(workdir) as there:
+      last = last_step(there, from_step)
+      if last is not None and last >= config.steps:
+        checkpoint.check_ours(there, last, config, extend)
+        record(config, workdir)
+        return Outcome(last, finished=True)
+      introduce(run, tokenizer, mesh)
+      meta: dict[str, Any] = {"step": 0, "tokens": 0, "seconds": 0.0}
+      if last is None:
+        warn_if_lost(workdir, config)
+      if last is not None:
+        state, meta = checkpoint.resume(there, last, abstract, data, config, extend)
+        if from_step is not None:
+          set_later_steps_aside(there, from_step)
+        logger.info("weights: those of step %d of %s, where the run goes on", last, workdir)
+      elif config.init is not None:
+        state = state_from_init(run, mesh, optimizer, abstract)
+      else:
+        state = fresh_state(run.model, optimizer, abstract, config.seed)
+        logger.info("weights: drawn from seed %d", config.seed)
+      record(config, workdir, tokenizer)  # now that there is a state to go on from
+    manager = opened.enter_context(checkpoint.writing(workdir, config))
     opened.enter_context(hosts.telling())
-    last = last_step(manager, from_step)
-    if last is not None and last >= config.steps:
-      checkpoint.check_ours(manager, last, config, extend)
-      return Outcome(last, finished=True)
-    introduce(run, tokenizer, mesh)
-    meta: dict[str, Any] = {"step": 0, "tokens": 0, "seconds": 0.0}
-    if last is None:
-      warn_if_lost(workdir, config)
-    if last is not None:
-      state, meta = checkpoint.resume(manager, last, abstract, data, config, extend)
-      if from_step is not None:
-        set_later_steps_aside(manager, from_step)
-      logger.info("weights: those of step %d of %s, where the run goes on", last, workdir)
-    elif config.init is not None:
-      state = state_from_init(run, mesh, optimizer, abstract)
-    else:
-      state = fresh_state(run.model, optimizer, abstract, config.seed)
-      logger.info("weights: drawn from seed %d", config.seed)
     teacher = open_teacher(run, meta.get("teacher_step"))
     frozen = None if teacher is None else teacher.params(mesh)
     if teacher is not None:

@@ -15,6 +15,7 @@ from absl import flags
 
 from drope_jax import checkpoint, cli
 from drope_jax.cli.flags import import_modules
+from drope_jax.data.prepare import check_outside
 from drope_jax.data.tokenizers import load_tokenizer
 from drope_jax.errors import ConfigError
 from drope_jax.evaluate.eval_data import EvalData
@@ -89,10 +90,12 @@ def main() -> None:
 
 def _evaluate(loaded: checkpoint.Checkpoint) -> None:
   lengths = parse_lengths(LENGTHS.value, loaded.context)
+  dataset = DATASET.value or (loaded.config.data.source or loaded.config.data.directory if loaded.config else "")
+  check_outside(dataset, OUT.value, "--out")
   data = EvalData(
     tokenizer=load_tokenizer(CHECKPOINT.value),
     longest=max(lengths),
-    dataset=DATASET.value or (loaded.config.data.source or loaded.config.data.directory if loaded.config else ""),
+    dataset=dataset,
     num_documents=DOCUMENTS.value,
     concatenate=CONCATENATE.value,
     needles_per_depth=NEEDLES.value,

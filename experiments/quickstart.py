@@ -9,6 +9,7 @@ from pathlib import Path
 from absl import flags
 
 from drope_jax import cli
+from drope_jax.data.prepare import check_outside
 from experiments.studies.quickstart import Quickstart
 from experiments.study import run_study
 
@@ -26,6 +27,7 @@ def main() -> None:
   settings = cli.settings(
     CONFIG, "a Quickstart", lambda found: isinstance(found, Quickstart), seed=SEED.value, data=DATA.value
   )
+  check_outside(settings.data or "", WORKDIR.value, "--workdir")
   if STEPS.value is not None:
     share = settings.recalibrate_steps / settings.pretrain_steps
     settings.pretrain_steps, settings.recalibrate_steps = STEPS.value, max(round(STEPS.value * share), 1)

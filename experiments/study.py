@@ -31,6 +31,7 @@ from jax.sharding import Mesh
 
 from drope_jax import checkpoint, cli, distributed
 from drope_jax.config import ModelConfig, TrainConfig
+from drope_jax.data.prepare import check_outside
 from drope_jax.errors import CheckpointError, ConfigError
 from drope_jax.evaluate.measure import check, evaluate
 from drope_jax.evaluate.tasks import make_tasks
@@ -270,6 +271,8 @@ def main(
     settings = reading(settings, data.value)
   if workdir.value is None and not dry.value:
     raise ConfigError("--workdir is required, except by --dry_run (--help lists the flags)")
+  if data.value is not None and workdir.value is not None:
+    check_outside(data.value, workdir.value, "--workdir")
   arranged, directory = cli.mesh_config(mesh), Path(workdir.value or "WORKDIR").resolve()
   chosen, store_directory = only.value or [], Path(runs.value).resolve() if runs.value else None
   numbers = _parsed_seeds(seeds.value) if seeds.value else None

@@ -32,6 +32,12 @@ def folder(workdir: epath.PathLike) -> epath.Path:
   return epath.Path(workdir).resolve() / "checkpoints"
 
 
+def refuse_file(checkpoints: epath.Path) -> None:
+  """Raises CheckpointError if a file lies where the folder should be."""
+  if checkpoints.exists() and not checkpoints.is_dir():
+    raise CheckpointError(f"{checkpoints}: a file, where the folder of checkpoints should be; move it away")
+
+
 def complete_steps(checkpoints: epath.Path) -> list[int]:
   """The steps below `checkpoints` that were saved to the end, and not deleted in part, in ascending order."""
   there = checkpoints.iterdir() if checkpoints.is_dir() else ()

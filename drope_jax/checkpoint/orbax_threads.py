@@ -1,7 +1,8 @@
-"""The threads of orbax print tracebacks of errors that are raised again where their result is wanted, or of none.
+"""What orbax prints and no user needs: tracebacks of errors that are raised again, and that a reader only reads.
 
-What prints: its threads themselves; asyncio, of futures that nobody waits for any more; Python, of coroutines that are
-dropped; and tensorstore, whose threads find that the event loop has gone which had waited for another array.
+What prints tracebacks: its threads themselves; asyncio, of futures that nobody waits for any more; Python, of
+coroutines that are dropped; and tensorstore, whose threads find that the event loop has gone which had waited for
+another array.
 """
 
 import contextlib
@@ -13,10 +14,12 @@ from typing import Any
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-  """Keeps what these threads print from stderr. Some of it comes later than the error: after one, the filters stay."""
+  """Keeps these lines from stderr. Some of it comes later than the error: after one, the filters stay."""
   loggers, hook = (logging.getLogger("absl"), logging.getLogger("asyncio")), sys.unraisablehook
 
   def is_other(record: logging.LogRecord) -> bool:
+    if "orbax" in record.pathname and str(record.msg).startswith("Given directory is read only"):
+      return False
     return not (record.exc_info and ("orbax" in record.pathname or record.name == "asyncio"))
 
   def unraisable(caught: Any) -> None:
@@ -34,17 +37,3 @@ def quiet() -> Iterator[None]:
     each.removeFilter(is_other)
   if sys.unraisablehook is unraisable:
     sys.unraisablehook = hook
-
-
-@contextlib.contextmanager
-def without_warning(begins: str) -> Iterator[None]:
-  """Leaves out a warning of orbax that begins so: one about what was asked for."""
-
-  def is_other(record: logging.LogRecord) -> bool:
-    return not str(record.msg).startswith(begins)
-
-  logging.getLogger("absl").addFilter(is_other)
-  try:
-    yield
-  finally:
-    logging.getLogger("absl").removeFilter(is_other)

@@ -14,9 +14,9 @@ from etils import epath
 from jax.sharding import Mesh, SingleDeviceSharding
 
 from drope_jax.checkpoint import digests
-from drope_jax.checkpoint.files import check_sizes, check_whole, complete_steps, folder
+from drope_jax.checkpoint.files import check_sizes, check_whole, complete_steps, folder, refuse_file
 from drope_jax.checkpoint.meta import check_meta
-from drope_jax.checkpoint.orbax_threads import quiet, without_warning
+from drope_jax.checkpoint.orbax_threads import quiet
 from drope_jax.config import TrainConfig
 from drope_jax.errors import CheckpointError, ConfigError
 from drope_jax.files import is_local
@@ -44,9 +44,14 @@ class Checkpoint(NamedTuple):
 
 
 def open_manager(workdir: epath.PathLike) -> ocp.CheckpointManager:
-  """The manager of `workdir`'s checkpoints, for reading; that which writes them is writing.writing."""
+  """The manager of `workdir`'s checkpoints, for reading; that which writes them is writing.writing.
+
+  Raises:
+    CheckpointError: if `checkpoints/` is no folder.
+  """
+  refuse_file(folder(workdir))
   options = ocp.CheckpointManagerOptions(read_only=True, save_interval_steps=0, create=False)
-  with without_warning("Given directory is read only"):
+  with quiet():
     return ocp.CheckpointManager(folder(workdir), options=options)
 
 

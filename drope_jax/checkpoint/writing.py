@@ -16,7 +16,7 @@ import orbax.checkpoint as ocp
 from etils import epath
 
 from drope_jax.checkpoint import digests
-from drope_jax.checkpoint.files import complete_steps, folder
+from drope_jax.checkpoint.files import complete_steps, folder, refuse_file
 from drope_jax.checkpoint.orbax_threads import quiet
 from drope_jax.config import TrainConfig
 from drope_jax.errors import CheckpointError
@@ -48,8 +48,7 @@ def writing(workdir: epath.PathLike, config: TrainConfig) -> Iterator[ocp.Checkp
     CheckpointError: if `checkpoints/` cannot be made, or a save has failed.
   """
   directory = folder(workdir)
-  if directory.exists() and not directory.is_dir():
-    raise CheckpointError(f"{directory}: a file, where the folder of checkpoints should be; move it away")
+  refuse_file(directory)
   options = ocp.CheckpointManagerOptions(
     max_to_keep=config.keep_latest,
     keep_period=config.keep_every,

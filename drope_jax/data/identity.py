@@ -24,15 +24,41 @@ def digest(tokenizer: Tokenizer) -> str:
 
 
 class Content:
-  """What a stream was made from, known by its content: where the files lie does not matter."""
+  """What a stream was made from, known by its content: where the files lie does not matter.
 
-  def __init__(self, documents: Documents, tokenizer: Tokenizer):
-    self._documents, self._tokenizer = documents, tokenizer
+  Compared are: the number of documents; the size of each file; SAMPLED of the documents, evenly spread, or all of
+  sources of SMALL bytes (sources/source.py); the tokenizer; and of JSON lines a check sum of every file. Where
+  documents are left that nobody compared, files that were written at another time, or have other names, are told in a
+  warning: they may be copies.
+
+  Args:
+    warns: whether this process says so; of several, whose files may be copies, the first does.
+  """
+
+  def __init__(self, documents: Documents, tokenizer: Tokenizer, warns: bool = True):
+    self._documents, self._tokenizer, self._warns = documents, tokenizer, warns
 
   @functools.cached_property
   def record(self) -> dict[str, Any]:
     documents = self._documents
     return {"documents": len(documents), "digest": documents.digest, "tokenizer": digest(self._tokenizer)}
+
+  @functools.cached_property
+  def state(self) -> dict[str, Any]:
+    """The record, and what the files are known by: what a checkpoint holds."""
+    files = self._documents.stored
+    if not files:
+      return self.record
+    sums = [file.sum for file in files]
+    return {
+      **self.record,
+      "files": {
+        "count": len(files),
+        "names": _short([(file.name, file.size) for file in files]),
+        "written": _short([file.written for file in files]),
+        "sums": None if None in sums else _short(sums),
+      },
+    }
 
   def check(self, there: dict[str, Any] | None) -> None:
     """Raises CheckpointError if a checkpoint's record (None: of an earlier version) is of other content."""
@@ -45,3 +71,30 @@ class Content:
           f"{self._documents.name}: the data has changed since the checkpoint was written: the {what} is "
           f"{self.record[name]}, and was {there[name]}; restore it, or start another run"
         )
+    self._check_files(there.get("files"), self.state.get("files"))
+
+  def _check_files(self, there: dict[str, Any] | None, here: dict[str, Any] | None) -> None:
+    if there is None or here is None:  # of an earlier version, or a source that does not know its files
+      return
+    if None not in (there["sums"], here["sums"]):
+      if there["sums"] != here["sums"]:
+        raise CheckpointError(
+          f"{self._documents.name}: the data has changed since the checkpoint was written: the content of its files is "
+          "another, by their check sums; restore it, or start another run"
+        )
+      return
+    count = self._documents.sampled
+    other = [what for what in ("names", "written") if there[what] != here[what]]
+    if other and count < len(self._documents) and self._warns:
+      logger.warning(
+        "%s: its %d files %s; their sizes and %d documents spread over them are the same as in the checkpoint, and the "
+        "others were not compared: were they copied, or edited?",
+        self._documents.name,
+        here["count"],
+        "have other names than before" if "names" in other else "were written at another time than before",
+        count,
+      )
+
+
+def _short(data: Any) -> str:
+  return hashlib.sha256(repr(data).encode()).hexdigest()[:16]

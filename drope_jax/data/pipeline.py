@@ -64,6 +64,7 @@ def train_batches(
   seed = seed if config.seed is None else config.seed
   if config.packing == "windows":
     return WindowBatches(documents, tokenizer, config, seed, process_index, process_count)
+  content = Content(documents, tokenizer, warns=process_index == 0)
   _check_fills_a_row(tokenize, config)
   side_by_side = config.interleave or INTERLEAVED
 
@@ -81,7 +82,7 @@ def train_batches(
     ahead = max(1, min(SHUFFLED_BATCHES, AHEAD_BYTES // (rows * row_bytes)))
     return iter(grain.experimental.ThreadPrefetchIterDataset(batches, prefetch_buffer_size=ahead))
 
-  return Batches(open_share, config.batch_size, process_index, process_count, Content(documents, tokenizer))
+  return Batches(open_share, config.batch_size, process_index, process_count, content)
 
 
 def open_documents(config: DataConfig) -> Documents:
@@ -120,10 +121,23 @@ def settled(
     seed: TrainConfig.seed.
     before: of the run that the weights are from, as it recorded it; its `seed` is not None.
     recorded: of the run itself, if it goes on.
+
+  Raises:
+    ConfigError: `interleave` is set for windows, which are not cut from documents side by side.
   """
-  found = {"interleave": INTERLEAVED, "seed": seed}
+  if config.packing == "windows":
+    there = None if recorded is None else recorded.interleave  # until 0.1 it was recorded for windows too
+    if config.interleave not in (None, there):
+      raise ConfigError(
+        f"DataConfig.interleave is {config.interleave} and packing 'windows', which reads no documents side by side: "
+        "leave interleave out, or set packing to 'interleave'"
+      )
+    side_by_side = there
+  else:
+    side_by_side = (None if recorded is None else recorded.interleave) or INTERLEAVED
+  found = {"interleave": side_by_side, "seed": seed}
   if recorded is not None:
-    found = {"interleave": recorded.interleave or INTERLEAVED, "seed": seed if recorded.seed is None else recorded.seed}
+    found["seed"] = seed if recorded.seed is None else recorded.seed
   elif before is not None and before.seed is not None:
     found["seed"] = max(seed, before.seed + 1)
   return dataclasses.replace(
@@ -184,7 +198,7 @@ class Batches(grain.DatasetIterator[Batch]):
 
   def get_state(self) -> dict[str, Any]:
     states = {str(index): share.get_state() for index, share in self._shares.items()}
-    return {"shares": self._count, "states": states, "content": self.content.record}
+    return {"shares": self._count, "states": states, "content": self.content.state}
 
   def set_state(self, state: dict[str, Any]) -> None:
     self.content.check(state.get("content"))

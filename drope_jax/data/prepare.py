@@ -1,19 +1,28 @@
 """From a path of the user's to what a run reads: its documents, and a tokenizer that is trained if there is none."""
 
 import dataclasses
+import fnmatch
 import hashlib
 import itertools
 import logging
+import os
 from collections.abc import Iterator
+from pathlib import Path
+
+from etils import epath
 
 from drope_jax.config import DataConfig
 from drope_jax.data.pipeline import open_documents
-from drope_jax.data.sources import Documents, source_at
+from drope_jax.data.sources import Documents, Source, source_at
+from drope_jax.data.sources.at import folders_of
 from drope_jax.data.sources.kept import cache
 from drope_jax.data.tokenizers import train_bpe
 from drope_jax.errors import ConfigError
+from drope_jax.files import is_local
 
 TRAINED_CHARACTERS = 20_000_000  # of the documents, that a tokenizer is trained on
+
+_WRITTEN = ("config.json", "meta.json", "metrics.jsonl", "report.md", "results.jsonl")  # by commands
 
 logger = logging.getLogger(__name__)
 
@@ -34,6 +43,16 @@ def reading(config: DataConfig, path: str | None, vocab_size: int | None = None)
   if vocab_size is None:
     return config
   return dataclasses.replace(config, tokenizer=trained_tokenizer(open_documents(config), vocab_size))
+
+
+def check_outside(dataset: str | Source, directory: epath.PathLike, what: str) -> None:
+  """Raises ConfigError if what a command writes to `directory` (`what`: a flag) would count as documents it reads."""
+  if not dataset or not is_local(directory):
+    return
+  place = Path(os.fspath(epath.Path(directory))).expanduser().resolve()
+  for folder, pattern in folders_of(dataset):
+    if place.is_relative_to(folder.resolve()) and any(fnmatch.fnmatch(name, pattern) for name in _WRITTEN):
+      raise ConfigError(f"{what}: {directory} lies in {folder}, all of which is read as data; name a folder outside")
 
 
 def trained_tokenizer(documents: Documents, vocab_size: int) -> str:

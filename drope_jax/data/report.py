@@ -17,10 +17,12 @@ from matplotlib.figure import Figure
 
 from drope_jax import cli
 from drope_jax.data.identity import digest
+from drope_jax.data.prepare import check_outside
 from drope_jax.data.sources import Documents
 from drope_jax.data.splits import part_of
 from drope_jax.data.tokenizers import Tokenizer, load_tokenizer
 from drope_jax.errors import ConfigError, DataError
+from drope_jax.files import replace_whole, writing
 
 CONTEXTS = (512, 2048, 8192, 32768)  # tokens, beyond which a document counts as long
 SAMPLES, SAMPLED_CHARACTERS = 3, 300
@@ -93,14 +95,14 @@ def summarise(documents: Documents, tokenizer: Tokenizer, limit: int | None = No
   """Reads documents, all or `limit` that are evenly spread. Raises ConfigError if there is no text at all."""
   count = len(documents)
   places = range(count) if limit is None else sorted({int(place) for place in np.linspace(0, count - 1, limit)})
-  lengths, bad, samples, size = [], [*documents.damaged], [], 0
+  lengths, bad, samples, size = [], dict.fromkeys(documents.damaged), [], 0  # a damaged file is one line
   seen: set[bytes] = set()
   wanted = {int(place) for place in np.linspace(0, len(places) - 1, SAMPLES)} if count else set()
   for number, place in enumerate(places):
     try:
       document = documents.at(place)
     except DataError as error:
-      bad.append(str(error))
+      bad[str(error)] = None
       continue
     if document is None:
       continue
@@ -114,9 +116,11 @@ def summarise(documents: Documents, tokenizer: Tokenizer, limit: int | None = No
     if number in wanted:
       samples.append(content.decode()[:SAMPLED_CHARACTERS])
   if not lengths:
-    raise ConfigError(f"{documents.name}: none of {len(places)} documents is text{': ' + bad[0] if bad else ''}")
+    raise ConfigError(
+      f"{documents.name}: none of {len(places)} documents is text{''.join(f': {line}' for line in [*bad][:1])}"
+    )
   duplicates = len(lengths) - len(seen)
-  return Summary(documents.name, count, np.asarray(lengths), size, duplicates, bad, documents.left_out, samples)
+  return Summary(documents.name, count, np.asarray(lengths), size, duplicates, [*bad], documents.left_out, samples)
 
 
 def tokenizer_of(documents: Documents, path: str, spec: str | None) -> Tokenizer:
@@ -136,14 +140,17 @@ def tokenizer_of(documents: Documents, path: str, spec: str | None) -> Tokenizer
 
 
 def main(path: str, part: str, tokenizer: str | None, limit: int | None, out: Path | None) -> None:
+  if out is not None:
+    check_outside(path, out, "--out")
   documents = part_of(path, part).documents()
   found = summarise(documents, tokenizer_of(documents, path, tokenizer), limit)
   summary = dataclasses.replace(found, name=f"{path}, split {part!r}")
   print(summary.text(), end="")
   if out is not None:
-    out.mkdir(parents=True, exist_ok=True)
-    (out / "report.txt").write_text(summary.text(), encoding="utf-8")
-    summary.plot(out / "lengths.png")
+    with writing(out):
+      out.mkdir(parents=True, exist_ok=True)
+      replace_whole(out / "report.txt", summary.text())
+      summary.plot(out / "lengths.png")
     logger.info("%s: report.txt and lengths.png", out)
 
 

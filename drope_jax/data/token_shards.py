@@ -21,16 +21,18 @@ from etils import epath
 from drope_jax.data.identity import digest
 from drope_jax.data.sources import Documents
 from drope_jax.data.sources.source import key
-from drope_jax.data.sources.tokens import FORMAT, META
+from drope_jax.data.sources.sums import BlockSums
+from drope_jax.data.sources.tokens import FORMAT, KINDS, META
 from drope_jax.data.tokenizers import Tokenizer
 from drope_jax.data.workers import EndWithParent, shielded
-from drope_jax.errors import ConfigError
-from drope_jax.files import DRAFT, holds_something, is_local, write_json
+from drope_jax.errors import ConfigError, FileError
+from drope_jax.files import DRAFT, holds_something, is_local, replace_whole, write_json, writing
 from drope_jax.workdir import sole_writer
 
 PLAN = "plan.json"  # what is being written here; in the end meta.json takes its place
 SHARD_BYTES = 256 << 20  # of the source's files, for a shard
 FEWEST_SHARDS = 16
+_COUNTS = ("documents", "tokens", "left_out")
 
 logger = logging.getLogger(__name__)
 
@@ -57,31 +59,68 @@ class _Shard:
 
   def write(self) -> dict[str, Any]:
     """Writes the shard; returns its record."""
-    places = len(self.documents)
-    files = {kind: self.folder / f"{kind}-{self.name}.bin" for kind in ("tokens", "ends", "keys")}
-    drafts = {kind: path.with_name(path.name + DRAFT) for kind, path in files.items()}
-    known, documents, tokens, before = hashlib.sha256(), 0, 0, self.documents.left_out
+    before = self.documents.left_out
+    known, documents, tokens = hashlib.sha256(), 0, 0
+    drafts = {kind: _Draft(self.folder / f"{kind}-{self.name}.bin") for kind in KINDS}
     with contextlib.ExitStack() as stack:
-      out = {kind: stack.enter_context(path.open("wb")) for kind, path in drafts.items()}
-      for place in range(places * self.index // self.count, places * (self.index + 1) // self.count):
-        document = self.documents.at(place)
-        if document is None:
-          continue
-        assert isinstance(document, str)  # see _plan
-        ids = np.asarray([*self.tokenizer.encode(document), self.tokenizer.eos_id], np.int32)
+      for draft in drafts.values():
+        stack.enter_context(draft)
+      for document, ids in self._tokenised():
         documents, tokens = documents + 1, tokens + len(ids)
         data = ids.astype(self.dtype).tobytes()
         known.update(data)
-        out["tokens"].write(data)
-        out["ends"].write(np.uint64(tokens).tobytes())
-        out["keys"].write(np.uint64(key(document)).tobytes())
-    for kind, path in files.items():
-      drafts[kind].replace(path)
-    record: dict[str, Any] = {f"{kind}_file": path.name for kind, path in files.items()}
+        drafts["tokens"].write(data)
+        drafts["ends"].write(np.uint64(tokens).tobytes())
+        drafts["keys"].write(np.uint64(key(document)).tobytes())
+    sums = b"".join(draft.sums.array().tobytes() for draft in drafts.values())
+    sums_path = self.folder / f"sums-{self.name}.bin"
+    replace_whole(sums_path, sums)
+    record: dict[str, Any] = {f"{kind}_file": draft.path.name for kind, draft in drafts.items()}
+    record |= {"sums_file": sums_path.name, "sums_sha256": hashlib.sha256(sums).hexdigest()}
     record |= {"documents": documents, "tokens": tokens}
     record |= {"left_out": self.documents.left_out - before, "sha256": known.hexdigest()}
     write_json(record, self.record)
     return record
+
+  def _tokenised(self) -> Iterator[tuple[str, np.ndarray]]:
+    """The documents of this shard, each with its ids and EOS: int32."""
+    places = len(self.documents)
+    for place in range(places * self.index // self.count, places * (self.index + 1) // self.count):
+      document = self.documents.at(place)
+      if document is not None:
+        assert isinstance(document, str)  # see _plan
+        yield document, np.asarray([*self.tokenizer.encode(document), self.tokenizer.eos_id], np.int32)
+
+
+class _Draft:
+  """A file that is being written, with the check sums of its blocks; it gets its name when it is whole."""
+
+  def __init__(self, path: Path):
+    self.path, self.sums = path, BlockSums()
+    self._draft = path.with_name(path.name + DRAFT)
+
+  def __enter__(self) -> "_Draft":
+    with writing(self.path):
+      self._file = self._draft.open("wb")
+    return self
+
+  def write(self, data: bytes) -> None:
+    """Raises FileError naming the file, as on a full disk."""
+    with writing(self.path):
+      self._file.write(data)
+    self.sums.add(data)
+
+  def __exit__(self, kind: type[BaseException] | None, *_: Any) -> None:
+    if kind is not None:
+      with contextlib.suppress(OSError):  # of a full disk, once more
+        self._file.close()
+      self._draft.unlink(missing_ok=True)
+      return
+    with writing(self.path, self._draft):
+      with self._file:
+        self._file.flush()
+        os.fsync(self._file.fileno())  # before the record says that the shard is whole
+      self._draft.replace(self.path)
 
 
 def write_shards(
@@ -110,6 +149,7 @@ def write_shards(
   Raises:
     ConfigError: if `folder` holds something else, or the shards of other documents or another tokenizer.
     DataError: a document that is no text.
+    FileError: naming a file that cannot be written; what was whole stays, and the same call goes on from there.
     BusyError: another process writes this host's shards.
   """
   if not is_local(folder):
@@ -129,7 +169,7 @@ def _write_shards(
 ) -> dict[str, Any] | None:
   plan = _plan(documents, tokenizer, folder, shards)
   if (folder / META).exists():
-    return json.loads((folder / META).read_text())
+    return _read(folder / META)
   jobs = [_Shard(documents, tokenizer, folder, plan["dtype"], index, plan["shards"]) for index in range(plan["shards"])]
   mine = [job for job in jobs[host::hosts] if not job.record.exists()]
   begun, tokens = time.monotonic(), 0
@@ -145,18 +185,19 @@ def _write_shards(
       seconds / number * (len(mine) - number),
     )
   try:
-    records = [json.loads(job.record.read_text()) for job in jobs]
+    records = [_read(job.record, *_COUNTS, "sha256") for job in jobs]
   except FileNotFoundError:  # other hosts are not done, or one of them has just ended all
-    return json.loads((folder / META).read_text()) if (folder / META).exists() else None
-  totals = {name: sum(record[name] for record in records) for name in ("documents", "tokens", "left_out")}
+    return _read(folder / META) if (folder / META).exists() else None
+  totals = {name: sum(record[name] for record in records) for name in _COUNTS}
   if not totals["documents"]:
     raise ConfigError(f"{documents.name}: has no documents")
   draft = folder / f"tokenizer.{uuid.uuid4().hex}{DRAFT}"
-  tokenizer.save(draft)
   try:
-    draft.rename(folder / "tokenizer")
-  except OSError:  # it is there: another host was faster
-    shutil.rmtree(draft)
+    tokenizer.save(draft)
+    with contextlib.suppress(OSError):  # it is there: another host was faster
+      draft.rename(folder / "tokenizer")
+  finally:
+    shutil.rmtree(draft, ignore_errors=True)
   roles = {"vocab_size": tokenizer.vocab_size, "eos_id": tokenizer.eos_id, "bos_id": tokenizer.bos_id}
   meta = {**plan, **roles, **totals, "shards": records}
   _write_once(meta, folder / META)
@@ -183,7 +224,8 @@ def _plan(documents: Documents, tokenizer: Tokenizer, folder: Path, shards: int 
   if there is None:
     wanted = shards or max(FEWEST_SHARDS, -(-sum(documents.sizes) // SHARD_BYTES))
     plan["shards"] = max(1, min(wanted, len(documents)))
-    folder.mkdir(parents=True, exist_ok=True)
+    with writing(folder):
+      folder.mkdir(parents=True, exist_ok=True)
     _write_once(plan, folder / PLAN)
     return plan
   for name, value in plan.items():
@@ -199,15 +241,27 @@ def _begun(folder: Path) -> dict[str, Any] | None:
   """What was being written to the folder, or is done."""
   for path in (folder / PLAN, folder / META):
     with contextlib.suppress(FileNotFoundError):
-      return json.loads(path.read_text())
+      return _read(path, "shards")
   return None
+
+
+def _read(path: Path, *fields: str) -> dict[str, Any]:
+  """What a file of ours says. Raises FileError if it is damaged, FileNotFoundError if it is missing."""
+  try:
+    data = json.loads(path.read_text())
+  except (ValueError, RecursionError) as error:
+    raise FileError(f"{path}: is damaged ({error}); remove {path.parent}, and tokenise again") from error
+  if not isinstance(data, dict) or not all(field in data for field in fields):
+    raise FileError(f"{path}: is damaged; remove {path.parent}, and tokenise again")
+  return data
 
 
 def _write_once(data: dict[str, Any], path: Path) -> None:
   """Writes a file that other hosts may be writing too, with the same content."""
   draft = path.with_name(f"{path.name}.{uuid.uuid4().hex}{DRAFT}")
-  draft.write_text(json.dumps(data, indent=2) + "\n")
-  draft.replace(path)
+  with writing(path, draft):
+    draft.write_text(json.dumps(data, indent=2) + "\n")
+    draft.replace(path)
 
 
 def _written(jobs: list[_Shard], processes: int) -> Iterator[dict[str, Any]]:

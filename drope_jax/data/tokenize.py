@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from absl import flags
 
 from drope_jax import cli
-from drope_jax.data.prepare import trained_tokenizer
+from drope_jax.data.prepare import check_outside, trained_tokenizer
 from drope_jax.data.sources import Cut, Source, source_at
 from drope_jax.data.splits import part_of
 from drope_jax.data.token_shards import write_shards
@@ -30,6 +30,7 @@ def main(flag: Mapping[str, flags.FlagHolder]) -> None:
   if given["host"] >= given["hosts"]:
     raise ConfigError(f"--host is {given['host']}; of {given['hosts']} hosts it is one from 0 to {given['hosts'] - 1}")
   source, vocab_size, out = source_at(given["data"]), given["train_tokenizer"], given["out"]
+  check_outside(given["data"], out, "--out")
   part = part_of(given["data"], given["part"] or "train")
   if given["part"] is None and isinstance(source, Cut):  # the shards have the same parts
     part = source.source

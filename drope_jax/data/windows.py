@@ -155,7 +155,7 @@ class WindowBatches(grain.DatasetIterator[Batch]):
       )
     first, last = config.batch_size * index // count, config.batch_size * (index + 1) // count
     self._batches = _Batches(flat, config, seed, tokenizer.eos_id, first, last)
-    self.content, self._num_workers = Content(documents, tokenizer), config.num_workers
+    self.content, self._num_workers = Content(documents, tokenizer, index == 0), config.num_workers
     arrays = 3 if config.document_mask else 1
     self._ahead = max(1, min(_AHEAD, AHEAD_BYTES // ((last - first) * (config.context + 1) * 4 * arrays)))
     self._go_to(0)
@@ -172,7 +172,7 @@ class WindowBatches(grain.DatasetIterator[Batch]):
     return batch
 
   def get_state(self) -> dict[str, Any]:
-    return {"next_batch": self._next, "content": self.content.record}
+    return {"next_batch": self._next, "content": self.content.state}
 
   def set_state(self, state: dict[str, Any]) -> None:
     self.content.check(state["content"])

@@ -3,7 +3,7 @@
 import functools
 import hashlib
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +20,12 @@ from drope_jax.interop.drafts import check_free, draft_of, local
 from drope_jax.interop.families import Family
 from drope_jax.interop.gguf_file import GGUFFile
 from drope_jax.interop.hf_config import Description, family_of, read_config
+from drope_jax.interop.keys import FIELDS as KEYS
 from drope_jax.interop.sources import HuggingFaceFolder, Source, copy_tokenizer
 from drope_jax.interop.weights import (
   EMBEDDING,
   UNEMBEDDING,
+  Part,
   arrays_of,
   from_class,
   layer_shape,
@@ -32,7 +34,7 @@ from drope_jax.interop.weights import (
   weights_of,
 )
 from drope_jax.model_config import ModelConfig
-from drope_jax.parameters import ParameterSpec, Params, count_parameters
+from drope_jax.parameters import FIELDS, ParameterSpec, Params, count_parameters
 from drope_jax.sharding import named_sharding
 
 logger = logging.getLogger(__name__)
@@ -101,7 +103,8 @@ def _family(source: Source) -> Family:
 
 def _check_arrays(source: Source, model: ModelConfig) -> None:
   family = _family(source)
-  wanted = {name: shape_of(parts) for name, parts in arrays_of(model, family).items()}
+  arrays = arrays_of(model, family)
+  wanted = {name: shape_of(parts) for name, parts in arrays.items()}
   extras = {extra.name: extra for extra in family.extras(model)}
   embedding, head = map(family.spelled, (EMBEDDING, UNEMBEDDING))
 
@@ -114,7 +117,8 @@ def _check_arrays(source: Source, model: ModelConfig) -> None:
         f"{source.path}: the array {source.names.get(name, name)} is missing; are config and weights of one model?"
       )
     if source.shapes[name] != shape:
-      raise ConfigError(f"{named(name)} is of shape {source.shapes[name]}; by the config it should be {shape}")
+      sizes = _sizes(source, model, arrays.get(name, []))
+      raise ConfigError(f"{named(name)} is of shape {source.shapes[name]}; by the config it should be {shape}{sizes}")
   for name, extra in extras.items():
     if extra.zeros and source.read(name).any():
       raise ConfigError(f"{named(name)} is not zero, as attention_bias is true; allowed: biases on q, k and v alone")
@@ -126,6 +130,14 @@ def _check_arrays(source: Source, model: ModelConfig) -> None:
         continue
       raise ConfigError(f"{source.path}: tie_word_embeddings is true, but {name} is not the embedding")
     raise ConfigError(f"{source.path}: the array {name} has no place in a model of this config")
+
+
+def _sizes(source: Source, model: ModelConfig, parts: Sequence[Part]) -> str:
+  """The keys of the config that an array's shape follows from, with their values; "" of an array that is not ours."""
+  dimensions = [dimension for part in parts for dimension in part.spec.dimensions if dimension != "layers"]
+  fields = dict.fromkeys(FIELDS[dimension] for dimension in dimensions)
+  keys = {KEYS.get(field, field): getattr(model, field) for field in fields}
+  return f" ({', '.join(f'{source.names.get(key, key)} {value}' for key, value in keys.items())})" if keys else ""
 
 
 def _digest(source: Source, name: str) -> bytes:

@@ -9,7 +9,7 @@ from typing import Any, NoReturn, TypeGuard
 from drope_jax.errors import ConfigError
 
 # Our fields by those of a config.json, for the messages of what checks itself.
-_FIELDS = {
+FIELDS = {
   "d_model": "hidden_size",
   "num_layers": "num_hidden_layers",
   "num_heads": "num_attention_heads",
@@ -148,7 +148,7 @@ class Keys:
 
     def rename(word: re.Match[str]) -> str:
       ours = word[2]
-      return self.name(_FIELDS.get(ours, ours)) if word[1] or ours in _FIELDS else word[0]
+      return self.name(FIELDS.get(ours, ours)) if word[1] or ours in FIELDS else word[0]
 
     return ConfigError(f"{self.where}: " + re.sub(r"\b([A-Z]\w*\.)?(\w+)", rename, str(error)))
 

@@ -1,6 +1,7 @@
 """How a workdir becomes a run's: the order of its documents, its lock and config.json, the step that it goes on from.
 
-All hosts look before the first writes, so that all of them refuse or none does.
+All hosts look before the first writes, so that all of them refuse or none does. Nothing is written before the run has a
+state, so that a start which fails until then changes nothing.
 """
 
 import contextlib
@@ -17,6 +18,7 @@ from jax.experimental import multihost_utils
 from drope_jax import checkpoint
 from drope_jax.config import TrainConfig
 from drope_jax.data.pipeline import settled
+from drope_jax.data.tokenizers import Tokenizer
 from drope_jax.errors import BusyError, CheckpointError, ConfigError
 from drope_jax.files import Line, holds_something, lines_of
 from drope_jax.serialization import is_cut_off, load_config, save_config, to_dict
@@ -25,14 +27,14 @@ from drope_jax.workdir import set_aside, sole_writer
 
 logger = logging.getLogger(__name__)
 
-METRICS = "metrics.jsonl"
+CONFIG, METRICS = "config.json", "metrics.jsonl"
 
 
 def with_order(run: Run, workdir: epath.Path) -> Run:
   """The run with the order of its documents settled: as the workdir has recorded it, or for a run that starts."""
-  path, config = workdir / "config.json", run.config
+  path, config = workdir / CONFIG, run.config
   recorded = before = None
-  if path.exists() and not is_cut_off(path, TrainConfig):
+  if path.exists() and not _is_cut_off(workdir):
     recorded = load_config(TrainConfig, path).data
   if config.init is not None:
     source = checkpoint.open_step(config.init.checkpoint, config.init.step).config
@@ -43,14 +45,12 @@ def with_order(run: Run, workdir: epath.Path) -> Run:
 
 @contextlib.contextmanager
 def claimed(workdir: epath.Path, run: Run, extend: bool) -> Iterator[None]:
-  """Holds `workdir` for this run alone, with its config.json in it.
-
-  A config.json that was cut off is written again: the checkpoints themselves say whose they are.
+  """Holds `workdir` for this run alone; nothing is written to it.
 
   Raises:
     CheckpointError: it is another run's.
-    ConfigError: the run cannot be extended like this.
-    BusyError: another process writes to it. As with the others, nothing was touched.
+    ConfigError: the run cannot be extended like this, or there is none.
+    BusyError: another process writes to it.
   """
   _check_ours(workdir, run, extend)
   with contextlib.ExitStack() as held:
@@ -64,18 +64,12 @@ def claimed(workdir: epath.Path, run: Run, extend: bool) -> Iterator[None]:
       raise busy or BusyError(f"{workdir}: another process writes here; the log of process 0 names it")
     _check_ours(workdir, run, extend)  # of a start that had ended when this one took the lock
     multihost_utils.sync_global_devices("every host has looked at the workdir")
-    if jax.process_index() == 0:
-      workdir.mkdir(parents=True, exist_ok=True)
-      path = workdir / "config.json"
-      if path.exists() and is_cut_off(path, TrainConfig):
-        logger.warning("%s was cut off; it is written again", path)
-      save_config(run.config, path)
     yield
 
 
 def _check_ours(workdir: epath.Path, run: Run, extend: bool) -> None:
-  path = workdir / "config.json"
-  if path.exists() and is_cut_off(path, TrainConfig):
+  path = workdir / CONFIG
+  if _is_cut_off(workdir):
     return
   if path.exists():
     there = load_config(TrainConfig, path)
@@ -83,6 +77,28 @@ def _check_ours(workdir: epath.Path, run: Run, extend: bool) -> None:
     _check_extension(there.steps, run, workdir)
   elif holds_something(workdir):
     raise CheckpointError(f"{workdir} is not empty and holds no config.json; choose another workdir")
+  elif extend:
+    raise ConfigError(f"{workdir}: there is no run to extend; correct the path, or begin one without --extend")
+
+
+def record(config: TrainConfig, workdir: epath.Path, tokenizer: Tokenizer | None = None) -> None:
+  """Writes config.json, if it would change, and the tokenizer: from here on `workdir` is this run's.
+
+  Called once the run has a state. A config.json that was cut off is written again: by then the checkpoints themselves
+  have said that they are of this run.
+  """
+  if jax.process_index() > 0:
+    return
+  workdir.mkdir(parents=True, exist_ok=True)
+  if _is_cut_off(workdir):
+    logger.warning("%s was cut off; it is written again", workdir / CONFIG)
+  save_config(config, workdir / CONFIG)
+  if tokenizer is not None:
+    tokenizer.save(workdir)
+
+
+def _is_cut_off(workdir: epath.Path) -> bool:
+  return (workdir / CONFIG).exists() and is_cut_off(workdir / CONFIG, TrainConfig)
 
 
 def _check_extension(before: int, run: Run, workdir: epath.Path) -> None:
@@ -128,7 +144,6 @@ def set_later_steps_aside(manager: ocp.CheckpointManager, step: int) -> None:
     aside = set_aside(workdir, [manager.directory / str(one) for one in later], copied=records)
     logger.warning("the checkpoints after step %d are set aside in %s, with the records so far", step, aside)
   multihost_utils.sync_global_devices("later steps are set aside")
-  manager.reload()
 
 
 def warn_if_lost(workdir: epath.Path, config: TrainConfig) -> None:

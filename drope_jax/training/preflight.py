@@ -1,5 +1,6 @@
 """What keeps a run from these devices and this machine: found before anything is written."""
 
+import dataclasses
 import logging
 from typing import Any
 
@@ -37,6 +38,7 @@ def check_run(run: Run, tokenizer: Tokenizer, mesh: Mesh) -> None:
   check_layout(run, mesh)
   check_kernel(run, mesh)
   check_kept(run.config)
+  warn_of_idle_settings(run.config)
   metrics.check_trackers(run.config.trackers)
 
 
@@ -78,6 +80,19 @@ def check_kept(config: TrainConfig) -> None:
     kept is None or kept % every == 0,
     f"TrainConfig.keep_every is {kept}; it must be a multiple of checkpoint_every ({every}), at which they are written",
   )
+
+
+def warn_of_idle_settings(config: TrainConfig) -> None:
+  """Says so if settings of the held-out loss are given, and nothing measures it."""
+  defaults = {field.name: field.default for field in dataclasses.fields(TrainConfig)}
+  for name in ("eval_documents", "eval_extensions") if config.eval_every is None else ():
+    value = getattr(config, name)
+    if value != defaults[name]:
+      logger.warning(
+        "TrainConfig.%s is %s, and eval_every None: no held-out loss is measured; --config.eval_every=N does",
+        name,
+        value,
+      )
 
 
 def check_layout(run: Run, mesh: Mesh | AbstractMesh) -> None:

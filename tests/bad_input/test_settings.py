@@ -3,7 +3,7 @@
 import dataclasses
 
 import pytest
-from support.bad_input import check_input
+from support.bad_input import check_input, check_refused
 from support.configs import run
 
 from drope_jax.config import InitConfig
@@ -75,6 +75,24 @@ INPUTS = [
 @pytest.mark.parametrize(("base", "added", "named"), INPUTS, ids=lambda text: text.split(" ")[0])
 def test_it_is_named_in_one_line_and_nothing_is_written(command, place, tmp_path, base, added, named):
   check_input(command, place, tmp_path / "out", f"{base} {added}", named)
+
+
+@pytest.mark.parametrize(
+  "line",
+  [
+    "experiments.train --config={place}/tiny.py --data={texts} --workdir={out}",
+    "experiments.quickstart --data={texts} --workdir={out}",
+    "experiments.study --config=experiments/studies/smollm2_lengths.py --data={texts} --workdir={out}",
+    "experiments.evaluate --checkpoint={place}/finished --dataset={texts} --out={out}",
+    "drope_jax.data.tokenize --data={texts} --out={out}",
+    "drope_jax.data.report --data={texts} --out={out}",
+  ],
+)
+def test_a_folder_within_the_data_is_refused_before_anything_is_written_there(command, place, tmp_path, line):
+  (tmp_path / "a.txt").write_text("a text " * 100)
+  out = tmp_path / "below" / "run"
+  check_refused(command(*line.format(place=place, texts=tmp_path, out=out).split()), "all of which is read as data")
+  assert [path.name for path in tmp_path.iterdir()] == ["a.txt"]
 
 
 def test_a_class_within_a_function_is_refused_when_it_would_be_written(tmp_path):

@@ -1,6 +1,7 @@
 """Windows of token shards: each once per epoch, one integer as the place, the same batches on any number of hosts."""
 
 import contextlib
+import dataclasses
 import json
 import random
 
@@ -9,7 +10,7 @@ import pytest
 from support.stored_documents import store
 
 from drope_jax.config import DataConfig
-from drope_jax.data.pipeline import join_states, train_batches
+from drope_jax.data.pipeline import join_states, settled, train_batches
 from drope_jax.data.sources import Cut, Splits, Tokens
 from drope_jax.data.token_shards import write_shards
 from drope_jax.data.tokenizers import ByteTokenizer
@@ -127,3 +128,13 @@ def test_what_windows_cannot_be_cut_from_is_one_line(shards, tmp_path):
   write_shards(store("user", tmp_path / "x", TEXTS[1:]).documents(), ByteTokenizer(), tmp_path / "other")
   with pytest.raises(CheckpointError, match="the data has changed"):
     read(config(Tokens(str(tmp_path / "other"))), 1, state=state)
+
+
+def test_documents_side_by_side_are_refused_for_windows_unless_an_earlier_version_recorded_them(shards):
+  windows = config(Tokens(shards))
+  assert settled(windows, 0).interleave is None
+  with pytest.raises(ConfigError, match=r"interleave is 8 and packing 'windows'.* leave interleave out"):
+    settled(dataclasses.replace(windows, interleave=8), 0)
+  before = dataclasses.replace(windows, interleave=64, seed=0)
+  for again in (windows, before):
+    assert settled(again, 0, recorded=before) == before

@@ -1,8 +1,12 @@
-"""A disk that is full, for this process."""
+"""Disks that cannot be written: one that is full, for this process, and one that is read-only."""
 
 import contextlib
 import resource
+import subprocess
 from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
 
 
 @contextlib.contextmanager
@@ -14,3 +18,17 @@ def files_of_at_most(size: int) -> Iterator[None]:
     yield
   finally:
     resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+@contextlib.contextmanager
+def read_only(folder: Path) -> Iterator[None]:
+  """Mounts a folder read-only, at its own place; skips the test where that needs rights that are not there."""
+  try:
+    subprocess.run(["mount", "--bind", folder, folder], check=True, capture_output=True)
+  except (OSError, subprocess.CalledProcessError):
+    pytest.skip("mounting needs root")
+  try:
+    subprocess.run(["mount", "-o", "remount,ro,bind", folder], check=True, capture_output=True)
+    yield
+  finally:
+    subprocess.run(["umount", folder], check=True)

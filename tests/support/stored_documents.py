@@ -139,3 +139,12 @@ def store(kind: str, folder: Path, texts: Sequence[str]) -> Source:
 def text_of(document) -> str:
   """A document's text, where it is bytes' ids too."""
   return document if isinstance(document, str) else ByteTokenizer().decode(document.tolist())
+
+
+def without_sums(folder: Path) -> None:
+  """Shards as they were written before there were sums."""
+  meta = json.loads((folder / "meta.json").read_text())
+  for shard in meta["shards"]:
+    (folder / shard.pop("sums_file")).unlink()
+    del shard["sums_sha256"]
+  (folder / "meta.json").write_text(json.dumps(meta))

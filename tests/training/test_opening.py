@@ -7,13 +7,16 @@ import shutil
 import jax
 import numpy as np
 import pytest
+from support.full_disk import read_only
 from support.interrupting import crash, when_step_is_logged
 from support.objectives import Pull
 from support.tiny_run import contents, losses, records, tiny_model, tiny_run
 
 from drope_jax import checkpoint
-from drope_jax.errors import BusyError, CheckpointError
+from drope_jax.config import InitConfig
+from drope_jax.errors import BusyError, CheckpointError, ConfigError, UserError
 from drope_jax.train import train
+from drope_jax.transitions import Keep
 from drope_jax.workdir import sole_writer
 
 
@@ -129,3 +132,48 @@ def test_records_that_are_none_are_named_and_do_not_stop_the_run(config, finishe
   assert json.loads(path.read_bytes().splitlines()[0])["step"] == 1
   for number in (*range(1, len(garbage) + 1), len(garbage) + len(lines) + 1):
     assert f"metrics.jsonl:{number}: not the record of a step" in caplog.text
+
+
+# --- what is written, and when ----------------------------------------------------------------------------------------
+
+
+def test_a_start_that_fails_before_the_run_has_a_state_writes_nothing(config, finished, tmp_path):
+  init = InitConfig(checkpoint=str(shutil.copytree(finished, tmp_path / "source")), transition=Keep())
+  shutil.rmtree(tmp_path / "source/checkpoints/6/params/d")
+  with pytest.raises(CheckpointError, match="checkpoints/6/params: this checkpoint is not complete"):
+    train(dataclasses.replace(config, model=None, init=init), tmp_path / "run")
+  assert not (tmp_path / "run").exists()
+
+
+def test_a_run_whose_last_step_cannot_be_read_is_not_extended(config, workdir):
+  shutil.rmtree(workdir / "checkpoints/6/params/d")
+  before = contents(workdir)
+  with pytest.raises(CheckpointError, match="checkpoints/6/params: this checkpoint is not complete"):
+    train(dataclasses.replace(config, steps=8), workdir, extend=True)
+  assert contents(workdir) == before
+
+
+def test_where_there_is_no_run_none_is_extended(config, tmp_path):
+  with pytest.raises(ConfigError, match=f"{tmp_path}/run: there is no run to extend"):
+    train(config, tmp_path / "run", extend=True)
+  assert not (tmp_path / "run").exists()
+
+
+def test_a_config_that_was_cut_off_is_not_replaced_by_that_of_another_run(config, workdir):
+  path = workdir / "config.json"
+  path.write_bytes(path.read_bytes()[:200])
+  before = contents(workdir)
+  with pytest.raises(CheckpointError, match=r"belongs to another run: .*seed"):
+    train(dataclasses.replace(config, seed=3), workdir)
+  assert contents(workdir) == before
+
+
+def test_a_finished_run_is_finished_on_a_disk_that_cannot_be_written(config, workdir):
+  before = contents(workdir)
+  with read_only(workdir):
+    with pytest.raises(OSError, match="Read-only"):
+      (workdir / "file").touch()
+    assert train(config, workdir) == (6, True)
+    with pytest.raises(UserError, match=f"{workdir}.* cannot be (written|saved)"):
+      train(dataclasses.replace(config, steps=8), workdir, extend=True)
+  assert contents(workdir) == before

@@ -16,7 +16,7 @@ from drope_jax.data.tokenizers import load_tokenizer, train_bpe
 from drope_jax.errors import CheckpointError, ConfigError
 from drope_jax.positions import RoPE
 from drope_jax.train import train
-from drope_jax.training.preflight import warn_of_another_context, warn_of_another_tokenizer
+from drope_jax.training.preflight import warn_of_another_context, warn_of_another_tokenizer, warn_of_idle_settings
 from drope_jax.training.run import resolve
 from drope_jax.transitions import Keep
 
@@ -142,3 +142,11 @@ def test_another_context_than_the_checkpoints_is_announced(corpus, finished, cap
       "WARNING"
     ] * times
   assert "--config.data.context=16" in caplog.text
+
+
+def test_settings_of_a_loss_that_nothing_measures_are_told(corpus, caplog):
+  warn_of_idle_settings(tiny_run(corpus, eval_every=2, eval_extensions=(1, 2)))
+  warn_of_idle_settings(tiny_run(corpus))
+  assert not caplog.records
+  warn_of_idle_settings(tiny_run(corpus, eval_extensions=(1, 2), eval_documents=3))
+  assert [record.args for record in caplog.records] == [("eval_documents", 3), ("eval_extensions", (1, 2))]

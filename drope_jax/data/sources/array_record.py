@@ -9,7 +9,7 @@ import numpy as np
 from array_record.python import array_record_data_source, array_record_module
 from etils import epath
 
-from drope_jax.data.sources.files import matching, opened
+from drope_jax.data.sources.files import StoredFile, matching, opened
 from drope_jax.data.sources.kept import local
 from drope_jax.data.sources.source import Source
 from drope_jax.errors import DataError
@@ -36,7 +36,8 @@ class Records(Sequence[bytes]):
     here = opened(local, paths)
     counts = opened(lambda both: _count(*both), zip(here, paths, strict=True))
     self.paths, self.lasts = paths, np.cumsum(counts).tolist()
-    self.sizes = [path.stat().length for path in paths]
+    self.stored = [StoredFile.at(path) for path in paths]
+    self.sizes = [file.size for file in self.stored]
     self._source = array_record_data_source.ArrayRecordDataSource([str(path) for path in here])
 
   def __len__(self) -> int:

@@ -15,15 +15,18 @@ What has no splits of its own, and none that are named, is Cut: 1 % is held out,
 (gs://, s3://) are like any other; they need gcsfs or s3fs.
 """
 
+import dataclasses
 import glob
 import re
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from etils import epath
 
 from drope_jax.data.sources.array_record import ArrayRecord
 from drope_jax.data.sources.combined import Cut, Splits
-from drope_jax.data.sources.files import below, check_reachable
+from drope_jax.data.sources.files import below, check_reachable, fixed_part
 from drope_jax.data.sources.jsonl import JSONL
 from drope_jax.data.sources.parquet import Parquet
 from drope_jax.data.sources.prepared import INFO, TFDS, prepared_directory
@@ -32,15 +35,19 @@ from drope_jax.data.sources.source import Source
 from drope_jax.data.sources.text import Text
 from drope_jax.data.sources.tokens import META, Tokens
 from drope_jax.errors import ConfigError
+from drope_jax.files import is_local
 
 _KINDS = {
-  "parquet": re.compile(r"\.parquet$"),
-  "jsonl": re.compile(r"\.(jsonl|ndjson|json)(\.gz|\.zst)?$"),  # C4 is released as .json.gz, of JSON lines
-  "text": re.compile(r"\.(txt|md|rst)(\.gz|\.zst)?$"),
-  "array_record": re.compile(r"\.(array_record|arrayrecord)(-\d{5}-of-\d{5})?$"),
+  "parquet": re.compile(r"\.parquet$", re.IGNORECASE),
+  "jsonl": re.compile(
+    r"\.(jsonl|ndjson|json)(\.gz|\.zst)?$", re.IGNORECASE
+  ),  # C4 is released as .json.gz, of JSON lines
+  "text": re.compile(r"\.(txt|md|rst)(\.gz|\.zst)?$", re.IGNORECASE),
+  "array_record": re.compile(r"\.(array_record|arrayrecord)(-\d{5}-of-\d{5})?$", re.IGNORECASE),
 }
 _SPLIT = re.compile(r"\w+(\[.*\])?")  # of TFDS, or a part of one
 _SUFFIXES = ".parquet, .jsonl, .txt, .array_record, or the first three of them as .gz or .zst"
+_LOOSE = (ArrayRecord, JSONL, Parquet, Text)  # files that a pattern finds
 _PARTS = re.compile(r",(heldout|fit|bad)=")
 
 
@@ -63,6 +70,36 @@ def source_at(path: str) -> Source:
     heldout, fit = (wrap(_part(named[part], source)) if part in named else None for part in ("heldout", "fit"))
     return Splits(wrap(source), heldout, fit)
   return wrap(source) if isinstance(source, TFDS) else Cut(wrap(source))
+
+
+def folders_of(dataset: str | Source) -> list[tuple[Path, str]]:
+  """The local folders that are read with all folders in them, each with the pattern of the names that count there.
+
+  In a folder that the user names, files of all kinds count: those of another kind would end the next reading of it.
+  """
+  if isinstance(dataset, Source):
+    return [(fixed_part(pattern), Path(pattern).name) for pattern in _patterns(dataset) if "**" in pattern]
+  whole, *rest = _PARTS.split(dataset)
+  found = []
+  for path in (whole, *(path for name, path in zip(rest[::2], rest[1::2], strict=True) if name != "bad")):
+    place = epath.Path(path if epath.Path(path).exists() else path.partition("#")[0]).expanduser()
+    if is_local(place) and place.is_dir():
+      found += [(Path(place), "*")] if isinstance(_single(path), _LOOSE) else []
+    elif is_local(place) and "**" in path:
+      found.append((fixed_part(str(place)), place.name))
+  return found
+
+
+def _patterns(value: Any) -> Iterator[str]:
+  """Of a source of files, and of those that it is made of."""
+  if isinstance(value, _LOOSE) and is_local(value.glob):
+    yield value.glob
+  elif isinstance(value, tuple):
+    for one in value:
+      yield from _patterns(one)
+  elif isinstance(value, Source) and dataclasses.is_dataclass(value):
+    for field in dataclasses.fields(value):
+      yield from _patterns(getattr(value, field.name))
 
 
 def _same(source: Source) -> Source:
@@ -157,5 +194,5 @@ def _suffix(name: str) -> str:
   """The end of the name by which the files of a directory are found."""
   if _KINDS["array_record"].search(name):
     return ".array*record*"
-  suffixes = [part for part in Path(name).suffixes if part in (".gz", ".zst")]
+  suffixes = [part for part in Path(name).suffixes if part.lower() in (".gz", ".zst")]
   return "".join([Path(name.removesuffix("".join(suffixes))).suffix, *suffixes])

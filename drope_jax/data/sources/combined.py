@@ -9,6 +9,7 @@ from typing import Any
 import grain
 import numpy as np
 
+from drope_jax.data.sources.files import StoredFile
 from drope_jax.data.sources.source import Document, Documents, Source, key
 from drope_jax.errors import ConfigError, check
 
@@ -127,6 +128,10 @@ class _Mixed(Documents):
     return [size for member in self.members for size in (len(member), *member.sizes)]
 
   @property
+  def stored(self) -> Sequence[StoredFile]:
+    return [file for member in self.members for file in member.stored]
+
+  @property
   def left_out(self) -> int:
     return sum(member.left_out for member in self.members)
 
@@ -186,6 +191,10 @@ class Part(Documents):
   @property
   def sizes(self) -> Sequence[int]:
     return self.documents_of_all.sizes
+
+  @property
+  def stored(self) -> Sequence[StoredFile]:
+    return self.documents_of_all.stored
 
   @property
   def left_out(self) -> int:

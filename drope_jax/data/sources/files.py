@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import fsspec
 from etils import epath
@@ -18,6 +18,7 @@ from drope_jax.files import is_local
 S = TypeVar("S")
 T = TypeVar("T")
 _SHARD = re.compile(r"-(\d{5})-of-(\d{5})")
+_ESCAPED = re.compile(r"\[([*?[])\]")  # as glob.escape writes a wildcard that is none
 _CHUNK = 16 << 20  # bytes at a time
 _OPENED_TOGETHER = 8  # files, each of which may take a request or more
 
@@ -27,10 +28,13 @@ def matching(pattern: str) -> list[epath.Path]:
 
   Raises:
     ConfigError: if there is none.
-    DataError: naming a file that is empty, or a shard (`-00003-of-00010`) that matches the pattern and is missing.
+    DataError: naming a file that is empty, a link to nothing, a link to a folder that it lies in, or a shard
+      (`-00003-of-00010`) that matches the pattern and is missing.
     ToolError: the pattern is of a bucket whose client library is missing.
   """
   if is_local(pattern):
+    if "**" in pattern:
+      below(epath.Path(fixed_part(pattern)))  # which refuses loops of links: glob would follow them
     found = [Path(name) for name in sorted(globbing.glob(str(Path(pattern).expanduser()), recursive=True))]
     files = [epath.Path(path) for path in found if not path.is_dir()]
   else:
@@ -41,6 +45,8 @@ def matching(pattern: str) -> list[epath.Path]:
     raise ConfigError(f"{pattern}: no file matches")
   names = {str(path) for path in files}
   for path in files:
+    if is_local(path) and not path.exists():
+      raise DataError(f"{path}: a link to nothing; restore what it names, or remove it")
     if not path.stat().length:
       raise DataError(f"{path}: is empty; copy it again, or remove it")
     shard = _SHARD.search(path.name)
@@ -51,16 +57,55 @@ def matching(pattern: str) -> list[epath.Path]:
   return files
 
 
-def below(directory: epath.Path) -> list[epath.Path]:
-  """Every file in a directory and the folders in it, in the order of their names; none that is hidden."""
+class StoredFile(NamedTuple):
+  """What a file of a source is known by, beside its documents."""
+
+  name: str  # without its folders, which may be others elsewhere
+  size: int
+  written: float  # when: nanoseconds, in a bucket seconds
+  sum: int | None = None  # of its content, where that was read as a whole
+
+  @classmethod
+  def at(cls, path: epath.Path, sum: int | None = None) -> "StoredFile":
+    """The file at a path."""
+    if is_local(path):
+      about = os.stat(path)
+      return cls(path.name, about.st_size, about.st_mtime_ns, sum)
+    there = path.stat()
+    return cls(path.name, there.length, there.mtime, sum)
+
+
+def fixed_part(pattern: str) -> Path:
+  """The folder that a local pattern looks into: its path up to the first part with a wildcard."""
+  path = Path(pattern).expanduser()
+  fixed = Path(path.anchor)
+  for part in path.relative_to(path.anchor).parts[:-1]:
+    if globbing.has_magic(_ESCAPED.sub("", part)):
+      break
+    fixed /= _ESCAPED.sub(r"\1", part)
+  return fixed
+
+
+def below(directory: epath.Path, above: tuple[Path, ...] = ()) -> list[epath.Path]:
+  """Every file in a directory and the folders in it, in the order of their names; none that is hidden.
+
+  Args:
+    above: the folders that it lies in, without links.
+
+  Raises:
+    DataError: naming a link to a folder that it lies in.
+  """
   if not is_local(directory):
     system, inner = bucket(directory)
     names = [name for name in sorted(system.find(inner)) if "/." not in name[len(inner) :]]
     return [_in_bucket(str(directory), name) for name in names]
+  real = Path(directory).resolve()
+  if real in above:
+    raise DataError(f"{directory}: a link to a folder that it lies in, which has no end; remove it")
   found = []
-  for path in sorted(directory.iterdir()):
+  for path in sorted(directory.iterdir()) if directory.is_dir() else ():
     if not path.name.startswith("."):
-      found += below(path) if path.is_dir() else [path]
+      found += below(path, (*above, real)) if path.is_dir() else [path]
   return found
 
 
@@ -109,10 +154,20 @@ class FileBytes:
     self._local = is_local(self.path)
 
   def read(self, begin: int, end: int) -> bytes:
-    """The bytes from `begin` to `end`. Raises DataError if the file is shorter than it was."""
+    """The bytes from `begin` to `end`. Raises DataError if it cannot be read, or is shorter than it was."""
     if begin >= end:
       return b""
     if self._local:
+      data = self._read(begin, end)
+    else:
+      system, inner = bucket(self.path)
+      data = system.cat_file(inner, start=begin, end=end)
+    if len(data) < end - begin and end <= self.size:
+      raise DataError(f"{self.path}: is shorter than it was when it was opened; restore it, and start again")
+    return data
+
+  def _read(self, begin: int, end: int) -> bytes:
+    try:
       file = os.open(self.path, os.O_RDONLY)
       try:
         data = os.pread(file, end - begin, begin)
@@ -120,11 +175,8 @@ class FileBytes:
           data += more  # one call reads 2 GiB at most
       finally:
         os.close(file)
-    else:
-      system, inner = bucket(self.path)
-      data = system.cat_file(inner, start=begin, end=end)
-    if len(data) < end - begin and end <= self.size:
-      raise DataError(f"{self.path}: is shorter than it was when it was opened; restore it, and start again")
+    except OSError as error:
+      raise DataError(f"{self.path}: cannot be read ({error.strerror}); restore it, and start again") from error
     return data
 
   def chunks(self, until: int | None = None) -> Iterator[bytes]:

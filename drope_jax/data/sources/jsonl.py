@@ -3,14 +3,15 @@
 import bisect
 import dataclasses
 import json
+import zlib
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 from etils import epath
 
-from drope_jax.data.sources.files import FileBytes, matching, opened
-from drope_jax.data.sources.kept import COMPRESSION, kept, local, unpacked
+from drope_jax.data.sources.files import FileBytes, StoredFile, matching, opened
+from drope_jax.data.sources.kept import compression, kept, local, unpacked
 from drope_jax.data.sources.source import BadDocument, Source
 
 _BOM = b"\xef\xbb\xbf"
@@ -37,12 +38,17 @@ class _File:
   """The lines of one file that are not blank."""
 
   def __init__(self, path: epath.Path):
-    plain = unpacked(path) if path.suffix in COMPRESSION else local(path)
+    plain = unpacked(path) if compression(path) else local(path)
     self.path, self.bytes = path, FileBytes(plain)
-    self._index = FileBytes(kept(plain, "lines", _line_bounds(self.bytes)))
+    self._index = FileBytes(kept(plain, "lines-2", _line_bounds(self.bytes)))
 
   def __len__(self) -> int:
-    return self._index.size // _BOUNDS.itemsize
+    return self._index.size // _BOUNDS.itemsize - 1
+
+  @property
+  def sum(self) -> int:
+    """The CRC-32 of the content, of when the lines were found: whenever size or time of the file have changed."""
+    return self._bounds(len(self))[0]
 
   def line(self, number: int) -> bytes:
     return self.bytes.read(*self._bounds(number))
@@ -68,6 +74,7 @@ class _Lines(Sequence[Any]):
     self.files, self.field = files, field
     self.lasts = np.cumsum([len(file) for file in files]).tolist()
     self.sizes = [file.bytes.size for file in files]
+    self.stored = [StoredFile.at(file.path, file.sum) for file in files]
     for last, file in zip(self.lasts, files, strict=True):
       if not len(file):
         continue
@@ -113,9 +120,11 @@ class _Lines(Sequence[Any]):
 
 
 def _line_bounds(data: FileBytes) -> Iterator[bytes]:
-  """Where the lines that are not blank begin and end, piece by piece: _BOUNDS of each."""
+  """Where the lines that are not blank begin and end, piece by piece: _BOUNDS of each. Last, the CRC-32 and size."""
+  known = 0
   at, begin = 0, len(_BOM) if data.read(0, min(len(_BOM), data.size)) == _BOM else 0
   for chunk in data.chunks():
+    known = zlib.crc32(chunk, known)
     ends = np.flatnonzero(np.frombuffer(chunk, np.uint8) == ord("\n")) + at
     at += len(chunk)
     if at == data.size and (not len(ends) or ends[-1] < at - 1):
@@ -128,3 +137,4 @@ def _line_bounds(data: FileBytes) -> Iterator[bytes]:
     for index in np.flatnonzero(ends - begins < 8):  # an object with a field is longer
       filled[index] = bool(data.read(int(begins[index]), int(ends[index])).strip())
     yield np.stack([begins[filled], ends[filled]], axis=1).astype("<u8").tobytes()
+  yield np.asarray([known, data.size], "<u8").tobytes()

@@ -14,7 +14,7 @@ from drope_jax.data.sources.files import FileBytes
 from drope_jax.errors import DataError
 from drope_jax.files import is_local
 
-COMPRESSION = {".gz": "gzip", ".zst": "zstd"}
+_COMPRESSION = {".gz": "gzip", ".zst": "zstd"}
 _COPIED = 16 << 20  # bytes at a time
 _ANNOUNCED = 1 << 30  # bytes of a file that takes so long to read that a line says so
 
@@ -54,10 +54,15 @@ def kept(path: epath.Path, kind: str, pieces: Iterable[bytes]) -> Path:
   return file
 
 
+def compression(path: epath.Path) -> str | None:
+  """How a file is compressed, by its name; None: not at all."""
+  return _COMPRESSION.get(path.suffix.lower())
+
+
 def decompressed(path: epath.Path) -> Iterator[bytes]:
   """The content of a .gz or .zst file, piece by piece. Raises DataError if it is broken."""
   try:
-    with path.open("rb") as file, pa.input_stream(file, compression=COMPRESSION[path.suffix]) as stream:
+    with path.open("rb") as file, pa.input_stream(file, compression=compression(path)) as stream:
       while piece := stream.read(_COPIED):
         yield piece
   except (OSError, pa.ArrowException) as error:
@@ -69,7 +74,7 @@ def unpacked(path: epath.Path) -> epath.Path:
 
   The copy takes the disk space of the uncompressed text; memory does not grow.
   """
-  if path.suffix not in COMPRESSION:
+  if compression(path) is None:
     return path
 
   def pieces() -> Iterator[bytes]:

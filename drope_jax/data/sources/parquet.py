@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from etils import epath
 
-from drope_jax.data.sources.files import matching, opened
+from drope_jax.data.sources.files import StoredFile, matching, opened
 from drope_jax.data.sources.kept import first_line
 from drope_jax.data.sources.source import Blocks, Source
 from drope_jax.errors import ConfigError, DataError
@@ -51,7 +51,8 @@ class _Rows(Sequence[Any]):
     if not rows:
       raise DataError(f"{paths[0]}: has no rows; remove it, or copy it again")
     self.lasts = np.cumsum(rows).tolist()
-    self.sizes = [path.stat().length for path in paths]
+    self.stored = [StoredFile.at(path) for path in paths]
+    self.sizes = [file.size for file in self.stored]
     # What is kept as a whole is shuffled as a whole, in the order of any other source.
     whole = sum(sizes) <= CACHED_BYTES
     self.together = len(sizes) if whole else max(1, min(MOST_TOGETHER, CACHED_BYTES // max(sizes)))

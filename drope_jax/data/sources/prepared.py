@@ -18,7 +18,7 @@ from etils import epath
 from google.protobuf import json_format
 
 from drope_jax.data.sources.array_record import Records
-from drope_jax.data.sources.files import FileBytes, check_reachable, opened
+from drope_jax.data.sources.files import FileBytes, StoredFile, check_reachable, opened
 from drope_jax.data.sources.kept import kept, local
 from drope_jax.data.sources.source import Source
 from drope_jax.errors import ConfigError, DataError
@@ -126,7 +126,8 @@ class _Examples(Sequence[Any]):
     self.skips = [shard.skip for shard in shards]
     self.lasts = list(itertools.accumulate(shard.take for shard in shards))
     self.features, self.feature = features, feature
-    self.sizes = [epath.Path(name).stat().length for name in self.names]
+    self.stored = [StoredFile.at(epath.Path(name)) for name in self.names]
+    self.sizes = [file.size for file in self.stored]
 
   def __len__(self) -> int:
     return self.lasts[-1]

@@ -8,6 +8,7 @@ from typing import Any
 
 import grain
 
+from drope_jax.data.sources.files import StoredFile
 from drope_jax.data.sources.source import BadDocument, Document, Documents, Source
 
 _NAMED = 5  # bad documents that have a warning each; later ones have one when their number doubles
@@ -67,6 +68,10 @@ class _WithoutBad(Documents):
   @property
   def sizes(self) -> Sequence[int]:
     return self._documents.sizes
+
+  @property
+  def stored(self) -> Sequence[StoredFile]:
+    return self._documents.stored
 
   @property
   def left_out(self) -> int:

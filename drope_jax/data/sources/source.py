@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import grain
 import numpy as np
 
+from drope_jax.data.sources.files import StoredFile
 from drope_jax.errors import ConfigError, DataError
 from drope_jax.values import Value
 
@@ -41,7 +42,7 @@ class Source(Value):
 
     The result has `len` and random access, is picklable for grain's workers, and is read by several threads. It may
     also have `where(index) -> str`, which names a document in errors (file and row); `sizes`, ints that change when
-    the files do; and `blocks`, see Blocks.
+    the files do; `stored`, the files as StoredFile; and `blocks`, see Blocks.
 
     Raises:
       ConfigError: a setting that cannot be, as a missing column.
@@ -118,6 +119,11 @@ class Documents(Sequence[Document]):
     return getattr(self.raw, "sizes", ())
 
   @property
+  def stored(self) -> Sequence[StoredFile]:
+    """The files, where the source knows them."""
+    return getattr(self.raw, "stored", ())
+
+  @property
   def tokenizer(self) -> str | None:
     """The digest of the tokenizer that token ids were made with; None of text."""
     return getattr(self.raw, "tokenizer", None)
@@ -135,12 +141,16 @@ class Documents(Sequence[Document]):
     """
     sizes = [int(size) for size in self.sizes]
     known = hashlib.sha256(repr((len(self), sizes, self.rule)).encode())
-    sampled = len(self) if 0 < sum(sizes) <= SMALL else SAMPLED
-    for place in sorted({int(place) for place in np.linspace(0, len(self) - 1, sampled)}) if len(self) else ():
+    for place in sorted({int(place) for place in np.linspace(0, len(self) - 1, self.sampled)}) if len(self) else ():
       document = self.at(place)
       content = document.encode() if isinstance(document, str) else b"" if document is None else document.tobytes()
       known.update(len(content).to_bytes(8, "little") + content)
     return known.hexdigest()[:16]
+
+  @property
+  def sampled(self) -> int:
+    """How many documents, evenly spread, the digest reads."""
+    return len(self) if 0 < sum(int(size) for size in self.sizes) <= SMALL else SAMPLED
 
   @property
   def rule(self) -> str:

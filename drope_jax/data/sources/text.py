@@ -5,8 +5,8 @@ from collections.abc import Sequence
 
 from etils import epath
 
-from drope_jax.data.sources.files import matching
-from drope_jax.data.sources.kept import COMPRESSION, decompressed
+from drope_jax.data.sources.files import StoredFile, matching
+from drope_jax.data.sources.kept import compression, decompressed
 from drope_jax.data.sources.source import Source
 
 
@@ -23,14 +23,15 @@ class Text(Source):
 class _Files(Sequence[bytes]):
   def __init__(self, paths: list[epath.Path]):
     self.paths = paths
-    self.sizes = [path.stat().length for path in paths]
+    self.stored = [StoredFile.at(path) for path in paths]
+    self.sizes = [file.size for file in self.stored]
 
   def __len__(self) -> int:
     return len(self.paths)
 
   def __getitem__(self, index: int) -> bytes:  # type: ignore[override]
     path = self.paths[index]
-    data = b"".join(decompressed(path)) if path.suffix in COMPRESSION else path.read_bytes()
+    data = b"".join(decompressed(path)) if compression(path) else path.read_bytes()
     return data.removeprefix(b"\xef\xbb\xbf")
 
   def where(self, index: int) -> str:

@@ -1,16 +1,20 @@
 """Token shards: documents that were tokenised once, by `python -m drope_jax.data.tokenize`.
 
 A folder holds `meta.json` and, for each shard, `tokens-NNNNN-of-NNNNN.bin` (ids of uint16 or uint32, little-endian,
-with EOS behind each document), `ends-NNNNN-of-NNNNN.bin` (uint64: where each document ends there, EOS included) and
-`keys-NNNNN-of-NNNNN.bin` (uint64: `source.key` of its text, so that shards have the parts of the text).
+with EOS behind each document), `ends-NNNNN-of-NNNNN.bin` (uint64: where each document ends there, EOS included),
+`keys-NNNNN-of-NNNNN.bin` (uint64: `source.key` of its text, so that shards have the parts of the text) and
+`sums-NNNNN-of-NNNNN.bin` (uint32: the CRC-32 of each 64 KiB of these three files, in this order). A block is checked
+when a process first reads it. Shards of before version 0.1 have no sums: theirs are checked by
+`python -m drope_jax.data.report` alone, which reads the tokens as a whole.
 """
 
 import bisect
 import dataclasses
 import hashlib
 import json
+import re
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from etils import epath
@@ -18,6 +22,7 @@ from etils import epath
 from drope_jax.data.sources.files import FileBytes, check_reachable, opened
 from drope_jax.data.sources.kept import local
 from drope_jax.data.sources.source import Source
+from drope_jax.data.sources.sums import CheckedBytes, blocks_of
 from drope_jax.errors import ConfigError, DataError
 
 META = "meta.json"
@@ -34,6 +39,17 @@ class Tokens(Source):
     return TokenShards(self.directory)
 
 
+class _Files(NamedTuple):
+  """Of a shard."""
+
+  tokens: FileBytes
+  ends: FileBytes
+  keys: FileBytes
+
+
+KINDS = _Files._fields
+
+
 class TokenShards(Sequence[np.ndarray]):
   """The documents of token shards: int32 ids."""
 
@@ -45,56 +61,87 @@ class TokenShards(Sequence[np.ndarray]):
     self.lasts = np.cumsum([shard["documents"] for shard in self.shards]).tolist()
     self.sizes = [int(shard["sha256"][:15], 16) for shard in self.shards]
     self.files = opened(self._open, self.shards)
-    self.keys_files = [
-      FileBytes(local(self.directory / one["keys_file"])) if one["documents"] else None for one in self.shards
-    ]
 
-  def _open(self, shard: dict[str, Any]) -> tuple[FileBytes, FileBytes] | None:
+  def _open(self, shard: dict[str, Any]) -> "_Files | None":
+    """Raises DataError naming a file that is missing, or not of its size."""
     if not shard["documents"]:
       return None
-    for name, size in (
-      (shard["tokens_file"], shard["tokens"] * self.dtype.itemsize),
-      (shard["ends_file"], 8 * shard["documents"]),
-      (shard["keys_file"], 8 * shard["documents"]),
-    ):
-      path = self.directory / name
+    files = {kind: self.directory / shard[f"{kind}_file"] for kind in KINDS}
+    sizes = self._sizes(shard)
+    for kind, path in files.items():
       if not path.exists():
         raise DataError(f"{path}: this shard is missing; copy it, or tokenise again")
-      if path.stat().length != size:
-        raise DataError(f"{path}: has {path.stat().length} bytes instead of {size}; copy it again")
-    tokens, ends = self.directory / shard["tokens_file"], self.directory / shard["ends_file"]
-    return FileBytes(tokens), FileBytes(local(ends))  # in a bucket, each read is a request
+      if path.stat().length != sizes[kind]:
+        raise DataError(f"{path}: has {path.stat().length} bytes instead of {sizes[kind]}; copy it again")
+    # In a bucket, each read is a request: of the small files there is a copy.
+    here = {"tokens": files["tokens"], **{kind: local(files[kind]) for kind in ("ends", "keys")}}
+    if "sums_file" not in shard:
+      return _Files(**{kind: FileBytes(path) for kind, path in here.items()})
+    sums = self._sums(shard)
+    return _Files(**{kind: CheckedBytes(path, sums[kind], files[kind]) for kind, path in here.items()})
+
+  def _sizes(self, shard: dict[str, Any]) -> dict[str, int]:
+    """Bytes of each file."""
+    return {
+      kind: shard["tokens"] * self.dtype.itemsize if kind == "tokens" else 8 * shard["documents"] for kind in KINDS
+    }
+
+  def _sums(self, shard: dict[str, Any]) -> dict[str, np.ndarray]:
+    """Those of each file. Raises DataError if the file of sums itself is missing or damaged."""
+    path = self.directory / shard["sums_file"]
+    if not path.exists():
+      raise DataError(f"{path}: this file of check sums is missing; copy it, or tokenise again")
+    data = path.read_bytes()
+    if hashlib.sha256(data).hexdigest() != shard["sums_sha256"]:
+      raise DataError(f"{path}: its content is not what was written (by its own check sum); copy it again")
+    ends = np.cumsum([blocks_of(size) for size in self._sizes(shard).values()])
+    return dict(zip(KINDS, np.split(np.frombuffer(data, "<u4"), ends[:-1]), strict=True))
 
   def __len__(self) -> int:
     return self.lasts[-1]
 
   def __getitem__(self, index: int) -> np.ndarray:  # type: ignore[override]
     number, document = self._find(index)
-    _, ends = self.files[number]  # type: ignore[misc]
-    bounds = np.frombuffer(ends.read(max(8 * document - 8, 0), 8 * document + 8), "<u8")
-    begin = int(bounds[0]) if document else 0
-    return self.tokens(number, begin, int(bounds[-1]) - 1)
+    bounds = np.frombuffer(self._files(number).ends.read(max(8 * document - 8, 0), 8 * document + 8), "<u8")
+    begin, end = int(bounds[0]) if document else 0, int(bounds[-1])
+    if not begin < end <= self.shards[number]["tokens"]:
+      raise self._no_ends(number)
+    return self.tokens(number, begin, end - 1)
 
   def tokens(self, number: int, begin: int, end: int) -> np.ndarray:
     """Some tokens of a shard, EOS included: int32."""
-    file, _ = self.files[number]  # type: ignore[misc]
     size = self.dtype.itemsize
-    return np.frombuffer(file.read(begin * size, end * size), self.dtype.newbyteorder("<")).astype(np.int32)
+    return np.frombuffer(
+      self._files(number).tokens.read(begin * size, end * size), self.dtype.newbyteorder("<")
+    ).astype(np.int32)
 
   def ends(self, number: int) -> np.ndarray:
-    """Where each document of a shard ends, EOS included: int64."""
-    _, file = self.files[number]  # type: ignore[misc]
-    return np.frombuffer(file.read(0, file.size), "<u8").astype(np.int64)
+    """Where each document of a shard ends, EOS included: int64. Raises DataError if that cannot be."""
+    file = self._files(number).ends
+    found = np.frombuffer(file.read(0, file.size), "<u8")
+    if (found[1:] <= found[:-1]).any() or found[0] < 1 or found[-1] != self.shards[number]["tokens"]:
+      raise self._no_ends(number)
+    return found.astype(np.int64)
 
   def keys(self, number: int) -> np.ndarray:
     """`key` of the text of each document of a shard: uint64."""
-    file = self.keys_files[number]
-    return np.frombuffer(file.read(0, file.size), "<u8")  # type: ignore[union-attr]
+    file = self._files(number).keys
+    return np.frombuffer(file.read(0, file.size), "<u8")
 
   def stored_key(self, index: int) -> int:
     number, document = self._find(index)
-    (found,) = np.frombuffer(self.keys_files[number].read(8 * document, 8 * document + 8), "<u8")  # type: ignore[union-attr]
+    (found,) = np.frombuffer(self._files(number).keys.read(8 * document, 8 * document + 8), "<u8")
     return int(found)
+
+  def _files(self, number: int) -> "_Files":
+    """Those of a shard that has documents."""
+    files = self.files[number]
+    assert files is not None
+    return files
+
+  def _no_ends(self, number: int) -> DataError:
+    path = self.directory / self.shards[number]["ends_file"]
+    return DataError(f"{path}: these are not the ends of documents, so it is damaged; copy it again")
 
   def name(self, number: int) -> str:
     """What a person finds a shard by."""
@@ -106,15 +153,20 @@ class TokenShards(Sequence[np.ndarray]):
 
   @property
   def damaged(self) -> list[str]:
-    """A line about each shard whose tokens are not those that were written; reads all of them."""
+    """A line about each file that is not as it was written; reads all of them."""
     found = []
     for shard in self.shards:
-      path = self.directory / shard["tokens_file"]
-      known = hashlib.sha256()
-      for chunk in FileBytes(path).chunks():
-        known.update(chunk)
-      if known.hexdigest() != shard["sha256"]:
-        found.append(f"{path}: its content is not what was written (by its check sum); copy it again")
+      files = self._open(shard)  # none of whose blocks was checked before
+      for file in files or ():
+        known = hashlib.sha256()
+        try:
+          for chunk in file.chunks():
+            known.update(chunk)
+        except DataError as error:
+          found.append(str(error))
+          continue
+        if file is files.tokens and known.hexdigest() != shard["sha256"]:  # type: ignore[union-attr]
+          found.append(f"{file.path}: its content is not what was written (by its check sum); copy it again")
     return found
 
   def _find(self, index: int) -> tuple[int, int]:
@@ -134,4 +186,23 @@ def read_meta(directory: epath.Path) -> dict[str, Any]:
     raise DataError(f"{path}: cannot be read ({error}); tokenise again") from error
   if not isinstance(meta, dict) or meta.get("format") != FORMAT:
     raise ConfigError(f"{path}: is not of {FORMAT!r}; tokenise again")
+  shards = meta.get("shards")
+  kinds = {"dtype": meta.get("dtype") in ("uint16", "uint32"), "tokenizer": isinstance(meta.get("tokenizer"), str)}
+  kinds["shards"] = isinstance(shards, list) and bool(shards) and all(map(_describes_a_shard, shards))
+  for name, fits in kinds.items():
+    if not fits:
+      raise DataError(f"{path}: its field {name!r} is damaged; copy it again, or tokenise again")
   return meta
+
+
+def _describes_a_shard(record: Any) -> bool:
+  """Whether it has the fields of one, with files that lie in the same folder."""
+  if not isinstance(record, dict):
+    return False
+  names = [record.get(f"{kind}_file") for kind in KINDS] + ([record["sums_file"]] if "sums_file" in record else [])
+  counts = [record.get(name) for name in ("documents", "tokens")]
+  return (
+    all(isinstance(name, str) and epath.Path(name).name == name for name in names)
+    and all(type(count) is int and count >= 0 for count in counts)
+    and re.fullmatch("[0-9a-f]{64}", str(record.get("sha256"))) is not None
+  )
