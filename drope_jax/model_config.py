@@ -125,7 +125,7 @@ class ComputeConfig:
 
   def __post_init__(self) -> None:
     check_choice(self, "dtype", ("auto", "float32", "bfloat16"))
-    check_choice(self, "attention", ("auto", "reference", "blockwise", "unrolled", "splash", "cudnn"))
+    check_choice(self, "attention", ("auto", "reference", "blockwise", "unrolled", "splash", "cudnn", "triton"))
     check_choice(self, "remat", ("none", "full", "dots"))
     check_choice(self, "derivatives", ("own", "jax"))
     if self.loss_chunk is not None:
