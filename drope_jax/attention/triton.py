@@ -24,14 +24,17 @@ _SMALLEST = 16  # rows and columns that a product on tensor cores has at least
 
 
 class _Call(NamedTuple):
-  """The arrays of a call, padded to whole blocks and to heads whose width is a power of two."""
+  """The arrays of a call, padded to whole blocks and to heads whose width is a power of two.
 
-  q_BTHh: Array
-  k_BSKh: Array
-  v_BSKh: Array
-  offset_B: Array
-  q_ids_BT: Array | None
-  k_ids_BS: Array | None
+  A kernel sees references to them in this form, and its caller says by `BlockSpec`s in this form which part of each.
+  """
+
+  q_BTHh: Any
+  k_BSKh: Any
+  v_BSKh: Any
+  offset_B: Any  # int32 (B,)
+  q_ids_BT: Any  # document numbers, or None
+  k_ids_BS: Any
 
 
 class _Sizes(NamedTuple):
@@ -101,10 +104,13 @@ def _sizes(num_queries: int, num_keys: int, width: int) -> tuple[_Sizes, _Sizes]
 
 
 class _Reach(NamedTuple):
-  """Of every block of queries, or of keys, the first of the others that it meets, and one past the last; (B, n)."""
+  """Of every block of queries, or of keys, the first of the others that it meets, and one past the last; (B, n).
 
-  first: Array
-  end: Array
+  Likewise also references and BlockSpecs.
+  """
+
+  first: Any
+  end: Any
 
 
 def _meetings(call: _Call, limits: Limits, sizes: _Sizes) -> Array:
@@ -243,11 +249,11 @@ def _keys_kernel(call: _Call, reach: _Reach, saved: "_Saved", d_k_ref, d_v_ref, 
 
 
 class _Saved(NamedTuple):
-  """What the backward pass reads beside the call."""
+  """What the backward pass reads beside the call; also references and BlockSpecs."""
 
-  d_out_BTHh: Array
-  log_sum_BHT: Array
-  delta_BHT: Array
+  d_out_BTHh: Any
+  log_sum_BHT: Any
+  delta_BHT: Any
 
 
 class _Specs(NamedTuple):
@@ -339,7 +345,7 @@ def _attention_bwd(layout: _Layout, residuals, d_out_BTHh: Array):
   outputs = [(_like(call.k_BSKh), specs.call.k_BSKh), (_like(call.v_BSKh), specs.call.v_BSKh)]
   meetings = meetings.swapaxes(1, 2)
   d_k, d_v = _run(_keys_kernel, call, meetings, saved, specs, outputs, layout.backward, layout)
-  return (_Call(d_q, d_k, d_v, None, None, None),)  # type: ignore[arg-type]  # integers: None is JAX's zero
+  return (_Call(d_q, d_k, d_v, None, None, None),)  # of integers None is JAX's zero
 
 
 def _like(x: Array) -> jax.ShapeDtypeStruct:

@@ -13,19 +13,28 @@ from jax.sharding import AbstractMesh, AxisType
 from drope_jax.sharding import AXES
 
 
-@contextlib.contextmanager
-def one_h200() -> Iterator[None]:
-  """Traces for one H200. JAX asks the machine for its cuDNN and its GPU; they are said to be there."""
+def h200_mesh(**sizes: int) -> AbstractMesh:
+  """One H200, or as many as the axes say."""
   device = AbstractDevice("NVIDIA H200", None, "cuda")
+  shape = tuple(sizes.get(axis, 1) for axis in AXES)
+  return AbstractMesh(shape, AXES, axis_types=(AxisType.Auto,) * len(AXES), abstract_device=device)
+
+
+@contextlib.contextmanager
+def on_h200(**sizes: int) -> Iterator[AbstractMesh]:
+  """Traces for H200s. JAX asks the machine for its cuDNN and its GPU; they are said to be there."""
   with pytest.MonkeyPatch.context() as patch:
     patch.setattr(cudnn, "check_cudnn_version", lambda: 91000)
     patch.setattr(cudnn, "check_compute_capability", lambda least: tuple(map(int, least.split("."))) <= (9, 0))
     patch.setattr(cudnn, "is_cuda_compute_capability_equal", lambda capability: capability == "9.0")
-    mesh = AbstractMesh((1,) * len(AXES), AXES, axis_types=(AxisType.Auto,) * len(AXES), abstract_device=device)
-    with jax.sharding.use_abstract_mesh(mesh):
-      yield
+    with jax.sharding.use_abstract_mesh(mesh := h200_mesh(**sizes)):
+      yield mesh
 
 
-def lowered_for_cuda(function: Callable, *arguments: Any) -> str:
-  """The program of `function`, to be called within `one_h200`."""
-  return jax.jit(function).trace(*arguments).lower(lowering_platforms=("cuda",)).as_text()
+def lowered(function: Callable, *arguments: Any) -> str:
+  """The program of `function`, to be called within `on_h200`."""
+  return lowered_from(jax.jit(function).trace(*arguments))
+
+
+def lowered_from(traced: jax.stages.Traced) -> str:
+  return traced.lower(lowering_platforms=("cuda",)).as_text()
