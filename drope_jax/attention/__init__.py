@@ -16,6 +16,7 @@ import math
 
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 
 from drope_jax.attention.accelerators import ACCELERATED, PLATFORMS, obstacle
 from drope_jax.attention.blockwise import blockwise_attention
@@ -165,6 +166,8 @@ def _compute(scaled_BTHh, k_BSKh, v_BSKh, offset, segments, bias, limits, kernel
   batch, num_queries, num_heads, head_dim = scaled_BTHh.shape
   q_BKGTh, k_BKSh, offset_B, bias_KG = _grouped(scaled_BTHh, k_BSKh, offset, bias)
   out_BKGTh = _KERNELS[kernel](q_BKGTh, k_BKSh, v_BSKh.swapaxes(1, 2), offset_B, segments, bias_KG, limits)
+  if kernel != "blockwise":  # which names what its derivative reads
+    out_BKGTh = checkpoint_name(out_BKGTh, "attention")
   return out_BKGTh.reshape(batch, num_heads, num_queries, head_dim).swapaxes(1, 2)
 
 

@@ -213,6 +213,7 @@ def _splash_kernel(length: int, groups: int, limits: Limits, block: int, shards:
     head_shards=1,
     q_seq_shards=shards,
     attn_logits_soft_cap=limits.softcap,
+    residual_checkpoint_name="attention",
     interpret=interpret,
   )
 

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.ad_checkpoint import checkpoint_name
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton as plgpu
 
@@ -330,6 +331,7 @@ def _attention_fwd(call: _Call, layout: _Layout):
   outputs = [(_like(call.q_BTHh), specs.call.q_BTHh), (sums, specs.sums)]
   meetings = _meetings(call, layout.limits, layout.forward)
   out_BTHh, log_sum_BHT = _run(_forward_kernel, call, meetings, (), specs, outputs, layout.forward, layout)
+  out_BTHh, log_sum_BHT = checkpoint_name(out_BTHh, "attention"), checkpoint_name(log_sum_BHT, "attention")
   return out_BTHh, (call, out_BTHh, log_sum_BHT)
 
 
