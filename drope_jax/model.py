@@ -10,7 +10,7 @@ change of config, not of weights.
 
 import dataclasses
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -18,6 +18,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from jax.ad_checkpoint import checkpoint_name
 
 from drope_jax.additions import keys_seen
 from drope_jax.attention import Segments
@@ -26,6 +27,7 @@ from drope_jax.layers import layers_with, project, softcapped
 from drope_jax.model_config import ComputeConfig, ModelConfig
 from drope_jax.parameters import ParameterSpec, Params, parameter_specs
 from drope_jax.positions import Embedding, RoPE, layer_cycle
+from drope_jax.remat import checkpointed
 from drope_jax.rotation import Frequencies, Rotation, rotation
 from drope_jax.sharding import constrain
 from drope_jax.sublayers import Kind, attention_sublayer, feed_forward
@@ -60,13 +62,6 @@ class Hidden(NamedTuple):
   taps: dict[str, Array]  # by name, stacked along a leading axis in the order of Taps.layers
 
 
-def _remat(function: Callable, policy: str, **static: Any) -> Callable:
-  if policy == "none":
-    return function
-  saved = jax.checkpoint_policies.dots_with_no_batch_dims_saveable if policy == "dots" else None
-  return jax.checkpoint(function, policy=saved, **static)
-
-
 def _run_layers(
   params: Params,
   x_BTD: Array,
@@ -80,7 +75,7 @@ def _run_layers(
   num_layers, period = config.num_layers, len(kinds)
 
   def run(params: Params, x_BTD: Array, cache: Cache | None, index: Any, kind: int, tapped: tuple[str, ...]):
-    entering_BTD = x_BTD
+    entering_BTD = x_BTD = checkpoint_name(x_BTD, "input")
     with jax.named_scope("attention"):
       update_BTD, cache, seen = attention_sublayer(params, x_BTD, cache, index, kinds[kind], config, compute, tapped)
       x_BTD = constrain(x_BTD + update_BTD, "batch", "length", "features")
@@ -90,7 +85,7 @@ def _run_layers(
     seen |= {"residual": entering_BTD, "mlp": update_BTD}
     return x_BTD, cache, {name: seen[name] for name in tapped}
 
-  run_layer = _remat(run, compute.remat, static_argnums=(4, 5))
+  run_layer = checkpointed(run, compute, static_argnums=(4, 5))
 
   def run_cycle(carry: tuple[Array, Cache | None], xs: tuple[Params, Array]):
     cycle_params, first = xs

@@ -106,6 +106,10 @@ class ModelConfig:
       check(value is None or 0 < value < math.inf, f"ModelConfig.{name} is {value}; it must be positive")
 
 
+KEPT = ("qkv", "attention", "mlp")  # what ComputeConfig.remat_keep may name, see remat.py
+OFFLOADED = ("input", "qkv", "mlp")  # and remat_offload
+
+
 @dataclasses.dataclass(unsafe_hash=True, kw_only=True)
 class ComputeConfig:
   """How a model is computed; nothing here changes which function it is."""
@@ -114,6 +118,8 @@ class ComputeConfig:
   attention: str = "auto"  # kernel: "auto", "reference", "blockwise", "unrolled", "splash" (TPU) or "cudnn" (GPU)
   scan_layers: bool = True  # one compiled layer run num_layers times, or all of them unrolled
   remat: str = "none"  # what the backward pass recomputes: "none", "full" (a layer), "dots" (all but matrix products)
+  remat_keep: tuple[str, ...] = ()  # with remat "full": what is kept all the same, of KEPT
+  remat_offload: tuple[str, ...] = ()  # with remat "full": what is kept in the host's memory, of OFFLOADED
   loss_chunk: int | None = None  # positions of a row whose logits exist at one time; None: see loss.chunk_length
   derivatives: str = "own"  # of norms and projections: written by hand, or "jax": JAX's, for forward mode too
   # What the train step is compiled with, each "PLATFORM:NAME=VALUE"; those of other platforms do nothing.
@@ -128,8 +134,16 @@ class ComputeConfig:
 
   def __post_init__(self) -> None:
     check_choice(self, "dtype", ("auto", "float32", "bfloat16"))
-    check_choice(self, "attention", ("auto", "reference", "blockwise", "unrolled", "splash", "cudnn"))
+    check_choice(self, "attention", ("auto", "reference", "blockwise", "unrolled", "splash", "cudnn", "triton"))
     check_choice(self, "remat", ("none", "full", "dots"))
+    for field, allowed in (("remat_keep", KEPT), ("remat_offload", OFFLOADED)):
+      names = getattr(self, field)
+      check(
+        set(names) <= set(allowed) and (not names or self.remat == "full"),
+        f"ComputeConfig.{field} is {names!r}; it takes names of {', '.join(allowed)}, and with remat 'full' alone",
+      )
+    twice = set(self.remat_keep) & set(self.remat_offload)
+    check(not twice, f"ComputeConfig.remat_offload names {', '.join(sorted(twice))}, which remat_keep keeps already")
     check_choice(self, "derivatives", ("own", "jax"))
     if self.loss_chunk is not None:
       check_at_least(self, 1, "loss_chunk")

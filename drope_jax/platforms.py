@@ -27,6 +27,9 @@ MEMORY = {
 }
 UNKNOWN_MEMORY = 16 * 2**30  # assumed of every other device, CPUs included
 
+# CUDA compute capability of the GPUs among them.
+_CAPABILITY = {"NVIDIA A100-SXM4-80GB": (8, 0), "NVIDIA H100 80GB HBM3": (9, 0), "NVIDIA H200": (9, 0)}
+
 
 def target_platform() -> str:
   """The platform that a program is traced for: that of the mesh (`jax.set_mesh`), else of the default backend.
@@ -43,3 +46,12 @@ def target_memory() -> int:
   """Bytes of memory of one device that a program is traced for, by its data sheet."""
   device = jax.sharding.get_abstract_mesh().abstract_device or jax.devices()[0]
   return MEMORY.get(device.device_kind, UNKNOWN_MEMORY)
+
+
+def compute_capability() -> tuple[int, int] | None:
+  """CUDA compute capability of the GPU that a program is traced for; None if that is not known, or no GPU."""
+  device = jax.sharding.get_abstract_mesh().abstract_device
+  if device is not None:
+    return _CAPABILITY.get(device.device_kind)
+  major, _, minor = getattr(jax.devices()[0], "compute_capability", "").partition(".")
+  return (int(major), int(minor or 0)) if major.isdigit() else None

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
+from jax.ad_checkpoint import checkpoint_name
 
 from drope_jax.additions import scaled_by_logn, shifted
 from drope_jax.attention import attention, weights
@@ -89,6 +90,7 @@ def attention_sublayer(
     return rotate(x_BTHh, jax.tree.map(lambda table: table[index], rotation) if kind.by_layer else rotation)
 
   q_BTHh, k_BSKh = turned(q_BTHh, kind.q_rotation), turned(k_BSKh, kind.k_rotation)
+  q_BTHh, k_BSKh, v_BSKh = (checkpoint_name(x, "qkv") for x in (q_BTHh, k_BSKh, v_BSKh))
   # Of the kernels the reference alone has no derivatives written by hand.
   kernel = "reference" if compute.derivatives == "jax" and compute.attention == "auto" else compute.attention
   out_BTHh = attention(q_BTHh, k_BSKh, v_BSKh, **kind.mask, kernel=kernel)
@@ -104,7 +106,6 @@ def feed_forward(params: Params, x_BTD: Array, config: ModelConfig, compute: Com
   project = layers_with(compute.derivatives).project
   dtype = x_BTD.dtype
   y_BTD = _read(params, "mlp", x_BTD, config, compute)
-  gate_BTF = project(y_BTD, params["gate"].astype(dtype))
-  up_BTF = project(y_BTD, params["up"].astype(dtype))
+  gate_BTF, up_BTF = (checkpoint_name(project(y_BTD, params[name].astype(dtype)), "mlp") for name in ("gate", "up"))
   hidden_BTF = constrain(gated(gate_BTF, up_BTF, config.activation), "batch", "length", "mlp")
   return _added(params, "mlp", project(hidden_BTF, params["down"].astype(dtype)), config, compute)

@@ -49,6 +49,12 @@ def test_sizes_are_positive(field, value):
     (lambda: ComputeConfig(dtype="float16"), "ComputeConfig.dtype is 'float16'; allowed: auto, float32, bfloat16"),
     (lambda: ComputeConfig(attention="flash"), "ComputeConfig.attention is 'flash'; allowed: auto, reference"),
     (lambda: ComputeConfig(remat="all"), "ComputeConfig.remat is 'all'; allowed: none, full, dots"),
+    (lambda: ComputeConfig(remat_keep=("mlp",)), "ComputeConfig.remat_keep is ('mlp',); it takes names of qkv, attent"),
+    (lambda: ComputeConfig(remat="full", remat_offload=("attention",)), "it takes names of input, qkv, mlp"),
+    (
+      lambda: ComputeConfig(remat="full", remat_keep=("mlp", "qkv"), remat_offload=("qkv",)),
+      "ComputeConfig.remat_offload names qkv, which remat_keep keeps already",
+    ),
     (lambda: ComputeConfig(loss_chunk=0), "ComputeConfig.loss_chunk"),
     (lambda: DataConfig(directory="d", context=0, batch_size=1), "DataConfig.context is 0"),
     (lambda: DataConfig(directory="d", context=1, batch_size=0), "DataConfig.batch_size is 0"),

@@ -182,7 +182,7 @@ COMPUTE_CHANGES = {
   "remat": "full",
   "derivatives": "jax",
 }
-READ_ELSEWHERE = {"loss_chunk", "xla_options"}  # see test_loss.py and training/test_control.py
+READ_ELSEWHERE = {"loss_chunk", "xla_options", "remat_keep", "remat_offload"}  # test_loss, test_control, test_remat
 
 
 def test_every_compute_field_is_tried_below():

@@ -6,7 +6,7 @@ that are not yet written lie at indices no query has reached. Positions, which o
 
 Kernels: "reference" writes the T x S scores out; "blockwise" keeps one block of them at a time, forward and backward,
 and skips the blocks that causality or the window empties; "unrolled" is for short whole rows on a CPU. Scores, softmax
-and sums are float32 in all. "splash" (TPU) and "cudnn" (GPU) are the accelerators' own, see accelerators.py.
+and sums are float32 in all. "splash" (TPU), "cudnn" and "triton" (GPU) are the accelerators' own, see accelerators.py.
 Letters as in model.py, and G = H / K, the query heads that share a key/value head.
 """
 
@@ -16,8 +16,9 @@ import math
 
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 
-from drope_jax.attention.accelerators import ACCELERATED, PLATFORMS, Obstacle, obstacle
+from drope_jax.attention.accelerators import ACCELERATED, PLATFORMS, obstacle
 from drope_jax.attention.blockwise import blockwise_attention
 from drope_jax.attention.context_parallel import over_context
 from drope_jax.attention.reference import attention_weights, reference_attention
@@ -75,15 +76,26 @@ def attention(
   if num_heads % num_kv_heads:
     raise ValueError(f"{num_heads} query heads cannot share {num_kv_heads} key/value heads evenly")
   hindered = functools.partial(
-    obstacle, q_BTHh=q_BTHh, k_BSKh=k_BSKh, offset=offset, segments=segments, bias=bias, softcap=softcap
+    obstacle,
+    q_BTHh=q_BTHh,
+    k_BSKh=k_BSKh,
+    offset=offset,
+    segments=segments,
+    bias=bias,
+    softcap=softcap,
+    window=window,
   )
   if kernel == "auto":
-    fastest = PLATFORMS.get(target_platform(), "")
-    hindrance = hindered(fastest) if fastest else None
     short = num_queries * num_keys <= _LARGEST_REFERENCE
-    own = "blockwise" if not short else "reference" if hindered("unrolled") else "unrolled"
-    kernel = fastest if fastest and hindrance is None else own
-    _log_choice(kernel, fastest, hindrance)
+    kernel = "blockwise" if not short else "reference" if hindered("unrolled") else "unrolled"
+    ruled_out = []
+    for name in PLATFORMS.get(target_platform(), ()):
+      hindrance = hindered(name)
+      if hindrance is None:
+        kernel = name
+        break
+      ruled_out.append((name, hindrance.text))
+    _log_choice(kernel, tuple(ruled_out))
   if kernel not in (*_KERNELS, *ACCELERATED):
     allowed = ("auto", *_KERNELS, *ACCELERATED)
     raise ConfigError(f"ComputeConfig.attention is {kernel!r}; allowed: {', '.join(allowed)}")
@@ -94,7 +106,7 @@ def attention(
       f"ComputeConfig.attention is {kernel!r}, which cannot take {reason.text}; choose another, or 'auto'"
     )
   if kernel in ACCELERATED:
-    return ACCELERATED[kernel](scaled, k_BSKh, v_BSKh, limits, segments)
+    return ACCELERATED[kernel](scaled, k_BSKh, v_BSKh, limits, segments, offset)
   # A row too short to be cut, such as one new token, is left to the compiler.
   if num_shards("length") > 1 and cut_evenly(q_BTHh, "batch", "length"):
     compute = functools.partial(_compute, limits=limits, kernel=kernel)
@@ -124,12 +136,11 @@ def weights(
 
 
 @functools.cache
-def _log_choice(kernel: str, fastest: str, hindrance: Obstacle | None) -> None:
-  """Says once per process which kernel "auto" chose, and what ruled out the accelerator's own."""
-  if hindrance is None:
-    logger.info("attention kernel: %s", kernel)
-  else:
-    logger.warning("attention kernel: %s, since %s cannot take %s", kernel, fastest, hindrance.text)
+def _log_choice(kernel: str, ruled_out: tuple[tuple[str, str], ...]) -> None:
+  """Says once per process which kernel "auto" chose, and what ruled out better ones: a warning if that is not fast."""
+  why = ", since " + " and ".join(f"{name} cannot take {text}" for name, text in ruled_out) if ruled_out else ""
+  slow = bool(ruled_out) and kernel not in ACCELERATED
+  logger.log(logging.WARNING if slow else logging.INFO, "attention kernel: %s%s", kernel, why)
 
 
 def _scaled(q_BTHh: Array, logit_scale: float | Array) -> Array:
@@ -155,6 +166,8 @@ def _compute(scaled_BTHh, k_BSKh, v_BSKh, offset, segments, bias, limits, kernel
   batch, num_queries, num_heads, head_dim = scaled_BTHh.shape
   q_BKGTh, k_BKSh, offset_B, bias_KG = _grouped(scaled_BTHh, k_BSKh, offset, bias)
   out_BKGTh = _KERNELS[kernel](q_BKGTh, k_BKSh, v_BSKh.swapaxes(1, 2), offset_B, segments, bias_KG, limits)
+  if kernel != "blockwise":  # which names what its derivative reads
+    out_BKGTh = checkpoint_name(out_BKGTh, "attention")
   return out_BKGTh.reshape(batch, num_heads, num_queries, head_dim).swapaxes(1, 2)
 
 

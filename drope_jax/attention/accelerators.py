@@ -1,7 +1,10 @@
-"""The accelerators' own attention kernels, under the conventions of this package: splash on TPUs, cuDNN on GPUs.
+"""The accelerators' own attention kernels, under the conventions of this package, and what each cannot serve.
 
-Both serve training and long evaluation: whole rows of queries against themselves. They neither write the T x T scores
-out nor repeat keys for the query heads that share them. `obstacle` says what else of a call a kernel cannot serve.
+Splash on TPUs, and on GPUs cuDNN or Triton (triton.py). They neither write the T x S scores out nor repeat keys for the
+query heads that share them. Splash serves whole rows of queries against themselves, cuDNN these and one new token of
+each row against a cache, Triton all but a bias. cuDNN is the fastest of those on GPUs and so comes first. It has packed
+documents too, but not through `jax.nn`, and jax 0.10 then reads the wrong keys where heads share them (jax-ml/jax
+#39521); so documents are for Triton.
 """
 
 import dataclasses
@@ -17,14 +20,18 @@ from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_ke
 from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_mask as splash_mask
 
 from drope_jax.attention import context_parallel
-from drope_jax.attention.scores import Limits
+from drope_jax.attention.scores import Limits, Segments
+from drope_jax.attention.triton import triton_attention
+from drope_jax.platforms import compute_capability
 from drope_jax.sharding import cut_evenly, divisor, named_sharding, num_shards, partition_spec
 
 Array = jax.Array
 
-PLATFORMS = {"tpu": "splash", "gpu": "cudnn"}  # the kernel made for each of JAX's platforms
+PLATFORMS = {"tpu": ("splash",), "gpu": ("cudnn", "triton")}  # the kernels made for JAX's platforms, best first
 _SPLASH_LANES = 128  # what splash's blocks must be multiples of
 _SPLASH_BLOCK = 512  # queries and keys per block
+_AMPERE, _HOPPER = (8, 0), (9, 0)
+_WIDEST_TRITON = 256  # heads
 
 
 class Feature(enum.Enum):
@@ -37,6 +44,7 @@ class Feature(enum.Enum):
   SEGMENTS = enum.auto()
   SHAPE = enum.auto()
   DTYPE = enum.auto()
+  DEVICE = enum.auto()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,21 +55,26 @@ class Obstacle:
   text: str  # follows "cannot take"
 
 
-def obstacle(kernel: str, q_BTHh: Array, k_BSKh: Array, *, offset, segments, bias, softcap=None) -> Obstacle | None:
+def obstacle(
+  kernel: str, q_BTHh: Array, k_BSKh: Array, *, offset, segments, bias, softcap=None, window=None
+) -> Obstacle | None:
   """What keeps `kernel` from serving a call; None if nothing does.
 
   Args: as `attention` takes them; of segments, bias and softcap only whether they are None is looked at.
   """
-  shards = num_shards("length")
-  if not isinstance(offset, int) or offset != 0 or q_BTHh.shape[1] != k_BSKh.shape[1]:
+  shards, gpu = num_shards("length"), kernel in PLATFORMS["gpu"]
+  cached = not isinstance(offset, int) or offset != 0 or q_BTHh.shape[1] != k_BSKh.shape[1]
+  if cached and kernel in ("splash", "unrolled"):
     return Obstacle(Feature.CACHE, "cached keys")
-  if kernel in ("cudnn", "unrolled") and shards > 1:
+  if cached and kernel == "cudnn" and (q_BTHh.shape[1] > 1 or window is not None):
+    return Obstacle(Feature.CACHE, "cached keys with a window" if window else "cached keys for more than one query")
+  if kernel != "splash" and shards > 1:
     return Obstacle(Feature.SPLIT_ROWS, "rows split over the mesh axis 'context'")
   if kernel == "unrolled":
     return None
   if bias is not None:
     return Obstacle(Feature.BIAS, "a bias on the logits")
-  if kernel == "splash" and not cut_evenly(q_BTHh, "batch", "length"):
+  if kernel in ("splash", "triton") and not cut_evenly(q_BTHh, "batch", "length"):
     rows, tokens = q_BTHh.shape[:2]
     return Obstacle(Feature.SHAPE, f"{rows} rows of {tokens} tokens, which the mesh cuts unevenly")
   if kernel == "splash" and shards > 1 and q_BTHh.shape[1] % (divisor("length") * _SPLASH_LANES):
@@ -73,29 +86,89 @@ def obstacle(kernel: str, q_BTHh: Array, k_BSKh: Array, *, offset, segments, bia
     return Obstacle(Feature.SOFTCAP, "a cap on the logits")
   if kernel == "cudnn" and segments is not None:
     return Obstacle(Feature.SEGMENTS, "segments")
-  if kernel == "cudnn" and (q_BTHh.shape[-1] % 8 or q_BTHh.shape[-1] > 128):  # 256 on Hopper alone
-    return Obstacle(Feature.SHAPE, f"heads of {q_BTHh.shape[-1]} (only multiples of 8 up to 128)")
-  if kernel == "cudnn" and q_BTHh.dtype not in (jnp.bfloat16, jnp.float16):
+  return _too_much_for_a_gpu(kernel, q_BTHh) if gpu else None
+
+
+def _too_much_for_a_gpu(kernel: str, q_BTHh: Array) -> Obstacle | None:
+  """What a kernel for GPUs cannot serve: a head, a dtype, the GPU itself."""
+  head_dim, capability = q_BTHh.shape[-1], compute_capability()
+  # Since cuDNN 9 (jax asks for 9.8 at least) on Hopper and later GPUs, forward and backward.
+  widest = 256 if capability is not None and capability >= _HOPPER else 128
+  if kernel == "cudnn" and (head_dim % 8 or head_dim > widest):
+    return Obstacle(Feature.SHAPE, f"heads of {head_dim} (only multiples of 8 up to {widest} on this GPU)")
+  if kernel == "triton" and head_dim > _WIDEST_TRITON:
+    return Obstacle(Feature.SHAPE, f"heads of {head_dim} (at most {_WIDEST_TRITON})")
+  if q_BTHh.dtype not in (jnp.bfloat16, jnp.float16):
     return Obstacle(Feature.DTYPE, f"{q_BTHh.dtype} (only bfloat16 and float16)")
+  if capability is not None and capability < _AMPERE:
+    return Obstacle(Feature.DEVICE, "a GPU older than Ampere")
   return None
 
 
 def cudnn(
-  q_BTHh: Array, k_BTKh: Array, v_BTKh: Array, limits: Limits, segments: None, implementation: str = "cudnn"
+  q_BTHh: Array,
+  k_BSKh: Array,
+  v_BSKh: Array,
+  limits: Limits,
+  segments: None = None,
+  offset: int | Array = 0,
+  implementation: str = "cudnn",
 ) -> Array:
-  """softmax(q.k) v, causal, (B, T, H, h); q carries its scale."""
+  """softmax(q.k) v, (B, T, H, h); q carries its scale. Causal, or one query for each row against its cache."""
   assert segments is None and limits.softcap is None
   reach = None if limits.window is None else (limits.window - 1, 0)
-  settings: dict[str, Any] = {"local_window_size": reach, "implementation": implementation}
-  return jax.nn.dot_product_attention(q_BTHh, k_BTKh, v_BTKh, is_causal=True, scale=1.0, **settings)
+  settings: dict[str, Any] = {"local_window_size": reach, "implementation": implementation, "scale": 1.0}
+  if q_BTHh.shape[1] == k_BSKh.shape[1]:
+    return jax.nn.dot_product_attention(q_BTHh, k_BSKh, v_BSKh, is_causal=True, **settings)
+  # Without a causal mask, under which cuDNN takes the only query for the first; the cached keys end with its own.
+  lengths_B = jnp.broadcast_to(jnp.asarray(offset, jnp.int32) + 1, q_BTHh.shape[:1])
+  return jax.nn.dot_product_attention(q_BTHh, k_BSKh, v_BSKh, key_value_seq_lengths=lengths_B, **settings)
 
 
-def splash(q_BTHh: Array, k_BTKh: Array, v_BTKh: Array, limits: Limits, segments, interpret: bool = False) -> Array:
+def triton(
+  q_BTHh: Array,
+  k_BSKh: Array,
+  v_BSKh: Array,
+  limits: Limits,
+  segments: Segments | None = None,
+  offset: int | Array = 0,
+  interpret: bool = False,
+) -> Array:
+  """softmax(cap(q.k)) v, causal, (B, T, H, h); q carries its scale. `interpret` runs it anywhere, slowly.
+
+  Each device computes its own rows and heads: the compiler cannot split a kernel by itself.
+  """
+
+  def run(q_BTHh, k_BSKh, v_BSKh, offset_B, segments):
+    return triton_attention(q_BTHh, k_BSKh, v_BSKh, offset_B, limits, segments, interpret)
+
+  offset_B = jnp.broadcast_to(jnp.asarray(offset, jnp.int32), q_BTHh.shape[:1])
+  if not jax.sharding.get_abstract_mesh().empty:
+    heads = partition_spec(("batch", "length", "heads", "head_dim"))
+    keys = partition_spec(("batch", "all_keys", "kv_heads", "head_dim"))
+    rows: Any = None
+    if segments is not None:
+      rows = Segments(partition_spec(("batch", "length")), partition_spec(("batch", "all_keys")))  # type: ignore[arg-type]
+    specs = (heads, keys, keys, partition_spec(("batch",)), rows)
+    run = jax.shard_map(run, in_specs=specs, out_specs=heads, check_vma=False)
+  return run(q_BTHh, k_BSKh, v_BSKh, offset_B, segments)
+
+
+def splash(
+  q_BTHh: Array,
+  k_BTKh: Array,
+  v_BTKh: Array,
+  limits: Limits,
+  segments: Segments | None = None,
+  offset: int = 0,
+  interpret: bool = False,
+) -> Array:
   """softmax(cap(q.k)) v, causal, (B, T, H, h); q carries its scale. `interpret` runs it anywhere, slowly.
 
   Each device computes its own rows and heads, and the queries it is dealt (against all keys, if the mesh axis `context`
   splits the rows): the compiler cannot split a kernel by itself.
   """
+  assert isinstance(offset, int) and offset == 0
   mesh, shards = jax.sharding.get_abstract_mesh(), num_shards("length")
   lanes = -(-q_BTHh.shape[1] // (divisor("length") * _SPLASH_LANES))  # of a row, or of one chunk of it
   # Rows in pieces cannot be padded (the padding would lie on one device alone), so the block must divide a chunk.
@@ -140,6 +213,7 @@ def _splash_kernel(length: int, groups: int, limits: Limits, block: int, shards:
     head_shards=1,
     q_seq_shards=shards,
     attn_logits_soft_cap=limits.softcap,
+    residual_checkpoint_name="attention",
     interpret=interpret,
   )
 
@@ -174,4 +248,4 @@ def _splash_here(
   return out_BTHh if shards == 1 else context_parallel.collect(out_BTHh, shards)
 
 
-ACCELERATED: dict[str, Callable[..., Array]] = {"cudnn": cudnn, "splash": splash}
+ACCELERATED: dict[str, Callable[..., Array]] = {"cudnn": cudnn, "triton": triton, "splash": splash}

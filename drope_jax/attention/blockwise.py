@@ -11,6 +11,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.ad_checkpoint import checkpoint_name
 
 from drope_jax.attention.scores import (
   MASKED,
@@ -112,7 +113,7 @@ def _flash(problem: Problem, layout: _Layout) -> Array:
 
 
 def _flash_fwd(problem: Problem, layout: _Layout):
-  out, log_sum = _flash_forward(problem, layout)
+  out, log_sum = (checkpoint_name(x, "attention") for x in _flash_forward(problem, layout))
   return out, (problem, out, log_sum)
 
 

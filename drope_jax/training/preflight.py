@@ -123,7 +123,8 @@ def check_kernel(run: Run, mesh: Mesh) -> None:
   if kernel not in (*ACCELERATED, "unrolled"):  # the others take everything
     return
   with jax.set_mesh(mesh):
-    wanted, here = {name: platform for platform, name in PLATFORMS.items()}.get(kernel), target_platform()
+    wanted = next((platform for platform, kernels in PLATFORMS.items() if kernel in kernels), None)
+    here = target_platform()
     if wanted not in (None, here):
       raise ConfigError(f"{_refused(kernel)} runs on {wanted}; this is {here} ('auto' chooses)")
     for model in (run.trained, run.model, run.teacher or run.model):

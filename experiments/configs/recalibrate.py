@@ -23,12 +23,17 @@ fineweb-edu; `python -m experiments.prose` makes a small one). The control is th
 | llama2_7b_high               | section 5.2's tokens, table 4's rate   | 1e-3      | yes     |   9,537 |  20.0B |
 | llama2_7b_released           | the authors' code                      | 1e-4      | no      |   5,000 |  10.5B |
 | llama2_7b_released_qk_norm   | the authors' code                      | 3e-4      | yes     |  15,000 |  31.5B |
+| llama2_70b                   | not in the paper: llama2_7b's tokens   | 1e-4      | no      |   9,537 |  20.0B |
 | smollm2_135m                 | not in the paper: table 4's rate       | 1e-3      | yes     |     400 |   0.1B |
 | smollm2_135m_moderate        | not in the paper: appendix D.3's rate  | 3e-4      | no      |     400 |   0.1B |
 
 The 105M tokens of the last two are 10 epochs over data/prose, whose split `train` is 10.7M tokens: as many as repeated
 text is still said to teach something (arXiv 2305.16264: up to 4 epochs nearly as much as new text, beyond 16 next to
 nothing). With a larger corpus, `--config.data.directory` and `--config.steps` go together.
+
+llama2_70b is llama2_7b's recipe with the lower rate that the authors' code has for Llama 2, which is our guess. It is
+meant for a v5p-512 (256 chips) or a v6e-256; whether its step fits there, and what bounds it, is said by
+`python -m drope_jax.aot --config=experiments/configs/recalibrate.py:llama2_70b --topology=v5p:4x8x8` (or v6e:16x16).
 
 AdamW with beta1 0.9 and gradients clipped at norm 1, and otherwise:
 
@@ -49,6 +54,7 @@ AdamW with beta1 0.9 and gradients clipped at norm 1, and otherwise:
 | llama2_7b_high               | cosine   |    100 |        |   0.1 |  0.95 |          0.1 |
 | llama2_7b_released           | cosine   |    100 |        |     0 | 0.999 |            0 |
 | llama2_7b_released_qk_norm   | cosine   |    100 |        |     0 | 0.999 |            0 |
+| llama2_70b                   | cosine   |    100 |        |   0.1 |  0.95 |          0.1 |
 | smollm2_135m                 | cosine   |     40 |        |   0.1 |  0.95 |          0.1 |
 | smollm2_135m_moderate        | cosine   |     40 |        |   0.1 |  0.95 |          0.1 |
 
@@ -66,6 +72,7 @@ are 1 per cent, not half of one.
 | smollm_360m  |     361.8M |   2,048 | 2.926e9                | 9.20e19           |
 | smollm_1_7b  |    1711.4M |   2,048 | 1.148e10               | 2.30e20           |
 | llama2_7b    |    6738.4M |   4,096 | 4.608e10               | 9.22e20           |
+| llama2_70b   |   68976.6M |   4,096 | 4.445e11               | 8.89e21           |
 | smollm2_135m |     134.5M |   8,192 | 2.506e9                | 2.63e17           |
 
 Numbers to expect: SmolLM-360M recovers more than 95 per cent of its in-context scores in 5B tokens (section 5.1). Not
@@ -152,6 +159,21 @@ BASES = {
     context=4096,
     batch_size=512,
   ),
+  "llama2_70b": Base(
+    ModelConfig(
+      vocab_size=32_000,
+      d_model=8192,
+      num_layers=80,
+      num_heads=64,
+      num_kv_heads=8,
+      head_dim=128,
+      d_ff=28_672,
+      positions=RoPE(theta=1e4),
+      tie_embeddings=False,
+    ),
+    context=4096,
+    batch_size=512,
+  ),
   "smollm2_135m": Base(
     ModelConfig(
       vocab_size=49_152,
@@ -203,6 +225,7 @@ RECIPES = {
   "llama2_7b_high": Recipe("llama2_7b", 9_537, _paper(1e-3, 100), True),
   "llama2_7b_released": Recipe("llama2_7b", 5_000, _released(1e-4, "cosine", 100), False),
   "llama2_7b_released_qk_norm": Recipe("llama2_7b", 15_000, _released(3e-4, "cosine", 100), True),
+  "llama2_70b": Recipe("llama2_70b", 9_537, _paper(1e-4, 100), False),
   "smollm2_135m": Recipe("smollm2_135m", 400, _paper(1e-3, 40), True),
   "smollm2_135m_moderate": Recipe("smollm2_135m", 400, _paper(3e-4, 40), False),
 }

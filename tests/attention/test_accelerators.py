@@ -47,6 +47,14 @@ def test_cudnn_is_asked_for_the_same_function(on_cpu, window):
   compare(arrays, "cudnn", 3e-2, {"window": window, "logit_scale": jnp.array([0.5, 1.0, 1.5, 2.0])})
 
 
+def test_cudnn_is_asked_for_the_cached_keys_up_to_each_rows_own(on_cpu):
+  arrays, _ = inputs(96, jnp.bfloat16)
+  q, k, v = arrays[0][:, :1], *arrays[1:]
+  decode = jax.jit(functools.partial(attention, offset=jnp.array([0, 70])), static_argnames="kernel")
+  ours, expected = (decode(q, k, v, kernel=kernel) for kernel in ("cudnn", "reference"))
+  np.testing.assert_allclose(ours.astype(jnp.float32), expected.astype(jnp.float32), rtol=3e-2, atol=3e-2)
+
+
 def compare(arrays, kernel: str, tolerance: float, settings: dict):
   """Values and gradients of `kernel` against those of the reference."""
 
@@ -68,8 +76,12 @@ def compare(arrays, kernel: str, tolerance: float, settings: dict):
     ("splash", {"offset": jnp.array([3])}, "cached keys"),
     ("cudnn", {"bias": ALiBi().bias(4)}, "a bias"),
     ("cudnn", {"segments": "given"}, "segments"),
-    ("cudnn", {"head_dim": 20}, r"heads of 20 \(only multiples of 8 up to 128\)"),
+    ("cudnn", {"offset": jnp.array([3, 4])}, "cached keys for more than one query"),
+    ("cudnn", {"head_dim": 20}, r"heads of 20 \(only multiples of 8 up to 128 on this GPU\)"),
     ("cudnn", {"head_dim": 136}, "heads of 136"),
+    ("triton", {"bias": ALiBi().bias(4)}, "a bias"),
+    ("triton", {"head_dim": 264}, r"heads of 264 \(at most 256\)"),
+    ("triton", {}, "float32"),
     ("cudnn", {}, r"float32 \(only bfloat16 and float16\)"),
   ],
 )

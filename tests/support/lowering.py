@@ -11,12 +11,12 @@ from drope_jax.training.run import Run
 from drope_jax.training.step import make_train_step, step_number
 
 
-def lower(config, mesh):
-  """The train step of a config, which has its model, for TPUs, as text."""
-  return lower_run(Run(config, config.model), mesh)
+def lower(config, mesh, platform="tpu"):
+  """The train step of a config, which has its model, for TPUs or another platform, as text."""
+  return lower_run(Run(config, config.model), mesh, platform)
 
 
-def lower_run(run, mesh):
+def lower_run(run, mesh, platform="tpu"):
   """The train step of a run, with the weights of its teacher if it has one."""
   config = run.config
 
@@ -27,8 +27,9 @@ def lower_run(run, mesh):
   optimizer = make_optimizer(config.optim, config.model, config.steps)
   state = TrainState(params, jax.eval_shape(optimizer.init, params))
   rows = (config.data.batch_size, config.data.context + 1)
-  batch = {"tokens": jax.ShapeDtypeStruct(rows, jnp.int32, sharding=named_sharding(mesh, ("batch",)))}
+  names = ("tokens", "segments", "positions") if config.data.document_mask else ("tokens",)
+  batch = dict.fromkeys(names, jax.ShapeDtypeStruct(rows, jnp.int32, sharding=named_sharding(mesh, ("batch",))))
   frozen = None if run.teacher is None else map_specs(abstract, run.teacher)
   step = jax.jit(make_train_step(run, optimizer, config.objective), donate_argnums=0)
   with jax.sharding.use_abstract_mesh(mesh):
-    return step.trace(state, batch, step_number(0), frozen).lower(lowering_platforms=("tpu",)).as_text()
+    return step.trace(state, batch, step_number(0), frozen).lower(lowering_platforms=(platform,)).as_text()
