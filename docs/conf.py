@@ -1,4 +1,4 @@
-"""Sphinx builds this site: `python -m sphinx -W --keep-going docs docs/_build`, without a network (see CONTRIBUTING.md)."""
+"""Sphinx builds this site, without a network: `python -m sphinx -W --keep-going docs docs/_build`."""
 
 import sys
 from pathlib import Path
@@ -21,7 +21,7 @@ extensions = [
   "docstrings",
   "mathml",
 ]
-exclude_patterns = ["_build", "_ext", "**.ipynb_checkpoints"]
+exclude_patterns = ["_build", "_ext", "jupyter_execute", "**.ipynb_checkpoints"]
 suppress_warnings = ["toc.not_readable"]  # while pages of the table of contents are being written
 
 myst_enable_extensions = ["attrs_inline", "colon_fence", "deflist", "dollarmath"]

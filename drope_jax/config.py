@@ -1,7 +1,7 @@
 """Every setting of a model and of a run, as dataclasses.
 
 `ModelConfig` says which function a model is, `ComputeConfig` how it is computed; a recalibration takes the first from a
-checkpoint and chooses the second anew. Context length is in neither: it belongs to data and to evaluation.
+checkpoint and chooses the second for itself. Context length is in neither: it belongs to data and to evaluation.
 
 The classes are mutable, for config files that set fields in place; `serialization.checked` rebuilds a config after
 that, so that every rule below is applied to what will really run.
@@ -30,7 +30,7 @@ class DataConfig:
   """What a run trains on: documents, cut into rows of `context` + 1 tokens."""
 
   directory: str = ""  # where the documents are: a path of any kind that data/sources/at.py knows
-  split: str = "train"  # of `directory`
+  split: str = "train"  # of `directory`, where it has splits
   source: Source | None = None  # instead of `directory`: the source written out, with its column, its parts, a mixture
   tokenizer: str = "byte"  # "byte", the path of a tokenizer.json, or "init": that of the checkpoint of InitConfig
   context: int  # T, in tokens; the training context
@@ -38,13 +38,14 @@ class DataConfig:
   document_mask: bool = False  # whether attention stops at document boundaries (the paper: it does not)
   bos: bool = False  # whether BOS stands before each document (Llama 2, Mistral and Gemma were trained so)
   min_tokens: int = 0  # shorter documents are left out; EOS and BOS do not count
-  max_tokens: int | None = None  # and longer ones
+  max_tokens: int | None = None  # longer documents are left out; None: none are
   # How rows are cut. "interleave": from documents that are read side by side. "windows": from flat token shards, with
   # one integer as the place in the stream, and batches that do not depend on the number of hosts (data/windows.py).
   packing: str = "interleave"
-  # The next two are chosen when a run starts, if they are None, and recorded in its config.json.
-  interleave: int | None = None  # documents that are read side by side, over all hosts; None: pipeline.INTERLEAVED
-  seed: int | None = None  # of the order; None: TrainConfig.seed, but after `init` above the seed that its run had
+  # Documents that are read side by side, over all hosts; None: chosen when the run starts, and recorded.
+  interleave: int | None = None
+  # Of the order; None: TrainConfig.seed, but after `init` above the seed that its run had, and recorded.
+  seed: int | None = None
   num_workers: int = 0  # grain worker processes; 0 reads in the training process
 
   def __post_init__(self) -> None:
@@ -67,10 +68,10 @@ class DataConfig:
 class OptimConfig:
   """The optimizer, its learning-rate schedule, and how gradients reach it."""
 
-  peak_lr: float
-  optimizer: Optimizer = dataclasses.field(default_factory=AdamW)
+  peak_lr: float  # the highest learning rate, after the warmup
+  optimizer: Optimizer = dataclasses.field(default_factory=AdamW)  # what makes an update of a gradient
   schedule: str = "cosine"  # "cosine", "wsd" (warmup, stable, linear decay) or "constant"; all warm up linearly
-  warmup_steps: int = 0
+  warmup_steps: int = 0  # from a learning rate of 0 up to the peak
   decay_steps: int = 0  # wsd only: length of the final decay
   floor: float | None = None  # last learning rate as a share of the peak; None: 0.1. "constant" has none
   clip_norm: float = dataclasses.field(default=1.0, metadata=MAY_BE_INFINITE)  # global gradient norm; inf: not clipped
@@ -116,22 +117,22 @@ class InitConfig:
 class TrainConfig:
   """One run: `model` alone starts from scratch; with `init` the model is the checkpoint's."""
 
-  model: ModelConfig | None = None
-  init: InitConfig | None = None
-  data: DataConfig
-  objective: Objective = dataclasses.field(default_factory=NextToken)
-  optim: OptimConfig
-  mesh: MeshConfig = dataclasses.field(default_factory=MeshConfig)
-  compute: ComputeConfig = dataclasses.field(default_factory=ComputeConfig)
-  steps: int
+  model: ModelConfig | None = None  # trained from scratch; with `init` leave it None
+  init: InitConfig | None = None  # the checkpoint to start from
+  data: DataConfig  # what it trains on, the context and the batch
+  objective: Objective = dataclasses.field(default_factory=NextToken)  # what is minimised
+  optim: OptimConfig  # optimizer and learning rate
+  mesh: MeshConfig = dataclasses.field(default_factory=MeshConfig)  # how the devices are arranged
+  compute: ComputeConfig = dataclasses.field(default_factory=ComputeConfig)  # dtype, kernels, memory against time
+  steps: int  # optimizer steps in all
   seed: int = 0  # of the weights and of the order of the data
-  log_every: int = 10
-  checkpoint_every: int = 500
+  log_every: int = 10  # steps between records of metrics.jsonl
+  checkpoint_every: int = 500  # steps between checkpoints
   keep_latest: int = 2  # checkpoints kept, beside those of keep_every
   keep_every: int | None = None  # steps whose checkpoints stay for good
-  log_norms: bool = False  # of the parameters and of their updates
+  log_norms: bool = False  # whether records have the norms of the parameters and of their updates
   eval_every: int | None = None  # steps between losses on the split `heldout`, beside those of the start and the end
-  eval_documents: int = 16
+  eval_documents: int = 16  # of the split `heldout`, that those losses are measured on
   eval_extensions: tuple[int, ...] = (1,)  # multiples of the training context at which they are measured
   # Updates of the whole run that may be skipped because a loss, gradient or update is not finite: such a step leaves
   # the weights and the optimizer's state as they are. One more ends the run.

@@ -18,9 +18,9 @@ class QKNorm:
   (K*h,)); "head" normalises each head with one shared weight of shape (h,), as Qwen3 does.
   """
 
-  scope: str = "full"
-  queries: bool = True
-  keys: bool = True
+  scope: str = "full"  # "full" or "head"
+  queries: bool = True  # whether queries are normalised
+  keys: bool = True  # whether keys are
 
   def __post_init__(self) -> None:
     check_choice(self, "scope", ("full", "head"))
@@ -57,20 +57,20 @@ class ModelConfig:
   The fields after `init_std` are what other families add to Llama; their defaults add nothing.
   """
 
-  vocab_size: int  # V
-  d_model: int  # D
-  num_layers: int
-  num_heads: int  # H
-  num_kv_heads: int  # K
-  head_dim: int  # h
-  d_ff: int  # F
-  positions: Positions = dataclasses.field(default_factory=RoPE)
-  qk_norm: QKNorm | None = None
-  qkv_bias: bool = False
-  tie_embeddings: bool = True
-  norm_eps: float = 1e-5
-  init_std: float = 0.02
-  norm_placement: str = "pre"  # a sublayer's norm is of what it reads, of what it adds ("post"), or "both" are normed
+  vocab_size: int  # V, token ids
+  d_model: int  # D, width of the residual stream
+  num_layers: int  # L
+  num_heads: int  # H, query heads
+  num_kv_heads: int  # K, key and value heads; H must be a multiple
+  head_dim: int  # h, width of one head; even for RoPE
+  d_ff: int  # F, width of the feed-forward layer
+  positions: Positions = dataclasses.field(default_factory=RoPE)  # the positional embedding; None: NoPE
+  qk_norm: QKNorm | None = None  # norm of queries and keys; None: no norm
+  qkv_bias: bool = False  # whether the projections to queries, keys and values have biases (Qwen2)
+  tie_embeddings: bool = True  # whether the output embedding is the input embedding
+  norm_eps: float = 1e-5  # added to the mean square in RMSNorm
+  init_std: float = 0.02  # standard deviation of the initial weights
+  norm_placement: str = "pre"  # of a sublayer's norm: on what it reads ("pre"), on what it adds ("post"), or "both"
   activation: str = "silu"  # of the feed-forward gate; "gelu_tanh" is GELU in its tanh approximation
   attention_scale: float | None = None  # on q.k; None: 1/sqrt(h)
   attention_softcap: float | None = None  # attention logits x become cap * tanh(x / cap), before a bias is added
@@ -108,9 +108,9 @@ class ComputeConfig:
   """How a model is computed; nothing here changes which function it is."""
 
   dtype: str = "auto"  # of activations; "auto": bfloat16 on TPU and GPU, float32 on CPU. Parameters are float32
-  attention: str = "auto"  # kernel, see attention/__init__.py
+  attention: str = "auto"  # kernel: "auto", "reference", "blockwise", "unrolled", "splash" (TPU) or "cudnn" (GPU)
   scan_layers: bool = True  # one compiled layer run num_layers times, or all of them unrolled
-  remat: str = "none"  # what the backward pass recomputes: nothing, all of a layer, all but its matrix products
+  remat: str = "none"  # what the backward pass recomputes: "none", "full" (a layer), "dots" (all but matrix products)
   loss_chunk: int | None = None  # positions of a row whose logits exist at one time; None: see loss.chunk_length
   derivatives: str = "own"  # of norms and projections: written by hand, or "jax": JAX's, for forward mode too
   # What the train step is compiled with, each "PLATFORM:NAME=VALUE"; those of other platforms do nothing.
@@ -146,10 +146,10 @@ class MeshConfig:
   that communicate once a step, or once a layer. sharding.PRESETS holds the usual ones, by name.
   """
 
-  data: int = -1
-  fsdp: int = 1
-  tensor: int = 1
-  context: int = 1
+  data: int = -1  # splits the batch
+  fsdp: int = 1  # splits the batch and the parameters
+  tensor: int = 1  # splits heads, feed-forward and vocabulary
+  context: int = 1  # splits the length, and the parameters too
   dcn_data: int = 1  # slices along data
   dcn_fsdp: int = 1  # slices along fsdp
 

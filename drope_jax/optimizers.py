@@ -34,9 +34,9 @@ class Optimizer(Value):
 class AdamW(Optimizer):
   """Adam with decoupled weight decay (Loshchilov 2019)."""
 
-  beta1: float = 0.9
-  beta2: float = 0.95
-  eps: float = 1e-8
+  beta1: float = 0.9  # decay of the mean of gradients
+  beta2: float = 0.95  # decay of the mean of their squares
+  eps: float = 1e-8  # added to the root of the latter
   weight_decay: float = 0.1  # on matrices and the embedding; not on norms and biases
 
   def __post_init__(self) -> None:
@@ -57,13 +57,13 @@ class Muon(Optimizer):
   (Liu 2025, arXiv 2502.16982, section 2.2).
   """
 
-  momentum: float = 0.95
-  iterations: int = 5
+  momentum: float = 0.95  # decay of the mean of gradients
+  iterations: int = 5  # of Newton-Schulz
   rms: float = 0.2  # of the entries of a matrix's update, at learning rate 1
   weight_decay: float = 0.1  # on matrices and the embedding; not on norms and biases
   beta1: float = 0.9  # this and what follows: AdamW's
-  beta2: float = 0.95
-  eps: float = 1e-8
+  beta2: float = 0.95  # likewise
+  eps: float = 1e-8  # likewise
 
   def __post_init__(self) -> None:
     _check_share(self, "momentum", "beta1", "beta2")

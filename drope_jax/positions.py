@@ -28,7 +28,7 @@ class Bias:
   Attributes:
     coefficients: arrays (H,) of constants; no gradient flows to them.
     of_distance: maps coefficients and distances to logits, all float32. Coefficients (K, G, 1, 1), with K * G = H, and
-      distances (B, 1, 1, T, S) broadcast against each other. Distances are negative where the causal mask hides the key.
+      distances (B, 1, 1, T, S) broadcast against each other. Distances are negative where the mask hides the key.
   """
 
   coefficients: tuple[Array, ...]
@@ -86,8 +86,8 @@ class RoPE(Embedding):
   pairs are not rotated: what a `partial_rotary_factor` trains.
   """
 
-  theta: float = 10_000.0
-  scaling: Scaling | None = None
+  theta: float = 10_000.0  # base of the frequencies: theta**(-2i/h) radians per token of pair i
+  scaling: Scaling | None = None  # for contexts beyond that of training; None: none
   pairs: int | None = None  # None: all
   rotary_dim: int | None = None  # None: h
 
@@ -171,8 +171,8 @@ def _linear_bias(slopes: Array, distance: Array) -> Array:
 class Layer:
   """What one layer of a pattern has: its positional embedding, and its sliding window in tokens (None: global)."""
 
-  positions: Embedding | None = None
-  window: int | None = None
+  positions: Embedding | None = None  # None: no embedding
+  window: int | None = None  # tokens; None: global
 
   def __post_init__(self) -> None:
     if self.window is not None and self.window < 1:
@@ -183,7 +183,7 @@ class Layer:
 class LayerPattern:
   """A cycle of layers: layer l is `layers[l % len(layers)]`."""
 
-  layers: tuple[Layer, ...]
+  layers: tuple[Layer, ...]  # from the first layer up, over and over
 
   def __post_init__(self) -> None:
     if not self.layers:

@@ -108,7 +108,7 @@ class Scaling(Value):
 class PI(Scaling):
   """Positional interpolation (Chen 2023): omega' = omega / s."""
 
-  factor: float
+  factor: float  # s, the extension factor
 
   def __post_init__(self) -> None:
     _check_factor(self)
@@ -121,7 +121,7 @@ class PI(Scaling):
 class NTK(Scaling):
   """NTK-aware scaling ("RoPE-NTK", bloc97): gamma_i = s**(-2i/(h-2)); 0-indexed, unlike the paper's eq. 10."""
 
-  factor: float
+  factor: float  # s, the extension factor
 
   def __post_init__(self) -> None:
     _check_factor(self)
@@ -137,8 +137,8 @@ class NTK(Scaling):
 class NTKByParts(Scaling):
   """NTK-by-parts (YaRN eq. 17-18; the paper's eq. 11): the ramp is linear in the rotations r_i = L omega_i / 2 pi."""
 
-  factor: float
-  original_context: int
+  factor: float  # s, the extension factor
+  original_context: int  # L, tokens of the context that the model was trained at
   slow: float = 1.0  # at fewer rotations than this over the original context: interpolate fully
   fast: float = 32.0  # at more: leave as it is
 
@@ -157,10 +157,10 @@ class NTKByParts(Scaling):
 class YaRN(Scaling):
   """YaRN (Peng 2023) as released: the index ramp on the frequencies, and `attention_factor` on cos and sin."""
 
-  factor: float
-  original_context: int
-  beta_fast: float = 32.0
-  beta_slow: float = 1.0
+  factor: float  # s, the extension factor
+  original_context: int  # L, tokens of the context that the model was trained at
+  beta_fast: float = 32.0  # pairs that turn more often than this within L keep their frequency
+  beta_slow: float = 1.0  # pairs that turn less often than this are slowed down by s
   attention_factor: float | None = None  # None: 0.1 ln s + 1
 
   def __post_init__(self) -> None:
@@ -178,8 +178,8 @@ class YaRN(Scaling):
 class DynamicNTK(Scaling):
   """Dynamic NTK (Hugging Face `dynamic`): NTK with s = factor * l/L - (factor - 1), l = max(length, L)."""
 
-  original_context: int
-  factor: float = 1.0
+  original_context: int  # L, tokens of the context that the model was trained at
+  factor: float = 1.0  # see above; 1: s is the length in units of L
 
   dynamic = True
 
@@ -199,9 +199,9 @@ class DynamicNTK(Scaling):
 class DynamicYaRN(Scaling):
   """YaRN with s = max(1, length / L), its attention factor included (paper appendix C.2: "dynamic scaling")."""
 
-  original_context: int
-  beta_fast: float = 32.0
-  beta_slow: float = 1.0
+  original_context: int  # L, tokens of the context that the model was trained at
+  beta_fast: float = 32.0  # pairs that turn more often than this within L keep their frequency
+  beta_slow: float = 1.0  # pairs that turn less often than this are slowed down by s
 
   dynamic = True
 
@@ -225,8 +225,8 @@ class LongRoPE(Scaling):
   """
 
   short_factor: tuple[float, ...]  # one for each rotated pair
-  long_factor: tuple[float, ...]
-  original_context: int
+  long_factor: tuple[float, ...]  # likewise, for texts longer than `original_context`
+  original_context: int  # L, tokens of the context that the model was trained at
   factor: float  # the extension that `long_factor` was found for
   attention_factor: float | None = None  # None: sqrt(1 + ln s / ln L)
 
@@ -269,10 +269,10 @@ class LongRoPE(Scaling):
 class Llama3(Scaling):
   """Llama 3.1 scaling: by wavelength 2 pi / omega, with a smooth band between the low and high frequency factors."""
 
-  factor: float
-  original_context: int
-  low_freq_factor: float = 1.0
-  high_freq_factor: float = 4.0
+  factor: float  # s, the extension factor
+  original_context: int  # L, tokens of the context that the model was trained at
+  low_freq_factor: float = 1.0  # pairs that turn less often than this are slowed down by s
+  high_freq_factor: float = 4.0  # pairs that turn more often than this within L keep their frequency
 
   def __post_init__(self) -> None:
     _check_factor(self)
@@ -298,7 +298,7 @@ class CoPE(Scaling):
   sets n by hand (20 of Llama 3's 64 pairs).
   """
 
-  original_context: int
+  original_context: int  # L, tokens of the context that the model was trained at
 
   def __post_init__(self) -> None:
     _check_context(self)

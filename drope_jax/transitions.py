@@ -117,6 +117,7 @@ class PartialDrop(Transition):
   paper's method, which drops every rotation, as `turns` of infinity does.
   """
 
+  # Pairs that make fewer full turns than this within the training context are dropped; inf: all are.
   turns: float = dataclasses.field(default=1.0, metadata=MAY_BE_INFINITE)
   fastest: int | None = None  # keep so many pairs instead, whatever their turns
 
@@ -152,7 +153,7 @@ class PartialDrop(Transition):
 class Replace(Transition):
   """Another embedding takes the place of the checkpoint's: RoPE rescaled or of another theta, to be trained on."""
 
-  positions: Positions
+  positions: Positions  # the embedding to go on with
 
   def apply(self, model: ModelConfig, context: int) -> ModelConfig:
     check(self.positions != model.positions, f"Replace: ModelConfig.positions is {model.positions} already; use Keep()")
@@ -167,7 +168,7 @@ class KeepWindows(Transition):
   """
 
   window: int  # tokens
-  every: int = 4
+  every: int = 4  # one layer in so many is global
 
   def __post_init__(self) -> None:
     check(self.window >= 1, f"KeepWindows.window is {self.window}; it must be at least 1")

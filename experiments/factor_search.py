@@ -193,10 +193,10 @@ def _parser() -> cli.Parser:
   parser.add_argument("--checkpoint", type=Path, required=True, metavar="RUN", help="workdir of a run with RoPE")
   parser.add_argument("--factor", type=float, required=True, metavar="S", help="extension of the context")
   parser.add_argument("--dataset", metavar="PATH", help="with a split `fit`; default: that of the run")
-  parser.add_argument("--generations", type=int, default=Search.generations)
+  parser.add_argument("--generations", type=int, default=Search.generations, help="rounds of the search")
   parser.add_argument("--population", type=int, default=Search.population, help="candidates of a generation")
   parser.add_argument("--samples", type=int, default=Search.samples, help="needle prompts")
-  parser.add_argument("--seed", type=int, default=Search.seed)
+  parser.add_argument("--seed", type=int, default=Search.seed, help="of the search and its prompts")
   return parser
 
 

@@ -21,7 +21,7 @@ from drope_jax.transitions import Keep, Transition
 class Arm:
   """Runs that follow one another, each from the weights of the one before; one line of the loss plot."""
 
-  label: str
+  label: str  # as the report calls it
   runs: tuple[str, ...]  # what the arm is, a control or a drop, follows from the config of the last
 
 
@@ -29,9 +29,9 @@ class Arm:
 class Row:
   """A line of the result tables: a run's last checkpoint under an inference-time method."""
 
-  run: str
-  method: str
-  label: str
+  run: str  # a name of Study.runs
+  method: str  # as --methods of experiments.evaluate
+  label: str  # as the report calls it
 
   @property
   def plain(self) -> bool:
@@ -81,16 +81,16 @@ class EvalPlan:
 class Study:
   """What to prepare, train and measure."""
 
-  title: str
-  seed: int
+  title: str  # of the report
+  seed: int  # of the runs and of what is measured
   train_context: int  # tokens
   prepare: Callable[[], None]  # makes the dataset below WORKDIR/data, if it is not there
   runs: Mapping[str, TrainConfig | Pretrained]  # in order: a run may start from the weights of an earlier one
-  arms: Sequence[Arm]
-  rows: Sequence[Row]
+  arms: Sequence[Arm]  # the lines of the loss plot
+  rows: Sequence[Row]  # the rows of the tables
   lengths: Sequence[int]  # in tokens
   tasks: Sequence[str]  # see drope_jax.evaluate.tasks.make_tasks
-  eval_data: Callable[[], EvalData]
+  eval_data: Callable[[], EvalData]  # what it measures on; see EvalPlan
   spread: str = ""  # for the report: a sentence on how much other seeds differ, if that is known
 
 

@@ -3,8 +3,6 @@
 import re
 from pathlib import Path
 
-import numpy as np
-
 ROOT = Path(__file__).parents[1]
 
 
@@ -21,12 +19,3 @@ def test_every_guarantee_names_tests_that_exist():
       assert f"def {test}(" in path.read_text(), f"{file} has no {test}"
       found += 1
   assert found > 30
-
-
-def test_the_embedding_of_the_readme_is_one():
-  section = (ROOT / "README.md").read_text().split("## A config, and a study")[1]
-  (code,) = re.findall(r"```python\n(import dataclasses\n.*?)```", section, re.DOTALL)
-  found = {"__name__": __name__}
-  exec(code, found)
-  table = found["Spiral"](rate=0.5).table(8)
-  np.testing.assert_allclose(table.omega, [1.0, 0.5, 0.25, 0.125])

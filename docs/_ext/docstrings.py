@@ -49,8 +49,13 @@ def _process(app: Sphinx, what: str, name: str, obj: Any, options: Any, lines: l
     lines += ["", "Attributes:"]
     for field in fields_of(obj):
       default = f" Default: `{field.default}`." if field.default else ""
-      meaning = f"{field.meaning.rstrip('.')}." if field.meaning else ""
+      meaning = f"{_escaped(field.meaning).rstrip('.')}." if field.meaning else ""
       lines.append(f"  {field.name} ({field.type}): {meaning}{default}")
+
+
+def _escaped(text: str) -> str:
+  """Asterisks are asterisks, but for those in code."""
+  return re.sub(r"`[^`]*`|\*", lambda found: r"\*" if found[0] == "*" else found[0], text)
 
 
 def _skip(app: Sphinx, what: str, name: str, obj: Any, skip: bool, options: Any) -> bool | None:

@@ -7,13 +7,11 @@ Signals at other moments, and a second Ctrl-C: interrupts.py.
 
 import argparse
 import contextlib
-import inspect
 import logging
 import re
 import shlex
 import shutil
 import sys
-import textwrap
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NoReturn
@@ -25,6 +23,7 @@ from absl import logging as absl_logging
 from drope_jax import cpu
 from drope_jax.cli import compiled, memory, modules, paths
 from drope_jax.cli.flags import CONFIG, IMPORT, IMPORT_HELP, config_flag, import_modules
+from drope_jax.cli.help import absl_flags, help_text
 from drope_jax.cli.signals import Terminated, terminable
 from drope_jax.errors import ConfigError, ToolError, UserError
 
@@ -287,26 +286,6 @@ def _split(words: Sequence[str]) -> tuple[list[str], list[tuple[str, str]]]:
 
 
 def _help() -> str:
-  """The docstring of the command's module, which has an example, and its flags with their defaults."""
+  """The docstring of the command's module, and its flags."""
   width = min(shutil.get_terminal_size((120, 50)).columns, 120)
-  main = sys.modules["__main__"]
-  own = [*flags.FLAGS.get_key_flags_for_module(sys.argv[0]), flags.FLAGS[IMPORT.name]]
-  lines = [inspect.cleandoc(main.__doc__ or _program()), "", "Flags:"]
-  for flag in own:
-    said = " ".join((flag.help or "").split())
-    # absl adds how a list is written.
-    for added in ("(a comma separated list)", "; repeat this option to specify a list of values"):
-      said = said.replace(added, "").rstrip()
-    text = f"{_shown(flag)}  {said}"
-    lines += textwrap.wrap(text, width, initial_indent="  ", subsequent_indent="      ", break_on_hyphens=False)
-    if flag.name == CONFIG:
-      lines.append("  --config.A.B=VALUE  Sets a field of the config: a literal, None, or a value as RoPE(theta=1e5).")
-  return "\n".join(lines)
-
-
-def _shown(flag: flags.Flag) -> str:
-  """A flag with its default."""
-  if flag.boolean:
-    return f"--[no]{flag.name}"
-  default = "..." if flag.default in (None, []) else flag.default
-  return f"--{flag.name}={','.join(map(str, default)) if isinstance(default, list) else default}"
+  return help_text(sys.modules["__main__"].__doc__ or _program(), absl_flags(sys.argv[0]), width)

@@ -39,7 +39,13 @@ def main(flag: Mapping[str, flags.FlagHolder]) -> None:
   spec = trained_tokenizer(source.part("train").documents(), vocab_size) if vocab_size else given["tokenizer"]
   documents, tokenizer = part.documents(), load_tokenizer(spec)
   meta = write_shards(
-    documents, tokenizer, out, given["shards"], given["processes"], host=given["host"], hosts=given["hosts"]
+    documents,
+    tokenizer,
+    out,
+    given["shards"],
+    given["processes"] or os.cpu_count() or 1,
+    host=given["host"],
+    hosts=given["hosts"],
   )
   if meta is None:
     logger.info("this host's shards are written; other hosts are not done yet")
@@ -73,7 +79,9 @@ if __name__ == "__main__":
     ),
     "out": cli.define_path("out", None, "Directory of the shards.", required=True, local=True),
     "shards": flags.DEFINE_integer("shards", None, "How many; default: as the size asks for.", lower_bound=1),
-    "processes": flags.DEFINE_integer("processes", os.cpu_count() or 1, "That work at one time.", lower_bound=1),
+    "processes": flags.DEFINE_integer(
+      "processes", None, "That work at one time; default: one per core.", lower_bound=1
+    ),
     "host": flags.DEFINE_integer("host", 0, "Which host this is, from 0.", lower_bound=0),
     "hosts": flags.DEFINE_integer("hosts", 1, "How many hosts share the work.", lower_bound=1),
   }

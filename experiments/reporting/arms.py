@@ -5,7 +5,6 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from drope_jax.config import InitConfig
 from drope_jax.evaluate.methods import METHODS, allowed_methods
 from drope_jax.markdown import code, plain
 from drope_jax.transitions import Transition
@@ -30,19 +29,33 @@ def is_control(run: Run) -> bool:
 
 
 def control_of(records: Records, run: Run) -> Run | None:
-  """The run that went on from the same weights with the embedding kept."""
-  if run.config is None or run.config.init is None or is_control(run):
+  """The run that went on from the same weights with the embedding kept, for as many steps if there are several.
+
+  The first control of a start is its own; None for a run from scratch, or without a control.
+  """
+  start = _start(run)
+  controls = [one for one in records.runs.values() if start is not None and is_control(one) and _start(one) == start]
+  return next((one for one in controls if _steps(one) == _steps(run)), next(iter(controls), None))
+
+
+def main_control(records: Records) -> Row | None:
+  """The row that others are compared with: the first control as it was trained, one that was trained on if there is."""
+  rows = [row for row in records.rows if row.plain and row.run in records.runs and is_control(records.runs[row.run])]
+  return next((row for row in rows if records.runs[row.run].pretrained is None), next(iter(rows), None))
+
+
+def _start(run: Run) -> tuple[str | int | None, ...] | None:
+  """What weights a run began from; None: from scratch. Runs that studies share name the same ones by other paths."""
+  if run.pretrained is not None:
+    return (run.pretrained.checkpoint, None)
+  init = None if run.config is None else run.config.init
+  if init is None:
     return None
-  for other in records.runs.values():
-    init = None if other.config is None else other.config.init
-    if init is not None and is_control(other) and _start(init) == _start(run.config.init):
-      return other
-  return None
-
-
-def _start(init: InitConfig) -> tuple[str | int | None, ...]:
-  """What weights a run began from. Runs that studies share name the same ones by other paths."""
   return (init.source,) if init.source is not None else (init.checkpoint, init.step)
+
+
+def _steps(run: Run) -> int:
+  return 0 if run.config is None else run.config.steps
 
 
 def gap_curve(records: Records, run: Run) -> tuple[np.ndarray, np.ndarray]:
@@ -52,7 +65,7 @@ def gap_curve(records: Records, run: Run) -> tuple[np.ndarray, np.ndarray]:
     tokens of the run, and the differences in nats; empty without a control.
   """
   control = control_of(records, run)
-  if control is None:
+  if control is None or is_control(run):
     return np.array([]), np.array([])
   tokens, losses, theirs = run.heldout_tokens(), run.heldout_losses(), control.heldout_losses()
   both = [(tokens[step], loss - theirs[step]) for step, loss in losses.items() if step in theirs and step in tokens]

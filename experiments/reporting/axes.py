@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLoca
 
 from experiments.plan import Arm, Row
 from experiments.reporting import arms
+from experiments.reporting.lengths import Lengths
 from experiments.reporting.records import Records
 
 # Okabe and Ito's colours, which the colour-blind can tell apart; the yellow is left out, too pale for a line.
@@ -65,12 +66,16 @@ class Look:
 
 
 def looks(records: Records) -> dict[Row, Look]:
-  """A look for each row: by method for a control's rows, by kind of run for others; a spare one if that is taken."""
+  """A look for each row of a report."""
+  return looks_of(records.rows, {name: arms.kind(run) for name, run in records.runs.items()})
+
+
+def looks_of(rows: Sequence[Row], kinds: Mapping[str, str]) -> dict[Row, Look]:
+  """By method for a control's rows, by kind of run for others; a spare one if that is taken."""
   chosen: dict[tuple[str, str], tuple[str, str]] = {}
   found = {}
-  for row in records.rows:
-    run = records.runs.get(row.run)
-    kind = None if run is None else arms.kind(run)
+  for row in rows:
+    kind = kinds.get(row.run)
     whole = row.plain or row.method == "drope"  # with the temperature and without it, a model keeps its colour
     key = (row.run, "" if whole else row.method)
     if key not in chosen:
@@ -78,7 +83,7 @@ def looks(records: Records) -> dict[Row, Look]:
         KIND_LOOKS.get(kind or "") if whole else METHOD_LOOKS.get(row.method) if kind in (None, arms.CONTROL) else None
       )
       chosen[key] = _free(usual, list(chosen.values()))
-    tempered = any(other.run == row.run and other.method == "drope" for other in records.rows)
+    tempered = any(other.run == row.run and other.method == "drope" for other in rows)
     found[row] = Look(*chosen[key], dashed=row.plain and tempered, heavy=whole and kind in KIND_LOOKS)
   return found
 
@@ -163,7 +168,7 @@ def log_axis(axes: Axes, values: Sequence[float]) -> None:
   plain_ticks(axes.yaxis, log_ticks(*axes.get_ylim()))
 
 
-def length_axis(axes: Axes, records: Records, contexts: Sequence[int]) -> None:
+def length_axis(axes: Axes, records: Lengths, contexts: Sequence[int]) -> None:
   """Lengths on a log-2 axis, as multiples and in tokens, the training context marked."""
   axes.set_xscale("log", base=2)
   axes.set_xlim(min(contexts) / 2**0.25, max(contexts) * 2**0.25)
@@ -173,7 +178,7 @@ def length_axis(axes: Axes, records: Records, contexts: Sequence[int]) -> None:
   mark_context(axes, records)
 
 
-def mark_context(axes: Axes, records: Records) -> None:
+def mark_context(axes: Axes, records: Lengths) -> None:
   """Shades what lies within the training context."""
   left, right = axes.get_xlim()
   if left < records.train_context < right:

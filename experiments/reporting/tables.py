@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from drope_jax.evaluate.figures import BETA, BITS_PER_BYTE, LOSS, At, Figure
 from drope_jax.markdown import plain
 from experiments.plan import Row
+from experiments.reporting.lengths import show_length
 from experiments.reporting.level import standings
 from experiments.reporting.records import Records
 
@@ -15,13 +16,15 @@ LEVEL = "level with the best"
 _BAR = re.compile(r"(?<!\\)\|")  # that would end a cell
 
 
-def markdown_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-  """A table whose first column is text and whose others are numbers."""
+def markdown_table(header: Sequence[str], rows: Iterable[Sequence[str]], *, numbers: bool = True) -> str:
+  """A table whose first column is text and whose others are numbers, or text too."""
 
   def line(cells: Sequence[str]) -> str:
     return "| " + " | ".join(_BAR.sub(r"\|", cell) for cell in cells) + " |"
 
-  return "\n".join([line(header), "|" + "|".join([":--", *["--:"] * (len(header) - 1)]) + "|", *map(line, rows)])
+  return "\n".join(
+    [line(header), "|" + "|".join([":--", *["--:" if numbers else ":--"] * (len(header) - 1)]) + "|", *map(line, rows)]
+  )
 
 
 def show_number(value: float) -> str:
@@ -41,10 +44,6 @@ def show_at(at: At) -> str:
     start, stop = at
     return f"{start:,.10g}–" + ("" if stop is None else f"{stop:,.10g}")
   return MISSING if at is None else f"{at:,.10g}"
-
-
-def show_length(records: Records, context: int) -> str:
-  return f"{records.extension(context):g}× ({context:,})"
 
 
 def is_text(records: Records, task: str) -> bool:

@@ -13,8 +13,9 @@ from drope_jax.markdown import code, plain
 from drope_jax.serialization import to_dict
 from drope_jax.transitions import Keep
 from experiments.reporting import arms
+from experiments.reporting.lengths import show_length
 from experiments.reporting.records import Part, Records, Run
-from experiments.reporting.tables import MISSING, markdown_table, show_length
+from experiments.reporting.tables import MISSING, markdown_table
 
 
 def show_duration(seconds: float) -> str:

@@ -103,8 +103,8 @@ def draw(given: Namespace) -> None:
 def _parser() -> cli.Parser:
   parser = cli.Parser(prog="python -m experiments.studies.fig4_bias_gradients", about=__doc__)
   parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="where the picture and its numbers go")
-  parser.add_argument("--size", choices=("mini", "paper"), default="mini")
-  parser.add_argument("--layers", type=int, nargs="+", metavar="L", help="default: all")
+  parser.add_argument("--size", choices=("mini", "paper"), default="mini", help="of the model: mini, or paper (494M)")
+  parser.add_argument("--layers", type=int, nargs="+", metavar="L", help="to differentiate; default: all")
   parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], metavar="N", help="of the initialisation")
   parser.add_argument("--tokenizer", default="byte", help="of the text: byte, or a tokenizer.json")
   return parser

@@ -75,7 +75,7 @@ def _parser() -> cli.Parser:
   parser = cli.Parser(prog="python -m experiments.studies.fig6_fig11_frequency_factors", about=__doc__)
   parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="where the picture and its numbers go")
   parser.add_argument("--theta", type=float, default=1e6, help="base of the rotations")
-  parser.add_argument("--head-dim", type=int, default=64)
+  parser.add_argument("--head-dim", type=int, default=64, help="dimensions of a head")
   parser.add_argument("--context", type=int, default=1024, help="training context, in tokens")
   parser.add_argument("--factors", type=float, nargs="+", default=[2.0, 3.0, 4.0], metavar="S", help="extensions")
   return parser

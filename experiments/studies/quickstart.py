@@ -67,22 +67,22 @@ def _model() -> ModelConfig:
 class Quickstart:
   """Everything that can be set, as `--config.NAME=VALUE`."""
 
-  seed: int = 0
-  model: ModelConfig = dataclasses.field(default_factory=_model)
+  seed: int = 0  # of weights, data and needles
+  model: ModelConfig = dataclasses.field(default_factory=_model)  # that all arms share, at the start
   context: int = 128  # tokens
-  batch_size: int = 8
-  pretrain_steps: int = 750
-  recalibrate_steps: int = 250
-  peak_lr: float = 3e-3
-  recalibrate_lr: float = 3e-3
-  warmup_steps: int = 50
+  batch_size: int = 8  # rows of `context` tokens per step
+  pretrain_steps: int = 750  # of RoPE
+  recalibrate_steps: int = 250  # after the drop; the control goes on for as many
+  peak_lr: float = 3e-3  # of the pretraining
+  recalibrate_lr: float = 3e-3  # the peak of the recalibration
+  warmup_steps: int = 50  # of both
   qk_norm: QKNorm | None = None  # inserted at the drop
   recall_share: float = 0.65  # of the training tokens, about
-  extensions: tuple[int, ...] = (1, 2, 4, 8)
+  extensions: tuple[int, ...] = (1, 2, 4, 8)  # lengths to measure at, in training contexts
   documents: int = 24  # held out, to measure the loss on
-  needles_per_depth: int = 20
+  needles_per_depth: int = 20  # samples at each of five depths
   data: str | None = None  # prose: documents at a path that data/sources/at.py knows; None: docstrings of `packages`
-  packages: tuple[str, ...] = docstrings.PACKAGES
+  packages: tuple[str, ...] = docstrings.PACKAGES  # whose docstrings are the prose
   prose_limit: int | None = None  # documents; None: all
 
   def __post_init__(self) -> None:

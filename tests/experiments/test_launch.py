@@ -79,7 +79,7 @@ def test_what_is_not_given_is_named(path, script):
 def test_every_flag_is_one_of_the_command(command):
   known = known_flags(command)
   assert {"mesh", "coordinator", "workdir"} <= known
-  text = "\n".join(file.read_text() for file in [*SCRIPTS, LAUNCH / "README.md"])
+  text = "\n".join(file.read_text() for file in [*SCRIPTS, LAUNCH.parents[1] / "docs" / "howto" / "pod.md"])
   training = re.findall(r"experiments\.train[^`\n]*", text) + re.findall(r"for flag in ([^;]*);", text)
   used = {flag for line in training for flag in re.findall(r"--(\w+)", line)}
   assert {"config", "workdir", "distributed", "shared_workdir", "stopped_status"} <= used

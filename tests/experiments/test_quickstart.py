@@ -104,7 +104,7 @@ def test_report_and_plots(first):
 def test_the_lines_of_the_readme_continue_a_prompt_and_give_logits(first, capsys):
   section = (ROOT / "README.md").read_text().split("## A checkpoint in Python")[1]
   code = section.split("```python\n")[1].split("```")[0]
-  assert len([line for line in code.splitlines() if line]) == 8
+  assert len([line for line in code.splitlines() if line]) == 10
   found = {}
   exec(code.replace("runs/quickstart", str(first)), found)
   assert len(capsys.readouterr().out.split()) > 3

@@ -1,7 +1,8 @@
 """Run by commands.py: imports the library once, then forks a process for each command line that stdin brings.
 
-A command is a line of JSON: {"command": [module, arguments ...], "terminate_at": path or null}. With the module "-c"
-the first argument is the program, as with Python itself. Where there is a path, SIGTERM is sent as soon as it exists.
+A command is a line of JSON: {"command": [module, arguments ...], "terminate_at": path or null, "cwd": path or null}.
+With the module "-c" the first argument is the program, as with Python itself. Where there is a path to terminate at,
+SIGTERM is sent as soon as it exists. The command runs in `cwd`, with the modules that lie there.
 The answer is a line with the exit status, stdout and stderr.
 """
 
@@ -59,7 +60,7 @@ def wait(child: int, terminate_at: str | None) -> int:
   return os.waitpid(child, 0)[1]
 
 
-def run(command: list[str], terminate_at: str | None) -> dict:
+def run(command: list[str], terminate_at: str | None, cwd: str | None) -> dict:
   with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:
     child = os.fork()
     if not child:
@@ -67,6 +68,9 @@ def run(command: list[str], terminate_at: str | None) -> dict:
       os.dup2(err.fileno(), 2)
       status = 70
       try:
+        if cwd is not None:
+          os.chdir(cwd)
+          sys.path.insert(0, cwd)
         start(*command)
         status = 0
       except SystemExit as end:

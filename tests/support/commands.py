@@ -66,7 +66,8 @@ def make_files(directory: Path) -> Path:
 def serving(compiled: Path) -> Iterator[Callable[..., Ended]]:
   """A function that runs `python -m MODULE ARGUMENTS`, or `python -c PROGRAM ARGUMENTS` where the module is "-c".
 
-  `terminate_at`: SIGTERM is sent as soon as this path exists. Compiled programs are kept in `compiled`.
+  `terminate_at`: SIGTERM is sent as soon as this path exists. `cwd`: where it runs; the repository by default. Compiled
+  programs are kept in `compiled`.
   """
   server = subprocess.Popen(
     [sys.executable, str(ROOT / "tests" / "support" / "command_server.py")],
@@ -84,8 +85,12 @@ def serving(compiled: Path) -> Iterator[Callable[..., Ended]]:
     },
   )
 
-  def run(module, *arguments, terminate_at=None):
-    call = {"command": [module, *map(str, arguments)], "terminate_at": terminate_at and str(terminate_at)}
+  def run(module, *arguments, terminate_at=None, cwd=None):
+    call = {
+      "command": [module, *map(str, arguments)],
+      "terminate_at": terminate_at and str(terminate_at),
+      "cwd": cwd and str(cwd),
+    }
     server.stdin.write(json.dumps(call) + "\n")
     server.stdin.flush()
     return Ended(**json.loads(server.stdout.readline()))

@@ -23,7 +23,7 @@ class ArrayRecord(Source):
   each record lies, in about 50 bytes.
   """
 
-  glob: str
+  glob: str  # files: a path, or a pattern as web/*.array_record
 
   def open(self) -> "Records":
     return Records(matching(self.glob))

@@ -22,8 +22,8 @@ class Mixture(Source):
   Each source has epochs of its own, in an order of its own; which source comes when is fixed.
   """
 
-  sources: tuple[Source, ...]
-  weights: tuple[float, ...]
+  sources: tuple[Source, ...]  # whose documents are mixed
+  weights: tuple[float, ...]  # one for each source; they need not sum to 1
 
   def __post_init__(self) -> None:
     check(len(self.sources) > 0, "Mixture.sources is empty")
@@ -46,10 +46,10 @@ class Splits(Source):
   To find those, opening a part reads the ones before it, in the order heldout, fit, train.
   """
 
-  train: Source
-  heldout: Source | None = None
-  fit: Source | None = None
-  chosen: str = "train"
+  train: Source  # to train on
+  heldout: Source | None = None  # to measure on
+  fit: Source | None = None  # to fit temperatures on
+  chosen: str = "train"  # the part that is read: train, heldout or fit
 
   def __post_init__(self) -> None:
     check(self.chosen in PARTS, f"Splits.chosen is {self.chosen!r}; allowed: {', '.join(PARTS)}")
@@ -74,10 +74,10 @@ class Cut(Source):
   So equal documents are in the same part, and a document stays in its part when others come and go.
   """
 
-  source: Source
+  source: Source  # that is cut
   heldout: float = 0.01  # share of the documents
-  fit: float = 0.01
-  chosen: str = "train"
+  fit: float = 0.01  # likewise
+  chosen: str = "train"  # the part that is read: train, heldout or fit
 
   def __post_init__(self) -> None:
     check(self.chosen in PARTS, f"Cut.chosen is {self.chosen!r}; allowed: {', '.join(PARTS)}")

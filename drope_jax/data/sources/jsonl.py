@@ -26,8 +26,8 @@ class JSONL(Source):
   disk space of the text.
   """
 
-  glob: str
-  field: str = "text"
+  glob: str  # files: a path, or a pattern as web/*.jsonl.zst
+  field: str = "text"  # of each object, that holds the text
 
   def open(self) -> "_Lines":
     return _Lines(opened(_File, matching(self.glob)), self.field)

@@ -30,8 +30,8 @@ class Parquet(Source):
   exceed CACHED_BYTES.
   """
 
-  glob: str
-  column: str = "text"
+  glob: str  # files: a path, or a pattern as web/*.parquet
+  column: str = "text"  # that holds the text
 
   def open(self) -> "_Rows":
     return _Rows(matching(self.glob), self.column)

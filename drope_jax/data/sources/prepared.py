@@ -39,7 +39,7 @@ class TFDS(Source):
 
   dataset: str  # directory with the dataset_info.json, or a name under $TFDS_DATA_DIR, as "c4/en:3.1.0"
   split: str = "train"  # or a part of it, as "train[:10%]"
-  feature: str = "text"
+  feature: str = "text"  # that holds the text
 
   def part(self, name: str) -> Source:
     return dataclasses.replace(self, split=name)

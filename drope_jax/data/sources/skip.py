@@ -23,7 +23,7 @@ class SkipBad(Source):
   not there) still ends it.
   """
 
-  source: Source
+  source: Source  # whose documents are checked
 
   def part(self, name: str) -> Source:
     return dataclasses.replace(self, source=self.source.part(name))

@@ -14,7 +14,7 @@ from drope_jax.data.sources.source import Source
 class Text(Source):
   """Files of UTF-8 text, `.txt` or any other, also `.gz` and `.zst`: one document each, without a byte-order mark."""
 
-  glob: str
+  glob: str  # files: a path, or a pattern as books/*.txt
 
   def open(self) -> "_Files":
     return _Files(matching(self.glob))

@@ -28,7 +28,7 @@ FORMAT = "drope_jax token shards, 2"
 class Tokens(Source):
   """Token shards in `directory`. Documents are their ids, without the EOS; opening reads meta.json alone."""
 
-  directory: str
+  directory: str  # of drope_jax.data.tokenize, with meta.json
 
   def open(self) -> "TokenShards":
     return TokenShards(self.directory)

@@ -49,7 +49,7 @@ def test_a_run_is_what_its_transition_says(tmp_path, transition, kind):
 def test_the_control_is_the_run_from_the_same_weights_that_keeps_the_embedding(workdir):
   study = study_of(workdir, figures(LOSSES, {}))
   assert arms.control_of(study, study.runs["drope"]) is study.runs["rope_continued"]
-  assert arms.control_of(study, study.runs["rope_continued"]) is None
+  assert arms.control_of(study, study.runs["rope_continued"]) is study.runs["rope_continued"]
   assert arms.control_of(study, study.runs["nope"]) is None
   assert arms.first_drop(study, study.arms) == 800 * 4096
 

@@ -1,0 +1,48 @@
+"""The commands of this project, by what they are for; docs/reference/commands.md has a section on each.
+
+Each parses its flags by absl (`cli.run`) or with a parser (`cli.run_parsed`); the harness has those of another library.
+"""
+
+COMMANDS = {
+  "Train": (
+    "experiments.quickstart",
+    "experiments.train",
+    "experiments.study",
+  ),
+  "Measure": (
+    "experiments.evaluate",
+    "experiments.generate",
+    "drope_jax.evaluate.harness",
+    "experiments.report",
+    "experiments.seeds",
+    "experiments.results",
+    "experiments.factor_search",
+  ),
+  "Models in and out": (
+    "drope_jax.interop",
+    "experiments.fetch_smollm2",
+  ),
+  "Data": (
+    "drope_jax.data.report",
+    "drope_jax.data.tokenize",
+    "experiments.prose",
+    "experiments.recall_corpus",
+  ),
+  "Before a chip is booked": ("drope_jax.aot",),
+  "Figures of the paper": (
+    "experiments.studies.fig4_bias_gradients",
+    "experiments.studies.fig6_fig11_frequency_factors",
+    "experiments.studies.fig7_positional_head",
+    "experiments.studies.fig8_semantic_head",
+  ),
+  "Speed": (
+    "experiments.benchmarks.train_step",
+    "experiments.benchmarks.card",
+    "experiments.benchmarks.long_eval",
+    "experiments.benchmarks.decode",
+    "experiments.benchmarks.input",
+    "experiments.benchmarks.sources",
+  ),
+  "For contributors": ("experiments.page",),
+}
+HARNESS = "drope_jax.evaluate.harness"

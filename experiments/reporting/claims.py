@@ -1,0 +1,199 @@
+"""What the paper (arXiv 2512.12167) claims, what is claimed here, and the comparisons that test each."""
+
+from typing import NamedTuple
+
+Model = tuple[str, str]  # run and method of a row
+
+
+class Comparison(NamedTuple):
+  """A difference, first less second, between two rows of a study, and where the claim puts it."""
+
+  study: str
+  first: Model
+  second: Model
+  task: str
+  metric: str
+  extension: float  # length as a multiple of the training context
+  above: float | None = None  # the claim: the difference is larger than this
+  below: float | None = None  # and smaller than this
+
+
+class Claim(NamedTuple):
+  """A statement that measurements can support or refute."""
+
+  text: str
+  where: str  # in the paper
+  comparisons: tuple[Comparison, ...] = ()
+  otherwise: tuple[Comparison, ...] = ()  # where none of these has been measured
+  tests: str = ""  # a file of tests that show it, of statements about random models
+  wants: str = ""  # what testing it would take, where nothing here does
+
+
+MARGIN = 0.02  # nats, 2 % of perplexity: what "as good as" allows
+SHARE = 0.05  # of needles, likewise
+CONTROL, YARN, NTK, CROP = ("control", "rope"), ("control", "yarn"), ("control", "ntk"), ("control", "crop")
+DROPPED, FITTED, NOPE = ("drop", "nope"), ("drop", "drope"), ("nope", "nope")
+PARTIAL = ("turns_1", "rope")
+
+
+def _less(study: str, first: Model, second: Model, extension: float, margin: float = 0.0) -> Comparison:
+  """The loss of the first is lower, or higher by no more than the margin."""
+  return Comparison(study, first, second, "perplexity", "loss", extension, below=margin)
+
+
+def _more(study: str, first: Model, second: Model, extension: float, margin: float = 0.0) -> Comparison:
+  """The first finds more needles, or fewer by no more than the margin."""
+  return Comparison(study, first, second, "needles", "accuracy", extension, above=-margin)
+
+
+def _quick(first: Model, second: Model, extension: float, *, needles: bool = False, margin: float = 0.0) -> Comparison:
+  """The quickstart, whose runs have names of their own."""
+  names = {"control": "rope_continued", "drop": "drope", "turns_1": "partial"}
+  (a, how), (b, other) = first, second
+  pair = (names.get(a, a), how), (names.get(b, b), other)
+  return (_more if needles else _less)("quickstart", *pair, extension, margin)
+
+
+PAPER = (
+  Claim(
+    "Beyond its context, DroPE finds more needles than RoPE under PI, NTK and YaRN.",
+    "table 1, figure 1",
+    tuple(_more("table1_needles", FITTED, ("rope", how), 2) for how in ("pi", "ntk", "yarn")),
+    tuple(_quick(FITTED, ("control", how), 2, needles=True) for how in ("pi", "ntk", "yarn")),
+  ),
+  Claim(
+    "It also finds more than models pretrained with NoPE, ALiBi or RNoPE-SWA.",
+    "table 1, figure 1",
+    tuple(_more("table1_needles", FITTED, one, 2) for one in (NOPE, ("alibi", "alibi"), ("rnope_swa", "pattern"))),
+    (_quick(FITTED, NOPE, 2, needles=True),),
+  ),
+  Claim(
+    "It stays ahead at 4× and 8×; here against YaRN on RoPE continued for as many tokens, a control that the paper "
+    "lacks.",
+    "table 10",
+    tuple(_more(study, FITTED, YARN, times) for study in ("table10_extension", "controls") for times in (4, 8)),
+    tuple(_quick(FITTED, YARN, times, needles=True) for times in (4, 8)),
+  ),
+  Claim(
+    "In context, recalibration brings the dropped model level with RoPE (within 0.02 nats of RoPE continued).",
+    "figure 2, table 6",
+    tuple(_less(study, DROPPED, CONTROL, 1, MARGIN) for study in ("fig2_recovery", "controls")),
+    (_quick(DROPPED, CONTROL, 1, margin=MARGIN),),
+  ),
+  Claim(
+    "In context, the dropped model has a lower loss than NoPE from scratch on as many tokens.",
+    "figure 2, table 6",
+    tuple(_less(study, DROPPED, NOPE, 1) for study in ("fig2_recovery", "table6_when_to_drop")),
+    (_quick(DROPPED, NOPE, 1),),
+  ),
+  Claim(
+    "The later the drop, the lower the loss.",
+    "table 6",
+    (
+      _less("table6_when_to_drop", DROPPED, ("drop_half", "nope"), 1),
+      _less("table6_when_to_drop", ("drop_half", "nope"), NOPE, 1),
+    ),
+  ),
+  Claim(
+    "A model with RoPE has a lower loss than one without after the same tokens.",
+    "figure 3, observation 1",
+    tuple(_less(study, ("rope", "rope"), NOPE, 1) for study in ("fig3_rope_against_nope", "fig2_recovery")),
+  ),
+  Claim(
+    "On a constant sequence NoPE has no positional bias and no gradient towards one; RoPE has both.",
+    "propositions 3.2 and 3.3",
+    tests="tests/test_theory.py",
+  ),
+  Claim(
+    "Without positions, inputs that are nearly alike stay so through the layers.",
+    "theorem 3.4, lemmas B.3 to B.10",
+    tests="tests/test_theory.py",
+  ),
+  Claim(
+    "At initialisation the gradients towards positional heads are larger with RoPE, in every layer.",
+    "figure 4",
+    wants="`python -m experiments.studies.fig4_bias_gradients`",
+  ),
+  Claim(
+    "YaRN acts like cropping: at 2× its loss is within 0.02 nats of the cropped model's.",
+    "figure 5",
+    (Comparison("fig5_yarn_is_a_crop", YARN, CROP, "perplexity", "loss", 2, -MARGIN, MARGIN),),
+    (_quick(YARN, CROP, 2)._replace(above=-MARGIN, below=MARGIN),),
+  ),
+  Claim(
+    "YaRN acts like cropping: at 2× it finds no more needles (within 5 points).",
+    "figure 5",
+    (Comparison("fig5_yarn_is_a_crop", YARN, CROP, "needles", "accuracy", 2, below=SHARE),),
+    (_quick(YARN, CROP, 2, needles=True)._replace(above=None, below=SHARE),),
+  ),
+  Claim(
+    "YaRN leaves positional heads as they are and shifts semantic ones.",
+    "figures 7 and 8, observation 2",
+    wants="`experiments/studies/fig7_positional_head.py` and `fig8_semantic_head.py` on a pretrained model",
+  ),
+  Claim(
+    "DroPE is ahead on LongBench.",
+    "tables 2, 3 and 7 to 9",
+    wants="LongBench and SmolLM-360M or larger: `experiments/studies/table2_table3_longbench.py:paper`",
+  ),
+  Claim(
+    "What the model does within its context is kept: needles at 1×, within 5 points of RoPE continued.",
+    "table 5 (six benchmarks there)",
+    tuple(_more(study, DROPPED, CONTROL, 1, SHARE) for study in ("table5_in_context", "controls")),
+    (_quick(DROPPED, CONTROL, 1, needles=True, margin=SHARE),),
+  ),
+  Claim(
+    "95 % of SmolLM-360M's scores are back after less than 1 % of its training tokens.",
+    "section 5.1, figures 9 and 10",
+    wants="SmolLM-360M and 5B tokens: `experiments/configs/recalibrate.py:smollm_360m_30b`",
+  ),
+  Claim(
+    "QK-norm allows a higher rate: at the highest of three, recalibration ends lower with it.",
+    "table 11, figure 12",
+    (_less("table11_qk_norm_by_rate", ("drop_full_0.01", "nope"), ("drop_none_0.01", "nope"), 1),),
+  ),
+  Claim(
+    "A temperature that grows with the length lowers the dropped model's loss beyond its context.",
+    "appendix C.2",
+    tuple(_less(study, FITTED, DROPPED, 8) for study in ("temperature_fit", "controls")),
+    (_quick(FITTED, DROPPED, 8),),
+  ),
+)
+
+OURS = (
+  Claim(
+    "The partial drop (rotations that make a full turn within the context are kept) costs less than 0.02 nats in "
+    "context, against RoPE continued.",
+    "",
+    (_less("partial_drop", PARTIAL, CONTROL, 1, MARGIN),),
+    (_quick(PARTIAL, CONTROL, 1, margin=MARGIN),),
+  ),
+  Claim(
+    "At 8× it finds more needles than RoPE continued, as it is and under NTK and YaRN.",
+    "",
+    tuple(_more("partial_drop", PARTIAL, one, 8) for one in (CONTROL, NTK, YARN)),
+    tuple(_quick(PARTIAL, one, 8, needles=True) for one in (CONTROL, NTK, YARN)),
+  ),
+  Claim(
+    "At 8× it finds as many needles as the full drop (within 5 points).",
+    "",
+    (_more("partial_drop", PARTIAL, DROPPED, 8, SHARE),),
+    (_quick(PARTIAL, DROPPED, 8, needles=True, margin=SHARE),),
+  ),
+  Claim(
+    "At 8× its loss is lower than that of RoPE continued with YaRN.",
+    "",
+    (_less("partial_drop", PARTIAL, YARN, 8),),
+    (_quick(PARTIAL, YARN, 8),),
+  ),
+  Claim(
+    "Recalibration is part of it: clipped and not trained on, the model has a higher loss in context.",
+    "",
+    (_less("partial_drop", PARTIAL, ("clipped", "rope"), 1),),
+  ),
+  Claim(
+    "The rule holds for another base: with theta of 1e5 it costs less than 0.02 nats in context too.",
+    "",
+    (_less("partial_drop_rule", ("theta_1e5_turns_1", "rope"), ("theta_1e5_control", "rope"), 1, MARGIN),),
+  ),
+)

@@ -1,0 +1,124 @@
+"""Tables over seeds, as Markdown: every figure, its differences from the control, and the recovery curves."""
+
+from collections.abc import Sequence
+
+from drope_jax.evaluate.figures import LOSS
+from drope_jax.markdown import plain
+from experiments.plan import Row
+from experiments.reporting.lengths import show_length
+from experiments.reporting.spread import Spread, paired, show_difference, show_interval, show_spread, spread
+from experiments.reporting.summary import Summary
+from experiments.reporting.tables import MISSING, markdown_table, show_number
+
+TASKS_BESIDE = 2  # in one table of a page
+
+
+def spread_table(summary: Summary, task: str, metric: str, *, less_control: bool = False) -> str:
+  """One line per row, one column per length; `less_control`: the differences from the control of each."""
+  contexts = summary.contexts(task)
+
+  def cell(row: Row, context: int) -> str:
+    if less_control:
+      difference = difference_at(summary, row, task, context, metric)
+      return MISSING if difference is None else show_difference(difference)
+    values = summary.values(row, task, context, metric)
+    return MISSING if values is None else show_spread(spread(values))
+
+  rows = [row for row in summary.measured_rows(task, metric) if not less_control or summary.control(row) is not None]
+  lines = ([plain(row.label), *(cell(row, context) for context in contexts)] for row in rows)
+  return markdown_table([plain(metric), *(show_length(summary, context) for context in contexts)], lines)
+
+
+def difference_at(summary: Summary, row: Row, task: str, context: int, metric: str) -> Spread | None:
+  """A row less its control, paired within the seeds; None if one of them was not measured, or there is no control."""
+  control = summary.control(row)
+  if control is None:
+    return None
+  values, base = (summary.values(one, task, context, metric) for one in (row, control))
+  return None if values is None or base is None else paired(values, base)
+
+
+def recovery_table(summary: Summary) -> str | None:
+  """The held-out loss in context while the runs train, less the control's at the same step; None without curves."""
+  found = {run: recovery(summary, run) for run in summary.curves}
+  steps = sorted({step for curve in found.values() for step in curve})
+  lines = [
+    [plain(run), *(show_difference(curve[step]) if step in curve else MISSING for step in steps)]
+    for run, curve in found.items()
+    if curve
+  ]
+  return markdown_table(["run", *(f"step {step:,}" for step in steps)], lines) if lines else None
+
+
+def recovery(summary: Summary, run: str) -> dict[float, Spread]:
+  """The held-out loss in context of a run less its control's, by step; empty for a control, and without curves."""
+  row = next((row for row in summary.rows if row.run == run and row.plain), None)
+  control = None if row is None else summary.control(row)
+  if control is None or control.run == run:
+    return {}
+  curve, base = summary.curves.get(run, {}), summary.curves.get(control.run, {})
+  shared = [step for step in curve if step in base]
+  return {step: paired(curve[step], base[step]) for step in shared} if len(shared) > 1 else {}
+
+
+def compared_with(summary: Summary) -> str:
+  """In words, what the rows are compared with; empty if they are not."""
+  labels = dict.fromkeys(control.label for row in summary.rows if (control := summary.control(row)) is not None)
+  if len(labels) == 1:
+    return f"“{plain(next(iter(labels)))}” of the same seed"
+  return "the control of the same start, steps and seed" if labels else ""
+
+
+def compact_tables(summary: Summary) -> list[str]:
+  """What a reader in a hurry wants: the main metric of every task at its shortest and longest length.
+
+  Of a loss the differences from the control are those at the shortest length, what a drop costs; of any other metric
+  those at the longest, what it gains.
+  """
+  tasks = summary.tasks
+  groups = [tasks[start : start + TASKS_BESIDE] for start in range(0, len(tasks), TASKS_BESIDE)]
+  return [_compact(summary, group) for group in groups]
+
+
+def _compact(summary: Summary, tasks: Sequence[str]) -> str:
+  columns: list[tuple[str, str, int, bool]] = []  # task, metric, length, whether it is a difference
+  for task in tasks:
+    metric, contexts = summary.metrics(task)[0], summary.contexts(task)
+    columns += [(task, metric, context, False) for context in dict.fromkeys((contexts[0], contexts[-1]))]
+    columns += [(task, metric, contexts[0] if metric == LOSS else contexts[-1], True)] if compared_with(summary) else []
+
+  def heading(task: str, metric: str, context: int, less: bool) -> str:
+    name = metric if metric == LOSS else task
+    return plain(f"{name} {summary.extension(context):g}×" + (" less control" if less else ""))
+
+  def cell(row: Row, task: str, metric: str, context: int, less: bool) -> str:
+    if not less:
+      return _value(summary, row, task, context, metric)
+    found = difference_at(summary, row, task, context, metric)
+    return MISSING if found is None else show_interval(found)
+
+  rows = [row for row in summary.rows if any(row in summary.measured_rows(t, summary.metrics(t)[0]) for t in tasks)]
+  lines = ([plain(row.label), *(cell(row, *column) for column in columns)] for row in rows)
+  return markdown_table(["", *(heading(*column) for column in columns)], lines)
+
+
+def _value(summary: Summary, row: Row, task: str, context: int, metric: str) -> str:
+  """Mean ± sd over seeds; of one seed, with the interval over its samples."""
+  found = summary.at(row, task, context, metric)
+  if found is None:
+    return MISSING
+  if len(found) > 1:
+    return show_spread(spread([figure.value for figure in found]))
+  (one,) = found
+  ends = "" if one.low is None or one.high is None else f" ({show_number(one.low)} to {show_number(one.high)})"
+  return f"{show_number(one.value)}{ends}"
+
+
+def coefficient_lines(summary: Summary) -> list[str]:
+  """The fitted c of every run, with its spread over seeds."""
+  lines = []
+  for run, figures in summary.coefficients().items():
+    found, values = spread([figure.value for figure in figures]), ", ".join(f"{f.value:.3f}" for f in figures)
+    interval = "" if found.low is None else f", 95 % interval {found.low:.3f} to {found.high:.3f}"
+    lines.append(f"Fitted c of `{run}`: {show_spread(found)}{interval} (by seed: {values}).")
+  return lines

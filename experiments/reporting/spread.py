@@ -1,0 +1,62 @@
+"""Means over seeds: their standard deviation, and the 95 % interval of paired differences."""
+
+import statistics
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import scipy.stats
+
+
+class Spread(NamedTuple):
+  """The mean of one value per seed. With a single seed there is neither `sd` nor interval."""
+
+  mean: float
+  n: int  # seeds
+  sd: float | None = None
+  low: float | None = None  # of the 95 % interval of the mean, by Student's t with n - 1 degrees of freedom
+  high: float | None = None
+
+  @property
+  def above_zero(self) -> bool:
+    return self.low is not None and self.low > 0
+
+  @property
+  def below_zero(self) -> bool:
+    return self.high is not None and self.high < 0
+
+
+def spread(values: Sequence[float]) -> Spread:
+  """The spread of at least one value."""
+  mean, n = statistics.mean(values), len(values)
+  if n == 1:
+    return Spread(mean, 1)
+  sd = statistics.stdev(values)
+  half = float(scipy.stats.t.ppf(0.975, n - 1)) * sd / n**0.5
+  return Spread(mean, n, sd, mean - half, mean + half)
+
+
+def paired(values: Sequence[float], base: Sequence[float]) -> Spread:
+  """The spread of the differences, each taken within a seed, so that what a seed does to both falls out."""
+  return spread([value - other for value, other in zip(values, base, strict=True)])
+
+
+def show_spread(found: Spread) -> str:
+  """`3.500 ± 0.500`."""
+  return f"{found.mean:.3f}" + ("" if found.sd is None else f" ± {found.sd:.3f}")
+
+
+def show_difference(found: Spread) -> str:
+  """`+0.200 ± 0.100 (-0.048 to +0.448)`."""
+  if found.sd is None or found.low is None or found.high is None:
+    return f"{found.mean:+.3f}"
+  return f"{found.mean:+.3f} ± {found.sd:.3f} ({found.low:+.3f} to {found.high:+.3f})"
+
+
+def show_interval(found: Spread) -> str:
+  """`+0.200 (-0.048 to +0.448)`, bold where the interval leaves 0 out; `0` where no seed has any difference."""
+  if found.mean == 0 and not found.sd:
+    return "0"
+  if found.low is None or found.high is None:
+    return f"{found.mean:+.3f}"
+  text = f"{found.mean:+.3f} ({found.low:+.3f} to {found.high:+.3f})"
+  return f"**{text}**" if found.above_zero or found.below_zero else text

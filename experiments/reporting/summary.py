@@ -1,0 +1,178 @@
+"""A study over its seeds: every figure once per seed, and what a reader must know of how it was made."""
+
+import dataclasses
+from collections.abc import Iterable, Mapping, Sequence
+from typing import NamedTuple
+
+from drope_jax.errors import ReportError
+from drope_jax.evaluate.coefficient import FIT_TASK
+from drope_jax.evaluate.figures import BETA, LOSS, At, Figure
+from experiments.plan import Row
+from experiments.reporting import arms
+from experiments.reporting.records import Measured, Part, Records
+
+HELDOUT = "heldout"  # the task of a recovery curve: the held-out loss in context, by step
+# Parts that are not kept: a report of one seed draws them, and over seeds they would be most of the file.
+_TOO_FINE = {"position", "depth", BETA}
+
+
+class Place(NamedTuple):
+  """Where a figure stands."""
+
+  run: str
+  method: str
+  task: str
+  context: int  # tokens
+  metric: str
+  by: str | None = None
+  at: At = None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Making:
+  """How a study was made."""
+
+  title: str
+  command: str
+  machine: str
+  date: str  # of its last figure, as 2026-11-26
+  commit: str  # of this repository; empty if it is not known
+  versions: dict
+  seconds: float | None  # of a seed, on average
+  parameters: int | None  # of the model
+  tokens: float | None  # trained on in all runs of a seed
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Summary:
+  """A study over its seeds."""
+
+  making: Making
+  train_context: int  # tokens
+  seeds: tuple[int, ...]
+  rows: tuple[Row, ...]
+  kinds: Mapping[str, str]  # by run, see arms.kind
+  controls: Mapping[str, str]  # by run: the label of the row that its rows are compared with
+  figures: Mapping[Place, tuple[Figure, ...]]  # one per seed
+
+  def extension(self, context: float) -> float:
+    return context / self.train_context
+
+  @property
+  def tasks(self) -> list[str]:
+    """Every task that a model was measured on, in the order of the records."""
+    return [task for task in dict.fromkeys(place.task for place in self.figures) if task not in (HELDOUT, FIT_TASK)]
+
+  def metrics(self, task: str) -> list[str]:
+    """The metrics of a task that are no parts of others, the one that stands for it first."""
+    return list(dict.fromkeys(place.metric for place in self.figures if place.task == task and place.by is None))
+
+  def contexts(self, task: str) -> list[int]:
+    """The lengths of a task, ascending."""
+    return sorted({place.context for place in self.figures if place.task == task})
+
+  def at(self, row: Row, task: str, context: int, metric: str) -> tuple[Figure, ...] | None:
+    """The whole figure of a row, once per seed."""
+    return self.figures.get(Place(row.run, row.method, task, context, metric))
+
+  def values(self, row: Row, task: str, context: int, metric: str) -> list[float] | None:
+    found = self.at(row, task, context, metric)
+    return None if found is None else [figure.value for figure in found]
+
+  def measured_rows(self, task: str, metric: str) -> list[Row]:
+    """The rows that have this metric at any length."""
+    return [row for row in self.rows if any(self.at(row, task, c, metric) for c in self.contexts(task))]
+
+  def control(self, row: Row) -> Row | None:
+    """What a row is compared with; None for what it is itself, and where there is none."""
+    label = self.controls.get(row.run)
+    return next((other for other in self.rows if other.label == label and other != row), None)
+
+  def curve(self, run: str) -> dict[float, list[float]]:
+    """The held-out loss in context of a run by step, one value per seed."""
+    found: dict[float, list[float]] = {}
+    for place, figures in self.figures.items():
+      if (place.task, place.run) == (HELDOUT, run) and isinstance(place.at, int | float):
+        found[place.at] = [figure.value for figure in figures]
+    return dict(sorted(found.items()))
+
+  @property
+  def curves(self) -> dict[str, dict[float, list[float]]]:
+    """Every run's, that has more than one point."""
+    runs = dict.fromkeys(place.run for place in self.figures if place.task == HELDOUT)
+    return {run: curve for run in runs if len(curve := self.curve(run)) > 1}
+
+  def coefficients(self) -> dict[str, tuple[Figure, ...]]:
+    """The fitted c of the temperature by run, one per seed."""
+    return {p.run: found for p, found in self.figures.items() if (p.task, p.metric) == (FIT_TASK, "c")}
+
+
+def summarized(studies: Sequence[Records], making: Making, control: str | None = None) -> Summary:
+  """The figures of workdirs of one study with different seeds.
+
+  Args:
+    control: the label of the row that all others are compared with. By default it is the run that kept its embedding
+      and started from the same weights; for runs without one, the first of the study.
+
+  Raises:
+    ReportError: seeds are not different, there is no such row, or a study lacks a figure that the first one has.
+  """
+  studies = sorted(studies, key=lambda study: study.seed)
+  seeds = tuple(study.seed for study in studies)
+  if len(set(seeds)) < len(seeds):
+    raise ReportError(f"seeds are {list(seeds)}; a spread needs at least two, all different")
+  first = studies[0]
+  figures: dict[Place, tuple[Figure, ...]] = {}
+  for (run, method, task), by_context in first.measured.items():
+    for context, here in sorted(by_context.items()):
+      for part in _kept(task, here):
+        found = [study.measured.get((run, method, task), {}).get(context) for study in studies]
+        values = [None if one is None else one.figures.get(part) for one in found]
+        missing = next((study for study, value in zip(studies, values, strict=True) if value is None), None)
+        if missing is None:
+          figures[Place(run, method, task, context, *part)] = tuple(value for value in values if value is not None)
+        elif part[1] is None:
+          label = next((row.label for row in first.rows if (row.run, row.method) == (run, method)), run)
+          raise ReportError(f"{missing.directory}: no {part[0]} of {label} in {task} at {context} tokens")
+  for run in first.runs:
+    curves = [_recovery(study, run) for study in studies]
+    for step in curves[0]:
+      if all(step in curve for curve in curves):
+        place = Place(run, "", HELDOUT, first.train_context, LOSS, "step", step)
+        figures[place] = tuple(Figure(LOSS, curve[step], 0, better="lower") for curve in curves)
+  return Summary(
+    making=making,
+    train_context=first.train_context,
+    seeds=seeds,
+    rows=first.rows,
+    kinds={name: arms.kind(run) for name, run in first.runs.items()},
+    controls=_controls(first, control),
+    figures=figures,
+  )
+
+
+def _kept(task: str, found: Measured) -> Iterable[Part]:
+  """The figures that a summary keeps, the one that stands for the task first."""
+  whole = [part for part in found.figures if part[1] is None and (part[0] != BETA or task == FIT_TASK)]
+  return [*whole, *(part for part in found.figures if part[1] is not None and part[1] not in _TOO_FINE)]
+
+
+def _recovery(study: Records, run: str) -> dict[int, float]:
+  """The held-out loss at the training context, by step, of a run that began from another's weights."""
+  if run not in study.runs or study.runs[run].transition is None:
+    return {}
+  return study.runs[run].heldout_losses()
+
+
+def _controls(study: Records, label: str | None) -> dict[str, str]:
+  """By run, the label of the row that its rows are compared with."""
+  if label is not None and label not in {row.label for row in study.rows}:
+    raise ReportError(f"--control is {label!r}; rows: {', '.join(row.label for row in study.rows)}")
+  main = arms.main_control(study)
+  found = {}
+  for name, run in study.runs.items():
+    own = arms.control_of(study, run)
+    row = next((row for row in study.rows if own is not None and row.plain and row.run == own.name), main)
+    if label is not None or row is not None:
+      found[name] = label if label is not None else row.label if row is not None else ""
+  return found

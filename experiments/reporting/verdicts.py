@@ -1,0 +1,88 @@
+"""Whether a claim holds, by a stated rule, from the summaries of the studies in docs/results/data."""
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+
+from drope_jax.markdown import plain
+from experiments.plan import Row
+from experiments.reporting.claims import Claim, Comparison
+from experiments.reporting.spread import Spread, paired
+from experiments.reporting.summary import Summary
+from experiments.reporting.tables import MISSING, markdown_table
+
+HOLDS, FAILS, OPEN, UNTESTED = "holds", "does not hold", "open", "not tested"
+
+RULE = """\
+A claim is about a difference between two rows of a study, taken within each seed. It **holds** at our scale if the 95 %
+interval of the mean difference (Student's t over seeds) lies wholly where the claim puts it, **does not hold** if the
+interval lies wholly outside, and is **open** if it reaches both, or if there is one seed. Of several comparisons all
+must hold; one that fails refutes the claim. The quickstart stands in where the study that is meant has not been run."""
+
+
+def difference(summary: Summary, asked: Comparison) -> Spread | None:
+  """The difference that a comparison is about; None if the study has not measured it."""
+  rows = [_row(summary, run, method) for run, method in (asked.first, asked.second)]
+  context = round(asked.extension * summary.train_context)
+  values = [None if row is None else summary.values(row, asked.task, context, asked.metric) for row in rows]
+  return None if values[0] is None or values[1] is None else paired(values[0], values[1])
+
+
+def verdict(found: Spread, asked: Comparison) -> str:
+  """By the rule."""
+  if found.low is None or found.high is None:
+    return OPEN
+  above = -math.inf if asked.above is None else asked.above
+  below = math.inf if asked.below is None else asked.below
+  if above < found.low and found.high < below:
+    return HOLDS
+  return FAILS if found.high <= above or found.low >= below else OPEN
+
+
+def overall(verdicts: Sequence[str]) -> str:
+  """The verdict on a claim, of those on its comparisons."""
+  if not verdicts:
+    return UNTESTED
+  return next((one for one in (FAILS, OPEN) if one in verdicts), HOLDS)
+
+
+def claims_table(claims: Sequence[Claim], summaries: Mapping[str, Summary], header: str) -> str:
+  """One line per claim: where it stands, the evidence, the verdict."""
+  lines = []
+  for claim in claims:
+    evidence, found = [], []
+    for asked in _measured(claim.comparisons, summaries) or _measured(claim.otherwise, summaries):
+      here = difference(summaries[asked.study], asked)
+      assert here is not None
+      found.append(verdict(here, asked))
+      evidence.append(f"{_described(summaries[asked.study], asked, here)}: {found[-1]}")
+    result = f"**{overall(found)}**" + (" at our scale" if found and overall(found) in (HOLDS, FAILS) else "")
+    if claim.tests:
+      evidence, result = [f"checked on random models by `{claim.tests}`"], f"**{HOLDS}**"
+    missing = f"wants {claim.wants}" if claim.wants else ", ".join(dict.fromkeys(c.study for c in claim.comparisons))
+    shown = "<br>".join(evidence) or (missing if claim.wants else f"`mini` is to be run: {missing}")
+    lines.append([claim.text, *([claim.where] if claim.where else []), shown, result])
+  columns = [header, *(["where"] if claims[0].where else []), "our evidence", "verdict"]
+  return markdown_table(columns, lines, numbers=False)
+
+
+def _measured(asked: Sequence[Comparison], summaries: Mapping[str, Summary]) -> list[Comparison]:
+  return [one for one in asked if one.study in summaries and difference(summaries[one.study], one) is not None]
+
+
+def _described(summary: Summary, asked: Comparison, found: Spread) -> str:
+  """`[controls](controls.md) mini, 5 seeds: “DroPE” less “RoPE, continued”, loss at 1×: +0.33 (+0.31 to +0.35)`."""
+  first, second = (_row(summary, run, method) for run, method in (asked.first, asked.second))
+  size = re.search(r"\.py:(\w+)", summary.making.command)
+  seeds = f"{len(summary.seeds)} seeds" if len(summary.seeds) > 1 else "one seed"
+  labels = " less ".join(f"“{plain(row.label)}”" if row is not None else MISSING for row in (first, second))
+  what = asked.metric if asked.metric == "loss" else asked.task
+  interval = "" if found.low is None or found.high is None else f" ({found.low:+.3f} to {found.high:+.3f})"
+  return (
+    f"[{asked.study}]({asked.study}.md){f' {size[1]}' if size else ''}, {seeds}: {labels}, {what} at "
+    f"{asked.extension:g}×: {found.mean:+.3f}{interval}"
+  )
+
+
+def _row(summary: Summary, run: str, method: str) -> Row | None:
+  return next((row for row in summary.rows if (row.run, row.method) == (run, method)), None)

@@ -1,0 +1,85 @@
+"""The pages of docs/results: `python -m experiments.results [--out=docs/results]` writes all of them again.
+
+A study's page is made of the figures in data/ (experiments/seeds.py --page puts them there) and of what a person has
+written in data/NAME.txt. index.md has the claims of the paper with a verdict on each, by rule, and lists the pages;
+pages that no data belongs to are written by hand.
+"""
+
+import re
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from drope_jax import cli
+from drope_jax.errors import ReportError
+from drope_jax.files import replace_whole
+from experiments.reporting import claims
+from experiments.reporting.study_page import DATA, write_page
+from experiments.reporting.summary_files import read_summary
+from experiments.reporting.verdicts import RULE, claims_table
+
+RESULTS = Path(__file__).parents[1] / "docs" / "results"
+
+ABOUT = """\
+Every figure here comes from the command beside it, with its seeds and hardware. What is not here has not been measured.
+The tables above and the pages of studies are generated from the figures in data/, and no number in them is typed."""
+
+
+def pages(directory: Path) -> list[Path]:
+  """The pages that are made of figures in data/."""
+  return [directory / f"{path.stem}.md" for path in sorted((directory / DATA).glob("*.json"))]
+
+
+def index_text(directory: Path) -> str:
+  """index.md: claims, verdicts, and the pages that are there."""
+  summaries = {page.stem: read_summary(directory / DATA / f"{page.stem}.json") for page in pages(directory)}
+  listed = [f"- [{_title(page)}]({page.name})" for page in sorted(directory.glob("*.md")) if page.stem != "index"]
+  parts = [
+    "# Results",
+    claims_table(claims.PAPER, summaries, "claim of the paper"),
+    RULE,
+    "## The partial drop, which is ours",
+    claims_table(claims.OURS, summaries, "claim"),
+    "## Pages",
+    ABOUT,
+    "\n".join(listed),
+    "```{toctree}\n:hidden:\n:glob:\n\n*\n```",
+  ]
+  return "\n\n".join(parts) + "\n"
+
+
+def _title(page: Path) -> str:
+  found = re.search(r"^# (.+)$", page.read_text(encoding="utf-8"), re.MULTILINE)
+  if found is None:
+    raise ReportError(f"{page}: has no title, a line that begins with '# '")
+  return found[1]
+
+
+def write_index(directory: Path) -> None:
+  replace_whole(directory / "index.md", index_text(directory))
+
+
+def write_all(directory: Path, *, pictures: bool = True) -> list[Path]:
+  """Writes every page, and the index; returns the paths of the pages."""
+  found = pages(directory)
+  for page in found:
+    write_page(page, pictures=pictures)
+  write_index(directory)
+  return found
+
+
+def _parser() -> cli.Parser:
+  parser = cli.Parser(prog="python -m experiments.results", about=__doc__)
+  parser.add_argument(
+    "--out", type=cli.path_argument, default=str(RESULTS), metavar="DIR", help="of the pages; default: docs/results"
+  )
+  return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+  """The command; returns its exit status."""
+  return cli.run_parsed(_parser(), lambda given: print(*write_all(Path(given.out)), sep="\n"), arguments)
+
+
+if __name__ == "__main__":
+  sys.exit(main())

@@ -1,0 +1,174 @@
+"""The pages of docs/results are those of the figures beside them, and verdicts follow the rule that they state."""
+
+import dataclasses
+import importlib
+import json
+from pathlib import Path
+
+import pytest
+from support.study_records import ACCURACIES, LOSSES, figures, study_of, write_study
+
+from drope_jax.errors import ReportError
+from experiments import results, seeds
+from experiments.reporting import claims, verdicts
+from experiments.reporting.making import shareable
+from experiments.reporting.paper_tables import paper_tables
+from experiments.reporting.spread import spread
+from experiments.reporting.study_page import DATA, MOST_BYTES, digest, findings, page_text, picture_digest, write_page
+from experiments.reporting.summary_files import csv_text, read_summary
+
+PAGES = results.pages(results.RESULTS)
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_a_page_is_current(page):
+  """`python -m experiments.results` writes it again."""
+  summary = read_summary(page.parent / DATA / f"{page.stem}.json")
+  assert page.read_text() == page_text(summary, page.stem, findings(page))
+  pictures = list((page.parent / DATA).glob(f"{page.stem}_*.png"))
+  shown = [path for path in pictures if f"({DATA}/{path.name})" in page.read_text()]
+  assert shown
+  for path in shown:
+    assert picture_digest(path) == digest(summary) and path.stat().st_size <= MOST_BYTES
+
+
+def test_the_index_is_current():
+  assert (results.RESULTS / "index.md").read_text() == results.index_text(results.RESULTS)
+
+
+@pytest.fixture(scope="module")
+def workdirs(tmp_path_factory):
+  """Two seeds, in which the dropped model's loss differs from the control's by 0.38 and 0.40 in context."""
+  made = []
+  for seed in (0, 1):
+    made.append(tmp_path_factory.mktemp(f"seed-{seed}"))
+    write_study(made[-1])
+    description = json.loads((made[-1] / "study.json").read_text())
+    (made[-1] / "study.json").write_text(json.dumps(description | {"seed": seed}))
+    losses = {label: [value + 0.1 * seed for value in values] for label, values in LOSSES.items()}
+    losses["DroPE"] = [value + 0.02 * seed for value in losses["DroPE"]]
+    study_of(made[-1], figures(losses, ACCURACIES))
+  return made
+
+
+@pytest.fixture(scope="module")
+def page(workdirs, tmp_path_factory):
+  """The page of the two, and what lies beside it."""
+  path = tmp_path_factory.mktemp("results") / "quick.md"
+  return seeds.write_study_page(workdirs, path, commit="abc1234")
+
+
+def test_a_page_says_how_it_was_made_and_what_came_out(page):
+  text = page.read_text()
+  for part in ("seeds 0, 1", "commit abc1234", "2 CPU cores, 4 GiB", "--workdir=runs/quick", "(data/quick.csv)"):
+    assert part in text
+  # 3.27 + 0.12 - 2.99 and 3.27 - 2.89: 0.39 ± 0.0141, and t(0.975, 1) is 12.706.
+  assert "| DroPE | 3.330 ± 0.085 | 3.660 ± 0.085 | **+0.390 (+0.263 to +0.517)** |" in text
+  assert "[Dropping positional embeddings, in small](quick.md)" in (page.parent / "index.md").read_text()
+
+
+def test_a_page_is_the_same_from_the_files_beside_it_and_keeps_what_a_person_wrote(page):
+  before = {path.name: path.read_bytes() for path in page.parent.rglob("*") if path.is_file()}
+  results.write_all(page.parent)
+  assert before == {path.name: path.read_bytes() for path in page.parent.rglob("*") if path.is_file()}
+  note = page.parent / DATA / "quick.txt"
+  note.write_text("The drop costs 0.4 nats.\n")
+  write_page(page, pictures=False)
+  assert "\n\nThe drop costs 0.4 nats.\n\n" in page.read_text()
+  note.unlink()
+
+
+def test_a_summary_is_read_as_it_was_written(page, workdirs):
+  path = page.parent / DATA / "quick.json"
+  written, here = read_summary(path), seeds.summary_of(workdirs, "quick", commit="abc1234")
+  assert csv_text(written) == csv_text(here)
+  assert dataclasses.replace(written, figures={}) == dataclasses.replace(here, figures={})
+  assert list(written.figures) == list(here.figures)
+
+
+@pytest.mark.parametrize(
+  ("spoil", "said"),
+  [
+    (lambda text: text.replace(",0,3.27,", ",0,much,"), "not a figure"),
+    (lambda text: "\n".join(text.splitlines()[:-1]) + "\n", "has seeds"),
+    (lambda text: text.replace("context", "length", 1), "not a figure"),
+  ],
+)
+def test_spoilt_figures_are_named(page, tmp_path, spoil, said):
+  for name in ("quick.json", "quick.csv"):
+    text = (page.parent / DATA / name).read_text()
+    (tmp_path / name).write_text(spoil(text) if name.endswith("csv") else text)
+  with pytest.raises(ReportError, match=rf"quick\.csv.*{said}"):
+    read_summary(tmp_path / "quick.json")
+
+
+@pytest.mark.parametrize(
+  ("command", "shown"),
+  [
+    (
+      "python -m experiments.study --config=experiments/studies/a.py:mini --workdir=/tmp/x/seed-1 --config.seed=1 "
+      "--runs=/tmp/runs --data=/home/me/text",
+      "python -m experiments.study --config=experiments/studies/a.py:mini --workdir=runs/a --data=text --seeds=1,2",
+    ),
+    ("python -m experiments.study --config=a.py --workdir=/x --seeds=1", None),
+  ],
+)
+def test_commands_lose_the_paths_of_their_machine(command, shown):
+  expected = shown or "python -m experiments.study --config=a.py --workdir=runs/a --seeds=1,2"
+  assert shareable(command, "a", [1, 2]) == expected
+
+
+# --- claims ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+  ("values", "above", "below", "expected"),
+  [
+    ((0.1, 0.11, 0.12), 0.0, None, verdicts.HOLDS),
+    ((0.1, 0.11, 0.12), None, 0.0, verdicts.FAILS),
+    ((-0.1, 0.2, 0.1), 0.0, None, verdicts.OPEN),
+    ((0.001, 0.002, 0.003), None, 0.02, verdicts.HOLDS),
+    ((0.001, 0.002, 0.003), -0.02, 0.02, verdicts.HOLDS),
+    ((0.01, 0.02, 0.03), -0.02, 0.02, verdicts.OPEN),
+    ((0.1,), 0.0, None, verdicts.OPEN),
+  ],
+)
+def test_a_verdict_follows_the_rule(values, above, below, expected):
+  asked = claims.Comparison("s", ("a", "rope"), ("b", "rope"), "perplexity", "loss", 1, above, below)
+  assert verdicts.verdict(spread(values), asked) == expected
+
+
+@pytest.mark.parametrize(
+  ("found", "expected"),
+  [
+    ([], verdicts.UNTESTED),
+    (["holds", "holds"], verdicts.HOLDS),
+    (["holds", "open"], verdicts.OPEN),
+    (["open", "does not hold"], verdicts.FAILS),
+  ],
+)
+def test_one_that_fails_refutes_a_claim(found, expected):
+  assert verdicts.overall(found) == expected
+
+
+def test_claims_are_about_rows_that_their_studies_measure():
+  every = [one for claim in (*claims.PAPER, *claims.OURS) for one in (*claim.comparisons, *claim.otherwise)]
+  for name in {one.study for one in every}:
+    module = importlib.import_module(f"experiments.studies.{name}")
+    settings = module.SIZES["mini"]() if hasattr(module, "SIZES") else module.get_config()
+    study = settings.study(Path("study"))
+    rows = {(row.run, row.method) for row in study.rows}
+    for one in every:
+      if one.study == name:
+        assert {one.first, one.second} <= rows and one.task in study.tasks, one
+        assert one.extension * study.train_context in study.lengths, one
+  for claim in claims.PAPER:
+    assert claim.comparisons or claim.tests or claim.wants, claim.text
+    assert not claim.tests or (ROOT / claim.tests).exists()
+
+
+def test_the_tables_of_the_paper_belong_to_studies_that_are_there():
+  for table in paper_tables():
+    assert (ROOT / "experiments" / "studies" / f"{table.study}.py").exists()
+    assert {len(row) for row in table.rows} == {len(table.header)}
