@@ -34,7 +34,7 @@ from drope_jax.config import ModelConfig, TrainConfig
 from drope_jax.errors import CheckpointError, ConfigError
 from drope_jax.evaluate.measure import check, evaluate
 from drope_jax.evaluate.tasks import make_tasks
-from drope_jax.files import holds_something, replace_whole, write_json
+from drope_jax.files import holds_something, write_json
 from drope_jax.serialization import (
   differences,
   from_dict,
@@ -53,7 +53,7 @@ from experiments.models import run_models
 from experiments.plan import Pretrained, Study, needed_runs, reading, run_directory
 from experiments.report import write_report
 from experiments.reporting.stored import read_json
-from experiments.seeds import seed_report
+from experiments.seeds import write_seeds
 
 logger = logging.getLogger("experiments.study")
 
@@ -256,8 +256,7 @@ def run_seeds(settings: Any, seeds: Sequence[int], workdir: Path, **how: Any) ->
     done.append(_of_seed(workdir, seed))
     run_study(_with_seed(settings, seed), done[-1], **how)
   if len(done) > 1:
-    replace_whole(workdir / "seeds.md", seed_report(done))
-    logger.info("over seeds: %s", workdir / "seeds.md")
+    logger.info("over seeds: %s", write_seeds(done, workdir))
 
 
 def _of_seed(workdir: Path, seed: int) -> Path:
