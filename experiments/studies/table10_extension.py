@@ -9,11 +9,11 @@ LongRoPE2's row wants its factors, one per pair: `python -m experiments.factor_s
 `--config.longrope='(1.0, 1.3, ...)'` adds the row. The original also fine-tunes with them; the paper does not say how
 it made that row. `mini` and `small` have a trunk of their own, and facts by topic as needles.
 
-| size  |  parameters |     T | runs | rows |     tokens | FLOPs (PaLM) |     minutes (on) |
-| :---- | ----------: | ----: | ---: | ---: | ---------: | -----------: | ---------------: |
-| mini  |     935,040 |   128 |    3 |    8 |       1.3M |      8.18e12 | 11 (2 CPU cores) |
-| small |  15,735,168 |   256 |    3 |    8 |     125.0M |      1.30e16 |     5 (one H200) |
-| paper | 361,862,080 | 2,048 |    2 |    8 | 251,658.2M |      7.36e20 |                  |
+| size  |  parameters |     T | runs | rows |     tokens | FLOPs (PaLM) |    minutes (on) |
+| :---- | ----------: | ----: | ---: | ---: | ---------: | -----------: | --------------: |
+| mini  |     935,040 |   128 |    3 |    8 |       1.3M |      8.18e12 | 3 (2 CPU cores) |
+| small |  15,735,168 |   256 |    3 |    8 |     125.0M |      1.30e16 |    5 (one H200) |
+| paper | 361,862,080 | 2,048 |    2 |    8 | 251,658.2M |      7.36e20 |                 |
 
 Tokens and FLOPs (PaLM) are of all runs of a seed. Numbers to expect: not yet run.
 """
