@@ -6,8 +6,9 @@ its rows stands what it lacks: RoPE that branches off where DroPE does and goes 
 
 `python -m experiments.study --config=experiments/studies/table1_needles.py:SIZE --workdir=DIR --seeds=0,1,2`. Runs:
 `rope`, `nope`, `alibi` and `rnope_swa` from scratch for all of the tokens; `trunk`, and from it `control` and `drop`.
-`mini` and `small` find facts by topic (task `needles`), since RULER's prompts, which `paper` has, ask for seven-digit
-numbers in texts longer than their contexts, which models of this size do not answer (experiments/RESULTS.md).
+`mini` and `small` find facts by topic (task `needles`): four facts are hidden and one is asked for, as in multi-key.
+RULER's three variants, which `paper` has, are not tried there: they ask for seven-digit numbers, by instructions that
+are longer than a context of `mini`, and models of this size do not answer them (experiments/RESULTS.md).
 
 | size  |  parameters |     T | runs | rows |    tokens | FLOPs (PaLM) |    minutes (on) |
 | :---- | ----------: | ----: | ---: | ---: | --------: | -----------: | --------------: |
