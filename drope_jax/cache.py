@@ -15,7 +15,9 @@ Array = jax.Array
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass
 class Cache:
-  """Keys and values of the tokens so far. Keys lie here unrotated, so that a rotation may depend on the final length.
+  """Keys and values of the tokens so far.
+
+  Keys are those before rotation and token shift (additions.py), since a rotation may depend on the final length.
 
   Row b holds `lengths_B[b]` tokens, from slot 0 on; what lies in later slots is never seen.
   """

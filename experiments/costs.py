@@ -19,16 +19,18 @@ from drope_jax.parameters import count_parameters
 from experiments.plan import EvalPlan, Study, run_directory
 
 # Training as it was measured: (FLOPs per token, tokens per second of a device), by jax's device_kind. A study's own
-# small sizes: the quickstart on two cores, partial_drop:small on an H200 (its 392 s, evaluation and compiling taken
-# off); 29.9M on two cores and 494M: RESULTS.md. Other models are interpolated in logarithms; beyond the ends FLOP/s
-# are as at the end.
+# small sizes: one quickstart on two quiet cores (`python -m experiments.quickstart --config.seed=2`, median of its
+# records), partial_drop:small on an H200 (its 392 s, evaluation and compiling taken off); 29.9M on two cores and 494M:
+# RESULTS.md. Other models are interpolated in logarithms; beyond the ends FLOP/s are as at the end.
+# Two studies side by side, each pinned to one of the two cores (`taskset -c 0` and `-c 1`), train at 18,800 tokens/s
+# each (partial_drop:mini, seeds 0 and 1): a seed then takes 1.8 times as long, and two seeds 0.9 times.
 SPEEDS: Mapping[str, Sequence[tuple[float, float]]] = {
-  "cpu": [(6.39e6, 10_000), (1.92e8, 889)],
+  "cpu": [(6.39e6, 34_000), (1.92e8, 889)],
   "NVIDIA H200": [(1.04e8, 650_000), (3.23e9, 145_000)],
 }
 MACHINES = {"mini": "cpu", "small": "NVIDIA H200"}  # what these sizes are for
 SHOWN = {"cpu": "2 CPU cores", "NVIDIA H200": "one H200"}  # those that SPEEDS are of
-COMPILING = 8.0  # seconds per run and per row, about: its programs, its checkpoints
+COMPILING = {"cpu": 3.0, "NVIDIA H200": 8.0}  # seconds per run and per row, about: its programs, its checkpoints
 # Of time, for show_time: name, seconds, and how many seconds are too many to be shown in it.
 UNITS = (
   ("min", 60, 2 * 3600),
@@ -115,7 +117,7 @@ def estimate(study: Study, models: Mapping[str, ModelConfig], device_kind: str |
   )
   training = sum(seconds(cost.flops, cost.per_token, kind, devices) for cost in costs)
   measuring = seconds(evaluation_flops(study, models), per_token, kind, devices)
-  return training + measuring + COMPILING * (len(costs) + len(study.rows))
+  return training + measuring + COMPILING.get(kind, math.nan) * (len(costs) + len(study.rows))
 
 
 def exponent(number: float, digits: int = 2) -> str:

@@ -28,7 +28,10 @@ def size_table(module: ModuleType) -> str:
 
 def write_table(path: Path) -> None:
   """Replaces the table in the docstring of a study's file. Raises FileError if there is none."""
-  table, text = size_table(load(str(path), "FILE")), path.read_text()
+  module = load(str(path), "FILE")
+  if not hasattr(module, "SIZES"):
+    raise FileError(f"{path}: it has no SIZES, of which the table would be")
+  table, text = size_table(module), path.read_text()
   written, count = TABLE.subn(lambda _: table + "\n", text, count=1)
   if not count:
     raise FileError(f"{path}: the docstring has no table that begins with '| size'")

@@ -8,11 +8,11 @@ train.
 `python -m experiments.study --config=experiments/studies/fig3_rope_against_nope.py:SIZE --workdir=DIR --seeds=0,1,2`;
 the report's loss curves are the figure, its table has the ends.
 
-| size  |  parameters |     T | runs | rows |    tokens | FLOPs (PaLM) |     minutes (on) |
-| :---- | ----------: | ----: | ---: | ---: | --------: | -----------: | ---------------: |
-| mini  |     935,040 |   128 |    3 |    3 |     12.3M |      7.85e13 | 21 (2 CPU cores) |
-| small |  15,735,168 |   256 |    3 |    3 |    300.0M |      3.11e16 |     8 (one H200) |
-| paper | 494,005,120 | 1,024 |    3 |    3 | 50,331.6M |      1.62e20 |                  |
+| size  |  parameters |     T | runs | rows |    tokens | FLOPs (PaLM) |    minutes (on) |
+| :---- | ----------: | ----: | ---: | ---: | --------: | -----------: | --------------: |
+| mini  |     935,040 |   128 |    3 |    3 |     12.3M |      7.85e13 | 6 (2 CPU cores) |
+| small |  15,735,168 |   256 |    3 |    3 |    300.0M |      3.11e16 |    8 (one H200) |
+| paper | 494,005,120 | 1,024 |    3 |    3 | 50,331.6M |      1.62e20 |                 |
 
 Tokens and FLOPs (PaLM) are of all runs of a seed. Numbers to expect: not yet run.
 """

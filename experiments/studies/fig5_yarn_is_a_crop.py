@@ -9,7 +9,7 @@ report's table and its picture against length are the figure.
 
 | size  |  parameters |     T | runs | rows |    tokens | FLOPs (PaLM) |    minutes (on) |
 | :---- | ----------: | ----: | ---: | ---: | --------: | -----------: | --------------: |
-| mini  |     935,040 |   128 |    4 |    6 |      1.5M |      9.81e12 | 5 (2 CPU cores) |
+| mini  |     935,040 |   128 |    4 |    6 |      1.5M |      9.81e12 | 2 (2 CPU cores) |
 | small |  15,735,168 |   256 |    4 |    6 |    150.1M |      1.56e16 |    5 (one H200) |
 | paper | 494,005,120 | 1,024 |    4 |    6 | 20,971.5M |      6.77e19 |                 |
 

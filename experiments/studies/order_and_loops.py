@@ -9,7 +9,7 @@ control (RoPE continued), the full drop, the partial drop, which is ours, and No
 
 | size  |  parameters |     T | runs | rows |    tokens | FLOPs (PaLM) |    minutes (on) |
 | :---- | ----------: | ----: | ---: | ---: | --------: | -----------: | --------------: |
-| mini  |     935,040 |   128 |    5 |    6 |      2.6M |      1.64e13 | 9 (2 CPU cores) |
+| mini  |     935,040 |   128 |    5 |    6 |      2.6M |      1.64e13 | 3 (2 CPU cores) |
 | small |  15,735,168 |   256 |    5 |    6 |    250.1M |      2.60e16 |    8 (one H200) |
 | paper | 494,005,120 | 1,024 |    5 |    6 | 37,748.7M |      1.22e20 |                 |
 

@@ -33,11 +33,11 @@ recalibration_budget.py; other contexts and bases, where the same rule keeps ano
 partial_drop_rule.py. Each tail's metrics.jsonl has its recovery curve, the held-out loss in context at its start and
 after each fifth of its steps.
 
-| size  |  parameters |     T | runs | rows |    tokens | FLOPs (PaLM) |     minutes (on) |
-| :---- | ----------: | ----: | ---: | ---: | --------: | -----------: | ---------------: |
-| mini  |     935,040 |   128 |   13 |   23 |      4.6M |      2.94e13 | 28 (2 CPU cores) |
-| small |  15,735,168 |   256 |    5 |    9 |    175.1M |      1.82e16 |     7 (one H200) |
-| paper | 494,005,120 | 1,024 |   11 |   19 | 50,331.6M |      1.62e20 |                  |
+| size  |  parameters |     T | runs | rows |    tokens | FLOPs (PaLM) |    minutes (on) |
+| :---- | ----------: | ----: | ---: | ---: | --------: | -----------: | --------------: |
+| mini  |     935,040 |   128 |   13 |   23 |      4.6M |      2.94e13 | 9 (2 CPU cores) |
+| small |  15,735,168 |   256 |    5 |    9 |    175.1M |      1.82e16 |    7 (one H200) |
+| paper | 494,005,120 | 1,024 |   11 |   19 | 50,331.6M |      1.62e20 |                 |
 
 Runs count the trunk; tokens and FLOPs (PaLM) are of all runs of a seed. Pairs kept by 0.35, 0.5, 1, 2 and 4 turns:
 mini 8, 7, 6, 5, 3 of 16; by 1 and 2: small 13, 11 of 32, paper 12, 11 of 32. mini asks for 400 needles a length and

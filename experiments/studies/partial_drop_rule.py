@@ -10,13 +10,13 @@ Paper: none of its tables; it drops all rotations. The control that is run besid
 `python -m experiments.study --config=experiments/studies/partial_drop_rule.py:SIZE --workdir=DIR --seeds=0,1,2`; one
 trunk per base, and a size per context.
 
-| size      |  parameters |     T | runs | rows |    tokens | FLOPs (PaLM) |     minutes (on) |
-| :-------- | ----------: | ----: | ---: | ---: | --------: | -----------: | ---------------: |
-| mini      |     935,040 |   128 |    6 |    9 |      2.0M |      1.31e13 |  8 (2 CPU cores) |
-| mini_256  |     935,040 |   256 |   12 |   18 |      4.1M |      2.94e13 | 21 (2 CPU cores) |
-| small     |  15,735,168 |   256 |    5 |    6 |    175.1M |      1.82e16 |     6 (one H200) |
-| small_512 |  15,735,168 |   512 |    5 |    6 |    175.1M |      1.98e16 |     7 (one H200) |
-| paper     | 494,005,120 | 1,024 |   14 |   20 | 54,526.0M |      1.76e20 |                  |
+| size      |  parameters |     T | runs | rows |    tokens | FLOPs (PaLM) |    minutes (on) |
+| :-------- | ----------: | ----: | ---: | ---: | --------: | -----------: | --------------: |
+| mini      |     935,040 |   128 |    6 |    9 |      2.0M |      1.31e13 | 3 (2 CPU cores) |
+| mini_256  |     935,040 |   256 |   12 |   18 |      4.1M |      2.94e13 | 7 (2 CPU cores) |
+| small     |  15,735,168 |   256 |    5 |    6 |    175.1M |      1.82e16 |    6 (one H200) |
+| small_512 |  15,735,168 |   512 |    5 |    6 |    175.1M |      1.98e16 |    7 (one H200) |
+| paper     | 494,005,120 | 1,024 |   14 |   20 | 54,526.0M |      1.76e20 |                 |
 
 Tokens and FLOPs (PaLM) are of all runs of a seed. Numbers to expect: not yet run.
 """

@@ -10,11 +10,11 @@ a learnt log-n scale (row 8), which is aimed at length, in recalibration_length.
 `python -m experiments.study --config=experiments/studies/recalibration.py:SIZE --workdir=DIR --seeds=0,1,2,3,4`. All
 tails see the same tokens in the same order; the report has every one's recovery curve.
 
-| size  |  parameters |     T | runs | rows |    tokens | FLOPs (PaLM) |     minutes (on) |
-| :---- | ----------: | ----: | ---: | ---: | --------: | -----------: | ---------------: |
-| mini  |     935,040 |   128 |   18 |   17 |      5.1M |      3.37e13 | 19 (2 CPU cores) |
-| small |  15,735,168 |   256 |   13 |   12 |    181.1M |      1.94e16 |     8 (one H200) |
-| paper | 494,005,120 | 1,024 |   18 |   17 | 50,331.6M |      1.67e20 |                  |
+| size  |  parameters |     T | runs | rows |    tokens | FLOPs (PaLM) |    minutes (on) |
+| :---- | ----------: | ----: | ---: | ---: | --------: | -----------: | --------------: |
+| mini  |     935,040 |   128 |   18 |   17 |      5.1M |      3.37e13 | 6 (2 CPU cores) |
+| small |  15,735,168 |   256 |   13 |   12 |    181.1M |      1.94e16 |    8 (one H200) |
+| paper | 494,005,120 | 1,024 |   18 |   17 | 50,331.6M |      1.67e20 |                 |
 
 Tokens and FLOPs (PaLM, the teacher's forward passes included) are of all runs of a seed. Numbers to expect: not yet
 run. A pilot (one to three seeds, other code) had all of them within 0.06 nats of the plain drop.

@@ -9,11 +9,11 @@ after a drop, after a partial one, and as its control while RoPE is continued.
 `python -m experiments.study --config=experiments/studies/recalibration_hybrid.py:SIZE --workdir=DIR
 --seeds=0,1,2,3,4`. All tails see the same tokens in the same order.
 
-| size  |                 parameters |     T | runs | rows |    tokens | FLOPs (PaLM) |     minutes (on) |
-| :---- | -------------------------: | ----: | ---: | ---: | --------: | -----------: | ---------------: |
-| mini  |         935,040 to 935,044 |   128 |   11 |   13 |      3.3M |      2.17e13 | 19 (2 CPU cores) |
-| small |   15,735,168 to 15,735,176 |   256 |   11 |   13 |    173.3M |      1.83e16 |     8 (one H200) |
-| paper | 494,005,120 to 494,005,144 | 1,024 |   11 |   13 | 35,651.6M |      1.17e20 |                  |
+| size  |                 parameters |     T | runs | rows |    tokens | FLOPs (PaLM) |    minutes (on) |
+| :---- | -------------------------: | ----: | ---: | ---: | --------: | -----------: | --------------: |
+| mini  |         935,040 to 935,044 |   128 |   11 |   13 |      3.3M |      2.17e13 | 6 (2 CPU cores) |
+| small |   15,735,168 to 15,735,176 |   256 |   11 |   13 |    173.3M |      1.83e16 |    8 (one H200) |
+| paper | 494,005,120 to 494,005,144 | 1,024 |   11 |   13 | 35,651.6M |      1.17e20 |                 |
 
 Tokens and FLOPs (PaLM) are of all runs of a seed. Numbers to expect: not yet run.
 """

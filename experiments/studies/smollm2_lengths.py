@@ -4,10 +4,11 @@ Paper: the rows of table 2 that train nothing, in perplexity and of another mode
 
 `python -m experiments.study --config=experiments/studies/smollm2_lengths.py --workdir=runs/smollm2_lengths`, after
 `python -m experiments.fetch_smollm2` (the model) and `python -m experiments.prose --out=data/prose` (the text). RoPE as
-it is and rescaled by PI, NTK and YaRN, and the same weights with the rotations dropped, which is where recalibration
-would begin. Any imported model with RoPE will do (`--config.checkpoint`), at any multiples of its context.
+it is and rescaled by PI, NTK and YaRN, and the same weights with all rotations dropped, or those that make fewer than
+`turns` turns (which is ours, and not the paper's): that is where recalibration would begin. Any imported model with
+RoPE will do (`--config.checkpoint`), at any multiples of its context.
 
-No token is trained on; each of the 5 rows reads 16,384 and 8,192. Parameters: 134.5M. FLOPs per token, forward (PaLM,
+No token is trained on; each of the 7 rows reads 16,384 and 8,192. Parameters: 134.5M. FLOPs per token, forward (PaLM,
 T 16,384): 1.401e9. Numbers to expect (experiments/RESULTS.md, loss in nats, positions 14,336 to 16,383): RoPE 6.85,
 PI 3.95, NTK 2.85, YaRN 2.81, dropped 6.10.
 """
@@ -16,8 +17,9 @@ import dataclasses
 from pathlib import Path
 
 from drope_jax import checkpoint
-from drope_jax.transitions import Drop
+from drope_jax.transitions import Drop, PartialDrop
 from experiments.plan import Arm, EvalPlan, Pretrained, Row, Study, check_at_least_one, require
+from experiments.studies.partial_drop import partial
 
 
 @dataclasses.dataclass(unsafe_hash=True, kw_only=True)
@@ -27,6 +29,7 @@ class Lengths:
   checkpoint: str = "runs/smollm2_135m/checkpoint"
   dataset: str = "data/prose"  # with a split `heldout` of long documents
   extensions: tuple[int, ...] = (1, 2)  # multiples of the model's context
+  turns: tuple[float, ...] = (1.0, 2.0)  # of one partial drop each
   documents: int = 1  # each is read alone: more of them take longer, but no more memory
   block: int = 2048  # positions that one point of the loss by position is the mean of
 
@@ -40,19 +43,25 @@ class Lengths:
     require(self, checkpoint="experiments.fetch_smollm2", dataset="experiments.prose --out=DIR")
     context = checkpoint.open_step(self.checkpoint).context
     lengths = [extension * context for extension in self.extensions]
+    dropped = {"dropped": Pretrained(self.checkpoint, Drop())}
+    labels = {"dropped": "Dropped, not recalibrated"}
+    for turns in self.turns:
+      run = f"turns_{turns:g}"
+      dropped[run] = Pretrained(self.checkpoint, PartialDrop(turns=turns))
+      labels[run] = f"{partial(turns).label}, not recalibrated"
     return Study(
       title=f"A pretrained model to {max(self.extensions)} times its context, without training",
       seed=0,
       train_context=context,
       prepare=lambda: None,
-      runs={"rope": Pretrained(self.checkpoint), "dropped": Pretrained(self.checkpoint, Drop())},
-      arms=(Arm("RoPE", ("rope",)), Arm("Dropped, not recalibrated", ("dropped",))),
+      runs={"rope": Pretrained(self.checkpoint), **dropped},
+      arms=(Arm("RoPE", ("rope",)), *(Arm(labels[run], (run,)) for run in dropped)),
       rows=(
         Row("rope", "rope", "RoPE"),
         Row("rope", "pi", "RoPE + PI"),
         Row("rope", "ntk", "RoPE + NTK"),
         Row("rope", "yarn", "RoPE + YaRN"),
-        Row("dropped", "nope", "Dropped, not recalibrated"),
+        *(Row(run, "nope" if run == "dropped" else "rope", labels[run]) for run in dropped),
       ),
       lengths=lengths,
       tasks=("perplexity",),

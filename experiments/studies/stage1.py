@@ -6,11 +6,11 @@ own, from which one tail drops the embedding and one keeps it, the control that 
 `python -m experiments.study --config=experiments/studies/stage1.py:SIZE --workdir=DIR --seeds=0,1,2`. RNoPE-SWA keeps
 its windows when its rotations are dropped; partial RoPE rotates the pairs that turn at least once in the context.
 
-| size  |  parameters |     T | runs | rows |    tokens | FLOPs (PaLM) |     minutes (on) |
-| :---- | ----------: | ----: | ---: | ---: | --------: | -----------: | ---------------: |
-| mini  |     935,040 |   128 |   12 |   12 |      5.1M |      3.27e13 | 17 (2 CPU cores) |
-| small |  15,735,168 |   256 |    6 |    6 |    250.1M |      2.60e16 |     8 (one H200) |
-| paper | 494,005,120 | 1,024 |   12 |   12 | 75,497.5M |      2.44e20 |                  |
+| size  |  parameters |     T | runs | rows |    tokens | FLOPs (PaLM) |    minutes (on) |
+| :---- | ----------: | ----: | ---: | ---: | --------: | -----------: | --------------: |
+| mini  |     935,040 |   128 |   12 |   12 |      5.1M |      3.27e13 | 5 (2 CPU cores) |
+| small |  15,735,168 |   256 |    6 |    6 |    250.1M |      2.60e16 |    8 (one H200) |
+| paper | 494,005,120 | 1,024 |   12 |   12 | 75,497.5M |      2.44e20 |                 |
 
 Tokens and FLOPs (PaLM) are of all runs of a seed. Numbers to expect: not yet run.
 """

@@ -10,11 +10,11 @@ comes to it (experiments/factor_search.py; `--config.generations=0` leaves the r
 with its factors; the paper does not say how it made that row. `mini` and `small` have a trunk of their own, and facts
 by topic as needles.
 
-| size  |  parameters |     T | runs | rows |     tokens | FLOPs (PaLM) |     minutes (on) |
-| :---- | ----------: | ----: | ---: | ---: | ---------: | -----------: | ---------------: |
-| mini  |     935,040 |   128 |    3 |    9 |       1.3M |      8.18e12 | 12 (2 CPU cores) |
-| small |  15,735,168 |   256 |    3 |    9 |     125.0M |      1.30e16 |     5 (one H200) |
-| paper | 361,862,080 | 2,048 |    2 |    9 | 251,658.2M |      7.36e20 |                  |
+| size  |  parameters |     T | runs | rows |     tokens | FLOPs (PaLM) |    minutes (on) |
+| :---- | ----------: | ----: | ---: | ---: | ---------: | -----------: | --------------: |
+| mini  |     935,040 |   128 |    3 |    9 |       1.3M |      8.18e12 | 4 (2 CPU cores) |
+| small |  15,735,168 |   256 |    3 |    9 |     125.0M |      1.30e16 |    5 (one H200) |
+| paper | 361,862,080 | 2,048 |    2 |    9 | 251,658.2M |      7.36e20 |                 |
 
 Tokens and FLOPs (PaLM) are of all runs of a seed. Numbers to expect: not yet run.
 """

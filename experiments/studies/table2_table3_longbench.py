@@ -9,13 +9,16 @@ trained on for the same tokens, as it is and rescaled (`control`).
 `base` is the pretrained model; `control` and `drop` go on from it. The sizes `paper_...` read an imported model
 (`python -m drope_jax.interop import SRC runs/smollm_360m/checkpoint`), FineWeb-Edu, and LongBench's released files
 (`--config.longbench=DIR`), whole, as the paper does; SmolLM-360M with the recipe of 120B tokens and QK-norm (which of
-its budgets table 2 has the paper does not say). `mini` and `small` have a trunk of their own in the place of the
-pretrained model, and tasks that models of their size can answer: needles and induction at twice the context and more.
+its budgets table 2 has the paper does not say).
+
+`mini` and `small` have a trunk of their own in the place of the pretrained model, and no task of LongBench: their
+models answer none. In its place stand needles, induction, and made-up tasks in LongBench's files, with two of its
+prompts and scores (experiments/made_up_longbench.py). Those figures say `longbench_...` and are not LongBench's.
 
 | size       |    parameters |     T | runs | rows |     tokens | FLOPs (PaLM) |    minutes (on) |
 | :--------- | ------------: | ----: | ---: | ---: | ---------: | -----------: | --------------: |
-| mini       |       935,040 |   128 |    3 |   10 |       1.3M |      8.18e12 | 9 (2 CPU cores) |
-| small      |    15,735,168 |   256 |    3 |   10 |     125.0M |      1.30e16 |    5 (one H200) |
+| mini       |       935,040 |   128 |    3 |   10 |       1.3M |      8.18e12 | 5 (2 CPU cores) |
+| small      |    15,735,168 |   256 |    3 |   10 |     125.0M |      1.30e16 |    6 (one H200) |
 | paper      |   361,862,080 | 2,048 |    2 |    8 | 251,658.2M |      7.36e20 |                 |
 | paper_1_7b | 1,711,376,384 | 2,048 |    2 |    8 |  39,999.0M |      4.59e20 |                 |
 | paper_7b   | 6,738,415,616 | 4,096 |    2 |    8 |  40,001.1M |      1.84e21 |                 |
@@ -25,10 +28,14 @@ Tokens and FLOPs (PaLM) are of all runs of a seed. Numbers to expect: not yet ru
 
 import dataclasses
 from collections.abc import Sequence
+from pathlib import Path
 from typing import ClassVar
 
 from drope_jax.config import QKNorm
+from drope_jax.errors import check
 from drope_jax.transitions import Drop, Keep
+from experiments import made_up_longbench
+from experiments.plan import EvalPlan, Study
 from experiments.studies import sizes
 from experiments.studies.shapes import DROPPED, Branch, Shape, getter, tail
 
@@ -46,6 +53,29 @@ class LongTasks(Shape):
   methods: tuple[str, ...] = AS_IT_IS  # of the models with RoPE
   qk_norm: bool = False  # inserted in both `control` and `drop`
   extensions: tuple[float, ...] = (2, 8)
+  made_up: bool = False  # the files of `longbench` are made, `samples` records of 1 to 8 times the context in each
+
+  def __post_init__(self) -> None:
+    super().__post_init__()
+    check(
+      not (self.made_up and self.longbench),
+      f"LongTasks.made_up is True and longbench {self.longbench!r}; it is one or the other",
+    )
+
+  def study(self, workdir: Path) -> Study:
+    study = super().study(workdir)
+    if not self.made_up:
+      return study
+    plan = study.eval_data
+    assert isinstance(plan, EvalPlan)  # see Shape
+    folder = workdir / "data" / "made_up_longbench"
+    lengths = [self.context * times for times in (1, 2, 4, 8)]
+
+    def prepare() -> None:
+      study.prepare()
+      made_up_longbench.write(folder, plan().lines, lengths, self.samples, self.seed)
+
+    return dataclasses.replace(study, prepare=prepare, eval_data=dataclasses.replace(plan, longbench=folder))
 
   def branches(self) -> Sequence[Branch]:
     init = {"qk_norm": QKNorm()} if self.qk_norm else {}
@@ -57,10 +87,14 @@ class LongTasks(Shape):
 
 
 _PAPER = {"methods": BY_LENGTH, "extensions": (2,)}
-_SMALL_TASKS = ("perplexity", "needles", "induction")
+_MADE_UP = {
+  "made_up": True,
+  "samples": 200,
+  "tasks": ("perplexity", "needles", "induction", *(f"longbench_{name}_whole" for name in made_up_longbench.DATASETS)),
+}
 SIZES = {
-  "mini": sizes.of(LongTasks, sizes.mini, tasks=_SMALL_TASKS),
-  "small": sizes.of(LongTasks, sizes.small, tasks=_SMALL_TASKS),
+  "mini": sizes.of(LongTasks, sizes.mini, **_MADE_UP),
+  "small": sizes.of(LongTasks, sizes.small, **_MADE_UP),
   "paper": sizes.of_recipe(
     LongTasks, "smollm_360m_120b", **_PAPER, tasks=(*TASKS, "niah_single_2"), longbench="data/longbench", qk_norm=True
   ),

@@ -11,7 +11,7 @@ pretrained model, and in the place of those tasks: the loss, needles, copying by
 
 | size       |    parameters |     T | runs | rows |     tokens | FLOPs (PaLM) |    minutes (on) |
 | :--------- | ------------: | ----: | ---: | ---: | ---------: | -----------: | --------------: |
-| mini       |       935,040 |   128 |    4 |    4 |       1.5M |      9.81e12 | 5 (2 CPU cores) |
+| mini       |       935,040 |   128 |    4 |    4 |       1.5M |      9.81e12 | 2 (2 CPU cores) |
 | small      |    15,735,168 |   256 |    4 |    4 |     150.1M |      1.56e16 |    5 (one H200) |
 | paper      |   361,862,080 | 2,048 |    3 |    4 | 377,487.4M |      1.10e21 |                 |
 | paper_1_7b | 1,711,376,384 | 2,048 |    3 |    4 |  59,998.5M |      6.89e20 |                 |

@@ -8,11 +8,11 @@ so that the drop can be told from the new schedule that comes with it.
 All arms see as many tokens. Where a cosine is the schedule, a trunk ends its own before the tail begins; the paper
 does not say whether its did.
 
-| size  |  parameters |     T | runs | rows |    tokens | FLOPs (PaLM) |     minutes (on) |
-| :---- | ----------: | ----: | ---: | ---: | --------: | -----------: | ---------------: |
-| mini  |     935,040 |   128 |    8 |    6 |      4.9M |      3.11e13 | 11 (2 CPU cores) |
-| small |  15,735,168 |   256 |    8 |    6 |    158.1M |      1.64e16 |     6 (one H200) |
-| paper | 494,005,120 | 1,024 |    8 |    6 | 77,594.6M |      2.50e20 |                  |
+| size  |  parameters |     T | runs | rows |    tokens | FLOPs (PaLM) |    minutes (on) |
+| :---- | ----------: | ----: | ---: | ---: | --------: | -----------: | --------------: |
+| mini  |     935,040 |   128 |    8 |    6 |      4.9M |      3.11e13 | 4 (2 CPU cores) |
+| small |  15,735,168 |   256 |    8 |    6 |    158.1M |      1.64e16 |    6 (one H200) |
+| paper | 494,005,120 | 1,024 |    8 |    6 | 77,594.6M |      2.50e20 |                 |
 
 Tokens and FLOPs (PaLM) are of all runs of a seed. Numbers to expect: not yet run; with the quickstart's model the order
 was reversed (NoPE from scratch 0.07 nats better than DroPE, experiments/RESULTS.md).

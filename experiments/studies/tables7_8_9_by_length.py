@@ -11,7 +11,7 @@ and `small` measure loss and needles from 1 to 12 times the context in their pla
 
 | size  |  parameters |     T | runs | rows |     tokens | FLOPs (PaLM) |    minutes (on) |
 | :---- | ----------: | ----: | ---: | ---: | ---------: | -----------: | --------------: |
-| mini  |     935,040 |   128 |    3 |   10 |       1.3M |      8.18e12 | 9 (2 CPU cores) |
+| mini  |     935,040 |   128 |    3 |   10 |       1.3M |      8.18e12 | 3 (2 CPU cores) |
 | small |  15,735,168 |   256 |    3 |   10 |     125.0M |      1.30e16 |    5 (one H200) |
 | paper | 361,862,080 | 2,048 |    2 |    8 | 251,658.2M |      7.36e20 |                 |
 

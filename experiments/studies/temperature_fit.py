@@ -8,11 +8,11 @@ each with the paper's c too, so that a gain of the dropped model can be told fro
 `python -m experiments.study --config=experiments/studies/temperature_fit.py:SIZE --workdir=DIR --seeds=0,1,2`; the
 report has the grid of the fit, with the loss at each beta and length.
 
-| size  |  parameters |     T | runs | rows |    tokens | FLOPs (PaLM) |     minutes (on) |
-| :---- | ----------: | ----: | ---: | ---: | --------: | -----------: | ---------------: |
-| mini  |     935,040 |   128 |    4 |   12 |      2.3M |      1.47e13 | 11 (2 CPU cores) |
-| small |  15,735,168 |   256 |    4 |   12 |    225.1M |      2.34e16 |     8 (one H200) |
-| paper | 494,005,120 | 1,024 |    4 |   12 | 35,651.6M |      1.15e20 |                  |
+| size  |  parameters |     T | runs | rows |    tokens | FLOPs (PaLM) |    minutes (on) |
+| :---- | ----------: | ----: | ---: | ---: | --------: | -----------: | --------------: |
+| mini  |     935,040 |   128 |    4 |   12 |      2.3M |      1.47e13 | 3 (2 CPU cores) |
+| small |  15,735,168 |   256 |    4 |   12 |    225.1M |      2.34e16 |    8 (one H200) |
+| paper | 494,005,120 | 1,024 |    4 |   12 | 35,651.6M |      1.15e20 |                 |
 
 Tokens and FLOPs (PaLM) are of all runs of a seed. Numbers to expect: not yet run; the quickstart's model had a fitted c
 of 0.06, 0 and 0, and at 15.7M parameters, one seed, a fitted beta cut the loss at 8 times the context from 5.17 to 3.75

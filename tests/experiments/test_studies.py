@@ -27,7 +27,7 @@ from experiments.studies.smollm2_recalibration import Recalibration
 from experiments.study import run_study
 
 ROOT = Path(__file__).parents[2]
-ROWS = [*(("rope", method) for method in ("rope", "pi", "ntk", "yarn")), ("dropped", "nope")]
+ROWS = [*(("rope", method) for method in ("rope", "pi", "ntk", "yarn")), ("dropped", "nope"), ("turns_1", "rope")]
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +38,7 @@ def study(command, tmp_path_factory):
   rng = random.Random(0)
   long = [" ".join(rng.choices(WORDS, k=20)) for _ in range(3)]
   prose = build_corpus(directory / "prose", {"heldout": ["too short", *long]})  # neither `fit` nor `words`
-  settings = Lengths(checkpoint=str(directory / "model"), dataset=str(prose), documents=2, block=4)
+  settings = Lengths(checkpoint=str(directory / "model"), dataset=str(prose), documents=2, block=4, turns=(1.0,))
   ended = command("experiments.study", *of_the_command(settings, directory / "study"))
   assert ended.status == 0, ended.stderr
   return settings, directory / "study"
@@ -46,7 +46,7 @@ def study(command, tmp_path_factory):
 
 def of_the_command(settings, workdir):
   """The arguments of `experiments.study`."""
-  fields = ("checkpoint", "dataset", "documents", "block")
+  fields = ("checkpoint", "dataset", "documents", "block", "turns")
   overrides = [f"--config.{name}={getattr(settings, name)}" for name in fields]
   return ["--config=experiments/studies/smollm2_lengths.py", f"--workdir={workdir}", *overrides]
 
@@ -116,7 +116,7 @@ def test_equal_methods_are_computed_once(study, tmp_path, monkeypatch):
 
   monkeypatch.setattr("drope_jax.evaluate.tasks.perplexity.position_losses", counting)
   run_study(study[0], tmp_path / "again")
-  assert sorted(calls) == [16] * 2 + [32] * 5  # within the context the four RoPE rows are one
+  assert sorted(calls) == [16] * 3 + [32] * 6  # within the context the four RoPE rows are one
   again, first = ([r | {"command": ""} for r in results(where)] for where in (tmp_path / "again", study[1]))
   assert again == first
 

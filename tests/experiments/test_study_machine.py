@@ -21,6 +21,8 @@ from experiments.reporting.arms import control_of
 from experiments.reporting.records import read_study
 from experiments.study import run_seeds, run_study
 
+KEYS = ["a596e05b1fef9d1b", "cc5fb3561144c493"]  # as commit 812e35b computed them
+
 
 @dataclasses.dataclass(unsafe_hash=True, kw_only=True)
 class Branched:
@@ -99,6 +101,16 @@ def test_another_seed_or_another_text_is_another_run(settings, shared, tmp_path)
   assert not set(study_module.store.keys(other, first).values()) & set(keys.values())
   changed = build_corpus(tmp_path / "data" / "corpus", {"train": ["some other text, which is long enough"]})
   assert changed and not set(study_module.store.keys(settings.study(tmp_path), tmp_path).values()) & set(keys.values())
+
+
+def test_the_key_of_a_run_is_that_of_earlier_versions():
+  """Where it uses nothing that is newer: stores of before go on to serve."""
+  scratch = tiny_run("corpus")
+  tail = tiny_run("corpus", init=InitConfig(checkpoint="runs/trunk", transition=Drop()))
+  by_path = {"runs/trunk": "a trunk"}
+  assert [study_module.store._key(run, {"documents": 1}, by_path) for run in (scratch, tail)] == KEYS
+  added = dataclasses.replace(tail, init=dataclasses.replace(tail.init, token_shift=True))
+  assert study_module.store._key(added, {"documents": 1}, by_path) not in KEYS
 
 
 def test_a_workdir_that_was_moved_goes_on(settings, tmp_path, monkeypatch):

@@ -141,7 +141,7 @@ def test_every_program_of_every_size_lowers_on_an_abstract_mesh():
 
 
 def test_time_here_follows_what_was_measured():
-  assert costs.seconds(6.39e6 * 10_000, 6.39e6, "cpu") == pytest.approx(1.0)
+  assert costs.seconds(6.39e6 * 34_000, 6.39e6, "cpu") == pytest.approx(1.0)
   assert costs.seconds(1.04e8 * 650_000, 1.04e8, "NVIDIA H200") == pytest.approx(1.0)
   assert costs.seconds(1e12, 1e9, "TPU v9") != costs.seconds(1e12, 1e9, "TPU v9")  # nothing has been measured there
   study, models = made("partial_drop", "small")
