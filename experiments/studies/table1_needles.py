@@ -8,7 +8,7 @@ its rows stands what it lacks: RoPE that branches off where DroPE does and goes 
 `rope`, `nope`, `alibi` and `rnope_swa` from scratch for all of the tokens; `trunk`, and from it `control` and `drop`.
 `mini` and `small` find facts by topic (task `needles`): four facts are hidden and one is asked for, as in multi-key.
 RULER's three variants, which `paper` has, are not tried there: they ask for seven-digit numbers, by instructions that
-are longer than a context of `mini`, and models of this size do not answer them (experiments/RESULTS.md).
+are longer than a context of `mini`, and models of this size do not answer them (docs/results/quickstart.md).
 
 | size  |  parameters |     T | runs | rows |    tokens | FLOPs (PaLM) |    minutes (on) |
 | :---- | ----------: | ----: | ---: | ---: | --------: | -----------: | --------------: |
