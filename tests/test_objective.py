@@ -226,6 +226,24 @@ def test_a_sum_may_not_take_the_name_of_another_field(corpus, tmp_path):
     train(tiny_run(corpus, objective=Shadowing()), tmp_path / "run")
 
 
+@dataclasses.dataclass(unsafe_hash=True)
+class Careless(Confident):
+  """Returns what none of its readers knows."""
+
+  returned: str = ""
+
+  def __call__(self, inputs):
+    total, sums = super().__call__(inputs)
+    by_row = {**sums, "nll": inputs.weights_BT.sum(axis=1)}
+    return {"": None, "alone": total, "no count": (total, {"nll": total}), "rows": (total, by_row)}[self.returned]
+
+
+@pytest.mark.parametrize("returned", ["", "alone", "no count", "rows"])
+def test_what_an_objective_returns_is_checked(corpus, tmp_path, returned):
+  with pytest.raises(ConfigError, match=r"Careless\(.*: returned .* it must return a sum \(\) and a dict of sums"):
+    train(tiny_run(corpus, model=tiny_model(num_layers=1), objective=Careless(returned=returned)), tmp_path / "run")
+
+
 def losses_of_plain(corpus, tmp_path):
   train(tiny_run(corpus, steps=4, checkpoint_every=2), tmp_path / "plain")
   return losses(tmp_path / "plain")
