@@ -31,7 +31,7 @@ from drope_jax.data.roles import (
 )
 from drope_jax.data.token_bytes import TokenBytes
 from drope_jax.errors import ConfigError, FileError
-from drope_jax.files import replace_whole
+from drope_jax.files import replace_whole, writing
 
 
 class Tokenizer(Protocol):
@@ -253,5 +253,6 @@ def _save_json(
 
 def _write(path: Path, text: str) -> None:
   """Writes all of a file or nothing."""
-  path.parent.mkdir(parents=True, exist_ok=True)
+  with writing(path):
+    path.parent.mkdir(parents=True, exist_ok=True)
   replace_whole(path, text + "\n")

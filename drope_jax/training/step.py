@@ -146,7 +146,7 @@ def make_train_step(run: Run, optimizer: optax.GradientTransformation, objective
   pieces = run.config.optim.accumulation
 
   def loss(params: Params, batch: dict[str, Array], step: Array, frozen: Params | None) -> Any:
-    return _as_promised(objective, objective(MicroBatch(run, params, frozen, batch, step)))
+    return as_promised(objective, objective(MicroBatch(run, params, frozen, batch, step)))
 
   gradient = jax.value_and_grad(loss, has_aux=True)
 
@@ -187,16 +187,15 @@ def make_train_step(run: Run, optimizer: optax.GradientTransformation, objective
   return train_step
 
 
-def _as_promised(objective: Objective, returned: Any) -> tuple[Array, Sums]:
+def as_promised(objective: Objective, returned: Any) -> tuple[Array, Sums]:
   """What an objective returned; raises ConfigError if it is not what `Objective.__call__` says."""
-  total, sums = returned if isinstance(returned, tuple) and len(returned) == 2 else (None, None)
-  scalars = isinstance(sums, dict) and {"nll", "tokens"} <= sums.keys()
-  if not scalars or any(jnp.shape(value) for value in (total, *sums.values())):
-    raise ConfigError(
-      f"{objective}: returned {jax.tree.map(jnp.shape, returned)} (shapes); it must return a sum () and a dict of "
-      "sums () with 'nll' and 'tokens' among them"
-    )
-  return total, sums
+  match returned:
+    case (total, {"nll": _, "tokens": _} as sums) if not any(jnp.shape(value) for value in (total, *sums.values())):
+      return total, sums
+  raise ConfigError(
+    f"{objective}: returned {jax.tree.map(jnp.shape, returned)} (shapes); it must return a sum () and a dict of sums "
+    "() with 'nll' and 'tokens' among them"
+  )
 
 
 def jit_train_step(run: Run, optimizer: optax.GradientTransformation, abstract: TrainState, frozen: Any, mesh: Mesh):
