@@ -13,6 +13,7 @@ from types import ModuleType
 from drope_jax import cli
 from drope_jax.cli.modules import load
 from drope_jax.errors import FileError
+from drope_jax.files import replace_whole
 from experiments import costs
 from experiments.models import run_models
 
@@ -32,7 +33,7 @@ def write_table(path: Path) -> None:
   written, count = TABLE.subn(lambda _: table + "\n", text, count=1)
   if not count:
     raise FileError(f"{path}: the docstring has no table that begins with '| size'")
-  path.write_text(written)
+  replace_whole(path, written)
 
 
 def _parser() -> cli.Parser:

@@ -16,6 +16,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Canvas
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 
+from drope_jax.files import writing
 from experiments.plan import Arm, Row
 from experiments.reporting import arms
 from experiments.reporting.records import Records
@@ -192,5 +193,6 @@ def error_bars(axes: Axes, x: Sequence[float] | np.ndarray, y: np.ndarray, ends:
 
 
 def save(canvas: Canvas, path: Path) -> None:
-  canvas.savefig(path, bbox_inches="tight", pad_inches=0.12)
+  with writing(path, path):
+    canvas.savefig(path, bbox_inches="tight", pad_inches=0.12)
   plt.close(canvas)

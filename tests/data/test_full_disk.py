@@ -6,6 +6,7 @@ import pytest
 from support.full_disk import files_of_at_most
 from support.stored_documents import store
 
+from drope_jax.data.corpus import build_corpus
 from drope_jax.data.prepare import trained_tokenizer
 from drope_jax.errors import FileError
 from drope_jax.files import append_json_lines, replace_whole
@@ -37,6 +38,12 @@ def test_a_cache_that_is_no_folder(tmp_path, cache):
   cache.touch()
   with pytest.raises(FileError, match=f"{cache}/drope_jax/.*: cannot be written \\(Not a directory\\)"):
     store("jsonl", tmp_path / "data", TEXTS).documents()
+
+
+def test_a_corpus(tmp_path):
+  with files_of_at_most(500), pytest.raises(FileError, match=f"{tmp_path}/corpus: cannot be written .*File too large"):
+    build_corpus(tmp_path / "corpus", {"train": TEXTS})
+  check_no_draft(tmp_path)
 
 
 def test_a_tokenizer_that_is_trained(tmp_path, cache):
