@@ -30,6 +30,7 @@ from drope_jax.data.identity import Content
 from drope_jax.data.pipeline import train_batches
 from drope_jax.data.prepare import check_outside
 from drope_jax.data.tokenizers import load_tokenizer
+from drope_jax.errors import FileError
 from drope_jax.optim import make_optimizer
 from drope_jax.parameters import Params
 from drope_jax.serialization import to_dict
@@ -213,11 +214,13 @@ class _Loop:
       if save is not None:
         check_state(state, step)
     except Ruined as ruined:
-      path = self.evidence.write(ruined.step, step, self.log.reports, state)
+      try:
+        seen = f"and {self.evidence.write(ruined.step, step, self.log.reports, state)} what was seen"
+      except FileError as error:  # why the run ends matters more
+        seen = f"but what was seen is lost ({error})"
       raise FloatingPointError(
-        f"{ruined}; {self.evidence.workdir} keeps its earlier checkpoints, and {path} what was seen. To go on from the "
-        f"last one, run the same again with --extend and a lower --config.optim.peak_lr "
-        f"(now {self.training.config.optim.peak_lr:g})"
+        f"{ruined}; {self.evidence.workdir} keeps its earlier checkpoints, {seen}. To go on from the last one, run the "
+        f"same again with --extend and a lower --config.optim.peak_lr (now {self.training.config.optim.peak_lr:g})"
       ) from ruined
     self.evidence.forget(step)
     if save is not None:

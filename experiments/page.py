@@ -14,6 +14,7 @@ from types import ModuleType
 from drope_jax import cli
 from drope_jax.cli.modules import load
 from drope_jax.errors import FileError
+from drope_jax.files import replace_whole
 from experiments import costs
 from experiments.models import run_models
 
@@ -42,7 +43,7 @@ def write_numbers(path: Path) -> None:
     line = f"{found[1]}Numbers to expect: {numbers(path.stem)}"
     return line if len(line) < LONGEST_LINE else f"{found[1]}Numbers to expect:\n{numbers(path.stem)}"
 
-  path.write_text(NUMBERS.sub(said, path.read_text(), count=1))
+  replace_whole(path, NUMBERS.sub(said, path.read_text(), count=1))
 
 
 def write_table(path: Path) -> None:
@@ -54,7 +55,7 @@ def write_table(path: Path) -> None:
   written, count = TABLE.subn(lambda _: table + "\n", text, count=1)
   if not count:
     raise FileError(f"{path}: the docstring has no table that begins with '| size'")
-  path.write_text(written)
+  replace_whole(path, written)
   write_numbers(path)
 
 

@@ -25,7 +25,7 @@ from drope_jax.objective import Distill, NextToken, Objective
 from drope_jax.sharding import make_mesh
 from drope_jax.train import train
 from drope_jax.training.run import resolve, start_from
-from drope_jax.training.step import make_train_step, step_number
+from drope_jax.training.step import as_promised, make_train_step, step_number
 
 TEACHER = tiny_model(vocab_size=50, init_std=0.3)
 STUDENT = dataclasses.replace(TEACHER, positions=None)
@@ -224,6 +224,17 @@ class Shadowing(Confident):
 def test_a_sum_may_not_take_the_name_of_another_field(corpus, tmp_path):
   with pytest.raises(ValueError, match="a sum is called 'seconds'"):
     train(tiny_run(corpus, objective=Shadowing()), tmp_path / "run")
+
+
+ONE, ROWS = jnp.ones(()), jnp.ones(8)
+
+
+@pytest.mark.parametrize(
+  "returned", [None, ONE, (ONE, {"nll": ONE}), (ONE, {"nll": ROWS, "tokens": ONE}), (ROWS, {"nll": ONE, "tokens": ONE})]
+)
+def test_what_an_objective_returns_is_checked(returned):
+  with pytest.raises(ConfigError, match=r"NextToken\(.*: returned .* it must return a sum \(\) and a dict of sums"):
+    as_promised(NextToken(), returned)
 
 
 def losses_of_plain(corpus, tmp_path):

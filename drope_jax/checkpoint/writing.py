@@ -175,7 +175,7 @@ def save_weights(
     "params": ocp.StandardCheckpointHandler(save_concurrent_gb=1.01 * largest / 1e9),
     "meta": ocp.JsonCheckpointHandler(),
   }
-  with ocp.CheckpointManager(folder(workdir), options=options, item_handlers=handlers) as manager:
+  with quiet(), ocp.CheckpointManager(folder(workdir), options=options, item_handlers=handlers) as manager:
     items = {
       "params": ocp.args.StandardSave(params, save_args=in_chunks),
       "meta": ocp.args.JsonSave(meta),

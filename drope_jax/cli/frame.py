@@ -189,6 +189,11 @@ def _framed(
       if line is None:
         raise
       return _fail(line, 1)
+    except modules.FAULTS as error:
+      line = modules.blamed(error)
+      if line is None:
+        raise
+      return _fail(line, 1)
   return 0
 
 

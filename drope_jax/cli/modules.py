@@ -29,6 +29,8 @@ FAULTS = (
   ValueError,
 )
 
+TRACEBACKS = "DROPE_JAX_TRACEBACKS"  # "on": errors in a user's code are printed whole
+
 _LOADED: dict[str, ModuleType] = {}
 
 
@@ -85,6 +87,27 @@ def describe(error: Exception, file: Path | None) -> str:
   lines = [entry.lineno for entry in traceback.extract_tb(error.__traceback__) if entry.filename == str(file)]
   at = f"line {lines[-1]}: " if lines else ""
   return f"{at}{type(error).__name__}{': ' if said else ''}{said}"
+
+
+def blamed(error: Exception) -> str | None:
+  """One line about an error that passed through code of the user's, with the line there; None for any other.
+
+  With DROPE_JAX_TRACEBACKS=on it is None for all, so that Python prints the whole.
+  """
+  if os.environ.get(TRACEBACKS) == "on":
+    return None
+  theirs = [
+    (frame.f_code.co_filename, line, frame.f_code.co_name)
+    for frame, line in traceback.walk_tb(error.__traceback__)
+    if frame.f_globals.get("__name__") in _LOADED
+    and frame.f_globals["__name__"].partition(".")[0] not in ("drope_jax", "experiments")
+  ]
+  if not theirs:
+    return None
+  file, line, function = theirs[-1]
+  said = next(iter(str(error).splitlines()), "")  # JAX adds paragraphs
+  said = f"{type(error).__name__}{': ' if said else ''}{said}"
+  return f"{file}, line {line}, in {function}: {said} ({TRACEBACKS}=on shows the whole traceback)"
 
 
 def _name_of(file: Path) -> str:

@@ -12,7 +12,8 @@ import tensorflow_datasets as tfds
 
 from drope_jax.data.sources import Source
 from drope_jax.data.splits import part_of
-from drope_jax.errors import ConfigError
+from drope_jax.errors import ConfigError, FileError
+from drope_jax.files import writing
 
 
 class TextCorpus(tfds.core.GeneratorBasedBuilder):
@@ -48,17 +49,24 @@ def build_corpus(directory: str | Path, splits: Mapping[str, Iterable[str]]) -> 
 
   Raises:
     ConfigError: if a split has no documents, or `directory` holds something else.
+    FileError: if it cannot be written, as on a full disk.
   """
   directory = Path(directory)
   if is_built(directory):
     return directory
-  directory.parent.mkdir(parents=True, exist_ok=True)
+  with writing(directory):
+    directory.parent.mkdir(parents=True, exist_ok=True)
   tfds.disable_progress_bar()
   with tempfile.TemporaryDirectory(prefix=f".{directory.name}-", dir=directory.parent) as draft:
     checked = {name: _not_empty(name, texts) for name, texts in splits.items()}
     builder = TextCorpus(checked, data_dir=draft, file_format="array_record")
-    with contextlib.redirect_stdout(io.StringIO()):  # it announces a download
-      builder.download_and_prepare()
+    try:
+      with contextlib.redirect_stdout(io.StringIO()):  # it announces a download
+        builder.download_and_prepare()
+    except (OSError, RuntimeError) as error:  # the second of ArrayRecord's C++
+      if "write" not in str(error) and not isinstance(error, OSError):
+        raise
+      raise FileError(f"{directory}: cannot be written ({str(error).splitlines()[0]})") from error
     try:
       os.rename(builder.data_dir, directory)  # fails unless `directory` is missing or empty
     except OSError as error:

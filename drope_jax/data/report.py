@@ -149,7 +149,8 @@ def main(path: str, part: str, tokenizer: str | None, limit: int | None, out: Pa
   if out is not None:
     with writing(out):
       out.mkdir(parents=True, exist_ok=True)
-      replace_whole(out / "report.txt", summary.text())
+    replace_whole(out / "report.txt", summary.text())
+    with writing(out / "lengths.png"):
       summary.plot(out / "lengths.png")
     logger.info("%s: report.txt and lengths.png", out)
 

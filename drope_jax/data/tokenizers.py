@@ -15,6 +15,7 @@ from etils import epath
 from tokenizers import decoders, models, pre_tokenizers, trainers
 
 from drope_jax.data.cuts import Cuts, cuts_of
+from drope_jax.data.panics import kept_from_stderr
 from drope_jax.data.roles import (
   COMPANIONS,
   GENERATION,
@@ -30,7 +31,7 @@ from drope_jax.data.roles import (
 )
 from drope_jax.data.token_bytes import TokenBytes
 from drope_jax.errors import ConfigError, FileError
-from drope_jax.files import replace_whole
+from drope_jax.files import replace_whole, writing
 
 
 class Tokenizer(Protocol):
@@ -164,7 +165,8 @@ def _encode(tokenizer: tokenizers.Tokenizer, text: str) -> list[int]:
 def _parsed(file: epath.Path) -> tokenizers.Tokenizer:
   text = read_text(file)
   try:
-    return tokenizers.Tokenizer.from_str(text)
+    with kept_from_stderr():
+      return tokenizers.Tokenizer.from_str(text)
   except BaseException as error:  # the library raises nothing narrower
     if not is_failure(error):
       raise
@@ -251,5 +253,6 @@ def _save_json(
 
 def _write(path: Path, text: str) -> None:
   """Writes all of a file or nothing."""
-  path.parent.mkdir(parents=True, exist_ok=True)
+  with writing(path):
+    path.parent.mkdir(parents=True, exist_ok=True)
   replace_whole(path, text + "\n")

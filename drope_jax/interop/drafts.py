@@ -4,6 +4,7 @@ import contextlib
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -25,6 +26,9 @@ def check_free(directory: Path) -> None:
     raise CheckpointError(f"{directory}: holds something already; name another directory")
 
 
+_PATIENCE = 10.0  # seconds
+
+
 @contextlib.contextmanager
 def draft_of(directory: Path) -> Iterator[Path]:
   """A folder beside `directory`, which becomes it if all goes well, and leaves no trace otherwise.
@@ -44,13 +48,22 @@ def draft_of(directory: Path) -> Iterator[Path]:
     _move(draft, directory)
   except BaseException as error:
     if draft is not None:
-      shutil.rmtree(draft, ignore_errors=True)
+      _remove(draft)
     for parent in missing:  # the innermost first
       with contextlib.suppress(OSError):
         parent.rmdir()
     if _writing(error, directory):
       raise FileError(f"{directory}: cannot be written ({getattr(error, 'strerror', None) or error})") from error
     raise
+
+
+def _remove(draft: Path) -> None:
+  """Removes a folder into which threads of orbax may still write what an error has left to them."""
+  until = time.monotonic() + _PATIENCE
+  while draft.exists() and time.monotonic() < until:
+    shutil.rmtree(draft, ignore_errors=True)
+    if draft.exists():
+      time.sleep(0.1)
 
 
 def _writing(error: BaseException, directory: Path) -> bool:

@@ -18,6 +18,7 @@ import numpy as np
 from etils import epath
 
 from drope_jax.checkpoint import TrainState
+from drope_jax.files import replace_whole, writing
 
 # Above these, which healthy training stays far below, a number is taken for ruined. A model that has just lost its
 # positional embedding has a loss of some 10 nats, and weights reach some 1e3.
@@ -92,6 +93,9 @@ class Evidence:
 
     Args:
       reports: of the steps up to `last`, in order.
+
+    Raises:
+      FileError: it cannot be written, as on a full disk.
     """
     content: dict[str, Any] = {"step": step, "last_step": last}
     for number, batch in self._batches:
@@ -105,8 +109,9 @@ class Evidence:
     hosts = f".{jax.process_index()}" if jax.process_count() > 1 else ""
     path, buffer = self.workdir / FOLDER / f"step_{step}{hosts}.npz", io.BytesIO()
     np.savez_compressed(buffer, **content)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(buffer.getvalue())
+    with writing(path):
+      path.parent.mkdir(parents=True, exist_ok=True)
+    replace_whole(path, buffer.getvalue())
     return path
 
 

@@ -12,10 +12,11 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from drope_jax.checkpoint import TrainState
 from drope_jax.chunks import map_chunks
+from drope_jax.errors import ConfigError
 from drope_jax.loss import SummedLosses, TokenLosses, chunk_length, summed_token_losses, token_losses
 from drope_jax.model import Hidden, Taps, hidden_states, unembed
 from drope_jax.model_config import ComputeConfig, ModelConfig
-from drope_jax.objective import Objective
+from drope_jax.objective import Objective, Sums
 from drope_jax.parameters import Params
 from drope_jax.rotation import Frequencies
 from drope_jax.sharding import named_sharding
@@ -145,7 +146,7 @@ def make_train_step(run: Run, optimizer: optax.GradientTransformation, objective
   pieces = run.config.optim.accumulation
 
   def loss(params: Params, batch: dict[str, Array], step: Array, frozen: Params | None) -> Any:
-    return objective(MicroBatch(run, params, frozen, batch, step))
+    return as_promised(objective, objective(MicroBatch(run, params, frozen, batch, step)))
 
   gradient = jax.value_and_grad(loss, has_aux=True)
 
@@ -172,7 +173,7 @@ def make_train_step(run: Run, optimizer: optax.GradientTransformation, objective
     report = {"loss": sums["nll"] / count, "grad_norm": optax.tree.norm(grads), "tokens": sums["tokens"]}
     report["metrics"] = {name: total / count for name, total in sums.items() if name not in ("nll", "tokens")}
     if taken := sorted(RECORDED & report["metrics"].keys()):
-      raise ValueError(f"{objective}: a sum is called {taken[0]!r}, as another field of a record; rename it")
+      raise ConfigError(f"{objective}: a sum is called {taken[0]!r}, as another field of a record; rename it")
     report["norms"] = {}
     if run.config.log_norms:
       report["norms"] = {"param_norm": optax.tree.norm(state.params), "update_norm": optax.tree.norm(updates)}
@@ -184,6 +185,17 @@ def make_train_step(run: Run, optimizer: optax.GradientTransformation, objective
     return updated, report
 
   return train_step
+
+
+def as_promised(objective: Objective, returned: Any) -> tuple[Array, Sums]:
+  """What an objective returned; raises ConfigError if it is not what `Objective.__call__` says."""
+  match returned:
+    case (total, {"nll": _, "tokens": _} as sums) if not any(jnp.shape(value) for value in (total, *sums.values())):
+      return total, sums
+  raise ConfigError(
+    f"{objective}: returned {jax.tree.map(jnp.shape, returned)} (shapes); it must return a sum () and a dict of sums "
+    "() with 'nll' and 'tokens' among them"
+  )
 
 
 def jit_train_step(run: Run, optimizer: optax.GradientTransformation, abstract: TrainState, frozen: Any, mesh: Mesh):

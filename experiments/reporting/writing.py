@@ -9,7 +9,7 @@ import matplotlib.pyplot as plt
 from matplotlib.figure import Figure as Canvas
 
 from drope_jax import cli
-from drope_jax.files import replace_whole
+from drope_jax.files import replace_whole, writing
 from experiments.reporting.table import Table
 
 FORMATS = ("png", "svg", "pdf")  # of pictures; a report shows the PNG
@@ -82,11 +82,9 @@ def save(
   """A picture in each format, the same bytes for the same picture; a PNG carries the text `about`."""
   with plt.rc_context({"svg.hashsalt": stem, "svg.fonttype": "none"}):
     for suffix in formats:
-      canvas.savefig(
-        directory / f"{stem}.{suffix}",
-        dpi=dpi,
-        bbox_inches="tight",
-        pad_inches=0.12,
-        metadata=_METADATA[suffix] | ({ABOUT: about} if about and suffix == "png" else {}),
-      )
+      path, metadata = directory / f"{stem}.{suffix}", dict(_METADATA[suffix])
+      if about and suffix == "png":
+        metadata[ABOUT] = about
+      with writing(path, path):
+        canvas.savefig(path, dpi=dpi, bbox_inches="tight", pad_inches=0.12, metadata=metadata)
   plt.close(canvas)

@@ -15,6 +15,7 @@ from drope_jax.data.recall import Lines
 from drope_jax.data.tokenizers import Tokenizer
 from drope_jax.evaluate.eval_data import EvalData
 from drope_jax.evaluate.methods import Inference, allowed_methods, inference
+from drope_jax.files import writing
 from drope_jax.transitions import drop
 from experiments.reporting.axes import GREEN, INK, VERMILION
 
@@ -40,14 +41,15 @@ def save(figure: Any, caption: str, path: Path) -> None:
   """The picture at `path` with its caption below it."""
   path.parent.mkdir(parents=True, exist_ok=True)
   figure.supxlabel(caption, fontsize=8, color="#555555", wrap=True)
-  figure.savefig(path, dpi=150)
+  with writing(path, path):
+    figure.savefig(path, dpi=150)
   plt.close(figure)
 
 
 def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
   """The numbers of a picture."""
   path.parent.mkdir(parents=True, exist_ok=True)
-  with path.open("w", newline="") as file:
+  with writing(path, path), path.open("w", newline="") as file:
     csv.writer(file).writerows([header, *rows])
 
 

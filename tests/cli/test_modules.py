@@ -1,8 +1,12 @@
 """`--import`: a user's code by module name or file. Each case runs in a process of its own."""
 
 import json
+import re
 
+import jax
 import pytest
+
+from drope_jax.cli import modules
 
 VALUE = """
 import dataclasses
@@ -45,3 +49,37 @@ def test_what_cannot_be_imported_is_one_line(command, tmp_path, name, content, n
   ended = command(PROGRAM, f"--import={tmp_path / name if name.endswith('.py') else name}")
   assert ended.status == 2
   assert all(part in ended.error() for part in ["--import", *named]), ended.stderr
+
+
+MISTAKEN = """
+import jax.numpy as jnp
+
+def branches(x):
+  if x.sum() > 0:
+    return x
+
+def adds(x):
+  return x + jnp.ones(7)
+"""
+
+
+def test_a_mistake_in_a_users_code_is_one_line_with_its_place(tmp_path, monkeypatch):
+  (tmp_path / "mistaken.py").write_text(MISTAKEN)
+  user = modules.load(str(tmp_path / "mistaken.py"), "--import")
+  for function, line, said in (
+    (user.branches, 5, "TracerBoolConversionError: Attempted boolean conversion of traced array"),
+    (user.adds, 9, r"\w+Error: .*shapes"),
+  ):
+    with pytest.raises(modules.FAULTS) as caught:
+      jax.jit(function)(jax.numpy.ones(3))
+    found = modules.blamed(caught.value)
+    assert re.fullmatch(rf"{tmp_path}/mistaken.py, line {line}, in {function.__name__}: {said}.*TRACEBACKS=on.*", found)
+    with monkeypatch.context() as patch:
+      patch.setenv(modules.TRACEBACKS, "on")
+      assert modules.blamed(caught.value) is None
+
+
+def test_a_mistake_of_ours_keeps_its_traceback():
+  with pytest.raises(ZeroDivisionError) as caught:
+    _ = 1 / 0
+  assert modules.blamed(caught.value) is None

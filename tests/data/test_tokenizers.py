@@ -1,6 +1,7 @@
 """Tokenizers: round trips, roles, saving, and training."""
 
 import json
+import os
 import pickle
 import subprocess
 import sys
@@ -9,6 +10,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from drope_jax.data.panics import kept_from_stderr
 from drope_jax.data.tokenizers import ByteTokenizer, JsonTokenizer, load_tokenizer, train_bpe
 from drope_jax.errors import ConfigError, FileError
 
@@ -114,6 +116,20 @@ def test_unreadable_is_one_line_naming_the_path(tmp_path, spec, message):
   with pytest.raises(FileError if spec == "broken.json" else ConfigError, match=message) as error:
     load_tokenizer(tmp_path / spec)
   assert str(tmp_path) in str(error.value) and "\n" not in str(error.value)
+
+
+def test_a_panic_of_the_library_is_one_line_and_nothing_is_printed(bpe, tmp_path, capfd):
+  bpe.save(tmp_path)
+  path = tmp_path / "tokenizer.json"
+  data = json.loads(path.read_text())
+  data["model"]["continuing_subword_prefix"] = "<0x41>"  # longer than the tokens that it should begin
+  path.write_text(json.dumps(data))
+  with pytest.raises(FileError, match=r"tokenizer\.json: not a readable tokenizer.json \(range end index"):
+    load_tokenizer(path)
+  assert capfd.readouterr().err == ""
+  with kept_from_stderr():
+    os.write(2, b"a line of another thread\n")
+  assert capfd.readouterr().err == "a line of another thread\n"
 
 
 def test_no_eos_is_an_error_naming_the_file(bpe, tmp_path):

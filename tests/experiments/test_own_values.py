@@ -3,6 +3,7 @@
 import json
 
 import pytest
+from support.bad_input import check_refused
 
 SPIRAL = """
 import dataclasses
@@ -45,6 +46,25 @@ def test_an_embedding_of_a_file_is_trained_and_measured(command, files, tmp_path
   ended = command("experiments.evaluate", *measure, ours)
   assert ended.status == 0, ended.stderr
   assert '"loss"' in (tmp_path / "out" / "results.jsonl").read_text()
+
+
+OBJECTIVE = """
+import dataclasses
+from drope_jax.objective import Objective
+
+
+@dataclasses.dataclass(unsafe_hash=True)
+class Hasty(Objective):
+  def __call__(self, inputs):
+    return inputs.student().state
+"""
+
+
+def test_a_mistake_in_an_objective_of_a_file_is_one_line(command, files, tmp_path):
+  (tmp_path / "hasty.py").write_text(OBJECTIVE)
+  ours = (f"--import={tmp_path / 'hasty.py'}", "--config.objective=Hasty()")
+  ended = command("experiments.train", f"--config={files / 'tiny.py'}", f"--workdir={tmp_path / 'run'}", *ours)
+  check_refused(ended, f"{tmp_path}/hasty.py, line 9, in __call__: AttributeError: 'Hidden' object has no attribute")
 
 
 @pytest.mark.slow

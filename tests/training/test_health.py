@@ -18,7 +18,7 @@ from drope_jax import checkpoint
 from drope_jax import train as train_module
 from drope_jax.checkpoint import TrainState
 from drope_jax.config import InitConfig, OptimConfig
-from drope_jax.errors import ConfigError
+from drope_jax.errors import ConfigError, FileError
 from drope_jax.objective import Distill, NextToken
 from drope_jax.optimizers import AdamW
 from drope_jax.positions import RoPE
@@ -104,6 +104,13 @@ def test_what_ended_a_run_is_left_to_look_at(corpus, tmp_path):
     assert found["step"] == 7 and found["batch/tokens"].shape == (8, 17) and found["batch/segments"].max() > 1
     assert np.isfinite(found["loss/6"]) and np.isnan(found["loss/7"]) and np.isnan(found["grad_norm/7"])
     assert "norm/params/embedding" in found
+
+
+def test_what_was_seen_and_cannot_be_written_is_one_line(tmp_path):
+  evidence = health.Evidence(tmp_path / "run")
+  (tmp_path / "run").touch()
+  with pytest.raises(FileError, match=f"{tmp_path}/run/ruined/step_3.npz: cannot be written"):
+    evidence.write(3, 3, [], state())
 
 
 @pytest.mark.slow

@@ -157,11 +157,7 @@ class FileBytes:
     """The bytes from `begin` to `end`. Raises DataError if it cannot be read, or is shorter than it was."""
     if begin >= end:
       return b""
-    if self._local:
-      data = self._read(begin, end)
-    else:
-      system, inner = bucket(self.path)
-      data = system.cat_file(inner, start=begin, end=end)
+    data = self._read(begin, end) if self._local else self._fetch(begin, end)
     if len(data) < end - begin and end <= self.size:
       raise DataError(f"{self.path}: is shorter than it was when it was opened; restore it, and start again")
     return data
@@ -178,6 +174,13 @@ class FileBytes:
     except OSError as error:
       raise DataError(f"{self.path}: cannot be read ({error.strerror}); restore it, and start again") from error
     return data
+
+  def _fetch(self, begin: int, end: int) -> bytes:
+    system, inner = bucket(self.path)
+    try:
+      return system.cat_file(inner, start=begin, end=end)
+    except OSError as error:
+      raise DataError(f"{self.path}: cannot be fetched ({error}); start again") from error
 
   def chunks(self, until: int | None = None) -> Iterator[bytes]:
     """The file from its front, to its end or to the byte `until`."""

@@ -1,5 +1,6 @@
 """What is kept on this machine's disk because it takes long to make: unpacked files, copies from buckets, indexes."""
 
+import contextlib
 import hashlib
 import logging
 import os
@@ -11,7 +12,7 @@ import pyarrow as pa
 from etils import epath
 
 from drope_jax.data.sources.files import FileBytes
-from drope_jax.errors import DataError
+from drope_jax.errors import DataError, FileError
 from drope_jax.files import is_local
 
 _COMPRESSION = {".gz": "gzip", ".zst": "zstd"}
@@ -30,6 +31,9 @@ def kept(path: epath.Path, kind: str, pieces: Iterable[bytes]) -> Path:
   """The file of `cache()` that holds `pieces`, which are read only if it is not there: a function of `path` and `kind`.
 
   It is made once, whole or not at all, and again when the size or the time of `path` changes.
+
+  Raises:
+    FileError: if it cannot be written.
   """
   if is_local(path):
     about = os.stat(path)
@@ -42,16 +46,26 @@ def kept(path: epath.Path, kind: str, pieces: Iterable[bytes]) -> Path:
   if not file.exists():
     if path.stat().length > _ANNOUNCED:
       logger.info("reads %s once, and keeps what it needs in %s", path, file.parent)
-    file.parent.mkdir(parents=True, exist_ok=True)
     draft = file.with_name(f".{file.name}.{uuid.uuid4().hex}")  # another host may be making the same
     try:
-      with draft.open("wb") as out:
-        for piece in pieces:
-          out.write(piece)
+      _write(draft, pieces)
       draft.replace(file)
+    except OSError as error:
+      raise FileError(
+        f"{file}: cannot be written ({error.strerror or error}); make room, or name another folder by XDG_CACHE_HOME"
+      ) from error
     finally:
-      draft.unlink(missing_ok=True)
+      with contextlib.suppress(OSError):
+        draft.unlink(missing_ok=True)
   return file
+
+
+def _write(draft: Path, pieces: Iterable[bytes]) -> None:
+  """Raises OSError for what cannot be written, alone: what cannot be read is another error already."""
+  draft.parent.mkdir(parents=True, exist_ok=True)
+  with draft.open("wb") as out:
+    for piece in pieces:
+      out.write(piece)
 
 
 def compression(path: epath.Path) -> str | None:
