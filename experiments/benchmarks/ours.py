@@ -206,9 +206,10 @@ def generation(model: dict[str, Any], batch_size: int, prompt: int, new_tokens: 
     batch, times = fresh(), [time.perf_counter()]
     batch.prefill()
     times.append(time.perf_counter())
+    faults = page_faults()
     batch.decode(new_tokens)
     times.append(time.perf_counter())
-    return {"prefill": times[1] - times[0], "decode": times[2] - times[1]}
+    return {"prefill": times[1] - times[0], "decode": times[2] - times[1], "page_faults": page_faults() - faults}
 
   warm = measure()
   return _about(first=warm, dtype=str(compute_dtype(ComputeConfig())), parameters=count_parameters(config)), measure
