@@ -113,7 +113,9 @@ class ComputeConfig:
 
   dtype: str = "auto"  # of activations; "auto": bfloat16 on TPU and GPU, float32 on CPU. Parameters are float32
   attention: str = "auto"  # kernel, see attention/__init__.py
-  scan_layers: bool = True  # one compiled layer run num_layers times, or all of them unrolled
+  scan_layers: bool | None = (
+    None  # one compiled layer run num_layers times, or all of them unrolled; None: see model.py
+  )
   remat: str = "none"  # what the backward pass recomputes: nothing, all of a layer, all but its matrix products
   remat_keep: tuple[str, ...] = ()  # with remat "full": what is kept all the same, of KEPT
   remat_offload: tuple[str, ...] = ()  # with remat "full": what is kept in the host's memory, of OFFLOADED

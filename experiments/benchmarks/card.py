@@ -4,10 +4,10 @@
 
 A variant is SHAPE:ROWS, a name of experiments/benchmarks/shapes.py and the rows of a step, with settings of
 ComputeConfig behind it: 494m:16:scan_layers=True:remat=dots. Layers are unrolled unless it says otherwise.
-`documents:SHAPE:ROWS` is the step with a document mask, `decode:SHAPE:ROWS` reads prompts of 512 tokens and answers with
-128, `kernels:SHAPE:LENGTH` compares the attention kernels with the reference, `text:SHAPE:TOKENS` is the loss of one long
-text. `torch:SHAPE:ROWS` and `torch_compiled:SHAPE:ROWS` are transformers with torch, in a process of their own. The
-first training step is profiled: its kernels, by time. The most valuable variants come first.
+`documents:SHAPE:ROWS` is the step with a document mask, `decode:SHAPE:ROWS` reads prompts of 512 tokens and answers
+with 128, `kernels:SHAPE:LENGTH` compares the attention kernels with the reference, `text:SHAPE:TOKENS` is the loss of
+one long text. `torch:SHAPE:ROWS` and `torch_compiled:SHAPE:ROWS` are transformers with torch, each in its own process.
+The first training step is profiled: its kernels, by time. The most valuable variants come first.
 
 Before each variant the time left is looked at: what would not fit is left out and said to be. A variant that fails
 is recorded with its message, and the next one runs.

@@ -11,6 +11,7 @@ import pytest
 from drope_jax.errors import ConfigError
 from drope_jax.parameters import count_parameters
 from experiments.benchmarks import figures, measuring
+from experiments.benchmarks.kernels import CALLS
 from experiments.benchmarks.measuring import Side, Worker, WorkerError, growth_exponent, in_turns, ratios, spread
 from experiments.benchmarks.shapes import SHAPES, shape_named
 
