@@ -15,8 +15,10 @@ Array = jax.Array
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass
 class Cache:
-  """Keys and values of the tokens so far. Keys lie here unrotated, so that a rotation may depend on the final length.
+  """Keys and values of the tokens so far. Keys lie here as queries meet them, rotated.
 
+  So a rotation that depends on the length of the sequence depends on the final one, which every call of
+  `hidden_states` with one cache must name; with the keys unrotated each new token would rotate all of them again.
   Row b holds `lengths_B[b]` tokens, from slot 0 on; what lies in later slots is never seen.
   """
 

@@ -140,29 +140,26 @@ def separate_frequencies(config: ModelConfig) -> tuple[ModelConfig, Frequencies 
 def _resolve(
   config: ModelConfig,
   position_ids_BT: Array,
-  key_position_ids_BS: Array,
   length: Any,
   frequencies: Frequencies | None,
   mask: dict[str, Any],
 ) -> list[Kind]:
   """What each layer of the cycle needs of its embedding: asked once, before the layers run."""
 
-  def rotation_of(embedding: Embedding | None, ids: Array) -> Rotation | None:
+  def rotation_of(embedding: Embedding | None) -> Rotation | None:
     if embedding is None:
       return None
     if frequencies is not None and embedding.frequencies(config.head_dim, length) is not None:
-      return rotation(ids, frequencies)
-    return embedding.rotation(ids, config.head_dim, length)
+      return rotation(position_ids_BT, frequencies)
+    return embedding.rotation(position_ids_BT, config.head_dim, length)
 
   kinds = []
   for layer in layer_cycle(config.positions):
     embedding = layer.positions
-    q_rotation = rotation_of(embedding, position_ids_BT)
-    same = key_position_ids_BS is position_ids_BT
-    k_rotation = q_rotation if same else rotation_of(embedding, key_position_ids_BS)
+    turn = rotation_of(embedding)
     bias = None if embedding is None else embedding.bias(config.num_heads)
-    by_layer = q_rotation is not None and q_rotation.cos.ndim == 4
-    kinds.append(Kind(q_rotation, k_rotation, {**mask, "window": layer.window, "bias": bias}, by_layer))
+    by_layer = turn is not None and turn.cos.ndim == 4
+    kinds.append(Kind(turn, {**mask, "window": layer.window, "bias": bias}, by_layer))
   return kinds
 
 
@@ -191,7 +188,7 @@ def hidden_states(
     segments_BT: document numbers that attention must not cross; not with a cache.
     cache: see Cache. It must have room for T more tokens in each row.
     length: tokens of the whole sequence, an int or an int array of shape (B, 1). The dynamic scalings read it; without
-      a cache they take T, with one it must be given.
+      a cache they take T, with one it must be given, the same in every call.
     logit_scale: beta of paper appendix C.2 (see drope.temperature); a scalar or (H,).
     frequencies: the table of every layer that rotates, in place of that of `config` (see `separate_frequencies`).
     taps: which intermediates to return as well; nothing is computed for those that are not asked for. A model with taps
@@ -216,7 +213,6 @@ def hidden_states(
     position_ids_BT = jnp.arange(tokens_BT.shape[1])[None]
     if cache is not None:
       position_ids_BT = position_ids_BT + cache.lengths_B[:, None]
-  key_position_ids_BS = position_ids_BT if cache is None else jnp.arange(cache.k_LBSKh.shape[2])[None]
   mask = {
     "offset": 0 if cache is None else cache.lengths_B,  # index of each row's first query: the number of cached tokens
     "segments": None if segments_BT is None else Segments(segments_BT, segments_BT),
@@ -225,7 +221,7 @@ def hidden_states(
   }
   if config.attention_scale is not None:
     mask["logit_scale"] = logit_scale * (config.attention_scale * math.sqrt(config.head_dim))
-  kinds = _resolve(config, position_ids_BT, key_position_ids_BS, length, frequencies, mask)
+  kinds = _resolve(config, position_ids_BT, length, frequencies, mask)
 
   x_BTD = params["embedding"][tokens_BT].astype(compute_dtype(compute))
   if config.embedding_multiplier != 1:

@@ -21,10 +21,9 @@ Array = jax.Array
 class Kind(NamedTuple):
   """One layer of the pattern's cycle, its positions resolved: what all layers of this kind share in one call."""
 
-  q_rotation: Rotation | None
-  k_rotation: Rotation | None
+  rotation: Rotation | None
   mask: dict[str, Any]  # of `attention`: offset, window, segments, bias and logit scale
-  by_layer: bool  # whether the rotations have a leading L axis
+  by_layer: bool  # whether the rotation has a leading L axis
 
 
 def _read(params: Params, name: str, x_BTD: Array, config: ModelConfig, compute: ComputeConfig) -> Array:
@@ -69,6 +68,11 @@ def attention_sublayer(
     q_BTHh = rms_norm(q_BTHh, params["q_norm"], config.norm_eps)
   if "k_norm" in params:
     k_BSKh = rms_norm(k_BSKh, params["k_norm"], config.norm_eps)
+  if kind.rotation is not None:
+    turn = kind.rotation
+    if kind.by_layer:
+      turn = jax.tree.map(lambda table: table[index], turn)
+    q_BTHh, k_BSKh = rotate(q_BTHh, turn), rotate(k_BSKh, turn)
   if cache is not None:
     cache = dataclasses.replace(
       cache,
@@ -76,11 +80,6 @@ def attention_sublayer(
       v_LBSKh=write(cache.v_LBSKh, v_BSKh, index, cache.lengths_B),
     )
     k_BSKh, v_BSKh = cache.k_LBSKh[index], cache.v_LBSKh[index]
-
-  def turned(x_BTHh: Array, rotation: Rotation | None) -> Array:
-    return rotate(x_BTHh, jax.tree.map(lambda table: table[index], rotation) if kind.by_layer else rotation)
-
-  q_BTHh, k_BSKh = turned(q_BTHh, kind.q_rotation), turned(k_BSKh, kind.k_rotation)
   q_BTHh, k_BSKh, v_BSKh = (checkpoint_name(x, "qkv") for x in (q_BTHh, k_BSKh, v_BSKh))
   # Of the kernels the reference alone has no derivatives written by hand.
   kernel = "reference" if compute.derivatives == "jax" and compute.attention == "auto" else compute.attention

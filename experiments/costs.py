@@ -20,8 +20,8 @@ from experiments.plan import EvalPlan, Study, run_directory
 
 # Training as it was measured: (FLOPs per token, tokens per second of a device), by jax's device_kind. A study's own
 # small sizes: the quickstart on two cores, partial_drop:small on an H200 (its 392 s, evaluation and compiling taken
-# off); 29.9M on two cores and 494M: docs/results/speed.md. Other models are interpolated in logarithms; beyond the ends FLOP/s
-# are as at the end.
+# off); 29.9M on two cores and 494M: docs/results/speed.md. Other models are interpolated in logarithms; beyond the ends
+# FLOP/s are as at the end.
 SPEEDS: Mapping[str, Sequence[tuple[float, float]]] = {
   "cpu": [(6.39e6, 10_000), (1.92e8, 889)],
   "NVIDIA H200": [(1.04e8, 650_000), (3.23e9, 145_000)],
