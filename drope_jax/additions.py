@@ -28,21 +28,23 @@ def with_additions(params: Params, specs: Mapping[str, ParameterSpec | Mapping[s
   return {**params, "layers": {**layers, **new}}
 
 
-def shifted(k_BSKh: Array, amount: Array, segments_BS: Array | None) -> Array:
+def shifted(k_BTKh: Array, amount: Array, segments_BT: Array | None, before_BKh: Array | None = None) -> Array:
   """Token shift: k + a (previous k - k), as Canon layers mix neighbours (arXiv 2512.17351), for keys alone.
 
   The first key of a row, or of a segment, has none before it and stays as it is.
 
   Args:
-    k_BSKh: keys before their rotation, in order from the first of each row.
+    k_BTKh: keys before their rotation, one after the other.
     amount: a, float32 ().
-    segments_BS: document numbers, or None for rows of one document.
+    segments_BT: document numbers, or None for rows of one document.
+    before_BKh: the keys before the first ones, of tokens that follow others in a cache.
   """
-  before_BSKh = jnp.pad(k_BSKh[:, :-1], ((0, 0), (1, 0), (0, 0), (0, 0)))
-  follows_BS = (jnp.arange(k_BSKh.shape[1]) > 0)[None]
-  if segments_BS is not None:
-    follows_BS &= segments_BS == jnp.pad(segments_BS[:, :-1], ((0, 0), (1, 0)))
-  return k_BSKh + amount.astype(k_BSKh.dtype) * jnp.where(follows_BS[..., None, None], before_BSKh - k_BSKh, 0)
+  first_B1Kh = k_BTKh[:, :1] if before_BKh is None else before_BKh[:, None]
+  step_BTKh = jnp.concatenate([first_B1Kh, k_BTKh[:, :-1]], 1) - k_BTKh
+  if segments_BT is not None:
+    same_BT = segments_BT == jnp.concatenate([segments_BT[:, :1], segments_BT[:, :-1]], 1)
+    step_BTKh = jnp.where(same_BT[..., None, None], step_BTKh, 0)
+  return k_BTKh + amount.astype(k_BTKh.dtype) * step_BTKh
 
 
 def keys_seen(index_BT: Array, segments_BT: Array | None, window: int | None) -> Array:

@@ -15,16 +15,17 @@ Array = jax.Array
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass
 class Cache:
-  """Keys and values of the tokens so far.
+  """Keys and values of the tokens so far. Keys lie here as queries meet them, shifted and rotated.
 
-  Keys are those before rotation and token shift (additions.py), since a rotation may depend on the final length.
-
+  So a rotation that depends on the length of the sequence depends on the final one, which every call of
+  `hidden_states` with one cache must name; with the keys unrotated each new token would rotate all of them again.
   Row b holds `lengths_B[b]` tokens, from slot 0 on; what lies in later slots is never seen.
   """
 
   k_LBSKh: Array
   v_LBSKh: Array
   lengths_B: Array
+  plain_k_LBSKh: Array | None = None  # keys as they were projected, of a model with token shift (additions.py)
 
 
 def compute_dtype(compute: ComputeConfig) -> jnp.dtype:
@@ -42,7 +43,7 @@ def init_cache(config: ModelConfig, batch: int, capacity: int, compute: ComputeC
   def zeros() -> Array:
     return constrain(jnp.zeros(shape, dtype), "layers", "batch", "length", "kv_heads", "head_dim")
 
-  return Cache(zeros(), zeros(), jnp.zeros(batch, jnp.int32))
+  return Cache(zeros(), zeros(), jnp.zeros(batch, jnp.int32), zeros() if config.token_shift else None)
 
 
 def write(cache_LBSKh: Array, new_BTKh: Array, layer: Array | int, offset_B: Array) -> Array:
@@ -50,3 +51,17 @@ def write(cache_LBSKh: Array, new_BTKh: Array, layer: Array | int, offset_B: Arr
   rows = jnp.arange(new_BTKh.shape[0])[:, None]
   slots = offset_B[:, None] + jnp.arange(new_BTKh.shape[1])
   return cache_LBSKh.at[layer, rows, slots].set(new_BTKh, mode="drop")
+
+
+def last_plain_key(cache: Cache, layer: Array | int, otherwise_BKh: Array) -> Array:
+  """The key before token shift of each row's last token; `otherwise_BKh` in rows that hold none."""
+  assert cache.plain_k_LBSKh is not None
+  last_B = cache.lengths_B - 1
+  found_BKh = cache.plain_k_LBSKh[layer, jnp.arange(last_B.shape[0]), last_B]
+  return jnp.where((last_B >= 0)[:, None, None], found_BKh, otherwise_BKh)
+
+
+def with_plain_keys(cache: Cache, k_BTKh: Array, layer: Array | int) -> Cache:
+  """The cache with the keys before token shift of the tokens that follow."""
+  assert cache.plain_k_LBSKh is not None
+  return dataclasses.replace(cache, plain_k_LBSKh=write(cache.plain_k_LBSKh, k_BTKh, layer, cache.lengths_B))

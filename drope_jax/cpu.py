@@ -4,8 +4,9 @@ XLA takes the buffers of every step from the allocator and gives them back. glib
 system, so that each step faults all of its pages in again; mimalloc (the wheel `cmeel-mimalloc`) keeps them. And small
 products run on one core: two devices have one each. Both are fixed when a process starts, hence the second start.
 
-The cores are devices only with DROPE_JAX_CPU=devices: on a loaded machine XLA once aborted a run of two devices, one of
-which did not reach an all-reduce within its 40 seconds.
+The cores are devices only with DROPE_JAX_CPU=devices, since XLA once aborted such a run on a loaded machine: one of two
+devices did not reach an all-reduce within XLA's 40 seconds. It was not reproduced, so whether that device was late or
+stuck is not known. A late one is now waited for as long as ten minutes; with a stuck one the run ends after these.
 
 A program that imports this library is left alone. To get the same there, set what `settings()` returns in its
 environment: `LD_PRELOAD`, `MIMALLOC_PURGE_DELAY` and `XLA_FLAGS`.
@@ -22,6 +23,7 @@ from drope_jax import interrupts
 VARIABLE = "DROPE_JAX_CPU"  # "off": nothing of this is done; "devices": every core is a device too
 _DONE = "set"  # its value in the second start, and in every process that this one starts
 _DEVICES = "--xla_force_host_platform_device_count"
+_PATIENCE = "--xla_cpu_collective_call_terminate_timeout_seconds"  # of a device for the others, then XLA aborts
 _ACCELERATORS = ("/dev/nvidia[0-9]*", "/dev/kfd", "/dev/dxg", "/dev/accel*", "/dev/vfio/[0-9]*")  # GPUs, then TPUs
 
 
@@ -45,7 +47,8 @@ def settings(environment: Mapping[str, str] | None = None) -> dict[str, str]:
     and _DEVICES not in flags
     and "JAX_NUM_CPU_DEVICES" not in environment
   ):
-    found["XLA_FLAGS"] = f"{flags} {_DEVICES}={cores}".strip()
+    patience = "" if _PATIENCE in flags else f"{_PATIENCE}=600"
+    found["XLA_FLAGS"] = f"{flags} {_DEVICES}={cores} {patience}".strip()
   return found and {**found, VARIABLE: _DONE}
 
 

@@ -26,6 +26,7 @@ from drope_jax.cache import Cache, compute_dtype
 from drope_jax.layers import layers_with, project, softcapped
 from drope_jax.model_config import ComputeConfig, ModelConfig
 from drope_jax.parameters import ParameterSpec, Params, parameter_specs
+from drope_jax.platforms import target_platform
 from drope_jax.positions import Embedding, RoPE, layer_cycle
 from drope_jax.remat import checkpointed
 from drope_jax.rotation import Frequencies, Rotation, rotation
@@ -62,6 +63,19 @@ class Hidden(NamedTuple):
   taps: dict[str, Array]  # by name, stacked along a leading axis in the order of Taps.layers
 
 
+# On one H200 the step of the 494M model was 12 % slower with its layers scanned, and took a second per layer to compile
+# unrolled: worth it for a run of more than minutes, up to some number of layers. On TPUs nothing was measured, and the
+# scanned step of a large model compiles for minutes already. On CPUs configs of few layers say that they are unrolled.
+_MOST_UNROLLED = 48
+
+
+def _scans(config: ModelConfig, compute: ComputeConfig) -> bool:
+  """Whether layers are scanned, where no setting says so: except on GPUs."""
+  if compute.scan_layers is not None:
+    return compute.scan_layers
+  return target_platform() != "gpu" or config.num_layers > _MOST_UNROLLED
+
+
 def _run_layers(
   params: Params,
   x_BTD: Array,
@@ -95,7 +109,7 @@ def _run_layers(
     return tuple(carry), None
 
   carry = (x_BTD, cache)
-  scanned = num_layers // period * period if compute.scan_layers and not taps.layers else 0
+  scanned = num_layers // period * period if _scans(config, compute) and not taps.layers else 0
   if scanned:
     cycles = jax.tree.map(lambda w: w[:scanned].reshape(scanned // period, period, *w.shape[1:]), params)
     carry, _ = lax.scan(run_cycle, carry, (cycles, jnp.arange(0, scanned, period)))
@@ -127,7 +141,6 @@ def separate_frequencies(config: ModelConfig) -> tuple[ModelConfig, Frequencies 
 def _resolve(
   config: ModelConfig,
   position_ids_BT: Array,
-  key_position_ids_BS: Array,
   index_BT: Array,
   length: Any,
   frequencies: Frequencies | None,
@@ -135,24 +148,22 @@ def _resolve(
 ) -> list[Kind]:
   """What each layer of the cycle needs of its embedding: asked once, before the layers run."""
 
-  def rotation_of(embedding: Embedding | None, ids: Array) -> Rotation | None:
+  def rotation_of(embedding: Embedding | None) -> Rotation | None:
     if embedding is None:
       return None
     if frequencies is not None and embedding.frequencies(config.head_dim, length) is not None:
-      return rotation(ids, frequencies)
-    return embedding.rotation(ids, config.head_dim, length)
+      return rotation(position_ids_BT, frequencies)
+    return embedding.rotation(position_ids_BT, config.head_dim, length)
 
   kinds = []
   for layer in layer_cycle(config.positions):
     embedding = layer.positions
-    q_rotation = rotation_of(embedding, position_ids_BT)
-    same = key_position_ids_BS is position_ids_BT
-    k_rotation = q_rotation if same else rotation_of(embedding, key_position_ids_BS)
+    turn = rotation_of(embedding)
     bias = None if embedding is None else embedding.bias(config.num_heads)
-    by_layer = q_rotation is not None and q_rotation.cos.ndim == 4
+    by_layer = turn is not None and turn.cos.ndim == 4
     segments = None if mask["segments"] is None else mask["segments"].queries
     seen_BT = keys_seen(index_BT, segments, layer.window) if config.logn_scale else None
-    kinds.append(Kind(q_rotation, k_rotation, {**mask, "window": layer.window, "bias": bias}, by_layer, seen_BT))
+    kinds.append(Kind(turn, {**mask, "window": layer.window, "bias": bias}, by_layer, seen_BT))
   return kinds
 
 
@@ -181,7 +192,7 @@ def hidden_states(
     segments_BT: document numbers that attention must not cross; not with a cache.
     cache: see Cache. It must have room for T more tokens in each row.
     length: tokens of the whole sequence, an int or an int array of shape (B, 1). The dynamic scalings read it; without
-      a cache they take T, with one it must be given.
+      a cache they take T, with one it must be given, the same in every call.
     logit_scale: beta of paper appendix C.2 (see drope.temperature); a scalar or (H,).
     frequencies: the table of every layer that rotates, in place of that of `config` (see `separate_frequencies`).
     taps: which intermediates to return as well; nothing is computed for those that are not asked for. A model with taps
@@ -207,7 +218,6 @@ def hidden_states(
     index_BT = index_BT + cache.lengths_B[:, None]
   if position_ids_BT is None:
     position_ids_BT = index_BT
-  key_position_ids_BS = position_ids_BT if cache is None else jnp.arange(cache.k_LBSKh.shape[2])[None]
   mask = {
     "offset": 0 if cache is None else cache.lengths_B,  # index of each row's first query: the number of cached tokens
     "segments": None if segments_BT is None else Segments(segments_BT, segments_BT),
@@ -216,7 +226,7 @@ def hidden_states(
   }
   if config.attention_scale is not None:
     mask["logit_scale"] = logit_scale * (config.attention_scale * math.sqrt(config.head_dim))
-  kinds = _resolve(config, position_ids_BT, key_position_ids_BS, index_BT, length, frequencies, mask)
+  kinds = _resolve(config, position_ids_BT, index_BT, length, frequencies, mask)
 
   x_BTD = params["embedding"][tokens_BT].astype(compute_dtype(compute))
   if config.embedding_multiplier != 1:

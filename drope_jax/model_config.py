@@ -115,8 +115,9 @@ class ComputeConfig:
   """How a model is computed; nothing here changes which function it is."""
 
   dtype: str = "auto"  # of activations; "auto": bfloat16 on TPU and GPU, float32 on CPU. Parameters are float32
-  attention: str = "auto"  # kernel: "auto", "reference", "blockwise", "unrolled", "splash" (TPU) or "cudnn" (GPU)
-  scan_layers: bool = True  # one compiled layer run num_layers times, or all of them unrolled
+  # Kernel: "auto", "reference", "blockwise", "unrolled", "splash" (TPU), "cudnn" or "triton" (GPU).
+  attention: str = "auto"
+  scan_layers: bool | None = None  # one compiled layer run num_layers times, or all unrolled; None: see model.py
   remat: str = "none"  # what the backward pass recomputes: "none", "full" (a layer), "dots" (all but matrix products)
   remat_keep: tuple[str, ...] = ()  # with remat "full": what is kept all the same, of KEPT
   remat_offload: tuple[str, ...] = ()  # with remat "full": what is kept in the host's memory, of OFFLOADED

@@ -9,7 +9,7 @@ from jax.ad_checkpoint import checkpoint_name
 
 from drope_jax.additions import scaled_by_logn, shifted
 from drope_jax.attention import attention, weights
-from drope_jax.cache import Cache, write
+from drope_jax.cache import Cache, last_plain_key, with_plain_keys, write
 from drope_jax.layers import gated, layers_with
 from drope_jax.model_config import ComputeConfig, ModelConfig
 from drope_jax.parameters import Params
@@ -22,10 +22,9 @@ Array = jax.Array
 class Kind(NamedTuple):
   """One layer of the pattern's cycle, its positions resolved: what all layers of this kind share in one call."""
 
-  q_rotation: Rotation | None
-  k_rotation: Rotation | None
+  rotation: Rotation | None
   mask: dict[str, Any]  # of `attention`: offset, window, segments, bias and logit scale
-  by_layer: bool  # whether the rotations have a leading L axis
+  by_layer: bool  # whether the rotation has a leading L axis
   seen_BT: Array | None  # how many keys each query sees; None: ModelConfig.logn_scale does not ask for it
 
 
@@ -71,6 +70,18 @@ def attention_sublayer(
     q_BTHh = rms_norm(q_BTHh, params["q_norm"], config.norm_eps)
   if "k_norm" in params:
     k_BSKh = rms_norm(k_BSKh, params["k_norm"], config.norm_eps)
+  if config.token_shift:
+    segments = kind.mask["segments"]
+    before_BKh = None if cache is None else last_plain_key(cache, index, k_BSKh[:, 0])
+    cache = None if cache is None else with_plain_keys(cache, k_BSKh, index)
+    k_BSKh = shifted(k_BSKh, params["token_shift"], None if segments is None else segments.keys, before_BKh)
+  if kind.seen_BT is not None:
+    q_BTHh = scaled_by_logn(q_BTHh, params["logn_scale"], kind.seen_BT)
+  if kind.rotation is not None:
+    turn = kind.rotation
+    if kind.by_layer:
+      turn = jax.tree.map(lambda table: table[index], turn)
+    q_BTHh, k_BSKh = rotate(q_BTHh, turn), rotate(k_BSKh, turn)
   if cache is not None:
     cache = dataclasses.replace(
       cache,
@@ -78,18 +89,6 @@ def attention_sublayer(
       v_LBSKh=write(cache.v_LBSKh, v_BSKh, index, cache.lengths_B),
     )
     k_BSKh, v_BSKh = cache.k_LBSKh[index], cache.v_LBSKh[index]
-
-  # Behind the cache, which holds what is projected: a key's neighbour may have been cached before it.
-  if config.token_shift:
-    segments = kind.mask["segments"]
-    k_BSKh = shifted(k_BSKh, params["token_shift"], None if segments is None else segments.keys)
-  if kind.seen_BT is not None:
-    q_BTHh = scaled_by_logn(q_BTHh, params["logn_scale"], kind.seen_BT)
-
-  def turned(x_BTHh: Array, rotation: Rotation | None) -> Array:
-    return rotate(x_BTHh, jax.tree.map(lambda table: table[index], rotation) if kind.by_layer else rotation)
-
-  q_BTHh, k_BSKh = turned(q_BTHh, kind.q_rotation), turned(k_BSKh, kind.k_rotation)
   q_BTHh, k_BSKh, v_BSKh = (checkpoint_name(x, "qkv") for x in (q_BTHh, k_BSKh, v_BSKh))
   # Of the kernels the reference alone has no derivatives written by hand.
   kernel = "reference" if compute.derivatives == "jax" and compute.attention == "auto" else compute.attention

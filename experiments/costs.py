@@ -21,7 +21,7 @@ from experiments.plan import EvalPlan, Study, run_directory
 # Training as it was measured: (FLOPs per token, tokens per second of a device), by jax's device_kind. A study's own
 # small sizes: one quickstart on two quiet cores (`python -m experiments.quickstart --config.seed=2`, median of its
 # records), partial_drop:small on an H200 (its 392 s, evaluation and compiling taken off); 29.9M on two cores and 494M:
-# RESULTS.md. Other models are interpolated in logarithms; beyond the ends FLOP/s are as at the end.
+# docs/results/speed.md. Other models are interpolated in logarithms; beyond the ends FLOP/s are as at the end.
 # Two studies side by side, each pinned to one of the two cores (`taskset -c 0` and `-c 1`), train at 18,800 tokens/s
 # each (partial_drop:mini, seeds 0 and 1): a seed then takes 1.8 times as long, and two seeds 0.9 times.
 SPEEDS: Mapping[str, Sequence[tuple[float, float]]] = {

@@ -24,8 +24,11 @@ def two_cores_and_an_allocator(monkeypatch):
 def test_an_allocator_is_set_and_the_cores_where_they_are_asked_for():
   allocator = {"LD_PRELOAD": "/x/libmimalloc.so", "MIMALLOC_PURGE_DELAY": "-1", "DROPE_JAX_CPU": "set"}
   assert cpu.settings({**CPU, "XLA_FLAGS": "--other"}) == allocator
-  devices = {"XLA_FLAGS": "--other --xla_force_host_platform_device_count=2"}
-  assert cpu.settings({**DEVICES, "XLA_FLAGS": "--other"}) == allocator | devices
+  patience = "--xla_cpu_collective_call_terminate_timeout_seconds"
+  devices = "--xla_force_host_platform_device_count=2"
+  for set_before, added in (("--other", f" {devices} {patience}=600"), (f"{patience}=7", f" {devices}")):
+    found = cpu.settings({**DEVICES, "XLA_FLAGS": set_before})
+    assert found == allocator | {"XLA_FLAGS": set_before + added}
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+import re
 
 import jax
 import jax.numpy as jnp
@@ -102,3 +103,14 @@ def test_rows_of_a_dynamic_scaling_may_have_lengths_of_their_own():
   together = logits_of(params, config, tokens, length=jnp.array([[8], [20]]))
   for row, length in enumerate([8, 20]):
     assert_close(together[row], logits_of(params, config, tokens, length=length)[row], atol=1e-4)
+
+
+def test_cached_keys_are_not_rotated_again():
+  config, capacity = tiny(positions=RoPE()), 37
+
+  def one_more(cache, tokens_BT):
+    return hidden_states(random_params(config), config, tokens_BT, cache=cache, length=capacity)[0]
+
+  program = str(jax.make_jaxpr(one_more)(init_cache(config, 2, capacity), random_tokens(2, 1)))
+  rotated = re.findall(r":f32\[([\d,]+)\] = cos", program)
+  assert rotated and not any(str(capacity) in shape.split(",") for shape in rotated)

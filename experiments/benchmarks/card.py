@@ -1,11 +1,13 @@
-"""One accelerator in a few minutes: a training step under variants, each figure printed and kept as soon as it comes.
+"""One accelerator in ten minutes: training steps and more under variants, each figure printed and kept as it comes.
 
-`python -m experiments.benchmarks.card --seconds=280 --jsonl=FILE [--variants=VARIANT,VARIANT]`
+`python -m experiments.benchmarks.card --seconds=560 --jsonl=FILE [--variants=VARIANT,VARIANT]`
 
 A variant is SHAPE:ROWS, a name of experiments/benchmarks/shapes.py and the rows of a step, with settings of
 ComputeConfig behind it: 494m:16:scan_layers=True:remat=dots. Layers are unrolled unless it says otherwise.
-`torch:SHAPE:ROWS` and `torch_compiled:SHAPE:ROWS` are transformers with torch, in a process of their own;
-`text:SHAPE:TOKENS` is the loss of one long text. The first training step is profiled: its kernels, by time.
+`documents:SHAPE:ROWS` is the step with a document mask, `decode:SHAPE:ROWS` reads prompts of 512 tokens and answers
+with 128, `kernels:SHAPE:LENGTH` compares the attention kernels with the reference, `text:SHAPE:TOKENS` is the loss of
+one long text. `torch:SHAPE:ROWS` and `torch_compiled:SHAPE:ROWS` are transformers with torch, each in its own process.
+The first training step is profiled: its kernels, by time. The most valuable variants come first.
 
 Before each variant the time left is looked at: what would not fit is left out and said to be. A variant that fails
 is recorded with its message, and the next one runs.
@@ -13,6 +15,7 @@ is recorded with its message, and the next one runs.
 
 import collections
 import dataclasses
+import gc
 import json
 import statistics
 import tempfile
@@ -22,6 +25,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+import numpy as np
 from absl import flags
 
 from drope_jax import cli
@@ -31,26 +35,34 @@ from drope_jax.files import check_file
 from drope_jax.metrics import flops_per_token
 from drope_jax.serialization import library_versions, to_dict
 from experiments.benchmarks import ours
+from experiments.benchmarks.kernels import kernels_of_calls
 from experiments.benchmarks.measuring import Worker, WorkerError, hardware
 from experiments.benchmarks.shapes import Shape, shape_named
 
 VARIANTS = (
+  "kernels:494m:1024",
   "494m:16",
+  "documents:494m:16",
   "smollm_1.7b:8",
+  "torch_compiled:494m:16",
+  "decode:494m:8",
+  "decode:494m:8:attention=reference",
   "smollm2_135m:16",
-  "494m:16:loss_chunk=512",
   "494m:16:scan_layers=True",
   "494m:32",
-  "494m:16:remat=dots",
+  "494m:32:remat=full:remat_keep=attention+qkv",
   "text:smollm2_135m:131072",
-  "torch_compiled:494m:16",
+  "documents:494m:16:attention=blockwise",
+  "494m:16:remat=dots",
   "torch:494m:16",
 )
+OURS = ("documents", "decode", "kernels", "text")  # beside the training step, which has no word before its shape
 TORCH = ("torch", "torch_compiled")
+PROMPT, ANSWER = 512, 128  # tokens
 NEEDED = 25.0  # seconds that a variant is thought to take
 
 WHICH = cli.define_list("variants", list(VARIANTS), "What is measured, in this order; see above.")
-SECONDS = cli.define_float("seconds", 280, "No variant begins later than a while before these are over.", lower_bound=1)
+SECONDS = cli.define_float("seconds", 560, "No variant begins later than a while before these are over.", lower_bound=1)
 JSONL = cli.define_path("jsonl", None, "File to which one record per figure is appended.", local=True)
 DTYPE = flags.DEFINE_enum("dtype", "bfloat16", ["bfloat16", "float32"], "Of activations and of the ceiling's product.")
 CEILING = flags.DEFINE_integer("ceiling", 8192, "Size of the square product that is the matmul ceiling.", lower_bound=1)
@@ -60,7 +72,7 @@ KERNELS = flags.DEFINE_integer("kernels", 25, "Kernels of the profile that are s
 
 
 class Variant(NamedTuple):
-  """What is measured: "ours", "text" or a side of torch, at a shape, with so many rows (of a text: tokens)."""
+  """What is measured: "ours", one of OURS or of TORCH, at a shape, with so many rows (of text and kernels: tokens)."""
 
   text: str
   side: str
@@ -72,10 +84,10 @@ class Variant(NamedTuple):
 def parse_variant(text: str) -> Variant:
   """Raises ConfigError, naming what is wrong with it."""
   words = text.split(":")
-  side = words.pop(0) if words[0] in (*TORCH, "text") else "ours"
+  side = words.pop(0) if words[0] in (*TORCH, *OURS) else "ours"
   if len(words) < 2 or not words[1].isdigit():
     raise ConfigError(
-      f"{text!r} is no variant; allowed: [torch:|torch_compiled:|text:]SHAPE:NUMBER[:SETTING=VALUE ...]"
+      f"{text!r} is no variant; allowed: [{'|'.join((*TORCH, *OURS))}:]SHAPE:NUMBER[:SETTING=VALUE ...]"
     )
   known = {field.name for field in dataclasses.fields(ComputeConfig)}
   compute: dict[str, Any] = {"scan_layers": False}
@@ -83,7 +95,10 @@ def parse_variant(text: str) -> Variant:
     name, _, value = word.partition("=")
     if name not in known or not value:
       raise ConfigError(f"{text!r} has {word!r}; allowed: SETTING=VALUE, with SETTING of {', '.join(sorted(known))}")
-    compute[name] = int(value) if value.isdigit() else {"True": True, "False": False}.get(value, value)
+    if name in ("remat_keep", "remat_offload"):
+      compute[name] = tuple(value.split("+"))
+    else:
+      compute[name] = int(value) if value.isdigit() else {"True": True, "False": False}.get(value, value)
   ComputeConfig(**compute)
   return Variant(text, side, shape_named(words[0]), int(words[1]), compute)
 
@@ -104,10 +119,18 @@ def speed(variant: Variant, seconds: list[float], ceiling: float) -> dict[str, A
 
 def measure_ours(variant: Variant, ceiling: float, profile: bool) -> Iterator[dict[str, Any]]:
   """The figures of our training step, and then its kernels if they are wanted."""
-  data = DataConfig(directory="", context=variant.shape.context, batch_size=variant.size)
+  masked = variant.side == "documents"
+  data = DataConfig(directory="", context=variant.shape.context, batch_size=variant.size, document_mask=masked)
   compute = {"dtype": DTYPE.value, **variant.compute}
   training = ours.Training(ours.train_config(to_dict(variant.shape.model), data, compute))
-  rows = training.put({"tokens": ours.random_tokens(variant.shape.model, variant.size, variant.shape.context + 1)})
+  batch = {"tokens": ours.random_tokens(variant.shape.model, variant.size, variant.shape.context + 1)}
+  if masked:  # five documents to a row, and a bit
+    places = np.arange(variant.shape.context + 1, dtype=np.int32)
+    size = max(variant.shape.context // 5, 1)
+    batch |= {
+      name: np.tile(x, (variant.size, 1)) for name, x in (("segments", places // size), ("positions", places % size))
+    }
+  rows = training.put(batch)
   begin = time.perf_counter()
   memory = training.compile(rows)
   compiled = time.perf_counter() - begin
@@ -169,6 +192,18 @@ def measure_text(variant: Variant) -> dict[str, Any]:
   }
 
 
+def measure_decode(variant: Variant) -> dict[str, Any]:
+  compute = {"dtype": DTYPE.value, **variant.compute}
+  _, measure = ours.generation(to_dict(variant.shape.model), variant.size, PROMPT, ANSWER, compute)
+  rounds = [measure() for _ in range(ROUNDS.value)]
+  prefill, decode = ([one[part] for one in rounds] for part in ("prefill", "decode"))
+  return {
+    **spread_of(decode),
+    "tokens_per_second": variant.size * ANSWER / statistics.median(decode),
+    "prefill_tokens_per_second": variant.size * PROMPT / statistics.median(prefill),
+  }
+
+
 def matmul_ceiling() -> float:
   """FLOP/s of one square product: the most of three rounds."""
   _, product = ours.matmul(CEILING.value, DTYPE.value)
@@ -184,10 +219,15 @@ def line(record: dict[str, Any]) -> str:
     return "\n".join([f"{record['variant']}: kernels {total:.1f} ms a step", *rows])
   if "failure" in record or "left_out" in record:
     return f"{record['variant']}: " + record.get("failure", record.get("left_out", ""))
+  if "error" in record:
+    what = f"{record['call']}, {record['kernel']}: relative error {record['error']:.1e}"
+    return f"{record['variant']}: {what}, {record['seconds'] * 1e3:.3f} ms"
   parts = [f"{record['tokens_per_second']:,.0f} tokens/s", f"{record['seconds'] * 1e3:.1f} ms"]
   parts[1] += f" ({record['least'] * 1e3:.1f} to {record['greatest'] * 1e3:.1f})"
   if "share_palm" in record:
     parts.append(f"{record['share_palm']:.1%} of the ceiling (causal {record['share_causal']:.1%})")
+  if "prefill_tokens_per_second" in record:
+    parts.append(f"prompts {record['prefill_tokens_per_second']:,.0f} tokens/s")
   if "memory" in record:
     parts.append(f"{record['memory'] / 2**30:.1f} GiB")
   return f"{record['variant']}: " + ", ".join(parts)
@@ -204,10 +244,15 @@ def measure(variants: list[Variant], say: Callable[[dict[str, Any]], None], dead
       continue
     try:
       match variant.side:
-        case "ours":
+        case "ours" | "documents":
           for record in measure_ours(variant, ceiling, profile=not profiled):
             say({"variant": variant.text, **record})
           profiled = True
+        case "kernels":
+          for record in kernels_of_calls(variant.shape.model, variant.size, DTYPE.value):
+            say({"variant": variant.text, **record})
+        case "decode":
+          say({"variant": variant.text, **measure_decode(variant)})
         case "text":
           say({"variant": variant.text, **measure_text(variant)})
         case _:
@@ -215,6 +260,7 @@ def measure(variants: list[Variant], say: Callable[[dict[str, Any]], None], dead
     except (RuntimeError, ValueError, NotImplementedError, WorkerError) as error:  # the device's memory, a kernel
       say({"variant": variant.text, "failure": f"{type(error).__name__}: {error}"[:400]})
     jax.clear_caches()
+    gc.collect()  # whatever still holds a variant's arrays: the next one needs their memory
 
 
 def main() -> None:

@@ -192,13 +192,15 @@ def loss_of_a_text(
   return _about(compile_seconds=compiling, parameters=count_parameters(config)), measure
 
 
-def generation(model: dict[str, Any], batch_size: int, prompt: int, new_tokens: int) -> tuple[dict[str, Any], Measure]:
+def generation(
+  model: dict[str, Any], batch_size: int, prompt: int, new_tokens: int, compute: dict[str, Any] | None = None
+) -> tuple[dict[str, Any], Measure]:
   """Seconds of reading `batch_size` prompts of `prompt` tokens, and of `new_tokens` greedy answers to them."""
   config, params = _model_and_params(model, None)
   prompts = list(random_tokens(config, batch_size, prompt))
 
   def fresh() -> Generation:
-    return Generation(params, config, prompts, max_new_tokens=new_tokens)
+    return Generation(params, config, prompts, max_new_tokens=new_tokens, compute=ComputeConfig(**compute or {}))
 
   fresh().compile()
 
@@ -206,9 +208,10 @@ def generation(model: dict[str, Any], batch_size: int, prompt: int, new_tokens: 
     batch, times = fresh(), [time.perf_counter()]
     batch.prefill()
     times.append(time.perf_counter())
+    faults = page_faults()
     batch.decode(new_tokens)
     times.append(time.perf_counter())
-    return {"prefill": times[1] - times[0], "decode": times[2] - times[1]}
+    return {"prefill": times[1] - times[0], "decode": times[2] - times[1], "page_faults": page_faults() - faults}
 
   warm = measure()
   return _about(first=warm, dtype=str(compute_dtype(ComputeConfig())), parameters=count_parameters(config)), measure

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Speed of one GPU in a few minutes, also where no network is: experiments/benchmarks/card.py, which says what it
+# Speed of one GPU in at most ten minutes, also where no network is: experiments/benchmarks/card.py, which says what it
 # measures; its flags may follow. Figures are appended to $OUT/speed.jsonl as they come.
-#   OUT=results experiments/launch/one_gpu_speed.sh [--seconds=280] [--variants=494m:16,smollm_1.7b:8]
+#   OUT=results experiments/launch/one_gpu_speed.sh [--seconds=560] [--variants=494m:16,smollm_1.7b:8]
 # BUNDLE=DIR: wheels of what the machine lacks, installed beside the rest first (DIR/activate.sh, which is sourced).
 set -euo pipefail
 : "${OUT:?OUT=DIR}"

@@ -370,7 +370,7 @@ ROWS = {
 
 
 def compiled_row(tmp_path: Path, *arguments: str) -> dict:
-  """The figures of a row of a table of docs/results/speed.md, which must fit with an MFU bound of half the peak."""
+  """The figures of a row of the table of docs/results/speed.md, which must fit with an MFU bound of half the peak."""
   environment = {**os.environ, "PYTHONPATH": str(ROOT), "XLA_FLAGS": ""}
   line = [sys.executable, "-m", "drope_jax.aot", *arguments, f"--json={tmp_path / 'figures.json'}"]
   done = subprocess.run(line, capture_output=True, text=True, timeout=350, cwd=ROOT, env=environment)

@@ -15,7 +15,7 @@ from drope_jax import attention as package
 from drope_jax.attention import Segments, attention
 from drope_jax.config import ComputeConfig
 from drope_jax.generation import Generation, _decode, _prefill
-from drope_jax.model import init_params
+from drope_jax.model import hidden_states, init_params
 from drope_jax.positions import Layer, LayerPattern, RoPE
 
 CUDNN, CUDNN_BACKWARD, TRITON = "__cudnn$fmhaSoftmax", "__cudnn$fmhaSoftmaxBackward", "__gpu$xla.gpu.triton"
@@ -67,7 +67,8 @@ def test_each_call_has_its_kernel_and_the_choice_is_said(name, caplog):
 
 
 def test_a_train_step_with_a_document_mask_has_kernels_for_each_device_s_rows_and_heads(corpus):
-  config = tiny_run(corpus, model=tiny_model(head_dim=8), data={"document_mask": True})
+  compute = ComputeConfig(scan_layers=True)
+  config = tiny_run(corpus, model=tiny_model(head_dim=8), data={"document_mask": True}, compute=compute)
   with on_h200(data=2, tensor=2) as mesh:
     program = lower(config, mesh, "cuda")
   assert kernels(program) == [TRITON] * 3
@@ -87,3 +88,16 @@ def test_generation_reads_prompts_and_tokens_with_kernels():
     decode = _decode.trace(params, batch._request, prefill.out_info, 8, **batch._how)
     assert kernels(lowered_from(prefill)) == [TRITON] * 2
     assert kernels(lowered_from(decode)) == [f"{CUDNN} PADDING", TRITON]
+
+
+@pytest.mark.parametrize(("settings", "loops"), [({}, 0), ({"scan_layers": True}, 1)])
+def test_layers_are_unrolled_unless_it_is_said_otherwise(settings, loops):
+  model = tiny_model(head_dim=8)
+  tokens = jax.ShapeDtypeStruct((2, 16), jnp.int32)
+
+  def states(params, tokens):
+    return hidden_states(params, model, tokens, compute=ComputeConfig(**settings)).states_BTD
+
+  with on_h200():
+    params = jax.eval_shape(lambda: init_params(model, jax.random.key(0)))
+    assert lowered(states, params, tokens).count("stablehlo.while") == loops

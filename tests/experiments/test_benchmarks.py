@@ -11,6 +11,7 @@ import pytest
 from drope_jax.errors import ConfigError
 from drope_jax.parameters import count_parameters
 from experiments.benchmarks import figures, measuring
+from experiments.benchmarks.kernels import CALLS
 from experiments.benchmarks.measuring import Side, Worker, WorkerError, growth_exponent, in_turns, ratios, spread
 from experiments.benchmarks.shapes import SHAPES, shape_named
 
@@ -210,6 +211,7 @@ def test_a_card_s_variants_are_checked_before_anything_runs():
 def test_a_card_s_figures_are_kept_as_they_come_and_a_failure_stops_nothing(tmp_path):
   kept = tmp_path / "speed.jsonl"
   variants = "--variants=tiny:2,tiny:2:attention=cudnn,tiny:2:remat=dots:scan_layers=True,text:tiny:32"
+  variants += ",documents:tiny:2,decode:tiny:2,kernels:tiny:32"
   command = [sys.executable, "-m", "experiments.benchmarks.card", *CARD, variants, f"--jsonl={kept}"]
   done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
   assert done.returncode == 0, done.stderr
@@ -220,3 +222,7 @@ def test_a_card_s_figures_are_kept_as_they_come_and_a_failure_stops_nothing(tmp_
   assert "cudnn" in by_variant["tiny:2:attention=cudnn"]["failure"]
   assert by_variant["tiny:2"]["tokens_per_second"] > 0 and by_variant["tiny:2"]["memory"] > 0
   assert by_variant["text:tiny:32"]["loss"] > 0
+  assert by_variant["documents:tiny:2"]["tokens_per_second"] > 0
+  assert by_variant["decode:tiny:2"]["prefill_tokens_per_second"] > 0
+  calls = {record["call"]: record for record in records if "call" in record}
+  assert calls.keys() == CALLS.keys() and all(record["error"] < 1e-2 for record in calls.values())
