@@ -1,7 +1,7 @@
 """Factors of RoPE's pairs for a longer context, found by an evolutionary search, after LongRoPE2 (arXiv 2502.20082).
 
 `python -m experiments.factor_search --checkpoint=RUN --factor=8 [--generations=20 --population=16 --samples=16]` prints
-the factors for a run with RoPE, as `--config.longrope` of studies/table10_extension.py takes them.
+the factors for a run with RoPE; studies/table10_extension.py searches for those of its control by itself.
 
 As there, what guides the search is the loss on the answers of needle prompts at the longer length alone, not that of
 all tokens; the factors never fall from a fast pair to a slow one, lie between 1 and twice the extension, and from the
@@ -11,6 +11,8 @@ fine-tuning with short and long texts mixed. Needles are drawn from the run's sp
 on.
 """
 
+import dataclasses
+import logging
 import sys
 from argparse import Namespace
 from collections.abc import Callable, Sequence
@@ -26,11 +28,18 @@ from drope_jax.data.corpus import documents
 from drope_jax.data.recall import Lines, needle_sample, sentences
 from drope_jax.data.tokenizers import load_tokenizer
 from drope_jax.errors import ConfigError
+from drope_jax.files import write_json
 from drope_jax.loss import token_losses
 from drope_jax.model import hidden_states
+from drope_jax.model_config import ModelConfig
 from drope_jax.positions import RoPE
 from drope_jax.rotation import Frequencies
 from drope_jax.scalings import NTK, PI, LongRoPE, YaRN, base_frequencies
+from drope_jax.transitions import Replace
+from experiments.plan import Pretrained
+from experiments.reporting.stored import read_json
+
+logger = logging.getLogger(__name__)
 
 Loss = Callable[[np.ndarray], float]
 FACTS = 4  # in a prompt
@@ -38,21 +47,85 @@ CHANGED = 0.3  # the share of pairs that a mutation changes
 STEP = 0.15  # the standard deviation of a change, of the logarithm of a factor
 
 
-def search(loss: Loss, first: Sequence[np.ndarray], critical: int, factor: float, how: Namespace) -> np.ndarray:
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Search:
+  """How long it searches, and on what."""
+
+  generations: int = 20
+  population: int = 16  # candidates of a generation
+  samples: int = 16  # needle prompts
+  seed: int = 0
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Searched(Pretrained):
+  """A run of RoPE with factors that are searched for when its study first measures it; `transition` is ignored.
+
+  WORKDIR/runs/NAME/factors.json keeps them, and the losses that they were chosen by.
+  """
+
+  factor: float  # extension of the context
+  dataset: str  # with a split `fit`
+  how: Search = Search()
+
+  def settled(self, directory: Path) -> Pretrained:
+    path = directory / "factors.json"
+    if not path.exists():
+      loaded, lines = checkpoint.load(self.checkpoint), lines_to_fit_on(self.checkpoint, self.dataset)
+      directory.mkdir(parents=True, exist_ok=True)
+      write_json(dataclasses.asdict(search_factors(loaded, lines, self.factor, self.how)), path)
+    factors, loaded = tuple(read_json(path)["factors"]), checkpoint.open_step(self.checkpoint)
+    scaling = LongRoPE(factors, factors, loaded.context, self.factor)
+    return Pretrained(self.checkpoint, Replace(_rope(loaded.model).rescaled(scaling)), self.model)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Found:
+  """What a search ends with: factors, and the losses on answers, all with LongRoPE's attention factor."""
+
+  factors: list[float]  # one for each pair, the fastest first
+  loss: float  # in nats per token
+  losses_of_others: dict[str, float]  # of the methods that the search begins with
+
+
+def search_factors(loaded: Checkpoint, lines: Lines, factor: float, how: Search) -> Found:
+  """Factors for `factor` times the context of a model with RoPE.
+
+  Raises:
+    ConfigError: if its positions are not a plain RoPE.
+  """
+  rope, head_dim = _rope(loaded.model), loaded.model.head_dim
+  loss = needle_loss(loaded, lines, round(factor * loaded.context), how.samples)
+  omega = base_frequencies(rope.theta, head_dim)
+  scalings = (PI(factor), NTK(factor), YaRN(factor, loaded.context))
+  first = [omega / np.asarray(rope.rescaled(one).frequencies(head_dim).omega) for one in scalings]
+  critical = int((omega * loaded.context / (2 * np.pi) >= 1).sum())
+  found = np.round(search(loss, first, critical, factor, how), 4)
+  others = {type(one).__name__: loss(factors) for one, factors in zip(scalings, first, strict=True)}
+  return Found(factors=found.tolist(), loss=loss(found), losses_of_others=others)
+
+
+def lines_to_fit_on(run: str, dataset: str) -> Lines:
+  """What needle prompts are made of: the sentences of the split `fit`, in the tokens of a run."""
+  fillers = [one for text in documents(dataset, "fit") for one in sentences(text)]
+  return Lines(load_tokenizer(run), fillers)
+
+
+def search(loss: Loss, first: Sequence[np.ndarray], critical: int, factor: float, how: Search) -> np.ndarray:
   """The factors (h/2,) with the lowest loss that were found.
 
   Args:
     loss: of factors; it is called once for each of `population` candidates in every one of `generations`.
     first: what the search begins with.
     critical: the first pair that must be slowed down by `factor` or more.
-    how: generations, population and seed.
   """
   rng = np.random.default_rng(how.seed)
   known = [(loss(one), one) for one in (_allowed(one, critical, factor) for one in first)]
-  for _ in range(how.generations):
+  for generation in range(how.generations):
     known = sorted(known, key=lambda pair: pair[0])[: max(how.population // 4, 2)]
     children = [_child([one for _, one in known], critical, factor, rng) for _ in range(how.population)]
     known += [(loss(child), child) for child in children]
+    logger.info("factor search: generation %d, loss %.4f", generation + 1, min(one for one, _ in known))
   return min(known, key=lambda pair: pair[0])[1]
 
 
@@ -78,7 +151,7 @@ def needle_loss(loaded: Checkpoint, lines: Lines, length: int, samples: int) -> 
   counts = np.array([[len(sample.answer)] for sample in drawn])
   at = np.arange(length + longest - 1) - (length - 1)  # of each target, from the answer's first token on
   tokens_BT, weights_BT = np.stack(rows).astype(np.int32), ((at >= 0) & (at < counts)).astype(np.float32)
-  omega = base_frequencies(_rope(loaded).theta, loaded.model.head_dim)
+  omega = base_frequencies(_rope(loaded.model).theta, loaded.model.head_dim)
   ones = (1.0,) * len(omega)
   attention_factor = LongRoPE(ones, ones, loaded.context, length / loaded.context).default_attention_factor
 
@@ -92,8 +165,8 @@ def needle_loss(loaded: Checkpoint, lines: Lines, length: int, samples: int) -> 
   return lambda factors: float(mean_loss(loaded.params, jnp.asarray(omega / factors, jnp.float32)))
 
 
-def _rope(loaded: Checkpoint) -> RoPE:
-  positions = loaded.model.positions
+def _rope(model: ModelConfig) -> RoPE:
+  positions = model.positions
   if not isinstance(positions, RoPE) or positions.scaling is not None or positions.pairs is not None:
     raise ConfigError(
       f"--checkpoint: its positions are {positions}; the search needs a RoPE of all pairs, not rescaled"
@@ -103,22 +176,16 @@ def _rope(loaded: Checkpoint) -> RoPE:
 
 def _print_factors(given: Namespace) -> None:
   loaded = checkpoint.load(given.checkpoint)
-  rope, head_dim = _rope(loaded), loaded.model.head_dim
+  _rope(loaded.model)
   if loaded.config is None and given.dataset is None:
     raise ConfigError("--dataset: the checkpoint is an imported model, which names none; give one with a split `fit`")
   dataset = given.dataset or (loaded.config.data.source or loaded.config.data.directory if loaded.config else "")
-  fillers = [one for text in documents(dataset, "fit") for one in sentences(text)]
-  lines = Lines(load_tokenizer(str(given.checkpoint)), fillers)
-  loss = needle_loss(loaded, lines, round(given.factor * loaded.context), given.samples)
-  omega = base_frequencies(rope.theta, head_dim)
-  scalings = (PI(given.factor), NTK(given.factor), YaRN(given.factor, loaded.context))
-  first = [omega / np.asarray(rope.rescaled(how).frequencies(head_dim).omega) for how in scalings]
-  critical = int((omega * loaded.context / (2 * np.pi) >= 1).sum())
-  found = search(loss, first, critical, given.factor, given)
+  how = Search(generations=given.generations, population=given.population, samples=given.samples, seed=given.seed)
+  found = search_factors(loaded, lines_to_fit_on(str(given.checkpoint), dataset), given.factor, how)
+  losses = {**found.losses_of_others, "found": found.loss}
   print("loss on answers, all with LongRoPE's attention factor:", end=" ")
-  print(", ".join(f"{type(how).__name__} {loss(one):.3f}" for how, one in zip(scalings, first, strict=True)), end=", ")
-  print(f"found {loss(found):.3f}")
-  print(f"--config.longrope='{tuple(round(float(one), 4) for one in found)}'")
+  print(", ".join(f"{name} {loss:.3f}" for name, loss in losses.items()))
+  print(f"factors, the fastest pair first: {', '.join(f'{one:g}' for one in found.factors)}")
 
 
 def _parser() -> cli.Parser:
@@ -126,10 +193,10 @@ def _parser() -> cli.Parser:
   parser.add_argument("--checkpoint", type=Path, required=True, metavar="RUN", help="workdir of a run with RoPE")
   parser.add_argument("--factor", type=float, required=True, metavar="S", help="extension of the context")
   parser.add_argument("--dataset", metavar="PATH", help="with a split `fit`; default: that of the run")
-  parser.add_argument("--generations", type=int, default=20, help="rounds of the search")
-  parser.add_argument("--population", type=int, default=16, help="candidates of a generation")
-  parser.add_argument("--samples", type=int, default=16, help="needle prompts")
-  parser.add_argument("--seed", type=int, default=0, help="of the search and its prompts")
+  parser.add_argument("--generations", type=int, default=Search.generations, help="rounds of the search")
+  parser.add_argument("--population", type=int, default=Search.population, help="candidates of a generation")
+  parser.add_argument("--samples", type=int, default=Search.samples, help="needle prompts")
+  parser.add_argument("--seed", type=int, default=Search.seed, help="of the search and its prompts")
   return parser
 
 

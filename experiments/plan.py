@@ -47,6 +47,14 @@ class Pretrained:
   transition: Transition = Keep()
   model: ModelConfig | None = None  # what the checkpoint holds, for what may be asked before it is there
 
+  def settled(self, directory: Path) -> "Pretrained":
+    """This one with a transition that may depend on the weights, asked for when they are there.
+
+    Args:
+      directory: the run's own, to keep there what it takes long to find out.
+    """
+    return self
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class EvalPlan:

@@ -1,8 +1,8 @@
-"""Tables and plots, from the records alone: `python -m experiments.report runs/quickstart`.
+"""Tables and plots, from the records alone: `python -m experiments.report runs/quickstart [--formats=png,svg,pdf]`.
 
 DIR is the workdir of a study, of which study.json, results.jsonl and each run's config.json and metrics.jsonl are read;
-the workdir of a single run; or the output of `experiments.evaluate`, a results.jsonl alone. Writes DIR/report.md and
-PNG plots.
+the workdir of a single run; or the output of `experiments.evaluate`, a results.jsonl alone. Writes DIR/report.md, its
+pictures in each of the formats, and every table as CSV and LaTeX (booktabs) in DIR/tables.
 """
 
 import sys
@@ -17,6 +17,7 @@ from experiments.reporting import plots, tables, training_tables
 from experiments.reporting.arms import described, is_control
 from experiments.reporting.plots import Picture
 from experiments.reporting.records import Records, read_evaluation, read_run, read_study
+from experiments.reporting.writing import Part, add_formats, write_markdown
 
 BACKGROUND = """\
 A language model must know in which order its tokens stand. Most get it from **RoPE**: queries and keys are rotated
@@ -34,32 +35,40 @@ Lines are rows of the study, columns lengths (as multiples of the training conte
 which the difference from the best has an interval that holds 0; it is paired, sample by sample, where the records have
 the samples, and wider where they have not. {tables.MISSING}: not measured."""
 
+OTHER_TEXT = """\
+The rows read different tokens: other tokenizers, or other documents. Losses and perplexities per token cannot then be
+compared, so that bits per byte stand first, and no row is called the best in the others."""
+
 ABOUT_TEMPERATURE = """\
 β = 1 + c·ln s, the factor on the attention logits (s: the length as a multiple of the training context). Rows that are
 not here have β = 1. Where c was fitted: at each length every β of a grid is tried on held-out text, and c is fitted to
 the best ones by least squares."""
 
 
-def _task(records: Records, task: str, drawn: set[Picture]) -> list[str]:
+def _task(records: Records, task: str, drawn: set[Picture]) -> list[Part]:
   """The section of a task: its main metric, the others, and what they are divided by."""
   about = [cls.about for cls in task_classes().get(task, []) if cls.about]
   main, *others = records.metrics(task)
   as_text = main == LOSS and tables.is_text(records, task)
-  parts = [f"## {plain(task)}", *about, tables.results_table(records, task, main, as_perplexity=as_text)]
-  details = [tables.results_table(records, task, metric) for metric in ([main] if as_text else []) + others]
   divided = tables.divisions(records, task)
-  for by in dict.fromkeys(by for _, by in divided):
-    parts += [picture.markdown for picture in drawn if picture == plots.of_parts(task, by)]
-  details += [tables.parts_table(records, task, metric, by) for metric, by in divided]
-  return parts + ([_folded("Other metrics, and parts, in numbers", details)] if details else [])
+  pictures = [plots.of_samples(task), *(plots.of_parts(task, by) for by in dict.fromkeys(by for _, by in divided))]
+  details = [tables.results_table(records, task, metric) for metric in ([main] if as_text else []) + others]
+  details += [part for metric, by in divided if (part := tables.parts_table(records, task, metric, by)) is not None]
+  return [
+    f"## {plain(task)}",
+    *about,
+    *([OTHER_TEXT] if tables.is_text(records, task) and not records.same_tokens(task) else []),
+    tables.results_table(records, task, main, as_perplexity=as_text),
+    *(picture.markdown for picture in pictures if picture in drawn),
+    *(_folded("Other metrics, and parts, in numbers", details) if details else []),
+  ]
 
 
-def _folded(title: str, texts: Sequence[str]) -> str:
-  inside = "\n\n".join(texts)
-  return f"<details><summary>{title}</summary>\n\n{inside}\n\n</details>"
+def _folded(title: str, inside: Sequence[Part]) -> list[Part]:
+  return [f"<details><summary>{title}</summary>", *inside, "</details>"]
 
 
-def _training(records: Records, drawn: set[Picture]) -> list[str]:
+def _training(records: Records, drawn: set[Picture]) -> list[Part]:
   """What was trained, and how the loss went."""
   if not records.trained:
     return []
@@ -76,10 +85,10 @@ def _training(records: Records, drawn: set[Picture]) -> list[str]:
   ]
 
 
-def _temperature(records: Records) -> list[str]:
+def _temperature(records: Records) -> list[Part]:
   """The β of every row, and how it was fitted; nothing where every β is 1."""
-  found = [training_tables.temperature_section(records), tables.betas_table(records)]
-  shown = [text for text in found if text is not None]
+  betas = tables.betas_table(records)
+  shown = [*training_tables.temperature_section(records), *([] if betas is None else [betas])]
   return ["## The temperature", ABOUT_TEMPERATURE, *shown] if shown else []
 
 
@@ -94,7 +103,7 @@ def _made(records: Records) -> list[str]:
   return ["## How this was made", *command, " ".join(one for one in said if one)]
 
 
-def _compose(records: Records, drawn: set[Picture]) -> str:
+def _compose(records: Records, drawn: set[Picture]) -> list[Part]:
   """The whole report.md."""
   study = len(records.arms) > 1 or any(not is_control(run) for run in records.runs.values() if run.pretrained)
   single = next(iter(records.runs.values())) if len(records.runs) == 1 else None
@@ -102,7 +111,7 @@ def _compose(records: Records, drawn: set[Picture]) -> str:
   pretrained = training_tables.pretrained_described(records)
   measured = [part for task in records.tasks for part in _task(records, task, drawn)]
   about = [ABOUT_TABLES, f"One seed of training. {plain(records.spread)}".rstrip() if records.trained else ""]
-  parts = [
+  return [
     f"# {plain(records.title)}",
     *([plots.SUMMARY.markdown] if plots.SUMMARY in drawn else []),
     *(["## What is compared"] if study else []),
@@ -114,10 +123,9 @@ def _compose(records: Records, drawn: set[Picture]) -> str:
     *_temperature(records),
     *_training(records, drawn),
     *(["## The rotations", plots.FREQUENCIES.markdown] if plots.FREQUENCIES in drawn else []),
-    *([_folded("The settings of the run", [training_tables.config_table(single)])] if single and single.config else []),
+    *(_folded("The settings of the run", [training_tables.config_table(single)]) if single and single.config else []),
     *_made(records),
   ]
-  return "\n\n".join(parts) + "\n"
 
 
 def read(directory: Path) -> Records:
@@ -138,12 +146,18 @@ def read(directory: Path) -> Records:
   return read_evaluation(directory) if "results.jsonl" in there else read_study(directory)
 
 
-def write_report(directory: Path) -> Path:
-  """Writes report.md and the plots of what lies in `directory`; returns the path of report.md. Raises as `read`."""
+def write_report(directory: Path, formats: Sequence[str] = ("png",)) -> Path:
+  """Writes report.md, the plots and the tables of what lies in `directory`; returns the path of report.md.
+
+  Args:
+    formats: of the plots, some of writing.FORMATS; report.md shows the PNG, which is always written.
+
+  Raises:
+    ReportError: as `read`.
+  """
   path, records = directory / "report.md", read(directory)
-  drawn = plots.draw_all(records)
-  plots.remove_others(directory, path, drawn)
-  path.write_text(_compose(records, drawn))
+  drawn = plots.draw_all(records, tuple(dict.fromkeys(("png", *formats))))
+  write_markdown(path, _compose(records, drawn))
   return path
 
 
@@ -155,12 +169,13 @@ def _parser() -> cli.Parser:
     metavar="DIR",
     help="workdir of a study or of a run, or output of an evaluation",
   )
+  add_formats(parser)
   return parser
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
   """The command; returns its exit status."""
-  return cli.run_parsed(_parser(), lambda given: print(write_report(Path(given.directory))), arguments)
+  return cli.run_parsed(_parser(), lambda given: print(write_report(Path(given.directory), given.formats)), arguments)
 
 
 if __name__ == "__main__":

@@ -1,13 +1,15 @@
-"""A study over its seeds: `python -m experiments.seeds DIR DIR ... [--control=LABEL --page=docs/results/NAME.md]`.
+"""A study over its seeds: `python -m experiments.seeds DIR DIR ... [--control=LABEL --out=DIR --page=FILE]`.
 
-Each DIR is a workdir of the same study with another seed; what is printed is Markdown. The first table of a metric has
-mean ± standard deviation. The second has the differences from the control, each taken within a seed, so that what a
-seed does to all rows alike falls out: mean ± standard deviation, and a 95 % interval of the mean (Student's t, n - 1
-degrees of freedom). The control is the row of this label; by default the first that went on with its embedding.
+Each DIR is a workdir of the same study with another seed. Markdown is printed; `--out=DIR` writes it to DIR/seeds.md
+instead, with pictures beside it, and every table as CSV and LaTeX in DIR/tables. The first table of a metric has mean ±
+standard deviation. The second has the differences from the control, each taken within a seed, so that what a seed does
+to all rows alike falls out: mean ± standard deviation, and a 95 % interval of the mean (Student's t, n - 1 degrees of
+freedom). The control is the row of this label; by default the run that went on with its embedding from the same
+weights.
 
-`--page` writes the study's page in docs/results instead, with its figures in data/ beside it, from which
-`python -m experiments.results` writes it again. One seed is enough for a page; its intervals are then those over
-documents and prompts. What there is to say about the result goes into data/NAME.txt, which the page includes.
+`--page=docs/results/NAME.md` writes the study's page, with its figures in data/ beside it, from which `python -m
+experiments.results` writes it again. One seed is enough for a page; its intervals are then those over documents and
+prompts. What there is to say about the result goes into data/NAME.txt, which the page includes.
 """
 
 import sys
@@ -21,14 +23,15 @@ from drope_jax.markdown import plain
 from experiments.reporting import seed_tables
 from experiments.reporting.making import making_of
 from experiments.reporting.records import read_study
-from experiments.reporting.study_page import DATA, write_page
+from experiments.reporting.study_page import DATA, drawn, write_page
 from experiments.reporting.summary import Summary, summarized
 from experiments.reporting.summary_files import write_summary
+from experiments.reporting.writing import Part, add_formats, markdown, save, write_markdown
 from experiments.results import write_index
 
 
-def seed_report(directories: Sequence[Path], control: str | None = None) -> str:
-  """The tables of all tasks and metrics, as Markdown.
+def seed_report(directories: Sequence[Path], control: str | None = None) -> list[Part]:
+  """The tables of all tasks and metrics, as parts of a report.
 
   Args:
     directories: workdirs of one study, with different seeds.
@@ -37,24 +40,46 @@ def seed_report(directories: Sequence[Path], control: str | None = None) -> str:
   Raises:
     ReportError: seeds are not different, or a study lacks a figure that the first one has.
   """
+  return _parts(_summary_of_several(directories, control))
+
+
+def _summary_of_several(directories: Sequence[Path], control: str | None) -> Summary:
   summary = summary_of(directories, "study", control)
   if len(summary.seeds) < 2:
     raise ReportError(f"seeds are {list(summary.seeds)}; a spread needs at least two, all different")
+  return summary
+
+
+def _parts(summary: Summary) -> list[Part]:
   over = f"over seeds {', '.join(map(str, summary.seeds))}"
   base = seed_tables.compared_with(summary)
-  paired = f"difference from {base}, mean ± standard deviation"
-  parts = []
+  paired = f"difference from {base}, mean ± standard deviation (95 % interval) {over}"
+  parts: list[Part] = []
   for task in summary.tasks:
     for metric in summary.metrics(task):
       about = plain(f"{task}, {metric}")
       parts += [f"{about}: mean ± standard deviation {over}", seed_tables.spread_table(summary, task, metric)]
       if base:
-        parts += [f"{about}: {paired} (95 % interval) {over}"]
-        parts += [seed_tables.spread_table(summary, task, metric, less_control=True)]
+        parts += [f"{about}: {paired}", seed_tables.spread_table(summary, task, metric, less_control=True)]
   recovery = seed_tables.recovery_table(summary)
   if recovery is not None:
-    parts += [f"held-out loss in context while training: {paired} (95 % interval) {over}", recovery]
-  return "\n\n".join([*parts, *seed_tables.coefficient_lines(summary)]) + "\n"
+    parts += [f"held-out loss in context while training: {paired}", recovery]
+  return [*parts, *seed_tables.coefficient_lines(summary)]
+
+
+def write_seeds(
+  directories: Sequence[Path], out: Path, control: str | None = None, formats: Sequence[str] = ("png",)
+) -> Path:
+  """Writes OUT/seeds.md with its pictures and tables; returns its path. Raises ReportError as `seed_report`."""
+  summary = _summary_of_several(directories, control)
+  out.mkdir(parents=True, exist_ok=True)
+  pictures = []
+  for picture, canvas in drawn(summary, "seeds"):
+    save(canvas, out, Path(picture.name).stem, dict.fromkeys(("png", *formats)))
+    pictures.append(f"![{picture.caption}]({picture.name})\n\n*{picture.caption}*")
+  path = out / "seeds.md"
+  write_markdown(path, [f"# {plain(summary.making.title)}", *pictures, *_parts(summary)])
+  return path
 
 
 def summary_of(directories: Sequence[Path], name: str, control: str | None = None, commit: str = "") -> Summary:
@@ -74,9 +99,11 @@ def write_study_page(directories: Sequence[Path], page: Path, control: str | Non
 
 def _run(given: Namespace) -> None:
   directories = list(map(Path, given.directories))
-  if given.page is None:
-    print(seed_report(directories, given.control), end="")
-  else:
+  if given.page is None and given.out is None:
+    print(*map(markdown, seed_report(directories, given.control)), sep="\n\n")
+  if given.out is not None:
+    print(write_seeds(directories, Path(given.out), given.control, given.formats))
+  if given.page is not None:
     print(write_study_page(directories, Path(given.page), given.control, given.commit))
 
 
@@ -86,8 +113,10 @@ def _parser() -> cli.Parser:
     "directories", type=cli.path_argument, nargs="+", metavar="DIR", help="workdirs of one study, one per seed"
   )
   parser.add_argument("--control", metavar="LABEL", help="row that the others are compared with")
+  parser.add_argument("--out", type=cli.path_argument, metavar="DIR", help="of seeds.md, its pictures and tables")
   parser.add_argument("--page", type=cli.path_argument, metavar="FILE", help="docs/results/NAME.md, to write it")
   parser.add_argument("--commit", default="", metavar="HASH", help="that the study was run at, for the page")
+  add_formats(parser)
   return parser
 
 

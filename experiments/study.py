@@ -34,7 +34,7 @@ from drope_jax.config import ModelConfig, TrainConfig
 from drope_jax.errors import CheckpointError, ConfigError
 from drope_jax.evaluate.measure import check, evaluate
 from drope_jax.evaluate.tasks import make_tasks
-from drope_jax.files import holds_something, replace_whole, write_json
+from drope_jax.files import holds_something, write_json
 from drope_jax.serialization import (
   differences,
   from_dict,
@@ -53,7 +53,7 @@ from experiments.models import run_models
 from experiments.plan import Pretrained, Study, needed_runs, reading, run_directory
 from experiments.report import write_report
 from experiments.reporting.stored import read_json
-from experiments.seeds import seed_report
+from experiments.seeds import write_seeds
 
 logger = logging.getLogger("experiments.study")
 
@@ -142,10 +142,10 @@ def run_study(
       _ = data.fit_documents  # read now: the temperature will be fitted on them
   confirm(workdir)
   shared = {} if runs is None else store.link(study, workdir, runs)
-  with _described(study, models, workdir):
+  with _described(study, models, workdir) as settle:
     _train_all({name: study.runs[name] for name in chosen}, workdir, shared)
     for name, methods in methods_of.items():
-      loaded, out = _load(study.runs[name], run_directory(workdir, name), mesh), workdir / "results.jsonl"
+      loaded, out = _load(settle(name), run_directory(workdir, name), mesh), workdir / "results.jsonl"
       with using(mesh):
         evaluate(name, loaded, methods, study.lengths, tasks, data, out, command=cli.command_line())
   logger.info("report: %s", write_report(workdir))
@@ -180,10 +180,13 @@ def _load(run: TrainConfig | Pretrained, directory: Path, mesh: Mesh | None) -> 
 
 
 @contextlib.contextmanager
-def _described(study: Study, models: Mapping[str, ModelConfig], workdir: Path) -> Iterator[None]:
+def _described(
+  study: Study, models: Mapping[str, ModelConfig], workdir: Path
+) -> Iterator[Callable[[str], TrainConfig | Pretrained]]:
   """study.json: what the report needs beside the records, there while the work goes on.
 
   How it was made is that of the first start; the seconds of all starts add up, but for those that find nothing to do.
+  Yields a function that settles a run before it is measured (`Pretrained.settled`), and writes down what it is.
   """
   path = workdir / "study.json"
   description = read_json(path) if path.exists() else _provenance()
@@ -195,18 +198,32 @@ def _described(study: Study, models: Mapping[str, ModelConfig], workdir: Path) -
     "arms": [dataclasses.asdict(arm) for arm in study.arms],
     "rows": [dataclasses.asdict(row) for row in study.rows],
     "pretrained": {
-      name: {**to_dict(run), "model": to_dict(_held(run, models, workdir))}
+      name: _stored(Pretrained(run.checkpoint, run.transition), _held(run, models, workdir))
       for name, run in study.runs.items()
       if isinstance(run, Pretrained)
     },
   }
   write_json(description, path)
   before, started = _records(workdir), time.monotonic()
+
+  def settle(name: str) -> TrainConfig | Pretrained:
+    run = study.runs[name]
+    if isinstance(run, Pretrained):
+      run = run.settled(run_directory(workdir, name))
+      description["pretrained"][name] = _stored(run, _held(run, models, workdir))
+      write_json(description, path)
+    return run
+
   try:
-    yield
+    yield settle
   finally:
     if _records(workdir) != before:
       write_json(description | {"seconds": description["seconds"] + time.monotonic() - started}, path)
+
+
+def _stored(run: Pretrained, held: ModelConfig) -> dict[str, Any]:
+  """What study.json says of a checkpoint in the place of a run, and of the model that it holds."""
+  return {**to_dict(run), "model": to_dict(held)}
 
 
 def _held(run: Pretrained, models: Mapping[str, ModelConfig], workdir: Path) -> ModelConfig:
@@ -239,8 +256,7 @@ def run_seeds(settings: Any, seeds: Sequence[int], workdir: Path, **how: Any) ->
     done.append(_of_seed(workdir, seed))
     run_study(_with_seed(settings, seed), done[-1], **how)
   if len(done) > 1:
-    replace_whole(workdir / "seeds.md", seed_report(done))
-    logger.info("over seeds: %s", workdir / "seeds.md")
+    logger.info("over seeds: %s", write_seeds(done, workdir))
 
 
 def _of_seed(workdir: Path, seed: int) -> Path:

@@ -12,7 +12,7 @@ from drope_jax.checkpoint import Checkpoint
 from drope_jax.errors import ConfigError
 from drope_jax.evaluate import results
 from drope_jax.evaluate.eval_data import EvalData
-from drope_jax.evaluate.figures import BETA, LOSS, Figure, mean_figure
+from drope_jax.evaluate.figures import BETA, LOSS, RESAMPLES, Figure, mean_figure
 from drope_jax.evaluate.methods import Inference
 from drope_jax.evaluate.place import Place
 from drope_jax.evaluate.position_losses import documents_at_once, position_losses
@@ -40,8 +40,8 @@ def fitted_coefficient(
 ) -> float:
   """c of beta = 1 + c ln s on the `fit` split, its whole grid written to results.jsonl as it is measured.
 
-  What is already recorded of the same fit (these lengths, documents and weights) is not measured again. The figures
-  have intervals over documents; c has none, since the losses of single documents are not recorded.
+  What is already recorded of the same fit (these lengths, documents and weights) is not measured again. All figures
+  have intervals over documents: that of c is of fits to documents drawn again, with replacement.
 
   Args:
     weights: what identifies the checkpoint, see measure.weights_of.
@@ -63,7 +63,7 @@ def fitted_coefficient(
   one = Measurement(run=run, method="drope", task=FIT_TASK, context=0, seed=data.seed, settings=plain(settings))
   at = {length: dataclasses.replace(one, context=length) for length in lengths}
   recorded = [r for r in results.read(place.path) if r.measurement == at.get(r.context)]
-  known = {(r.context, r.at): r.value for r in recorded if (r.metric, r.by) == (LOSS, BETA)}
+  known = {(r.context, r.at): r.figure for r in recorded if (r.metric, r.by) == (LOSS, BETA)}
   missing = {length: [beta for beta in BETAS if (length, beta) not in known] for length in lengths}
   progress.plan([*(length * len(betas) for length, betas in missing.items()), *rest])
   for length, betas in missing.items():
@@ -81,9 +81,10 @@ def fitted_coefficient(
       )
       means_N = nll_NT.mean(axis=1, dtype=np.float64)
       figure = mean_figure(LOSS, means_N, n=nll_NT.size, by=BETA, at=beta)
+      figure = figure._replace(values=tuple(float(f"{one:.7g}") for one in means_N))  # for the interval of c
       place.write(at[length], [figure])
-      known[length, beta] = figure.value
-  fit = drope.fit_temperature(lambda s, beta: known[beyond[s], beta], list(beyond), BETAS)
+      known[length, beta] = figure
+  fit = drope.fit_temperature(lambda s, beta: known[beyond[s], beta].value, list(beyond), BETAS)
   count, whole = len(documents), {(r.context, r.metric) for r in recorded if r.by is None}
   for extension, length in beyond.items():
     if extension in fit.on_edge:
@@ -97,8 +98,38 @@ def fitted_coefficient(
     if (length, BETA) not in whole:
       place.write(at[length], [Figure(BETA, fit.best[extension], count * length)])
   if (lengths[-1], "c") not in whole:
-    place.write(at[lengths[-1]], [Figure("c", fit.c, count)])
+    values = [[known[length, beta].values for beta in BETAS] for length in lengths]
+    low, high = coefficient_interval(values, list(beyond))
+    place.write(at[lengths[-1]], [Figure("c", fit.c, count, low, high)])
   return fit.c
+
+
+def coefficient_interval(
+  values_SB: Sequence[Sequence[Sequence[float] | None]], extensions: Sequence[float]
+) -> tuple[float, float] | tuple[None, None]:
+  """The 95 % bootstrap interval of c over documents, all of one length.
+
+  Args:
+    values_SB: the losses of the documents by extension and BETAS; None in records of before they were kept.
+    extensions: s, each above 1.
+
+  Returns:
+    The 2.5th and 97.5th percentile of c; None without the documents' losses, or with a single document.
+  """
+  if any(values is None for row in values_SB for values in row):
+    return None, None
+  losses_SBN = np.array(values_SB, np.float64)
+  count = losses_SBN.shape[-1]
+  if count < 2:
+    return None, None
+  rng, logs_S = np.random.default_rng(0), np.log(extensions)
+  betas_B, fits = np.array(BETAS), []
+  for _ in range(RESAMPLES):
+    weights_N = np.bincount(rng.integers(0, count, count), minlength=count)
+    best_S = betas_B[(losses_SBN @ weights_N).argmin(axis=1)]
+    fits.append(((best_S - 1) * logs_S).sum() / (logs_S**2).sum())
+  low, high = np.percentile(fits, [2.5, 97.5])
+  return float(low), float(high)
 
 
 def documents_to_fit_on(data: EvalData) -> Sequence[np.ndarray]:

@@ -27,7 +27,7 @@ merge() {
   for seed in "${seeds[@]}"; do
     [ ! -e "$directory/seed-$seed/report.md" ] || finished+=("$directory/seed-$seed")
   done
-  [ ${#finished[@]} -lt 2 ] || python3 -m experiments.seeds "${finished[@]}" >"$directory/seeds.md"
+  [ ${#finished[@]} -lt 2 ] || python3 -m experiments.seeds "${finished[@]}" --out="$directory"
 }
 
 for seed in "${seeds[@]}"; do

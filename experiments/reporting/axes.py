@@ -3,17 +3,14 @@
 import dataclasses
 import math
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import matplotlib
 
 matplotlib.use("Agg")  # before pyplot: there may be no display
 
-import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure as Canvas
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 
 from experiments.plan import Arm, Row
@@ -37,7 +34,6 @@ STYLE: dict[Any, Any] = {
   "axes.spines.top": False, "axes.spines.right": False, "axes.edgecolor": "#555555", "axes.labelcolor": "#333333",
   "xtick.color": "#555555", "ytick.color": "#555555", "axes.grid": True, "axes.axisbelow": True,
   "grid.color": "#e4e4e4", "grid.linewidth": 0.8, "legend.frameon": False, "figure.facecolor": "white",
-  "savefig.dpi": 150,
 }  # fmt: skip
 CONTEXT_SHADE = "#f1f1f1"
 
@@ -194,8 +190,3 @@ def error_bars(axes: Axes, x: Sequence[float] | np.ndarray, y: np.ndarray, ends:
     axes.errorbar(
       np.asarray(x)[known], y[known], spread, fmt="none", ecolor=color, elinewidth=1, capsize=2, alpha=0.5, zorder=2
     )
-
-
-def save(canvas: Canvas, path: Path) -> None:
-  canvas.savefig(path, bbox_inches="tight", pad_inches=0.12)
-  plt.close(canvas)

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from drope_jax.evaluate.figures import Figure, bootstrap
+from drope_jax.evaluate.figures import BITS_PER_BYTE, LOSS, Figure, bootstrap
 from experiments.plan import Row
 from experiments.reporting.records import Measured, Records
 
@@ -58,8 +58,10 @@ def standing(measured: Mapping[Row, Measured], metric: str) -> Standing | None:
 
 
 def standings(records: Records, task: str, metric: str) -> dict[int, Standing]:
-  """By length."""
-  found = {}
+  """By length; none of a text's loss per token where the rows read different tokens."""
+  found: dict[int, Standing] = {}
+  if metric == LOSS and BITS_PER_BYTE in records.metrics(task) and not records.same_tokens(task):
+    return found
   for context in records.contexts(task):
     rows = {row: one for row in records.rows if (one := records.at(row, task, context)) is not None}
     if (here := standing(rows, metric)) is not None:

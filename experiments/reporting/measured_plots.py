@@ -1,30 +1,31 @@
 """Plots of what was measured: every task against length and by its parts, and the rotations behind it."""
 
 import math
-from pathlib import Path
 
 import matplotlib
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure as Canvas
 from matplotlib.lines import Line2D
-from matplotlib.ticker import FuncFormatter
 
 from drope_jax.config import ModelConfig
 from drope_jax.errors import ConfigError
-from drope_jax.evaluate.figures import LOSS, At, Figure
+from drope_jax.evaluate.figures import LOSS, At, Figure, bootstrap
 from drope_jax.evaluate.methods import Method, inference
 from drope_jax.positions import layer_cycle
 from experiments.plan import Row
+from experiments.reporting.arms import main_control
 from experiments.reporting.axes import (
+  INK,
   error_bars,
   label_ends,
   length_axis,
   log_axis,
+  log_ticks,
   looks,
   mark_context,
   plain_ticks,
-  save,
 )
 from experiments.reporting.records import Records
 from experiments.reporting.tables import is_text, longest_with, parts, show_at, start_of
@@ -32,11 +33,11 @@ from experiments.reporting.tables import is_text, longest_with, parts, show_at, 
 COLUMNS = 3  # panels beside each other
 
 
-def plot_summary(records: Records, path: Path) -> bool:
+def plot_summary(records: Records) -> Canvas | None:
   """The main metric of every task against length: one panel per task, one line per row."""
   tasks = records.tasks
   if not tasks:
-    return False
+    return None
   columns = min(COLUMNS, len(tasks))
   lines = -(-len(tasks) // columns)
   canvas, panels = plt.subplots(lines, columns, figsize=(max(5.0 * columns, 6), 4.2 * lines), squeeze=False)
@@ -51,8 +52,7 @@ def plot_summary(records: Records, path: Path) -> bool:
     handles=[drawn[row] for row in rows], labels=[row.label for row in rows], loc="upper center",
     bbox_to_anchor=(0.5, 0.0), ncols=min(4, len(rows)), columnspacing=2.2, handlelength=2.8,
   )  # fmt: skip
-  save(canvas, path)
-  return True
+  return canvas
 
 
 def _draw_by_length(axes: Axes, records: Records, task: str) -> dict[Row, Line2D]:
@@ -82,7 +82,7 @@ def _draw_by_length(axes: Axes, records: Records, task: str) -> dict[Row, Line2D
   return drawn
 
 
-def plot_parts(records: Records, path: Path, task: str, metric: str, by: str) -> bool:
+def plot_parts(records: Records, task: str, metric: str, by: str) -> Canvas | None:
   """A metric by its parts: maps over lengths where all lengths have the same parts and it is a share, else lines."""
   contexts = [c for c in records.contexts(task) if _parts_at(records, task, c, metric, by)]
   shared = {frozenset(_parts_at(records, task, c, metric, by)) for c in contexts}
@@ -93,19 +93,17 @@ def plot_parts(records: Records, path: Path, task: str, metric: str, by: str) ->
     for figure in parts(records, row, task, c, metric, by).values()
   ]
   if not values:
-    return False
+    return None
   if len(contexts) > 1 and len(shared) == 1 and min(values) >= 0 and max(values) <= 1:
-    _draw_maps(records, path, task, metric, by, contexts)
-  else:
-    _draw_lines(records, path, task, metric, by)
-  return True
+    return _draw_maps(records, task, metric, by, contexts)
+  return _draw_lines(records, task, metric, by)
 
 
 def _parts_at(records: Records, task: str, context: int, metric: str, by: str) -> set[At]:
   return {at for row in records.rows for at in parts(records, row, task, context, metric, by)}
 
 
-def _draw_lines(records: Records, path: Path, task: str, metric: str, by: str) -> None:
+def _draw_lines(records: Records, task: str, metric: str, by: str) -> Canvas:
   """At the longest length; an interval is drawn at its middle, one without an end at its start."""
   context = longest_with(records, task, metric, by)
   assert context is not None
@@ -137,16 +135,18 @@ def _draw_lines(records: Records, path: Path, task: str, metric: str, by: str) -
   canvas.subplots_adjust(right=0.76)
   canvas.draw_without_rendering()
   label_ends(axes, ends)
-  save(canvas, path)
+  return canvas
 
 
-def _draw_maps(records: Records, path: Path, task: str, metric: str, by: str, contexts: list[int]) -> None:
+def _draw_maps(records: Records, task: str, metric: str, by: str, contexts: list[int]) -> Canvas:
   """One panel per row: lengths across, parts down."""
   rows = [row for row in records.rows if any(parts(records, row, task, c, metric, by) for c in contexts)]
   every = sorted(_parts_at(records, task, contexts[0], metric, by), key=start_of)
+  counts = {one.n for row in rows for c in contexts for one in parts(records, row, task, c, metric, by).values()}
+  shared_n = counts.pop() if len(counts) == 1 else None
   columns = min(4, len(rows))
   lines = -(-len(rows) // columns)
-  size = (1.0 + columns * max(2.0, 0.5 * len(contexts) + 0.2), lines * (0.75 + 0.36 * len(every)) + 0.45)
+  size = (1.0 + columns * max(2.2, 0.62 * len(contexts) + 0.2), lines * (0.75 + 0.42 * len(every)) + 0.45)
   canvas, panels = plt.subplots(
     lines, columns, figsize=size, squeeze=False, layout="constrained", sharex=True, sharey=True
   )
@@ -156,11 +156,14 @@ def _draw_maps(records: Records, path: Path, task: str, metric: str, by: str, co
   for index, row in enumerate(rows):
     axes = panels.flat[index]
     found = [parts(records, row, task, context, metric, by) for context in contexts]
-    grid = np.array([[here[at].value if at in here else math.nan for here in found] for at in every])
+    figures = [[here.get(at) for here in found] for at in every]
+    grid = np.array([[math.nan if one is None else one.value for one in line] for line in figures])
     axes.imshow(np.ma.masked_invalid(grid), cmap=colormap, vmin=0, vmax=1, aspect="auto")
     for (y, x), value in np.ndenumerate(grid):
-      text = f"{100 * value:.0f}" if math.isfinite(value) else "–"
-      axes.text(x, y, text, ha="center", va="center", fontsize=9, color="white" if value > 0.55 else "#333333")
+      color = "white" if value > 0.55 else "#333333"
+      text, small = _in_map(figures[y][x], counted=shared_n is None)
+      axes.text(x, y - (0.14 if small else 0), text, ha="center", va="center", fontsize=9, color=color)
+      axes.text(x, y + 0.26, small, ha="center", va="center", fontsize=6, color=color)
     within = sum(context <= records.train_context for context in contexts)
     if 0 < within < len(contexts):
       axes.axvline(within - 0.5, color="white", linewidth=3.5)
@@ -174,8 +177,59 @@ def _draw_maps(records: Records, path: Path, task: str, metric: str, by: str, co
     # sharex hides the ticks of a panel that has an empty place below it.
     axes.tick_params(labelbottom=index + columns >= len(rows))
   canvas.supxlabel("length (multiple of the training context)", fontsize=10, color="#333333")
-  canvas.supylabel(f"{by} ({metric} in %)", fontsize=10, color="#333333")
-  save(canvas, path)
+  counted = "" if shared_n is None else f", n = {shared_n:,} in each cell"
+  canvas.supylabel(f"{by} ({metric} in %, 95 % interval{counted})", fontsize=9, color="#333333")
+  return canvas
+
+
+def _in_map(figure: Figure | None, *, counted: bool) -> tuple[str, str]:
+  """A value in %, and below it, smaller, its interval and, where they differ, the number of its samples."""
+  if figure is None:
+    return "–", ""
+  interval = "" if figure.low is None or figure.high is None else f"{100 * figure.low:.0f}–{100 * figure.high:.0f}"
+  small = [interval, f"n {figure.n:,}" if counted else ""]
+  return f"{100 * figure.value:.0f}", ", ".join(filter(None, small))
+
+
+def plot_samples(records: Records, task: str) -> Canvas | None:
+  """At the longest length: each row less the control, sample by sample; None if the samples were not recorded.
+
+  Only what is measured on a scale, as the loss of a document: of what is right or wrong a mean says all.
+  """
+  metric, control = records.metrics(task)[0], main_control(records)
+  contexts = [c for c in records.contexts(task) if control is not None and records.at(control, task, c) is not None]
+  if control is None or not contexts:
+    return None
+  base = records.at(control, task, contexts[-1])
+  assert base is not None
+  theirs = base.whole().get(metric)
+  if theirs is None or theirs.values is None or len(theirs.values) < 2 or set(theirs.values) <= {0.0, 1.0}:
+    return None
+  differences: dict[Row, np.ndarray] = {}
+  for row in records.rows:
+    one = records.at(row, task, contexts[-1])
+    mine = None if one is None else one.whole().get(metric)
+    same = one is not None and one.samples == base.samples and mine is not None and mine.values is not None
+    if row != control and same and mine is not None and len(mine.values or ()) == len(theirs.values):
+      differences[row] = np.asarray(mine.values) - np.asarray(theirs.values)
+  return _draw_samples(records, task, metric, contexts[-1], control, differences) if differences else None
+
+
+def _draw_samples(
+  records: Records, task: str, metric: str, context: int, control: Row, differences: dict[Row, np.ndarray]
+) -> Canvas:
+  styles = looks(records)
+  canvas, axes = plt.subplots(figsize=(8.2, 0.7 + 0.36 * len(differences)), layout="constrained")
+  for y, (row, values_N) in enumerate(reversed(differences.items())):
+    beside_N = np.linspace(-0.22, 0.22, len(values_N))[np.random.default_rng(0).permutation(len(values_N))]
+    axes.scatter(values_N, y + beside_N, s=9, color=styles[row].color, alpha=0.45, linewidths=0, zorder=3)
+    low, high = bootstrap(values_N, np.ones(len(values_N)))
+    axes.plot([low, high], [y, y], color=INK, linewidth=2.2, zorder=4)
+    axes.plot([values_N.mean()], [y], color=INK, marker="|", markersize=11, zorder=5)
+  axes.axvline(0, color="#777777", linewidth=1, zorder=2)
+  axes.set_yticks(range(len(differences)), [row.label for row in reversed(differences)])
+  axes.set_xlabel(f"{metric} at {records.extension(context):g}×, less that of “{control.label}”, n = {len(values_N):,}")
+  return canvas
 
 
 def _middle(at: At) -> float:
@@ -191,21 +245,21 @@ def _values(figures: list[Figure], as_perplexity: bool) -> tuple[np.ndarray, np.
   return (np.exp(values), np.exp(ends)) if as_perplexity else (values, ends)
 
 
-def plot_frequencies(records: Records, path: Path) -> bool:
+def plot_frequencies(records: Records) -> Canvas | None:
   """gamma_i = omega'_i / omega_i of every row at the longest length, against the wavelength 2 pi / omega_i."""
   contexts = records.contexts(*records.tasks)
   base = next(
     (omega for run in records.runs.values() if (omega := _omega(run.model)) is not None and omega.all()), None
   )
   if base is None or not contexts or contexts[-1] <= records.train_context:
-    return False
+    return None
   curves: dict[tuple[float, ...], list[Row]] = {}
   for row in records.rows:
     gamma = _factors(records, row, contexts[-1], base)
     if gamma is not None:
       curves.setdefault(tuple(np.round(gamma, 6)), []).append(row)
   if len(curves) < 2:
-    return False
+    return None
   wavelengths, styles = 2 * math.pi / base, looks(records)
   canvas, axes = plt.subplots(figsize=(8.2, 3.9))
   ends = []
@@ -217,15 +271,14 @@ def plot_frequencies(records: Records, path: Path) -> bool:
   axes.set_xscale("log", base=10)
   axes.set_xlim(wavelengths[0] / 1.3, wavelengths[-1] * 1.15)
   axes.set_ylim(-0.05, max(1.06, max(map(max, curves)) * 1.05))
-  axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
+  plain_ticks(axes.xaxis, log_ticks(*axes.get_xlim()))
   axes.set_xlabel("wavelength of the rotation (tokens for one turn, before scaling)")
   axes.set_ylabel(f"frequency factor γ = ω′/ω at {records.extension(contexts[-1]):g}×")
   mark_context(axes, records)
   canvas.subplots_adjust(right=0.76)
   canvas.draw_without_rendering()
   label_ends(axes, ends)
-  save(canvas, path)
-  return True
+  return canvas
 
 
 def _omega(model: ModelConfig | None, length: int | None = None) -> np.ndarray | None:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from experiments.reporting.tables import markdown_table
+from experiments.reporting.table import Table
 
 
 class PaperTable(NamedTuple):
@@ -19,7 +19,7 @@ class PaperTable(NamedTuple):
 
   @property
   def markdown(self) -> str:
-    return markdown_table(self.header, self.rows)
+    return Table(self.table, self.header, self.rows).markdown
 
 
 def paper_tables() -> list[PaperTable]:

@@ -1,16 +1,17 @@
 """All pictures of a report: whatever there are records for, each with its file name and caption."""
 
-import re
-from pathlib import Path
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import matplotlib.pyplot as plt
+from matplotlib.figure import Figure as Canvas
 
 from drope_jax.markdown import plain
 from experiments.reporting import measured_plots, training_plots
 from experiments.reporting.axes import STYLE
 from experiments.reporting.records import Records
 from experiments.reporting.tables import divisions
+from experiments.reporting.writing import file_name, save
 
 
 class Picture(NamedTuple):
@@ -23,9 +24,17 @@ class Picture(NamedTuple):
   def markdown(self) -> str:
     return f"![{plain(self.caption)}]({self.name})\n\n*{plain(self.caption)}*"
 
+  @property
+  def stem(self) -> str:
+    return self.name.removesuffix(".png")
+
 
 SUMMARY = Picture("summary.png", "What was measured, against length. Shaded: the training context. Bars: 95 %.")
-LOSS = Picture("loss.png", "Training loss of every arm. Dotted line: the positional embedding is changed.")
+LOSS = Picture(
+  "loss.png",
+  "Training loss of every arm, smoothed; points: the held-out loss in context. Upright line: the positional embedding "
+  "is changed.",
+)
 RECOVERY = Picture("recovery.png", "Held-out loss in context while recalibrating, and its distance from the control's.")
 HELDOUT = Picture("heldout.png", "Held-out loss while training, at the training context and at multiples of it.")
 FREQUENCIES = Picture(
@@ -43,23 +52,35 @@ _PLOTS = {
 
 
 def of_parts(task: str, by: str) -> Picture:
-  name = re.sub(r"[^\w.-]", "-", f"{task}_by_{by}")
-  return Picture(f"{name}.png", f"{task} by {by}. Shaded, or left of the dashed line: within the training context.")
+  """A metric of a task by its parts."""
+  name = file_name(f"{task}_by_{by}.png")
+  return Picture(name, f"{task} by {by}. Shaded, or left of the dashed line: within the training context.")
 
 
-def draw_all(records: Records) -> set[Picture]:
-  """Draws every plot there are records for."""
+def of_samples(task: str) -> Picture:
+  """What the rows differ by, sample by sample."""
+  name = file_name(f"{task}_by_sample.png")
+  return Picture(name, f"{task} at the longest length: the difference from the control, one dot per sample. Bar: mean.")
+
+
+def draw_all(records: Records, formats: Sequence[str] = ("png",)) -> set[Picture]:
+  """Draws every plot there are records for, in each format."""
   drawn = set()
   with plt.rc_context(STYLE):
-    for picture, plot in _PLOTS.items():
-      if plot(records, records.directory / picture.name):
+    for picture, canvas in _canvases(records):
+      if canvas is not None:
+        save(canvas, records.directory, picture.stem, formats)
         drawn.add(picture)
-    for task in records.tasks:
-      for metric, by in _first_by_each(divisions(records, task)):
-        picture = of_parts(task, by)
-        if measured_plots.plot_parts(records, records.directory / picture.name, task, metric, by):
-          drawn.add(picture)
   return drawn
+
+
+def _canvases(records: Records) -> Iterator[tuple[Picture, Canvas | None]]:
+  for picture, plot in _PLOTS.items():
+    yield picture, plot(records)
+  for task in records.tasks:
+    yield of_samples(task), measured_plots.plot_samples(records, task)
+    for metric, by in _first_by_each(divisions(records, task)):
+      yield of_parts(task, by), measured_plots.plot_parts(records, task, metric, by)
 
 
 def _first_by_each(divided: list[tuple[str, str]]) -> list[tuple[str, str]]:
@@ -68,11 +89,3 @@ def _first_by_each(divided: list[tuple[str, str]]) -> list[tuple[str, str]]:
   for metric, by in divided:
     found.setdefault(by, metric)
   return [(metric, by) for by, metric in found.items()]
-
-
-def remove_others(directory: Path, report: Path, drawn: set[Picture]) -> None:
-  """Deletes the pictures of an earlier report that this one no longer has."""
-  if report.exists():
-    earlier = set(re.findall(r"\]\(([\w.-]+\.png)\)", report.read_text()))
-    for name in earlier - {picture.name for picture in drawn}:
-      (directory / name).unlink(missing_ok=True)

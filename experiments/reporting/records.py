@@ -12,7 +12,7 @@ from drope_jax.config import ModelConfig, TrainConfig
 from drope_jax.errors import ConfigError, ReportError, ResultsError
 from drope_jax.evaluate import results
 from drope_jax.evaluate.coefficient import FIT_TASK
-from drope_jax.evaluate.figures import BETA, At, Figure, mean_figure
+from drope_jax.evaluate.figures import BETA, BITS_PER_BYTE, At, Figure, mean_figure
 from drope_jax.evaluate.results import Measurement, Result
 from drope_jax.files import read_json_lines
 from drope_jax.metrics import is_training, objective_flops_per_token
@@ -119,7 +119,7 @@ class Records:
   measured: dict[tuple[str, str, str], dict[int, Measured]] = dataclasses.field(default_factory=dict)
   arms: tuple[Arm, ...] = ()
   runs: dict[str, Run] = dataclasses.field(default_factory=dict)
-  command: str = ""
+  command: str = ""  # a line for each, where figures come from several
   seed: int = 0
   machine: str = ""
   versions: dict[str, str] = dataclasses.field(default_factory=dict)
@@ -147,7 +147,19 @@ class Records:
   def metrics(self, task: str) -> list[str]:
     """The metrics of a task that are no parts of others, the one that stands for it first."""
     found = [one for row in self.rows for one in self.measured.get((row.run, row.method, task), {}).values()]
-    return list(dict.fromkeys(metric for one in found for metric in one.whole()))
+    metrics = list(dict.fromkeys(metric for one in found for metric in one.whole()))
+    if BITS_PER_BYTE in metrics and not self.same_tokens(task):
+      metrics.sort(key=lambda metric: metric != BITS_PER_BYTE)
+    return metrics
+
+  def same_tokens(self, task: str) -> bool:
+    """Whether all rows read the same tokens: what a loss per token needs, to be compared."""
+    for context in self.contexts(task):
+      found = [one for row in self.rows if (one := self.at(row, task, context)) is not None]
+      texts = {tuple((name, value) for name, value in one.samples.items() if name.endswith(".text")) for one in found}
+      if len(texts) > 1:
+        return False
+    return True
 
   def contexts(self, *tasks: str) -> list[int]:
     """The lengths at which any row was measured, ascending."""
@@ -214,7 +226,7 @@ def read_evaluation(directory: Path) -> Records:
   return Records(
     directory=directory,
     title="Measured: " + ", ".join(dict.fromkeys(row.run for row in rows)),
-    command=last.command,
+    command="\n".join(dict.fromkeys(one.command for one in found if one.command)),
     seed=last.seed,
     train_context=round(last.context / last.extension),
     rows=rows,

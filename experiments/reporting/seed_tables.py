@@ -1,4 +1,4 @@
-"""Tables over seeds, as Markdown: every figure, its differences from the control, and the recovery curves."""
+"""Tables over seeds: every figure, its differences from the control, and the recovery curves."""
 
 from collections.abc import Sequence
 
@@ -8,25 +8,31 @@ from experiments.plan import Row
 from experiments.reporting.lengths import show_length
 from experiments.reporting.spread import Spread, paired, show_difference, show_interval, show_spread, spread
 from experiments.reporting.summary import Summary
-from experiments.reporting.tables import MISSING, markdown_table, show_number
+from experiments.reporting.table import MISSING, Cell, Table
+from experiments.reporting.tables import show_number
 
 TASKS_BESIDE = 2  # in one table of a page
 
 
-def spread_table(summary: Summary, task: str, metric: str, *, less_control: bool = False) -> str:
+def spread_table(summary: Summary, task: str, metric: str, *, less_control: bool = False) -> Table:
   """One line per row, one column per length; `less_control`: the differences from the control of each."""
   contexts = summary.contexts(task)
 
-  def cell(row: Row, context: int) -> str:
+  def cell(row: Row, context: int) -> str | Cell:
     if less_control:
       difference = difference_at(summary, row, task, context, metric)
-      return MISSING if difference is None else show_difference(difference)
+      return MISSING if difference is None else _cell(show_difference(difference), difference)
     values = summary.values(row, task, context, metric)
-    return MISSING if values is None else show_spread(spread(values))
+    return MISSING if values is None else _cell(show_spread(spread(values)), spread(values))
 
   rows = [row for row in summary.measured_rows(task, metric) if not less_control or summary.control(row) is not None]
-  lines = ([plain(row.label), *(cell(row, context) for context in contexts)] for row in rows)
-  return markdown_table([plain(metric), *(show_length(summary, context) for context in contexts)], lines)
+  lines = [[plain(row.label), *(cell(row, context) for context in contexts)] for row in rows]
+  name = f"{task}_{metric}" + ("_less_control" if less_control else "")
+  return Table(name, [plain(metric), *(show_length(summary, context) for context in contexts)], lines)
+
+
+def _cell(text: str, found: Spread) -> Cell:
+  return Cell(text, found.mean, found.low, found.high, found.n)
 
 
 def difference_at(summary: Summary, row: Row, task: str, context: int, metric: str) -> Spread | None:
@@ -38,16 +44,16 @@ def difference_at(summary: Summary, row: Row, task: str, context: int, metric: s
   return None if values is None or base is None else paired(values, base)
 
 
-def recovery_table(summary: Summary) -> str | None:
+def recovery_table(summary: Summary) -> Table | None:
   """The held-out loss in context while the runs train, less the control's at the same step; None without curves."""
   found = {run: recovery(summary, run) for run in summary.curves}
   steps = sorted({step for curve in found.values() for step in curve})
   lines = [
-    [plain(run), *(show_difference(curve[step]) if step in curve else MISSING for step in steps)]
+    [plain(run), *(_cell(show_difference(curve[step]), curve[step]) if step in curve else MISSING for step in steps)]
     for run, curve in found.items()
     if curve
   ]
-  return markdown_table(["run", *(f"step {step:,}" for step in steps)], lines) if lines else None
+  return Table("recovery", ["run", *(f"step {step:,}" for step in steps)], lines) if lines else None
 
 
 def recovery(summary: Summary, run: str) -> dict[float, Spread]:
@@ -69,7 +75,7 @@ def compared_with(summary: Summary) -> str:
   return "the control of the same start, steps and seed" if labels else ""
 
 
-def compact_tables(summary: Summary) -> list[str]:
+def compact_tables(summary: Summary) -> list[Table]:
   """What a reader in a hurry wants: the main metric of every task at its shortest and longest length.
 
   Of a loss the differences from the control are those at the shortest length, what a drop costs; of any other metric
@@ -80,7 +86,7 @@ def compact_tables(summary: Summary) -> list[str]:
   return [_compact(summary, group) for group in groups]
 
 
-def _compact(summary: Summary, tasks: Sequence[str]) -> str:
+def _compact(summary: Summary, tasks: Sequence[str]) -> Table:
   columns: list[tuple[str, str, int, bool]] = []  # task, metric, length, whether it is a difference
   for task in tasks:
     metric, contexts = summary.metrics(task)[0], summary.contexts(task)
@@ -98,8 +104,8 @@ def _compact(summary: Summary, tasks: Sequence[str]) -> str:
     return MISSING if found is None else show_interval(found)
 
   rows = [row for row in summary.rows if any(row in summary.measured_rows(t, summary.metrics(t)[0]) for t in tasks)]
-  lines = ([plain(row.label), *(cell(row, *column) for column in columns)] for row in rows)
-  return markdown_table(["", *(heading(*column) for column in columns)], lines)
+  lines = [[plain(row.label), *(cell(row, *column) for column in columns)] for row in rows]
+  return Table("_".join(tasks), ["", *(heading(*column) for column in columns)], lines)
 
 
 def _value(summary: Summary, row: Row, task: str, context: int, metric: str) -> str:

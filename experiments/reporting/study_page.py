@@ -8,7 +8,6 @@ import hashlib
 from pathlib import Path
 from typing import NamedTuple
 
-import matplotlib.pyplot as plt
 from matplotlib.figure import Figure as Canvas
 from PIL import Image
 
@@ -21,14 +20,14 @@ from experiments.reporting.paper_tables import paper_tables
 from experiments.reporting.summary import Summary
 from experiments.reporting.summary_files import csv_text, read_summary
 from experiments.reporting.training_tables import show_count, show_duration
+from experiments.reporting.writing import ABOUT, save
 
 DATA = "data"  # folder beside the pages
 DPI = 100
 MOST_BYTES = 150_000  # of a picture that is kept in the repository
-_DIGEST = "Description"  # of the PNG's text, which says from what figures it was drawn
 
 
-class _Picture(NamedTuple):
+class PagePicture(NamedTuple):
   """A picture of a page."""
 
   name: str
@@ -42,7 +41,7 @@ def write_page(path: Path, *, pictures: bool = True) -> None:
     ReportError: they cannot be read, or a picture is too large to be kept in the repository.
   """
   summary = read_summary(data_of(path))
-  for picture, canvas in _drawn(summary, path.stem) if pictures else []:
+  for picture, canvas in drawn(summary, path.stem) if pictures else []:
     _save(canvas, path.parent / DATA / picture.name, digest(summary))
   replace_whole(path, page_text(summary, path.stem, findings(path)))
 
@@ -69,7 +68,7 @@ def page_text(summary: Summary, name: str, said: str = "") -> str:
     block(making.command),
     "## Measured",
     _about(summary, over),
-    *seed_tables.compact_tables(summary),
+    *(table.markdown for table in seed_tables.compact_tables(summary)),
     *seed_tables.coefficient_lines(summary),
     *(f"![{one.caption}]({DATA}/{one.name})\n\n*{one.caption}*" for one in _pictures(summary, name)),
     *_paper(name),
@@ -116,18 +115,19 @@ def _about(summary: Summary, over: str) -> str:
   )
 
 
-def _pictures(summary: Summary, name: str) -> list[_Picture]:
+def _pictures(summary: Summary, name: str) -> list[PagePicture]:
   several = len(summary.seeds) > 1
   bars = "standard deviation over seeds" if several else "95 % interval over documents or prompts"
   cut = " Not all rows are drawn." if len(seed_plots.shown_rows(summary)) < len(summary.rows) else ""
-  found = [_Picture(f"{name}_lengths.png", f"What was measured, against length. Bars: {bars}.{cut}")]
+  found = [PagePicture(f"{name}_lengths.png", f"What was measured, against length. Bars: {bars}.{cut}")]
   if seed_plots.recovery_rows(summary):
     band = " Band: 95 % interval over seeds." if several else ""
-    found.append(_Picture(f"{name}_recovery.png", f"Held-out loss in context less that of the control.{band}{cut}"))
+    found.append(PagePicture(f"{name}_recovery.png", f"Held-out loss in context less that of the control.{band}{cut}"))
   return found
 
 
-def _drawn(summary: Summary, name: str) -> list[tuple[_Picture, Canvas]]:
+def drawn(summary: Summary, name: str) -> list[tuple[PagePicture, Canvas]]:
+  """The pictures of a study over its seeds, whose files begin with `name`."""
   canvases = [seed_plots.draw_lengths(summary), seed_plots.draw_recovery(summary)]
   return list(zip(_pictures(summary, name), [canvas for canvas in canvases if canvas is not None], strict=True))
 
@@ -140,12 +140,11 @@ def digest(summary: Summary) -> str:
 def picture_digest(path: Path) -> str | None:
   """What a picture was drawn from, as it says itself."""
   with Image.open(path) as image:
-    return image.info.get(_DIGEST)
+    return image.info.get(ABOUT)
 
 
 def _save(canvas: Canvas, path: Path, drawn_from: str) -> None:
-  canvas.savefig(path, dpi=DPI, bbox_inches="tight", pad_inches=0.12, metadata={_DIGEST: drawn_from, "Software": None})
-  plt.close(canvas)
+  save(canvas, path.parent, path.stem, dpi=DPI, about=drawn_from)
   if path.stat().st_size > MOST_BYTES:
     raise ReportError(f"{path}: has {path.stat().st_size:,} bytes; at most {MOST_BYTES:,} are kept in the repository")
 

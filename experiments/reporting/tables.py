@@ -1,8 +1,7 @@
-"""The tables of what was measured, as Markdown: for each task and metric, as a whole and by its parts."""
+"""The tables of what was measured: for each task and metric, as a whole and by its parts."""
 
 import math
-import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 
 from drope_jax.evaluate.figures import BETA, BITS_PER_BYTE, LOSS, At, Figure
 from drope_jax.markdown import plain
@@ -10,21 +9,9 @@ from experiments.plan import Row
 from experiments.reporting.lengths import show_length
 from experiments.reporting.level import standings
 from experiments.reporting.records import Records
+from experiments.reporting.table import MISSING, Cell, Table
 
-MISSING = "–"
 LEVEL = "level with the best"
-_BAR = re.compile(r"(?<!\\)\|")  # that would end a cell
-
-
-def markdown_table(header: Sequence[str], rows: Iterable[Sequence[str]], *, numbers: bool = True) -> str:
-  """A table whose first column is text and whose others are numbers, or text too."""
-
-  def line(cells: Sequence[str]) -> str:
-    return "| " + " | ".join(_BAR.sub(r"\|", cell) for cell in cells) + " |"
-
-  return "\n".join(
-    [line(header), "|" + "|".join([":--", *["--:" if numbers else ":--"] * (len(header) - 1)]) + "|", *map(line, rows)]
-  )
 
 
 def show_number(value: float) -> str:
@@ -51,7 +38,7 @@ def is_text(records: Records, task: str) -> bool:
   return {LOSS, BITS_PER_BYTE} <= set(records.metrics(task))
 
 
-def results_table(records: Records, task: str, metric: str, as_perplexity: bool = False) -> str:
+def results_table(records: Records, task: str, metric: str, as_perplexity: bool = False) -> Table:
   """Lines are rows, columns lengths; the last column says at which of them a row is level with the best."""
   contexts = records.contexts(task)
   part = (metric, None, None)
@@ -65,13 +52,13 @@ def results_table(records: Records, task: str, metric: str, as_perplexity: bool 
     best = None if context not in standing else found[context][standing[context].best]
     return best is not None and figure.value == best.value and len(values) > 1
 
-  def cell(row: Row, context: int) -> str:
+  def cell(row: Row, context: int) -> str | Cell:
     figure = found[context][row]
     if figure is None:
       return MISSING
     text = _with_interval(figure, as_perplexity)
     text += f", n = {figure.n:,}" if _shared_n(found[context].values()) is None else ""
-    return f"**{text}**" if stands_out(figure, context) else text
+    return _cell(f"**{text}**" if stands_out(figure, context) else text, figure, as_perplexity)
 
   def level(row: Row) -> str:
     at = [f"{records.extension(c):g}×" for c, one in standing.items() if row in one.level]
@@ -81,9 +68,10 @@ def results_table(records: Records, task: str, metric: str, as_perplexity: bool 
     n = _shared_n(found[context].values())
     return show_length(records, context) + ("" if n is None else f", n = {n:,}")
 
-  header = ["perplexity" if as_perplexity else plain(metric), *map(heading, contexts), *([LEVEL] if standing else [])]
+  name = "perplexity" if as_perplexity else metric
+  header = [plain(name), *map(heading, contexts), *([LEVEL] if standing else [])]
   lines = [[plain(row.label), *(cell(row, c) for c in contexts), *([level(row)] if standing else [])] for row in rows]
-  return markdown_table(header, lines)
+  return Table(task if name == task else f"{task}_{name}", header, lines)
 
 
 def divisions(records: Records, task: str) -> list[tuple[str, str]]:
@@ -114,11 +102,11 @@ def longest_with(records: Records, task: str, metric: str, by: str) -> int | Non
   return max(found, default=None)
 
 
-def parts_table(records: Records, task: str, metric: str, by: str) -> str:
-  """At the longest length: lines are parts, columns are rows."""
+def parts_table(records: Records, task: str, metric: str, by: str) -> Table | None:
+  """At the longest length: lines are parts, columns are rows; None if no length has such parts."""
   context = longest_with(records, task, metric, by)
   if context is None:
-    return MISSING
+    return None
   by_row = {row: parts(records, row, task, context, metric, by) for row in records.rows}
   by_row = {row: found for row, found in by_row.items() if found}
   as_perplexity = metric == LOSS and is_text(records, task)
@@ -126,19 +114,19 @@ def parts_table(records: Records, task: str, metric: str, by: str) -> str:
   name = "perplexity" if as_perplexity else metric
   header = [plain(f"{name} by {by}, at {show_length(records, context)}"), *(plain(row.label) for row in by_row)]
   lines = [[show_at(at), *(_value(found.get(at), as_perplexity) for found in by_row.values())] for at in every]
-  return markdown_table(header, lines)
+  return Table(f"{task}_{name}_by_{by}", header, lines)
 
 
-def betas_table(records: Records) -> str | None:
+def betas_table(records: Records) -> Table | None:
   """The factor on the attention logits of every row that had one; None where all are 1."""
   contexts = records.contexts(*records.tasks)
   found = {row: [_beta(records, row, context) for context in contexts] for row in records.rows}
   lines = [
-    [plain(row.label), *(MISSING if beta is None else f"{beta:.3f}" for beta in betas)]
+    [plain(row.label), *(MISSING if beta is None else Cell(f"{beta:.3f}", beta) for beta in betas)]
     for row, betas in found.items()
     if any(beta not in (None, 1.0) for beta in betas)
   ]
-  return markdown_table(["β", *(show_length(records, c) for c in contexts)], lines) if lines else None
+  return Table("beta", ["β", *(show_length(records, c) for c in contexts)], lines) if lines else None
 
 
 def _beta(records: Records, row: Row, context: int) -> float | None:
@@ -153,10 +141,22 @@ def _with_interval(figure: Figure, as_perplexity: bool) -> str:
   return f"{show(figure.value)} ({show(figure.low)} to {show(figure.high)})"
 
 
-def _value(figure: Figure | None, as_perplexity: bool) -> str:
+def _value(figure: Figure | None, as_perplexity: bool) -> str | Cell:
   if figure is None:
     return MISSING
-  return show_perplexity(figure.value) if as_perplexity else show_number(figure.value)
+  text = show_perplexity(figure.value) if as_perplexity else show_number(figure.value)
+  return _cell(text, figure, as_perplexity)
+
+
+def _cell(text: str, figure: Figure, as_perplexity: bool) -> Cell:
+  if not as_perplexity:
+    return Cell(text, figure.value, figure.low, figure.high, figure.n)
+  low, high = (None if end is None else _exp(end) for end in (figure.low, figure.high))
+  return Cell(text, _exp(figure.value), low, high, figure.n)
+
+
+def _exp(loss: float) -> float:
+  return math.exp(loss) if loss < 700 else math.inf  # beyond which a float ends
 
 
 def _shared_n(figures: Iterable[Figure | None]) -> int | None:

@@ -3,7 +3,6 @@
 import dataclasses
 import math
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import matplotlib.pyplot as plt
@@ -15,7 +14,7 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from experiments.plan import Arm
 from experiments.reporting import arms
-from experiments.reporting.axes import INK, VERMILION, arm_colors, label_ends, save
+from experiments.reporting.axes import INK, VERMILION, arm_colors, label_ends
 from experiments.reporting.records import Records
 from experiments.reporting.training_tables import show_count
 
@@ -26,11 +25,13 @@ class _Curve:
 
   arm: Arm
   tokens: np.ndarray
-  losses: np.ndarray
+  losses: np.ndarray  # smoothed
+  heldout_tokens: np.ndarray
+  heldout: np.ndarray
 
 
-def _thin(tokens: np.ndarray, losses: np.ndarray, points: int = 150) -> tuple[np.ndarray, np.ndarray]:
-  """Means of neighbouring records, so that noise does not hide the curve."""
+def _smoothed(tokens: np.ndarray, losses: np.ndarray, points: int = 60) -> tuple[np.ndarray, np.ndarray]:
+  """Means of neighbouring records, at most so many, so that noise does not hide the curve."""
   size = -(-len(tokens) // points)
   groups = [slice(i, i + size) for i in range(0, len(tokens), size)]
   return np.array([tokens[g].mean() for g in groups]), np.array([losses[g].mean() for g in groups])
@@ -46,27 +47,29 @@ def _curves(records: Records) -> list[_Curve]:
       if name in found or start is None or not logged:
         continue
       tokens = np.array([record["tokens"] for record in logged], float)
-      thinned = _thin(tokens, np.array([record["loss"] for record in logged]))
-      found[name] = _Curve(arm, thinned[0] + start, thinned[1])
+      smooth = _smoothed(tokens, np.array([record["loss"] for record in logged]))
+      seen, heldout = run.heldout_curve()
+      found[name] = _Curve(arm, smooth[0] + start, smooth[1], seen + start, heldout)
   return list(found.values())
 
 
-def plot_loss(records: Records, path: Path) -> bool:
+def plot_loss(records: Records) -> Canvas | None:
   """Training loss against the tokens of the arm; beside it, larger, what follows the first drop."""
   curves, colors = _curves(records), arm_colors(records)
   if not curves:
-    return False
+    return None
   drop = arms.first_drop(records, records.arms)
   shape: dict[str, Any] = {"ncols": 1} if drop is None else {"ncols": 2, "width_ratios": [1.15, 1]}
   canvas, panels = plt.subplots(1, figsize=(10, 3.9), squeeze=False, layout="constrained", **shape)
   for axes in panels[0]:
     for curve in curves:
-      axes.plot(curve.tokens, curve.losses, color=colors[curve.arm], linewidth=1.8, zorder=3)
+      axes.plot(curve.tokens, curve.losses, color=colors[curve.arm], linewidth=1.6, zorder=3)
+      axes.plot(curve.heldout_tokens, curve.heldout, color=colors[curve.arm], marker=".", linestyle=":", linewidth=1)
     if drop is not None:
       axes.axvline(drop, color=VERMILION, linestyle=":", linewidth=1.4, zorder=2)
     _token_axis(axes, "training tokens of the arm")
   whole = panels[0][0]
-  whole.set_ylabel("training loss (nats per token)")
+  whole.set_ylabel("loss (nats per token)")
   whole.set_title("the whole training")
   whole.set_xlim(0, max(curve.tokens[-1] for curve in curves) * 1.01)
   named = set() if drop is None else _enlarge_after(canvas, panels[0][1], curves, drop, colors)
@@ -74,8 +77,7 @@ def plot_loss(records: Records, path: Path) -> bool:
   if unnamed:
     handles = [Line2D([], [], color=colors[arm], linewidth=1.8) for arm in unnamed]
     whole.legend(handles, [arm.label for arm in unnamed], loc="upper right")
-  save(canvas, path)
-  return True
+  return canvas
 
 
 def _enlarge_after(
@@ -85,6 +87,7 @@ def _enlarge_after(
   end = max(curve.tokens[-1] for curve in curves)
   first = drop - 0.12 * (end - drop)
   seen = [curve.losses[curve.tokens >= first] for curve in curves]
+  seen += [curve.heldout[curve.heldout_tokens >= first] for curve in curves]
   # The first moments after the drop are far off; the other panel shows them whole.
   settled = np.concatenate([losses[len(losses) // 6 :] for losses in seen if len(losses)])
   low, high = settled.min(), settled.max()
@@ -97,13 +100,13 @@ def _enlarge_after(
   return set(ends)
 
 
-def plot_recovery(records: Records, path: Path) -> bool:
+def plot_recovery(records: Records) -> Canvas | None:
   """Held-out loss in context of every arm against its last run's tokens; beside it, its distance from the control's."""
   colors = arm_colors(records)
   runs = {arm: records.runs[name] for name, arm in arms.last_runs(records).items()}
   runs = {arm: run for arm, run in runs.items() if run.transition is not None and len(run.heldout_curve()[0])}
   if not runs:
-    return False
+    return None
   gaps = {arm: gap for arm, run in runs.items() if len((gap := arms.gap_curve(records, run))[0])}
   canvas, panels = plt.subplots(1, 2 if gaps else 1, figsize=(10, 3.9), squeeze=False)
   for arm, run in runs.items():
@@ -118,18 +121,17 @@ def plot_recovery(records: Records, path: Path) -> bool:
   for axes in panels[0]:
     _token_axis(axes, "tokens of recalibration")
   panels[0][0].legend(loc="upper right")
-  save(canvas, path)
-  return True
+  return canvas
 
 
-def plot_heldout(records: Records, path: Path) -> bool:
+def plot_heldout(records: Records) -> Canvas | None:
   """Held-out loss of a single run at every extension that was measured, against its tokens."""
   if len(records.runs) != 1:
-    return False
+    return None
   (run,) = records.runs.values()
   extensions = sorted({record["extension"] for record in run.heldout})
   if not extensions:
-    return False
+    return None
   canvas, axes = plt.subplots(figsize=(8.2, 3.9))
   shades = plt.colormaps["viridis"](np.linspace(0, 0.8, len(extensions)))
   for extension, color in zip(extensions, shades, strict=True):
@@ -137,8 +139,7 @@ def plot_heldout(records: Records, path: Path) -> bool:
   axes.set_ylabel("held-out loss (nats per token)")
   _token_axis(axes, "training tokens of the run")
   axes.legend(title="length, as a multiple of the training context")
-  save(canvas, path)
-  return True
+  return canvas
 
 
 def _token_axis(axes: Axes, label: str) -> None:

@@ -15,7 +15,7 @@ from drope_jax.transitions import Keep
 from experiments.reporting import arms
 from experiments.reporting.lengths import show_length
 from experiments.reporting.records import Part, Records, Run
-from experiments.reporting.tables import MISSING, markdown_table
+from experiments.reporting.table import MISSING, Table
 
 
 def show_duration(seconds: float) -> str:
@@ -32,13 +32,13 @@ def show_count(count: float) -> str:
   return f"{count:.0f}"
 
 
-def runs_table(records: Records) -> str:
+def runs_table(records: Records) -> Table:
   """What was trained: one line per run."""
   with_mfu = any(record.get("mfu") is not None for run in records.runs.values() for record in run.metrics)
   header = ["run", "starts from", "parameters", "steps", "tokens", "FLOPs (PaLM)", "last loss", "time", "tokens/s"]
   runs = [run for run in records.runs.values() if run.pretrained is None]
   lines = [[*_of_run(run), *([_median(run, "mfu", 100, ".1f", " %")] if with_mfu else [])] for run in runs]
-  return markdown_table(header + (["MFU (PaLM)"] if with_mfu else []), lines)
+  return Table("runs", header + (["MFU (PaLM)"] if with_mfu else []), lines)
 
 
 def _of_run(run: Run) -> list[str]:
@@ -89,7 +89,7 @@ def pretrained_described(records: Records) -> str:
   )
 
 
-def heldout_table(records: Records) -> str | None:
+def heldout_table(records: Records) -> Table | None:
   """Held-out loss in context of every arm, and its distance from the control's at the last step that both measured.
 
   None if none was measured.
@@ -106,13 +106,13 @@ def heldout_table(records: Records) -> str | None:
     cells = [plain(arm.label), arms.kind(run), show_count(tokens[-1]), f"{losses[0]:.3f}", f"{losses[-1]:.3f}", gap]
     lines.append(cells)
   header = ["arm", "what it is", "tokens", "held-out loss at its start", "at its end", "less the control's"]
-  return markdown_table(header, lines) if lines else None
+  return Table("heldout", header, lines) if lines else None
 
 
 class _Fit(NamedTuple):
   """The temperature fit of one run: c, and by length beta -> loss and the best beta."""
 
-  c: float | None
+  c: Figure | None
   losses: dict[int, dict[float, float]]
   best: dict[int, float]
 
@@ -127,7 +127,7 @@ def _fit(records: Records, run: str) -> _Fit:
     if (name, task) == (run, FIT_TASK):
       for context, one in sorted(by_context.items()):
         figures.setdefault(context, {}).update(one.figures)
-  c = next((found["c", None, None].value for found in figures.values() if ("c", None, None) in found), None)
+  c = next((found["c", None, None] for found in figures.values() if ("c", None, None) in found), None)
   losses, best = {}, {}
   for context, found in figures.items():
     betas = [(at, one.value) for (metric, by, at), one in found.items() if (metric, by) == (LOSS, BETA)]
@@ -140,34 +140,37 @@ def _fit(records: Records, run: str) -> _Fit:
   return _Fit(c, losses, best)
 
 
-def temperature_section(records: Records) -> str | None:
+def temperature_section(records: Records) -> list[str | Table]:
   """For each run whose temperature was fitted: c, and by length the best beta, beta of the fit, and what it gains."""
   runs = dict.fromkeys(run for run, _, task in records.measured if task == FIT_TASK)
-  return "\n\n".join(text for run in runs for text in _fit_described(records, run)) or None
+  return [part for run in runs for part in _fit_described(records, run)]
 
 
-def _fit_described(records: Records, run: str) -> Iterator[str]:
+def _fit_described(records: Records, run: str) -> Iterator[str | Table]:
   fit = _fit(records, run)
-  c = MISSING if fit.c is None else f"{fit.c:.3f}"
+  c = MISSING if fit.c is None else f"{fit.c.value:.3f}"
+  known = fit.c is not None and fit.c.low is not None and fit.c.high is not None
+  interval = f", 95 % interval {fit.c.low:.3f} to {fit.c.high:.3f} over documents" if known and fit.c else ""
   text = (
-    f"For `{run}` the fit gives c = **{c}** (the paper: {FROM_SCRATCH_COEFFICIENT} for a model trained from scratch, "
-    f"{SMOLLM_COEFFICIENT} for SmolLM)."
+    f"For `{run}` the fit gives c = **{c}**{interval} (the paper: {FROM_SCRATCH_COEFFICIENT} for a model trained from "
+    f"scratch, {SMOLLM_COEFFICIENT} for SmolLM)."
   )
   yield text + (
-    " It is not positive: sharper attention does not help this model." if fit.c is not None and fit.c <= 0 else ""
+    " It is not positive: sharper attention does not help this model." if fit.c is not None and fit.c.value <= 0 else ""
   )
   lines, edges = [], []
   for context, best in fit.best.items():
     losses = fit.losses[context]
     extension, edge = records.extension(context), fit.on_edge(context)
-    fitted = MISSING if fit.c is None else f"{temperature(extension, fit.c):.2f}"
+    fitted = MISSING if fit.c is None else f"{temperature(extension, fit.c.value):.2f}"
     tried = f"{min(losses):g} to {max(losses):g}" if losses else MISSING
     at_one = next((loss for beta, loss in losses.items() if math.isclose(beta, 1.0)), None)
     shown = [MISSING if loss is None else f"{loss:.3f}" for loss in (at_one, losses.get(best))]
     lines.append([show_length(records, context), tried, f"{best:.2f}" + ("*" if edge else ""), fitted, *shown])
     edges += [f"{extension:g}×"] if edge else []
   if lines:
-    yield markdown_table(["length", "β tried", "best β", "β = 1 + c·ln s", "loss at β = 1", "loss at best β"], lines)
+    header = ["length", "β tried", "best β", "β = 1 + c·ln s", "loss at β = 1", "loss at best β"]
+    yield Table(f"temperature_{run}", header, lines)
   if edges:
     yield (
       f"\\* **Warning:** at {', '.join(edges)} the best β is at the edge of the grid: the true optimum may lie beyond "
@@ -175,7 +178,7 @@ def _fit_described(records: Records, run: str) -> Iterator[str]:
     )
 
 
-def config_table(run: Run) -> str:
+def config_table(run: Run) -> Table:
   """Every setting of a run, by its dotted name."""
 
   def flat(data: dict[str, Any], path: str) -> Iterator[tuple[str, str]]:
@@ -187,4 +190,4 @@ def config_table(run: Run) -> str:
         yield path + name, code(str(value))
 
   settings = {key: value for key, value in to_dict(run.config).items() if key != "type"}
-  return markdown_table(["setting", "value"], flat(settings, ""))
+  return Table("settings", ["setting", "value"], list(flat(settings, "")), numbers=False)

@@ -9,7 +9,7 @@ from experiments.plan import Row
 from experiments.reporting.claims import Claim, Comparison
 from experiments.reporting.spread import Spread, paired
 from experiments.reporting.summary import Summary
-from experiments.reporting.tables import MISSING, markdown_table
+from experiments.reporting.table import MISSING, Table
 
 HOLDS, FAILS, OPEN, UNTESTED = "holds", "does not hold", "open", "not tested"
 
@@ -63,7 +63,7 @@ def claims_table(claims: Sequence[Claim], summaries: Mapping[str, Summary], head
     shown = "<br>".join(evidence) or (missing if claim.wants else f"`mini` is to be run: {missing}")
     lines.append([claim.text, *([claim.where] if claim.where else []), shown, result])
   columns = [header, *(["where"] if claims[0].where else []), "our evidence", "verdict"]
-  return markdown_table(columns, lines, numbers=False)
+  return Table("claims", columns, lines, numbers=False).markdown
 
 
 def _measured(asked: Sequence[Comparison], summaries: Mapping[str, Summary]) -> list[Comparison]:

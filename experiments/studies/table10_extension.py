@@ -5,29 +5,36 @@ The paper, SmolLM-360M: NTK 29.84, 14.37, 7.19; YaRN 48.25, 25.62, 12.18; LongRo
 rescalings.
 
 `python -m experiments.study --config=experiments/studies/table10_extension.py:SIZE --workdir=DIR --seeds=0,1,2`.
-LongRoPE2's row wants its factors, one per pair: `python -m experiments.factor_search` finds them on the control, and
-`--config.longrope='(1.0, 1.3, ...)'` adds the row. The original also fine-tunes with them; the paper does not say how
-it made that row. `mini` and `small` have a trunk of their own, and facts by topic as needles.
+LongRoPE2's row is the control with one factor for each pair, searched for at the longest of the lengths when the study
+comes to it (experiments/factor_search.py; `--config.generations=0` leaves the row out). The original also fine-tunes
+with its factors; the paper does not say how it made that row. `mini` and `small` have a trunk of their own, and facts
+by topic as needles.
 
 | size  |  parameters |     T | runs | rows |     tokens | FLOPs (PaLM) |     minutes (on) |
 | :---- | ----------: | ----: | ---: | ---: | ---------: | -----------: | ---------------: |
-| mini  |     935,040 |   128 |    3 |    8 |       1.3M |      8.18e12 | 11 (2 CPU cores) |
-| small |  15,735,168 |   256 |    3 |    8 |     125.0M |      1.30e16 |     5 (one H200) |
-| paper | 361,862,080 | 2,048 |    2 |    8 | 251,658.2M |      7.36e20 |                  |
+| mini  |     935,040 |   128 |    3 |    9 |       1.3M |      8.18e12 | 12 (2 CPU cores) |
+| small |  15,735,168 |   256 |    3 |    9 |     125.0M |      1.30e16 |     5 (one H200) |
+| paper | 361,862,080 | 2,048 |    2 |    9 | 251,658.2M |      7.36e20 |                  |
 
 Tokens and FLOPs (PaLM) are of all runs of a seed. Numbers to expect: not yet run.
 """
 
 import dataclasses
 from collections.abc import Sequence
+from pathlib import Path
 from typing import ClassVar
 
-from drope_jax.scalings import LongRoPE
+from drope_jax.config import DataConfig, TrainConfig
+from drope_jax.scalings import YaRN
 from drope_jax.transitions import Replace
+from experiments.factor_search import Search, Searched
+from experiments.plan import Pretrained
 from experiments.studies import sizes
 from experiments.studies.partial_drop import rope_of
 from experiments.studies.shapes import Branch, getter, tail
 from experiments.studies.table2_table3_longbench import LongTasks
+
+SEARCHED = "longrope"  # the run of the row with searched factors
 
 
 @dataclasses.dataclass(unsafe_hash=True, kw_only=True)
@@ -37,16 +44,27 @@ class Extension(LongTasks):
   title: ClassVar[str] = "Needles at 2, 4 and 8 times the context (paper: table 10)"
 
   methods: tuple[str, ...] = ("rope", "ntk", "yarn")
-  longrope: tuple[float, ...] = ()  # factors of the pairs, the fastest first, for all lengths; none: no such row
+  generations: int = 20  # of the search for factors; 0: no such row
   extensions: tuple[float, ...] = (2, 4, 8)
 
   def branches(self) -> Sequence[Branch]:
     branches = list(super().branches())
-    if self.longrope:
-      longest = float(max(self.extensions))
-      searched = Replace(rope_of(self.model).rescaled(LongRoPE(self.longrope, self.longrope, self.context, longest)))
-      branches.append(tail("longrope", "control + searched factors", searched, ("rope",), start="control", steps=0))
+    if self.generations:
+      yarn = Replace(rope_of(self.model).rescaled(YaRN(self._longest, self.context)))  # in the place of what is found
+      branches.append(tail(SEARCHED, "RoPE + searched factors", yarn, ("rope",), start="control", steps=0))
     return branches
+
+  def _run(self, branch: Branch, data: DataConfig, workdir: Path) -> TrainConfig | Pretrained:
+    run = super()._run(branch, data, workdir)
+    if branch.run != SEARCHED:
+      return run
+    assert isinstance(run, Pretrained)
+    how = Search(generations=self.generations, seed=self.seed)
+    return Searched(run.checkpoint, run.transition, run.model, factor=self._longest, dataset=data.directory, how=how)
+
+  @property
+  def _longest(self) -> float:
+    return float(max(self.extensions))
 
 
 SIZES = {

@@ -1,19 +1,24 @@
 """Figures 4, 6, 7, 8 and 11 without a training: what they draw is what the paper's formulas say, and they draw it."""
 
 import csv
+import json
+import random
 
 import numpy as np
 import pytest
-from support.tiny_run import tiny_corpus, tiny_model, tiny_run
+from support.tiny_run import WORDS, contents, tiny_corpus, tiny_model, tiny_run
 
 from drope_jax.config import InitConfig
+from drope_jax.data.corpus import build_corpus
 from drope_jax.data.recall import needle_sample
 from drope_jax.data.tokenizers import load_tokenizer
 from drope_jax.train import train
-from experiments.factor_search import _allowed, search
+from experiments.factor_search import Search, _allowed, search
 from experiments.studies import fig4_bias_gradients, fig6_fig11_frequency_factors, fig7_positional_head
 from experiments.studies import fig8_semantic_head as fig8
 from experiments.studies.figures import text_lines
+from experiments.studies.table10_extension import Extension
+from experiments.study import run_study
 
 
 @pytest.mark.parametrize("extension", [2.0, 4.0])
@@ -48,18 +53,45 @@ def test_the_needle_is_the_fact_that_is_asked_for():
 def test_a_search_keeps_to_what_is_allowed_and_finds_a_known_best():
   best = np.array([1.0, 1.4, 3.0, 6.0])
 
-  class How:
-    generations, population, seed = 30, 16, 0
-
   seen = []
 
   def loss(factors):
     seen.append(factors)
     return float((np.log(factors / best) ** 2).sum())
 
-  found = search(loss, [np.full(4, 4.0), np.ones(4)], critical=3, factor=4.0, how=How())
+  found = search(loss, [np.full(4, 4.0), np.ones(4)], critical=3, factor=4.0, how=Search(generations=30))
   assert all((np.diff(one) >= 0).all() and one.min() >= 1 and one[3] >= 4 and one.max() <= 8 for one in seen)
   assert loss(found) < 0.01 < loss(_allowed(np.full(4, 4.0), 3, 4.0))
+
+
+@pytest.mark.slow
+def test_table_10_searches_for_the_factors_of_its_row(tmp_path):
+  """Once: a second start finds them, and measures nothing again."""
+  train(tiny_run(tiny_corpus(tmp_path / "corpus"), data={"context": 256}, steps=5), tmp_path / "model")
+  rng = random.Random(0)
+  long = ["".join(" ".join(["It", *rng.choices(WORDS, k=7)]) + ". " for _ in range(25)) for _ in range(6)]
+  prose = build_corpus(tmp_path / "prose", {"train": long, "heldout": long[:3], "fit": long[3:]})
+  shape = {"model": tiny_model(), "context": 256, "batch_size": 2, "trunk_steps": 1, "tail_steps": 2}
+  rates = {"peak_lr": 1e-3, "tail_lr": 1e-3, "warmup_steps": 1, "tail_warmup_steps": 1}
+  settings = Extension(
+    **shape, **rates, checkpoint=str(tmp_path / "model"), data=str(prose), methods=("rope", "yarn"), generations=2,
+    extensions=(1, 2), documents=2, needles_per_depth=1,
+  )  # fmt: skip
+  workdir = tmp_path / "study"
+  run_study(settings, workdir)
+  before = contents(workdir)
+  found = json.loads((workdir / "runs" / "longrope" / "factors.json").read_text())
+  assert found["loss"] <= min(found["losses_of_others"].values())
+  stored = json.loads((workdir / "study.json").read_text())["pretrained"]["longrope"]
+  assert stored["transition"]["positions"]["scaling"]["long_factor"] == found["factors"]
+  loss = {
+    (row["run"], row["method"]): row["value"]
+    for row in map(json.loads, (workdir / "results.jsonl").read_text().splitlines())
+    if (row["metric"], row["by"], row["context"]) == ("loss", None, 512)
+  }
+  assert len({loss["control", "rope"], loss["control", "yarn"], loss["longrope", "rope"]}) == 3
+  run_study(settings, workdir)
+  assert contents(workdir) == before
 
 
 @pytest.mark.slow
@@ -74,12 +106,11 @@ def test_figures_of_a_run_are_drawn(tmp_path):
   assert fig8.main([*runs, "--length=512", "--samples=3"]) == 0
   assert fig4_bias_gradients.main([f"--out={tmp_path / 'figures'}", "--layers", "0", "3", "--seeds", "0"]) == 0
   assert {path.name for path in (tmp_path / "figures").iterdir()} == {
-    f"{name}.{kind}" for name in ("positional_head", "semantic_head", "bias_gradients") for kind in ("png", "csv")
+    *(f"{name}.{kind}" for name in ("positional_head", "semantic_head", "bias_gradients") for kind in ("png", "csv")),
+    "positional_head_by_distance.csv",
   }
   with (tmp_path / "figures" / "bias_gradients.csv").open() as file:
     norms = {(row["bias"], row["embedding"], row["layer"]): float(row["norm"]) for row in csv.DictReader(file)}
-  for (
-    bias
-  ) in fig4_bias_gradients.BIASES:  # figure 4's claim, at initialisation: RoPE above, and more so in the last layer
+  for bias in fig4_bias_gradients.BIASES:  # figure 4's claim: RoPE above, and more so in the last layer
     gap = [norms[bias, "RoPE", layer] / norms[bias, "NoPE", layer] for layer in ("0", "3")]
     assert 1 < gap[0] < gap[1]

@@ -6,6 +6,7 @@ from support.study_records import write_study
 
 from drope_jax.evaluate import results
 from drope_jax.evaluate.results import Result
+from experiments.reporting.writing import markdown
 from experiments.seeds import main, seed_report
 
 
@@ -84,7 +85,7 @@ def test_the_control_is_the_run_that_kept_its_embedding(tmp_path):
     rows = {("rope_continued", "rope"): 3.0 + seed, ("drope", "nope"): 3.4 + seed}
     found = [Result(run=run, method=method, value=loss, **shared) for (run, method), loss in rows.items()]
     results.append(workdirs[-1] / "results.jsonl", found)
-  report = seed_report(workdirs)
+  report = "\n\n".join(map(markdown, seed_report(workdirs)))
   assert "| DroPE, β = 1 | +0.400 ± 0.000 (+0.400 to +0.400) |" in report
   # The recovery curves of write_study, after 0, 200 and 400 steps: 6.2 - 2.95, 3.4 - 2.9, 3.2 - 2.85.
   (recovery,) = [line for line in report.splitlines() if line.startswith("| drope |")]

@@ -72,7 +72,7 @@ def test_the_recovery_curve_is_heldout_loss_in_context_less_the_controls(workdir
   tokens, gap = arms.gap_curve(study, study.runs["drope"])
   assert tokens.tolist() == [0, 200 * 4096, 400 * 4096]
   np.testing.assert_allclose(gap, [3.25, 0.5, 0.35])
-  table = cells(training_tables.heldout_table(study))
+  table = cells(training_tables.heldout_table(study).markdown)
   assert table["DroPE"] == ["DroPE", "1.64M", "6.200", "3.200", "+0.350"]
   assert table["RoPE, continued"][-2:] == ["2.850", "–"] and "NoPE from scratch" not in table
 

@@ -45,30 +45,30 @@ def test_pairing_wants_the_same_samples_whatever_the_weights(workdir):
   for samples, level in (("same", "–"), ("others", "2×")):
     (workdir / "results.jsonl").unlink(missing_ok=True)
     study = study_of(workdir, [row("nope", "nope", HARDNESS), row("drope", "nope", near, samples)])
-    table = cells(tables.results_table(study, "toy", "loss"))
+    table = cells(tables.results_table(study, "toy", "loss").markdown)
     assert table["NoPE from scratch"][-1] == "2×" and table["DroPE, β = 1"][-1] == level
 
 
 def test_the_column_names_the_lengths_and_the_best_stands_out(workdir):
   study = study_of(workdir, figures(LOSSES, ACCURACIES))
-  needles = cells(tables.results_table(study, "needles", "accuracy"))
+  needles = cells(tables.results_table(study, "needles", "accuracy").markdown)
   assert needles["accuracy"][-1] == tables.LEVEL
   assert needles["RoPE + YaRN"][-1] == "1×, 2×, 4×, 8×"
   assert needles["RoPE, continued"][-1] == "1×" and needles["DroPE"][-1] == "–"
   assert needles["RoPE + YaRN"][3] == "**0.900 (0.858 to 0.942)**" and needles["DroPE"][3] == "0.440 (0.371 to 0.509)"
-  losses = cells(tables.results_table(study, "perplexity", "loss"))
+  losses = cells(tables.results_table(study, "perplexity", "loss").markdown)
   assert losses["RoPE, cropped"][-1] == "1×, 2×, 4×, 8×" and losses["RoPE + YaRN"][-1] == "1×, 2×"
 
 
 def test_a_metric_of_which_neither_more_nor_less_is_better_has_no_best(workdir):
   study = study_of(workdir, [row("nope", "nope", HARDNESS, better=None), row("drope", "nope", HARDNESS, better=None)])
   assert standings(study, "toy", "loss") == {}
-  assert tables.LEVEL not in tables.results_table(study, "toy", "loss")
+  assert tables.LEVEL not in tables.results_table(study, "toy", "loss").markdown
 
 
 def test_rows_with_the_same_value_are_level_and_none_stands_out(workdir):
   same = {label: (3.0,) * 4 for label in LOSSES}
-  table = tables.results_table(study_of(workdir, figures(same, {})), "perplexity", "loss")
+  table = tables.results_table(study_of(workdir, figures(same, {})), "perplexity", "loss").markdown
   assert "**" not in table
   assert {line[-1] for name, line in cells(table).items() if name in LOSSES} == {"1×, 2×, 4×, 8×"}
   assert f"1× ({CONTEXT})" in table

@@ -89,6 +89,38 @@ def test_a_single_run_has_its_settings_and_curves(tmp_path):
   assert "| rope | 0.250 |" in write_report(directory).read_text()
 
 
+def test_an_evaluation_names_every_command_that_measured(tmp_path):
+  shared = {"run": "model", "task": "copy", "metric": "loss", "extension": 2.0, "context": 64, "n": 50, "seed": 0}
+  commands = ("evaluate --methods=rope", "evaluate --methods=yarn", "evaluate --methods=rope")
+  found = [Result(value=1.0, method=one.split("=")[1], command=one, **shared) for one in commands]
+  results.append(tmp_path / "results.jsonl", found)
+  assert "```\nevaluate --methods=rope\nevaluate --methods=yarn\n```" in write_report(tmp_path).read_text()
+
+
+def test_perplexities_of_other_tokens_are_not_ranked_and_bits_per_byte_are(tmp_path):
+  """As of two tokenizers: the first has the lower loss per token, and the second the lower one per byte."""
+  shared = {"task": "perplexity", "method": "rope", "extension": 2.0, "context": 64, "n": 50, "seed": 0}
+  found = []
+  for text, run, loss, bits in (("abc", "small", 1.0, 2.0), ("def", "large", 3.0, 1.0)):
+    for metric, value in (("loss", loss), ("bits_per_byte", bits)):
+      ends = {"low": value - 0.1, "high": value + 0.1, "better": "lower", "settings": {"text": text}}
+      found.append(Result(run=run, metric=metric, value=value, **ends, **shared))
+  results.append(tmp_path / "results.jsonl", found)
+  report = write_report(tmp_path).read_text()
+  assert "read different tokens" in report
+  assert "| large, rope | **1.000 (0.900 to 1.100)** | 2× |" in report
+  assert "| small, rope | 1.000 (0.900 to 1.100) |" in report and "perplexity |" not in report
+  assert report.index("| bits_per_byte |") < report.index("| loss |")
+
+
+def test_pictures_come_in_the_formats_that_are_asked_for(tmp_path, capsys):
+  write_run(tmp_path / "run", positions=RoPE())
+  assert main([str(tmp_path / "run"), "--formats=svg,pdf"]) == 0
+  assert {path.name for path in (tmp_path / "run").glob("loss.*")} == {"loss.png", "loss.svg", "loss.pdf"}
+  assert main([str(tmp_path / "run"), "--formats=gif"]) == 2
+  assert "'gif' is no format of pictures; allowed: png, svg, pdf" in capsys.readouterr().err
+
+
 def test_an_evaluation_has_tables_and_pictures_of_its_tasks_alone(tmp_path):
   common = {"run": "model", "extension": 2.0, "context": 64, "n": 50, "seed": 0, "command": "evaluate it"}
   needle = {**common, "method": "yarn", "task": "niah_single_1", "metric": "string_match_all"}

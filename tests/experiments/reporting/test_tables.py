@@ -22,7 +22,8 @@ from drope_jax.objective import Distill
 from drope_jax.positions import RoPE
 from drope_jax.transitions import Drop
 from experiments.reporting import tables, training_tables
-from experiments.reporting.tables import MISSING
+from experiments.reporting.table import MISSING
+from experiments.reporting.writing import markdown
 
 NEEDLE = {"run": "drope", "method": "nope", "task": "needles", "context": 128, "extension": 1.0, "metric": "accuracy"}
 WHOLE = ("accuracy", None, None)
@@ -30,7 +31,7 @@ WHOLE = ("accuracy", None, None)
 
 def test_a_table_holds_every_figure(workdir):
   study = study_of(workdir, figures(LOSSES, ACCURACIES))
-  perplexities = cells(tables.results_table(study, "perplexity", "loss", as_perplexity=True))
+  perplexities = cells(tables.results_table(study, "perplexity", "loss", as_perplexity=True).markdown)
   assert perplexities["perplexity"][:4] == [f"{c // CONTEXT}× ({c:,}), n = 100,000" for c in CONTEXTS]
   shown = [cell.strip("*").split(" ")[0] for cell in perplexities["DroPE"][:4]]
   assert shown == [f"{math.exp(loss):.1f}" for loss in LOSSES["DroPE"]]
@@ -40,14 +41,14 @@ def test_a_table_holds_every_figure(workdir):
 def test_what_is_missing_is_shown_as_missing(workdir):
   losses = {**LOSSES, "RoPE + YaRN": (2.89, None, None, 3.44)}
   del losses["DroPE"]
-  table = cells(tables.results_table(study_of(workdir, figures(losses, {})), "perplexity", "loss"))
+  table = cells(tables.results_table(study_of(workdir, figures(losses, {})), "perplexity", "loss").markdown)
   assert table["RoPE + YaRN"][1:3] == [MISSING, MISSING]
   assert "DroPE" not in table and "DroPE, β = 1" in table
 
 
 def test_samples_are_counted_by_cell_where_they_differ(workdir):
   found = [Result(value=0.5, n=n, seed=0, **{**NEEDLE, "method": m}) for n, m in ((50, "nope"), (200, "drope"))]
-  table = cells(tables.results_table(study_of(workdir, found), "needles", "accuracy"))
+  table = cells(tables.results_table(study_of(workdir, found), "needles", "accuracy").markdown)
   assert table["accuracy"][0] == "1× (128)"
   assert table["DroPE"][0] == "0.500, n = 200" and table["DroPE, β = 1"][0] == "0.500, n = 50"
 
@@ -55,7 +56,7 @@ def test_samples_are_counted_by_cell_where_they_differ(workdir):
 def test_parts_have_a_table_of_the_longest_length_in_their_order(workdir):
   study = study_of(workdir, figures(LOSSES, ACCURACIES))
   assert tables.divisions(study, "perplexity") == [("loss", "position")]
-  table = cells(tables.parts_table(study, "perplexity", "loss", "position"))
+  table = cells(tables.parts_table(study, "perplexity", "loss", "position").markdown)
   first, *others = table
   assert "perplexity by position" in first and "1,024" in first and others[1:3] == ["0–64", "64–128"]
   assert len(others) == 1 + 1024 // 64
@@ -96,23 +97,25 @@ def test_what_was_measured_without_being_a_row_of_the_study_gets_one(workdir):
   more = Result(value=3.0, n=10, seed=0, **{**NEEDLE, "run": "rope", "method": "rope+0.1", "task": "another"})
   study = study_of(workdir, [*figures(LOSSES, {}), more])
   assert (study.rows[-1].run, study.rows[-1].method) == ("rope", "rope+0.1") and study.tasks[-1] == "another"
-  assert list(cells(tables.results_table(study, "another", "accuracy")))[-1] == study.rows[-1].label
+  assert list(cells(tables.results_table(study, "another", "accuracy").markdown))[-1] == study.rows[-1].label
 
 
 def test_the_temperature_fit_warns_at_the_edge_of_its_grid(workdir):
-  text = training_tables.temperature_section(study_of(workdir, temperature_fit({256: 1.2, 512: 1.4, 1024: 1.8})))
+  study = study_of(workdir, temperature_fit({256: 1.2, 512: 1.4, 1024: 1.8}))
+  text = "\n\n".join(map(markdown, training_tables.temperature_section(study)))
   assert "c = **0.290**" in text
   assert "| 4× (512) | 1 to 1.8 | 1.40 | 1.40 | 3.560 | 3.400 |" in text
   assert "| 8× (1,024) | 1 to 1.8 | 1.80* | 1.60 |" in text and "**Warning:** at 8× the best β" in text
   (workdir / "results.jsonl").unlink()
-  assert "Warning" not in training_tables.temperature_section(study_of(workdir, temperature_fit({256: 1.2})))
+  text = map(markdown, training_tables.temperature_section(study_of(workdir, temperature_fit({256: 1.2}))))
+  assert "Warning" not in "\n\n".join(text)
 
 
 def test_runs_table_tells_what_was_trained_from_the_records_of_training_alone(workdir):
   study = study_of(workdir, figures(LOSSES, {}))
   last = study.runs["drope"].last
   assert last is not None and "kind" not in last
-  row = cells(training_tables.runs_table(study))["`drope`"]
+  row = cells(training_tables.runs_table(study).markdown)["`drope`"]
   flops = f"{1_638_400 * (6 * 1_310_720 + 12 * 6 * 4 * 32 * 128):.2e}"  # 1,664 of the parameters are of norms
   figures_of_run = ["400", "1,638,400", flops, f"{last['loss']:.3f}", "1 min 20 s", "21,000"]
   assert row == ["`rope`, DroPE", "1,312,384", *figures_of_run]
@@ -125,7 +128,7 @@ def test_a_teacher_that_runs_for_half_of_the_steps_costs_a_sixth(workdir):
   init = InitConfig(checkpoint="runs/rope", transition=Drop())
   write_run(workdir / "runs" / "drope", init=init, objective=Distill(until=0.5))
   write_run(workdir / "runs" / "nope", steps=400)
-  table = cells(training_tables.runs_table(study_of(workdir, figures(LOSSES, {}))))
+  table = cells(training_tables.runs_table(study_of(workdir, figures(LOSSES, {}))).markdown)
   distilled, plain = (float(table[f"`{name}`"][4]) for name in ("drope", "nope"))
   assert distilled / plain == pytest.approx(7 / 6, rel=1e-2)
 
@@ -137,5 +140,5 @@ def test_an_arm_that_branches_off_an_earlier_step_counts_the_tokens_before_it(wo
   study = study_of(workdir, figures(LOSSES, {}))
   assert study.arm_tokens(study.arms[1]) == (600 + 400) * 4096
   assert study.arm_tokens(study.arms[0]) is None  # rope_continued has not begun
-  table = cells(training_tables.runs_table(study))
+  table = cells(training_tables.runs_table(study).markdown)
   assert table["`drope`"][0] == "`rope` at step 600, DroPE" and set(table["`nope`"]) == {MISSING}

@@ -1,0 +1,92 @@
+"""A report as files: Markdown with its tables and pictures, and each table as CSV and LaTeX in tables/ beside it."""
+
+import argparse
+import re
+from collections.abc import Iterable
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+from matplotlib.figure import Figure as Canvas
+
+from drope_jax import cli
+from drope_jax.files import replace_whole
+from experiments.reporting.table import Table
+
+FORMATS = ("png", "svg", "pdf")  # of pictures; a report shows the PNG
+TABLES = "tables"
+Part = str | Table
+
+ABOUT = "Description"  # the name of a PNG's text
+_METADATA: dict[str, dict[str, str | None]] = {
+  "png": {"Software": None},
+  "svg": {"Date": None, "Creator": None},
+  "pdf": {"CreationDate": None},
+}
+_LINK = re.compile(r"\]\(((?:tables/)?[\w.-]+\.(?:png|svg|pdf|csv|tex))\)")
+
+
+def write_markdown(path: Path, parts: Iterable[Part]) -> None:
+  """Writes a report and its tables' files, and takes away those of an earlier report that this one has not."""
+  shown = list(parts)
+  tables = [part for part in shown if isinstance(part, Table)]
+  texts = list(map(markdown, shown))
+  names = dict.fromkeys(file_name(table.name) for table in tables)
+  links = [f"{name} ([CSV]({TABLES}/{name}.csv), [LaTeX]({TABLES}/{name}.tex))" for name in names]
+  texts += [f"The tables as files: {', '.join(links)}."] if links else []
+  text = "\n\n".join(texts) + "\n"
+  earlier = set(_LINK.findall(path.read_text(encoding="utf-8"))) if path.exists() else set()
+  if tables:
+    (path.parent / TABLES).mkdir(exist_ok=True)
+  for table in tables:
+    for suffix, content in (("csv", table.csv), ("tex", table.latex)):
+      replace_whole(path.parent / TABLES / f"{file_name(table.name)}.{suffix}", content)
+  for name in earlier - set(_LINK.findall(text)):
+    for one in _with_formats(name):
+      (path.parent / one).unlink(missing_ok=True)
+  replace_whole(path, text)
+
+
+def markdown(part: Part) -> str:
+  return part.markdown if isinstance(part, Table) else part
+
+
+def _with_formats(name: str) -> list[str]:
+  """A file, and a picture's other formats, of which a report shows one."""
+  stem, _, suffix = name.rpartition(".")
+  return [f"{stem}.{one}" for one in FORMATS] if suffix in FORMATS else [name]
+
+
+def add_formats(parser: cli.Parser) -> None:
+  """The flag --formats of a command that draws."""
+
+  def formats(text: str) -> tuple[str, ...]:
+    chosen = tuple(dict.fromkeys(text.split(",")))
+    for one in chosen:
+      if one not in FORMATS:
+        raise argparse.ArgumentTypeError(f"{one!r} is no format of pictures; allowed: {', '.join(FORMATS)}")
+    return chosen
+
+  parser.add_argument(
+    "--formats", type=formats, default=("png",), metavar="LIST", help=f"of the pictures: {','.join(FORMATS)}"
+  )
+
+
+def file_name(text: str) -> str:
+  """A name that any file system takes."""
+  return re.sub(r"[^\w.-]", "-", text)
+
+
+def save(
+  canvas: Canvas, directory: Path, stem: str, formats: Iterable[str] = ("png",), dpi: int = 150, about: str = ""
+) -> None:
+  """A picture in each format, the same bytes for the same picture; a PNG carries the text `about`."""
+  with plt.rc_context({"svg.hashsalt": stem, "svg.fonttype": "none"}):
+    for suffix in formats:
+      canvas.savefig(
+        directory / f"{stem}.{suffix}",
+        dpi=dpi,
+        bbox_inches="tight",
+        pad_inches=0.12,
+        metadata=_METADATA[suffix] | ({ABOUT: about} if about and suffix == "png" else {}),
+      )
+  plt.close(canvas)

@@ -1,0 +1,70 @@
+"""A table says the same in Markdown, CSV and LaTeX, and its files go with the report that names them."""
+
+import csv
+import io
+
+import matplotlib.pyplot as plt
+import pytest
+
+from drope_jax.markdown import code, plain
+from experiments.reporting.table import MISSING, Cell, Table
+from experiments.reporting.writing import save, write_markdown
+
+TABLE = Table(
+  "needles_accuracy",
+  ["accuracy", "1× (128), n = 200", "level"],
+  [
+    [plain("a_b & c*"), Cell("**0.900 (0.850 to 0.950)**", 0.9, 0.85, 0.95, 200), "1×"],
+    [code("run_1"), Cell("0.5", 0.5), MISSING],
+    ["β = 1 | 50 %", MISSING, ""],
+  ],
+)
+
+
+def test_csv_has_the_numbers_with_interval_and_samples():
+  rows = list(csv.reader(io.StringIO(TABLE.csv)))
+  assert rows[0] == ["accuracy", "1× (128)", "1× (128) low", "1× (128) high", "1× (128) n", "level"]
+  assert rows[1] == ["a_b & c*", "0.9", "0.85", "0.95", "200", "1×"]
+  assert rows[2] == ["run_1", "0.5", "", "", "", "–"]
+  assert rows[3] == ["β = 1 | 50 %", "", "", "", "", ""]
+
+
+def test_latex_is_escaped_and_has_the_rules_of_booktabs():
+  lines = TABLE.latex.splitlines()
+  assert lines[0] == r"\begin{tabular}{lrr}" and lines[-1] == r"\end{tabular}"
+  assert [line for line in lines if line.endswith("rule")] == [r"\toprule", r"\midrule", r"\bottomrule"]
+  assert lines[4] == r"a\_b \& c* & \textbf{0.900 (0.850 to 0.950)} & 1$\times$ \\"
+  assert lines[6] == r"$\beta$ = 1 | 50 \% & -- &  \\"
+
+
+def test_markdown_keeps_its_columns():
+  lines = TABLE.markdown.splitlines()
+  assert lines[1] == "|:--|--:|--:|" and lines[2] == r"| a_b & c\* | **0.900 (0.850 to 0.950)** | 1× |"
+  assert lines[4].startswith(r"| β = 1 \| 50 % |")
+
+
+def test_files_of_tables_that_a_report_no_longer_has_go_and_others_stay(tmp_path):
+  path = tmp_path / "report.md"
+  write_markdown(path, ["# One", TABLE, TABLE._replace(name="other/name")])
+  (tmp_path / "tables" / "mine.csv").write_text("precious")
+  names = {
+    "mine.csv",
+    *(f"{name}.{suffix}" for name in ("needles_accuracy", "other-name") for suffix in ("csv", "tex")),
+  }
+  assert {one.name for one in (tmp_path / "tables").iterdir()} == names
+  write_markdown(path, ["# One", TABLE])
+  kept = {"mine.csv", "needles_accuracy.csv", "needles_accuracy.tex"}
+  assert {one.name for one in (tmp_path / "tables").iterdir()} == kept
+  assert "[CSV](tables/needles_accuracy.csv)" in path.read_text()
+
+
+@pytest.mark.parametrize(("suffix", "begin"), [("png", b"\x89PNG"), ("svg", b"<?xml"), ("pdf", b"%PDF")])
+def test_a_picture_is_the_same_bytes_in_each_format(tmp_path, suffix, begin):
+  found = []
+  for name in ("a", "b"):
+    canvas, axes = plt.subplots(figsize=(2, 1))
+    axes.plot([1, 2], [3, 4])
+    (tmp_path / name).mkdir()
+    save(canvas, tmp_path / name, "picture", (suffix,))
+    found.append((tmp_path / name / f"picture.{suffix}").read_bytes())
+  assert found[0] == found[1] and found[0].startswith(begin)
