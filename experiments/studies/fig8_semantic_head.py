@@ -90,7 +90,7 @@ def draw(given: Namespace) -> None:
   axis.legend(fontsize=8, loc="upper left")
   caption = (
     f"{len(tokens)} prompts of {given.length} tokens, the needle at a depth of {DEPTH:g}; bars: standard error; "
-    f"{name_of(given.checkpoint)}."
+    f"{name_of(given.checkpoint)}, trained at {compared[0].loaded.context:,}."
   )
   save(figure, caption, given.out / "semantic_head.png")
   header = ("model", "layer", "head", "token", "weight", "standard_error")
