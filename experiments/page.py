@@ -1,7 +1,8 @@
-"""The tables on the studies' pages: `python -m experiments.page FILE...` writes them into the files' docstrings.
+"""What studies' docstrings have from elsewhere: `python -m experiments.page FILE...` writes it into them.
 
-A study's docstring has a table of its sizes: parameters, context, runs, tokens and FLOPs. It is computed from the
-configs, never typed; tests/experiments/test_contracts.py compares.
+That is a table of the study's sizes (parameters, context, runs, tokens and FLOPs), computed from the configs and never
+typed, and behind "Numbers to expect" the page of docs/results that has them, if it has been run.
+tests/experiments/test_study_pages.py compares.
 """
 
 import re
@@ -17,6 +18,9 @@ from experiments import costs
 from experiments.models import run_models
 
 TABLE = re.compile(r"^\| size .*\n(\|.*\n)+", re.MULTILINE)
+NUMBERS = re.compile(r"^(.*)Numbers to expect:\s+(?:not\s+yet\s+run|docs/results/\w+\.md)", re.MULTILINE)
+PAGES = Path(__file__).parents[1] / "docs" / "results"
+LONGEST_LINE = 120
 WORKDIR = Path("study")  # of which nothing is read
 
 
@@ -26,6 +30,21 @@ def size_table(module: ModuleType) -> str:
   return costs.size_table((size, study, run_models(study, WORKDIR)) for size, study in studies.items())
 
 
+def numbers(name: str) -> str:
+  """What stands behind "Numbers to expect:" in a study's docstring."""
+  return f"docs/results/{name}.md" if (PAGES / f"{name}.md").exists() else "not yet run"
+
+
+def write_numbers(path: Path) -> None:
+  """Says in a study's docstring where its numbers are."""
+
+  def said(found: re.Match[str]) -> str:
+    line = f"{found[1]}Numbers to expect: {numbers(path.stem)}"
+    return line if len(line) < LONGEST_LINE else f"{found[1]}Numbers to expect:\n{numbers(path.stem)}"
+
+  path.write_text(NUMBERS.sub(said, path.read_text(), count=1))
+
+
 def write_table(path: Path) -> None:
   """Replaces the table in the docstring of a study's file. Raises FileError if there is none."""
   table, text = size_table(load(str(path), "FILE")), path.read_text()
@@ -33,6 +52,7 @@ def write_table(path: Path) -> None:
   if not count:
     raise FileError(f"{path}: the docstring has no table that begins with '| size'")
   path.write_text(written)
+  write_numbers(path)
 
 
 def _parser() -> cli.Parser:

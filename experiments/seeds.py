@@ -20,6 +20,7 @@ from pathlib import Path
 from drope_jax import cli
 from drope_jax.errors import ReportError
 from drope_jax.markdown import plain
+from experiments.page import write_numbers
 from experiments.reporting import seed_tables
 from experiments.reporting.making import making_of
 from experiments.reporting.records import read_study
@@ -27,7 +28,9 @@ from experiments.reporting.study_page import DATA, drawn, write_page
 from experiments.reporting.summary import Summary, summarized
 from experiments.reporting.summary_files import write_summary
 from experiments.reporting.writing import Part, add_formats, markdown, save, write_markdown
-from experiments.results import write_index
+from experiments.results import RESULTS, write_index
+
+STUDIES = Path(__file__).parent / "studies"
 
 
 def seed_report(directories: Sequence[Path], control: str | None = None) -> list[Part]:
@@ -94,6 +97,9 @@ def write_study_page(directories: Sequence[Path], page: Path, control: str | Non
   write_summary(summary, page.parent / DATA, page.stem)
   write_page(page)
   write_index(page.parent)
+  study = STUDIES / f"{page.stem}.py"
+  if page.parent.resolve() == RESULTS and study.exists():
+    write_numbers(study)
   return page
 
 

@@ -20,6 +20,7 @@ import logging
 import os
 import platform
 import shutil
+import subprocess
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -235,11 +236,24 @@ def _held(run: Pretrained, models: Mapping[str, ModelConfig], workdir: Path) -> 
 def _provenance() -> dict[str, Any]:
   return {
     "command": cli.command_line(),
+    "commit": _commit(),
     "machine": f"{jax.device_count()} x {jax.devices()[0].device_kind}, {os.cpu_count()} CPU cores "
     f"({platform.machine()})",
     "versions": {"python": platform.python_version(), **library_versions()},
     "seconds": 0.0,
   }
+
+
+def _commit() -> str:
+  """Of the clone that this runs from, with a "+" behind it if files were changed; empty outside of one."""
+  try:
+    told = subprocess.run(
+      ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--exclude=*", "--dirty=+"],
+      capture_output=True, text=True, timeout=10, check=True,
+    )  # fmt: skip
+  except (OSError, subprocess.SubprocessError):
+    return ""
+  return told.stdout.strip()
 
 
 def _records(workdir: Path) -> dict[Path, int]:

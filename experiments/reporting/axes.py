@@ -86,10 +86,12 @@ def looks_of(rows: Sequence[Row], kinds: Mapping[str, str]) -> dict[Row, Look]:
 
 
 def _free(wanted: tuple[str, str] | None, taken: Sequence[tuple[str, str]]) -> tuple[str, str]:
-  """The look that is wanted, or a spare one."""
+  """The look that is wanted, or a spare one, of a colour that nobody has while there is one."""
   if wanted is not None and wanted not in taken:
     return wanted
-  return next((look for look in SPARE_LOOKS if look not in taken), (GREY, "."))
+  colors = {color for color, _ in taken}
+  spare = [look for look in SPARE_LOOKS if look not in taken]
+  return next((look for look in spare if look[0] not in colors), next(iter(spare), (GREY, ".")))
 
 
 def arm_colors(records: Records) -> dict[Arm, str]:

@@ -6,9 +6,9 @@ drop is ours: the rotations that never come full circle within the training cont
 `python -m experiments.quickstart --workdir=DIR` makes its own data from the documentation strings of the installed
 packages (nothing is downloaded). Every arm sees `pretrain_steps + recalibrate_steps` batches.
 
-Tokens: 1.02M an arm. Parameters: 935,040. FLOPs per token (PaLM, T 128): 6.390e6; an arm: 6.54e12. Numbers to expect
-(experiments/RESULTS.md, three seeds, at 8 times the context): loss 4.17 ± 0.07 of the control and 4.22 ± 0.03 of DroPE,
-needles found 29 ± 7 and 68 ± 18 %.
+Tokens: 1.02M an arm. Parameters: 935,040. FLOPs per token (PaLM, T 128): 6.390e6; an arm: 6.54e12. Numbers to expect:
+docs/results/quickstart.md (three seeds, at 8 times the context: loss 4.17 ± 0.07 of the control and 4.22 ± 0.03 of
+DroPE, needles found 29 ± 7 and 68 ± 18 %).
 """
 
 import dataclasses
@@ -28,7 +28,7 @@ from experiments.recall_corpus import Recipe, build
 
 SPREAD = (
   "Another seed can change a loss by about as much, and what a model this small has learnt to retrieve by more than "
-  "the number of prompts says: by up to 25 points (standard deviation over three seeds, experiments/RESULTS.md)."
+  "the number of prompts says: by up to 25 points (standard deviation over three seeds, docs/results/quickstart.md)."
 )
 ARMS = (
   Arm("RoPE, continued", ("rope", "rope_continued")),

@@ -15,7 +15,7 @@ does not say whether its did.
 | paper | 494,005,120 | 1,024 |    8 |    6 | 77,594.6M |      2.50e20 |                  |
 
 Tokens and FLOPs (PaLM) are of all runs of a seed. Numbers to expect: not yet run; with the quickstart's model the order
-was reversed (NoPE from scratch 0.07 nats better than DroPE, experiments/RESULTS.md).
+was reversed (NoPE from scratch 0.07 nats better than DroPE, docs/results/quickstart.md).
 """
 
 import dataclasses

@@ -16,7 +16,7 @@ report has the grid of the fit, with the loss at each beta and length.
 
 Tokens and FLOPs (PaLM) are of all runs of a seed. Numbers to expect: not yet run; the quickstart's model had a fitted c
 of 0.06, 0 and 0, and at 15.7M parameters, one seed, a fitted beta cut the loss at 8 times the context from 5.17 to 3.75
-(experiments/RESULTS.md).
+(docs/results/partial_drop_small.md).
 """
 
 import dataclasses

@@ -6,7 +6,7 @@ from support.counting_task import TOKENIZER, Counting, dropped_checkpoint
 
 from drope_jax.errors import ConfigError
 from drope_jax.evaluate import coefficient, measure, results
-from drope_jax.evaluate.coefficient import BETAS
+from drope_jax.evaluate.coefficient import BETAS, coefficient_interval
 from drope_jax.evaluate.eval_data import EvalData
 from drope_jax.evaluate.measure import evaluate
 from drope_jax.evaluate.position_losses import position_losses
@@ -47,11 +47,32 @@ def test_an_interrupted_fit_goes_on_where_it_was(tmp_path, loaded, fit_data, mon
   fitted = [r for r in results.read(out) if r.task == "temperature"]
   assert len({(r.context, r.metric, r.at) for r in fitted}) == len(fitted) == 2 * len(BETAS) + 2 + 1
   losses = [r for r in fitted if (r.metric, r.by) == ("loss", "beta")]
-  assert all(r.low <= r.value <= r.high and r.n == 3 * r.context for r in losses)
+  assert all(r.low <= r.value <= r.high and r.n == 3 * r.context and len(r.values) == 3 for r in losses)
+  (c,) = [r for r in fitted if r.metric == "c"]
+  assert c.low <= c.value <= c.high
   for context in (24, 32):
     row = {r.at: r.value for r in losses if r.context == context}
     (best,) = [r.value for r in fitted if (r.context, r.metric) == (context, "beta")]
     assert sorted(row) == list(BETAS) and min(row, key=row.get) == best
+
+
+def test_the_interval_of_c_is_over_documents():
+  """Of four documents, three are best at one β and one at another: how often it is drawn moves c."""
+  betas, s = np.array(BETAS), 4.0
+
+  def losses(bests):
+    return [[[float((beta - best) ** 2) for best in bests] for beta in betas]]
+
+  def c_of(beta):
+    return (beta - 1) / np.log(s)
+
+  assert coefficient_interval(losses([1.4] * 4), [s]) == pytest.approx((c_of(1.4), c_of(1.4)))
+  low, high = coefficient_interval(losses([1.0, 1.0, 1.0, 2.0]), [s])
+  assert low == pytest.approx(c_of(1.0)) and c_of(1.3) < high <= c_of(2.0)
+  assert coefficient_interval(losses([1.4]), [s]) == (None, None)
+  without = losses([1.4] * 4)
+  without[0][3] = None
+  assert coefficient_interval(without, [s]) == (None, None)
 
 
 def test_the_fit_is_part_of_the_progress(tmp_path, loaded, fit_data, monkeypatch):

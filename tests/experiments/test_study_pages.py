@@ -1,5 +1,6 @@
 """What every study promises on its page: its sizes, its controls, and that each of its runs can be trained."""
 
+import dataclasses
 import importlib
 import pkgutil
 import re
@@ -70,6 +71,34 @@ def test_a_page_names_what_the_contract_asks_for(name):
 
 
 @pytest.mark.parametrize("name", STUDIES)
+def test_a_docstring_says_where_its_numbers_are(name):
+  """`python -m experiments.page experiments/studies/NAME.py` writes it."""
+  found = page.NUMBERS.search(MODULES[name].__doc__)
+  assert found, "Numbers to expect: not yet run, or a page of docs/results"
+  assert " ".join(found[0].split()).endswith(f"Numbers to expect: {page.numbers(name)}")
+
+
+def test_the_page_of_a_study_that_was_run_is_named_in_its_docstring(tmp_path, monkeypatch):
+  monkeypatch.setattr(page, "PAGES", tmp_path)
+  study = tmp_path / "a_study.py"
+  begins = "x" * 90
+  for text, run, written in (
+    (
+      "A seed. Numbers to expect: not yet run; a pilot",
+      True,
+      "A seed. Numbers to expect: docs/results/a_study.md; a pilot",
+    ),
+    ("Numbers to expect: not yet\nrun. A", True, "Numbers to expect: docs/results/a_study.md. A"),
+    ("Numbers to expect: docs/results/a_study.md.", False, "Numbers to expect: not yet run."),
+    (f"{begins}Numbers to expect: not yet run.", True, f"{begins}Numbers to expect:\ndocs/results/a_study.md."),
+  ):
+    (tmp_path / "a_study.md").write_text("") if run else (tmp_path / "a_study.md").unlink()
+    study.write_text(text)
+    page.write_numbers(study)
+    assert study.read_text() == written
+
+
+@pytest.mark.parametrize("name", STUDIES)
 def test_every_run_fits_its_mesh_and_every_row_can_be_measured(name):
   names = {*task_classes(), *task_groups()}
   for size, study, models in every_size(name):
@@ -117,12 +146,12 @@ def resolved(config, model, models):
 def program(run):
   """What makes one compiled step another than the next: not rates, budgets or the numbers of a rotation's table."""
   config, model = run.config, run.trained
-  shape = [getattr(model, field) for field in ("vocab_size", "d_model", "num_layers", "num_heads", "head_dim", "d_ff")]
   positions = "rope" if isinstance(model.positions, RoPE) else model.positions
+  others = dataclasses.replace(model, positions=None)
   changes = config.init is not None and type(config.init.transition).frequencies is not Transition.frequencies
   transition = config.init.transition if changes else None
-  return (*shape, str(positions), str(model.qk_norm), str(config.objective), type(config.optim.optimizer).__name__,
-          str(transition), config.data.batch_size, config.data.context)  # fmt: skip
+  return (str(others), str(positions), str(config.objective), type(config.optim.optimizer).__name__, str(transition),
+          config.data.batch_size, config.data.context)  # fmt: skip
 
 
 @pytest.mark.slow
@@ -145,7 +174,9 @@ def test_time_here_follows_what_was_measured():
   assert costs.seconds(1.04e8 * 650_000, 1.04e8, "NVIDIA H200") == pytest.approx(1.0)
   assert costs.seconds(1e12, 1e9, "TPU v9") != costs.seconds(1e12, 1e9, "TPU v9")  # nothing has been measured there
   study, models = made("partial_drop", "small")
-  assert costs.estimate(study, models, "NVIDIA H200") == pytest.approx(392, rel=0.1)  # experiments/RESULTS.md
+  assert costs.estimate(study, models, "NVIDIA H200") == pytest.approx(
+    392, rel=0.1
+  )  # docs/results/partial_drop_small.md
 
 
 def test_flops_count_what_a_teacher_reads():
