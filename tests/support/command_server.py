@@ -29,7 +29,7 @@ import drope_jax.generation
 import drope_jax.train  # noqa: F401
 import experiments.study  # noqa: F401
 
-LONGEST_SECONDS = 240  # that a command may take; then it is killed
+LONGEST_SECONDS = 600  # that a command may take; then it is killed
 
 
 def start(module: str, *arguments: str) -> None:
