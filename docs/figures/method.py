@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import jax.numpy as jnp
+import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
 
@@ -13,7 +14,7 @@ from drope_jax.model_config import ModelConfig
 from drope_jax.positions import RoPE
 from drope_jax.scalings import NTK, PI, YaRN
 from drope_jax.transitions import Fade, PartialDrop
-from experiments.reporting.axes import BLUE, GREEN, GREY, INK, ORANGE, PURPLE, SKY, STYLE, VERMILION, plt
+from experiments.reporting.axes import BLUE, GREEN, GREY, INK, ORANGE, PURPLE, SKY, STYLE, VERMILION
 
 HERE = Path(__file__).parent
 # Letters of about 11 px where a phone shows a figure 360 px wide; text stays text, so that it can be searched.
