@@ -12,7 +12,6 @@ from pathlib import Path
 from drope_jax import cli
 from drope_jax.evaluate.figures import LOSS
 from drope_jax.evaluate.tasks import task_classes
-from drope_jax.files import replace_whole
 from drope_jax.markdown import block, code, plain
 from experiments.reporting import plots, tables, training_tables
 from experiments.reporting.arms import described, is_control

@@ -13,7 +13,6 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 
-from drope_jax.files import writing
 from experiments.plan import Arm, Row
 from experiments.reporting import arms
 from experiments.reporting.lengths import Lengths
