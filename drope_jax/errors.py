@@ -5,6 +5,7 @@ Commands print that line and end with the error's `exit_status`; any other excep
 
 import dataclasses
 import math
+import numbers
 from typing import Any
 
 # Metadata of a field in which infinity has a meaning: dataclasses.field(metadata=MAY_BE_INFINITE).
@@ -69,6 +70,7 @@ def check_choice(config: Any, field: str, allowed: tuple[str, ...]) -> None:
 def check_at_least(config: Any, minimum: float, *fields: str) -> None:
   for field in fields:
     value = getattr(config, field)
+    check(isinstance(value, numbers.Real), f"{type(config).__name__}.{field} is {value!r}; it must be a number")
     check(value >= minimum, f"{type(config).__name__}.{field} is {value}; it must be at least {minimum}")
 
 

@@ -1,6 +1,9 @@
 """Folders that are written whole or not at all."""
 
 import contextlib
+import fcntl
+import glob
+import logging
 import os
 import shutil
 import tempfile
@@ -11,6 +14,7 @@ from pathlib import Path
 import safetensors
 
 from drope_jax.errors import CheckpointError, ConfigError, FileError
+from drope_jax.files import DRAFT
 
 
 def local(path: str | Path) -> Path:
@@ -26,6 +30,8 @@ def check_free(directory: Path) -> None:
     raise CheckpointError(f"{directory}: holds something already; name another directory")
 
 
+logger = logging.getLogger(__name__)
+
 _PATIENCE = 10.0  # seconds
 
 
@@ -33,15 +39,19 @@ _PATIENCE = 10.0  # seconds
 def draft_of(directory: Path) -> Iterator[Path]:
   """A folder beside `directory`, which becomes it if all goes well, and leaves no trace otherwise.
 
+  One that a killed process has left is removed by the next start for the same `directory`.
+
   Raises:
     CheckpointError: if something has come to lie in its place meanwhile.
     FileError: if there is no room for it, or no right to write there.
   """
   missing = [parent for parent in directory.parents if not parent.exists()]
-  draft = None
+  draft = held = None
   try:
     directory.parent.mkdir(parents=True, exist_ok=True)
-    draft = Path(tempfile.mkdtemp(prefix=f".{directory.name}-", dir=directory.parent))
+    _remove_abandoned(directory)
+    draft = Path(tempfile.mkdtemp(prefix=f".{directory.name}-", suffix=DRAFT, dir=directory.parent))
+    held = _locked(draft)
     yield draft
     draft.chmod(0o755)  # mkdtemp's is private
     _sync(draft)
@@ -55,6 +65,31 @@ def draft_of(directory: Path) -> Iterator[Path]:
     if _writing(error, directory):
       raise FileError(f"{directory}: cannot be written ({getattr(error, 'strerror', None) or error})") from error
     raise
+  finally:
+    if held is not None:
+      os.close(held)
+
+
+def _remove_abandoned(directory: Path) -> None:
+  """Removes the drafts of `directory` whose process was killed: the system has given their locks back."""
+  for draft in directory.parent.glob(f".{glob.escape(directory.name)}-????????{DRAFT}"):
+    held = _locked(draft)
+    if held is not None:
+      logger.info("removes %s, which a process that was killed has left", draft)
+      shutil.rmtree(draft, ignore_errors=True)
+      os.close(held)
+
+
+def _locked(draft: Path) -> int | None:
+  """The descriptor of a folder, locked for this process; None if another one holds it, or there are no locks."""
+  with contextlib.suppress(OSError):
+    held = os.open(draft, os.O_RDONLY)
+    try:
+      fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+      return held
+    except OSError:
+      os.close(held)
+  return None
 
 
 def _remove(draft: Path) -> None:

@@ -1,6 +1,8 @@
 """Imports and exports are there whole or not at all, under the path that was meant; numbers have bounds."""
 
 import os
+import subprocess
+import sys
 
 import pytest
 from support.checkpoints import write_checkpoint
@@ -43,6 +45,30 @@ def test_what_comes_to_lie_in_its_place_stays(tmp_path):
     target.mkdir()
     (target / "file").write_text("theirs")
   assert contents(tmp_path) == {"target/file": b"theirs"}
+
+
+KILLED = """
+import os, pathlib, signal, sys
+from drope_jax.interop.drafts import draft_of
+with draft_of(pathlib.Path(sys.argv[1])) as draft:
+  (draft / "weights").write_text("half")
+  os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_what_a_killed_process_has_left_is_removed_by_the_next_one_and_nothing_else(tmp_path):
+  target = tmp_path / "target"
+  (tmp_path / ".target-archived").mkdir()  # of the user's
+  subprocess.run([sys.executable, "-c", KILLED, target], check=False)
+  (left,) = tmp_path.glob(".target-*.draft")
+  with draft_of(tmp_path / "other"):
+    assert left.exists()  # nobody knows that one
+  with draft_of(target) as running:
+    assert not left.exists()
+    with draft_of(target):
+      assert running.exists()
+    target.rmdir()
+  assert {path.name for path in tmp_path.iterdir()} == {".target-archived", "other", "target"}
 
 
 def test_an_error_while_reading_is_not_called_one_of_writing(tmp_path):
