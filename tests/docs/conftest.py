@@ -14,7 +14,7 @@ from drope_jax.cli.help import Declared
 
 @pytest.fixture(scope="session")
 def command(compiled):
-  """That of tests/conftest.py, which compiles quickly in the slow tests too: each program of a page runs a few times."""
+  """As in tests/conftest.py, but compiling quickly in slow tests too: each program of a page runs a few times."""
   with serving(compiled, JAX_DISABLE_MOST_OPTIMIZATIONS="1") as run:
     yield run
 
