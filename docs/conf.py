@@ -50,6 +50,7 @@ nitpick_ignore_regex = [
 html_theme = "furo"
 html_title = f"drope_jax {release}"
 html_static_path = ["_static"]
+html_css_files = ["custom.css"]
 html_math_renderer = "mathml"
 html_show_sphinx = False
 copybutton_exclude = ".linenos, .gp, .go"

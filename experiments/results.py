@@ -2,7 +2,8 @@
 
 A study's page is made of the figures in data/ (experiments/seeds.py --page puts them there) and of what a person has
 written in data/NAME.txt. index.md has the claims of the paper with a verdict on each, by rule, and lists the pages;
-pages that no data belongs to are written by hand.
+pages that no data belongs to are written by hand. Verdicts on claims that no rule decides, as on a picture, are taken
+from verdicts.json: {"figure 4": {"evidence": "[figures](figures.md)", "verdict": "holds"}}.
 """
 
 import re
@@ -16,13 +17,14 @@ from drope_jax.files import replace_whole
 from experiments.reporting import claims
 from experiments.reporting.study_page import DATA, write_page
 from experiments.reporting.summary_files import read_summary
-from experiments.reporting.verdicts import RULE, claims_table
+from experiments.reporting.verdicts import RULE, claims_table, judged
 
 RESULTS = Path(__file__).parents[1] / "docs" / "results"
 
 ABOUT = """\
 Every figure here comes from the command beside it, with its seeds and hardware. What is not here has not been measured.
-The tables above and the pages of studies are generated from the figures in data/, and no number in them is typed."""
+The tables above and the pages of studies are generated from the figures in data/, and no number in them is typed.
+`experiments/configs/pretrain.py` and `recalibrate.py`, the paper's own sizes, have not been run."""
 
 
 def pages(directory: Path) -> list[Path]:
@@ -36,10 +38,10 @@ def index_text(directory: Path) -> str:
   listed = [f"- [{_title(page)}]({page.name})" for page in sorted(directory.glob("*.md")) if page.stem != "index"]
   parts = [
     "# Results",
-    claims_table(claims.PAPER, summaries, "claim of the paper"),
+    claims_table(claims.PAPER, summaries, "claim of the paper", judged(directory / "verdicts.json")),
     RULE,
     "## The partial drop, which is ours",
-    claims_table(claims.OURS, summaries, "claim"),
+    claims_table(claims.OURS, summaries, "claim", {}),
     "## Pages",
     ABOUT,
     "\n".join(listed),

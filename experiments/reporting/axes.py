@@ -18,15 +18,16 @@ from experiments.reporting import arms
 from experiments.reporting.lengths import Lengths
 from experiments.reporting.records import Records
 
-# Okabe and Ito's colours, which the colour-blind can tell apart; the yellow is left out, too pale for a line.
+# Okabe and Ito's colours, which the colour-blind can tell apart; the yellow is left out, too pale for a line. The grey
+# is dark, since purple and green look like a lighter one to some of them.
 INK, ORANGE, SKY, GREEN, BLUE, VERMILION, PURPLE, GREY = (
-  "#1f1f1f", "#E69F00", "#56B4E9", "#009E73", "#0072B2", "#D55E00", "#CC79A7", "#8c8c8c",
+  "#1f1f1f", "#E69F00", "#56B4E9", "#009E73", "#0072B2", "#D55E00", "#CC79A7", "#555555",
 )  # fmt: skip
 # The usual ones keep their looks from report to report; whatever else is measured takes the spare ones in turn.
 METHOD_LOOKS = {"pi": (ORANGE, "s"), "ntk": (SKY, "^"), "yarn": (GREEN, "D"), "crop": (GREY, "X")}
 KIND_LOOKS = {arms.CONTROL: (INK, "o"), "DroPE": (VERMILION, "o"), "partial drop": (PURPLE, "o")}
 SPARE_LOOKS = (
-  (BLUE, "v"), (PURPLE, "P"), ("#7A5C3E", "<"), ("#5B4B9A", ">"), ("#8A8A00", "h"), ("#A63A50", "p"), ("#2F6F6F", "d"),
+  (BLUE, "v"), (PURPLE, "P"), ("#5A3A1E", "<"), ("#332288", ">"), ("#9AD0C2", "h"), ("#6020e0", "p"), ("#2F6F6F", "d"),
 )  # fmt: skip
 STYLE: dict[Any, Any] = {
   "font.size": 10, "axes.titlesize": 11, "axes.titleweight": "bold", "axes.titlelocation": "left",
@@ -85,10 +86,12 @@ def looks_of(rows: Sequence[Row], kinds: Mapping[str, str]) -> dict[Row, Look]:
 
 
 def _free(wanted: tuple[str, str] | None, taken: Sequence[tuple[str, str]]) -> tuple[str, str]:
-  """The look that is wanted, or a spare one."""
+  """The look that is wanted, or a spare one, of a colour that nobody has while there is one."""
   if wanted is not None and wanted not in taken:
     return wanted
-  return next((look for look in SPARE_LOOKS if look not in taken), (GREY, "."))
+  colors = {color for color, _ in taken}
+  spare = [look for look in SPARE_LOOKS if look not in taken]
+  return next((look for look in spare if look[0] not in colors), next(iter(spare), (GREY, ".")))
 
 
 def arm_colors(records: Records) -> dict[Arm, str]:

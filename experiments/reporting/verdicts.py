@@ -3,11 +3,15 @@
 import math
 import re
 from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
 
+from drope_jax.errors import ReportError
 from drope_jax.markdown import plain
 from experiments.plan import Row
-from experiments.reporting.claims import Claim, Comparison
+from experiments.reporting.claims import PAPER, Claim, Comparison
 from experiments.reporting.spread import Spread, paired
+from experiments.reporting.stored import read_json
 from experiments.reporting.summary import Summary
 from experiments.reporting.table import MISSING, Table
 
@@ -46,7 +50,32 @@ def overall(verdicts: Sequence[str]) -> str:
   return next((one for one in (FAILS, OPEN) if one in verdicts), HOLDS)
 
 
-def claims_table(claims: Sequence[Claim], summaries: Mapping[str, Summary], header: str) -> str:
+class Judged(NamedTuple):
+  """A verdict that a person gave, on a claim that no rule decides, as on a picture."""
+
+  evidence: str
+  verdict: str
+
+
+def judged(path: Path) -> dict[str, Judged]:
+  """The verdicts in a JSON file, by where the claim stands in the paper; none if there is no file.
+
+  Raises:
+    ReportError: for a verdict that is none, or a claim that is not there or has comparisons, which the rule judges.
+  """
+  found = read_json(path) if path.exists() else {}
+  open_to = [claim.where for claim in PAPER if not claim.comparisons and not claim.tests]
+  for where, one in found.items():
+    if where not in open_to:
+      raise ReportError(f"{path}: {where!r} is no claim that a person judges; those are: {'; '.join(open_to)}")
+    if not isinstance(one, dict) or set(one) != set(Judged._fields) or one["verdict"] not in (HOLDS, FAILS, OPEN):
+      raise ReportError(f"{path}: {where!r} needs an evidence, and a verdict of {HOLDS!r}, {FAILS!r} or {OPEN!r}")
+  return {where: Judged(**one) for where, one in found.items()}
+
+
+def claims_table(
+  claims: Sequence[Claim], summaries: Mapping[str, Summary], header: str, by_hand: Mapping[str, Judged]
+) -> str:
   """One line per claim: where it stands, the evidence, the verdict."""
   lines = []
   for claim in claims:
@@ -59,6 +88,8 @@ def claims_table(claims: Sequence[Claim], summaries: Mapping[str, Summary], head
     result = f"**{overall(found)}**" + (" at our scale" if found and overall(found) in (HOLDS, FAILS) else "")
     if claim.tests:
       evidence, result = [f"checked on random models by `{claim.tests}`"], f"**{HOLDS}**"
+    if claim.where in by_hand:
+      evidence, result = [by_hand[claim.where].evidence], f"**{by_hand[claim.where].verdict}**"
     missing = f"wants {claim.wants}" if claim.wants else ", ".join(dict.fromkeys(c.study for c in claim.comparisons))
     shown = "<br>".join(evidence) or (missing if claim.wants else f"`mini` is to be run: {missing}")
     lines.append([claim.text, *([claim.where] if claim.where else []), shown, result])

@@ -15,6 +15,7 @@ import sys
 from argparse import Namespace
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -25,14 +26,15 @@ from drope_jax.scalings import NTK, PI, CoPE, Scaling, YaRN, base_frequencies
 from experiments.reporting.axes import GREEN, GREY, INK, ORANGE, PURPLE, SKY, STYLE, VERMILION
 from experiments.studies.figures import panels, save, write_csv
 
-COLORS = {
-  "PI": ORANGE,
-  "NTK": SKY,
-  "YaRN": GREEN,
-  "CoPE": INK,
-  "partial drop": PURPLE,
-  "drop": VERMILION,
+LOOKS: Mapping[str, dict[str, Any]] = {
+  "PI": {"color": ORANGE, "marker": "s"},
+  "NTK": {"color": SKY, "marker": "^"},
+  "YaRN": {"color": GREEN, "marker": "D"},
+  "CoPE": {"color": INK, "marker": "v"},
+  "partial drop": {"color": PURPLE, "marker": "o"},
+  "drop": {"color": VERMILION, "marker": "X"},
 }
+COLUMNS = 2  # of panels, so that a phone can show them
 
 
 def factors(theta: float, head_dim: int, context: int, extension: float) -> dict[str, np.ndarray]:
@@ -56,18 +58,23 @@ def turns(theta: float, head_dim: int, context: int) -> np.ndarray:
 @plt.rc_context(STYLE)
 def draw(given: Namespace) -> None:
   shape = (given.theta, given.head_dim, given.context)
-  figure, (axes,) = panels(len(given.factors))
+  count = len(given.factors)
+  figure, axes = panels(COLUMNS, rows=count // COLUMNS + 1)  # one more for the legend
+  *drawn, last = axes.flat
   full_circle = float((turns(*shape) >= 1).sum()) - 0.5
   rows = []
-  for axis, extension in zip(axes, given.factors, strict=True):
+  for axis, extension in zip(drawn, given.factors, strict=False):
     for name, gamma in factors(*shape, extension).items():
-      axis.plot(gamma, label=name, color=COLORS[name], marker=".", markersize=4, linewidth=1.4)
+      axis.plot(gamma, label=name, **LOOKS[name], markersize=4, markevery=2, linewidth=1.4)
       rows += [(extension, name, pair, value) for pair, value in enumerate(gamma)]
-    axis.axvline(full_circle, color=GREY, linestyle=":")
+    axis.axvline(full_circle, color=GREY, linestyle=":", label="left: full circle within the context")
     axis.set(title=f"s = {extension:g}", xlabel="pair m (fastest first)", ylabel="γ = ω′ / ω", ylim=(-0.03, 1.05))
-  axes[-1].legend(fontsize=8)
+  for axis in axes.flat[count:]:
+    axis.axis("off")
+  last.legend(*drawn[0].get_legend_handles_labels(), loc="center left")
   base, head_dim, context = shape
-  save(figure, f"RoPE with base {base:g}, heads of {head_dim}, context {context}.", given.out / "frequency_factors.png")
+  caption = f"RoPE with base {base:,.0f}, heads of {head_dim} dimensions, context {context:,}."
+  save(figure, caption, given.out / "frequency_factors.png")
   write_csv(given.out / "frequency_factors.csv", ("extension", "method", "pair", "gamma"), rows)
 
 

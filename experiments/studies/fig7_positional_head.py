@@ -95,7 +95,8 @@ def draw(given: Namespace) -> None:
     below.set(title=f"all heads: {bias}", xlabel="head, by rank", ylabel="A (1: that key alone, 0: even)")
     above.legend(fontsize=8)
     below.legend(fontsize=8)
-  caption = f"{given.rows} rows of {given.length} tokens of Python's prose; {name_of(given.checkpoint)}."
+  caption = f"{given.rows} rows of {given.length} tokens of Python's prose; {name_of(given.checkpoint)}, "
+  caption += f"trained at {trained.context:,}."
   save(figure, caption, given.out / "positional_head.png")
   where = ("bias", "model", "layer", "head")
   write_csv(given.out / "positional_head.csv", (*where, "A"), all_heads)

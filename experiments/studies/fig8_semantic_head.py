@@ -68,7 +68,7 @@ def draw(given: Namespace) -> None:
   lines = text_lines(load_tokenizer(str(given.checkpoint)), given.length)
   tokens, places = prompts(lines, given.samples, given.length)
   figure, ((axis,),) = panels(1, width=6.4, height=3.8)
-  rows, head = [], None
+  rows, head, sums = [], None, []
   for number, one in enumerate(compared):
     weights = needle_weights(one, tokens, places)  # (L, N, H, n)
     if head is None or one.loaded is not compared[0].loaded:  # YaRN is shown on the head that RoPE chose
@@ -78,7 +78,8 @@ def draw(given: Namespace) -> None:
     chosen = weights[head[0], :, head[1]]  # (N, n)
     mean, error = chosen.mean(0), chosen.std(0, ddof=1) / len(chosen) ** 0.5 if len(chosen) > 1 else 0 * chosen[0]
     at = np.arange(chosen.shape[1]) + 0.25 * number
-    label = f"{one.label} (layer {head[0]}, head {head[1]}: sum {chosen.sum(1).mean():.2f})"
+    sums.append(chosen.sum(1))
+    label = f"{one.label} (layer {head[0]}, head {head[1]}: sum {sums[-1].mean():.2f})"
     axis.bar(at, mean, 0.22, yerr=error, label=label, color=one.color, capsize=2)
     rows += [(one.label, *head, token, m, e) for token, (m, e) in enumerate(zip(mean, error, strict=True))]
   axis.set(title="attention of the last token", xlabel="token of the needle", ylabel="mean attention weight")
@@ -88,9 +89,12 @@ def draw(given: Namespace) -> None:
   names = [*(f"{LEAD - i} before" for i in range(LEAD)), *value]
   axis.set_xticks(np.arange(len(names)) + 0.25 * (len(compared) - 1) / 2, names)
   axis.legend(fontsize=8, loc="upper left")
+  moved = sums[1] - sums[0]  # the same head and prompts
+  spread = f" ± {moved.std(ddof=1) / len(moved) ** 0.5:.2f}" if len(moved) > 1 else ""
   caption = (
-    f"{len(tokens)} prompts of {given.length} tokens, the needle at a depth of {DEPTH:g}; bars: standard error; "
-    f"{name_of(given.checkpoint)}."
+    f"{len(tokens)} prompts of {given.length:,} tokens, the needle at a depth of {DEPTH:g}; "
+    f"{name_of(given.checkpoint)}, trained at {compared[0].loaded.context:,}.\n"
+    f"YaRN less RoPE: {moved.mean():+.2f}{spread}; bars and ±: standard error over prompts."
   )
   save(figure, caption, given.out / "semantic_head.png")
   header = ("model", "layer", "head", "token", "weight", "standard_error")

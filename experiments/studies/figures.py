@@ -40,7 +40,7 @@ def save(figure: Any, caption: str, path: Path) -> None:
   """The picture at `path` with its caption below it."""
   path.parent.mkdir(parents=True, exist_ok=True)
   figure.supxlabel(caption, fontsize=8, color="#555555", wrap=True)
-  figure.savefig(path, dpi=150)
+  figure.savefig(path, dpi=110, pil_kwargs={"optimize": True})
   plt.close(figure)
 
 
@@ -93,7 +93,7 @@ def shown(given: Namespace) -> list[Shown]:
 
 def name_of(run: Path) -> str:
   """The name of a run's workdir; an imported model lies in a folder `checkpoint`, and has the name of the one above."""
-  run = run.resolve()
+  run = run.absolute()
   return run.parent.name if run.name == "checkpoint" else run.name
 
 

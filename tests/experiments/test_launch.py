@@ -122,15 +122,15 @@ def test_one_gpu_runs_the_seeds_one_after_the_other(stubbed_python3, tmp_path):
     ["python3", "-m", "experiments.study", "--config=experiments/studies/partial_drop.py:small",
      f"--workdir={tmp_path}/seed-{seed}", f"--config.seed={seed}", "--config.tail_steps=2"] for seed in "34"
   ]  # fmt: skip
-  assert not (tmp_path / "seeds.md").exists()  # no report of a seed is there
+  # Nothing is merged: no report of a seed is there.
   assert sorted(path.name for path in tmp_path.glob("seed*")) == []  # logs are elsewhere: `seed-*` names workdirs alone
 
   for seed in "34":
     (tmp_path / f"seed-{seed}").mkdir()
     (tmp_path / f"seed-{seed}" / "report.md").touch()
-  launch(stubbed_python3, "one_gpu.sh", {}, *given)
-  merged = json.loads((tmp_path / "seeds.md").read_text())
-  assert merged == ["python3", "-m", "experiments.seeds", f"{tmp_path}/seed-3", f"{tmp_path}/seed-4"]
+  *_, merged = calls(launch(stubbed_python3, "one_gpu.sh", {}, *given))
+  directories = [f"{tmp_path}/seed-3", f"{tmp_path}/seed-4"]
+  assert merged == ["python3", "-m", "experiments.seeds", *directories, f"--out={tmp_path}"]
 
 
 def test_one_gpu_ends_at_the_first_seed_that_fails(stubbed_python3, tmp_path):

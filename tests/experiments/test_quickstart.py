@@ -89,8 +89,9 @@ def test_report_and_plots(first):
   pictures = {path.name for path in workdir.glob("*.png")}
   assert pictures == {
     f"{name}.png"
-    for name in ("summary", "loss", "recovery", "perplexity_by_position", "needles_by_depth", "frequencies")
-  }
+    for name in ("summary", "loss", "recovery", "perplexity_by_position", "perplexity_by_sample", "needles_by_depth",
+                 "frequencies")
+  }  # fmt: skip
   assert all((workdir / name).read_bytes().startswith(b"\x89PNG") for name in pictures)
   report = (workdir / "report.md").read_text()
   assert all(f"]({name})" in report for name in pictures)

@@ -152,6 +152,19 @@ def test_one_that_fails_refutes_a_claim(found, expected):
   assert verdicts.overall(found) == expected
 
 
+def test_a_person_judges_what_no_rule_decides(tmp_path):
+  path = tmp_path / "verdicts.json"
+  assert verdicts.judged(path) == {}
+  given = {"figure 4": {"evidence": "[figures](figures.md): larger in all layers", "verdict": "holds"}}
+  path.write_text(json.dumps(given))
+  (line,) = [line for line in results.index_text(tmp_path).splitlines() if "| figure 4 |" in line]
+  assert line.endswith("| [figures](figures.md): larger in all layers | **holds** |")
+  for where, verdict in (("table 6", "holds"), ("figure 4", "surely")):
+    path.write_text(json.dumps({where: {"evidence": "seen", "verdict": verdict}}))
+    with pytest.raises(ReportError, match=where):
+      verdicts.judged(path)
+
+
 def test_claims_are_about_rows_that_their_studies_measure():
   every = [one for claim in (*claims.PAPER, *claims.OURS) for one in (*claim.comparisons, *claim.otherwise)]
   for name in {one.study for one in every}:

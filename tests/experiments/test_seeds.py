@@ -90,3 +90,19 @@ def test_the_control_is_the_run_that_kept_its_embedding(tmp_path):
   # The recovery curves of write_study, after 0, 200 and 400 steps: 6.2 - 2.95, 3.4 - 2.9, 3.2 - 2.85.
   (recovery,) = [line for line in report.splitlines() if line.startswith("| drope |")]
   assert [float(cell.split()[0]) for cell in recovery.split("|")[2:5]] == [3.25, 0.5, 0.35]
+
+
+def test_seeds_md_has_pictures_and_each_table_as_files(tmp_path, capsys):
+  losses = {0: 3.0, 1: 3.5}
+  studies = [study(tmp_path / str(seed), seed, loss, 0.5, loss + 0.2) for seed, loss in losses.items()]
+  assert main([*studies, "--control=RoPE", f"--out={tmp_path / 'out'}", "--formats=svg"]) == 0
+  assert capsys.readouterr().out.strip() == str(tmp_path / "out" / "seeds.md")
+  text = (tmp_path / "out" / "seeds.md").read_text()
+  assert text.startswith("# A study\n") and "](seeds_lengths.png)" in text
+  assert {path.name for path in (tmp_path / "out").glob("seeds_*")} == {"seeds_lengths.png", "seeds_lengths.svg"}
+  names = {"perplexity_loss", "perplexity_loss_less_control", "needles_accuracy", "needles_accuracy_less_control"}
+  assert {path.name for path in (tmp_path / "out" / "tables").iterdir()} == {
+    f"{name}.{suffix}" for name in names for suffix in ("csv", "tex")
+  }
+  first = (tmp_path / "out" / "tables" / "perplexity_loss_less_control.csv").read_text().splitlines()
+  assert first[0] == "loss,2× (256),2× (256) low,2× (256) high,2× (256) n" and first[1].startswith("RoPE + YaRN,0.2,")

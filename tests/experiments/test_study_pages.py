@@ -1,5 +1,6 @@
 """What every study promises on its page: its sizes, its controls, and that each of its runs can be trained."""
 
+import dataclasses
 import importlib
 import pkgutil
 import re
@@ -145,12 +146,12 @@ def resolved(config, model, models):
 def program(run):
   """What makes one compiled step another than the next: not rates, budgets or the numbers of a rotation's table."""
   config, model = run.config, run.trained
-  shape = [getattr(model, field) for field in ("vocab_size", "d_model", "num_layers", "num_heads", "head_dim", "d_ff")]
   positions = "rope" if isinstance(model.positions, RoPE) else model.positions
+  others = dataclasses.replace(model, positions=None)
   changes = config.init is not None and type(config.init.transition).frequencies is not Transition.frequencies
   transition = config.init.transition if changes else None
-  return (*shape, str(positions), str(model.qk_norm), str(config.objective), type(config.optim.optimizer).__name__,
-          str(transition), config.data.batch_size, config.data.context)  # fmt: skip
+  return (str(others), str(positions), str(config.objective), type(config.optim.optimizer).__name__, str(transition),
+          config.data.batch_size, config.data.context)  # fmt: skip
 
 
 @pytest.mark.slow
