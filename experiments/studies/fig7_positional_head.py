@@ -19,7 +19,6 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
-import matplotlib.pyplot as plt
 import numpy as np
 
 from drope_jax import cli
@@ -31,9 +30,9 @@ from drope_jax.theory import (
   positional_bias,
   previous_token_weights,
 )
-from experiments.reporting.axes import STYLE
 from experiments.studies.figures import (
   Shown,
+  in_style,
   name_of,
   panels,
   parser_of_runs,
@@ -71,7 +70,7 @@ def most_positional(bias_LH: np.ndarray) -> tuple[int, int]:
   return int(layer), int(head)
 
 
-@plt.rc_context(STYLE)
+@in_style
 def draw(given: Namespace) -> None:
   compared = shown(given)
   trained = compared[0].loaded

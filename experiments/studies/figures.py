@@ -1,8 +1,9 @@
 """What the figures without a training share: a picture, its numbers as CSV, the models that are looked at."""
 
 import csv
+import functools
 from argparse import Namespace
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,7 +18,7 @@ from drope_jax.evaluate.eval_data import EvalData
 from drope_jax.evaluate.methods import Inference, allowed_methods, inference
 from drope_jax.files import writing
 from drope_jax.transitions import drop
-from experiments.reporting.axes import GREEN, INK, VERMILION
+from experiments.reporting.axes import GREEN, INK, STYLE, VERMILION
 
 YARN = "yarn:2"
 
@@ -30,6 +31,17 @@ def parser_of_runs(name: str, about: str | None) -> cli.Parser:
   parser.add_argument("--dropped", type=Path, metavar="RUN", help=about_dropped)
   parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="where the picture and its numbers go")
   return parser
+
+
+def in_style(draw: Callable[[Namespace], None]) -> Callable[[Namespace], None]:
+  """`draw`, in the look of the reports."""
+
+  @functools.wraps(draw)
+  def styled(given: Namespace) -> None:
+    with plt.rc_context(STYLE):
+      draw(given)
+
+  return styled
 
 
 def panels(count: int, rows: int = 1, width: float = 4.6, height: float = 3.4) -> tuple[Any, np.ndarray]:
