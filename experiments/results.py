@@ -62,8 +62,12 @@ def write_index(directory: Path) -> None:
 
 
 def write_all(directory: Path, *, pictures: bool = True) -> list[Path]:
-  """Writes every page, and the index; returns the paths of the pages."""
+  """Writes every page, and the index; returns the paths of the pages. Raises ReportError if there is nothing there."""
   found = pages(directory)
+  if not found:
+    raise ReportError(
+      f"{directory}: has no {DATA}/NAME.json; python -m experiments.seeds DIR ... --page=FILE writes one"
+    )
   for page in found:
     write_page(page, pictures=pictures)
   write_index(directory)

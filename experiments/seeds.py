@@ -18,7 +18,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from drope_jax import cli
-from drope_jax.errors import ReportError
+from drope_jax.errors import ReportError, check
+from drope_jax.files import check_folder
 from drope_jax.markdown import plain
 from experiments.page import write_numbers
 from experiments.reporting import seed_tables
@@ -98,7 +99,7 @@ def write_study_page(directories: Sequence[Path], page: Path, control: str | Non
   write_page(page)
   write_index(page.parent)
   study = STUDIES / f"{page.stem}.py"
-  if page.parent.resolve() == RESULTS and study.exists():
+  if page.parent.resolve() == RESULTS.resolve() and study.exists():
     write_numbers(study)
   return page
 
@@ -107,7 +108,11 @@ def _run(given: Namespace) -> None:
   directories = list(map(Path, given.directories))
   if given.page is None and given.out is None:
     print(*map(markdown, seed_report(directories, given.control)), sep="\n\n")
+  if given.page is not None:
+    check(given.page.endswith(".md"), f"--page is {given.page}; it must be a file of Markdown, as docs/results/NAME.md")
+    check_folder(Path(given.page).parent, "--page")
   if given.out is not None:
+    check_folder(Path(given.out), "--out")
     print(write_seeds(directories, Path(given.out), given.control, given.formats))
   if given.page is not None:
     print(write_study_page(directories, Path(given.page), given.control, given.commit))

@@ -15,6 +15,7 @@ a folder that several studies share (store.py). `--only=RUN` does that run, what
 
 import contextlib
 import dataclasses
+import datetime
 import functools
 import logging
 import os
@@ -236,6 +237,7 @@ def _held(run: Pretrained, models: Mapping[str, ModelConfig], workdir: Path) -> 
 def _provenance() -> dict[str, Any]:
   return {
     "command": cli.command_line(),
+    "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
     "commit": _commit(),
     "machine": f"{jax.device_count()} x {jax.devices()[0].device_kind}, {os.cpu_count()} CPU cores "
     f"({platform.machine()})",

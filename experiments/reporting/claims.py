@@ -25,7 +25,7 @@ class Claim(NamedTuple):
   where: str  # in the paper
   comparisons: tuple[Comparison, ...] = ()
   otherwise: tuple[Comparison, ...] = ()  # where none of these has been measured
-  tests: str = ""  # a file of tests that show it, of statements about random models
+  tests: str = ""  # a file of tests that show it, of what is a matter of mathematics
   wants: str = ""  # what testing it would take, where nothing here does
 
 
@@ -113,6 +113,11 @@ PAPER = (
     "At initialisation the gradients towards positional heads are larger with RoPE, in every layer.",
     "figure 4",
     wants="`python -m experiments.studies.fig4_bias_gradients`",
+  ),
+  Claim(
+    "PI, NTK and YaRN slow down the slow rotations by the extension factor; NTK and YaRN leave the fast ones.",
+    "figures 6 and 11",
+    tests="tests/experiments/test_figures.py",
   ),
   Claim(
     "YaRN acts like cropping: at 2× its loss is within 0.02 nats of the cropped model's.",

@@ -30,7 +30,7 @@ def making_of(studies: Sequence[Records], name: str, commit: str = "") -> Making
     title=first.title,
     command=shareable(first.command, name, sorted(study.seed for study in studies)),
     machine="; ".join(machines),
-    date=max(_date(study.directory / "results.jsonl") for study in studies),
+    date=max(one.get("date") or _date(study.directory) for one, study in zip(said, studies, strict=True)),
     commit=commit or ", ".join(commits),
     versions={key: first.versions[key] for key in ("python", "jax", "flax") if key in first.versions},
     seconds=statistics.mean(seconds) if seconds else None,
@@ -52,7 +52,9 @@ def shareable(command: str, name: str, seeds: Sequence[int]) -> str:
   return re.sub(r" --seeds=\S+", "", text) + (f" --seeds={numbers}" if len(seeds) > 1 or seeds[0] else "")
 
 
-def _date(path: Path) -> str:
+def _date(workdir: Path) -> str:
+  """That of the last figure, for a study.json that does not say."""
+  path = workdir / "results.jsonl"
   try:
     return datetime.datetime.fromtimestamp(path.stat().st_mtime, datetime.UTC).date().isoformat()
   except OSError as error:

@@ -35,7 +35,7 @@ class Making:
   title: str
   command: str
   machine: str
-  date: str  # of its last figure, as 2026-11-26
+  date: str  # as 2026-11-26
   commit: str  # of this repository; empty if it is not known
   versions: dict
   seconds: float | None  # of a seed, on average

@@ -87,7 +87,7 @@ def claims_table(
       evidence.append(f"{_described(summaries[asked.study], asked, here)}: {found[-1]}")
     result = f"**{overall(found)}**" + (" at our scale" if found and overall(found) in (HOLDS, FAILS) else "")
     if claim.tests:
-      evidence, result = [f"checked on random models by `{claim.tests}`"], f"**{HOLDS}**"
+      evidence, result = [f"checked by `{claim.tests}`"], f"**{HOLDS}**"
     if claim.where in by_hand:
       evidence, result = [by_hand[claim.where].evidence], f"**{by_hand[claim.where].verdict}**"
     missing = f"wants {claim.wants}" if claim.wants else ", ".join(dict.fromkeys(c.study for c in claim.comparisons))

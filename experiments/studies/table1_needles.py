@@ -7,7 +7,7 @@ its rows stands what it lacks: RoPE that branches off where DroPE does and goes 
 `python -m experiments.study --config=experiments/studies/table1_needles.py:SIZE --workdir=DIR --seeds=0,1,2`. Runs:
 `rope`, `nope`, `alibi` and `rnope_swa` from scratch for all of the tokens; `trunk`, and from it `control` and `drop`.
 `mini` and `small` find facts by topic (task `needles`), since RULER's prompts, which `paper` has, ask for seven-digit
-numbers in texts longer than their contexts, which models of this size do not answer (docs/results/quickstart.md).
+numbers in texts longer than their contexts, which models of this size do not answer (experiments/RESULTS.md).
 
 | size  |  parameters |     T | runs | rows |    tokens | FLOPs (PaLM) |     minutes (on) |
 | :---- | ----------: | ----: | ---: | ---: | --------: | -----------: | ---------------: |

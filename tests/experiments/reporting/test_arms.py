@@ -54,6 +54,17 @@ def test_the_control_is_the_run_from_the_same_weights_that_keeps_the_embedding(w
   assert arms.first_drop(study, study.arms) == 800 * 4096
 
 
+def test_of_several_controls_that_of_as_many_steps_is_taken(workdir):
+  (workdir / "runs").unlink()
+  runs = (("rope_continued", 200, Keep()), ("nope", 400, Keep()), ("drope", 400, Drop()), ("rope", 300, Drop()))
+  for name, steps, transition in runs:
+    write_run(workdir / "runs" / name, steps=steps, init=InitConfig(checkpoint="runs/trunk", transition=transition))
+  study = study_of(workdir, figures(LOSSES, {}))
+  assert arms.control_of(study, study.runs["drope"]) is study.runs["nope"]
+  assert arms.control_of(study, study.runs["rope"]) is study.runs["rope_continued"]  # of none: the first
+  assert arms.main_control(study).label == "RoPE, continued"
+
+
 def test_without_a_control_from_the_same_step_there_is_none(workdir):
   (workdir / "runs").unlink()
   write_run(workdir / "runs" / "rope", positions=RoPE())
