@@ -59,7 +59,7 @@ class ModelConfig:
 
   vocab_size: int  # V, token ids
   d_model: int  # D, width of the residual stream
-  num_layers: int  # L
+  num_layers: int  # L, layers
   num_heads: int  # H, query heads
   num_kv_heads: int  # K, key and value heads; H must be a multiple
   head_dim: int  # h, width of one head; even for RoPE

@@ -50,7 +50,7 @@ class Embedding(Value):
     """The table of its rotation, if it has one.
 
     Args:
-      head_dim: h.
+      head_dim: dimensions of a head, h.
       length: tokens seen so far, an int or an array: a scalar, or (B, 1) for rows with lengths of their own; only
         dynamic embeddings read it.
     """

@@ -8,6 +8,7 @@ from typing import Any
 
 from fields import fields_of
 from sphinx.application import Sphinx
+from sphinx.domains.python import PyObject
 
 
 def with_code_blocks(lines: list[str]) -> list[str]:
@@ -37,6 +38,24 @@ def with_tables(lines: list[str]) -> list[str]:
   return result
 
 
+def with_returns(lines: list[str]) -> list[str]:
+  """The section `Returns:` as a field: Napoleon would take what stands before its first colon for a type."""
+  result: list[str] = []
+  inside = False
+  for line in lines:
+    if line == "Returns:":
+      inside, first = True, True
+    elif inside and line.strip() and not line.startswith(" "):
+      inside = False
+      result += ["", line]
+    elif inside and line.strip():
+      result.append(f":returns: {line.strip()}" if first else f"  {line.strip()}")
+      first = False
+    else:
+      result.append(line)
+  return result
+
+
 def _is_text(lines: list[str]) -> bool:
   """Whether the last paragraph is text at the margin, that no `::` ends."""
   last = next((line for line in reversed(lines) if line.strip()), "")
@@ -44,8 +63,16 @@ def _is_text(lines: list[str]) -> bool:
 
 
 def _process(app: Sphinx, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:
-  lines[:] = with_tables(with_code_blocks(lines))
-  if what == "class" and (dataclasses.is_dataclass(obj) or hasattr(obj, "_fields")) and "Attributes:" not in lines:
+  lines[:] = with_returns(with_tables(with_code_blocks(lines)))
+  if what == "class":
+    ours = [
+      base for base in obj.__bases__ if base.__module__.startswith("drope_jax") and not base.__name__.startswith("_")
+    ]
+    if ours:
+      named = ", ".join(f":py:class:`~{base.__module__}.{base.__qualname__}`" for base in ours)
+      lines[:0] = [f"A subclass of {named}.", ""]
+  has_fields = what == "class" and (dataclasses.is_dataclass(obj) or hasattr(obj, "_fields"))
+  if has_fields and "Attributes:" not in lines and fields_of(obj):
     lines += ["", "Attributes:"]
     for field in fields_of(obj):
       default = f" Default: `{field.default}`." if field.default else ""
@@ -64,6 +91,9 @@ def _skip(app: Sphinx, what: str, name: str, obj: Any, skip: bool, options: Any)
 
 
 def setup(app: Sphinx) -> dict[str, Any]:
+  for field_type in PyObject.doc_field_types:
+    if field_type.name == "variable":
+      field_type.label = "Fields"
   app.connect("autodoc-process-docstring", _process, priority=100)  # before napoleon, which reads the sections
   app.connect("autodoc-skip-member", _skip)
   return {"parallel_read_safe": True, "parallel_write_safe": True}

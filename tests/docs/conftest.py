@@ -6,9 +6,17 @@ import subprocess
 import sys
 
 import pytest
+from support.commands import serving
 from support.pages import ROOT
 
 from drope_jax.cli.help import Declared
+
+
+@pytest.fixture(scope="session")
+def command(compiled):
+  """As in tests/conftest.py, but compiling quickly in slow tests too: each program of a page runs a few times."""
+  with serving(compiled, JAX_DISABLE_MOST_OPTIMIZATIONS="1") as run:
+    yield run
 
 
 @pytest.fixture(scope="session")

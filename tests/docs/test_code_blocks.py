@@ -1,4 +1,4 @@
-"""The code on the pages that a reader types is run: every block, from top to bottom, each page in a folder of its own."""
+"""The code on the pages that a reader types is run: every block, top to bottom, each page in a folder of its own."""
 
 import random
 import shutil
@@ -83,7 +83,8 @@ def bring(request):
     else:
       source = {"llama": "folder", "run": "rope"}.get(fixture)
       shutil.copytree(
-        request.getfixturevalue("clone") / "runs/quickstart" if source is None else request.getfixturevalue(source), path
+        request.getfixturevalue("clone") / "runs/quickstart" if source is None else request.getfixturevalue(source),
+        path,
       )
 
   return put
@@ -119,4 +120,5 @@ def code_below(part):
 
 
 def failure(path, block: Block, ended) -> str:
-  return f"{name_of(path)}:{block.line} ends with {ended.status}:\n{block.code}\n{ended.stdout[-2000:]}\n{ended.stderr[-4000:]}"
+  said = f"{ended.stdout[-2000:]}\n{ended.stderr[-4000:]}"
+  return f"{name_of(path)}:{block.line} ends with {ended.status}:\n{block.code}\n{said}"

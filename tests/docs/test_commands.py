@@ -1,4 +1,4 @@
-"""Commands: `--help` and the reference say the same, and what the pages name is there, with the flags that they give."""
+"""Commands: `--help` and the reference say the same; what the pages name is there, with the flags that they give."""
 
 import re
 import shlex
@@ -47,13 +47,17 @@ def test_help_is_made_of_the_same_declarations(command, reference, module):
   assert ended.stdout == help_text(found["about"], found["declared"], 120) + "\n"
 
 
-@pytest.mark.parametrize("words", [("experiments.report",), ("drope_jax.interop", "import"), ("drope_jax.interop", "export")])
+@pytest.mark.parametrize(
+  "words", [("experiments.report",), ("drope_jax.interop", "import"), ("drope_jax.interop", "export")]
+)
 def test_help_of_a_parser_has_every_flag(command, reference, words):
   module, *subcommand = words
   ended = command(*words, "--help")
   assert ended.status == 0 and ended.stderr == ""
   declared = [flag for flag in reference["commands"][module]["declared"] if [flag.subcommand] == (subcommand or [""])]
-  assert declared and all(name in ended.stdout for flag in declared for name in flag.names[:1] or [flag.shown.split()[0]])
+  assert declared and all(
+    name in ended.stdout for flag in declared for name in flag.names[:1] or [flag.shown.split()[0]]
+  )
 
 
 @pytest.mark.parametrize("path", PAGES, ids=name_of)

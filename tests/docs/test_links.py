@@ -14,7 +14,9 @@ def test_links_lead_somewhere(path):
     assert target.exists(), f"{name_of(path)} links to {target}, which is not there"
     assert ROOT in (target, *target.parents), f"{name_of(path)} links to {target}, outside of the repository"
     if anchor:
-      assert anchor in anchors_of(target), f"{name_of(path)} links to #{anchor} of {target.name}; no heading is called so"
+      assert anchor in anchors_of(target), (
+        f"{name_of(path)} links to #{anchor} of {target.name}; no heading is called so"
+      )
 
 
 def clicks():

@@ -63,11 +63,11 @@ def make_files(directory: Path) -> Path:
 
 
 @contextlib.contextmanager
-def serving(compiled: Path) -> Iterator[Callable[..., Ended]]:
+def serving(compiled: Path, **environment: str) -> Iterator[Callable[..., Ended]]:
   """A function that runs `python -m MODULE ARGUMENTS`, or `python -c PROGRAM ARGUMENTS` where the module is "-c".
 
   `terminate_at`: SIGTERM is sent as soon as this path exists. `cwd`: where it runs; the repository by default. Compiled
-  programs are kept in `compiled`.
+  programs are kept in `compiled`. `environment`: variables of its processes.
   """
   server = subprocess.Popen(
     [sys.executable, str(ROOT / "tests" / "support" / "command_server.py")],
@@ -82,6 +82,7 @@ def serving(compiled: Path) -> Iterator[Callable[..., Ended]]:
       "JAX_COMPILATION_CACHE_DIR": str(compiled),
       "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
       "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
+      **environment,
     },
   )
 

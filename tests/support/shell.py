@@ -84,7 +84,11 @@ def shell(folder: Path, command: Callable[..., Ended], added: Callable[[list[str
 
 def _run(code: str, folder: Path, environment: Mapping[str, str]) -> Ended:
   ended = subprocess.run(
-    ["bash", "-euo", "pipefail", "-c", code], cwd=folder, env={**os.environ, **environment}, capture_output=True, text=True
+    ["bash", "-euo", "pipefail", "-c", code],
+    cwd=folder,
+    env={**os.environ, **environment},
+    capture_output=True,
+    text=True,
   )
   return Ended(ended.returncode, ended.stdout, ended.stderr)
 
