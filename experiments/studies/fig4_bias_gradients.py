@@ -86,14 +86,14 @@ def draw(given: Namespace) -> None:
   for layer in layers:
     check(0 <= layer < size.model.num_layers, f"--layers has {layer}; the model's are 0 to {size.model.num_layers - 1}")
   rows = norms(size, layers, given.seeds, given.tokenizer)
-  figure, (axes,) = panels(len(BIASES))
+  figure, axes = panels(len(BIASES))
   for axis, bias in zip(axes, BIASES, strict=True):
     for embedding, (color, marker) in LOOKS.items():
       values = np.array([[r[4] for r in rows if r[:2] == (bias, embedding) and r[3] == layer] for layer in layers])
       spread = values.std(1, ddof=1) if values.shape[1] > 1 else None
       look = {"color": color, "marker": marker, "markersize": 4, "linewidth": 1.4, "capsize": 2}
       axis.errorbar(layers, values.mean(1), spread, label=embedding, **look)
-    axis.set(title=bias, xlabel="layer", ylabel="norm of ∇A^c by W_Q, W_K")
+    axis.set(title=bias, xlabel="layer", ylabel="norm of ∇A by W_Q, W_K")
     axis.set_ylim(bottom=0)
     axis.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
   axes[0].legend(fontsize=8)

@@ -33,7 +33,6 @@ LOOKS: Mapping[str, dict[str, Any]] = {
   "partial drop": {"color": PURPLE, "marker": "o"},
   "drop": {"color": VERMILION, "marker": "X"},
 }
-COLUMNS = 2  # of panels, so that a phone can show them
 
 
 def factors(theta: float, head_dim: int, context: int, extension: float) -> dict[str, np.ndarray]:
@@ -57,20 +56,16 @@ def turns(theta: float, head_dim: int, context: int) -> np.ndarray:
 @in_style
 def draw(given: Namespace) -> None:
   shape = (given.theta, given.head_dim, given.context)
-  count = len(given.factors)
-  figure, axes = panels(COLUMNS, rows=count // COLUMNS + 1)  # one more for the legend
-  *drawn, last = axes.flat
+  figure, axes = panels(len(given.factors))
   full_circle = float((turns(*shape) >= 1).sum()) - 0.5
   rows = []
-  for axis, extension in zip(drawn, given.factors, strict=False):
+  for axis, extension in zip(axes, given.factors, strict=True):
     for name, gamma in factors(*shape, extension).items():
       axis.plot(gamma, label=name, **LOOKS[name], markersize=4, markevery=2, linewidth=1.4)
       rows += [(extension, name, pair, value) for pair, value in enumerate(gamma)]
-    axis.axvline(full_circle, color=GREY, linestyle=":", label="left: full circle within the context")
+    axis.axvline(full_circle, color=GREY, linestyle=":", label="full circle in context: left")
     axis.set(title=f"s = {extension:g}", xlabel="pair m (fastest first)", ylabel="γ = ω′ / ω", ylim=(-0.03, 1.05))
-  for axis in axes.flat[count:]:
-    axis.axis("off")
-  last.legend(*drawn[0].get_legend_handles_labels(), loc="center left")
+  figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=3, fontsize=8)
   base, head_dim, context = shape
   caption = f"RoPE with base {base:,.0f}, heads of {head_dim} dimensions, context {context:,}."
   save(figure, caption, given.out / "frequency_factors.png")

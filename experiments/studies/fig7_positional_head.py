@@ -6,7 +6,7 @@ drawn, positional_head_by_distance.csv. Above: the attention of the most positio
 trained and under YaRN with extension 2. It is the head with the largest A^c, for the diagonal and for the previous
 token, in the model as it was trained: so the paper finds it. The paper shows one head of Qwen2.5-0.5B, little changed.
 What it lacks is beside it: the most positional head of the same model without its embedding, recalibrated (`--dropped`)
-or not. Below: A^c of all heads, the largest first, so that one picture does not stand for all.
+or not. Below it: A^c of all heads, the largest first, so that one picture does not stand for all.
 
 RUN is the workdir of any run, or an imported model (`python -m experiments.fetch_smollm2`). Nothing is trained;
 parameters and FLOPs are those of three forward passes of the model over `rows` × `length` tokens. There is no
@@ -76,10 +76,10 @@ def draw(given: Namespace) -> None:
   trained = compared[0].loaded
   tokens_BT = text_rows(load_tokenizer(str(given.checkpoint)), given.rows, given.length, trained.model.vocab_size)
   found = [heads(one, tokens_BT) for one in compared]
-  figure, axes = panels(len(BIASES), rows=2)
+  figure, axes = panels(2 * len(BIASES), height=2.6)
   all_heads, drawn = [], []
   for c, bias in enumerate(BIASES):
-    above, below = axes[:, c]
+    above, below = axes[c], axes[len(BIASES) + c]
     for one, seen in zip(compared, found, strict=True):
       same = found[0] if one.loaded is trained else seen  # YaRN is shown on the head that RoPE chose
       layer, head = most_positional(same.bias_CLH[c])
@@ -91,7 +91,7 @@ def draw(given: Namespace) -> None:
       drawn += [(bias, one.label, layer, head, d, w) for d, w in enumerate(profile)]
       all_heads += [(bias, one.label, *at, value) for at, value in np.ndenumerate(seen.bias_CLH[c])]
     above.set(title=f"most positional: {bias}", xlabel="distance (tokens)", ylabel="mean attention weight")
-    below.set(title=f"all heads: {bias}", xlabel="head, by rank", ylabel="A (1: that key alone, 0: even)")
+    below.set(title=f"all heads: {bias}", xlabel="head, by rank", ylabel="positional bias A")
     above.legend(fontsize=8)
     below.legend(fontsize=8)
   caption = f"{given.rows} rows of {given.length} tokens of Python's prose; {name_of(given.checkpoint)}, "

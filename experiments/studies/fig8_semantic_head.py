@@ -66,7 +66,7 @@ def draw(given: Namespace) -> None:
   compared = shown(given)
   lines = text_lines(load_tokenizer(str(given.checkpoint)), given.length)
   tokens, places = prompts(lines, given.samples, given.length)
-  figure, ((axis,),) = panels(1, width=6.4, height=3.8)
+  figure, (axis,) = panels(1, width=5.6, height=3.8)
   rows, head, sums = [], None, []
   for number, one in enumerate(compared):
     weights = needle_weights(one, tokens, places)  # (L, N, H, n)
@@ -92,7 +92,7 @@ def draw(given: Namespace) -> None:
   spread = f" ± {moved.std(ddof=1) / len(moved) ** 0.5:.2f}" if len(moved) > 1 else ""
   caption = (
     f"{len(tokens)} prompts of {given.length:,} tokens, the needle at a depth of {DEPTH:g}; "
-    f"{name_of(given.checkpoint)}, trained at {compared[0].loaded.context:,}.\n"
+    f"{name_of(given.checkpoint)}, trained at {compared[0].loaded.context:,}. "
     f"YaRN less RoPE: {moved.mean():+.2f}{spread}; bars and ±: standard error over prompts."
   )
   save(figure, caption, given.out / "semantic_head.png")

@@ -2,6 +2,7 @@
 
 import csv
 import functools
+import textwrap
 from argparse import Namespace
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any, NamedTuple
 
 import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib.axes import Axes
 
 from drope_jax import checkpoint, cli
 from drope_jax.checkpoint import Checkpoint
@@ -21,6 +23,7 @@ from drope_jax.transitions import drop
 from experiments.reporting.axes import GREEN, INK, STYLE, VERMILION
 
 YARN = "yarn:2"
+CHARACTERS = 16  # of a caption, per inch
 
 
 def parser_of_runs(name: str, about: str | None) -> cli.Parser:
@@ -44,15 +47,17 @@ def in_style(draw: Callable[[Namespace], None]) -> Callable[[Namespace], None]:
   return styled
 
 
-def panels(count: int, rows: int = 1, width: float = 4.6, height: float = 3.4) -> tuple[Any, np.ndarray]:
-  """A figure of so many panels side by side, in one or more rows; axes (rows, count)."""
-  return plt.subplots(rows, count, figsize=(width * count, height * rows), squeeze=False, layout="constrained")
+def panels(count: int, width: float = 4.8, height: float = 2.9) -> tuple[Any, list[Axes]]:
+  """A figure of so many panels, one below the other so that a phone can show it; sizes in inches."""
+  figure, axes = plt.subplots(count, 1, figsize=(width, height * count), squeeze=False, layout="constrained")
+  return figure, list(axes[:, 0])
 
 
 def save(figure: Any, caption: str, path: Path) -> None:
   """The picture at `path` with its caption below it."""
   path.parent.mkdir(parents=True, exist_ok=True)
-  figure.supxlabel(caption, fontsize=8, color="#555555", wrap=True)
+  lines = textwrap.fill(caption, round(figure.get_figwidth() * CHARACTERS))
+  figure.supxlabel(lines, fontsize=8, color="#555555")
   with writing(path, path):
     figure.savefig(path, dpi=110, pil_kwargs={"optimize": True})
   plt.close(figure)
