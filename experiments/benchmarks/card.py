@@ -3,7 +3,8 @@
 `python -m experiments.benchmarks.card --seconds=560 --jsonl=FILE [--variants=VARIANT,VARIANT]`
 
 A variant is SHAPE:ROWS, a name of experiments/benchmarks/shapes.py and the rows of a step, with settings of
-ComputeConfig behind it: 494m:16:scan_layers=True:remat=dots. Layers are unrolled unless it says otherwise.
+ComputeConfig behind it: 494m:16:scan_layers=True:remat=dots (names of remat_keep are joined by +). Layers are unrolled
+unless it says otherwise.
 `documents:SHAPE:ROWS` is the step with a document mask, `decode:SHAPE:ROWS` reads prompts of 512 tokens and answers
 with 128, `kernels:SHAPE:LENGTH` compares the attention kernels with the reference, `text:SHAPE:TOKENS` is the loss of
 one long text. `torch:SHAPE:ROWS` and `torch_compiled:SHAPE:ROWS` are transformers with torch, each in its own process.

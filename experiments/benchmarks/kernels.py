@@ -35,7 +35,7 @@ def kernels_of_calls(model: ModelConfig, length: int, dtype: str, rounds: int = 
     keys = jax.random.split(jax.random.key(0), 3)
     arrays = [jax.random.normal(key, shape, dtype) for key, shape in zip(keys, shapes, strict=True)]
     numbers = jnp.broadcast_to(jnp.arange(length) // max(length // 5, 1), (4, length)).astype(jnp.int32)
-    settings = {
+    settings: dict[str, Any] = {
       "segments": Segments(numbers, numbers) if call.get("documents") else None,
       "window": call.get("window"),
       "offset": 0 if queries == length else jnp.arange(4, dtype=jnp.int32) * ((length - queries) // 4),
