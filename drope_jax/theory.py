@@ -215,8 +215,8 @@ def _last_weights(
     "logit_scale": logit_scale,
     "frequencies": table,
   }
-  cache = init_cache(config, batch, length, _FLOAT32)
-  cache = hidden_states(params, config, tokens_BT[:, :-1], cache=cache, **how).cache
+  empty = init_cache(config, batch, length, _FLOAT32)
+  cache = hidden_states(params, config, tokens_BT[:, :-1], cache=empty, **how).cache
   taps = Taps(layers, ("weights",))
   return hidden_states(params, config, tokens_BT[:, -1:], cache=cache, taps=taps, **how).taps["weights"][..., 0, :]
 

@@ -74,9 +74,9 @@ class Searched(Pretrained):
       loaded, lines = checkpoint.load(self.checkpoint), lines_to_fit_on(self.checkpoint, self.dataset)
       directory.mkdir(parents=True, exist_ok=True)
       write_json(dataclasses.asdict(search_factors(loaded, lines, self.factor, self.how)), path)
-    factors, loaded = tuple(read_json(path)["factors"]), checkpoint.open_step(self.checkpoint)
-    scaling = LongRoPE(factors, factors, loaded.context, self.factor)
-    return Pretrained(self.checkpoint, Replace(_rope(loaded.model).rescaled(scaling)), self.model)
+    factors, step = tuple(read_json(path)["factors"]), checkpoint.open_step(self.checkpoint)
+    scaling = LongRoPE(factors, factors, step.context, self.factor)
+    return Pretrained(self.checkpoint, Replace(_rope(step.model).rescaled(scaling)), self.model)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -41,8 +41,9 @@ def kernels_of_calls(model: ModelConfig, length: int, dtype: str, rounds: int = 
       "offset": 0 if queries == length else jnp.arange(4, dtype=jnp.int32) * ((length - queries) // 4),
     }
     expected = values([x.astype(jnp.float32) for x in arrays], "reference", settings)()
+    q, k = arrays[:2]
     for kernel in (*PLATFORMS.get(jax.default_backend(), ()), "blockwise"):
-      hindrance = obstacle(kernel, *arrays[:2], bias=None, **settings) if kernel != "blockwise" else None
+      hindrance = obstacle(kernel, q, k, bias=None, **settings) if kernel != "blockwise" else None
       if hindrance is not None:
         continue
       run = values(arrays, kernel, settings)

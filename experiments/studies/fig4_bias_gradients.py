@@ -91,8 +91,17 @@ def draw(given: Namespace) -> None:
     for embedding, (color, marker) in LOOKS.items():
       values = np.array([[r[4] for r in rows if r[:2] == (bias, embedding) and r[3] == layer] for layer in layers])
       spread = values.std(1, ddof=1) if values.shape[1] > 1 else None
-      look = {"color": color, "marker": marker, "markersize": 4, "linewidth": 1.4, "capsize": 2}
-      axis.errorbar(layers, values.mean(1), spread, label=embedding, **look)
+      axis.errorbar(
+        layers,
+        values.mean(1),
+        spread,
+        label=embedding,
+        color=color,
+        marker=marker,
+        markersize=4,
+        linewidth=1.4,
+        capsize=2,
+      )
     axis.set(title=bias, xlabel="layer", ylabel="norm of ∇A by W_Q, W_K")
     axis.set_ylim(bottom=0)
     axis.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
