@@ -3,7 +3,7 @@
 A study's page is made of the figures in data/ (experiments/seeds.py --page puts them there) and of what a person has
 written in data/NAME.txt. index.md has the claims of the paper with a verdict on each, by rule, and lists the pages;
 pages that no data belongs to are written by hand. Verdicts on claims that no rule decides, as on a picture, are taken
-from verdicts.json: {"figure 4": {"evidence": "[figures](figures.md)", "verdict": "holds"}}.
+from verdicts.json: {"figure 4": {"evidence": "Markdown, with a link", "verdict": "holds"}}.
 """
 
 import re
