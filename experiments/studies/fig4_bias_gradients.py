@@ -22,7 +22,7 @@ import sys
 from argparse import Namespace
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -92,7 +92,7 @@ def draw(given: Namespace) -> None:
     for embedding, (color, marker) in LOOKS.items():
       values = np.array([[r[4] for r in rows if r[:2] == (bias, embedding) and r[3] == layer] for layer in layers])
       spread = values.std(1, ddof=1) if values.shape[1] > 1 else None
-      look = {"color": color, "marker": marker, "markersize": 4, "linewidth": 1.4, "capsize": 2}
+      look: dict[str, Any] = {"color": color, "marker": marker, "markersize": 4, "linewidth": 1.4, "capsize": 2}
       axis.errorbar(layers, values.mean(1), spread, label=embedding, **look)
     axis.set(title=bias, xlabel="layer", ylabel="norm of ∇A by W_Q, W_K")
     axis.set_ylim(bottom=0)

@@ -16,7 +16,7 @@ parameters and FLOPs are those of three forward passes of the model over `rows` 
 import sys
 from argparse import Namespace
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import matplotlib.pyplot as plt
@@ -85,7 +85,7 @@ def draw(given: Namespace) -> None:
       same = found[0] if one.loaded is trained else seen  # YaRN is shown on the head that RoPE chose
       layer, head = most_positional(same.bias_CLH[c])
       a, profile = float(seen.bias_CLH[c, layer, head]), seen.by_distance_LHT[layer, head]
-      look = {"color": one.color, "marker": one.marker, "markersize": 4, "linewidth": 1.4}
+      look: dict[str, Any] = {"color": one.color, "marker": one.marker, "markersize": 4, "linewidth": 1.4}
       above.plot(profile[:DISTANCES], label=f"{one.label}\n(layer {layer}, head {head}: A = {a:.2f})", **look)
       ranked = np.sort(seen.bias_CLH[c], axis=None)[::-1]
       below.plot(np.arange(1, len(ranked) + 1), ranked, label=one.label, **look, markevery=max(len(ranked) // 16, 1))
