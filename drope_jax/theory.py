@@ -216,9 +216,9 @@ def _last_weights(
     "frequencies": table,
   }
   cache = init_cache(config, batch, length, _FLOAT32)
-  cache = hidden_states(params, config, tokens_BT[:, :-1], cache=cache, **how).cache
+  filled = hidden_states(params, config, tokens_BT[:, :-1], cache=cache, **how).cache
   taps = Taps(layers, ("weights",))
-  return hidden_states(params, config, tokens_BT[:, -1:], cache=cache, taps=taps, **how).taps["weights"][..., 0, :]
+  return hidden_states(params, config, tokens_BT[:, -1:], cache=filled, taps=taps, **how).taps["weights"][..., 0, :]
 
 
 def attention_by_distance(weights_BHTT: Array) -> Array:

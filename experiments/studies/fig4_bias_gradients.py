@@ -26,7 +26,6 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.ticker import MaxNLocator
 
@@ -38,9 +37,9 @@ from drope_jax.model_config import ModelConfig
 from drope_jax.parameters import count_parameters
 from drope_jax.theory import bias_gradient_norms, diagonal_weights, previous_token_weights
 from drope_jax.transitions import PartialDrop, drop
-from experiments.reporting.axes import INK, PURPLE, STYLE, VERMILION
+from experiments.reporting.axes import INK, PURPLE, VERMILION
 from experiments.studies import sizes
-from experiments.studies.figures import panels, save, text_rows, write_csv
+from experiments.studies.figures import panels, save, styled, text_rows, write_csv
 
 
 class Size(NamedTuple):
@@ -80,7 +79,7 @@ def norms(
   return found
 
 
-@plt.rc_context(STYLE)
+@styled
 def draw(given: Namespace) -> None:
   size = sized(given.size)
   layers = given.layers or list(range(size.model.num_layers))

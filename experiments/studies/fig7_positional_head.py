@@ -19,7 +19,6 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
-import matplotlib.pyplot as plt
 import numpy as np
 
 from drope_jax import cli
@@ -31,7 +30,6 @@ from drope_jax.theory import (
   positional_bias,
   previous_token_weights,
 )
-from experiments.reporting.axes import STYLE
 from experiments.studies.figures import (
   Shown,
   name_of,
@@ -39,6 +37,7 @@ from experiments.studies.figures import (
   parser_of_runs,
   save,
   shown,
+  styled,
   text_rows,
   write_csv,
 )
@@ -71,7 +70,7 @@ def most_positional(bias_LH: np.ndarray) -> tuple[int, int]:
   return int(layer), int(head)
 
 
-@plt.rc_context(STYLE)
+@styled
 def draw(given: Namespace) -> None:
   compared = shown(given)
   trained = compared[0].loaded

@@ -16,14 +16,12 @@ import sys
 from argparse import Namespace
 from collections.abc import Sequence
 
-import matplotlib.pyplot as plt
 import numpy as np
 
 from drope_jax import cli
 from drope_jax.data.recall import Lines, needle_sample
 from drope_jax.data.tokenizers import load_tokenizer
 from drope_jax.theory import last_query_weights
-from experiments.reporting.axes import STYLE
 from experiments.studies.figures import (
   Shown,
   name_of,
@@ -31,6 +29,7 @@ from experiments.studies.figures import (
   parser_of_runs,
   save,
   shown,
+  styled,
   text_lines,
   write_csv,
 )
@@ -62,7 +61,7 @@ def needle_weights(one: Shown, tokens_NT: np.ndarray, places_Nn: np.ndarray) -> 
   return np.stack(found, axis=1)
 
 
-@plt.rc_context(STYLE)
+@styled
 def draw(given: Namespace) -> None:
   compared = shown(given)
   lines = text_lines(load_tokenizer(str(given.checkpoint)), given.length)

@@ -1,9 +1,10 @@
 """What the figures without a training share: a picture, its numbers as CSV, the models that are looked at."""
 
 import csv
+import functools
 import textwrap
 from argparse import Namespace
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,7 +19,7 @@ from drope_jax.data.tokenizers import Tokenizer
 from drope_jax.evaluate.eval_data import EvalData
 from drope_jax.evaluate.methods import Inference, allowed_methods, inference
 from drope_jax.transitions import drop
-from experiments.reporting.axes import GREEN, INK, VERMILION
+from experiments.reporting.axes import GREEN, INK, STYLE, VERMILION
 
 YARN = "yarn:2"
 CHARACTERS = 16  # of a caption, per inch
@@ -32,6 +33,17 @@ def parser_of_runs(name: str, about: str | None) -> cli.Parser:
   parser.add_argument("--dropped", type=Path, metavar="RUN", help=about_dropped)
   parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="where the picture and its numbers go")
   return parser
+
+
+def styled(draw: Callable[[Namespace], None]) -> Callable[[Namespace], None]:
+  """`draw` in the style of the reports."""
+
+  @functools.wraps(draw)
+  def drawn(given: Namespace) -> None:
+    with plt.rc_context(STYLE):
+      draw(given)
+
+  return drawn
 
 
 def panels(count: int, width: float = 4.8, height: float = 2.9) -> tuple[Any, list[Axes]]:
