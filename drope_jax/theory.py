@@ -215,10 +215,10 @@ def _last_weights(
     "logit_scale": logit_scale,
     "frequencies": table,
   }
-  empty = init_cache(config, batch, length, _FLOAT32)
-  cache = hidden_states(params, config, tokens_BT[:, :-1], cache=empty, **how).cache
+  cache = init_cache(config, batch, length, _FLOAT32)
+  filled = hidden_states(params, config, tokens_BT[:, :-1], cache=cache, **how).cache
   taps = Taps(layers, ("weights",))
-  return hidden_states(params, config, tokens_BT[:, -1:], cache=cache, taps=taps, **how).taps["weights"][..., 0, :]
+  return hidden_states(params, config, tokens_BT[:, -1:], cache=filled, taps=taps, **how).taps["weights"][..., 0, :]
 
 
 def attention_by_distance(weights_BHTT: Array) -> Array:

@@ -26,7 +26,7 @@ from drope_jax import checkpoint, cli
 from drope_jax.checkpoint import Checkpoint
 from drope_jax.data.corpus import documents
 from drope_jax.data.recall import Lines, needle_sample, sentences
-from drope_jax.data.sources.source import Source
+from drope_jax.data.sources import Source
 from drope_jax.data.tokenizers import load_tokenizer
 from drope_jax.errors import ConfigError
 from drope_jax.files import write_json
@@ -75,9 +75,9 @@ class Searched(Pretrained):
       loaded, lines = checkpoint.load(self.checkpoint), lines_to_fit_on(self.checkpoint, self.dataset)
       directory.mkdir(parents=True, exist_ok=True)
       write_json(dataclasses.asdict(search_factors(loaded, lines, self.factor, self.how)), path)
-    factors, step = tuple(read_json(path)["factors"]), checkpoint.open_step(self.checkpoint)
-    scaling = LongRoPE(factors, factors, step.context, self.factor)
-    return Pretrained(self.checkpoint, Replace(_rope(step.model).rescaled(scaling)), self.model)
+    factors, saved = tuple(read_json(path)["factors"]), checkpoint.open_step(self.checkpoint)
+    scaling = LongRoPE(factors, factors, saved.context, self.factor)
+    return Pretrained(self.checkpoint, Replace(_rope(saved.model).rescaled(scaling)), self.model)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -22,7 +22,7 @@ import sys
 from argparse import Namespace
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -39,7 +39,7 @@ from drope_jax.theory import bias_gradient_norms, diagonal_weights, previous_tok
 from drope_jax.transitions import PartialDrop, drop
 from experiments.reporting.axes import INK, PURPLE, VERMILION
 from experiments.studies import sizes
-from experiments.studies.figures import in_style, panels, save, text_rows, write_csv
+from experiments.studies.figures import panels, save, styled, text_rows, write_csv
 
 
 class Size(NamedTuple):
@@ -79,7 +79,7 @@ def norms(
   return found
 
 
-@in_style
+@styled
 def draw(given: Namespace) -> None:
   size = sized(given.size)
   layers = given.layers or list(range(size.model.num_layers))
@@ -91,17 +91,8 @@ def draw(given: Namespace) -> None:
     for embedding, (color, marker) in LOOKS.items():
       values = np.array([[r[4] for r in rows if r[:2] == (bias, embedding) and r[3] == layer] for layer in layers])
       spread = values.std(1, ddof=1) if values.shape[1] > 1 else None
-      axis.errorbar(
-        layers,
-        values.mean(1),
-        spread,
-        label=embedding,
-        color=color,
-        marker=marker,
-        markersize=4,
-        linewidth=1.4,
-        capsize=2,
-      )
+      look: dict[str, Any] = {"color": color, "marker": marker, "markersize": 4, "linewidth": 1.4, "capsize": 2}
+      axis.errorbar(layers, values.mean(1), spread, label=embedding, **look)
     axis.set(title=bias, xlabel="layer", ylabel="norm of ∇A by W_Q, W_K")
     axis.set_ylim(bottom=0)
     axis.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))

@@ -23,7 +23,7 @@ from drope_jax import cli
 from drope_jax.positions import RoPE
 from drope_jax.scalings import NTK, PI, CoPE, Scaling, YaRN, base_frequencies
 from experiments.reporting.axes import GREEN, GREY, INK, ORANGE, PURPLE, SKY, VERMILION
-from experiments.studies.figures import in_style, panels, save, write_csv
+from experiments.studies.figures import panels, save, styled, write_csv
 
 LOOKS: Mapping[str, dict[str, Any]] = {
   "PI": {"color": ORANGE, "marker": "s"},
@@ -53,7 +53,7 @@ def turns(theta: float, head_dim: int, context: int) -> np.ndarray:
   return base_frequencies(theta, head_dim) * context / (2 * np.pi)
 
 
-@in_style
+@styled
 def draw(given: Namespace) -> None:
   shape = (given.theta, given.head_dim, given.context)
   figure, axes = panels(len(given.factors))

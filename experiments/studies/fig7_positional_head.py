@@ -32,12 +32,12 @@ from drope_jax.theory import (
 )
 from experiments.studies.figures import (
   Shown,
-  in_style,
   name_of,
   panels,
   parser_of_runs,
   save,
   shown,
+  styled,
   text_rows,
   write_csv,
 )
@@ -70,7 +70,7 @@ def most_positional(bias_LH: np.ndarray) -> tuple[int, int]:
   return int(layer), int(head)
 
 
-@in_style
+@styled
 def draw(given: Namespace) -> None:
   compared = shown(given)
   trained = compared[0].loaded

@@ -24,12 +24,12 @@ from drope_jax.data.tokenizers import load_tokenizer
 from drope_jax.theory import last_query_weights
 from experiments.studies.figures import (
   Shown,
-  in_style,
   name_of,
   panels,
   parser_of_runs,
   save,
   shown,
+  styled,
   text_lines,
   write_csv,
 )
@@ -61,7 +61,7 @@ def needle_weights(one: Shown, tokens_NT: np.ndarray, places_Nn: np.ndarray) -> 
   return np.stack(found, axis=1)
 
 
-@in_style
+@styled
 def draw(given: Namespace) -> None:
   compared = shown(given)
   lines = text_lines(load_tokenizer(str(given.checkpoint)), given.length)

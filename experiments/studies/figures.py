@@ -36,15 +36,15 @@ def parser_of_runs(name: str, about: str | None) -> cli.Parser:
   return parser
 
 
-def in_style(draw: Callable[[Namespace], None]) -> Callable[[Namespace], None]:
-  """`draw`, in the look of the reports."""
+def styled(draw: Callable[[Namespace], None]) -> Callable[[Namespace], None]:
+  """`draw` in the style of the reports."""
 
   @functools.wraps(draw)
-  def styled(given: Namespace) -> None:
+  def drawn(given: Namespace) -> None:
     with plt.rc_context(STYLE):
       draw(given)
 
-  return styled
+  return drawn
 
 
 def panels(count: int, width: float = 4.8, height: float = 2.9) -> tuple[Any, list[Axes]]:
