@@ -42,7 +42,10 @@ nitpicky = True
 nitpick_ignore_regex = [
   (r"py:.*", r"(?!drope_jax\.).*"),
   (r"py:.*", r".*\._\w+|.*\.T"),
-  (r"py:.*", r"drope_jax\.data\.(recall\.Lines|sources\.array_record\.Records|sources\.tokens\.TokenShards)"),
+  (
+    r"py:.*",
+    r"drope_jax\.data\.(recall\.Lines|sources\.array_record\.Records|sources\.files\.StoredFile|sources\.tokens\.TokenShards)",
+  ),
   (r"py:.*", r"drope_jax\.interop\.(sources|hf_config|keys)\.\w+"),
   (r"py:.*", r"drope_jax\.evaluate\.(place\.Place|progress\.Progress|ruler_prompts\.Material)"),
 ]

@@ -36,6 +36,7 @@ COMMANDS = {
     "experiments.studies.fig8_semantic_head",
   ),
   "Speed": (
+    "experiments.benchmarks.cpu_goals",
     "experiments.benchmarks.train_step",
     "experiments.benchmarks.card",
     "experiments.benchmarks.long_eval",

@@ -23,7 +23,8 @@ RESULTS = Path(__file__).parents[1] / "docs" / "results"
 
 ABOUT = """\
 Every figure here comes from the command beside it, with its seeds and hardware. What is not here has not been measured.
-The tables above and the pages of studies are generated from the figures in data/, and no number in them is typed.
+The tables above and those of the studies' pages are generated from the figures in data/; what introduces a page is
+written by a person, and so are verdicts on pictures, which are marked as judged.
 `experiments/configs/pretrain.py` and `recalibrate.py`, the paper's own sizes, have not been run."""
 
 

@@ -195,6 +195,8 @@ MODEL_CHANGES = {
   "embedding_multiplier": [3.0],
   "residual_multiplier": [0.5],
   "logits_divisor": [2.0],
+  "token_shift": [True],
+  "logn_scale": [True],
 }
 
 

@@ -21,7 +21,8 @@ RULE = """\
 A claim is about a difference between two rows of a study, taken within each seed. It **holds** at our scale if the 95 %
 interval of the mean difference (Student's t over seeds) lies wholly where the claim puts it, **does not hold** if the
 interval lies wholly outside, and is **open** if it reaches both, or if there is one seed. Of several comparisons all
-must hold; one that fails refutes the claim. The quickstart stands in where the study that is meant has not been run."""
+must be measured and hold; one that fails refutes the claim. Intervals are 95 % each, not corrected for their number. The
+quickstart stands in where the study that is meant has not been run."""
 
 
 def difference(summary: Summary, asked: Comparison) -> Spread | None:
@@ -80,21 +81,30 @@ def claims_table(
   lines = []
   for claim in claims:
     evidence, found = [], []
-    for asked in _measured(claim.comparisons, summaries) or _measured(claim.otherwise, summaries):
+    measured = _measured(claim.comparisons, summaries) or _measured(claim.otherwise, summaries)
+    for asked in measured:
       here = difference(summaries[asked.study], asked)
       assert here is not None
       found.append(verdict(here, asked))
       evidence.append(f"{_described(summaries[asked.study], asked, here)}: {found[-1]}")
+    if found and _kinds(measured) < _kinds(claim.comparisons):
+      evidence.append("the claim's other comparisons are not measured")
+      found.append(OPEN)
     result = f"**{overall(found)}**" + (" at our scale" if found and overall(found) in (HOLDS, FAILS) else "")
     if claim.tests:
-      evidence, result = [f"checked by `{claim.tests}`"], f"**{HOLDS}**"
+      evidence, result = [f"checked by `{claim.tests}`"], f"**{HOLDS}**, by a test"
     if claim.where in by_hand:
-      evidence, result = [by_hand[claim.where].evidence], f"**{by_hand[claim.where].verdict}**"
+      evidence, result = [by_hand[claim.where].evidence], f"**{by_hand[claim.where].verdict}** (judged)"
     missing = f"wants {claim.wants}" if claim.wants else ", ".join(dict.fromkeys(c.study for c in claim.comparisons))
-    shown = "<br>".join(evidence) or (missing if claim.wants else f"`mini` is to be run: {missing}")
+    shown = "<br>".join(evidence) or (missing if claim.wants else f"not run yet: {missing}")
     lines.append([claim.text, *([claim.where] if claim.where else []), shown, result])
   columns = [header, *(["where"] if claims[0].where else []), "our evidence", "verdict"]
   return Table("claims", columns, lines, numbers=False).markdown
+
+
+def _kinds(asked: Sequence[Comparison]) -> int:
+  """How many different things are compared; the same in two studies counts once."""
+  return len({one._replace(study="") for one in asked})
 
 
 def _measured(asked: Sequence[Comparison], summaries: Mapping[str, Summary]) -> list[Comparison]:
@@ -106,7 +116,7 @@ def _described(summary: Summary, asked: Comparison, found: Spread) -> str:
   first, second = (_row(summary, run, method) for run, method in (asked.first, asked.second))
   size = re.search(r"\.py:(\w+)", summary.making.command)
   seeds = f"{len(summary.seeds)} seeds" if len(summary.seeds) > 1 else "one seed"
-  labels = " less ".join(f"“{plain(row.label)}”" if row is not None else MISSING for row in (first, second))
+  labels = " minus ".join(f"“{plain(row.label)}”" if row is not None else MISSING for row in (first, second))
   what = asked.metric if asked.metric == "loss" else asked.task
   interval = "" if found.low is None or found.high is None else f" ({found.low:+.3f} to {found.high:+.3f})"
   return (

@@ -158,7 +158,7 @@ def test_a_person_judges_what_no_rule_decides(tmp_path):
   given = {"figure 4": {"evidence": "[figures](figures.md): larger in all layers", "verdict": "holds"}}
   path.write_text(json.dumps(given))
   (line,) = [line for line in results.index_text(tmp_path).splitlines() if "| figure 4 |" in line]
-  assert line.endswith("| [figures](figures.md): larger in all layers | **holds** |")
+  assert line.endswith("| [figures](figures.md): larger in all layers | **holds** (judged) |")
   for where, verdict in (("table 6", "holds"), ("figure 4", "surely")):
     path.write_text(json.dumps({where: {"evidence": "seen", "verdict": verdict}}))
     with pytest.raises(ReportError, match=where):

@@ -78,7 +78,7 @@ def test_the_dropped_row_is_the_same_weights_without_the_embedding(study):
 def test_the_report_is_of_what_was_measured(study):
   report = (study[1] / "report.md").read_text()
   pictures = {path.name for path in study[1].glob("*.png")}
-  assert pictures == {"summary.png", "perplexity_by_position.png", "frequencies.png"}
+  assert pictures == {"summary.png", "perplexity_by_position.png", "perplexity_by_sample.png", "frequencies.png"}
   for absent in ("## needles", "## The training", "## The temperature", "No training record"):
     assert absent not in report
   assert "## perplexity" in report and "## The rotations" in report
