@@ -163,8 +163,11 @@ def _check_same(first: Records, study: Records) -> None:
     )
   for name, run in first.runs.items():
     other = study.runs.get(name)
-    if run.model is not None and other is not None and other.model is not None and other.model != run.model:
-      raise ReportError(f"{study.directory}: {name} has another model than in {first.directory}; seeds are of one study")
+    if other is None or None in (run.config, other.config):  # has not begun, or is pretrained
+      continue
+    if run.model != other.model:
+      said = f"{name} has another model than in {first.directory}"
+      raise ReportError(f"{study.directory}: {said}; seeds are of one study")
   for (run_name, method, task), by_context in study.measured.items():
     for context, here in by_context.items():
       there = first.measured.get((run_name, method, task), {}).get(context)
