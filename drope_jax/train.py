@@ -96,7 +96,8 @@ def train(config: TrainConfig, workdir: epath.PathLike, extend: bool = False, fr
     with hosts.telling(), checkpoint.open_manager(workdir) as there:
       last = last_step(there, from_step)
       if last is not None and last >= config.steps:
-        checkpoint.check_ours(there, last, config, extend)
+        # Extended by no step, it would be recorded with a learning rate at which no step was trained.
+        checkpoint.check_ours(there, last, config, extend=False)
         record(config, workdir)
         return Outcome(last, finished=True)
       introduce(run, tokenizer, mesh)

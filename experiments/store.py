@@ -55,13 +55,14 @@ def _key(run: TrainConfig, content: Mapping[str, Any], by_path: Mapping[str, str
     start = by_path[path] if path in by_path else checkpoint.open_step(path, run.init.step).identity
     said["init"] |= {"checkpoint": start, "model": None, "source": None}
   # Fields that were added later: where they are not used, the key stays that of runs from before.
-  later = [(part, field) for part in (said.get("model"), said["init"]) if part for field in ADDITIONS]
-  later += [(said["compute"], field) for field in ("remat_keep", "remat_offload")]
-  for part, field in later:
-    if not part[field]:
-      del part[field]
-  if said["compute"]["scan_layers"] is None:
-    said["compute"]["scan_layers"] = True  # the default of before
+  later = {"model": ADDITIONS, "init": ADDITIONS, "compute": ("remat_keep", "remat_offload")}
+  for where, fields in later.items():
+    part = said.get(where) or {}
+    for field in fields:
+      if not part.get(field):
+        part.pop(field, None)
+  if said["compute"]["scan_layers"] is None:  # the default, which was True then
+    said["compute"]["scan_layers"] = True
   return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()[:16]
 
 

@@ -127,5 +127,5 @@ def refuse_other_run(there: Any, config: TrainConfig, where: Any, extend: bool =
   found = [difference for difference in differences(there, here) if not among(difference, free)]
   other = [difference for difference in found if not among(difference, EXTENDABLE)]
   if other or (found and not extend):
-    way_out = "" if other else "; to go on with it all the same, extend the run (experiments.train --extend)"
-    raise CheckpointError(f"{where} belongs to another run: {(other or found)[0]}{way_out}")
+    way_out = "; to go on with it all the same, extend the run to more steps (experiments.train --extend)"
+    raise CheckpointError(f"{where} belongs to another run: {(other or found)[0]}{'' if other else way_out}")

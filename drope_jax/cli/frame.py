@@ -10,7 +10,6 @@ import contextlib
 import logging
 import re
 import shlex
-import shutil
 import sys
 import traceback
 from collections.abc import Callable, Iterator, Sequence
@@ -23,7 +22,7 @@ from absl import logging as absl_logging
 from drope_jax import cpu
 from drope_jax.cli import compiled, memory, modules, paths
 from drope_jax.cli.flags import CONFIG, IMPORT, IMPORT_HELP, config_flag, import_modules
-from drope_jax.cli.help import absl_flags, help_text
+from drope_jax.cli.help import absl_flags, help_text, screen_width
 from drope_jax.cli.signals import Terminated, terminable
 from drope_jax.errors import ConfigError, ToolError, UserError
 
@@ -292,5 +291,4 @@ def _split(words: Sequence[str]) -> tuple[list[str], list[tuple[str, str]]]:
 
 def _help() -> str:
   """The docstring of the command's module, and its flags."""
-  width = min(shutil.get_terminal_size((120, 50)).columns, 120)
-  return help_text(sys.modules["__main__"].__doc__ or _program(), absl_flags(sys.argv[0]), width)
+  return help_text(sys.modules["__main__"].__doc__ or _program(), absl_flags(sys.argv[0]), screen_width())

@@ -2,6 +2,7 @@
 
 import argparse
 import inspect
+import shutil
 import textwrap
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
@@ -66,6 +67,11 @@ def _typed(action: argparse.Action) -> str:
   if action.nargs == 0:
     return action.option_strings[0]
   return f"{action.option_strings[0]}={metavar if action.default in (None, []) else action.default}"
+
+
+def screen_width() -> int:
+  """Columns of the terminal, or of COLUMNS; at most 120."""
+  return min(shutil.get_terminal_size((120, 50)).columns, 120)
 
 
 def help_text(about: str, declared: Iterable[Declared], width: int) -> str:

@@ -115,13 +115,16 @@ def summarized(studies: Sequence[Records], making: Making, control: str | None =
       and started from the same weights; for runs without one, the first of the study.
 
   Raises:
-    ReportError: seeds are not different, there is no such row, or a study lacks a figure that the first one has.
+    ReportError: seeds are not different, the workdirs are not of one study, there is no such row, or a study lacks a
+      figure that another has.
   """
   studies = sorted(studies, key=lambda study: study.seed)
   seeds = tuple(study.seed for study in studies)
   if len(set(seeds)) < len(seeds):
     raise ReportError(f"seeds are {list(seeds)}; a spread needs at least two, all different")
   first = studies[0]
+  for study in studies[1:]:
+    _check_same(first, study)
   figures: dict[Place, tuple[Figure, ...]] = {}
   for (run, method, task), by_context in first.measured.items():
     for context, here in sorted(by_context.items()):
@@ -149,6 +152,31 @@ def summarized(studies: Sequence[Records], making: Making, control: str | None =
     controls=_controls(first, control),
     figures=figures,
   )
+
+
+def _check_same(first: Records, study: Records) -> None:
+  """Raises ReportError naming what tells a study from the first, or a figure that the first lacks."""
+  if study.train_context != first.train_context:
+    raise ReportError(
+      f"{study.directory}: its training context is {study.train_context}, that of {first.directory} "
+      f"{first.train_context}; seeds are of one study"
+    )
+  for name, run in first.runs.items():
+    other = study.runs.get(name)
+    if other is None or None in (run.config, other.config):  # has not begun, or is pretrained
+      continue
+    if run.model != other.model:
+      said = f"{name} has another model than in {first.directory}"
+      raise ReportError(f"{study.directory}: {said}; seeds are of one study")
+  for (run_name, method, task), by_context in study.measured.items():
+    for context, here in by_context.items():
+      there = first.measured.get((run_name, method, task), {}).get(context)
+      lacking = [metric for metric in here.whole() if there is None or metric not in there.whole()]
+      if lacking:
+        raise ReportError(
+          f"{first.directory}: no {lacking[0]} of {run_name}, {method} in {task} at {context} tokens, which "
+          f"{study.directory} has"
+        )
 
 
 def _kept(task: str, found: Measured) -> Iterable[Part]:

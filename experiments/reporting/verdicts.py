@@ -21,8 +21,8 @@ RULE = """\
 A claim is about a difference between two rows of a study, taken within each seed. It **holds** at our scale if the 95 %
 interval of the mean difference (Student's t over seeds) lies wholly where the claim puts it, **does not hold** if the
 interval lies wholly outside, and is **open** if it reaches both, or if there is one seed. Of several comparisons all
-must be measured and hold; one that fails refutes the claim. Intervals are 95 % each, not corrected for their number. The
-quickstart stands in where the study that is meant has not been run."""
+must be measured and hold; one that fails refutes the claim. Intervals are 95 % each, not corrected for their number.
+The quickstart stands in where the study that is meant has not been run."""
 
 
 def difference(summary: Summary, asked: Comparison) -> Spread | None:
@@ -81,13 +81,12 @@ def claims_table(
   lines = []
   for claim in claims:
     evidence, found = [], []
-    measured = _measured(claim.comparisons, summaries) or _measured(claim.otherwise, summaries)
-    for asked in measured:
+    asked_of_it = _judged_by_rule(claim, summaries)
+    for asked in asked_of_it:
       here = difference(summaries[asked.study], asked)
-      assert here is not None
-      found.append(verdict(here, asked))
+      found.append(OPEN if here is None else verdict(here, asked))
       evidence.append(f"{_described(summaries[asked.study], asked, here)}: {found[-1]}")
-    if found and _kinds(measured) < _kinds(claim.comparisons):
+    if found and _kinds(asked_of_it) < _kinds(claim.comparisons):
       evidence.append("the claim's other comparisons are not measured")
       found.append(OPEN)
     result = f"**{overall(found)}**" + (" at our scale" if found and overall(found) in (HOLDS, FAILS) else "")
@@ -107,21 +106,30 @@ def _kinds(asked: Sequence[Comparison]) -> int:
   return len({one._replace(study="") for one in asked})
 
 
-def _measured(asked: Sequence[Comparison], summaries: Mapping[str, Summary]) -> list[Comparison]:
-  return [one for one in asked if one.study in summaries and difference(summaries[one.study], one) is not None]
+def _judged_by_rule(claim: Claim, summaries: Mapping[str, Summary]) -> list[Comparison]:
+  """The comparisons of the studies that were run, measured or not; none if none of a claim's is measured."""
+  for comparisons in (claim.comparisons, claim.otherwise):
+    asked = [one for one in comparisons if one.study in summaries]
+    if any(difference(summaries[one.study], one) is not None for one in asked):
+      return asked
+  return []
 
 
-def _described(summary: Summary, asked: Comparison, found: Spread) -> str:
+def _described(summary: Summary, asked: Comparison, found: Spread | None) -> str:
   """`[controls](controls.md) mini, 5 seeds: “DroPE” less “RoPE, continued”, loss at 1×: +0.33 (+0.31 to +0.35)`."""
   first, second = (_row(summary, run, method) for run, method in (asked.first, asked.second))
   size = re.search(r"\.py:(\w+)", summary.making.command)
   seeds = f"{len(summary.seeds)} seeds" if len(summary.seeds) > 1 else "one seed"
   labels = " minus ".join(f"“{plain(row.label)}”" if row is not None else MISSING for row in (first, second))
   what = asked.metric if asked.metric == "loss" else asked.task
-  interval = "" if found.low is None or found.high is None else f" ({found.low:+.3f} to {found.high:+.3f})"
+  if found is None:
+    value = "not measured"
+  else:
+    interval = "" if found.low is None or found.high is None else f" ({found.low:+.3f} to {found.high:+.3f})"
+    value = f"{found.mean:+.3f}{interval}"
   return (
     f"[{asked.study}]({asked.study}.md){f' {size[1]}' if size else ''}, {seeds}: {labels}, {what} at "
-    f"{asked.extension:g}×: {found.mean:+.3f}{interval}"
+    f"{asked.extension:g}×: {value}"
   )
 
 

@@ -98,6 +98,7 @@ def test_shards_without_sums_are_read_as_before_and_ends_that_cannot_be_are_name
     ("shards.0.documents", ...),
     ("shards.0.keys_file", "../keys"),
     ("shards.0.sha256", "0"),
+    ("shards.0.sums_sha256", ...),
     ("dtype", "float32"),
     ("tokenizer", 3),
   ],

@@ -6,7 +6,7 @@ import shlex
 import pytest
 from support.pages import PAGES, ROOT, blocks_of, commands_in, name_of
 
-from drope_jax.cli.help import help_text
+from drope_jax.cli.help import help_text, screen_width
 from experiments.commands import COMMANDS, HARNESS
 
 SCREEN = 50  # lines of 120 columns
@@ -44,7 +44,7 @@ def test_help_fits_a_screen_and_has_an_example(reference, module):
 def test_help_is_made_of_the_same_declarations(command, reference, module):
   ended, found = command(module, "--help"), reference["commands"][module]
   assert (ended.status, ended.stderr) == (0, "")
-  assert ended.stdout == help_text(found["about"], found["declared"], 120) + "\n"
+  assert ended.stdout == help_text(found["about"], found["declared"], screen_width()) + "\n"
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 import dataclasses
 import importlib
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -87,6 +88,16 @@ def test_a_summary_is_read_as_it_was_written(page, workdirs):
   assert list(written.figures) == list(here.figures)
 
 
+def test_workdirs_of_other_models_are_not_seeds_of_one_study(workdirs, tmp_path):
+  other = shutil.copytree(workdirs[1], tmp_path / "other")
+  path = other / "runs" / "nope" / "config.json"
+  config = json.loads(path.read_text())
+  config["model"]["d_ff"] += 8
+  path.write_text(json.dumps(config))
+  with pytest.raises(ReportError, match=f"{other}: nope has another model than in {workdirs[0]}"):
+    seeds.summary_of([workdirs[0], other], "quick")
+
+
 @pytest.mark.parametrize(
   ("spoil", "said"),
   [
@@ -150,6 +161,18 @@ def test_a_verdict_follows_the_rule(values, above, below, expected):
 )
 def test_one_that_fails_refutes_a_claim(found, expected):
   assert verdicts.overall(found) == expected
+
+
+def test_a_claim_does_not_hold_by_what_is_measured_of_it_alone(workdirs):
+  summary = seeds.summary_of(workdirs, "quick")
+  first = claims.Comparison("quick", ("rope_continued", "rope"), ("drope", "nope"), "perplexity", "loss", 1, below=0.0)
+  unmeasured = first._replace(second=("alibi", "alibi"))
+  expected_of = {(first,): verdicts.HOLDS, (first, unmeasured): verdicts.OPEN, (unmeasured,): verdicts.UNTESTED}
+  for comparisons, expected in expected_of.items():
+    claim = claims.Claim("RoPE has the lower loss.", "table 1", comparisons)
+    line = verdicts.claims_table([claim], {"quick": summary}, "claim", {}).splitlines()[-1]
+    assert f"**{expected}**" in line
+    assert ("not measured: open" in line) == (comparisons == (first, unmeasured))
 
 
 def test_a_person_judges_what_no_rule_decides(tmp_path):

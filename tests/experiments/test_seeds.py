@@ -49,11 +49,16 @@ def test_mean_and_spread(tmp_path, capsys):
 
 def test_bad_input_is_one_line(tmp_path, capsys):
   first, same = (study(tmp_path / name, 0, 3.0, 0.5) for name in ("first", "same"))
-  other = study(tmp_path / "other", 1, 3.0, None)
+  other, more = study(tmp_path / "other", 1, 3.0, None), study(tmp_path / "more", 2, 3.0, 0.5, 3.1)
+  longer = study(tmp_path / "longer", 3, 3.0, 0.5)
+  path = tmp_path / "longer" / "study.json"
+  path.write_text(json.dumps(json.loads(path.read_text()) | {"train_context": 64}))
   for directories, said in (
     ([first, same], "seeds are [0, 0]; a spread needs at least two, all different"),
     ([first], "seeds are [0]; a spread needs at least two, all different"),
     ([first, other], f"{other}: no accuracy of RoPE in needles at 256 tokens"),
+    ([first, more], f"{first}: no loss of rope, yarn in perplexity at 256 tokens, which {more} has"),
+    ([first, longer], f"{longer}: its training context is 64, that of {first} 128; seeds are of one study"),
     ([first, str(tmp_path / "none")], "none"),
   ):
     assert main(directories) == 1

@@ -153,6 +153,15 @@ def test_a_run_whose_last_step_cannot_be_read_is_not_extended(config, workdir):
   assert contents(workdir) == before
 
 
+def test_a_finished_run_is_not_recorded_with_a_rate_at_which_no_step_was_trained(config, workdir):
+  before = contents(workdir)
+  faster = dataclasses.replace(config, optim=dataclasses.replace(config.optim, peak_lr=0.5))
+  with pytest.raises(CheckpointError, match=r"optim\.peak_lr: 0\.01 there, 0\.5 here; .* to more steps"):
+    train(faster, workdir, extend=True)
+  assert contents(workdir) == before
+  assert train(config, workdir, extend=True) == (6, True)
+
+
 def test_where_there_is_no_run_none_is_extended(config, tmp_path):
   with pytest.raises(ConfigError, match=f"{tmp_path}/run: there is no run to extend"):
     train(config, tmp_path / "run", extend=True)

@@ -201,8 +201,9 @@ def _describes_a_shard(record: Any) -> bool:
     return False
   names = [record.get(f"{kind}_file") for kind in KINDS] + ([record["sums_file"]] if "sums_file" in record else [])
   counts = [record.get(name) for name in ("documents", "tokens")]
+  digests = ["sha256", *(["sums_sha256"] if "sums_file" in record else [])]
   return (
     all(isinstance(name, str) and epath.Path(name).name == name for name in names)
     and all(type(count) is int and count >= 0 for count in counts)
-    and re.fullmatch("[0-9a-f]{64}", str(record.get("sha256"))) is not None
+    and all(re.fullmatch("[0-9a-f]{64}", str(record.get(name))) for name in digests)
   )
