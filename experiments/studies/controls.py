@@ -14,7 +14,7 @@ third more. The dropped model gets the same rates, so that neither is favoured.
 | small |  15,735,168 |   256 |   10 |   12 |    191.0M |      2.02e16 |    8 (one H200) |
 | paper | 494,005,120 | 1,024 |   12 |   14 | 38,307.6M |      1.25e20 |                 |
 
-Tokens and FLOPs (PaLM) are of all runs of a seed. Numbers to expect: not yet run.
+Tokens and FLOPs (PaLM) are of all runs of a seed. Numbers to expect: docs/results/controls.md.
 """
 
 import dataclasses
