@@ -189,7 +189,7 @@ from drope_jax import checkpoint
 from drope_jax import cli
 from experiments import train
 
-def wait(*arguments):
+def wait(*arguments, **named):
   started.touch()
   time.sleep(60)
 
