@@ -6,7 +6,7 @@ coefficient of query i and key j, zero above the diagonal, each row summing to z
 
 import dataclasses
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -163,9 +163,7 @@ def attention_weights(
     layers: which layers, in this order; None: all.
     logit_scale: beta of the temperature (drope.temperature).
   """
-  chosen = tuple(range(config.num_layers) if layers is None else layers)
-  config, table = separate_frequencies(config)
-  return _weights(params, config, jnp.asarray(tokens_BT), chosen, logit_scale, table)
+  return _looked_at(_weights, params, config, tokens_BT, layers, logit_scale)
 
 
 def last_query_weights(
@@ -180,9 +178,21 @@ def last_query_weights(
 
   Memory is linear in T. Arguments are those of `attention_weights`; rows have at least two tokens.
   """
+  return _looked_at(_last_weights, params, config, tokens_BT, layers, logit_scale)
+
+
+def _looked_at(
+  weights: Callable[..., Array],
+  params: Params,
+  config: ModelConfig,
+  tokens_BT: Any,
+  layers: Sequence[int] | None,
+  logit_scale: float,
+) -> Array:
+  """What `weights` gives; models that differ in their frequencies alone share its compiled program."""
   chosen = tuple(range(config.num_layers) if layers is None else layers)
   config, table = separate_frequencies(config)
-  return _last_weights(params, config, jnp.asarray(tokens_BT), chosen, logit_scale, table)
+  return weights(params, config, jnp.asarray(tokens_BT), chosen, logit_scale, table)
 
 
 @functools.partial(jax.jit, static_argnums=(1, 3))

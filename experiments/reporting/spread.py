@@ -52,11 +52,15 @@ def show_difference(found: Spread) -> str:
   return f"{found.mean:+.3f} ± {found.sd:.3f} ({found.low:+.3f} to {found.high:+.3f})"
 
 
-def show_interval(found: Spread) -> str:
-  """`+0.200 (-0.048 to +0.448)`, bold where the interval leaves 0 out; `0` where no seed has any difference."""
-  if found.mean == 0 and not found.sd:
-    return "0"
+def show_mean(found: Spread) -> str:
+  """`+0.200 (-0.048 to +0.448)`; without the interval where there is none."""
   if found.low is None or found.high is None:
     return f"{found.mean:+.3f}"
-  text = f"{found.mean:+.3f} ({found.low:+.3f} to {found.high:+.3f})"
-  return f"**{text}**" if found.above_zero or found.below_zero else text
+  return f"{found.mean:+.3f} ({found.low:+.3f} to {found.high:+.3f})"
+
+
+def show_interval(found: Spread) -> str:
+  """As `show_mean`, bold where the interval leaves 0 out; `0` where no seed has any difference."""
+  if found.mean == 0 and not found.sd:
+    return "0"
+  return f"**{show_mean(found)}**" if found.above_zero or found.below_zero else show_mean(found)

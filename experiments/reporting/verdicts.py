@@ -10,7 +10,7 @@ from drope_jax.errors import ReportError
 from drope_jax.markdown import plain
 from experiments.plan import Row
 from experiments.reporting.claims import PAPER, Claim, Comparison
-from experiments.reporting.spread import Spread, paired
+from experiments.reporting.spread import Spread, paired, show_mean
 from experiments.reporting.stored import read_json
 from experiments.reporting.summary import Summary
 from experiments.reporting.table import MISSING, Table
@@ -81,12 +81,12 @@ def claims_table(
   lines = []
   for claim in claims:
     evidence, found = [], []
-    asked_of_it = _judged_by_rule(claim, summaries)
-    for asked in asked_of_it:
+    comparisons = _judged_by_rule(claim, summaries)
+    for asked in comparisons:
       here = difference(summaries[asked.study], asked)
       found.append(OPEN if here is None else verdict(here, asked))
       evidence.append(f"{_described(summaries[asked.study], asked, here)}: {found[-1]}")
-    if found and _kinds(asked_of_it) < _kinds(claim.comparisons):
+    if found and _kinds(comparisons) < _kinds(claim.comparisons):
       evidence.append("the claim's other comparisons are not measured")
       found.append(OPEN)
     result = f"**{overall(found)}**" + (" at our scale" if found and overall(found) in (HOLDS, FAILS) else "")
@@ -116,17 +116,13 @@ def _judged_by_rule(claim: Claim, summaries: Mapping[str, Summary]) -> list[Comp
 
 
 def _described(summary: Summary, asked: Comparison, found: Spread | None) -> str:
-  """`[controls](controls.md) mini, 5 seeds: “DroPE” less “RoPE, continued”, loss at 1×: +0.33 (+0.31 to +0.35)`."""
+  """`[controls](controls.md) mini, 5 seeds: “DroPE” minus “RoPE, continued”, loss at 1×: +0.33 (+0.31 to +0.35)`."""
   first, second = (_row(summary, run, method) for run, method in (asked.first, asked.second))
   size = re.search(r"\.py:(\w+)", summary.making.command)
   seeds = f"{len(summary.seeds)} seeds" if len(summary.seeds) > 1 else "one seed"
   labels = " minus ".join(f"“{plain(row.label)}”" if row is not None else MISSING for row in (first, second))
   what = asked.metric if asked.metric == "loss" else asked.task
-  if found is None:
-    value = "not measured"
-  else:
-    interval = "" if found.low is None or found.high is None else f" ({found.low:+.3f} to {found.high:+.3f})"
-    value = f"{found.mean:+.3f}{interval}"
+  value = "not measured" if found is None else show_mean(found)
   return (
     f"[{asked.study}]({asked.study}.md){f' {size[1]}' if size else ''}, {seeds}: {labels}, {what} at "
     f"{asked.extension:g}×: {value}"

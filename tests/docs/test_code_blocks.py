@@ -6,24 +6,10 @@ import shutil
 import pytest
 from support.pages import FIXTURES, PAGES, ROOT, RUN, Block, blocks_of, name_of
 from support.shell import make_clone, shell, words_of
+from support.tiny_quickstart import SETTINGS as QUICKSTART
 from support.tiny_run import WORDS
 
 SHOWN = ("text", "bibtex", "json", "toml", "mermaid", "")  # languages that nobody runs
-QUICKSTART = (  # the smallest that has all of its parts
-  "--steps=4",
-  "--config.context=32",
-  "--config.extensions=(1, 2)",
-  "--config.batch_size=2",
-  "--config.model.num_layers=2",
-  "--config.model.d_model=16",
-  "--config.model.num_heads=2",
-  "--config.model.num_kv_heads=2",
-  "--config.model.head_dim=8",
-  "--config.model.d_ff=24",
-  "--config.packages=('absl', 'optax')",
-  "--config.documents=2",
-  "--config.needles_per_depth=1",
-)
 FEW_STEPS = ("--config.steps=2", "--config.optim.warmup_steps=0")
 SMALL = ("--config.model.d_model=32", "--config.model.head_dim=8", "--config.model.d_ff=64")
 NOT_RUN = {

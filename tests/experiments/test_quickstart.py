@@ -4,25 +4,11 @@ import json
 from pathlib import Path
 
 import pytest
+from support.tiny_quickstart import SETTINGS as TINY
 from support.tiny_run import contents, records
 
 ROOT = Path(__file__).parents[2]
-SETTINGS = (
-  "--steps=4",  # and a third of them of recalibration, as ever
-  "--seed=3",
-  "--config.context=32",
-  "--config.extensions=(1, 2)",
-  "--config.batch_size=2",
-  "--config.model.num_layers=2",
-  "--config.model.d_model=16",
-  "--config.model.num_heads=2",
-  "--config.model.num_kv_heads=2",
-  "--config.model.head_dim=8",
-  "--config.model.d_ff=24",
-  "--config.packages=('absl', 'optax')",
-  "--config.documents=2",
-  "--config.needles_per_depth=1",
-)
+SETTINGS = (*TINY, "--seed=3")
 RUNS = {"rope": 4, "rope_continued": 1, "drope": 1, "partial": 1, "nope": 5}
 ROWS = [
   *(("rope_continued", method) for method in ("rope", "pi", "ntk", "yarn", "crop")),

@@ -1,0 +1,17 @@
+"""The quickstart in the smallest setting that has all of its parts."""
+
+SETTINGS = (
+  "--steps=4",  # and a third of them of recalibration, as ever
+  "--config.context=32",
+  "--config.extensions=(1, 2)",
+  "--config.batch_size=2",
+  "--config.model.num_layers=2",
+  "--config.model.d_model=16",
+  "--config.model.num_heads=2",
+  "--config.model.num_kv_heads=2",
+  "--config.model.head_dim=8",
+  "--config.model.d_ff=24",
+  "--config.packages=('absl', 'optax')",
+  "--config.documents=2",
+  "--config.needles_per_depth=1",
+)
