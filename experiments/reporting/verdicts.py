@@ -27,10 +27,16 @@ The quickstart stands in where the study that is meant has not been run."""
 
 def difference(summary: Summary, asked: Comparison) -> Spread | None:
   """The difference that a comparison is about; None if the study has not measured it."""
-  rows = [_row(summary, run, method) for run, method in (asked.first, asked.second)]
-  context = round(asked.extension * summary.train_context)
-  values = [None if row is None else summary.values(row, asked.task, context, asked.metric) for row in rows]
+  values = []
+  for (run, method), extension in zip((asked.first, asked.second), _extensions(asked), strict=True):
+    row, context = _row(summary, run, method), round(extension * summary.train_context)
+    values.append(None if row is None else summary.values(row, asked.task, context, asked.metric))
   return None if values[0] is None or values[1] is None else paired(values[0], values[1])
+
+
+def _extensions(asked: Comparison) -> tuple[float, float]:
+  """Of the first and of the second."""
+  return asked.extension, asked.extension if asked.second_extension is None else asked.second_extension
 
 
 def verdict(found: Spread, asked: Comparison) -> str:
@@ -116,16 +122,20 @@ def _judged_by_rule(claim: Claim, summaries: Mapping[str, Summary]) -> list[Comp
 
 
 def _described(summary: Summary, asked: Comparison, found: Spread | None) -> str:
-  """`[controls](controls.md) mini, 5 seeds: “DroPE” minus “RoPE, continued”, loss at 1×: +0.33 (+0.31 to +0.35)`."""
+  """`[controls](controls.md) mini, 5 seeds: “DroPE” minus “RoPE, continued”, loss at 1×: +0.33 (+0.31 to +0.35)`.
+
+  A model that is compared with itself is named once: `“DroPE”, needles at 8× minus 1×`.
+  """
   first, second = (_row(summary, run, method) for run, method in (asked.first, asked.second))
   size = re.search(r"\.py:(\w+)", summary.making.command)
   seeds = f"{len(summary.seeds)} seeds" if len(summary.seeds) > 1 else "one seed"
-  labels = " minus ".join(f"“{plain(row.label)}”" if row is not None else MISSING for row in (first, second))
+  rows = dict.fromkeys(f"“{plain(row.label)}”" if row is not None else MISSING for row in (first, second))
+  lengths = dict.fromkeys(f"{extension:g}×" for extension in _extensions(asked))
   what = asked.metric if asked.metric == "loss" else asked.task
   value = "not measured" if found is None else show_mean(found)
   return (
-    f"[{asked.study}]({asked.study}.md){f' {size[1]}' if size else ''}, {seeds}: {labels}, {what} at "
-    f"{asked.extension:g}×: {value}"
+    f"[{asked.study}]({asked.study}.md){f' {size[1]}' if size else ''}, {seeds}: "
+    f"{' minus '.join(rows)}, {what} at {' minus '.join(lengths)}: {value}"
   )
 
 

@@ -44,7 +44,8 @@ def test_every_study_of_the_issue_is_there():
   wanted = """table1_needles fig2_recovery fig3_rope_against_nope fig4_bias_gradients fig5_yarn_is_a_crop
     fig6_fig11_frequency_factors fig7_positional_head fig8_semantic_head table2_table3_longbench table5_in_context
     table6_when_to_drop tables7_8_9_by_length table10_extension table11_qk_norm_by_rate temperature_fit controls
-    recalibration recalibration_hybrid recalibration_budget stage1 order_and_loops partial_drop partial_drop_rule"""
+    recalibration recalibration_hybrid recalibration_budget stage1 order_and_loops partial_drop partial_drop_rule
+    partial_drop_half"""
   assert set(wanted.split()) <= {*STUDIES, *FIGURES}
 
 
