@@ -154,6 +154,43 @@ class Distill(Objective):
     return inputs.summed_losses(student.states_BTD).total, (distance_BT * inputs.weights_BT).sum()
 
 
+@dataclasses.dataclass(unsafe_hash=True, kw_only=True)
+class InTurn(Objective):
+  """One objective for the first share of the steps, and then another: attention learns from the teacher, then logits.
+
+  Each counts the steps of the whole run: the weight of a `Distill` that comes second has fallen meanwhile. If both have
+  a teacher, it is the same.
+  """
+
+  first: Objective
+  then: Objective
+  share: float  # of the steps, in (0, 1)
+
+  def __post_init__(self) -> None:
+    for name in ("first", "then"):
+      value = getattr(self, name)
+      check(isinstance(value, Objective), f"InTurn.{name} is {value!r}; it must be an objective")
+    check(0 < self.share < 1, f"InTurn.share is {self.share}; it must lie in (0, 1)")
+    teachers = sorted({whose for one in (self.first, self.then) if (whose := one.frozen()) is not None})
+    check(len(teachers) < 2, f"InTurn: the teachers are {' and '.join(teachers)}; they must be the same")
+
+  def frozen(self) -> str | None:
+    return self.first.frozen() or self.then.frozen()
+
+  def extra_forwards(self, step: int, steps: int) -> float:
+    return (self.first if step < math.ceil(self.share * steps) else self.then).extra_forwards(step, steps)
+
+  def __call__(self, inputs: Inputs) -> tuple[Array, Sums]:
+    names = {name for sums in jax.eval_shape(lambda: (self.first(inputs)[1], self.then(inputs)[1])) for name in sums}
+
+    def all_sums(objective: Objective) -> tuple[Array, Sums]:
+      total, sums = objective(inputs)
+      return total, dict.fromkeys(names, jnp.array(jnp.nan)) | sums
+
+    is_first = elapsed(inputs.step, self.share, inputs.steps) < 1
+    return jax.lax.cond(is_first, lambda: all_sums(self.first), lambda: all_sums(self.then))
+
+
 def _nll_and_divergence(logits_BCV: Array, teacher_BCV: Array, targets_BC: Array) -> tuple[Array, Array]:
   """The negative log-likelihood of the targets, and KL(teacher || student), in nats, both (B, C)."""
   log_q, log_p = jax.nn.log_softmax(logits_BCV), jax.nn.log_softmax(teacher_BCV)

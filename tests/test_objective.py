@@ -21,7 +21,7 @@ from drope_jax.checkpoint import TrainState
 from drope_jax.config import ComputeConfig, InitConfig
 from drope_jax.errors import ConfigError
 from drope_jax.model import Decoder, Taps, hidden_states, init_params
-from drope_jax.objective import Distill, NextToken, Objective
+from drope_jax.objective import Distill, InTurn, NextToken, Objective
 from drope_jax.sharding import make_mesh
 from drope_jax.train import train
 from drope_jax.training.run import resolve, start_from
@@ -99,6 +99,26 @@ def test_the_weight_falls_linearly_to_zero_and_then_no_teacher_is_asked(params):
     np.testing.assert_allclose(total, plain, rtol=1e-6)
     assert np.isnan(found["kl"])
   assert [objective.extra_forwards(step, 10) for step in (0, 4, 5, 9)] == [1, 1, 0, 0]
+
+
+def test_one_objective_follows_another_with_the_gradient_of_each(params):
+  first, then = Distill(what="attention", until=0.5), Distill(weight=3.0)
+  both = InTurn(first=first, then=then, share=0.2)  # of 10 steps
+  # Other weights than the teacher's, whose attention is else the least that the distance can be.
+  student = jax.tree.map(lambda x: 1.1 * x, params)
+  for step, one, other in ((0, first, "kl"), (1, first, "kl"), (2, then, "attention_mse"), (9, then, "attention_mse")):
+    value = lambda student, objective, step=step: distilled(student, params, objective, step)
+    (total, found), gradient = jax.value_and_grad(value, has_aux=True)(student, both)
+    (expected, alone), its_gradient = jax.value_and_grad(value, has_aux=True)(student, one)
+    np.testing.assert_allclose(total, expected, rtol=1e-6)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), gradient, its_gradient)
+    assert found.keys() == alone.keys() | {other} and np.isnan(found[other])
+  assert both.frozen() == "init"
+
+
+def test_the_teacher_of_one_of_two_counts_only_in_its_own_steps():
+  both = InTurn(first=NextToken(), then=Distill(until=0.6), share=0.25)
+  assert [both.extra_forwards(step, 10) for step in range(10)] == [0, 0, 0, 1, 1, 1, 0, 0, 0, 0]
 
 
 def test_no_gradient_flows_to_the_teacher(params):
@@ -250,6 +270,12 @@ def losses_of_plain(corpus, tmp_path):
     (lambda: Distill(until=1.5), "Distill.until is 1.5"),
     (lambda: Distill(teacher=""), "Distill.teacher is empty"),
     (lambda: Distill(what="words"), "Distill.what is 'words'; allowed: logits, attention"),
+    (lambda: InTurn(first=NextToken(), then=None, share=0.5), "InTurn.then is None; it must be an objective"),
+    (lambda: InTurn(first=NextToken(), then=NextToken(), share=1.0), "InTurn.share is 1.0; it must lie in"),
+    (
+      lambda: InTurn(first=Distill(), then=Distill(teacher="runs/other"), share=0.5),
+      "InTurn: the teachers are init and runs/other; they must be the same",
+    ),
     (lambda: tiny_run("none", objective=Distill()), "whose teacher is that of TrainConfig.init; there is none"),
   ],
 )
