@@ -16,7 +16,8 @@ import numpy as np
 from jax import lax
 
 from drope_jax.cache import Cache, init_cache
-from drope_jax.model import Array, hidden_states, separate_frequencies, unembed
+from drope_jax.layers_apart import layers_apart
+from drope_jax.model import MOST_UNROLLED, Array, hidden_states, separate_frequencies, unembed
 from drope_jax.model_config import ComputeConfig, ModelConfig
 from drope_jax.parameters import Params
 from drope_jax.rotation import Frequencies
@@ -104,7 +105,7 @@ def generate(
     compute=compute,
     prefill_chunk=prefill_chunk,
   )
-  if not prompts:
+  if len(prompts) == 0:
     return []
   batch.prefill()
   return batch.decode(max_new_tokens)
@@ -136,6 +137,7 @@ class Generation:
     _check_arguments(config, prompts, max_new_tokens, eos_ids, prefill_chunk)
     sampler = _make_sampler(temperature, top_p, key)
     self._params, self._num_prompts, self._max_new_tokens = params, len(prompts), max_new_tokens
+    self._decoded_with = _for_decoding(params, config, compute or ComputeConfig())
     longest = max(map(len, prompts), default=1)
     capacity = max(padded_size(longest + max_new_tokens, "length"), padded_size(_SMALLEST_CAPACITY, "length"))
     num_rows = padded_size(len(prompts), "batch")
@@ -166,7 +168,7 @@ class Generation:
     """Compiles now what would be compiled on the way, so that the rest can be timed."""
     prefill = _prefill.lower(*self._prompts(), **self._how, chunk=self._chunk)
     prefill.compile()
-    _decode.lower(self._params, self._request, prefill.out_info, 0, **self._how).compile()
+    _decode.lower(self._decoded_with, self._request, prefill.out_info, 0, **self._how).compile()
 
   def prefill(self) -> None:
     """Reads the prompts; returns when they are read."""
@@ -178,7 +180,7 @@ class Generation:
       raise ValueError("nothing is read yet; call prefill before decode")
     step, ended = int(self._state.step), self.ended
     until = min(step + num_tokens, self._max_new_tokens)
-    self._state = _decode(self._params, self._request, self._state, until, **self._how)
+    self._state = _decode(self._decoded_with, self._request, self._state, until, **self._how)
     new_steps = int(self._state.step) - step
     rows = np.array(self._state.tokens_BS)  # a copy: the array itself is given to the next call
     starts = self._request.lengths_B[: self._num_prompts] + step
@@ -190,6 +192,12 @@ class Generation:
   def _prompts(self) -> tuple[Params, _Request, np.ndarray, np.ndarray]:
     filling_B = np.arange(len(self._tokens_BS)) >= self._num_prompts  # rows that only fill the batch up
     return self._params, self._request, self._tokens_BS, filling_B
+
+
+def _for_decoding(params: Params, config: ModelConfig, compute: ComputeConfig) -> Params:
+  """The parameters as the decode loop reads them: on a CPU with the layers apart, which then run unrolled."""
+  scans = compute.scan_layers or (compute.scan_layers is None and config.num_layers > MOST_UNROLLED)
+  return params if scans else layers_apart(params)
 
 
 def _check_arguments(

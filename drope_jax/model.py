@@ -66,18 +66,18 @@ class Hidden(NamedTuple):
 # On one H200 the step of the 494M model was 12 % slower with its layers scanned, and took a second per layer to compile
 # unrolled: worth it for a run of more than minutes, up to some number of layers. On TPUs nothing was measured, and the
 # scanned step of a large model compiles for minutes already. On CPUs configs of few layers say that they are unrolled.
-_MOST_UNROLLED = 48
+MOST_UNROLLED = 48
 
 
 def _scans(config: ModelConfig, compute: ComputeConfig) -> bool:
   """Whether layers are scanned, where no setting says so: except on GPUs."""
   if compute.scan_layers is not None:
     return compute.scan_layers
-  return target_platform() != "gpu" or config.num_layers > _MOST_UNROLLED
+  return target_platform() != "gpu" or config.num_layers > MOST_UNROLLED
 
 
 def _run_layers(
-  params: Params,
+  params: Params | tuple[Params, ...],
   x_BTD: Array,
   cache: Cache | None,
   kinds: Sequence[Kind],
@@ -109,21 +109,26 @@ def _run_layers(
     return tuple(carry), None
 
   carry = (x_BTD, cache)
-  scanned = num_layers // period * period if _scans(config, compute) and not taps.layers else 0
+  unrolled = isinstance(params, tuple) or taps.layers or not _scans(config, compute)
+  scanned = 0 if unrolled else num_layers // period * period
   if scanned:
     cycles = jax.tree.map(lambda w: w[:scanned].reshape(scanned // period, period, *w.shape[1:]), params)
     carry, _ = lax.scan(run_cycle, carry, (cycles, jnp.arange(0, scanned, period)))
   seen: dict[int, dict[str, Array]] = {}
-  if scanned < num_layers:
-    # lax.split, whose gradient is one concatenation: indexing would sum a full-sized array per layer.
-    sizes = (scanned,) * (scanned > 0) + (1,) * (num_layers - scanned)
-    slices = jax.tree.map(lambda w: lax.split(w, sizes), params)
-    for i in range(scanned, num_layers):
-      layer_params = jax.tree.map(
-        lambda w, i=i: w[i - num_layers][0], slices, is_leaf=lambda w: isinstance(w, list | tuple)
-      )
-      *carry, seen[i] = run_layer(layer_params, *carry, i, i % period, taps.names if i in taps.layers else ())
+  rest = params if isinstance(params, tuple) else _split(params, scanned, num_layers)
+  for i, layer_params in enumerate(rest, start=scanned):
+    *carry, seen[i] = run_layer(layer_params, *carry, i, i % period, taps.names if i in taps.layers else ())
   return Hidden(*carry, {name: jnp.stack([seen[i][name] for i in taps.layers]) for name in taps.names if taps.layers})
+
+
+def _split(params: Params, first: int, num_layers: int) -> list[Params]:
+  """The parameters of each layer from the first on, of those that are stacked."""
+  if first == num_layers:
+    return []
+  # lax.split, whose gradient is one concatenation: indexing would sum a full-sized array per layer.
+  sizes = (first,) * (first > 0) + (1,) * (num_layers - first)
+  slices = {name: lax.split(w, sizes)[first > 0 :] for name, w in params.items()}
+  return [{name: slices[name][i][0] for name in slices} for i in range(num_layers - first)]
 
 
 def separate_frequencies(config: ModelConfig) -> tuple[ModelConfig, Frequencies | None]:
@@ -184,7 +189,7 @@ def hidden_states(
   """The decoder up to its final norm.
 
   Args:
-    params: the tree of `parameter_specs(config)`.
+    params: the tree of `parameter_specs(config)`; its layers may be apart (layers_apart.py), and then run unrolled.
     tokens_BT: int32 token ids; with a cache, the tokens that follow it.
     compute: how to compute it; the default ComputeConfig if None.
     position_ids_BT: int32, read by rotations alone; default 0, 1, ... (from the cache's length on);
