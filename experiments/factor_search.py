@@ -24,9 +24,9 @@ import numpy as np
 
 from drope_jax import checkpoint, cli
 from drope_jax.checkpoint import Checkpoint
-from drope_jax.data.corpus import documents
 from drope_jax.data.recall import Lines, needle_sample, sentences
 from drope_jax.data.sources import Source
+from drope_jax.data.splits import documents
 from drope_jax.data.tokenizers import load_tokenizer
 from drope_jax.errors import ConfigError
 from drope_jax.files import write_json

@@ -16,8 +16,9 @@ from pathlib import Path
 from absl import flags
 
 from drope_jax import cli
-from drope_jax.data.corpus import build_corpus, documents, is_built
+from drope_jax.data.corpus import build_corpus, is_built
 from drope_jax.data.recall import Lines, RecallParameters, recall_document, sentences, vocabulary
+from drope_jax.data.splits import documents
 from drope_jax.data.tokenizers import train_bpe
 
 FILLER_PIECES = 1000  # pieces of prose whose sentences fill recall documents

@@ -9,6 +9,9 @@ from pathlib import Path
 import jax
 
 _LIMIT = 2 << 30  # bytes of all programs that are kept; JAX removes those that were used least recently
+# Programs that took less are not kept: they are many, and each further one makes it slower to keep another. JAX's own
+# second leaves out all but the largest, as the digests of a checkpoint, whose programs take 0.3 s together.
+_LEAST_SECONDS = 0.02
 
 
 def directory(environment: Mapping[str, str] | None = None) -> Path:
@@ -28,6 +31,7 @@ def keep() -> None:
   if chosen is None and on:
     jax.config.update("jax_compilation_cache_dir", str(directory()))
     jax.config.update("jax_compilation_cache_max_size", _LIMIT)
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", _LEAST_SECONDS)
 
 
 def _cpu() -> str:

@@ -4,14 +4,12 @@ import contextlib
 import io
 import os
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import tensorflow_datasets as tfds
 
-from drope_jax.data.sources import Source
-from drope_jax.data.splits import part_of
 from drope_jax.errors import ConfigError, FileError
 from drope_jax.files import writing
 
@@ -73,28 +71,6 @@ def build_corpus(directory: str | Path, splits: Mapping[str, Iterable[str]]) -> 
       if not is_built(directory):  # else another process was faster
         raise ConfigError(f"{directory}: holds something that is not a corpus; name another directory") from error
   return directory
-
-
-def documents(dataset: str | Path | Source, split: str) -> Sequence[str]:
-  """The documents of a split: `len`, an index from 0, iteration; picklable, as grain wants it.
-
-  Args:
-    dataset: a path of any kind that sources/at.py knows, or a source.
-    split: a split's name; of TFDS also a part of it in its notation, as `train[:10%]`.
-
-  Raises:
-    ConfigError: naming the path, if there is no such dataset or split, it is empty, or holds tokens.
-    DataError: naming a file that cannot be read.
-  """
-  if not isinstance(dataset, Source) and not str(dataset):
-    raise ConfigError(f"no data is named, and its split {split!r} is needed; give it as --data=PATH")
-  found = part_of(dataset if isinstance(dataset, Source) else str(dataset), split).documents()
-  if found.tokenizer is not None:
-    raise ConfigError(
-      f"{dataset}: holds tokens, and text is needed; name the text that they were made from, as --data=PATH (or "
-      "--data=PATH,heldout=OTHER)"
-    )
-  return found  # type: ignore[return-value]
 
 
 def is_built(directory: Path) -> bool:

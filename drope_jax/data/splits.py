@@ -1,7 +1,8 @@
-"""The splits of a path, and what is said of one that is missing, small or empty: which documents it does not have."""
+"""The splits of a path: their documents, and what is said of one that is missing, small or empty."""
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 from drope_jax.data.sources import Cut, Documents, Source, Splits, source_at
 from drope_jax.errors import ConfigError
@@ -17,6 +18,28 @@ def part_of(dataset: str | Source, split: str) -> Source:
     if not said.startswith(str(source)):
       raise
     raise ConfigError(f"{dataset}{said.removeprefix(str(source))}") from error
+
+
+def documents(dataset: str | Path | Source, split: str) -> Sequence[str]:
+  """The documents of a split: `len`, an index from 0, iteration; picklable, as grain wants it.
+
+  Args:
+    dataset: a path of any kind that sources/at.py knows, or a source.
+    split: a split's name; of TFDS also a part of it in its notation, as `train[:10%]`.
+
+  Raises:
+    ConfigError: naming the path, if there is no such dataset or split, it is empty, or holds tokens.
+    DataError: naming a file that cannot be read.
+  """
+  if not isinstance(dataset, Source) and not str(dataset):
+    raise ConfigError(f"no data is named, and its split {split!r} is needed; give it as --data=PATH")
+  found = part_of(dataset if isinstance(dataset, Source) else str(dataset), split).documents()
+  if found.tokenizer is not None:
+    raise ConfigError(
+      f"{dataset}: holds tokens, and text is needed; name the text that they were made from, as --data=PATH (or "
+      "--data=PATH,heldout=OTHER)"
+    )
+  return found  # type: ignore[return-value]
 
 
 @contextlib.contextmanager
@@ -39,13 +62,13 @@ def left_out(dataset: str | Source, split: str) -> str:
     return ""
   source = dataset if isinstance(dataset, Source) else source_at(dataset)
   try:
-    documents = source.part(split).documents()
+    found = source.part(split).documents()
   except ConfigError:  # there is no such split, which the error is about
     return ""
-  count = _absent(documents)
+  count = _absent(found)
   if not count:
     return ""
-  share = f"{count:,} of {len(documents):,} documents"
+  share = f"{count:,} of {len(found):,} documents"
   if isinstance(source, Splits):
     return (
       f"; {share} named for {split!r} were left out, since they stand in another part too: a document belongs to "

@@ -8,11 +8,10 @@ from pathlib import Path
 
 import numpy as np
 
-from drope_jax.data.corpus import documents
 from drope_jax.data.pipeline import NOTHING_HELD_OUT, evaluation_documents
 from drope_jax.data.recall import Lines, sentences
 from drope_jax.data.sources import Cut, Source, source_at
-from drope_jax.data.splits import cut_share, naming_split
+from drope_jax.data.splits import cut_share, documents, naming_split
 from drope_jax.data.tokenizers import Tokenizer
 from drope_jax.errors import ConfigError
 from drope_jax.evaluate.haystack import read_essays

@@ -6,8 +6,8 @@ from pathlib import Path
 
 from etils import epath
 
-from drope_jax.data.corpus import documents
 from drope_jax.data.sources.prepared import prepared_directory
+from drope_jax.data.splits import documents
 from drope_jax.errors import ConfigError
 from drope_jax.files import is_local
 

@@ -9,9 +9,8 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from drope_jax import metrics
-from drope_jax.data.corpus import documents
 from drope_jax.data.pipeline import check_named, evaluation_documents
-from drope_jax.data.splits import naming_split
+from drope_jax.data.splits import documents, naming_split
 from drope_jax.data.tokenizers import Tokenizer
 from drope_jax.errors import ConfigError
 from drope_jax.loss import token_losses

@@ -13,9 +13,9 @@ from absl import flags
 
 from drope_jax import cli
 from drope_jax.config import DataConfig
-from drope_jax.data.corpus import documents
 from drope_jax.data.docstrings import gather
 from drope_jax.data.prepare import trained_tokenizer
+from drope_jax.data.splits import documents
 from drope_jax.data.tokenizers import load_tokenizer
 from drope_jax.errors import check
 from drope_jax.serialization import to_dict

@@ -18,7 +18,8 @@ from typing import Any
 
 from drope_jax.config import ComputeConfig, DataConfig, InitConfig, ModelConfig, OptimConfig, QKNorm, TrainConfig
 from drope_jax.data import docstrings
-from drope_jax.data.corpus import documents, is_built
+from drope_jax.data.corpus import is_built
+from drope_jax.data.splits import documents
 from drope_jax.errors import ConfigError
 from drope_jax.evaluate.tasks import DEFAULT
 from drope_jax.positions import RoPE

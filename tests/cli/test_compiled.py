@@ -5,7 +5,12 @@ import pytest
 
 from drope_jax.cli import compiled
 
-NAMES = ("jax_compilation_cache_dir", "jax_compilation_cache_max_size", "jax_enable_compilation_cache")
+NAMES = (
+  "jax_compilation_cache_dir",
+  "jax_compilation_cache_max_size",
+  "jax_enable_compilation_cache",
+  "jax_persistent_cache_min_compile_time_secs",
+)
 
 
 @pytest.fixture
@@ -24,6 +29,7 @@ def test_programs_are_kept_in_the_users_cache_apart_for_each_cpu(setting, tmp_pa
   here = compiled.directory()
   assert here.is_relative_to(tmp_path) and jax.config.jax_compilation_cache_dir == str(here)
   assert 0 < jax.config.jax_compilation_cache_max_size < 1e10
+  assert 0 < jax.config.jax_persistent_cache_min_compile_time_secs < 0.03  # a checkpoint's digests take 0.035 s each
   monkeypatch.setattr(compiled, "_cpu", lambda: "another")
   assert compiled.directory() != here and compiled.directory().parent == here.parent
 

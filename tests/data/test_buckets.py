@@ -9,9 +9,9 @@ from support.bucket import fake_bucket, upload
 from support.stored_documents import STORES, store, text_of
 
 from drope_jax.config import DataConfig
-from drope_jax.data.corpus import documents
 from drope_jax.data.pipeline import train_batches
 from drope_jax.data.sources import Cut, source_at
+from drope_jax.data.splits import documents
 from drope_jax.errors import ConfigError, ToolError
 
 TEXTS = [f"document {i}, naïve ☃ {'x' * (i % 23)}" for i in range(60)]

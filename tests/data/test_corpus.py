@@ -6,7 +6,8 @@ import shutil
 
 import pytest
 
-from drope_jax.data.corpus import build_corpus, documents
+from drope_jax.data.corpus import build_corpus
+from drope_jax.data.splits import documents
 from drope_jax.errors import ConfigError
 
 SPLITS = {"train": [f"document {i}, naïve ☃\n" * i for i in range(40)], "held_out": ["one", "two"]}

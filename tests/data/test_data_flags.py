@@ -6,7 +6,7 @@ import json
 import pytest
 from support.stored_documents import STORES, store
 
-from drope_jax.data.corpus import documents
+from drope_jax.data.splits import documents
 from drope_jax.errors import ConfigError
 from drope_jax.evaluate.haystack import read_essays
 from experiments.plan import reading

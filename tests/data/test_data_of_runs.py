@@ -9,9 +9,10 @@ from support.stored_documents import Numbered
 from support.tiny_run import losses, tiny_run
 
 from drope_jax.config import InitConfig
-from drope_jax.data.corpus import build_corpus, documents
+from drope_jax.data.corpus import build_corpus
 from drope_jax.data.pipeline import train_batches
 from drope_jax.data.sources import Cut, Text
+from drope_jax.data.splits import documents
 from drope_jax.errors import CheckpointError
 from drope_jax.serialization import load_config
 from drope_jax.train import train

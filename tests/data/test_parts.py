@@ -7,10 +7,9 @@ from support.stored_documents import STORES, store, text_of
 
 from drope_jax.config import DataConfig
 from drope_jax.data import pipeline
-from drope_jax.data.corpus import documents
 from drope_jax.data.pipeline import evaluation_documents, train_batches
 from drope_jax.data.sources import JSONL, TFDS, Cut, Mixture, Splits, Text, source_at
-from drope_jax.data.splits import left_out, naming_split
+from drope_jax.data.splits import documents, left_out, naming_split
 from drope_jax.data.tokenizers import ByteTokenizer
 from drope_jax.errors import ConfigError
 

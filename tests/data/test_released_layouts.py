@@ -10,9 +10,9 @@ import tensorflow_datasets as tfds
 from support.stored_documents import as_tfrecord
 
 from drope_jax.config import DataConfig
-from drope_jax.data.corpus import documents
 from drope_jax.data.pipeline import train_batches
 from drope_jax.data.sources import TFDS, Cut, Parquet, Splits, source_at
+from drope_jax.data.splits import documents
 from drope_jax.errors import ConfigError
 
 TEXTS = [f"Page {i}, naïve ☃. " * (1 + i % 7) for i in range(60)]

@@ -6,10 +6,10 @@ import logging
 import pytest
 
 from drope_jax.config import DataConfig
-from drope_jax.data.corpus import documents
 from drope_jax.data.pipeline import train_batches
 from drope_jax.data.report import summarise
 from drope_jax.data.sources import JSONL, Cut, SkipBad, Splits, Tokens, source_at
+from drope_jax.data.splits import documents
 from drope_jax.data.token_shards import write_shards
 from drope_jax.data.tokenizers import ByteTokenizer
 from drope_jax.errors import ConfigError, DataError

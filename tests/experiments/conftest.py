@@ -6,7 +6,8 @@ import pytest
 from support.commands import make_files
 from support.tiny_run import WORDS, tiny_corpus
 
-from drope_jax.data.corpus import build_corpus, documents
+from drope_jax.data.corpus import build_corpus
+from drope_jax.data.splits import documents
 
 
 @pytest.fixture(scope="session")

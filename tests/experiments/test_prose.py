@@ -7,7 +7,7 @@ import subprocess
 
 import pytest
 
-from drope_jax.data.corpus import documents
+from drope_jax.data.splits import documents
 from drope_jax.errors import ConfigError, FileError, ToolError
 from experiments import prose
 

@@ -1,7 +1,7 @@
 """The corpus of prose and recall documents: its splits, its mixture, and that it is a function of its recipe."""
 
-from drope_jax.data.corpus import documents
 from drope_jax.data.recall import ARROW
+from drope_jax.data.splits import documents
 from drope_jax.data.tokenizers import load_tokenizer
 from experiments.recall_corpus import Recipe, build, cut
 

@@ -27,7 +27,8 @@ from support.tiny_run import contents, losses, tiny_corpus, tiny_run
 
 import drope_jax
 from drope_jax.config import InitConfig, QKNorm
-from drope_jax.data.corpus import build_corpus, documents
+from drope_jax.data.corpus import build_corpus
+from drope_jax.data.splits import documents
 from drope_jax.data.tokenizers import load_tokenizer
 from drope_jax.errors import ConfigError
 from drope_jax.evaluate import results

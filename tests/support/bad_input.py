@@ -9,7 +9,8 @@ from support.commands import CONFIG_FILE, Ended
 from support.study_records import figures, write_study
 from support.tiny_run import tiny_corpus, tiny_model, tiny_run
 
-from drope_jax.data.corpus import build_corpus, documents
+from drope_jax.data.corpus import build_corpus
+from drope_jax.data.splits import documents
 from drope_jax.evaluate import results
 from drope_jax.interop.exporting import export_model
 from drope_jax.positions import RoPE

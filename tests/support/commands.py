@@ -11,7 +11,8 @@ from typing import NamedTuple
 
 from support.tiny_run import tiny_corpus, tiny_model, tiny_run
 
-from drope_jax.data.corpus import build_corpus, documents
+from drope_jax.data.corpus import build_corpus
+from drope_jax.data.splits import documents
 from drope_jax.train import train
 
 ROOT = Path(__file__).parents[2]

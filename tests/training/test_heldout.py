@@ -10,7 +10,8 @@ from support.tiny_run import WORDS, records, tiny_model, tiny_run
 
 from drope_jax import checkpoint, metrics
 from drope_jax.config import InitConfig
-from drope_jax.data.corpus import build_corpus, documents
+from drope_jax.data.corpus import build_corpus
+from drope_jax.data.splits import documents
 from drope_jax.data.tokenizers import ByteTokenizer
 from drope_jax.errors import ConfigError
 from drope_jax.evaluate.methods import Inference

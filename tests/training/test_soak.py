@@ -8,7 +8,8 @@ import pytest
 from support.tiny_run import tiny_corpus, tiny_model, tiny_run
 
 from drope_jax import metrics
-from drope_jax.data.corpus import build_corpus, documents
+from drope_jax.data.corpus import build_corpus
+from drope_jax.data.splits import documents
 from drope_jax.train import train
 
 STEPS, WARM = 20_000, 5_000

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import tensorflow_datasets as tfds
 from etils import epath
 from google.protobuf import json_format
 
@@ -49,6 +48,8 @@ class TFDS(Source):
     if directory is None:
       raise ConfigError(f"{self.dataset}: no dataset here (there is no {INFO})")
     _check_features(directory / "features.json")
+    import tensorflow_datasets as tfds  # here: it takes as long as importing JAX, and other sources need none of it
+
     try:
       builder = tfds.builder_from_directory(str(directory))
     except (OSError, KeyError, TypeError, ValueError, json_format.ParseError) as error:
