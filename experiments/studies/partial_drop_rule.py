@@ -18,7 +18,7 @@ trunk per base, and a size per context.
 | small_512 |  15,735,168 |   512 |    5 |    6 |    175.1M |      1.98e16 |    7 (one H200) |
 | paper     | 494,005,120 | 1,024 |   14 |   20 | 54,526.0M |      1.76e20 |                 |
 
-Tokens and FLOPs (PaLM) are of all runs of a seed. Numbers to expect: not yet run.
+Tokens and FLOPs (PaLM) are of all runs of a seed. Numbers to expect: docs/results/partial_drop_rule.md.
 """
 
 import dataclasses

@@ -17,7 +17,7 @@ are longer than a context of `mini`, and models of this size do not answer them 
 | paper | 494,005,120 | 1,024 |    7 |   13 | 85,983.2M |      2.78e20 |                 |
 
 Tokens and FLOPs (PaLM) are of all runs of a seed. RNoPE-SWA has windows of a quarter of the context; the paper does not
-state its own. Numbers to expect: not yet run (the quickstart has most of the rows of `mini`).
+state its own. Numbers to expect: docs/results/table1_needles.md (the quickstart has most of the rows of `mini`).
 """
 
 import dataclasses
