@@ -4,7 +4,7 @@ import statistics
 from collections.abc import Sequence
 from typing import NamedTuple
 
-import scipy.stats
+import scipy.special
 
 
 class Spread(NamedTuple):
@@ -31,7 +31,7 @@ def spread(values: Sequence[float]) -> Spread:
   if n == 1:
     return Spread(mean, 1)
   sd = statistics.stdev(values)
-  half = float(scipy.stats.t.ppf(0.975, n - 1)) * sd / n**0.5
+  half = float(scipy.special.stdtrit(n - 1, 0.975)) * sd / n**0.5
   return Spread(mean, n, sd, mean - half, mean + half)
 
 

@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from drope_jax.additions import ADDITIONS
 from drope_jax.drope import FROM_SCRATCH_COEFFICIENT, SMOLLM_COEFFICIENT, temperature
 from drope_jax.evaluate.coefficient import FIT_TASK
@@ -14,6 +16,7 @@ from drope_jax.markdown import code, plain
 from drope_jax.serialization import to_dict
 from drope_jax.transitions import Keep
 from experiments.reporting import arms
+from experiments.reporting.heldout import Curve, gap_curve, heldout_curve
 from experiments.reporting.lengths import show_length
 from experiments.reporting.records import Part, Records, Run
 from experiments.reporting.table import MISSING, Cell, Column, Heading, Table
@@ -119,19 +122,20 @@ def heldout_table(records: Records) -> Table | None:
 
   None if none was measured.
   """
-  lines = []
+  lines: list[list[str | Cell]] = []
   for name, arm in arms.last_runs(records).items():
     run = records.runs[name]
-    tokens, losses = run.heldout_curve()
-    if not len(losses):
+    curve, gaps = heldout_curve(run), gap_curve(records, run)
+    if not curve:
       continue
-    at, gaps = arms.gap_curve(records, run)
-    gap: str | Cell = MISSING
-    if len(gaps):
-      elsewhere = f" (at {show_count(at[-1])} tokens)" if at[-1] != tokens[-1] else ""
-      gap = Cell(f"{gaps[-1]:+.3f}{elsewhere}", float(gaps[-1]), {"at (tokens)": float(at[-1])})
-    ends = [Cell(f"{loss:.3f}", float(loss)) for loss in (losses[0], losses[-1])]
-    lines.append([plain(arm.label), arms.kind(run), Cell(show_count(tokens[-1]), float(tokens[-1])), *ends, gap])
+    tokens = float(curve.tokens_N[-1])
+    first, last = (_at_point(curve, index, "{:.3f}") for index in (0, -1))
+    gap = _at_point(gaps, -1, "{:+.3f}", interval=True) if gaps else Cell(MISSING)
+    if gaps:
+      at = float(gaps.tokens_N[-1])
+      elsewhere = f" (at {show_count(at)} tokens)" if at != tokens else ""
+      gap = gap._replace(text=gap.text + elsewhere, beside={**gap.beside, "at (tokens)": at})
+    lines.append([plain(arm.label), arms.kind(run), Cell(show_count(tokens), tokens), first, last, gap])
   stored = f"held-out {with_unit(LOSS)}"
   header: list[Heading] = [
     "arm",
@@ -142,6 +146,14 @@ def heldout_table(records: Records) -> Table | None:
     Column("less the control's", f"{stored} less the control's"),
   ]
   return Table("heldout", header, lines) if lines else None
+
+
+def _at_point(curve: Curve, index: int, form: str, *, interval: bool = False) -> Cell:
+  """A point of a curve; its interval over documents is shown where that is asked for and known."""
+  value, ends = float(curve.losses_N[index]), curve.ends_N2[index].tolist()
+  low, high = ends if np.isfinite(ends).all() else (None, None)
+  shown = f" ({form} to {form})".format(low, high) if interval and low is not None else ""
+  return Cell(form.format(value) + shown, value, {"low": low, "high": high})
 
 
 class _Fit(NamedTuple):

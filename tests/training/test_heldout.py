@@ -66,9 +66,10 @@ def test_the_loss_is_that_of_an_evaluation_of_the_checkpoint(evaluated, corpus, 
   loaded, tokenizer = checkpoint.load(evaluated), ByteTokenizer()
   texts = [tokenizer.encode(text) for text in documents(corpus, "heldout")]
   texts = [np.asarray(text) for text in texts if len(text) > 64][:3]
-  expected = position_losses(loaded.params, Inference(loaded.model), texts, length=length).mean()
-  (found,) = [r["loss"] for r in evaluations(evaluated) if (r["step"], r["extension"]) == (6, extension)]
-  assert found == pytest.approx(expected, rel=1e-5)
+  expected = position_losses(loaded.params, Inference(loaded.model), texts, length=length)
+  (found,) = [r for r in evaluations(evaluated) if (r["step"], r["extension"]) == (6, extension)]
+  assert found["loss"] == pytest.approx(expected.mean(), rel=1e-5)
+  assert found["loss_by_group"] == pytest.approx(expected.mean(axis=1).tolist(), rel=1e-5)  # of three documents: each
 
 
 def test_training_is_the_same_without_it(config, evaluated, tmp_path):
