@@ -78,19 +78,25 @@ class HeldOut:
   def measure(self, params: Params, step: int) -> list[dict[str, Any]]:
     """The records of the weights after `step` steps: one per extension, `loss` in nats per token.
 
-    `loss_by_group` has the means of GROUPS groups of documents (of fewer documents, of each one): group g has the
-    documents g, g + GROUPS, g + 2 * GROUPS and so on. Their spread gives the loss an interval over documents, and the
-    difference from a run that read the same documents a paired one.
+    The spread of `loss_by_group` (see `group_means`) gives the loss an interval over documents, and the difference
+    from a run that read the same documents a paired one.
     """
     at, made = step_number(step), []
     for extension, batches in self._batches.items():
       rows = [np.asarray(part) for part in [self._program(params, batch, at) for batch in batches]]
       losses_N = np.concatenate(rows)[: self._count].astype(np.float64)
-      groups = [float(f"{losses_N[first::GROUPS].mean():.7g}") for first in range(min(GROUPS, self._count))]
       where = {"split": SPLIT, "extension": extension, "context": extension * self._context}
-      found = {"loss": float(losses_N.mean()), "documents": self._count, "loss_by_group": groups}
+      found = {"loss": float(losses_N.mean()), "documents": self._count, "loss_by_group": group_means(losses_N)}
       made.append({"step": step, "kind": metrics.EVAL, **where, **found})
     return made
+
+
+def group_means(losses_N: np.ndarray) -> list[float]:
+  """The means of GROUPS groups of documents, or of each document if there are fewer, to seven digits.
+
+  Group g has the documents g, g + GROUPS, g + 2 * GROUPS and so on.
+  """
+  return [float(f"{losses_N[first::GROUPS].mean():.7g}") for first in range(min(GROUPS, len(losses_N)))]
 
 
 def _row_losses(run: Run, params: Params, tokens_BS: Array, step: Array) -> Array:

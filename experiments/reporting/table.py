@@ -6,15 +6,12 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
+from experiments.reporting.latex import latex
+
 MISSING = "–"
 _BAR = re.compile(r"(?<!\\)\|")  # that would end a cell
 _ESCAPED = re.compile(r"\\([\\`*\[\]<>|~$_&#+>.\-])")  # as markdown.plain writes it
 _CODE = re.compile(r"(`+) ?(.+?) ?\1")
-_LATEX = {
-  "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
-  "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "×": r"$\times$", "±": r"$\pm$", "–": "--", "β": r"$\beta$",
-  "γ": r"$\gamma$", "·": r"$\cdot$", "“": "``", "”": "''",
-}  # fmt: skip
 
 
 Value = float | str | None  # None: not known
@@ -65,11 +62,12 @@ class Table(NamedTuple):
 
   @property
   def latex(self) -> str:
-    """A tabular with the rules of booktabs, to be put into a table environment."""
+    """A tabular with the rules of booktabs, to be put into a table environment; pdflatex compiles it."""
     lines = [" & ".join(_latex(_markdown(cell)) for cell in row) + r" \\" for row in (self.header, *self.rows)]
     columns = "l" + ("r" if self.numbers else "l") * (len(self.header) - 1)
     inside = [r"\toprule", lines[0], r"\midrule", *lines[1:], r"\bottomrule"]
-    return "\n".join([rf"\begin{{tabular}}{{{columns}}}", *inside, r"\end{tabular}"]) + "\n"
+    needs = r"% Needs \usepackage{booktabs} in the preamble."
+    return "\n".join([needs, rf"\begin{{tabular}}{{{columns}}}", *inside, r"\end{tabular}"]) + "\n"
 
 
 def _stored(heading: Heading, cells: Sequence[str | Cell]) -> Iterator[list[str]]:
@@ -101,5 +99,5 @@ def _value(value: Value) -> str:
 
 def _latex(markdown: str) -> str:
   bold = re.fullmatch(r"\*\*(.+)\*\*", markdown)
-  text = "".join(_LATEX.get(letter, letter) for letter in _raw(markdown))
+  text = latex(_raw(markdown))
   return rf"\textbf{{{text}}}" if bold else text

@@ -130,7 +130,8 @@ def plot_recovery(records: Records) -> Canvas | None:
     panels[0][1].set_title("less that of the control at the same tokens")
   for axes in panels[0]:
     _token_axis(axes, "tokens of recalibration")
-  panels[0][0].legend(loc="upper right")
+  canvas.tight_layout()
+  canvas.legend(loc="upper center", bbox_to_anchor=(0.5, 0.0), ncols=min(3, len(runs)), columnspacing=2.0)
   return canvas
 
 

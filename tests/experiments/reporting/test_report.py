@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -75,6 +76,18 @@ def test_each_csv_has_one_number_per_cell_outside_of_its_columns_of_text(written
     for heading, cells in stored(path).items():
       if heading not in TEXT:
         assert [float(cell) for cell in cells if cell], f"{path}: {heading} is empty"
+
+
+def test_latex_has_no_character_that_pdflatex_lacks(written):
+  """In documents of their own these tables were compiled once: booktabs is the only package."""
+  paths = list((written / "tables").glob("*.tex"))
+  assert len(paths) == len(list((written / "tables").glob("*.csv")))
+  for path in paths:
+    text = path.read_text(encoding="utf-8")
+    assert text.isascii(), path.name
+    for line in text.splitlines()[3:-2]:
+      cells = re.sub(r"\\[_&%$#{}]|\\[a-z]+(\{\})?|\$[^$]*\$", "", line.removesuffix(r" \\"))
+      assert not set(cells.replace("{}", "")) & set('_%#$~^\\<>|"'), line
 
 
 def test_values_of_the_csv_are_those_that_are_shown(written):

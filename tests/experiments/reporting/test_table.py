@@ -36,11 +36,31 @@ def test_csv_has_one_value_per_cell_and_its_own_headings():
 
 
 def test_latex_is_escaped_and_has_the_rules_of_booktabs():
-  lines = TABLE.latex.splitlines()
+  needs, *lines = TABLE.latex.splitlines()
+  assert needs == r"% Needs \usepackage{booktabs} in the preamble."
   assert lines[0] == r"\begin{tabular}{lrrr}" and lines[-1] == r"\end{tabular}"
   assert [line for line in lines if line.endswith("rule")] == [r"\toprule", r"\midrule", r"\bottomrule"]
   assert lines[4] == r"a\_b \& c* & \textbf{0.900 (0.850 to 0.950)} & drop & 1$\times$ \\"
-  assert lines[6] == r"$\beta$ = 1 | 50 \% & -- &  & -- \\"
+  assert lines[6] == r"$\beta$ = 1 \textbar{} 50 \% & -- &  & -- \\"
+
+
+@pytest.mark.parametrize(
+  ("text", "latex"),
+  [
+    ("a_b & 5 % {c} #1 $x$ ~^\\", r"a\_b \& 5 \% \{c\} \#1 \$x\$ \textasciitilde{}\textasciicircum{}\textbackslash{}"),
+    ("2× ± 1 – “β” ≥ 1…", r"2$\times$ $\pm$ 1 -- ``$\beta$'' $\geq$ 1\ldots{}"),
+    ("a < b | c > `d`", r"a \textless{} b \textbar{} c \textgreater{} \textasciigrave{}d\textasciigrave{}"),
+    ("--steps---", "-{}-steps-{}-{}-"),
+    ("[1, 2] *", "{}[1, 2] *"),
+    ("*", "{}*"),
+    ("é Ångström ž", "é Ångström ž"),
+    ("ł Ł ą 北 🚀", "ł Ł [U+0105] [U+5317] [U+1F680]"),
+    ("", ""),
+  ],
+)
+def test_text_is_what_pdflatex_compiles_and_prints_as_it_is(text, latex):
+  table = Table("one", [code(text) if text else ""], [])
+  assert table.latex.splitlines()[3] == rf"{latex} \\"
 
 
 def test_markdown_keeps_its_columns():
