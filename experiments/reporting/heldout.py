@@ -13,6 +13,7 @@ from experiments.reporting.spread import spread
 class Curve(NamedTuple):
   """Points against the tokens of a run; `ends_N2` are NaN where the records do not have the losses of documents."""
 
+  steps_N: np.ndarray
   tokens_N: np.ndarray
   losses_N: np.ndarray  # nats per token
   ends_N2: np.ndarray  # of the 95 % interval over documents
@@ -56,11 +57,10 @@ def _choice(run: Run) -> object:
 
 def _curve(run: Run, values: Mapping[int, float], groups: Mapping[int, Sequence[float]]) -> Curve:
   tokens = run.heldout_tokens()
-  points = [
-    (tokens[step], value, *_ends(value, groups.get(step, []))) for step, value in values.items() if step in tokens
-  ]
-  points_N4 = np.array(points, float).reshape(-1, 4)
-  return Curve(points_N4[:, 0], points_N4[:, 1], points_N4[:, 2:])
+  steps = [step for step in values if step in tokens]
+  ends_N2 = np.array([_ends(values[step], groups.get(step, [])) for step in steps]).reshape(-1, 2)
+  tokens_N, values_N = (np.array([found[step] for step in steps], float) for found in (tokens, values))
+  return Curve(np.array(steps, int), tokens_N, values_N, ends_N2)
 
 
 def _ends(value: float, groups: Sequence[float]) -> tuple[float, float]:

@@ -7,7 +7,7 @@ from drope_jax.markdown import plain
 from experiments.plan import Row
 from experiments.reporting.lengths import at_length, show_length
 from experiments.reporting.spread import Spread, paired, show_difference, show_interval, show_spread, spread
-from experiments.reporting.summary import Summary
+from experiments.reporting.summary import GAP, HELDOUT, Place, Summary
 from experiments.reporting.table import MISSING, Cell, Column, Heading, Table
 from experiments.reporting.tables import show_number, with_unit
 
@@ -61,14 +61,22 @@ def recovery_table(summary: Summary) -> Table | None:
 
 
 def recovery(summary: Summary, run: str) -> dict[float, Spread]:
-  """The held-out loss in context of a run less its control's, by step; empty for a control, and without curves."""
+  """The held-out loss in context of a run less its control's, by step; empty for a control, and without curves.
+
+  The interval is over seeds; of one seed over documents, where the records have it.
+  """
   row = next((row for row in summary.rows if row.run == run and row.plain), None)
   control = None if row is None else summary.control(row)
   if control is None or control.run == run:
     return {}
   curve, base = summary.curves.get(run, {}), summary.curves.get(control.run, {})
   shared = [step for step in curve if step in base]
-  return {step: paired(curve[step], base[step]) for step in shared} if len(shared) > 1 else {}
+  found = {step: paired(curve[step], base[step]) for step in shared} if len(shared) > 1 else {}
+  for step, difference in found.items():
+    gap = summary.figures.get(Place(run, "", HELDOUT, summary.train_context, GAP, "step", step))
+    if gap is not None:
+      found[step] = difference._replace(low=gap[0].low, high=gap[0].high)
+  return found
 
 
 def compared_with(summary: Summary) -> str:
@@ -99,7 +107,7 @@ def _compact(summary: Summary, tasks: Sequence[str]) -> Table:
 
   def heading(task: str, metric: str, context: int, less: bool) -> str:
     name = metric if metric == LOSS else task
-    return plain(f"{name} {summary.extension(context):g}×" + (" less control" if less else ""))
+    return plain(f"{name} {summary.extension(context):g}×" + (" minus control" if less else ""))
 
   def cell(row: Row, task: str, metric: str, context: int, less: bool) -> str:
     if not less:

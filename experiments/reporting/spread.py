@@ -13,7 +13,7 @@ class Spread(NamedTuple):
   mean: float
   n: int  # seeds
   sd: float | None = None
-  low: float | None = None  # of the 95 % interval of the mean, by Student's t with n - 1 degrees of freedom
+  low: float | None = None  # of the 95 % interval of the mean, by Student's t with n - 1 degrees of freedom over seeds
   high: float | None = None
 
   @property
@@ -46,9 +46,9 @@ def show_spread(found: Spread) -> str:
 
 
 def show_difference(found: Spread) -> str:
-  """`+0.200 ± 0.100 (-0.048 to +0.448)`."""
+  """`+0.200 ± 0.100 (-0.048 to +0.448)`; as `show_mean` of one seed."""
   if found.sd is None or found.low is None or found.high is None:
-    return f"{found.mean:+.3f}"
+    return show_mean(found)
   return f"{found.mean:+.3f} ± {found.sd:.3f} ({found.low:+.3f} to {found.high:+.3f})"
 
 

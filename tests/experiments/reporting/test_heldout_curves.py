@@ -15,6 +15,10 @@ from experiments.reporting import training_plots, training_tables
 from experiments.reporting.axes import STYLE
 from experiments.reporting.heldout import gap_curve, heldout_curve
 from experiments.reporting.records import read_study
+from experiments.reporting.seed_tables import recovery
+from experiments.reporting.study_page import DATA
+from experiments.reporting.summary_files import read_summary
+from experiments.seeds import summary_of, write_study_page
 
 STEPS = [0, 200 * 4096, 400 * 4096]  # in tokens
 T7 = 2.364624  # Student's t(0.975) of eight groups, from a table
@@ -97,3 +101,17 @@ def test_the_recovery_plot_of_one_seed_has_a_band_for_each_curve(own):
   low, high = losses.dataLim.intervaly
   assert low == pytest.approx(2.85 - T7 * 0.489898 / 8**0.5, abs=1e-4) and high > 6.2
   plt.close(canvas)
+
+
+def test_the_page_of_one_seed_has_the_band_and_says_of_what(own, tmp_path_factory):
+  with_groups(own, lambda run, loss: loss + GROUPS * (1.01 if run == "drope" else 1))
+  path = write_study_page([own], tmp_path_factory.mktemp("results") / "quick.md")
+  summary = read_summary(path.parent / DATA / "quick.json")
+  half = T7 * 0.00489898 / 8**0.5
+  found = recovery(summary, "drope")
+  assert [(one.low, one.high) for one in found.values()] == [
+    (pytest.approx(gap - half, abs=1e-5), pytest.approx(gap + half, abs=1e-5)) for gap in (3.25, 0.5, 0.35)
+  ]
+  assert "Band: 95 % interval over documents, paired with the control's" in path.read_text()
+  other = summary_of([own], "quick", control="NoPE from scratch")  # with which no documents are paired
+  assert all(one.low is None for one in recovery(other, "drope").values())
