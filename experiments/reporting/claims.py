@@ -172,7 +172,7 @@ OURS = (
     "The partial drop (rotations that make a full turn within the context are kept) costs less than 0.02 nats in "
     "context, against RoPE continued.",
     "",
-    (_less("partial_drop", PARTIAL, CONTROL, 1, MARGIN),),
+    tuple(_less(study, PARTIAL, CONTROL, 1, MARGIN) for study in ("partial_drop", "partial_drop_half")),
     (_quick(PARTIAL, CONTROL, 1, margin=MARGIN),),
   ),
   Claim(

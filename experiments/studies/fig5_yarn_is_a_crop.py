@@ -13,7 +13,7 @@ report's table and its picture against length are the figure.
 | small |  15,735,168 |   256 |    4 |    6 |    150.1M |      1.56e16 |    5 (one H200) |
 | paper | 494,005,120 | 1,024 |    4 |    6 | 20,971.5M |      6.77e19 |                 |
 
-Tokens and FLOPs (PaLM) are of all runs of a seed. Numbers to expect: not yet run.
+Tokens and FLOPs (PaLM) are of all runs of a seed. Numbers to expect: docs/results/fig5_yarn_is_a_crop.md.
 """
 
 import dataclasses

@@ -14,8 +14,7 @@ does not say whether its did.
 | small |  15,735,168 |   256 |    8 |    6 |    158.1M |      1.64e16 |    6 (one H200) |
 | paper | 494,005,120 | 1,024 |    8 |    6 | 77,594.6M |      2.50e20 |                 |
 
-Tokens and FLOPs (PaLM) are of all runs of a seed. Numbers to expect: not yet run; with the quickstart's model the order
-was reversed (NoPE from scratch 0.07 nats better than DroPE, docs/results/quickstart.md).
+Tokens and FLOPs (PaLM) are of all runs of a seed. Numbers to expect: docs/results/table6_when_to_drop.md.
 """
 
 import dataclasses

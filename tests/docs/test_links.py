@@ -33,7 +33,7 @@ def clicks():
 
 def test_every_question_has_its_answer_within_two_clicks():
   rows = re.findall(r"^\| (.*\?) \| \[.*\]\((.*)\) \| (\d) \|$", QUESTIONS.read_text(), re.MULTILINE)
-  assert len(rows) == 12
+  assert len(rows) >= 12
   away = clicks()
   for question, link, number in rows:
     target = (QUESTIONS.parent / link.partition("#")[0]).resolve()

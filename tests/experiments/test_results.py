@@ -176,6 +176,21 @@ def test_a_claim_does_not_hold_by_what_is_measured_of_it_alone(workdirs):
     assert ("not measured: open" in line) == (comparisons == (first, unmeasured))
 
 
+def test_a_claim_may_compare_the_lengths_of_one_model(workdirs):
+  summary = seeds.summary_of(workdirs, "quick")
+  (row,) = [row for row in summary.rows if (row.run, row.method) == ("drope", "nope")]
+  near, far = sorted(summary.contexts("perplexity"))[:: len(summary.contexts("perplexity")) - 1]
+  ratio = far / summary.train_context
+  asked = claims.Comparison("quick", ("drope", "nope"), ("drope", "nope"), "perplexity", "loss", ratio, below=0.0)
+  asked = asked._replace(second_extension=near / summary.train_context)
+  expected = [
+    b - a for a, b in zip(*(summary.values(row, "perplexity", one, "loss") for one in (near, far)), strict=True)
+  ]
+  assert expected != [0, 0] and verdicts.difference(summary, asked).mean == pytest.approx(sum(expected) / 2)
+  line = verdicts.claims_table([claims.Claim("It rises.", "table 1", (asked,))], {"quick": summary}, "claim", {})
+  assert f"“{row.label}”, loss at {ratio:g}× minus {near / summary.train_context:g}×" in line
+
+
 def test_a_person_judges_what_no_rule_decides(tmp_path):
   path = tmp_path / "verdicts.json"
   assert verdicts.judged(path) == {}
