@@ -25,10 +25,11 @@ Array = jax.Array
 logger = logging.getLogger(__name__)
 
 SPLIT = "heldout"
+GROUPS = 8  # of documents, in a record: enough for an interval, and few numbers
 
 
 class HeldOut:
-  """The documents of `config.eval_documents`, on the devices, and the program that measures them.
+  """As many documents as `config.eval_documents` says, on the devices, and the program that measures them.
 
   The same documents are read at every extension: the first extension * context tokens of each. At a step of a fade the
   model has the frequencies of that step.
@@ -56,46 +57,54 @@ class HeldOut:
     with jax.set_mesh(mesh):
       self._batches = {extension: self._deal_out(tokens_NS, extension, at_once) for extension in self._extensions}
       self._program = jax.jit(
-        functools.partial(_summed_losses, run),
+        functools.partial(_row_losses, run),
         out_shardings=NamedSharding(mesh, PartitionSpec()),
         compiler_options=compiler_options(config.compute, mesh),
       )
 
-  def _deal_out(self, tokens_NS: np.ndarray, extension: int, at_once: int) -> list[tuple[Array, Array]]:
-    """Batches of rows, no larger than those of training, and which of their rows are documents."""
+  def _deal_out(self, tokens_NS: np.ndarray, extension: int, at_once: int) -> list[Array]:
+    """Batches of rows, no larger than those of training; zeros fill up the last one."""
     length = extension * self._context
     rows = round_up_to_shards(min(max(at_once // length, 1), len(tokens_NS)), "batch")
     count = -(-len(tokens_NS) // rows)
     padded = np.pad(tokens_NS[:, : length + 1], [(0, count * rows - len(tokens_NS)), (0, 0)])
-    real = np.arange(count * rows) < len(tokens_NS)
     sharding = named_sharding(self._mesh, ("batch",))
 
     def put(array: np.ndarray) -> Array:
       return jax.make_array_from_callback(array.shape, sharding, lambda index: array[index])
 
-    return [
-      (put(padded[first : first + rows]), put(real[first : first + rows].astype(np.float32)))
-      for first in range(0, count * rows, rows)
-    ]
+    return [put(padded[first : first + rows]) for first in range(0, count * rows, rows)]
 
   def measure(self, params: Params, step: int) -> list[dict[str, Any]]:
-    """The records of the weights after `step` steps: one per extension, `loss` in nats per token."""
+    """The records of the weights after `step` steps: one per extension, `loss` in nats per token.
+
+    The spread of `loss_by_group` (see `group_means`) gives the loss an interval over documents, and the difference
+    from a run that read the same documents a paired one.
+    """
     at, made = step_number(step), []
     for extension, batches in self._batches.items():
-      parts = [self._program(params, *batch, at) for batch in batches]
-      context = extension * self._context
-      loss = sum(float(part) for part in parts) / (self._count * context)
-      where = {"split": SPLIT, "extension": extension, "context": context}
-      made.append({"step": step, "kind": metrics.EVAL, **where, "loss": loss, "documents": self._count})
+      rows = [np.asarray(part) for part in [self._program(params, batch, at) for batch in batches]]
+      losses_N = np.concatenate(rows)[: self._count].astype(np.float64)
+      where = {"split": SPLIT, "extension": extension, "context": extension * self._context}
+      found = {"loss": float(losses_N.mean()), "documents": self._count, "loss_by_group": group_means(losses_N)}
+      made.append({"step": step, "kind": metrics.EVAL, **where, **found})
     return made
 
 
-def _summed_losses(run: Run, params: Params, tokens_BS: Array, real_B: Array, step: Array) -> Array:
-  """The negative log-likelihood of all real rows, in nats."""
+def group_means(losses_N: np.ndarray) -> list[float]:
+  """The means of GROUPS groups of documents, or of each document if there are fewer, to seven digits.
+
+  Group g has the documents g, g + GROUPS, g + 2 * GROUPS and so on.
+  """
+  return [float(f"{losses_N[first::GROUPS].mean():.7g}") for first in range(min(GROUPS, len(losses_N)))]
+
+
+def _row_losses(run: Run, params: Params, tokens_BS: Array, step: Array) -> Array:
+  """The mean negative log-likelihood of each row (B,), in nats per token."""
   compute, softcap = run.config.compute, run.trained.logits_softcap
   hidden = hidden_states(params, run.trained, tokens_BS[:, :-1], compute=compute, frequencies=run.frequencies(step))
   nll_BT = token_losses(params, hidden.states_BTD, tokens_BS[:, 1:], compute.loss_chunk, softcap=softcap).nll_BT
-  return (nll_BT.sum(axis=1) * real_B).sum()
+  return nll_BT.mean(axis=1)
 
 
 def _listed(extensions: list[int]) -> str:

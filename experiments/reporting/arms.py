@@ -3,8 +3,6 @@
 import re
 from collections.abc import Iterable
 
-import numpy as np
-
 from drope_jax.evaluate.methods import METHODS, allowed_methods
 from drope_jax.markdown import code, plain
 from drope_jax.transitions import Transition
@@ -56,20 +54,6 @@ def _start(run: Run) -> tuple[str | int | None, ...] | None:
 
 def _steps(run: Run) -> int:
   return 0 if run.config is None else run.config.steps
-
-
-def gap_curve(records: Records, run: Run) -> tuple[np.ndarray, np.ndarray]:
-  """Held-out loss in context less that of the control, at every step at which both were measured.
-
-  Returns:
-    tokens of the run, and the differences in nats; empty without a control.
-  """
-  control = control_of(records, run)
-  if control is None or is_control(run):
-    return np.array([]), np.array([])
-  tokens, losses, theirs = run.heldout_tokens(), run.heldout_losses(), control.heldout_losses()
-  both = [(tokens[step], loss - theirs[step]) for step, loss in losses.items() if step in theirs and step in tokens]
-  return np.array([at for at, _ in both]), np.array([gap for _, gap in both])
 
 
 def last_runs(records: Records) -> dict[str, Arm]:

@@ -14,6 +14,11 @@ class Lengths(Protocol):
     """A length as a multiple of C."""
 
 
+def at_length(name: str, context: int) -> str:
+  """`loss (nats per token) at 256 tokens`, as a CSV names a column."""
+  return f"{name} at {context} tokens"
+
+
 def show_length(lengths: Lengths, context: int) -> str:
   """`2× (256)`."""
   return f"{lengths.extension(context):g}× ({context:,})"

@@ -35,8 +35,17 @@ LOSS = Picture(
   "Training loss of every arm, smoothed; points: the held-out loss in context. Upright line: the positional embedding "
   "is changed.",
 )
-RECOVERY = Picture("recovery.png", "Held-out loss in context while recalibrating, and its distance from the control's.")
-HELDOUT = Picture("heldout.png", "Held-out loss while training, at the training context and at multiples of it.")
+RECOVERY = Picture(
+  "recovery.png",
+  "Held-out loss in context while recalibrating, and its distance from the control's. Bands, where the records have "
+  "losses by group of documents: 95 % intervals over documents (Student's t), of the distance those of paired "
+  "differences.",
+)
+HELDOUT = Picture(
+  "heldout.png",
+  "Held-out loss while training, at the training context and at multiples of it. Bands, where the records have losses "
+  "by group of documents: 95 % intervals over documents (Student's t).",
+)
 FREQUENCIES = Picture(
   "frequencies.png",
   "What each row does to the rotations of the model at the longest length: 1 leaves a rotation as it was trained, "

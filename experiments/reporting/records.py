@@ -101,11 +101,9 @@ class Run:
     found = {one["step"]: one.get("tokens", self.tokens_at(one["step"])) for one in self.heldout}
     return {step: tokens for step, tokens in found.items() if tokens is not None}
 
-  def heldout_curve(self, extension: float = 1) -> tuple[np.ndarray, np.ndarray]:
-    """Tokens of this run, and the held-out loss after them at so many times the training context."""
-    tokens = self.heldout_tokens()
-    points = [(tokens[step], loss) for step, loss in self.heldout_losses(extension).items() if step in tokens]
-    return np.array([at for at, _ in points]), np.array([loss for _, loss in points])
+  def heldout_groups(self, extension: float = 1) -> dict[int, list[float]]:
+    """The held-out losses of groups of documents, by step; empty in older records."""
+    return {one["step"]: one.get("loss_by_group", []) for one in self.heldout if one["extension"] == extension}
 
 
 @dataclasses.dataclass(frozen=True)

@@ -100,21 +100,21 @@ def recovery_rows(summary: Summary) -> dict[str, Row]:
 
 
 def draw_recovery(summary: Summary) -> Canvas | None:
-  """Held-out loss in context less the control's, by step, with the 95 % band over seeds; None without curves."""
+  """Held-out loss in context less the control's, by step, with its band (see `recovery`); None without curves."""
   rows = recovery_rows(summary)
   if not rows:
     return None
   styles = looks_of(summary.rows, summary.kinds)
   with plt.rc_context(STYLE):
     canvas, axes = plt.subplots(figsize=(8.2, 3.9))
-    ends, settled = [], []
+    named, settled = [], []
     for run, row in rows.items():
       steps, found = zip(*recovery(summary, run).items(), strict=True)
       means, color = [one.mean for one in found], styles[row].color
       axes.plot(steps, means, color=color, marker=".", linewidth=1.8, zorder=3)
-      if len(summary.seeds) > 1:
-        axes.fill_between(steps, [x.low or 0 for x in found], [x.high or 0 for x in found], color=color, alpha=0.15)
-      ends.append((means[-1], row.label, color))
+      ends = np.array([[np.nan if end is None else end for end in (one.low, one.high)] for one in found])
+      axes.fill_between(steps, *ends.T, color=color, alpha=0.15)
+      named.append((means[-1], row.label, color))
       settled += [value for one in found[1:] for value in (one.mean, one.low, one.high) if value is not None]
     axes.axhline(0, color="#777777", linewidth=1, zorder=2)
     margin = 0.08 * (max(*settled, 0) - min(*settled, 0)) + 1e-3
@@ -123,5 +123,5 @@ def draw_recovery(summary: Summary) -> Canvas | None:
     axes.set_ylabel("held-out loss less the control's (nats)")
     canvas.subplots_adjust(right=0.72)
     canvas.draw_without_rendering()
-    label_ends(axes, ends)
+    label_ends(axes, named)
   return canvas

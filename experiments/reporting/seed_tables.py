@@ -5,11 +5,11 @@ from collections.abc import Sequence
 from drope_jax.evaluate.figures import LOSS
 from drope_jax.markdown import plain
 from experiments.plan import Row
-from experiments.reporting.lengths import show_length
+from experiments.reporting.lengths import at_length, show_length
 from experiments.reporting.spread import Spread, paired, show_difference, show_interval, show_spread, spread
-from experiments.reporting.summary import Summary
-from experiments.reporting.table import MISSING, Cell, Table
-from experiments.reporting.tables import show_number
+from experiments.reporting.summary import GAP, HELDOUT, Place, Summary
+from experiments.reporting.table import MISSING, Cell, Column, Heading, Table
+from experiments.reporting.tables import show_number, with_unit
 
 TASKS_BESIDE = 2  # in one table of a page
 
@@ -28,11 +28,13 @@ def spread_table(summary: Summary, task: str, metric: str, *, less_control: bool
   rows = [row for row in summary.measured_rows(task, metric) if not less_control or summary.control(row) is not None]
   lines = [[plain(row.label), *(cell(row, context) for context in contexts)] for row in rows]
   name = f"{task}_{metric}" + ("_less_control" if less_control else "")
-  return Table(name, [plain(metric), *(show_length(summary, context) for context in contexts)], lines)
+  stored = with_unit(metric) + (" less the control's" if less_control else "")
+  columns = [Column(show_length(summary, context), at_length(stored, context)) for context in contexts]
+  return Table(name, [Column(plain(metric), "row"), *columns], lines)
 
 
 def _cell(text: str, found: Spread) -> Cell:
-  return Cell(text, found.mean, found.low, found.high, found.n)
+  return Cell(text, found.mean, {"low": found.low, "high": found.high, "n": found.n, "sd": found.sd})
 
 
 def difference_at(summary: Summary, row: Row, task: str, context: int, metric: str) -> Spread | None:
@@ -53,18 +55,28 @@ def recovery_table(summary: Summary) -> Table | None:
     for run, curve in found.items()
     if curve
   ]
-  return Table("recovery", ["run", *(f"step {step:,}" for step in steps)], lines) if lines else None
+  stored = f"{with_unit(LOSS)} less the control's"
+  header: list[Heading] = ["run", *(Column(f"step {step:,}", f"{stored} at step {step:g}") for step in steps)]
+  return Table("recovery", header, lines) if lines else None
 
 
 def recovery(summary: Summary, run: str) -> dict[float, Spread]:
-  """The held-out loss in context of a run less its control's, by step; empty for a control, and without curves."""
+  """The held-out loss in context of a run less its control's, by step; empty for a control, and without curves.
+
+  The interval is over seeds; of one seed over documents, where the records have it.
+  """
   row = next((row for row in summary.rows if row.run == run and row.plain), None)
   control = None if row is None else summary.control(row)
   if control is None or control.run == run:
     return {}
   curve, base = summary.curves.get(run, {}), summary.curves.get(control.run, {})
   shared = [step for step in curve if step in base]
-  return {step: paired(curve[step], base[step]) for step in shared} if len(shared) > 1 else {}
+  found = {step: paired(curve[step], base[step]) for step in shared} if len(shared) > 1 else {}
+  for step, difference in found.items():
+    gap = summary.figures.get(Place(run, "", HELDOUT, summary.train_context, GAP, "step", step))
+    if gap is not None:
+      found[step] = difference._replace(low=gap[0].low, high=gap[0].high)
+  return found
 
 
 def compared_with(summary: Summary) -> str:
@@ -95,7 +107,7 @@ def _compact(summary: Summary, tasks: Sequence[str]) -> Table:
 
   def heading(task: str, metric: str, context: int, less: bool) -> str:
     name = metric if metric == LOSS else task
-    return plain(f"{name} {summary.extension(context):g}×" + (" less control" if less else ""))
+    return plain(f"{name} {summary.extension(context):g}×" + (" minus control" if less else ""))
 
   def cell(row: Row, task: str, metric: str, context: int, less: bool) -> str:
     if not less:

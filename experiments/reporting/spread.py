@@ -4,7 +4,7 @@ import statistics
 from collections.abc import Sequence
 from typing import NamedTuple
 
-import scipy.stats
+import scipy.special
 
 
 class Spread(NamedTuple):
@@ -13,7 +13,7 @@ class Spread(NamedTuple):
   mean: float
   n: int  # seeds
   sd: float | None = None
-  low: float | None = None  # of the 95 % interval of the mean, by Student's t with n - 1 degrees of freedom
+  low: float | None = None  # of the 95 % interval of the mean, by Student's t with n - 1 degrees of freedom over seeds
   high: float | None = None
 
   @property
@@ -31,7 +31,7 @@ def spread(values: Sequence[float]) -> Spread:
   if n == 1:
     return Spread(mean, 1)
   sd = statistics.stdev(values)
-  half = float(scipy.stats.t.ppf(0.975, n - 1)) * sd / n**0.5
+  half = float(scipy.special.stdtrit(n - 1, 0.975)) * sd / n**0.5
   return Spread(mean, n, sd, mean - half, mean + half)
 
 
@@ -46,9 +46,9 @@ def show_spread(found: Spread) -> str:
 
 
 def show_difference(found: Spread) -> str:
-  """`+0.200 ± 0.100 (-0.048 to +0.448)`."""
+  """`+0.200 ± 0.100 (-0.048 to +0.448)`; as `show_mean` of one seed."""
   if found.sd is None or found.low is None or found.high is None:
-    return f"{found.mean:+.3f}"
+    return show_mean(found)
   return f"{found.mean:+.3f} ± {found.sd:.3f} ({found.low:+.3f} to {found.high:+.3f})"
 
 

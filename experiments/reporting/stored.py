@@ -96,3 +96,6 @@ def check_record(path: Path, number: int, record: Any) -> None:
     value: Any = record.get(name)
     if not isinstance(value, kind) or isinstance(value, bool) or (name != "loss" and value < 0):
       raise ReportError(f"{path}: record {number} has {name} = {value!r}; it must be a number")
+  groups = record.get("loss_by_group", [])
+  if not isinstance(groups, list) or not all(isinstance(loss, _NUMBER) for loss in groups):
+    raise ReportError(f"{path}: record {number} has loss_by_group = {groups!r}; it must be a list of numbers")

@@ -108,9 +108,9 @@ def _about(summary: Summary, over: str) -> str:
   if not base:
     return text
   if len(summary.seeds) == 1:
-    return f"{text} “Less control”: the difference from {base}, of which one seed gives no interval."
+    return f"{text} “Minus control”: the difference from {base}, of which one seed gives no interval."
   return (
-    f"{text} “Less control”: the difference from {base}, with the 95 % interval of its mean (Student's t), bold where "
+    f"{text} “Minus control”: the difference from {base}, with the 95 % interval of its mean (Student's t), bold where "
     "that leaves 0 out."
   )
 
@@ -121,7 +121,9 @@ def _pictures(summary: Summary, name: str) -> list[PagePicture]:
   cut = " Not all rows are drawn." if len(seed_plots.shown_rows(summary)) < len(summary.rows) else ""
   found = [PagePicture(f"{name}_lengths.png", f"What was measured, against length. Bars: {bars}.{cut}")]
   if seed_plots.recovery_rows(summary):
-    band = " Band: 95 % interval over seeds." if several else ""
+    banded = any(one.low is not None for run in summary.curves for one in seed_tables.recovery(summary, run).values())
+    documents = "documents, paired with the control's (Student's t over groups of them)"
+    band = f" Band: 95 % interval over {'seeds' if several else documents}." if banded else ""
     found.append(PagePicture(f"{name}_recovery.png", f"Held-out loss in context less that of the control.{band}{cut}"))
   return found
 

@@ -1,6 +1,7 @@
 """A study over its seeds: every figure once per seed, and what a reader must know of how it was made."""
 
 import dataclasses
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
@@ -9,9 +10,11 @@ from drope_jax.evaluate.coefficient import FIT_TASK
 from drope_jax.evaluate.figures import BETA, LOSS, At, Figure
 from experiments.plan import Row
 from experiments.reporting import arms
+from experiments.reporting.heldout import gap_curve
 from experiments.reporting.records import Measured, Part, Records
 
 HELDOUT = "heldout"  # the task of a recovery curve: the held-out loss in context, by step
+GAP = "loss_less_control"  # of one seed, by step too: its interval over documents is paired, which two losses cannot be
 # Parts that are not kept: a report of one seed draws them, and over seeds they would be most of the file.
 _TOO_FINE = {"position", "depth", BETA}
 
@@ -92,7 +95,7 @@ class Summary:
     """The held-out loss in context of a run by step, one value per seed."""
     found: dict[float, list[float]] = {}
     for place, figures in self.figures.items():
-      if (place.task, place.run) == (HELDOUT, run) and isinstance(place.at, int | float):
+      if (place.task, place.run, place.metric) == (HELDOUT, run, LOSS) and isinstance(place.at, int | float):
         found[place.at] = [figure.value for figure in figures]
     return dict(sorted(found.items()))
 
@@ -143,13 +146,16 @@ def summarized(studies: Sequence[Records], making: Making, control: str | None =
       if all(step in curve for curve in curves):
         place = Place(run, "", HELDOUT, first.train_context, LOSS, "step", step)
         figures[place] = tuple(Figure(LOSS, curve[step], 0, better="lower") for curve in curves)
+  controls = _controls(first, control)
+  if len(studies) == 1:
+    figures |= {place: (figure,) for place, figure in _gaps(first, controls).items()}
   return Summary(
     making=making,
     train_context=first.train_context,
     seeds=seeds,
     rows=first.rows,
     kinds={name: arms.kind(run) for name, run in first.runs.items()},
-    controls=_controls(first, control),
+    controls=controls,
     figures=figures,
   )
 
@@ -190,6 +196,23 @@ def _recovery(study: Records, run: str) -> dict[int, float]:
   if run not in study.runs or study.runs[run].transition is None:
     return {}
   return study.runs[run].heldout_losses()
+
+
+def _gaps(study: Records, controls: Mapping[str, str]) -> dict[Place, Figure]:
+  """The distance of each recovery curve from the control's, where it has an interval over documents."""
+  found = {}
+  for name, run in study.runs.items():
+    own = arms.control_of(study, run)
+    if own is None or own.name not in {row.run for row in study.rows if row.label == controls.get(name)}:
+      continue  # its rows are compared with another run
+    curve = gap_curve(study, run)
+    for step, gap, (low, high) in zip(
+      *(x.tolist() for x in (curve.steps_N, curve.losses_N, curve.ends_N2)), strict=True
+    ):
+      if math.isfinite(low) and math.isfinite(high):
+        place = Place(name, "", HELDOUT, study.train_context, GAP, "step", step)
+        found[place] = Figure(GAP, gap, 0, low, high, better="lower")
+  return found
 
 
 def _controls(study: Records, label: str | None) -> dict[str, str]:

@@ -2,13 +2,15 @@
 
 Columns of the CSV: run, method, task, context (tokens), metric, by, at, seed, value, n, low, high. `by` and `at` say
 which part of a figure it is (drope_jax/evaluate/results.py), and are empty for the whole; `low` and `high` are the ends
-of the 95 % interval over the samples of that seed. A recovery curve is the task "heldout" by step.
+of the 95 % interval over the samples of that seed. A recovery curve is the task "heldout" by step; of one seed its
+distance from the control's, with the paired interval over documents, is the metric "loss_less_control".
 """
 
 import csv
 import dataclasses
 import io
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -110,6 +112,8 @@ def _figure(line: dict[str, Any], better: dict[str, Any]) -> tuple[Place, int, F
   place = Place(line["run"], line["method"], line["task"], int(line["context"]), line["metric"], by, at)
   low, high = (float(line[name]) if line[name] else None for name in ("low", "high"))
   value, n = float(line["value"]), int(line["n"])
+  if not all(math.isfinite(one) for one in (value, low, high) if one is not None):
+    raise ValueError(f"{place.metric} is {line['value']} ({line['low']} to {line['high']}); numbers must be finite")
   return place, int(line["seed"]), Figure(place.metric, value, n, low, high, by, at, better[place.metric])
 
 

@@ -3,41 +3,49 @@
 import csv
 import io
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
+
+from experiments.reporting.latex import latex
 
 MISSING = "–"
 _BAR = re.compile(r"(?<!\\)\|")  # that would end a cell
 _ESCAPED = re.compile(r"\\([\\`*\[\]<>|~$_&#+>.\-])")  # as markdown.plain writes it
 _CODE = re.compile(r"(`+) ?(.+?) ?\1")
-_LATEX = {
-  "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
-  "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "×": r"$\times$", "±": r"$\pm$", "–": "--", "β": r"$\beta$",
-  "γ": r"$\gamma$", "·": r"$\cdot$", "“": "``", "”": "''",
-}  # fmt: skip
+
+
+Value = float | str | None  # None: not known
 
 
 class Cell(NamedTuple):
-  """A cell of a number: what Markdown shows, and for the CSV the number itself, its interval and its samples."""
+  """A cell that is shown in one way and stored in another: one without any value is not in the CSV."""
+
+  text: str  # in Markdown and LaTeX
+  value: Value = None  # in the CSV
+  beside: Mapping[str, Value] = {}  # in columns of their own, as "low", "high", "n" and "sd"
+
+
+class Column(NamedTuple):
+  """A heading that is shown in one way, and has another in the CSV, with the unit of its values."""
 
   text: str
-  value: float
-  low: float | None = None
-  high: float | None = None
-  n: int | None = None
+  name: str
+
+
+Heading = str | Column
 
 
 class Table(NamedTuple):
   """A table whose first column is text; texts are Markdown, as drope_jax/markdown.py escapes it."""
 
   name: str  # of its files, without a suffix
-  header: Sequence[str]
+  header: Sequence[Heading]
   rows: Sequence[Sequence[str | Cell]]
   numbers: bool = True  # whether the other columns are numbers, which stand to the right
 
   @property
   def markdown(self) -> str:
-    def line(cells: Sequence[str | Cell]) -> str:
+    def line(cells: Sequence[Heading | Cell]) -> str:
       return "| " + " | ".join(_BAR.sub(r"\|", _markdown(cell)) for cell in cells) + " |"
 
     aligned = [":--", *["--:" if self.numbers else ":--"] * (len(self.header) - 1)]
@@ -45,34 +53,38 @@ class Table(NamedTuple):
 
   @property
   def csv(self) -> str:
-    """Numbers in full; behind a column of them stand those of the columns low, high and n that say something."""
+    """One value per cell, numbers in full and empty where one is not known."""
     columns = list(zip(*self.rows, strict=True)) or [()] * len(self.header)
-    shown: list[list[str]] = []
-    for name, cells in zip(map(_raw, self.header), columns, strict=True):
-      found = [cell if isinstance(cell, Cell) else None for cell in cells]
-      if not any(found):
-        shown.append([name, *(_raw(_markdown(cell)) for cell in cells)])
-        continue
-      name = name.partition(", n = ")[0]  # which has a column of its own
-      for field in ("value", "low", "high", "n"):
-        values = [None if cell is None else getattr(cell, field) for cell in found]
-        if any(value is not None for value in values):
-          shown.append([name if field == "value" else f"{name} {field}", *map(_number, values)])
+    stored = [column for heading, cells in zip(self.header, columns, strict=True) for column in _stored(heading, cells)]
     text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows(zip(*shown, strict=True))
+    csv.writer(text, lineterminator="\n").writerows(zip(*stored, strict=True))
     return text.getvalue()
 
   @property
   def latex(self) -> str:
-    """A tabular with the rules of booktabs, to be put into a table environment."""
+    """A tabular with the rules of booktabs, to be put into a table environment; pdflatex compiles it."""
     lines = [" & ".join(_latex(_markdown(cell)) for cell in row) + r" \\" for row in (self.header, *self.rows)]
     columns = "l" + ("r" if self.numbers else "l") * (len(self.header) - 1)
     inside = [r"\toprule", lines[0], r"\midrule", *lines[1:], r"\bottomrule"]
-    return "\n".join([rf"\begin{{tabular}}{{{columns}}}", *inside, r"\end{tabular}"]) + "\n"
+    needs = r"% Needs \usepackage{booktabs} in the preamble."
+    return "\n".join([needs, rf"\begin{{tabular}}{{{columns}}}", *inside, r"\end{tabular}"]) + "\n"
 
 
-def _markdown(cell: str | Cell) -> str:
-  return cell.text if isinstance(cell, Cell) else cell
+def _stored(heading: Heading, cells: Sequence[str | Cell]) -> Iterator[list[str]]:
+  """The columns of the CSV that a column becomes: its text, or its values and those beside them."""
+  name = heading.name if isinstance(heading, Column) else _raw(heading)
+  if not any(isinstance(cell, Cell) for cell in cells):
+    yield [name, *(_raw(_markdown(cell)) for cell in cells)]
+    return
+  found = [cell if isinstance(cell, Cell) else Cell(cell) for cell in cells]
+  for beside in dict.fromkeys(("", *(key for cell in found for key in cell.beside))):
+    values = [cell.beside.get(beside) if beside else cell.value for cell in found]
+    if any(value is not None for value in values):
+      yield [f"{name} {beside}".rstrip(), *map(_value, values)]
+
+
+def _markdown(cell: Heading | Cell) -> str:
+  return cell if isinstance(cell, str) else cell.text
 
 
 def _raw(markdown: str) -> str:
@@ -81,11 +93,11 @@ def _raw(markdown: str) -> str:
   return _ESCAPED.sub(r"\1", text)
 
 
-def _number(value: float | None) -> str:
-  return "" if value is None else f"{value:.10g}"
+def _value(value: Value) -> str:
+  return "" if value is None else f"{value:.10g}" if isinstance(value, float) else str(value)
 
 
 def _latex(markdown: str) -> str:
   bold = re.fullmatch(r"\*\*(.+)\*\*", markdown)
-  text = "".join(_LATEX.get(letter, letter) for letter in _raw(markdown))
+  text = latex(_raw(markdown))
   return rf"\textbf{{{text}}}" if bold else text

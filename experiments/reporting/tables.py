@@ -6,12 +6,18 @@ from collections.abc import Iterable
 from drope_jax.evaluate.figures import BETA, BITS_PER_BYTE, LOSS, At, Figure
 from drope_jax.markdown import plain
 from experiments.plan import Row
-from experiments.reporting.lengths import show_length
+from experiments.reporting.lengths import at_length, show_length
 from experiments.reporting.level import standings
 from experiments.reporting.records import Records
-from experiments.reporting.table import MISSING, Cell, Table
+from experiments.reporting.table import MISSING, Cell, Column, Heading, Table
 
 LEVEL = "level with the best"
+_UNITS = {LOSS: "nats per token", "position": "tokens", "distance": "tokens"}  # of metrics and of what they are by
+
+
+def with_unit(name: str) -> str:
+  """`loss (nats per token)`; others are shares, counts or scores, or say their unit themselves."""
+  return f"{name} ({_UNITS[name]})" if name in _UNITS else name
 
 
 def show_number(value: float) -> str:
@@ -39,7 +45,10 @@ def is_text(records: Records, task: str) -> bool:
 
 
 def results_table(records: Records, task: str, metric: str, as_perplexity: bool = False) -> Table:
-  """Lines are rows, columns lengths; the last column says at which of them a row is level with the best."""
+  """Lines are rows, columns lengths; the last column says at which of them a row is level with the best.
+
+  In the CSV this is a column per length, of 1 and 0.
+  """
   contexts = records.contexts(task)
   part = (metric, None, None)
   rows = [row for row in records.rows if any(records.figure(row, task, c, part) for c in contexts)]
@@ -58,18 +67,21 @@ def results_table(records: Records, task: str, metric: str, as_perplexity: bool 
       return MISSING
     text = _with_interval(figure, as_perplexity)
     text += f", n = {figure.n:,}" if _shared_n(found[context].values()) is None else ""
-    return _cell(f"**{text}**" if stands_out(figure, context) else text, figure, as_perplexity)
+    plain_cell = _cell(f"**{text}**" if stands_out(figure, context) else text, figure, as_perplexity)
+    level = {LEVEL: int(row in standing[context].level)} if context in standing else {}
+    return plain_cell._replace(beside={**plain_cell.beside, **level})
 
-  def level(row: Row) -> str:
+  def level(row: Row) -> Cell:
     at = [f"{records.extension(c):g}×" for c, one in standing.items() if row in one.level]
-    return ", ".join(at) or MISSING
+    return Cell(", ".join(at) or MISSING)
 
-  def heading(context: int) -> str:
+  def heading(context: int) -> Column:
     n = _shared_n(found[context].values())
-    return show_length(records, context) + ("" if n is None else f", n = {n:,}")
+    shown = show_length(records, context) + ("" if n is None else f", n = {n:,}")
+    return Column(shown, at_length(with_unit(name), context))
 
   name = "perplexity" if as_perplexity else metric
-  header = [plain(name), *map(heading, contexts), *([LEVEL] if standing else [])]
+  header: list[Heading] = [Column(plain(name), "row"), *map(heading, contexts), *([LEVEL] if standing else [])]
   lines = [[plain(row.label), *(cell(row, c) for c in contexts), *([level(row)] if standing else [])] for row in rows]
   return Table(task if name == task else f"{task}_{name}", header, lines)
 
@@ -112,8 +124,10 @@ def parts_table(records: Records, task: str, metric: str, by: str) -> Table | No
   as_perplexity = metric == LOSS and is_text(records, task)
   every = sorted({at for found in by_row.values() for at in found}, key=start_of)
   name = "perplexity" if as_perplexity else metric
-  header = [plain(f"{name} by {by}, at {show_length(records, context)}"), *(plain(row.label) for row in by_row)]
-  lines = [[show_at(at), *(_value(found.get(at), as_perplexity) for found in by_row.values())] for at in every]
+  first = Column(plain(f"{name} by {by}, at {show_length(records, context)}"), with_unit(by))
+  each = [Column(plain(row.label), at_length(f"{row.label}, {with_unit(name)}", context)) for row in by_row]
+  header: list[Heading] = [first, *each]
+  lines = [[_at(at), *(_value(found.get(at), as_perplexity) for found in by_row.values())] for at in every]
   return Table(f"{task}_{name}_by_{by}", header, lines)
 
 
@@ -126,12 +140,18 @@ def betas_table(records: Records) -> Table | None:
     for row, betas in found.items()
     if any(beta not in (None, 1.0) for beta in betas)
   ]
-  return Table("beta", ["β", *(show_length(records, c) for c in contexts)], lines) if lines else None
+  header: list[Heading] = [Column("β", "row"), *(Column(show_length(records, c), at_length("β", c)) for c in contexts)]
+  return Table("beta", header, lines) if lines else None
 
 
 def _beta(records: Records, row: Row, context: int) -> float | None:
   figures = (records.figure(row, task, context, (BETA, None, None)) for task in records.tasks)
   return next((figure.value for figure in figures if figure is not None), None)
+
+
+def _at(at: At) -> Cell:
+  ends = {"from": at[0], "to": at[1]} if isinstance(at, tuple) else {}
+  return Cell(show_at(at), None if isinstance(at, tuple) else at, ends)
 
 
 def _with_interval(figure: Figure, as_perplexity: bool) -> str:
@@ -149,10 +169,10 @@ def _value(figure: Figure | None, as_perplexity: bool) -> str | Cell:
 
 
 def _cell(text: str, figure: Figure, as_perplexity: bool) -> Cell:
-  if not as_perplexity:
-    return Cell(text, figure.value, figure.low, figure.high, figure.n)
-  low, high = (None if end is None else _exp(end) for end in (figure.low, figure.high))
-  return Cell(text, _exp(figure.value), low, high, figure.n)
+  value, low, high = (
+    _exp(end) if as_perplexity and end is not None else end for end in (figure.value, figure.low, figure.high)
+  )
+  return Cell(text, value, {"low": low, "high": high, "n": figure.n})
 
 
 def _exp(loss: float) -> float:

@@ -15,6 +15,7 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator
 from experiments.plan import Arm
 from experiments.reporting import arms
 from experiments.reporting.axes import INK, VERMILION, arm_colors, label_ends
+from experiments.reporting.heldout import Curve, gap_curve, heldout_curve
 from experiments.reporting.records import Records
 from experiments.reporting.training_tables import show_count
 
@@ -48,8 +49,8 @@ def _curves(records: Records) -> list[_Curve]:
         continue
       tokens = np.array([record["tokens"] for record in logged], float)
       smooth = _smoothed(tokens, np.array([record["loss"] for record in logged]))
-      seen, heldout = run.heldout_curve()
-      found[name] = _Curve(arm, smooth[0] + start, smooth[1], seen + start, heldout)
+      heldout = heldout_curve(run)
+      found[name] = _Curve(arm, smooth[0] + start, smooth[1], heldout.tokens_N + start, heldout.losses_N)
   return list(found.values())
 
 
@@ -100,27 +101,37 @@ def _enlarge_after(
   return set(ends)
 
 
+def _draw(axes: Axes, curve: Curve, color: Any, of: int, label: str | None = None) -> None:
+  """A held-out curve with its band over documents, where it has one; paler if there are many."""
+  axes.plot(curve.tokens_N, curve.losses_N, color=color, linewidth=1.8, marker=".", label=label)
+  axes.fill_between(curve.tokens_N, *curve.ends_N2.T, color=color, alpha=min(0.18, 0.7 / of), linewidth=0)
+
+
 def plot_recovery(records: Records) -> Canvas | None:
-  """Held-out loss in context of every arm against its last run's tokens; beside it, its distance from the control's."""
+  """Held-out loss in context of every arm against its last run's tokens; beside it, its distance from the control's.
+
+  Bands: 95 % intervals over documents; those of the distance are paired.
+  """
   colors = arm_colors(records)
   runs = {arm: records.runs[name] for name, arm in arms.last_runs(records).items()}
-  runs = {arm: run for arm, run in runs.items() if run.transition is not None and len(run.heldout_curve()[0])}
+  runs = {arm: run for arm, run in runs.items() if run.transition is not None and heldout_curve(run)}
   if not runs:
     return None
-  gaps = {arm: gap for arm, run in runs.items() if len((gap := arms.gap_curve(records, run))[0])}
+  gaps = {arm: gap for arm, run in runs.items() if (gap := gap_curve(records, run))}
   canvas, panels = plt.subplots(1, 2 if gaps else 1, figsize=(10, 3.9), squeeze=False)
   for arm, run in runs.items():
-    panels[0][0].plot(*run.heldout_curve(), color=colors[arm], linewidth=1.8, marker=".", label=arm.label)
+    _draw(panels[0][0], heldout_curve(run), colors[arm], len(runs), arm.label)
   panels[0][0].set_title("held-out loss in context")
   panels[0][0].set_ylabel("nats per token")
-  for arm, (tokens, losses) in gaps.items():
-    panels[0][1].plot(tokens, losses, color=colors[arm], linewidth=1.8, marker=".")
+  for arm, gap in gaps.items():
+    _draw(panels[0][1], gap, colors[arm], len(gaps))
   if gaps:
     panels[0][1].axhline(0, color=INK, linewidth=1, zorder=2)
     panels[0][1].set_title("less that of the control at the same tokens")
   for axes in panels[0]:
     _token_axis(axes, "tokens of recalibration")
-  panels[0][0].legend(loc="upper right")
+  canvas.tight_layout()
+  canvas.legend(loc="upper center", bbox_to_anchor=(0.5, 0.0), ncols=min(3, len(runs)), columnspacing=2.0)
   return canvas
 
 
@@ -135,7 +146,7 @@ def plot_heldout(records: Records) -> Canvas | None:
   canvas, axes = plt.subplots(figsize=(8.2, 3.9))
   shades = plt.colormaps["viridis"](np.linspace(0, 0.8, len(extensions)))
   for extension, color in zip(extensions, shades, strict=True):
-    axes.plot(*run.heldout_curve(extension), color=color, linewidth=1.8, marker=".", label=f"{extension:g}×")
+    _draw(axes, heldout_curve(run, extension), color, len(extensions), f"{extension:g}×")
   axes.set_ylabel("held-out loss (nats per token)")
   _token_axis(axes, "training tokens of the run")
   axes.legend(title="length, as a multiple of the training context")

@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from drope_jax.additions import ADDITIONS
 from drope_jax.drope import FROM_SCRATCH_COEFFICIENT, SMOLLM_COEFFICIENT, temperature
 from drope_jax.evaluate.coefficient import FIT_TASK
@@ -14,9 +16,11 @@ from drope_jax.markdown import code, plain
 from drope_jax.serialization import to_dict
 from drope_jax.transitions import Keep
 from experiments.reporting import arms
+from experiments.reporting.heldout import Curve, gap_curve, heldout_curve
 from experiments.reporting.lengths import show_length
 from experiments.reporting.records import Part, Records, Run
-from experiments.reporting.table import MISSING, Table
+from experiments.reporting.table import MISSING, Cell, Column, Heading, Table
+from experiments.reporting.tables import with_unit
 
 
 def show_duration(seconds: float) -> str:
@@ -36,41 +40,63 @@ def show_count(count: float) -> str:
 def runs_table(records: Records) -> Table:
   """What was trained: one line per run."""
   with_mfu = any(record.get("mfu") is not None for run in records.runs.values() for record in run.metrics)
-  header = ["run", "starts from", "parameters", "steps", "tokens", "FLOPs (PaLM)", "last loss", "time", "tokens/s"]
+  header: list[Heading] = [
+    "run",
+    "starts from",
+    "parameters",
+    "steps",
+    "tokens",
+    "FLOPs (PaLM)",
+    Column("last loss", f"last {with_unit(LOSS)}"),
+    Column("time", "time (seconds)"),
+    Column("tokens/s", "tokens per second, median"),
+  ]
+  mfu = [Column("MFU (PaLM)", "MFU (PaLM, %), median")] if with_mfu else []
   runs = [run for run in records.runs.values() if run.pretrained is None]
   lines = [[*_of_run(run), *([_median(run, "mfu", 100, ".1f", " %")] if with_mfu else [])] for run in runs]
-  return Table("runs", header + (["MFU (PaLM)"] if with_mfu else []), lines)
+  return Table("runs", [*header, *mfu], lines)
 
 
-def _of_run(run: Run) -> list[str]:
-  parameters = MISSING if run.parameters is None else f"{run.parameters:,}"
+def _of_run(run: Run) -> list[str | Cell]:
+  parameters = MISSING if run.parameters is None else Cell(f"{run.parameters:,}", run.parameters)
   cells = [code(run.name), _start(run), parameters]
   last = run.last
   if last is None:
     return [*cells, *[MISSING] * 6]
-  unfinished = run.config is not None and last["step"] != run.config.steps
-  steps = f"{last['step']:,}" + (f" of {run.config.steps:,} (unfinished)" if unfinished and run.config else "")
-  flops = MISSING if run.flops is None else f"{run.flops:.2e}"
-  shown = [steps, f"{last['tokens']:,}", flops, f"{last['loss']:.3f}", show_duration(last["seconds"])]
-  return [*cells, *shown, _median(run, "tokens_per_second", 1, ",.0f")]
+  planned = None if run.config is None else run.config.steps
+  unfinished = "" if planned in (None, last["step"]) else f" of {planned:,} (unfinished)"
+  return [
+    *cells,
+    Cell(f"{last['step']:,}{unfinished}", last["step"], {"planned": planned}),
+    Cell(f"{last['tokens']:,}", last["tokens"]),
+    MISSING if run.flops is None else Cell(f"{run.flops:.2e}", run.flops),
+    Cell(f"{last['loss']:.3f}", last["loss"]),
+    Cell(show_duration(last["seconds"]), last["seconds"]),
+    _median(run, "tokens_per_second", 1, ",.0f"),
+  ]
 
 
-def _start(run: Run) -> str:
+def _start(run: Run) -> str | Cell:
   if run.config is None:
     return MISSING
   init = run.config.init
   if init is None:
-    return "scratch"
-  parts = [code(Path(init.checkpoint).name) + ("" if init.step is None else f" at step {init.step:,}")]
-  parts += [] if init.transition == Keep() else [arms.kind(run)]
-  parts += ["QK-norm inserted"] if init.qk_norm is not None else []
-  parts += [f"{field} added" for field in ADDITIONS if getattr(init, field)]
-  return ", ".join(parts)
+    return Cell("scratch", "scratch")
+  name = Path(init.checkpoint).name
+  start = code(name) + ("" if init.step is None else f" at step {init.step:,}")
+  changes = [] if init.transition == Keep() else [arms.kind(run)]
+  changes += ["QK-norm inserted"] if init.qk_norm is not None else []
+  changes += [f"{field} added" for field in ADDITIONS if getattr(init, field)]
+  beside = {"at step": init.step, "changed": ", ".join(changes) or None}
+  return Cell(", ".join([start, *changes]), name, beside)
 
 
-def _median(run: Run, field: str, times: float, form: str, unit: str = "") -> str:
+def _median(run: Run, field: str, times: float, form: str, unit: str = "") -> str | Cell:
   found = [record[field] for record in run.metrics if record.get(field) is not None]
-  return f"{times * statistics.median(found):{form}}{unit}" if found else MISSING
+  if not found:
+    return MISSING
+  median = times * statistics.median(found)
+  return Cell(f"{median:{form}}{unit}", median)
 
 
 def arms_described(records: Records) -> str:
@@ -96,19 +122,38 @@ def heldout_table(records: Records) -> Table | None:
 
   None if none was measured.
   """
-  lines = []
+  lines: list[list[str | Cell]] = []
   for name, arm in arms.last_runs(records).items():
     run = records.runs[name]
-    tokens, losses = run.heldout_curve()
-    if not len(losses):
+    curve, gaps = heldout_curve(run), gap_curve(records, run)
+    if not curve:
       continue
-    at, gaps = arms.gap_curve(records, run)
-    gap = f"{gaps[-1]:+.3f}" if len(gaps) else MISSING
-    gap += f" (at {show_count(at[-1])} tokens)" if len(gaps) and at[-1] != tokens[-1] else ""
-    cells = [plain(arm.label), arms.kind(run), show_count(tokens[-1]), f"{losses[0]:.3f}", f"{losses[-1]:.3f}", gap]
-    lines.append(cells)
-  header = ["arm", "what it is", "tokens", "held-out loss at its start", "at its end", "less the control's"]
+    tokens = float(curve.tokens_N[-1])
+    first, last = (_at_point(curve, index, "{:.3f}") for index in (0, -1))
+    gap = _at_point(gaps, -1, "{:+.3f}", interval=True) if gaps else Cell(MISSING)
+    if gaps:
+      at = float(gaps.tokens_N[-1])
+      elsewhere = f" (at {show_count(at)} tokens)" if at != tokens else ""
+      gap = gap._replace(text=gap.text + elsewhere, beside={**gap.beside, "at (tokens)": at})
+    lines.append([plain(arm.label), arms.kind(run), Cell(show_count(tokens), tokens), first, last, gap])
+  stored = f"held-out {with_unit(LOSS)}"
+  header: list[Heading] = [
+    "arm",
+    "what it is",
+    "tokens",
+    Column("held-out loss at its start", f"{stored} at its start"),
+    Column("at its end", f"{stored} at its end"),
+    Column("less the control's", f"{stored} less the control's"),
+  ]
   return Table("heldout", header, lines) if lines else None
+
+
+def _at_point(curve: Curve, index: int, form: str, *, interval: bool = False) -> Cell:
+  """A point of a curve; its interval over documents is shown where that is asked for and known."""
+  value, ends = float(curve.losses_N[index]), curve.ends_N2[index].tolist()
+  low, high = ends if np.isfinite(ends).all() else (None, None)
+  shown = f" ({form} to {form})".format(low, high) if interval and low is not None else ""
+  return Cell(form.format(value) + shown, value, {"low": low, "high": high})
 
 
 class _Fit(NamedTuple):
@@ -164,14 +209,28 @@ def _fit_described(records: Records, run: str) -> Iterator[str | Table]:
   for context, best in fit.best.items():
     losses = fit.losses[context]
     extension, edge = records.extension(context), fit.on_edge(context)
-    fitted = MISSING if fit.c is None else f"{temperature(extension, fit.c.value):.2f}"
-    tried = f"{min(losses):g} to {max(losses):g}" if losses else MISSING
+    beta = None if fit.c is None else temperature(extension, fit.c.value)
+    tried = (min(losses), max(losses)) if losses else None
     at_one = next((loss for beta, loss in losses.items() if math.isclose(beta, 1.0)), None)
-    shown = [MISSING if loss is None else f"{loss:.3f}" for loss in (at_one, losses.get(best))]
-    lines.append([show_length(records, context), tried, f"{best:.2f}" + ("*" if edge else ""), fitted, *shown])
+    lines.append(
+      [
+        Cell(show_length(records, context), context),
+        MISSING if tried is None else Cell("{:g} to {:g}".format(*tried), None, {"from": tried[0], "to": tried[1]}),
+        Cell(f"{best:.2f}" + ("*" if edge else ""), best, {"on the edge of the grid": int(edge)}),
+        MISSING if beta is None else Cell(f"{beta:.2f}", beta),
+        *(MISSING if loss is None else Cell(f"{loss:.3f}", loss) for loss in (at_one, losses.get(best))),
+      ]
+    )
     edges += [f"{extension:g}×"] if edge else []
   if lines:
-    header = ["length", "β tried", "best β", "β = 1 + c·ln s", "loss at β = 1", "loss at best β"]
+    header: list[Heading] = [
+      Column("length", "length (tokens)"),
+      "β tried",
+      "best β",
+      "β = 1 + c·ln s",
+      Column("loss at β = 1", f"{with_unit(LOSS)} at β = 1"),
+      Column("loss at best β", f"{with_unit(LOSS)} at best β"),
+    ]
     yield Table(f"temperature_{run}", header, lines)
   if edges:
     yield (

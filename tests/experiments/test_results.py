@@ -102,6 +102,7 @@ def test_workdirs_of_other_models_are_not_seeds_of_one_study(workdirs, tmp_path)
   ("spoil", "said"),
   [
     (lambda text: text.replace(",0,3.27,", ",0,much,"), "not a figure"),
+    (lambda text: text.replace(",0,3.27,", ",0,nan,"), r"not a figure \(loss is nan .*; numbers must be finite"),
     (lambda text: "\n".join(text.splitlines()[:-1]) + "\n", "has seeds"),
     (lambda text: text.replace("context", "length", 1), "not a figure"),
   ],

@@ -110,4 +110,6 @@ def test_seeds_md_has_pictures_and_each_table_as_files(tmp_path, capsys):
     f"{name}.{suffix}" for name in names for suffix in ("csv", "tex")
   }
   first = (tmp_path / "out" / "tables" / "perplexity_loss_less_control.csv").read_text().splitlines()
-  assert first[0] == "loss,2× (256),2× (256) low,2× (256) high,2× (256) n" and first[1].startswith("RoPE + YaRN,0.2,")
+  name = "loss (nats per token) less the control's at 256 tokens"
+  assert first[0] == ",".join(["row", name, *(f"{name} {one}" for one in ("low", "high", "n", "sd"))])
+  assert first[1].startswith("RoPE + YaRN,0.2,") and first[1].endswith(",2,0")

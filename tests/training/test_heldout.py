@@ -17,6 +17,7 @@ from drope_jax.errors import ConfigError
 from drope_jax.evaluate.methods import Inference
 from drope_jax.evaluate.position_losses import position_losses
 from drope_jax.train import train
+from drope_jax.training.heldout import group_means
 from drope_jax.transitions import Fade
 
 
@@ -66,9 +67,16 @@ def test_the_loss_is_that_of_an_evaluation_of_the_checkpoint(evaluated, corpus, 
   loaded, tokenizer = checkpoint.load(evaluated), ByteTokenizer()
   texts = [tokenizer.encode(text) for text in documents(corpus, "heldout")]
   texts = [np.asarray(text) for text in texts if len(text) > 64][:3]
-  expected = position_losses(loaded.params, Inference(loaded.model), texts, length=length).mean()
-  (found,) = [r["loss"] for r in evaluations(evaluated) if (r["step"], r["extension"]) == (6, extension)]
-  assert found == pytest.approx(expected, rel=1e-5)
+  expected = position_losses(loaded.params, Inference(loaded.model), texts, length=length)
+  (found,) = [r for r in evaluations(evaluated) if (r["step"], r["extension"]) == (6, extension)]
+  assert found["loss"] == pytest.approx(expected.mean(), rel=1e-5)
+  assert found["loss_by_group"] == pytest.approx(expected.mean(axis=1).tolist(), rel=1e-5)  # of three documents: each
+
+
+def test_groups_have_every_eighth_document():
+  losses_N = np.arange(20.0)
+  assert group_means(losses_N) == [8.0, 9.0, 10.0, 11.0, 8.0, 9.0, 10.0, 11.0]  # (0, 8, 16), ..., (4, 12), ...
+  assert group_means(losses_N[:3]) == [0.0, 1.0, 2.0]
 
 
 def test_training_is_the_same_without_it(config, evaluated, tmp_path):

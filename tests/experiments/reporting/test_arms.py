@@ -2,14 +2,13 @@
 
 import dataclasses
 
-import numpy as np
 import pytest
-from support.study_records import LOSSES, cells, figures, study_of, write_run
+from support.study_records import LOSSES, figures, study_of, write_run
 
 from drope_jax.config import InitConfig
 from drope_jax.positions import RoPE
 from drope_jax.transitions import Drop, Fade, Keep, PartialDrop, Transition
-from experiments.reporting import arms, training_tables
+from experiments.reporting import arms
 from experiments.reporting.axes import looks
 
 
@@ -73,19 +72,6 @@ def test_without_a_control_from_the_same_step_there_is_none(workdir):
     write_run(workdir / "runs" / name, init=init)
   study = study_of(workdir, figures(LOSSES, {}))
   assert arms.control_of(study, study.runs["drope"]) is None
-
-
-def test_the_recovery_curve_is_heldout_loss_in_context_less_the_controls(workdir):
-  study = study_of(workdir, figures(LOSSES, {}))
-  tokens, losses = study.runs["drope"].heldout_curve()
-  assert tokens.tolist() == [0, 200 * 4096, 400 * 4096] and losses.tolist() == [6.2, 3.4, 3.2]
-  assert study.runs["drope"].heldout_curve(8)[1].tolist() == [3.5]
-  tokens, gap = arms.gap_curve(study, study.runs["drope"])
-  assert tokens.tolist() == [0, 200 * 4096, 400 * 4096]
-  np.testing.assert_allclose(gap, [3.25, 0.5, 0.35])
-  table = cells(training_tables.heldout_table(study).markdown)
-  assert table["DroPE"] == ["DroPE", "1.64M", "6.200", "3.200", "+0.350"]
-  assert table["RoPE, continued"][-2:] == ["2.850", "–"] and "NoPE from scratch" not in table
 
 
 def test_rows_keep_apart(workdir):

@@ -1,6 +1,8 @@
 """The report of a study, a single run and an evaluation: complete, the same again, and clear about bad records."""
 
+import csv
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -51,6 +53,60 @@ def test_a_report_is_the_same_when_written_again(written):
   before = {path.name: path.read_bytes() for path in written.iterdir() if path.is_file()}
   write_report(written)
   assert before == {path.name: path.read_bytes() for path in written.iterdir() if path.is_file()}
+
+
+# The headings of all columns of text.
+TEXT = {"row", "run", "arm", "what it is", "starts from", "starts from changed", "setting", "value"}
+
+
+def stored(path: Path) -> dict[str, list[str]]:
+  """The columns of a CSV by their headings."""
+  with path.open(newline="", encoding="utf-8") as file:
+    heading, *lines = csv.reader(file)
+  assert len(set(heading)) == len(heading), path.name
+  return dict(zip(heading, zip(*lines, strict=True), strict=True))
+
+
+def test_each_csv_has_one_number_per_cell_outside_of_its_columns_of_text(written, tmp_path):
+  write_run(tmp_path / "single", positions=RoPE())
+  write_report(tmp_path / "single")
+  paths = [path for one in (written, tmp_path / "single") for path in (one / "tables").glob("*.csv")]
+  assert {"runs", "heldout", "settings", "temperature_drope", "needles_accuracy"} <= {path.stem for path in paths}
+  for path in paths:
+    for heading, cells in stored(path).items():
+      if heading not in TEXT:
+        assert [float(cell) for cell in cells if cell], f"{path}: {heading} is empty"
+
+
+def test_latex_has_no_character_that_pdflatex_lacks(written):
+  """In documents of their own these tables were compiled once: booktabs is the only package."""
+  paths = list((written / "tables").glob("*.tex"))
+  assert len(paths) == len(list((written / "tables").glob("*.csv")))
+  for path in paths:
+    text = path.read_text(encoding="utf-8")
+    assert text.isascii(), path.name
+    for line in text.splitlines()[3:-2]:
+      cells = re.sub(r"\\[_&%$#{}]|\\[a-z]+(\{\})?|\$[^$]*\$", "", line.removesuffix(r" \\"))
+      assert not set(cells.replace("{}", "")) & set('_%#$~^\\<>|"'), line
+
+
+def test_values_of_the_csv_are_those_that_are_shown(written):
+  heldout, fit = (stored(written / "tables" / f"{name}.csv") for name in ("heldout", "temperature_drope"))
+  at = heldout["arm"].index("DroPE")
+  gap = heldout["held-out loss (nats per token) less the control's"][at]
+  assert float(gap) == pytest.approx(3.2 - 2.85, abs=1e-9)
+  assert heldout["tokens"][at] == str(400 * 4096)
+  assert fit["length (tokens)"] == ("256", "512", "1024") and fit["best β on the edge of the grid"] == ("0", "0", "1")
+  assert set(fit["β tried from"]) == {"1"} and set(fit["β tried to"]) == {"1.8"}
+  by_position = stored(written / "tables" / "perplexity_perplexity_by_position.csv")
+  assert by_position["position (tokens) from"][:2] == ("0", "64")
+  assert by_position["position (tokens) to"][:2] == ("64", "128")
+  runs = stored(written / "tables" / "runs.csv")
+  assert runs["starts from"] == ("scratch", "rope", "rope", "scratch")
+  assert runs["starts from changed"] == ("", "", "DroPE", "")
+  accuracy = stored(written / "tables" / "needles_accuracy.csv")
+  level = dict(zip(accuracy["row"], accuracy["accuracy at 1024 tokens level with the best"], strict=True))
+  assert [row for row, is_level in level.items() if is_level == "1"] == ["RoPE + YaRN"]
 
 
 def test_a_picture_that_can_no_longer_be_drawn_goes_and_those_of_others_stay(workdir):
