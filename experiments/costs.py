@@ -16,7 +16,8 @@ from drope_jax.evaluate.tasks.needles import Needles
 from drope_jax.evaluate.tasks.order import Order
 from drope_jax.metrics import flops_per_token, objective_flops_per_token
 from drope_jax.parameters import count_parameters
-from experiments.plan import EvalPlan, Study, run_directory
+from experiments.factor_search import Searched
+from experiments.plan import EvalPlan, Pretrained, Study, run_directory
 
 # Training as it was measured: (FLOPs per token, tokens per second of a device), by jax's device_kind. A study's own
 # small sizes: one quickstart on two quiet cores (`python -m experiments.quickstart --config.seed=2`, median of its
@@ -80,7 +81,16 @@ def evaluation_flops(study: Study, models: Mapping[str, ModelConfig]) -> float:
       if row.method == "drope" and length > study.train_context:
         samples += len(BETAS) * plan.num_documents
       total += samples * length * flops_per_token(models[row.run], length) / 3
-  return total
+  return total + sum(_search_flops(models[name], run, study) for name, run in study.runs.items())
+
+
+def _search_flops(model: ModelConfig, run: TrainConfig | Pretrained, study: Study) -> float:
+  """Of a search for factors, which reads its prompts once for every candidate; 0 for a run without one."""
+  if not isinstance(run, Searched):
+    return 0.0
+  length = round(run.factor * study.train_context)
+  prompts = run.how.generations * run.how.population * run.how.samples
+  return prompts * length * flops_per_token(model, length) / 3
 
 
 def _samples(task: str, plan: EvalPlan) -> int:

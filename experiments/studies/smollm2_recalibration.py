@@ -36,7 +36,8 @@ class Recalibration:
   checkpoint: str = "runs/smollm2_135m/checkpoint"
   dataset: str = "data/prose"  # with the splits `train`, and `heldout` and `fit` of long documents
   steps: int = 400  # of each run
-  turns: float | None = 1.0  # within the context, of the rotations that the partial drop keeps; None: no partial drop
+  # Within the context, of what the partial drop keeps (docs/results/partial_drop_half.md); None: no partial drop.
+  turns: float | None = 0.5
   batch_size: int = 32  # rows of the model's context
   extensions: tuple[int, ...] = (1, 2, 4)  # multiples of the model's context
   documents: int = 8  # held out, to measure the loss on

@@ -13,6 +13,7 @@ from support.lowering import lower_run
 from drope_jax.config import TrainConfig
 from drope_jax.evaluate.methods import inference
 from drope_jax.evaluate.tasks import task_classes, task_groups
+from drope_jax.metrics import flops_per_token
 from drope_jax.positions import RoPE
 from drope_jax.sharding import AXES
 from drope_jax.training.preflight import check_layout
@@ -186,3 +187,14 @@ def test_flops_count_what_a_teacher_reads():
   assert by_name["drop_taught"].tokens == by_name["drop"].tokens
   assert by_name["drop_taught"].flops == pytest.approx(by_name["drop"].flops * (1 + 0.8 / 3), rel=1e-2)
   assert by_name["control_flops"].flops == pytest.approx(by_name["drop_taught"].flops, rel=1e-2)
+
+
+def test_a_search_for_factors_is_counted():
+  def reading(generations):
+    settings = STUDIES["table10_extension"].SIZES["mini"]()
+    study = dataclasses.replace(settings, generations=generations).study(WORKDIR)
+    models = run_models(study, WORKDIR)
+    return costs.evaluation_flops(study, models), flops_per_token(models["control"], 8 * settings.context) / 3
+
+  (some, _), (twice, per_token) = reading(10), reading(20)
+  assert twice - some == pytest.approx(10 * 16 * 16 * 1024 * per_token)  # generations, population, prompts, tokens
