@@ -14,7 +14,7 @@ queries only (which the paper mentions without numbers) and of keys only.
 | small |   15,735,168 to 15,741,312 |   256 |    7 |    6 |     225.2M |      2.34e16 |    7 (one H200) |
 | paper | 361,821,120 to 361,862,080 | 2,048 |   21 |   21 | 660,602.9M |      1.93e21 |                 |
 
-Tokens and FLOPs (PaLM) are of all runs of a seed. Numbers to expect: not yet run.
+Tokens and FLOPs (PaLM) are of all runs of a seed. Numbers to expect: docs/results/table11_qk_norm_by_rate.md.
 """
 
 import dataclasses
