@@ -22,7 +22,8 @@ A claim is about a difference between two rows of a study, taken within each see
 interval of the mean difference (Student's t over seeds) lies wholly where the claim puts it, **does not hold** if the
 interval lies wholly outside, and is **open** if it reaches both, or if there is one seed. Of several comparisons all
 must be measured and hold; one that fails refutes the claim. Intervals are 95 % each, not corrected for their number.
-The quickstart stands in where the study that is meant has not been run."""
+The quickstart stands in where the study that is meant has not been run. Studies at `mini` share the trained models of a
+seed: two of them differ in texts and prompts there, and not in training."""
 
 
 def difference(summary: Summary, asked: Comparison) -> Spread | None:

@@ -44,8 +44,8 @@ mini 8, 7, 6, 5, 3 of 16; by 1 and 2: small 13, 11 of 32, paper 12, 11 of 32. mi
 seed, 2,000 over five seeds; the others for 1,000.
 
 Numbers to expect: docs/results/partial_drop.md (five seeds at mini). Hypothesis 1 is open for one turn: +0.023 nats,
-0.012 to 0.034; 2 holds against the control under each method, and is open against the full drop; 3 is borne out
-up to one turn. At small, one seed, without the extra controls: docs/results/partial_drop_small.md.
+0.012 to 0.034; 2 holds against the control under each method, and is open against the full drop; 3 is shown from
+half a turn to one. At small, one seed, without the extra controls: docs/results/partial_drop_small.md.
 """
 
 import dataclasses

@@ -29,7 +29,7 @@ from experiments.recall_corpus import Recipe, build
 
 SPREAD = (
   "Another seed can change a loss by about as much, and what a model this small has learnt to retrieve by more than "
-  "the number of prompts says: by up to 25 points (standard deviation over three seeds, docs/results/quickstart.md)."
+  "the number of prompts says: by up to 49 points between three seeds (docs/results/quickstart.md)."
 )
 ARMS = (
   Arm("RoPE, continued", ("rope", "rope_continued")),

@@ -18,8 +18,7 @@ tails see the same tokens in the same order; the report has every one's recovery
 | paper | 494,005,120 | 1,024 |   19 |   18 | 52,428.8M |      1.75e20 |                 |
 
 Tokens and FLOPs (PaLM, the teacher's forward passes included) are of all runs of a seed. Numbers to expect:
-docs/results/recalibration.md. A pilot (one to three seeds, other code) had all of them within 0.06 nats of the plain
-drop.
+docs/results/recalibration.md.
 """
 
 import dataclasses

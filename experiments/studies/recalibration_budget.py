@@ -17,9 +17,7 @@ has other turns; with the `--runs=DIR` of `mini` its trunk and controls are trai
 | paper      | 494,005,120 | 1,024 |   17 |   23 |  46,137.3M |      1.49e20 |                 |
 | paper_360m | 361,821,120 | 2,048 |   16 |   23 | 900,802.3M |      2.64e21 |                 |
 
-Tokens and FLOPs (PaLM) are of all runs of a seed. Numbers to expect: not yet run. A pilot (recalibration budgets of 250
-and 1,000 steps, 3 seeds, other code) had the gap of the full drop grow from 0.334 to 0.506 nats, and that of the
-partial drop stay at 0.01.
+Tokens and FLOPs (PaLM) are of all runs of a seed. Numbers to expect: not yet run.
 """
 
 import dataclasses

@@ -10,7 +10,7 @@ RoPE will do (`--config.checkpoint`), at any multiples of its context.
 
 No token is trained on; each of the 7 rows reads 16,384 and 8,192. Parameters: 134.5M. FLOPs per token, forward (PaLM,
 T 16,384): 1.401e9. Numbers to expect (docs/results/smollm2.md, loss in nats, positions 14,336 to 16,383): RoPE 6.85,
-PI 3.95, NTK 2.85, YaRN 2.81, dropped 6.10, the pairs kept that turn once 5.76.
+PI 3.95, NTK 2.85, YaRN 2.81, dropped 6.10.
 """
 
 import dataclasses

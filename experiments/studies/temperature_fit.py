@@ -14,8 +14,8 @@ report has the grid of the fit, with the loss at each beta and length.
 | small |  15,735,168 |   256 |    4 |   12 |    225.1M |      2.34e16 |    8 (one H200) |
 | paper | 494,005,120 | 1,024 |    4 |   12 | 35,651.6M |      1.15e20 |                 |
 
-Tokens and FLOPs (PaLM) are of all runs of a seed. Numbers to expect: docs/results/temperature_fit.md; the quickstart's model had a fitted c
-of 0.06, 0 and 0, and at 15.7M parameters, one seed, a fitted beta cut the loss at 8 times the context from 5.17 to 3.75
+Tokens and FLOPs (PaLM) are of all runs of a seed. Numbers to expect: docs/results/temperature_fit.md. With 15.7M
+parameters, one seed, a fitted beta cut the loss at 8 times the context from 5.17 to 3.74
 (docs/results/partial_drop_small.md).
 """
 
