@@ -19,12 +19,22 @@ def layers_apart(params: Params) -> Params:
   mesh = jax.sharding.get_abstract_mesh()
   if mesh.size > 1 or not all(map(_on_one_cpu, stacked.values())):
     return params
-  (device,) = next(iter(stacked.values())).devices()
-  views = {name: np.asarray(array) for name, array in stacked.items()}
-  count = len(next(iter(views.values())))
+  split = {name: _split(array) for name, array in stacked.items()}
+  count = len(next(iter(split.values())))
+  return params | {"layers": tuple({name: rows[i] for name, rows in split.items()} for i in range(count))}
+
+
+def _split(array: jax.Array) -> list[jax.Array]:
+  """The rows of an array on one CPU, as arrays that share its memory where a row is aligned.
+
+  Rows of an array that may be moved (one not committed to its device, as jit returns them) may be moved too: a mesh, a
+  default device or another argument that is committed then still decides where the program runs.
+  """
+  (device,) = array.devices()
+  view = np.asarray(array)
   # device_put takes the memory of a numpy array over as it is, if that is aligned; jnp.asarray would copy it.
-  layers = tuple({name: jax.device_put(view[i], device) for name, view in views.items()} for i in range(count))
-  return params | {"layers": layers}
+  with jax.default_device(device):
+    return [jax.device_put(row, device if array.committed else None) for row in view]
 
 
 def _on_one_cpu(array: Any) -> bool:

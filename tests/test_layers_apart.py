@@ -78,3 +78,11 @@ def test_a_model_of_half_the_bytes(params):
   layer = layers_apart(halves)["layers"][1]
   assert layer["q"].dtype == jnp.bfloat16
   np.testing.assert_array_equal(layer["q"], halves["layers"]["q"][1])
+
+
+def test_layers_are_committed_to_their_device_only_if_the_parameters_are(params):
+  # Else a sampling key, a mesh or a default device of another CPU would be refused or ignored.
+  held = jax.device_put(params, jax.devices()[0])
+  for given, expected in ((params, False), (held, True)):
+    apart = layers_apart(given)["layers"]
+    assert {array.committed for layer in apart for array in layer.values()} == {expected}

@@ -30,8 +30,10 @@ def keep() -> None:
   chosen, on = (getattr(jax.config, name) for name in ("jax_compilation_cache_dir", "jax_enable_compilation_cache"))
   if chosen is None and on:
     jax.config.update("jax_compilation_cache_dir", str(directory()))
-    jax.config.update("jax_compilation_cache_max_size", _LIMIT)
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", _LEAST_SECONDS)
+    ours = {"jax_compilation_cache_max_size": _LIMIT, "jax_persistent_cache_min_compile_time_secs": _LEAST_SECONDS}
+    for name, value in ours.items():
+      if name.upper() not in os.environ:  # a user who has set it knows why
+        jax.config.update(name, value)
 
 
 def _cpu() -> str:

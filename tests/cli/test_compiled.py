@@ -42,3 +42,15 @@ def test_a_directory_or_a_refusal_that_is_set_stays(setting):
   setting("jax_enable_compilation_cache", False)
   compiled.keep()
   assert jax.config.jax_compilation_cache_dir is None
+
+
+@pytest.mark.parametrize(
+  ("name", "value"), [("jax_persistent_cache_min_compile_time_secs", 5.0), ("jax_compilation_cache_max_size", 1000)]
+)
+def test_a_limit_of_the_environment_stays(setting, monkeypatch, name, value):
+  setting("jax_compilation_cache_dir", None)
+  setting(name, value)  # as JAX has read it from the environment when it was imported
+  monkeypatch.setenv(name.upper(), str(value))
+  compiled.keep()
+  assert getattr(jax.config, name) == value
+  assert jax.config.jax_compilation_cache_dir == str(compiled.directory())
