@@ -82,6 +82,10 @@ class Objective(Value):
     """Forward passes of a step, of `steps`, beside the model's own; each is a third of the FLOPs of training."""
     return 0.0
 
+  def phase(self, step: int, steps: int) -> tuple[int, ...]:
+    """Which of its parts is minimised at a step, of `steps`, where it has parts that follow each other."""
+    return ()
+
 
 @dataclasses.dataclass(unsafe_hash=True)
 class NextToken(Objective):
@@ -178,7 +182,14 @@ class InTurn(Objective):
     return self.first.frozen() or self.then.frozen()
 
   def extra_forwards(self, step: int, steps: int) -> float:
-    return (self.first if step < math.ceil(self.share * steps) else self.then).extra_forwards(step, steps)
+    return self._at(step, steps).extra_forwards(step, steps)
+
+  def phase(self, step: int, steps: int) -> tuple[int, ...]:
+    now = self._at(step, steps)
+    return int(now is self.then), *now.phase(step, steps)
+
+  def _at(self, step: int, steps: int) -> Objective:
+    return self.first if step < math.ceil(self.share * steps) else self.then
 
   def __call__(self, inputs: Inputs) -> tuple[Array, Sums]:
     names = {name for sums in jax.eval_shape(lambda: (self.first(inputs)[1], self.then(inputs)[1])) for name in sums}

@@ -109,12 +109,14 @@ def _check_extension(before: int, run: Run, workdir: epath.Path) -> None:
   began = f"TrainConfig.steps is {steps} and {workdir} began with {before}"
   if steps < before:
     raise ConfigError(f"{began}: a run can be extended, not cut short")
-  teacher = any(
-    config.objective.extra_forwards(step, before) != config.objective.extra_forwards(step, steps)
+  objective = config.objective
+  other = any(
+    of_run(step, before) != of_run(step, steps)
+    for of_run in (objective.extra_forwards, objective.phase)
     for step in range(before)
   )
-  if run.trained is not run.model or teacher:
-    what = config.objective if teacher else config.init and config.init.transition
+  if run.trained is not run.model or other:
+    what = objective if other else config.init and config.init.transition
     raise ConfigError(
       f"{began}: with other steps {type(what).__name__} would bring back what it has taken away; start another run "
       "from this one, with InitConfig.transition Keep()"

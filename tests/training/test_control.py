@@ -15,6 +15,7 @@ from support.tiny_run import contents, losses, records, tiny_run
 from drope_jax import checkpoint, distributed
 from drope_jax.config import ComputeConfig, InitConfig
 from drope_jax.errors import CheckpointError, ConfigError
+from drope_jax.objective import InTurn, NextToken
 from drope_jax.optim import learning_rate
 from drope_jax.optimizers import AdamW, Muon
 from drope_jax.sharding import make_mesh
@@ -90,6 +91,18 @@ def test_what_is_trained_may_not_differ_when_a_run_is_extended(config, finished)
       train(dataclasses.replace(longer(config), **changes), finished, extend=True)
     assert "--extend" not in str(error.value)
   assert contents(finished) == before
+
+
+def test_a_run_whose_objective_has_changed_on_the_way_is_not_extended(config, tmp_path):
+  both = InTurn(first=NextToken(), then=NextToken(z_loss=1e-3), share=0.5)
+  inside = InTurn(first=both, then=NextToken(), share=0.9)
+  for name, objective in (("one", both), ("inside", inside)):
+    short = dataclasses.replace(config, objective=objective, steps=4, checkpoint_every=4)
+    train(short, tmp_path / name)
+    before = contents(tmp_path / name)
+    with pytest.raises(ConfigError, match="with other steps InTurn would bring back what it has taken away"):
+      train(dataclasses.replace(short, steps=12), tmp_path / name, extend=True)
+    assert contents(tmp_path / name) == before
 
 
 # --- what it says -----------------------------------------------------------------------------------------------------
