@@ -15,9 +15,9 @@ def layers_apart(params: Params) -> Params:
   on CPUs XLA neither reads a product's matrix through a slice, nor moves the copy out of the loop. On other devices,
   and on a mesh of several, the parameters are returned as they are.
   """
-  stacked = params["layers"]
+  stacked = params.get("layers", {})  # a stand-in for a model may have none
   mesh = jax.sharding.get_abstract_mesh()
-  if mesh.size > 1 or not all(map(_on_one_cpu, stacked.values())):
+  if mesh.size > 1 or not stacked or not all(map(_on_one_cpu, stacked.values())):
     return params
   split = {name: _split(array) for name, array in stacked.items()}
   count = len(next(iter(split.values())))
