@@ -17,7 +17,7 @@ from jax import lax
 
 from drope_jax.cache import Cache, init_cache
 from drope_jax.layers_apart import layers_apart
-from drope_jax.model import MOST_UNROLLED, Array, hidden_states, separate_frequencies, unembed
+from drope_jax.model import Array, hidden_states, scans, separate_frequencies, unembed
 from drope_jax.model_config import ComputeConfig, ModelConfig
 from drope_jax.parameters import Params
 from drope_jax.rotation import Frequencies
@@ -196,8 +196,7 @@ class Generation:
 
 def _for_decoding(params: Params, config: ModelConfig, compute: ComputeConfig) -> Params:
   """The parameters as the decode loop reads them: on a CPU with the layers apart, which then run unrolled."""
-  scans = compute.scan_layers or (compute.scan_layers is None and config.num_layers > MOST_UNROLLED)
-  return params if scans else layers_apart(params)
+  return params if scans(config, compute, unrolled_is_faster=True) else layers_apart(params)
 
 
 def _check_arguments(

@@ -66,14 +66,14 @@ class Hidden(NamedTuple):
 # On one H200 the step of the 494M model was 12 % slower with its layers scanned, and took a second per layer to compile
 # unrolled: worth it for a run of more than minutes, up to some number of layers. On TPUs nothing was measured, and the
 # scanned step of a large model compiles for minutes already. On CPUs configs of few layers say that they are unrolled.
-MOST_UNROLLED = 48
+_MOST_UNROLLED = 48
 
 
-def _scans(config: ModelConfig, compute: ComputeConfig) -> bool:
-  """Whether layers are scanned, where no setting says so: except on GPUs."""
+def scans(config: ModelConfig, compute: ComputeConfig, *, unrolled_is_faster: bool) -> bool:
+  """Whether layers are scanned: as the setting says, else unless that is slower and they are few enough to unroll."""
   if compute.scan_layers is not None:
     return compute.scan_layers
-  return target_platform() != "gpu" or config.num_layers > MOST_UNROLLED
+  return not unrolled_is_faster or config.num_layers > _MOST_UNROLLED
 
 
 def _run_layers(
@@ -109,7 +109,8 @@ def _run_layers(
     return tuple(carry), None
 
   carry = (x_BTD, cache)
-  unrolled = isinstance(params, tuple) or taps.layers or not _scans(config, compute)
+  on_gpu = target_platform() == "gpu"
+  unrolled = isinstance(params, tuple) or taps.layers or not scans(config, compute, unrolled_is_faster=on_gpu)
   scanned = 0 if unrolled else num_layers // period * period
   if scanned:
     cycles = jax.tree.map(lambda w: w[:scanned].reshape(scanned // period, period, *w.shape[1:]), params)

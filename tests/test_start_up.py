@@ -1,11 +1,13 @@
 """What a command imports before it does anything: only what it needs, since that is most of a short run's time."""
 
+import functools
 import subprocess
 import sys
 
 import pytest
 
 
+@functools.cache
 def imported_by(module):
   """The names of the modules that importing one brings along, in a process of its own."""
   program = f"import sys, {module}\nprint(*sys.modules, sep='\\n')"
