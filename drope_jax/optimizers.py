@@ -1,19 +1,18 @@
 """Optimizers as values: what turns gradients into the direction of an update, weight decay included.
 
-An optimizer is a value of `OptimConfig`, which adds what all of them share (optim.py): clipping before it, and the
-scheduled learning rate behind it.
+An optimizer is a value of `OptimConfig`. What all optimizers share is in optim.py: gradient clipping before it, and
+the scheduled learning rate after it.
 """
 
 import dataclasses
 import math
-from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
 
-from drope_jax.errors import check
+from drope_jax.errors import check, check_at_least
 from drope_jax.parameters import ParameterSpec
 from drope_jax.values import Value
 
@@ -21,12 +20,15 @@ Transforms = tuple[optax.GradientTransformation, ...]
 
 
 class Optimizer(Value):
-  """The base of all optimizers; a user's own derives from this and has `transforms`."""
+  """The base of all optimizers; one of your own derives from it and defines `transforms`."""
 
   def transforms(self, specs: Any) -> Transforms:
-    """Gradient transformations, one behind the other, for parameters of these `specs` (model.parameter_specs).
+    """Gradient transformations, applied in this order.
 
-    What comes out is multiplied by minus the learning rate and added to the parameters.
+    Their output is multiplied by minus the learning rate and added to the parameters.
+
+    Args:
+      specs: the tree of `parameters.parameter_specs`, whose leaves are ParameterSpec.
     """
     raise NotImplementedError
 
@@ -35,15 +37,15 @@ class Optimizer(Value):
 class AdamW(Optimizer):
   """Adam with decoupled weight decay (Loshchilov 2019)."""
 
-  beta1: float = 0.9  # decay of the mean of gradients
-  beta2: float = 0.95  # decay of the mean of their squares
-  eps: float = 1e-8  # added to the root of the latter
+  beta1: float = 0.9  # decay of the running mean of gradients
+  beta2: float = 0.95  # decay of the running mean of squared gradients
+  eps: float = 1e-8  # added to the square root of the latter
   weight_decay: float = 0.1  # on matrices and the embedding; not on norms and biases
 
   def __post_init__(self) -> None:
-    _check_share(self, "beta1", "beta2")
+    _check_decay(self, "beta1", "beta2")
     _check_positive(self, "eps")
-    _check_not_negative(self, "weight_decay")
+    check_at_least(self, 0, "weight_decay")
 
   def transforms(self, specs: Any) -> Transforms:
     return optax.scale_by_adam(self.beta1, self.beta2, self.eps), _weight_decay(self.weight_decay, specs)
@@ -51,39 +53,39 @@ class AdamW(Optimizer):
 
 @dataclasses.dataclass(unsafe_hash=True)
 class Muon(Optimizer):
-  """Momentum, orthogonalised by Newton-Schulz iterations, for the matrices of the layers; AdamW for all the rest.
+  """Momentum, orthogonalised by Newton-Schulz iterations, for the matrices of the layers; AdamW for the rest.
 
-  A projection to or from heads is one matrix of all its heads, D x (H h). Each layer's matrix is orthogonalised by
-  itself. Updates of matrices are scaled to the RMS of AdamW's, so that one learning rate and weight decay serve both
-  (Liu 2025, arXiv 2502.16982, section 2.2).
+  A projection to or from heads is one matrix for all heads, D x (H h). Each layer's matrix is orthogonalised
+  separately. Updates of matrices are scaled to the RMS of AdamW's, so that one learning rate and weight decay serve
+  both (Liu 2025, arXiv 2502.16982, section 2.2).
   """
 
-  momentum: float = 0.95  # decay of the mean of gradients
+  momentum: float = 0.95  # decay of the running mean of gradients
   iterations: int = 5  # of Newton-Schulz
-  rms: float = 0.2  # of the entries of a matrix's update, at learning rate 1
+  rms: float = 0.2  # RMS of the entries of a matrix's update, at learning rate 1
   weight_decay: float = 0.1  # on matrices and the embedding; not on norms and biases
-  beta1: float = 0.9  # this and what follows: AdamW's
-  beta2: float = 0.95  # likewise
-  eps: float = 1e-8  # likewise
+  beta1: float = 0.9  # AdamW's, as are the next two
+  beta2: float = 0.95  # see AdamW
+  eps: float = 1e-8  # see AdamW
 
   def __post_init__(self) -> None:
-    _check_share(self, "momentum", "beta1", "beta2")
-    check(self.iterations >= 1, f"Muon.iterations is {self.iterations}; it must be at least 1")
+    _check_decay(self, "momentum", "beta1", "beta2")
+    check_at_least(self, 1, "iterations")
     _check_positive(self, "rms", "eps")
-    _check_not_negative(self, "weight_decay")
+    check_at_least(self, 0, "weight_decay")
 
   def transforms(self, specs: Any) -> Transforms:
-    labels = _of_each(lambda spec: "adam" if matrix_axes(spec) is None else "muon", specs)
-    # partition hides the parameters of the other label behind this node.
-    hidden = _of_each(lambda spec: matrix_axes(spec) or optax.MaskedNode(), specs)
+    labels = jax.tree.map(lambda spec: "adam" if matrix_axes(spec) is None else "muon", specs)
+    # optax.partition puts a MaskedNode in place of the parameters of the other label, and so must this tree.
+    axes = jax.tree.map(lambda spec: matrix_axes(spec) or optax.MaskedNode(), specs)
 
     def scaled(updates: Any, _: Any) -> Any:
       return jax.tree.map(
-        lambda update, found: update * (self.rms * math.sqrt(max(_sizes(update.shape, found)))), updates, hidden
+        lambda update, of_update: update * (self.rms * math.sqrt(max(_fans(update.shape, of_update)))), updates, axes
       )
 
     muon = optax.contrib.scale_by_muon(
-      beta=self.momentum, ns_steps=self.iterations, weight_dimension_numbers=lambda _: hidden
+      beta=self.momentum, ns_steps=self.iterations, weight_dimension_numbers=lambda _: axes
     )
     by_label = {
       "muon": optax.chain(muon, optax.stateless(scaled)),
@@ -94,34 +96,35 @@ class Muon(Optimizer):
 
 @dataclasses.dataclass(unsafe_hash=True, kw_only=True)
 class Staged(Optimizer):
-  """Another optimizer, under which some parameters move alone at first, and then all: queries and keys after a drop.
+  """Another optimizer that updates only some parameters at first (after a drop: queries and keys), and then all.
 
-  Those that wait gather moments meanwhile, from gradients that are clipped together with all others.
+  The moments of the parameters that are held back accumulate meanwhile, from gradients that are clipped together with
+  all others.
   """
 
-  optimizer: Optimizer = dataclasses.field(default_factory=AdamW)
+  optimizer: Optimizer = dataclasses.field(default_factory=AdamW)  # the optimizer of all parameters
   first: tuple[str, ...] = ("q", "k")  # the parameters of the layers that move from the first step on
-  steps: int  # so many without the others; those of a state that is carried over are counted
+  steps: int  # steps before the other parameters move; steps of a carried-over optimizer state count
 
   def __post_init__(self) -> None:
     check(
       isinstance(self.optimizer, Optimizer) and not isinstance(self.optimizer, Staged),
-      f"Staged.optimizer is {self.optimizer!r}; allowed: another optimizer than Staged",
+      f"Staged.optimizer is {self.optimizer!r}; allowed: an optimizer other than Staged",
     )
     check(bool(self.first), "Staged.first is (); name parameters of the layers, as ('q', 'k')")
-    check(self.steps >= 1, f"Staged.steps is {self.steps}; it must be at least 1")
+    check_at_least(self, 1, "steps")
 
   def transforms(self, specs: Any) -> Transforms:
     layers = specs["layers"]
     for name in self.first:
       check(name in layers, f"Staged.first has {name!r}; the layers of this model have {', '.join(layers)}")
-    held = _of_each(lambda spec: True, specs)
+    held = jax.tree.map(lambda spec: True, specs)
     held["layers"] |= dict.fromkeys(self.first, False)
     return *self.optimizer.transforms(specs), optax.masked(_hold(self.steps), held)
 
 
 def _hold(steps: int) -> optax.GradientTransformation:
-  """Updates of zero for so many steps, then those that come in."""
+  """Zeroes the updates of the first `steps` steps."""
 
   def update(updates: Any, state: optax.ScaleByScheduleState, _: Any = None) -> tuple[Any, optax.ScaleByScheduleState]:
     moves = state.count >= steps
@@ -144,20 +147,16 @@ def matrix_axes(spec: ParameterSpec) -> optax.contrib.MuonDimensionNumbers | Non
   return optax.contrib.MuonDimensionNumbers(tuple(range(1, split)), tuple(range(split, last + 1)))
 
 
-def _sizes(shape: tuple[int, ...], axes: optax.contrib.MuonDimensionNumbers) -> list[int]:
-  """Inputs and outputs of a matrix."""
+def _fans(shape: tuple[int, ...], axes: optax.contrib.MuonDimensionNumbers) -> list[int]:
+  """The fan-in and fan-out of each stacked matrix."""
   return [math.prod(shape[axis] for axis in group) for group in axes]
 
 
 def _weight_decay(weight: float, specs: Any) -> optax.GradientTransformation:
-  return optax.add_decayed_weights(weight, mask=_of_each(lambda spec: spec.decay, specs))
+  return optax.add_decayed_weights(weight, mask=jax.tree.map(lambda spec: spec.decay, specs))
 
 
-def _of_each(function: Callable[[ParameterSpec], Any], specs: Any) -> Any:
-  return jax.tree.map(function, specs, is_leaf=lambda node: isinstance(node, tuple))
-
-
-def _check_share(optimizer: Optimizer, *fields: str) -> None:
+def _check_decay(optimizer: Optimizer, *fields: str) -> None:
   for field in fields:
     value = getattr(optimizer, field)
     check(0 <= value < 1, f"{type(optimizer).__name__}.{field} is {value}; it must lie in [0, 1)")
@@ -167,9 +166,3 @@ def _check_positive(optimizer: Optimizer, *fields: str) -> None:
   for field in fields:
     value = getattr(optimizer, field)
     check(value > 0, f"{type(optimizer).__name__}.{field} is {value}; it must be positive")
-
-
-def _check_not_negative(optimizer: Optimizer, *fields: str) -> None:
-  for field in fields:
-    value = getattr(optimizer, field)
-    check(value >= 0, f"{type(optimizer).__name__}.{field} is {value}; it must be at least 0")

@@ -1,8 +1,9 @@
 """Every parameter of a model, in one table: shape, names of the dimensions, initialiser, weight decay."""
 
+import dataclasses
 import math
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -13,7 +14,7 @@ Array = jax.Array
 Params = dict[str, Any]
 
 
-# The field of ModelConfig that says how long a dimension is.
+# The field of ModelConfig that gives the size of each dimension.
 FIELDS = {
   "vocab": "vocab_size",
   "embed": "d_model",
@@ -26,17 +27,18 @@ FIELDS = {
 }
 
 
-class ParameterSpec(NamedTuple):
-  """One parameter: its shape, the names of its dimensions (see sharding.py), its initialiser, and whether it decays."""
+@dataclasses.dataclass(frozen=True)
+class ParameterSpec:
+  """One parameter. Not a pytree node, so `jax.tree.map` over a tree of specs visits whole specs."""
 
   shape: tuple[int, ...]
-  dimensions: tuple[str, ...]
-  init: Callable[..., Array]
-  decay: bool
+  dimensions: tuple[str, ...]  # the name of each dimension, from FIELDS; sharding.RULES maps them to mesh axes
+  init: Callable[..., Array]  # (key, shape, dtype) -> the initial array
+  decay: bool  # whether weight decay applies to it
 
 
 def parameter_specs(config: ModelConfig) -> Params:
-  """The one declaration of every parameter, as a tree of ParameterSpec. All are float32."""
+  """The tree of ParameterSpec that declares every parameter of a model. All are float32."""
   sizes = {dimension: getattr(config, field) for dimension, field in FIELDS.items()}
 
   def spec(init: Callable[..., Array], decay: bool, *dimensions: str) -> ParameterSpec:
@@ -86,8 +88,8 @@ def parameter_specs(config: ModelConfig) -> Params:
 
 
 def map_specs(function: Callable[[ParameterSpec], Any], config: ModelConfig) -> Params:
-  """`function` of every parameter's spec, in the shape of the parameter tree."""
-  return jax.tree.map(function, parameter_specs(config), is_leaf=lambda node: isinstance(node, ParameterSpec))
+  """The parameter tree with `function(spec)` in place of each parameter."""
+  return jax.tree.map(function, parameter_specs(config))
 
 
 def named_leaves(tree: Any) -> list[tuple[str, Any]]:

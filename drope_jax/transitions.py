@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from drope_jax.errors import MAY_BE_INFINITE, ConfigError, check
+from drope_jax.errors import MAY_BE_INFINITE, ConfigError, check, check_at_least, check_choice
 from drope_jax.model_config import ModelConfig
 from drope_jax.positions import Embedding, Layer, LayerPattern, Positions, RoPE, RoPETable, layer_cycle
 from drope_jax.rotation import Frequencies
@@ -76,9 +76,8 @@ class Fade(Transition):
 
   def __post_init__(self) -> None:
     check(0 < self.share <= 1, f"Fade.share is {self.share}; it must lie in (0, 1]")
-    for field, allowed in (("order", ("all", "slow_first", "late_first")), ("shape", ("linear", "cosine"))):
-      value = getattr(self, field)
-      check(value in allowed, f"Fade.{field} is {value!r}; allowed: {', '.join(allowed)}")
+    check_choice(self, "order", ("all", "slow_first", "late_first"))
+    check_choice(self, "shape", ("linear", "cosine"))
 
   def apply(self, model: ModelConfig, context: int) -> ModelConfig:
     for layer in layer_cycle(model.positions):
@@ -171,8 +170,8 @@ class KeepWindows(Transition):
   every: int = 4  # one layer in so many is global
 
   def __post_init__(self) -> None:
-    check(self.window >= 1, f"KeepWindows.window is {self.window}; it must be at least 1")
-    check(self.every >= 2, f"KeepWindows.every is {self.every}; it must be at least 2")
+    check_at_least(self, 1, "window")
+    check_at_least(self, 2, "every")
 
   def apply(self, model: ModelConfig, context: int) -> ModelConfig:
     positions = model.positions

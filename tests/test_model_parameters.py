@@ -10,7 +10,7 @@ from support.tiny_decoder import TINY, assert_close, initial_params, logits_of, 
 
 from drope_jax.config import ModelConfig, QKNorm
 from drope_jax.model import Decoder, hidden_states, init_params, unembed
-from drope_jax.parameters import ParameterSpec, count_parameters, parameter_specs
+from drope_jax.parameters import count_parameters, parameter_specs
 from drope_jax.positions import ALiBi, Layer, LayerPattern, RoPE, rnope_swa
 from drope_jax.scalings import PI
 
@@ -126,7 +126,7 @@ def test_initial_parameters_are_normal_matrices_zero_biases_and_norms_of_one():
     else:
       assert (value == value.ravel()[0]).all()
 
-  jax.tree.map(check, specs, params, is_leaf=lambda node: isinstance(node, ParameterSpec))
+  jax.tree.map(check, specs, params)
   assert {name for name, value in params["layers"].items() if (value == 0).all()} == {"q_bias", "k_bias", "v_bias"}
   norms = {"attention_norm", "mlp_norm", "q_norm", "k_norm"}
   assert {name for name, value in params["layers"].items() if (value == 1).all()} == norms

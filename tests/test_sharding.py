@@ -81,8 +81,8 @@ def test_every_parameter_has_a_layout_with_an_entry_for_each_dimension(scope, ti
     vocab_size=8, d_model=8, num_layers=1, num_heads=2, num_kv_heads=1, head_dim=4, d_ff=8,
     qk_norm=QKNorm(scope), qkv_bias=True, tie_embeddings=tie_embeddings,
   )  # fmt: skip
-  for spec in jax.tree.leaves(map_specs(lambda spec: [spec], config), is_leaf=lambda node: isinstance(node, list)):
-    assert len(partition_spec(spec[0].dimensions)) == len(spec[0].shape)
+  for spec in jax.tree.leaves(parameter_specs(config)):
+    assert len(partition_spec(spec.dimensions)) == len(spec.shape)
 
 
 def test_every_matrix_is_split_over_fsdp_context_and_tensor():

@@ -5,7 +5,6 @@ every value is a range of bytes of some file. Reading one that is missing fails 
 lines.
 """
 
-import dataclasses
 import json
 import re
 from collections.abc import Iterator
@@ -17,7 +16,7 @@ from etils import epath
 from drope_jax.errors import CheckpointError
 from drope_jax.files import is_local
 from drope_jax.model_config import ModelConfig
-from drope_jax.parameters import FIELDS, map_specs, named_leaves
+from drope_jax.parameters import FIELDS, named_leaves, parameter_specs
 
 MANIFEST = "manifest.ocdbt"
 # A place as tensorstore writes it: "value:ocdbt.process_0/:d/0e17...:9665:2893" (directory, file, offset, length).
@@ -99,25 +98,18 @@ def check_sizes(item: epath.Path, abstract: Any, model: ModelConfig) -> None:
   if not is_local(item) or not (item / MANIFEST).exists():
     return
   there, wanted = _shapes(item), {name: leaf.shape for name, leaf in named_leaves(abstract)}
-  dimensions = dict(named_leaves(map_specs(lambda spec: _Dimensions(spec.dimensions), model)))
+  specs = dict(named_leaves(parameter_specs(model)))
   for name, shape in wanted.items():
     if name not in there:
       raise CheckpointError(f"{item}: the array {name} is missing, which the config of this step asks for")
     for axis, (size, found) in enumerate(zip(shape, there[name], strict=False)):
-      if size != found and name in dimensions:
-        field = FIELDS[dimensions[name].names[axis]]
+      if size != found and name in specs:
+        field = FIELDS[specs[name].dimensions[axis]]
         raise CheckpointError(f"{item}: ModelConfig.{field} is {size} by its config; its arrays have {found} ({name})")
     if shape != there[name]:
       raise CheckpointError(f"{item}: the array {name} is of shape {there[name]}; by its config it should be {shape}")
   for name in there.keys() - wanted.keys():
     raise CheckpointError(f"{item}: the array {name} has no place in a model of its config")
-
-
-@dataclasses.dataclass(frozen=True)
-class _Dimensions:
-  """A leaf of a tree, which a tuple would not be."""
-
-  names: tuple[str, ...]
 
 
 def _shapes(item: epath.Path) -> dict[str, tuple[int, ...]]:

@@ -27,7 +27,7 @@ class Content:
   """What a stream was made from, known by its content: where the files lie does not matter.
 
   Compared are: the number of documents; the size of each file; SAMPLED of the documents, evenly spread, or all of
-  sources of SMALL bytes (sources/source.py); the tokenizer; and of JSON lines a check sum of every file. Where
+  sources of SMALL bytes (sources/source.py); the tokenizer; and of JSON lines a checksum of every file. Where
   documents are left that nobody compared, files that were written at another time, or have other names, are told in a
   warning: they may be copies.
 
@@ -80,7 +80,7 @@ class Content:
       if there["sums"] != here["sums"]:
         raise CheckpointError(
           f"{self._documents.name}: the data has changed since the checkpoint was written: the content of its files is "
-          "another, by their check sums; restore it, or start another run"
+          "another, by their checksums; restore it, or start another run"
         )
       return
     count = self._documents.sampled

@@ -93,7 +93,7 @@ class _Shard:
 
 
 class _Draft:
-  """A file that is being written, with the check sums of its blocks; it gets its name when it is whole."""
+  """A file that is being written, with the checksums of its blocks; it gets its name when it is whole."""
 
   def __init__(self, path: Path):
     self.path, self.sums = path, BlockSums()

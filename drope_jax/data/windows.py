@@ -39,7 +39,7 @@ class FlatTokens:
     parts: list[Part] = []
     while isinstance(documents, Part):
       parts.append(documents)
-      documents = documents.documents_of_all
+      documents = documents.raw
     if not isinstance(documents.raw, TokenShards):
       raise ConfigError(
         f"DataConfig.packing is 'windows', which reads token shards; {documents.name} is none: make some with `python "

@@ -15,7 +15,7 @@ from drope_jax.data.tokenizers import Tokenizer, load_tokenizer
 from drope_jax.errors import ConfigError, check
 from drope_jax.model import compute_dtype
 from drope_jax.model_config import ModelConfig
-from drope_jax.parameters import map_specs
+from drope_jax.parameters import parameter_specs
 from drope_jax.platforms import target_platform
 from drope_jax.positions import layer_cycle
 from drope_jax.sharding import check_divides
@@ -107,12 +107,9 @@ def check_layout(run: Run, mesh: Mesh | AbstractMesh) -> None:
 
 def _sizes(model: ModelConfig) -> list[tuple[str, str, int]]:
   """(what it is, dimension, size) of every dimension of every parameter."""
-  specs = jax.tree_util.tree_leaves_with_path(
-    map_specs(lambda spec: (spec,), model), is_leaf=lambda node: isinstance(node, tuple)
-  )
   return [
     (f"the {dimension!r} of {jax.tree_util.keystr(path, simple=True, separator='.')}", dimension, size)
-    for path, (spec,) in specs
+    for path, spec in jax.tree.leaves_with_path(parameter_specs(model))
     for dimension, size in zip(spec.dimensions, spec.shape, strict=True)
   ]
 

@@ -126,7 +126,7 @@ def test_bad_rows_and_columns_of_parquet(tmp_path):
   assert "holds list<" in error_of(written(text=[["a"], ["b"]]))
   assert "has no rows" in error_of(written(text=pa.array([], pa.string())))
   (tmp_path / "a.parquet").write_bytes((tmp_path / "a.parquet").read_bytes()[:-3])
-  assert "a.parquet: no parquet file, or cut off" in error_of(Parquet(f"{tmp_path}/a.parquet"))
+  assert "a.parquet: not a parquet file, or cut off" in error_of(Parquet(f"{tmp_path}/a.parquet"))
 
 
 def test_a_missing_shard_is_named(tmp_path):

@@ -50,7 +50,7 @@ def test_an_edit_of_json_lines_is_refused_and_their_copy_is_not(tmp_path, caplog
   copied = going_on(store("jsonl", tmp_path / "copy", TEXTS), state)
   assert copied["content"] == {**state["content"], "files": copied["content"]["files"]}
   edit(tmp_path / "data" / "part0.jsonl")
-  with pytest.raises(CheckpointError, match="the content of its files is another, by their check sums"):
+  with pytest.raises(CheckpointError, match="the content of its files is another, by their checksums"):
     going_on(before, state)
   assert not warnings(caplog)
 

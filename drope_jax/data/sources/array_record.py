@@ -1,6 +1,5 @@
-"""ArrayRecord files, opened with care: of a file that is cut off, its C++ reader tells in its own way."""
+"""ArrayRecord files. Damaged ones are found on opening: the C++ reader itself reports them obscurely."""
 
-import bisect
 import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -11,7 +10,7 @@ from etils import epath
 
 from drope_jax.data.sources.files import StoredFile, matching, opened
 from drope_jax.data.sources.kept import local
-from drope_jax.data.sources.source import Source
+from drope_jax.data.sources.source import Source, locate
 from drope_jax.errors import DataError
 
 
@@ -19,18 +18,18 @@ from drope_jax.errors import DataError
 class ArrayRecord(Source):
   """ArrayRecord files whose records are the documents, as UTF-8; a dataset of TFDS is opened by TFDS.
 
-  The library reads local files alone: those of a bucket are copied into `kept.cache()` first. It keeps in memory where
-  each record lies, in about 50 bytes.
+  The library reads local files only: files in a bucket are copied into `kept.cache()` first. It keeps the offsets of
+  all records in memory, about 50 bytes each.
   """
 
-  glob: str  # files: a path, or a pattern as web/*.array_record
+  glob: str  # a path, or a pattern such as web/*.array_record
 
   def open(self) -> "Records":
     return Records(matching(self.glob))
 
 
 class Records(Sequence[bytes]):
-  """The records of files, one file behind the other."""
+  """The records of all files, in the order of the files."""
 
   def __init__(self, paths: list[epath.Path]):
     here = opened(local, paths)
@@ -47,16 +46,16 @@ class Records(Sequence[bytes]):
     return read_record(self._source, index, self.where)
 
   def count(self, file: int) -> int:  # type: ignore[override]
-    """Records of a file."""
+    """The number of records in a file."""
     return self.lasts[file] - (self.lasts[file - 1] if file else 0)
 
   def where(self, index: int) -> str:
-    file = bisect.bisect_right(self.lasts, index)
-    return f"{self.paths[file]}, record {index - (self.lasts[file - 1] if file else 0)}"
+    file, record = locate(self.lasts, index)
+    return f"{self.paths[file]}, record {record}"
 
 
 def read_record(source: Any, index: int, where: Callable[[int], str]) -> Any:
-  """A record. Raises DataError, naming where it lies, if it is not as it was written, which its hash tells."""
+  """A record. Raises DataError naming it if it does not match its own hash."""
   try:
     return source[index]
   except RuntimeError as error:
@@ -64,10 +63,10 @@ def read_record(source: Any, index: int, where: Callable[[int], str]) -> Any:
 
 
 def _count(path: epath.Path, named: epath.Path) -> int:
-  """Records of a file that the user calls `named`. Raises DataError if it is broken."""
+  """The number of records in `path`, the local copy of `named`. Raises DataError if the file is broken."""
   reader = array_record_module.ArrayRecordReader(str(path))
   if not reader.ok():  # closing it would raise
-    raise DataError(f"{named}: no ArrayRecord file, or cut off; copy it again")
+    raise DataError(f"{named}: not an ArrayRecord file, or cut off; copy it again")
   count = reader.num_records()
   reader.close()
   return count

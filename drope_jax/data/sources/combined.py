@@ -1,4 +1,4 @@
-"""Sources made of others: a mixture, parts that the user names, and parts cut off by the hash of each document."""
+"""Sources made of others: a mixture, splits that the user names, and splits drawn by the hash of each document."""
 
 import dataclasses
 import functools
@@ -18,13 +18,13 @@ PARTS = ("train", "heldout", "fit")
 
 @dataclasses.dataclass(unsafe_hash=True)
 class Mixture(Source):
-  """Documents of several sources in turn, each by its weight: its share of the documents (not of the tokens).
+  """Documents of several sources in turn; a source's weight is its share of the documents (not of the tokens).
 
-  Each source has epochs of its own, in an order of its own; which source comes when is fixed.
+  Each source has its own epochs, each in its own order; the order in which sources take turns is fixed.
   """
 
-  sources: tuple[Source, ...]  # whose documents are mixed
-  weights: tuple[float, ...]  # one for each source; they need not sum to 1
+  sources: tuple[Source, ...]  # the sources to mix
+  weights: tuple[float, ...]  # one per source; they need not sum to 1
 
   def __post_init__(self) -> None:
     check(len(self.sources) > 0, "Mixture.sources is empty")
@@ -42,9 +42,9 @@ class Mixture(Source):
 
 @dataclasses.dataclass(unsafe_hash=True)
 class Splits(Source):
-  """Parts that the user names. A document of `heldout` or `fit` that stands in another part too is left out there.
+  """Splits that the user names, without overlap: a document is only in the first of heldout, fit and train that has it.
 
-  To find those, opening a part reads the ones before it, in the order heldout, fit, train.
+  To find duplicates, opening a split reads the splits before it in that order.
   """
 
   train: Source  # to train on
@@ -70,14 +70,14 @@ class Splits(Source):
 
 @dataclasses.dataclass(unsafe_hash=True)
 class Cut(Source):
-  """A part of a source that has none: which one a document belongs to is decided by the hash of its text.
+  """A split of a source that has no splits of its own, drawn by the hash of each document's text.
 
-  So equal documents are in the same part, and a document stays in its part when others come and go.
+  So equal documents are in the same split, and a document stays in its split when others are added or removed.
   """
 
-  source: Source  # that is cut
-  heldout: float = 0.01  # share of the documents
-  fit: float = 0.01  # likewise
+  source: Source  # the source to split
+  heldout: float = 0.01  # share of the documents that are held out
+  fit: float = 0.01  # share of the documents to fit temperatures on
   chosen: str = "train"  # the part that is read: train, heldout or fit
 
   def __post_init__(self) -> None:
@@ -100,12 +100,12 @@ class Cut(Source):
 
 @functools.lru_cache(maxsize=8)
 def _keys(source: Source, digest: str) -> frozenset[int]:
-  """Those of all documents of a source, whose digest says that they are the same as when it was opened last."""
+  """The keys of all documents of a source; `digest` only makes changed documents miss the cache."""
   return frozenset(source.documents().keys())
 
 
 class _Mixed(Documents):
-  """Its places are (source, place in it); as a sequence it is one source behind the other."""
+  """Its places are pairs (source, place in it); as a sequence, the sources follow each other."""
 
   def __init__(self, members: list[Documents], weights: Sequence[float], name: str):
     super().__init__(range(sum(map(len, members))), name)
@@ -141,7 +141,7 @@ class _Mixed(Documents):
 
   @property
   def tokenizer(self) -> str | None:
-    """Raises ConfigError if some members are text and others tokens, or of several tokenizers."""
+    """Raises ConfigError if some members are text and others tokens, or tokens of different tokenizers."""
     found = {member.tokenizer for member in self.members}
     if len(found) > 1:
       raise ConfigError(f"{self.name}: its sources are tokenised in different ways ({found}); tokenise them alike")
@@ -149,7 +149,7 @@ class _Mixed(Documents):
 
   def order(self, seed: int) -> grain.MapDataset[Any]:
     orders = [
-      # Other seeds for the others: two halves of one dataset shall not come in the same order.
+      # Each has its own seed, so that two halves of one dataset do not come in the same order.
       member.order((seed + 7919 * number) % 2**32).map(_Place(number))
       for number, member in enumerate(self.members)
     ]
@@ -172,46 +172,26 @@ class _Place:
 
 
 class Part(Documents):
-  """Those of some documents that belong to a part: places are theirs."""
+  """The documents whose key belongs to one split; places are those of all documents."""
+
+  raw: Documents
 
   def __init__(self, documents: Documents):
     super().__init__(documents, documents.name)
-    self.documents_of_all = documents
 
   def at(self, place: Any) -> Document | None:
-    stored = self.documents_of_all.stored_key(place)
+    stored = self.raw.stored_key(place)
     if stored is not None and not self.has(stored):
       return None
-    document = self.documents_of_all.at(place)
+    document = self.raw.at(place)
     return document if document is None or stored is not None or self.has(key(document)) else None
 
-  def where(self, place: Any) -> str:
-    return self.documents_of_all.where(place)
-
-  @property
-  def sizes(self) -> Sequence[int]:
-    return self.documents_of_all.sizes
-
-  @property
-  def stored(self) -> Sequence[StoredFile]:
-    return self.documents_of_all.stored
-
-  @property
-  def left_out(self) -> int:
-    return self.documents_of_all.left_out
-
-  @property
-  def rule(self) -> str:
-    return self.documents_of_all.rule
-
-  def order(self, seed: int) -> grain.MapDataset[Any]:
-    return self.documents_of_all.order(seed)
-
   def has(self, key: int) -> bool:
+    """Whether the document with this key belongs to the split."""
     raise NotImplementedError
 
   def mask(self, keys: np.ndarray) -> np.ndarray:
-    """`has` of many keys, uint64."""
+    """`has` of many keys, uint64; bool of the same shape."""
     raise NotImplementedError
 
 
@@ -222,7 +202,7 @@ class _Within(Part):
 
   @property
   def rule(self) -> str:
-    return f"{self.documents_of_all.rule} {self.begin} {self.end}"
+    return f"{self.raw.rule} {self.begin} {self.end}"
 
   def has(self, key: int) -> bool:
     return self.begin <= key < self.end
@@ -238,7 +218,7 @@ class _Without(Part):
 
   @property
   def rule(self) -> str:
-    return f"{self.documents_of_all.rule} {hashlib.sha256(repr(sorted(self.elsewhere)).encode()).hexdigest()}"
+    return f"{self.raw.rule} {hashlib.sha256(repr(sorted(self.elsewhere)).encode()).hexdigest()}"
 
   def has(self, key: int) -> bool:
     return key not in self.elsewhere

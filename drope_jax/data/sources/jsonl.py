@@ -1,6 +1,5 @@
 """JSON lines: one object per line, plain or compressed."""
 
-import bisect
 import dataclasses
 import json
 import zlib
@@ -12,23 +11,23 @@ from etils import epath
 
 from drope_jax.data.sources.files import FileBytes, StoredFile, matching, opened
 from drope_jax.data.sources.kept import compression, kept, local, unpacked
-from drope_jax.data.sources.source import BadDocument, Source
+from drope_jax.data.sources.source import BadDocument, Source, locate
 
 _BOM = b"\xef\xbb\xbf"
-_BOUNDS = np.dtype(("<u8", 2))  # of a line: where it begins and ends
+_BOUNDS = np.dtype(("<u8", 2))  # where a line begins and ends, in bytes
 
 
 @dataclasses.dataclass(unsafe_hash=True)
 class JSONL(Source):
   """Files of JSON lines, `.jsonl`, `.jsonl.gz` or `.jsonl.zst`; `field` of each object is a document.
 
-  Lines end at a line feed and nowhere else. The first opening reads the files, to find the lines, and keeps 16 bytes
-  per document in `kept.cache()`. Compressed files are unpacked into it, and those of a bucket copied, which takes the
-  disk space of the text.
+  Lines end at a line feed and nowhere else. The first opening reads the files to find the lines, and keeps 16 bytes per
+  document in `kept.cache()`. Compressed files are unpacked into that cache, and files in a bucket are copied there,
+  which takes the disk space of the text.
   """
 
-  glob: str  # files: a path, or a pattern as web/*.jsonl.zst
-  field: str = "text"  # of each object, that holds the text
+  glob: str  # a path, or a pattern such as web/*.jsonl.zst
+  field: str = "text"  # the field that holds the text
 
   def open(self) -> "_Lines":
     return _Lines(opened(_File, matching(self.glob)), self.field)
@@ -47,7 +46,7 @@ class _File:
 
   @property
   def sum(self) -> int:
-    """The CRC-32 of the content, of when the lines were found: whenever size or time of the file have changed."""
+    """The CRC-32 of the content, computed with the index of lines: again whenever the file's size or time changes."""
     return self._bounds(len(self))[0]
 
   def line(self, number: int) -> bytes:
@@ -79,7 +78,7 @@ class _Lines(Sequence[Any]):
       if not len(file):
         continue
       try:
-        _ = self[last - 1]  # a file that was cut off is cut in its last line
+        _ = self[last - 1]  # a truncated file is broken in its last line
       except _NoField:
         _ = self[last - len(file)]  # if no line has the field, the first is the one to name
         raise
@@ -115,12 +114,12 @@ class _Lines(Sequence[Any]):
     return f"{file.where(line)}, field {self.field!r}"
 
   def _find(self, index: int) -> tuple[_File, int]:
-    number = bisect.bisect_right(self.lasts, index)
-    return self.files[number], index - (self.lasts[number - 1] if number else 0)
+    number, line = locate(self.lasts, index)
+    return self.files[number], line
 
 
 def _line_bounds(data: FileBytes) -> Iterator[bytes]:
-  """Where the lines that are not blank begin and end, piece by piece: _BOUNDS of each. Last, the CRC-32 and size."""
+  """The _BOUNDS of every line that is not blank, in pieces; at the end, the CRC-32 and the size of the file."""
   known = 0
   at, begin = 0, len(_BOM) if data.read(0, min(len(_BOM), data.size)) == _BOM else 0
   for chunk in data.chunks():

@@ -1,6 +1,5 @@
 """Parquet files, as Hugging Face stores its datasets (FineWeb, FineWeb-edu)."""
 
-import bisect
 import collections
 import dataclasses
 import threading
@@ -14,10 +13,10 @@ from etils import epath
 
 from drope_jax.data.sources.files import StoredFile, matching, opened
 from drope_jax.data.sources.kept import first_line
-from drope_jax.data.sources.source import Blocks, Source
+from drope_jax.data.sources.source import Blocks, Source, locate
 from drope_jax.errors import ConfigError, DataError
 
-CACHED_BYTES = 256 << 20  # of decoded row groups that are kept, and so shuffled together
+CACHED_BYTES = 256 << 20  # of decoded row groups that are cached, and so can be shuffled together
 MOST_TOGETHER = 16  # row groups
 
 
@@ -25,13 +24,12 @@ MOST_TOGETHER = 16  # row groups
 class Parquet(Source):
   """Parquet files; `column` holds the documents.
 
-  Opening reads the files' footers. A row group is read as a whole. So of more than CACHED_BYTES of text, the order of
-  documents is that of shuffled row groups, whose rows are shuffled within MOST_TOGETHER of them, fewer where these
-  exceed CACHED_BYTES.
+  Opening reads the files' footers. A row group is read as a whole. Text of more than CACHED_BYTES is therefore shuffled
+  in two levels: the row groups, and the rows within windows of at most MOST_TOGETHER row groups and CACHED_BYTES.
   """
 
-  glob: str  # files: a path, or a pattern as web/*.parquet
-  column: str = "text"  # that holds the text
+  glob: str  # a path, or a pattern such as web/*.parquet
+  column: str = "text"  # the column that holds the text
 
   def open(self) -> "_Rows":
     return _Rows(matching(self.glob), self.column)
@@ -53,7 +51,7 @@ class _Rows(Sequence[Any]):
     self.lasts = np.cumsum(rows).tolist()
     self.stored = [StoredFile.at(path) for path in paths]
     self.sizes = [file.size for file in self.stored]
-    # What is kept as a whole is shuffled as a whole, in the order of any other source.
+    # Text that fits into the cache is shuffled as a whole, like that of any other source.
     whole = sum(sizes) <= CACHED_BYTES
     self.together = len(sizes) if whole else max(1, min(MOST_TOGETHER, CACHED_BYTES // max(sizes)))
     self.blocks = None if whole else Blocks(np.asarray(self.lasts), self.together)
@@ -79,7 +77,7 @@ class _Rows(Sequence[Any]):
       values = self._cached.pop(number, None)
       if values is None:
         values = self._read(number)
-      self._cached[number] = values  # the last one used comes last
+      self._cached[number] = values  # the most recently used comes last
       while len(self._cached) > 2 and sum(one.nbytes for one in self._cached.values()) > 2 * CACHED_BYTES:
         self._cached.popitem(last=False)
       while len(self._cached) > 2 * self.together:  # two windows meet where one ends
@@ -96,11 +94,10 @@ class _Rows(Sequence[Any]):
     return self.lasts[number] - (self.lasts[number - 1] if number else 0)
 
   def _find(self, index: int) -> tuple[int, int]:
-    number = bisect.bisect_right(self.lasts, index)
-    return number, index - (self.lasts[number - 1] if number else 0)
+    return locate(self.lasts, index)
 
   def _read(self, number: int) -> pa.Array:
-    """A row group's documents as bytes: what is not UTF-8 is found when it is decoded."""
+    """A row group's documents as bytes; invalid UTF-8 is found when a document is decoded."""
     file, group = self.groups[number]
     path = self.paths[file]
     try:
@@ -112,7 +109,7 @@ class _Rows(Sequence[Any]):
 
 
 def _groups(path: epath.Path, column: str) -> list[tuple[int, int]]:
-  """Of each row group of a file: its rows, and the bytes of the column."""
+  """The number of rows and the bytes of the column, for each row group of a file."""
   with _reader(path) as file:
     _check_column(path, file.schema_arrow, column)
     index = [file.schema.column(i).path for i in range(len(file.schema))].index(column)
@@ -124,11 +121,11 @@ def _reader(path: epath.Path) -> pq.ParquetFile:
   try:
     return pq.ParquetFile(path.open("rb"), pre_buffer=False)
   except (OSError, pa.ArrowException) as error:
-    raise DataError(f"{path}: no parquet file, or cut off; copy it again ({first_line(error)})") from error
+    raise DataError(f"{path}: not a parquet file, or cut off; copy it again ({first_line(error)})") from error
 
 
 def _check_column(path: epath.Path, schema: pa.Schema, column: str) -> None:
-  """Raises ConfigError unless there is such a column, of text."""
+  """Raises ConfigError unless there is such a column and it holds text."""
   if column not in schema.names:
     raise ConfigError(f"{path}: has no column {column!r}; columns: {', '.join(schema.names)}")
   kind = schema.field(column).type

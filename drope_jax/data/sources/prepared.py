@@ -1,7 +1,6 @@
 """Datasets prepared by TFDS, read without TensorFlow."""
 
 import array
-import bisect
 import dataclasses
 import itertools
 import json
@@ -19,12 +18,12 @@ from google.protobuf import json_format
 from drope_jax.data.sources.array_record import Records
 from drope_jax.data.sources.files import FileBytes, StoredFile, check_reachable, opened
 from drope_jax.data.sources.kept import kept, local
-from drope_jax.data.sources.source import Source
+from drope_jax.data.sources.source import Source, locate
 from drope_jax.errors import ConfigError, DataError
 
-INFO = "dataset_info.json"  # where it lies, a dataset was prepared
-_LENGTH = struct.Struct("<Q")  # a record of a tfrecord: its length, 4 bytes, the record, 4 bytes
-_READ = 4 << 20  # bytes at a time, to find the records
+INFO = "dataset_info.json"  # marks the directory of a prepared dataset
+_LENGTH = struct.Struct("<Q")  # a tfrecord holds, per record: its length, 4 bytes of CRC, the record, 4 bytes of CRC
+_READ = 4 << 20  # bytes read at a time to find the records
 _VERSION = re.compile(r"\d+\.\d+\.\d+")
 
 
@@ -32,13 +31,13 @@ _VERSION = re.compile(r"\d+\.\d+\.\d+")
 class TFDS(Source):
   """A split of a prepared dataset; `feature` holds the documents.
 
-  Stored as array_record or as tfrecord (in which TFDS prepares C4 and PG-19 by default; the first opening reads the
-  files, to find the records). TFDS 4.9.10 loses rows of what it stores as parquet, so that is refused.
+  It must be stored as array_record or as tfrecord, the default of TFDS for C4 and PG-19, whose first opening reads the
+  files to find the records. Parquet is refused, because TFDS 4.9.10 loses rows when it stores it.
   """
 
-  dataset: str  # directory with the dataset_info.json, or a name under $TFDS_DATA_DIR, as "c4/en:3.1.0"
-  split: str = "train"  # or a part of it, as "train[:10%]"
-  feature: str = "text"  # that holds the text
+  dataset: str  # the directory with dataset_info.json, or a name under $TFDS_DATA_DIR such as "c4/en:3.1.0"
+  split: str = "train"  # a split, or a slice of one such as "train[:10%]"
+  feature: str = "text"  # the feature that holds the text
 
   def part(self, name: str) -> Source:
     return dataclasses.replace(self, split=name)
@@ -48,7 +47,7 @@ class TFDS(Source):
     if directory is None:
       raise ConfigError(f"{self.dataset}: no dataset here (there is no {INFO})")
     _check_features(directory / "features.json")
-    import tensorflow_datasets as tfds  # here: it takes as long as importing JAX, and other sources need none of it
+    import tensorflow_datasets as tfds  # here: as slow to import as JAX, and other sources do not need it
 
     try:
       builder = tfds.builder_from_directory(str(directory))
@@ -87,7 +86,7 @@ class TFDS(Source):
 
 
 def _check_features(path: epath.Path) -> None:
-  """Raises DataError if a features.json names a class that is not TFDS's own: TFDS would import it, and run code."""
+  """Raises DataError if a features.json names a class that is not TFDS's own: TFDS would import it and run its code."""
   try:
     pending = [json.loads(path.read_text())]
   except (OSError, ValueError, RecursionError) as error:
@@ -103,7 +102,7 @@ def _check_features(path: epath.Path) -> None:
 
 
 def prepared_directory(dataset: str) -> epath.Path | None:
-  """Where a prepared dataset lies: the directory itself, or that of a name, in its last version; None: nowhere."""
+  """The directory of a prepared dataset, given by path or by name (in its last version); None if there is none."""
   check_reachable(dataset)
   directory = epath.Path(dataset).expanduser()
   if (directory / INFO).exists():
@@ -120,7 +119,7 @@ def prepared_directory(dataset: str) -> epath.Path | None:
 
 
 class _Examples(Sequence[Any]):
-  """The feature of each example of a split, by the shards that TFDS has recorded."""
+  """The feature of each example of a split, read from the shards that TFDS recorded."""
 
   def __init__(self, shards: Sequence[Any], features: Any, feature: str):
     self.names = [str(shard.filename) for shard in shards]
@@ -146,10 +145,10 @@ class _Examples(Sequence[Any]):
     return f"{self.names[shard]}, record {record}, feature {self.feature!r}"
 
   def _find(self, index: int) -> tuple[int, int]:
-    shard = bisect.bisect_right(self.lasts, index)
     if not 0 <= index < len(self):
       raise IndexError(index)
-    return shard, self.skips[shard] + index - (self.lasts[shard - 1] if shard else 0)
+    shard, example = locate(self.lasts, index)
+    return shard, self.skips[shard] + example
 
 
 class _ArrayRecords(_Examples):
@@ -164,7 +163,7 @@ class _ArrayRecords(_Examples):
 
 
 class _TFRecords(_Examples):
-  """By an index of where each record begins, which is made once: 8 bytes per record in `kept.cache()`."""
+  """Finds records by an index of where each begins, made once: 8 bytes per record in `kept.cache()`."""
 
   def __init__(self, shards: Sequence[Any], features: Any, feature: str):
     super().__init__(shards, features, feature)
@@ -182,15 +181,15 @@ class _TFRecords(_Examples):
 
 
 def _check_count(shard: Any, count: int) -> None:
-  """Raises DataError if a shard has other records than TFDS has written."""
+  """Raises DataError unless a shard has as many records as TFDS wrote."""
   if count != shard.examples_in_shard:
     raise DataError(f"{shard.filename}: holds {count} of {shard.examples_in_shard} records; copy it again")
 
 
 def _record_begins(file: FileBytes) -> Iterator[bytes]:
-  """Where the records of a tfrecord begin that are there as a whole, piece by piece: uint64."""
+  """Where each complete record of a tfrecord begins: uint64, in pieces."""
   at, begins = 0, array.array("Q")
-  buffer, base = b"", 0  # some of the file, and where it begins
+  buffer, base = b"", 0  # a part of the file, and its offset
   while at + 12 <= file.size:
     if not base <= at <= base + len(buffer) - 8:
       buffer, base = file.read(at, min(at + _READ, file.size)), at

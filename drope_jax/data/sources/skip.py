@@ -1,4 +1,4 @@
-"""Bad documents left out, for those who have more text than they can mend."""
+"""A source without its bad documents, for data too large to repair."""
 
 import dataclasses
 import logging
@@ -6,25 +6,22 @@ import threading
 from collections.abc import Sequence
 from typing import Any
 
-import grain
-
-from drope_jax.data.sources.files import StoredFile
 from drope_jax.data.sources.source import BadDocument, Document, Documents, Source
 
-_NAMED = 5  # bad documents that have a warning each; later ones have one when their number doubles
+_NAMED = 5  # bad documents that get a warning each; later ones get one whenever their number doubles
 
 logger = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(unsafe_hash=True)
 class SkipBad(Source):
-  """The documents of `source` that are text; the others are counted, and the first of them are named in a warning.
+  """The documents of `source` that are text; the others are counted, and the first few are named in warnings.
 
-  By default a run ends at a bad document. What concerns a file (a shard that is missing or cut off, a column that is
-  not there) still ends it.
+  Without this source a run ends at a bad document. Errors of a whole file (a missing or truncated shard, a missing
+  column) still end it.
   """
 
-  source: Source  # whose documents are checked
+  source: Source  # its bad documents are skipped
 
   def part(self, name: str) -> Source:
     return dataclasses.replace(self, source=self.source.part(name))
@@ -34,11 +31,10 @@ class SkipBad(Source):
 
 
 class _WithoutBad(Documents):
-  """Places are those of all documents."""
+  raw: Documents
 
   def __init__(self, documents: Documents):
-    super().__init__(documents.raw, documents.name)
-    self._documents = documents
+    super().__init__(documents, documents.name)
     self._start()
 
   def _start(self) -> None:
@@ -53,7 +49,7 @@ class _WithoutBad(Documents):
 
   def at(self, place: Any) -> Document | None:
     try:
-      return self._documents.at(place)
+      return self.raw.at(place)
     except BadDocument as error:
       with self._lock:
         self._left_out += 1
@@ -62,28 +58,6 @@ class _WithoutBad(Documents):
         logger.warning("left out (number %d): %s", count, error)
       return None
 
-  def where(self, place: Any) -> str:
-    return self._documents.where(place)
-
-  @property
-  def sizes(self) -> Sequence[int]:
-    return self._documents.sizes
-
-  @property
-  def stored(self) -> Sequence[StoredFile]:
-    return self._documents.stored
-
   @property
   def left_out(self) -> int:
-    return self._left_out + self._documents.left_out
-
-  @property
-  def tokenizer(self) -> str | None:
-    return self._documents.tokenizer
-
-  @property
-  def damaged(self) -> list[str]:
-    return self._documents.damaged
-
-  def order(self, seed: int) -> grain.MapDataset[Any]:
-    return self._documents.order(seed)
+    return self._left_out + super().left_out

@@ -1,5 +1,6 @@
-"""What a source of documents is: a value of the config that opens as a sequence; and how each text is checked."""
+"""The base class of all sources, the sequence of documents that a source opens as, and the check of each text."""
 
+import bisect
 import functools
 import hashlib
 import sys
@@ -13,28 +14,28 @@ from drope_jax.data.sources.files import StoredFile
 from drope_jax.errors import ConfigError, DataError
 from drope_jax.values import Value
 
-SMALL = 16 << 20  # bytes of a source whose digest reads all documents
-SAMPLED = 64  # documents that the digest of a source reads, evenly spread; beside their number and the files' sizes
+SMALL = 16 << 20  # bytes; the digest of a source of at most this size reads all documents
+SAMPLED = 64  # documents, evenly spread, that the digest of a larger source reads
 
 Document = str | np.ndarray  # text, or token ids
 
 
 class BadDocument(DataError):
-  """A document that is no text, whereas the others can be read."""
+  """A single document that is not text; the other documents of its file can be read."""
 
 
 class Blocks(NamedTuple):
-  """Documents that are stored, and so read, together: row groups of a parquet file."""
+  """Documents that are stored, and so read, together, such as the row groups of a parquet file."""
 
-  ends: np.ndarray  # of each block, in documents from the front
-  together: int  # blocks that are shuffled with each other, and that fit into the reader's memory
+  ends: np.ndarray  # where each block ends, in documents from the start
+  together: int  # blocks that are shuffled together; they fit into the reader's memory
 
 
 class Source(Value):
   """Where documents come from; the members are dataclasses.
 
-  A member implements `open`, in a file of the user's as well as here. That is all: shuffling, packing, resuming, the
-  digest and the checks of bad text follow from it.
+  A member, here or in a user's file, implements only `open`. Shuffling, packing, resuming, the digest and the checks
+  of bad text follow from it.
   """
 
   def open(self) -> Sequence[Any]:
@@ -45,8 +46,8 @@ class Source(Value):
     the files do; `stored`, the files as StoredFile; and `blocks`, see Blocks.
 
     Raises:
-      ConfigError: a setting that cannot be, as a missing column.
-      DataError: files that cannot be read; one line that names the file.
+      ConfigError: an impossible setting, such as a missing column.
+      DataError: a file that cannot be read; the message names it.
     """
     raise NotImplementedError
 
@@ -67,11 +68,12 @@ class Source(Value):
 class Documents(Sequence[Document]):
   """Documents of a source, each checked when it is read.
 
-  A *place* says which document is meant; it is an index here. Sources that are made of others may skip documents: `at`
-  returns None for one that belongs to another part, and iteration leaves it out.
+  A *place* identifies a document; here it is an index. Sources made of other sources may skip documents: `at` returns
+  None for one that belongs to another part, and iteration skips it.
   """
 
   def __init__(self, raw: Sequence[Any], name: str):
+    """Args: `raw` is what `Source.open` returned, or other Documents, whose properties and order are then kept."""
     self.raw, self.name = raw, name
 
   def __len__(self) -> int:
@@ -107,11 +109,11 @@ class Documents(Sequence[Document]):
 
   @property
   def left_out(self) -> int:
-    """How often this process has left a bad document out; see skip.py."""
-    return 0
+    """How often this process has skipped a bad document; see skip.py."""
+    return getattr(self.raw, "left_out", 0)
 
   def where(self, place: Any) -> str:
-    """What a person finds the document by."""
+    """The file and row of a document, or its index, for error messages."""
     return self.raw.where(place) if hasattr(self.raw, "where") else f"{self.name}: document {place}"
 
   @property
@@ -125,19 +127,19 @@ class Documents(Sequence[Document]):
 
   @property
   def tokenizer(self) -> str | None:
-    """The digest of the tokenizer that token ids were made with; None of text."""
+    """The digest of the tokenizer that made the token ids; None for text."""
     return getattr(self.raw, "tokenizer", None)
 
   @property
   def damaged(self) -> list[str]:
-    """A line about each file that is not what its check sum says, where there are check sums."""
+    """One line for each file that does not match its checksum, where there are checksums."""
     return getattr(self.raw, "damaged", [])
 
   @functools.cached_property
   def digest(self) -> str:
-    """What the documents are known by, wherever they lie: number, files' sizes, rule, and all or a sample of them.
+    """Identifies the documents by content, wherever they lie: number, file sizes, `rule`, and all or a sample of them.
 
-    All of them are read if their files have SMALL bytes at most.
+    All documents are read if their files have at most SMALL bytes, else SAMPLED of them.
     """
     sizes = [int(size) for size in self.sizes]
     known = hashlib.sha256(repr((len(self), sizes, self.rule)).encode())
@@ -149,16 +151,18 @@ class Documents(Sequence[Document]):
 
   @property
   def sampled(self) -> int:
-    """How many documents, evenly spread, the digest reads."""
+    """The number of documents, evenly spread, that the digest reads."""
     return len(self) if 0 < sum(int(size) for size in self.sizes) <= SMALL else SAMPLED
 
   @property
   def rule(self) -> str:
-    """What decides beside the documents themselves which of them are read, and how often."""
+    """What else decides which documents are read, and how often: the part, or the weights of a mixture."""
     return ""
 
   def order(self, seed: int) -> grain.MapDataset[Any]:
-    """Places without end: every epoch has each document once, in another order."""
+    """An endless sequence of places: every epoch has each document once, in a new order."""
+    if isinstance(self.raw, Documents):
+      return self.raw.order(seed)
     blocks = getattr(self.raw, "blocks", None)
     if blocks is not None:
       return grain.MapDataset.source(_ShuffledBlocks(blocks, seed))
@@ -166,15 +170,26 @@ class Documents(Sequence[Document]):
 
 
 def key(document: Document) -> int:
-  """64 bits of a document's hash, by which parts are told apart."""
+  """64 bits of a document's hash, which decide the part that it belongs to."""
   content = document.encode() if isinstance(document, str) else document.tobytes()
   return int.from_bytes(hashlib.sha256(content).digest()[:8], "big")
+
+
+def locate(ends: Sequence[int], index: int) -> tuple[int, int]:
+  """Which of several consecutive pieces (files, row groups) holds an item, and the item's index within that piece.
+
+  Args:
+    ends: the cumulative sizes of the pieces.
+    index: of the item, over all pieces.
+  """
+  piece = bisect.bisect_right(ends, index)
+  return piece, index - (ends[piece - 1] if piece else 0)
 
 
 class _ShuffledBlocks(Sequence[int]):
   """An endless order of documents that reads few blocks at a time.
 
-  The blocks come in another order each epoch; the documents of `together` consecutive ones are shuffled together.
+  The blocks come in a new order each epoch; the documents of `together` consecutive ones are shuffled together.
   """
 
   def __init__(self, blocks: Blocks, seed: int):
@@ -192,7 +207,7 @@ class _ShuffledBlocks(Sequence[int]):
 
 @functools.lru_cache(maxsize=4)
 def _windows(order: _ShuffledBlocks, epoch: int) -> tuple[list[np.ndarray], np.ndarray]:
-  """The blocks of each window of an epoch, and where its documents end."""
+  """The blocks of each window of an epoch, and where each window ends, in documents."""
   ends, together = order.blocks
   shuffled = np.random.default_rng([order.seed, epoch]).permutation(len(ends))
   windows = [shuffled[begin : begin + together] for begin in range(0, len(ends), together)]
@@ -210,7 +225,7 @@ def _window(order: _ShuffledBlocks, epoch: int, window: int) -> np.ndarray:
 
 
 def _checked(value: Any, where: Any) -> Document:
-  """A document that can be encoded. Raises BadDocument, which says where it is, what is wrong and what to do."""
+  """The document as text or ids. Raises BadDocument naming where it is, what is wrong and what to do."""
   if isinstance(value, np.ndarray):
     return value
   if isinstance(value, bytes | bytearray | memoryview):

@@ -1,4 +1,4 @@
-"""Check sums of the blocks of a file, so that bit rot is found where a block is first read, and not by reading all."""
+"""Checksums of the blocks of a file, so that bit rot is found where a block is first read, and not by reading all."""
 
 import zlib
 
@@ -61,7 +61,7 @@ class CheckedBytes(FileBytes):
     for block in range(first, last):
       if zlib.crc32(whole[block * BLOCK - at : (block + 1) * BLOCK - at]) != self._sums[block]:
         raise DataError(
-          f"{self._original}: its content is not what was written (by the check sum of the bytes from "
+          f"{self._original}: its content is not what was written (by the checksum of the bytes from "
           f"{block * BLOCK:,} on); copy it again"
         )
     self._checked[first:last] = b"\1" * (last - first)

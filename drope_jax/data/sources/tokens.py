@@ -1,14 +1,13 @@
 """Token shards: documents that were tokenised once, by `python -m drope_jax.data.tokenize`.
 
 A folder holds `meta.json` and, for each shard, `tokens-NNNNN-of-NNNNN.bin` (ids of uint16 or uint32, little-endian,
-with EOS behind each document), `ends-NNNNN-of-NNNNN.bin` (uint64: where each document ends there, EOS included),
-`keys-NNNNN-of-NNNNN.bin` (uint64: `source.key` of its text, so that shards have the parts of the text) and
+with EOS after each document), `ends-NNNNN-of-NNNNN.bin` (uint64: where each document ends, EOS included),
+`keys-NNNNN-of-NNNNN.bin` (uint64: `source.key` of each text, so that shards are split as the text would be) and
 `sums-NNNNN-of-NNNNN.bin` (uint32: the CRC-32 of each 64 KiB of these three files, in this order). A block is checked
-when a process first reads it. Shards of before version 0.1 have no sums: theirs are checked by
-`python -m drope_jax.data.report` alone, which reads the tokens as a whole.
+when a process first reads it. Shards from before version 0.1 have no checksums; only `python -m drope_jax.data.report`
+checks them, by reading all tokens.
 """
 
-import bisect
 import dataclasses
 import hashlib
 import json
@@ -21,7 +20,7 @@ from etils import epath
 
 from drope_jax.data.sources.files import FileBytes, check_reachable, opened
 from drope_jax.data.sources.kept import local
-from drope_jax.data.sources.source import Source
+from drope_jax.data.sources.source import Source, locate
 from drope_jax.data.sources.sums import CheckedBytes, blocks_of
 from drope_jax.errors import ConfigError, DataError
 
@@ -31,16 +30,16 @@ FORMAT = "drope_jax token shards, 2"
 
 @dataclasses.dataclass(unsafe_hash=True)
 class Tokens(Source):
-  """Token shards in `directory`. Documents are their ids, without the EOS; opening reads meta.json alone."""
+  """Token shards in `directory`. Documents are arrays of ids, without EOS; opening reads only meta.json."""
 
-  directory: str  # of drope_jax.data.tokenize, with meta.json
+  directory: str  # written by drope_jax.data.tokenize, with meta.json
 
   def open(self) -> "TokenShards":
     return TokenShards(self.directory)
 
 
 class _Files(NamedTuple):
-  """Of a shard."""
+  """The files of a shard."""
 
   tokens: FileBytes
   ends: FileBytes
@@ -56,14 +55,14 @@ class TokenShards(Sequence[np.ndarray]):
   def __init__(self, directory: str):
     self.directory = epath.Path(directory)
     meta = read_meta(self.directory)
-    self.tokenizer: str = meta["tokenizer"]  # digest of the one that they were made with
+    self.tokenizer: str = meta["tokenizer"]  # the digest of the tokenizer that made them
     self.dtype, self.shards = np.dtype(meta["dtype"]), meta["shards"]
     self.lasts = np.cumsum([shard["documents"] for shard in self.shards]).tolist()
     self.sizes = [int(shard["sha256"][:15], 16) for shard in self.shards]
     self.files = opened(self._open, self.shards)
 
   def _open(self, shard: dict[str, Any]) -> "_Files | None":
-    """Raises DataError naming a file that is missing, or not of its size."""
+    """Raises DataError naming a file that is missing or of the wrong size."""
     if not shard["documents"]:
       return None
     files = {kind: self.directory / shard[f"{kind}_file"] for kind in KINDS}
@@ -73,7 +72,7 @@ class TokenShards(Sequence[np.ndarray]):
         raise DataError(f"{path}: this shard is missing; copy it, or tokenise again")
       if path.stat().length != sizes[kind]:
         raise DataError(f"{path}: has {path.stat().length} bytes instead of {sizes[kind]}; copy it again")
-    # In a bucket, each read is a request: of the small files there is a copy.
+    # In a bucket each read is a request, so the small files are copied.
     here = {"tokens": files["tokens"], **{kind: local(files[kind]) for kind in ("ends", "keys")}}
     if "sums_file" not in shard:
       return _Files(**{kind: FileBytes(path) for kind, path in here.items()})
@@ -81,19 +80,19 @@ class TokenShards(Sequence[np.ndarray]):
     return _Files(**{kind: CheckedBytes(path, sums[kind], files[kind]) for kind, path in here.items()})
 
   def _sizes(self, shard: dict[str, Any]) -> dict[str, int]:
-    """Bytes of each file."""
+    """The size of each file in bytes."""
     return {
       kind: shard["tokens"] * self.dtype.itemsize if kind == "tokens" else 8 * shard["documents"] for kind in KINDS
     }
 
   def _sums(self, shard: dict[str, Any]) -> dict[str, np.ndarray]:
-    """Those of each file. Raises DataError if the file of sums itself is missing or damaged."""
+    """The checksums of each file. Raises DataError if the file that holds them is missing or damaged."""
     path = self.directory / shard["sums_file"]
     if not path.exists():
-      raise DataError(f"{path}: this file of check sums is missing; copy it, or tokenise again")
+      raise DataError(f"{path}: this file of checksums is missing; copy it, or tokenise again")
     data = path.read_bytes()
     if hashlib.sha256(data).hexdigest() != shard["sums_sha256"]:
-      raise DataError(f"{path}: its content is not what was written (by its own check sum); copy it again")
+      raise DataError(f"{path}: its content is not what was written (by its own checksum); copy it again")
     ends = np.cumsum([blocks_of(size) for size in self._sizes(shard).values()])
     return dict(zip(KINDS, np.split(np.frombuffer(data, "<u4"), ends[:-1]), strict=True))
 
@@ -109,14 +108,14 @@ class TokenShards(Sequence[np.ndarray]):
     return self.tokens(number, begin, end - 1)
 
   def tokens(self, number: int, begin: int, end: int) -> np.ndarray:
-    """Some tokens of a shard, EOS included: int32."""
+    """The tokens from `begin` to `end` of a shard, EOS included: int32."""
     size = self.dtype.itemsize
     return np.frombuffer(
       self._files(number).tokens.read(begin * size, end * size), self.dtype.newbyteorder("<")
     ).astype(np.int32)
 
   def ends(self, number: int) -> np.ndarray:
-    """Where each document of a shard ends, EOS included: int64. Raises DataError if that cannot be."""
+    """Where each document of a shard ends, EOS included: int64. Raises DataError if the ends are impossible."""
     file = self._files(number).ends
     found = np.frombuffer(file.read(0, file.size), "<u8")
     if (found[1:] <= found[:-1]).any() or found[0] < 1 or found[-1] != self.shards[number]["tokens"]:
@@ -134,7 +133,7 @@ class TokenShards(Sequence[np.ndarray]):
     return int(found)
 
   def _files(self, number: int) -> "_Files":
-    """Those of a shard that has documents."""
+    """The files of a shard that has documents."""
     files = self.files[number]
     assert files is not None
     return files
@@ -144,7 +143,7 @@ class TokenShards(Sequence[np.ndarray]):
     return DataError(f"{path}: these are not the ends of documents, so it is damaged; copy it again")
 
   def name(self, number: int) -> str:
-    """What a person finds a shard by."""
+    """The path of a shard, for messages."""
     return str(self.directory / self.shards[number]["tokens_file"])
 
   def where(self, index: int) -> str:
@@ -153,10 +152,10 @@ class TokenShards(Sequence[np.ndarray]):
 
   @property
   def damaged(self) -> list[str]:
-    """A line about each file that is not as it was written; reads all of them."""
+    """One line for each file that is not as it was written; reads all of them."""
     found = []
     for shard in self.shards:
-      files = self._open(shard)  # none of whose blocks was checked before
+      files = self._open(shard)  # anew, so that every block is checked
       for file in files or ():
         known = hashlib.sha256()
         try:
@@ -166,16 +165,15 @@ class TokenShards(Sequence[np.ndarray]):
           found.append(str(error))
           continue
         if file is files.tokens and known.hexdigest() != shard["sha256"]:  # type: ignore[union-attr]
-          found.append(f"{file.path}: its content is not what was written (by its check sum); copy it again")
+          found.append(f"{file.path}: its content is not what was written (by its checksum); copy it again")
     return found
 
   def _find(self, index: int) -> tuple[int, int]:
-    number = bisect.bisect_right(self.lasts, index)
-    return number, index - (self.lasts[number - 1] if number else 0)
+    return locate(self.lasts, index)
 
 
 def read_meta(directory: epath.Path) -> dict[str, Any]:
-  """What meta.json says. Raises ConfigError if it is none of ours, DataError if there is nothing."""
+  """The content of meta.json. Raises ConfigError if it is missing or not ours, DataError if it is damaged."""
   path = directory / META
   check_reachable(path)
   try:
@@ -185,7 +183,7 @@ def read_meta(directory: epath.Path) -> dict[str, Any]:
   except (OSError, ValueError) as error:
     raise DataError(f"{path}: cannot be read ({error}); tokenise again") from error
   if not isinstance(meta, dict) or meta.get("format") != FORMAT:
-    raise ConfigError(f"{path}: is not of {FORMAT!r}; tokenise again")
+    raise ConfigError(f"{path}: its format is not {FORMAT!r}; tokenise again")
   shards = meta.get("shards")
   kinds = {"dtype": meta.get("dtype") in ("uint16", "uint32"), "tokenizer": isinstance(meta.get("tokenizer"), str)}
   kinds["shards"] = isinstance(shards, list) and bool(shards) and all(map(_describes_a_shard, shards))
@@ -196,7 +194,7 @@ def read_meta(directory: epath.Path) -> dict[str, Any]:
 
 
 def _describes_a_shard(record: Any) -> bool:
-  """Whether it has the fields of one, with files that lie in the same folder."""
+  """Whether a record has the fields of a shard, and its files lie in the same folder."""
   if not isinstance(record, dict):
     return False
   names = [record.get(f"{kind}_file") for kind in KINDS] + ([record["sums_file"]] if "sums_file" in record else [])
