@@ -47,7 +47,7 @@ nitpick_ignore_regex = [
     r"drope_jax\.data\.(recall\.Lines|sources\.array_record\.Records|sources\.files\.StoredFile|sources\.tokens\.TokenShards)",
   ),
   (r"py:.*", r"drope_jax\.interop\.(sources|hf_config|keys)\.\w+"),
-  (r"py:.*", r"drope_jax\.evaluate\.(place\.Place|progress\.Progress|ruler_prompts\.Material)"),
+  (r"py:.*", r"drope_jax\.evaluate\.(recorder\.Recorder|progress\.Progress|ruler_prompts\.Material)"),
 ]
 
 html_theme = "furo"

@@ -34,9 +34,9 @@ __all__ = [
   "temperature",
 ]
 
-# Each name is imported when it is first asked for: a command that starts once more (cpu.py) would otherwise import JAX,
-# Flax, grain and orbax twice.
-_HOMES = {
+# Names are imported on first use, because a command that restarts itself (cpu.py) would otherwise import JAX, Flax,
+# grain and orbax twice.
+_MODULES = {
   "checkpoint": ("load",),
   "drope": ("insert_qk_norm", "temperature"),
   "generation": ("generate",),
@@ -49,7 +49,7 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> Any:
-  home = next((module for module, names in _HOMES.items() if name in names), None)
+  home = next((module for module, names in _MODULES.items() if name in names), None)
   if home is None:
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
   return getattr(importlib.import_module(f"{__name__}.{home}"), name)

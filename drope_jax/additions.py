@@ -1,8 +1,8 @@
-"""Learnt parts that a trained model may be given, and that change nothing until they are trained.
+"""Learnt parts that can be added to a trained model, and that change nothing until they are trained.
 
-Each is a field of ModelConfig with parameters that start at zero, so that a run may start from weights without them
-(InitConfig has fields of the same names). They are aimed at models without rotations: token shift gives keys local
-order, the log-n scale keeps attention from thinning out over longer texts. Letters as in model.py.
+Each is a field of ModelConfig whose parameters start at zero, so that a run can start from weights without them
+(InitConfig has fields of the same names). They are meant for models without rotations: token shift gives keys local
+order, and the log-n scale keeps attention from spreading out over longer texts. Letters as in model.py.
 """
 
 from collections.abc import Mapping
@@ -19,7 +19,7 @@ ADDITIONS = ("token_shift", "logn_scale")  # fields of ModelConfig
 
 
 def with_additions(params: Params, specs: Mapping[str, ParameterSpec | Mapping[str, ParameterSpec]]) -> Params:
-  """The parameters, and those of ADDITIONS that `specs` (parameter_specs) has and they lack, zero as at their start."""
+  """The parameters, with zeros for those of ADDITIONS that `specs` (see parameter_specs) has and they lack."""
   layers, wanted = params["layers"], specs["layers"]
   assert isinstance(wanted, Mapping)
   new = {
@@ -29,15 +29,18 @@ def with_additions(params: Params, specs: Mapping[str, ParameterSpec | Mapping[s
 
 
 def shifted(k_BTKh: Array, amount: Array, segments_BT: Array | None, before_BKh: Array | None = None) -> Array:
-  """Token shift: k + a (previous k - k), as Canon layers mix neighbours (arXiv 2512.17351), for keys alone.
+  """Token shift: k + a (previous k - k), as Canon layers mix neighbours (arXiv 2512.17351), but for keys only.
 
-  The first key of a row, or of a segment, has none before it and stays as it is.
+  The first key of a row, or of a segment, has no predecessor and is left unchanged.
 
   Args:
-    k_BTKh: keys before their rotation, one after the other.
+    k_BTKh: keys before their rotation, of consecutive tokens.
     amount: a, float32 ().
     segments_BT: document numbers, or None for rows of one document.
-    before_BKh: the keys before the first ones, of tokens that follow others in a cache.
+    before_BKh: the keys that precede the first ones, if the tokens continue those of a cache.
+
+  Returns:
+    (B, T, K, h), in the dtype of k.
   """
   first_B1Kh = k_BTKh[:, :1] if before_BKh is None else before_BKh[:, None]
   step_BTKh = jnp.concatenate([first_B1Kh, k_BTKh[:, :-1]], 1) - k_BTKh
@@ -51,8 +54,9 @@ def keys_seen(index_BT: Array, segments_BT: Array | None, window: int | None) ->
   """How many keys each query sees, itself included, int32 (B, T).
 
   Args:
-    index_BT: places of the queries in their rows (or cache slots), from 0 on.
+    index_BT: indices of the queries in their rows (or cache slots), from 0.
     segments_BT: document numbers of whole rows, or None.
+    window: keys that a query sees at most; None: no limit.
   """
   seen_BT = index_BT + 1
   if segments_BT is not None:
@@ -62,6 +66,14 @@ def keys_seen(index_BT: Array, segments_BT: Array | None, window: int | None) ->
 
 
 def scaled_by_logn(q_BTHh: Array, strength_H: Array, seen_BT: Array) -> Array:
-  """Queries times 1 + s_h ln n, for n keys that a query sees: a learnt temperature (arXiv 2404.12224)."""
+  """Queries times 1 + s_h ln n, where n keys are seen by the query: a learnt temperature (arXiv 2404.12224).
+
+  Args:
+    strength_H: s, float32.
+    seen_BT: n, see `keys_seen`.
+
+  Returns:
+    (B, T, H, h), in the dtype of q.
+  """
   scale_BTH = 1 + strength_H * jnp.log(seen_BT.astype(jnp.float32))[..., None]
   return (q_BTHh * scale_BTH[..., None]).astype(q_BTHh.dtype)

@@ -1,4 +1,4 @@
-"""Functions of every position of a row, computed one chunk of positions at a time to save memory."""
+"""Position-wise functions, computed one chunk of positions at a time to save memory."""
 
 from collections.abc import Callable
 from typing import Any
@@ -16,7 +16,7 @@ def map_chunks(function: Callable[..., Any], arrays: tuple[Array, ...], chunk: i
   """`function` of arrays (B, T, ...), in chunks of at most `chunk` positions; recomputed in the backward pass.
 
   Args:
-    function: arrays (B, C, ...) -> a tree of arrays (B, C, ...), where each position depends on itself alone.
+    function: arrays (B, C, ...) -> a tree of arrays (B, C, ...), computed separately for each position.
 
   Returns:
     The tree, of arrays (B, T, ...).
@@ -32,8 +32,8 @@ def scan_chunks(
 ) -> tuple[Any, Any]:
   """`lax.scan` over chunks of at most `chunk` positions of arrays (B, T, ...), the last one padded with zeros.
 
-  Where devices hold pieces of the rows, a chunk has some positions of every piece, so that all devices work on each;
-  `chunk` is rounded up to a multiple of their number.
+  If rows are sharded over devices, a chunk takes some positions of every shard, so that all devices work on each chunk;
+  `chunk` is then rounded up to a multiple of the number of shards.
 
   Args:
     function: (carry, *arrays (B, C, ...)) -> (carry, a tree of arrays (B, C, ...)).

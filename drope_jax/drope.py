@@ -1,6 +1,6 @@
-"""The method around the drop (transitions.py): QK-norm, which may be inserted with it, and the logit temperature.
+"""What DroPE adds to the drop itself (transitions.py): inserting a QK-norm, and the temperature of the logits.
 
-Between the drop and the temperature lies recalibration, which is ordinary training at the original context (train.py).
+Between the two comes recalibration, which is ordinary training at the original context (train.py).
 """
 
 import dataclasses
@@ -13,16 +13,16 @@ from drope_jax.errors import ConfigError
 from drope_jax.model_config import ModelConfig, QKNorm
 from drope_jax.parameters import Params, parameter_specs
 
-# Coefficients c of beta = 1 + c ln s that the paper fitted (appendix C.2). It gives none for SmolLM-1.7B and Llama2-7B.
+# Coefficients c of beta = 1 + c ln s that the paper fitted (appendix C.2); it has none for SmolLM-1.7B and Llama2-7B.
 FROM_SCRATCH_COEFFICIENT = 0.412  # the 494M model pretrained from scratch at 1,024 tokens
 SMOLLM_COEFFICIENT = 0.103  # SmolLM-360M, recalibrated with QK-norm at 2,048 tokens
 
 
 def insert_qk_norm(config: ModelConfig, params: Params, qk_norm: QKNorm | None = None) -> tuple[ModelConfig, Params]:
-  """The model with `qk_norm` (default: the paper's, `QKNorm()`), its weights one; other arrays are the same objects.
+  """The model with `qk_norm` (default: the paper's, `QKNorm()`), whose weights are one; other arrays are not copied.
 
-  Even with weights of one the function changes at once, since queries and keys lose their length: recalibration has to
-  absorb it (paper appendix C.1).
+  Even with weights of one this changes the function, since queries and keys lose their lengths; recalibration has to
+  make up for it (paper appendix C.1).
 
   Raises:
     ConfigError: if the model has a QK-norm already.
@@ -38,10 +38,14 @@ def insert_qk_norm(config: ModelConfig, params: Params, qk_norm: QKNorm | None =
 def temperature(extension: float, c: float) -> float:
   """beta(s) = 1 + c ln s, the factor on the attention logits at s times the training context (paper appendix C.2).
 
-  For s <= 1 it is 1: within the training context nothing is changed. A fitted c may be slightly negative.
+  For s <= 1, within the training context, it is 1. A fitted c may be slightly negative.
+
+  Args:
+    extension: s, the length over the training context.
+    c: the coefficient.
 
   Raises:
-    ConfigError: if `extension` is not positive, or beta is not: such logits would prefer what matches least.
+    ConfigError: if `extension` is not positive, or beta is not: attention would then prefer the worst matches.
   """
   if not 0 < extension < math.inf:
     raise ConfigError(f"extension is {extension}; it must be positive")
@@ -53,12 +57,12 @@ def temperature(extension: float, c: float) -> float:
 
 @dataclasses.dataclass(frozen=True)
 class TemperatureFit:
-  """What `fit_temperature` found."""
+  """The result of `fit_temperature`."""
 
   c: float  # of beta = 1 + c ln s, by least squares over `best`
-  losses: Mapping[float, Mapping[float, float]]  # extension -> beta -> loss: the whole table
-  best: Mapping[float, float]  # extension -> the beta of least loss
-  on_edge: tuple[float, ...]  # extensions whose best beta ends the grid: their true optimum may lie beyond
+  losses: Mapping[float, Mapping[float, float]]  # extension -> beta -> loss, for the whole grid
+  best: Mapping[float, float]  # extension -> the beta with the lowest loss
+  on_edge: tuple[float, ...]  # extensions whose best beta is at an end of the grid: the true optimum may lie beyond
 
 
 def fit_temperature(
@@ -68,7 +72,7 @@ def fit_temperature(
 
   Args:
     loss_of: (extension, beta) -> mean loss on held-out long documents at that multiple of the training context.
-    extensions: s, each above 1 (at s = 1 beta is 1 whatever c is).
+    extensions: s, each above 1 (at s = 1, beta is 1 for every c).
     betas: the grid, at least three values.
 
   Raises:

@@ -1,6 +1,6 @@
-"""What this library raises for its user: each error is one line that names the field or the file.
+"""The errors that a user can act on: each message is one line that names the field or the file.
 
-Commands print that line and end with the error's `exit_status`; any other exception is a defect of ours.
+Commands print that line and exit with the error's `exit_status`. Any other exception is a bug of this library.
 """
 
 import dataclasses
@@ -8,22 +8,22 @@ import math
 import numbers
 from typing import Any
 
-# Metadata of a field in which infinity has a meaning: dataclasses.field(metadata=MAY_BE_INFINITE).
+# Metadata of a field that may be infinite: dataclasses.field(metadata=MAY_BE_INFINITE).
 MAY_BE_INFINITE = {"may_be_infinite": True}
 
 
 class UserError(Exception):
-  """Something that the user can mend; the message says what and where."""
+  """Something that the user can fix; the message says what and where."""
 
   exit_status = 1
 
   def __str__(self) -> str:
-    """The message on one line, whatever a file has put into it."""
+    """The message on one line, with control characters from files escaped."""
     return "".join(one if one.isprintable() else one.encode("unicode_escape").decode() for one in super().__str__())
 
 
 class ConfigError(UserError, ValueError):
-  """A setting that cannot be: the message names the field, its value and what is allowed."""
+  """An impossible setting: the message names the field, its value and what is allowed."""
 
   exit_status = 2
 
@@ -37,15 +37,15 @@ class BusyError(UserError, RuntimeError):
 
 
 class DataError(UserError, ValueError):
-  """Text or tokens that cannot be read or trained on: the message names the file and row, and what to do."""
+  """Text or tokens that cannot be read or trained on: the message names the file and row, and says what to do."""
 
 
 class FileError(UserError, RuntimeError):
-  """A file that cannot be read or is not what it should be: the message names it, and the line where there is one."""
+  """A file that cannot be read or written, or has the wrong content: the message names it, and any line."""
 
 
 class ToolError(UserError, RuntimeError):
-  """Another program that is missing or fails: the message names it, and what to install or give instead."""
+  """Another program that is missing or fails: the message names it, and says what to install or use instead."""
 
 
 class ResultsError(UserError, RuntimeError):
@@ -53,7 +53,7 @@ class ResultsError(UserError, RuntimeError):
 
 
 class ReportError(UserError, RuntimeError):
-  """Records that a report cannot be made of: the message names the file."""
+  """Records from which no report can be made: the message names the file."""
 
 
 def check(holds: bool, message: str) -> None:
@@ -63,11 +63,13 @@ def check(holds: bool, message: str) -> None:
 
 
 def check_choice(config: Any, field: str, allowed: tuple[str, ...]) -> None:
+  """Raises ConfigError naming the field unless its value is one of `allowed`."""
   value = getattr(config, field)
   check(value in allowed, f"{type(config).__name__}.{field} is {value!r}; allowed: {', '.join(allowed)}")
 
 
 def check_at_least(config: Any, minimum: float, *fields: str) -> None:
+  """Raises ConfigError naming the first field that is not a number of at least `minimum`."""
   for field in fields:
     value = getattr(config, field)
     check(isinstance(value, numbers.Real), f"{type(config).__name__}.{field} is {value!r}; it must be a number")
@@ -75,9 +77,9 @@ def check_at_least(config: Any, minimum: float, *fields: str) -> None:
 
 
 def check_finite(config: Any) -> None:
-  """Raises ConfigError naming a number of a dataclass, or of one within it, that is infinite or NaN.
+  """Raises ConfigError naming a field of a dataclass, or of one nested in it, that is infinite or NaN.
 
-  Infinity is allowed in fields with the metadata MAY_BE_INFINITE; NaN nowhere.
+  Infinity is allowed in fields with the metadata MAY_BE_INFINITE; NaN is allowed nowhere.
   """
   for field in dataclasses.fields(config):
     _check_finite(getattr(config, field.name), f"{type(config).__name__}.{field.name}", **field.metadata)

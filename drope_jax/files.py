@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all, records line by line, and what a directory holds."""
+"""Atomic writes of files, JSON lines, and checks of files and directories."""
 
 import contextlib
 import json
@@ -14,16 +14,16 @@ from drope_jax.errors import ConfigError, FileError
 
 logger = logging.getLogger(__name__)
 
-DRAFT = ".draft"  # behind the name of a file that is being written
-LOCK = ".lock"  # behind that of a file which a writer of the directory has locked (workdir.py)
+DRAFT = ".draft"  # suffix of a file that is being written
+LOCK = ".lock"  # suffix of the file that the writer of a directory has locked (workdir.py)
 
 
 @contextlib.contextmanager
 def writing(path: epath.PathLike, *drafts: Path) -> Iterator[None]:
-  """What the system refuses in this block (a full disk, no permission) is one FileError that names `path`.
+  """Turns an OSError in this block (a full disk, no permission) into a FileError that names `path`.
 
   Args:
-    drafts: removed if the block fails, whatever it is that fails.
+    drafts: removed if the block fails for any reason.
   """
   try:
     yield
@@ -37,9 +37,9 @@ def writing(path: epath.PathLike, *drafts: Path) -> Iterator[None]:
 
 
 def replace_whole(path: epath.PathLike, content: str | bytes) -> None:
-  """Writes a file, or replaces it, whole: a reader sees the old content or the new, and a crash leaves the old one.
+  """Writes or replaces a file atomically: readers see the old or the new content, and a crash leaves the old one.
 
-  In a bucket (gs://), where an object appears when all of it has arrived, it is written in place.
+  In a bucket (gs://), where an object only appears once it is complete, it is written in place.
 
   Raises:
     FileError: naming the file, if it cannot be written.
@@ -55,12 +55,12 @@ def replace_whole(path: epath.PathLike, content: str | bytes) -> None:
     with draft.open("wb") as file:
       file.write(data)
       file.flush()
-      os.fsync(file.fileno())  # or a machine that loses its power may have the new name before the new content
+      os.fsync(file.fileno())  # else, after a power failure, the new name may have the old content
     draft.replace(target)
 
 
 def write_json(data: Any, path: epath.PathLike) -> None:
-  """Writes a file of JSON as `replace_whole`."""
+  """Writes `data` as a JSON file, atomically (see `replace_whole`)."""
   replace_whole(path, json.dumps(data, indent=2) + "\n")
 
 
@@ -69,10 +69,10 @@ class Line(NamedTuple):
 
   number: int  # from 1
   content: bytes  # without its newline
-  ended: bool  # whether it had one: a crash may have cut off a last line
+  ended: bool  # whether it had a newline: a crash may have cut off the last line
 
   def record(self) -> Any:
-    """What it says. Raises ValueError if it is not text, or not JSON."""
+    """The parsed JSON. Raises ValueError if the line is not UTF-8, or not JSON."""
     try:
       return json.loads(self.content.decode())
     except RecursionError as error:
@@ -80,23 +80,23 @@ class Line(NamedTuple):
 
 
 def lines_of(path: epath.PathLike) -> list[Line]:
-  """The lines of a file; nothing after the last newline is no line. Raises FileError if it cannot be read."""
+  """The lines of a file; an empty rest after the last newline is not one. Raises FileError if it cannot be read."""
   try:
     content = epath.Path(path).read_bytes()
   except OSError as error:
     raise FileError(f"{path}: cannot be read ({error})") from error
-  *whole, last = content.split(b"\n")  # splitlines would break at characters that may stand in a string of JSON
+  *whole, last = content.split(b"\n")  # splitlines would also split at characters that JSON strings may contain
   lines = [Line(number, line, True) for number, line in enumerate(whole, start=1)]
   return [*lines, Line(len(lines) + 1, last, False)] if last else lines
 
 
 def read_json_lines(path: epath.PathLike, torn: Literal["drop", "read", "skip"] = "drop") -> list[Any]:
-  """The records of a file, one per line; blank lines are passed over.
+  """The records of a file, one per line; blank lines are skipped.
 
   Args:
-    torn: what happens to a line that a crash may have cut off. "drop": a last line without its newline is left out.
-      "read": the file is from elsewhere, and its last line is a record as any other. "skip": a line that is not JSON,
-      or not even text, is left out with a warning, wherever it is, because later records were written behind it.
+    torn: how to treat a line that a crash may have cut off. "drop": a last line without a newline is ignored. "read":
+      the file is not ours, and its last line is a record like any other. "skip": a line that is not JSON is ignored
+      with a warning, wherever it is, because records may have been appended after a torn line.
 
   Raises:
     FileError: the file cannot be read, or a line is not JSON; the message names the file and the line.
@@ -110,12 +110,12 @@ def read_json_lines(path: epath.PathLike, torn: Literal["drop", "read", "skip"] 
     except ValueError as error:
       if torn != "skip":
         raise FileError(f"{path}:{line.number}: not JSON ({error})") from error
-      logger.warning("%s:%d is not a whole record and is left out (%s)", path, line.number, error)
+      logger.warning("%s:%d is not a complete record and is ignored (%s)", path, line.number, error)
   return records
 
 
 def is_torn(path: Path) -> bool:
-  """Whether a file ends within a line, as one does whose writing was interrupted."""
+  """Whether a file ends without a newline, because writing it was interrupted."""
   if not path.exists() or not path.stat().st_size:
     return False
   with path.open("rb") as file:
@@ -124,7 +124,7 @@ def is_torn(path: Path) -> bool:
 
 
 def append_json_lines(records: Iterable[Any], path: Path) -> None:
-  """Appends records to a local file in one write; a last line that a crash has cut off is taken away before.
+  """Appends records to a local file in one write; a last line that a crash has cut off is removed first.
 
   Raises:
     FileError: naming the file, if it cannot be written.
@@ -135,7 +135,7 @@ def append_json_lines(records: Iterable[Any], path: Path) -> None:
 
 def _append(records: Iterable[Any], path: Path) -> None:
   path.parent.mkdir(parents=True, exist_ok=True)
-  with path.open("a+b") as file:  # writes go to the end, wherever was read
+  with path.open("a+b") as file:  # writes go to the end, whatever the read position
     if is_torn(path):
       file.seek(0)
       file.truncate(file.read().rfind(b"\n") + 1)
@@ -143,17 +143,17 @@ def _append(records: Iterable[Any], path: Path) -> None:
 
 
 def holds_something(directory: Path) -> bool:
-  """Whether a directory is there and not empty; a draft or a lock that a crash has left does not count."""
+  """Whether a directory exists and is not empty; drafts and locks left by a crash do not count."""
   return directory.exists() and any(not path.name.endswith((DRAFT, LOCK)) for path in directory.iterdir())
 
 
 def is_local(path: epath.PathLike) -> bool:
-  """Whether a path is one of the operating system's, and not in a bucket (gs://, s3://)."""
+  """Whether a path is on a file system of this machine, and not in a bucket (gs://, s3://)."""
   return "://" not in os.fspath(epath.Path(path))
 
 
 def check_folder(path: Path, flag: str) -> None:
-  """Raises ConfigError naming the flag unless `path` is a folder, or can become one, that files can be written to."""
+  """Raises ConfigError naming the flag unless `path` is a writable folder, or can be created as one."""
   there = next((one for one in (path, *path.parents) if one.exists()), path)
   if not there.is_dir():
     raise ConfigError(f"{flag}: {path} cannot be a folder: {there} is a file")

@@ -22,16 +22,16 @@ from jax.ad_checkpoint import checkpoint_name
 
 from drope_jax.additions import keys_seen
 from drope_jax.attention import Segments
-from drope_jax.cache import Cache, compute_dtype
+from drope_jax.cache import Cache
 from drope_jax.layers import layers_with, project, softcapped
-from drope_jax.model_config import ComputeConfig, ModelConfig
+from drope_jax.model_config import ComputeConfig, ModelConfig, compute_dtype
 from drope_jax.parameters import ParameterSpec, Params, parameter_specs
 from drope_jax.platforms import target_platform
 from drope_jax.positions import Embedding, RoPE, layer_cycle
 from drope_jax.remat import checkpointed
 from drope_jax.rotation import Frequencies, Rotation, rotation
 from drope_jax.sharding import constrain
-from drope_jax.sublayers import Kind, attention_sublayer, feed_forward
+from drope_jax.sublayers import LayerKind, attention_sublayer, feed_forward
 
 Array = jax.Array
 
@@ -80,7 +80,7 @@ def _run_layers(
   params: Params | tuple[Params, ...],
   x_BTD: Array,
   cache: Cache | None,
-  kinds: Sequence[Kind],
+  kinds: Sequence[LayerKind],
   config: ModelConfig,
   compute: ComputeConfig,
   taps: Taps,
@@ -150,8 +150,8 @@ def _resolve(
   index_BT: Array,
   length: Any,
   frequencies: Frequencies | None,
-  mask: dict[str, Any],
-) -> list[Kind]:
+  attention_arguments: dict[str, Any],
+) -> list[LayerKind]:
   """What each layer of the cycle needs of its embedding: asked once, before the layers run."""
 
   def rotation_of(embedding: Embedding | None) -> Rotation | None:
@@ -167,9 +167,9 @@ def _resolve(
     turn = rotation_of(embedding)
     bias = None if embedding is None else embedding.bias(config.num_heads)
     by_layer = turn is not None and turn.cos.ndim == 4
-    segments = None if mask["segments"] is None else mask["segments"].queries
+    segments = None if attention_arguments["segments"] is None else attention_arguments["segments"].queries
     seen_BT = keys_seen(index_BT, segments, layer.window) if config.logn_scale else None
-    kinds.append(Kind(turn, {**mask, "window": layer.window, "bias": bias}, by_layer, seen_BT))
+    kinds.append(LayerKind(turn, {**attention_arguments, "window": layer.window, "bias": bias}, by_layer, seen_BT))
   return kinds
 
 
@@ -224,15 +224,15 @@ def hidden_states(
     index_BT = index_BT + cache.lengths_B[:, None]
   if position_ids_BT is None:
     position_ids_BT = index_BT
-  mask = {
+  attention_arguments = {
     "offset": 0 if cache is None else cache.lengths_B,  # index of each row's first query: the number of cached tokens
     "segments": None if segments_BT is None else Segments(segments_BT, segments_BT),
     "softcap": config.attention_softcap,
     "logit_scale": logit_scale,
   }
   if config.attention_scale is not None:
-    mask["logit_scale"] = logit_scale * (config.attention_scale * math.sqrt(config.head_dim))
-  kinds = _resolve(config, position_ids_BT, index_BT, length, frequencies, mask)
+    attention_arguments["logit_scale"] = logit_scale * (config.attention_scale * math.sqrt(config.head_dim))
+  kinds = _resolve(config, position_ids_BT, index_BT, length, frequencies, attention_arguments)
 
   x_BTD = params["embedding"][tokens_BT].astype(compute_dtype(compute))
   if config.embedding_multiplier != 1:

@@ -4,7 +4,10 @@ import dataclasses
 import math
 from typing import Any
 
+import jax.numpy as jnp
+
 from drope_jax.errors import check, check_at_least, check_choice, check_finite
+from drope_jax.platforms import target_platform
 from drope_jax.positions import Embedding, Layer, LayerPattern, Positions, RoPE
 from drope_jax.scalings import Scaling
 from drope_jax.values import members
@@ -154,6 +157,13 @@ class ComputeConfig:
         bool(platform and colon) and "=" in setting,
         f"ComputeConfig.xla_options has {option!r}; it must be PLATFORM:NAME=VALUE",
       )
+
+
+def compute_dtype(compute: ComputeConfig) -> jnp.dtype:
+  """The dtype of activations: "auto" is float32 if the program is traced for CPUs, else bfloat16."""
+  if compute.dtype == "auto":
+    return jnp.dtype(jnp.float32 if target_platform() == "cpu" else jnp.bfloat16)
+  return jnp.dtype(compute.dtype)
 
 
 @dataclasses.dataclass(unsafe_hash=True, kw_only=True)

@@ -1,4 +1,4 @@
-"""The learning rate of each step, and the whole chain from gradients to updates."""
+"""The learning-rate schedule, and the complete chain of transformations from gradients to updates."""
 
 from typing import Any
 
@@ -11,7 +11,11 @@ from drope_jax.parameters import parameter_specs
 
 
 def learning_rate(config: OptimConfig, steps: int) -> optax.Schedule:
-  """The learning rate of each step: linear warmup, then cosine, stable-then-linear-decay, or constant."""
+  """The learning-rate schedule: linear warmup, then cosine, constant with a linear decay at the end, or constant.
+
+  Args:
+    steps: optimizer steps of the whole run.
+  """
   peak, warmup = config.peak_lr, config.warmup_steps
   floor = 0.1 if config.floor is None else config.floor
   after = steps - warmup
@@ -23,7 +27,7 @@ def learning_rate(config: OptimConfig, steps: int) -> optax.Schedule:
       main = optax.join_schedules([optax.constant_schedule(peak), decay], [after - config.decay_steps])
     case _:
       main = optax.constant_schedule(peak)
-  # The first step already moves: it takes the first of warmup + 1 equal rises.
+  # Warmup rises in warmup + 1 equal increments, so that the first step already has a learning rate above 0.
   rise = optax.linear_schedule(peak / (warmup + 1), peak, warmup)
   return optax.join_schedules([rise, main], [warmup]) if warmup else main
 
@@ -38,13 +42,13 @@ def make_optimizer(config: OptimConfig, model: ModelConfig, steps: int) -> optax
 
 
 def carried_over(fresh: Any, source: Any) -> Any:
-  """The state of a new run's optimizer with what `source`, that of another run of the same optimizer, has for it.
+  """The optimizer state of a new run, with the moments of another run's state of the same optimizer.
 
-  The count of the learning rate starts again. Moments of weights that the source does not have (an inserted QK-norm)
-  stay as they are.
+  The learning-rate schedule starts again. Moments of parameters that the other run lacks (an inserted QK-norm) stay
+  fresh.
 
   Args:
-    fresh, source: states of `make_optimizer`.
+    fresh, source: states of `make_optimizer`, of the new run and of the other one.
   """
   found = {jax.tree_util.keystr(path): leaf for path, leaf in jax.tree.leaves_with_path(source[:-1])}
   carried = jax.tree.map_with_path(lambda path, leaf: found.get(jax.tree_util.keystr(path), leaf), fresh[:-1])

@@ -1,8 +1,8 @@
-"""Positional embeddings as values, and what they mean to attention.
+"""Positional embeddings as values, and what each contributes to attention.
 
-A positional embedding is `RoPE(...)`, `ALiBi()`, a `LayerPattern` of them, or `None` (NoPE). The model asks it for what
-it means, a rotation of queries and keys or a bias on the logits, and nothing asks what kind it is: one that a user
-defines as another `Embedding` works like these.
+A positional embedding is `RoPE(...)`, `ALiBi()`, a `LayerPattern` of them, or `None` (NoPE). The model asks it only for
+its effect, a rotation of queries and keys or a bias on the logits, and never for its class: an `Embedding` that a user
+defines works like these.
 """
 
 import dataclasses
@@ -23,7 +23,7 @@ from drope_jax.values import Value
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Bias:
-  """What is added to the attention logits: a function of the distance i - j of query and key, for each head.
+  """An additive bias on the attention logits: a function of the distance i - j of query and key, for each head.
 
   Attributes:
     coefficients: arrays (H,) of constants; no gradient flows to them.
@@ -36,22 +36,22 @@ class Bias:
 
 
 class Embedding(Value):
-  """A positional embedding: `rotation` or `bias` says what it does. A user's own derives from this.
+  """The base of all positional embeddings: `rotation` and `bias` define the effect. One of your own derives from it.
 
-  One that rotates may give its `frequencies` alone: the rotation follows from them.
+  An embedding that rotates may define only `frequencies`, from which `rotation` follows.
   """
 
   dynamic = False  # whether its rotation depends on the current length
 
   def check(self, head_dim: int) -> None:
-    """Raises ConfigError if heads of this size cannot have it."""
+    """Raises ConfigError if it is impossible for heads of this size."""
 
   def frequencies(self, head_dim: int, length: Any = None) -> Frequencies | None:
-    """The table of its rotation, if it has one.
+    """The frequencies of its rotation, if it has one.
 
     Args:
       head_dim: dimensions of a head, h.
-      length: tokens seen so far, an int or an array: a scalar, or (B, 1) for rows with lengths of their own; only
+      length: tokens of the sequence, an int or an array: a scalar, or (B, 1) for rows of different lengths. Only
         dynamic embeddings read it.
     """
     return None
@@ -62,18 +62,18 @@ class Embedding(Value):
     return None if frequencies is None else rotation(position_ids_BT, frequencies)
 
   def bias(self, num_heads: int) -> Bias | None:
-    """What is added to the attention logits of so many heads, or None."""
+    """The bias on the attention logits of `num_heads` heads, or None."""
     return None
 
   def table(self, head_dim: int) -> Frequencies | None:
-    """Its frequencies, if they are fixed and say all that there is to it; else None."""
+    """Its frequencies, if they are fixed and define the embedding completely; else None."""
     own = type(self)
     if self.dynamic or own.rotation is not Embedding.rotation or own.bias is not Embedding.bias:
       return None
     return self.frequencies(head_dim)
 
   def rescaled(self, scaling: Scaling | None) -> "Embedding | None":
-    """The same embedding with this scaling; None if it cannot be rescaled."""
+    """The same embedding with this scaling, or without any for None; None if it cannot be rescaled."""
     return None
 
 
@@ -81,15 +81,15 @@ class Embedding(Value):
 class RoPE(Embedding):
   """Rotary position embedding (Su 2021) with base `theta`, optionally rescaled for longer contexts.
 
-  With `pairs` only the fastest so many of the h/2 pairs of dimensions are rotated: what is left of it after a partial
-  drop (transitions.PartialDrop). With `rotary_dim` heads have the frequencies of heads of that size, and their other
-  pairs are not rotated: what a `partial_rotary_factor` trains.
+  With `pairs`, only that many of the h/2 pairs of dimensions are rotated, the fastest ones: the result of a partial
+  drop (transitions.PartialDrop). With `rotary_dim`, heads have the frequencies of heads of that size, and the other
+  pairs are not rotated: transformers' `partial_rotary_factor`.
   """
 
   theta: float = 10_000.0  # base of the frequencies: theta**(-2i/h) radians per token of pair i
-  scaling: Scaling | None = None  # for contexts beyond that of training; None: none
-  pairs: int | None = None  # None: all
-  rotary_dim: int | None = None  # None: h
+  scaling: Scaling | None = None  # rescaling for longer contexts than that of training; None: no rescaling
+  pairs: int | None = None  # number of pairs that are rotated, the fastest ones; None: all
+  rotary_dim: int | None = None  # dimensions of a head that are rotated; None: all h
 
   def __post_init__(self) -> None:
     if not self.theta > 1:
@@ -117,7 +117,7 @@ class RoPE(Embedding):
       self.scaling.check(rotated)
 
   def frequencies(self, head_dim: int, length: Any = None) -> Frequencies:
-    """See Embedding. omega is float64 when static; the pairs that are not rotated have frequency zero, exactly."""
+    """See Embedding. omega is float64 if static; pairs that are not rotated have a frequency of exactly zero."""
     rotated = self.rotary_dim or head_dim
     if self.scaling is None:
       table = Frequencies(base_frequencies(self.theta, rotated), 1.0)
@@ -126,7 +126,7 @@ class RoPE(Embedding):
     if rotated < head_dim:
       xp = np if isinstance(table.omega, np.ndarray) else jnp
       widths = [(0, 0)] * (table.omega.ndim - 1) + [(0, (head_dim - rotated) // 2)]
-      factor = table.factor  # of the rotated pairs alone
+      factor = table.factor  # applies to the rotated pairs only
       if not (isinstance(factor, float) and factor == 1):
         factor = xp.where(np.arange(head_dim // 2) < rotated // 2, factor, 1.0)
       table = Frequencies(xp.pad(table.omega, widths), factor)
@@ -140,10 +140,10 @@ class RoPE(Embedding):
 
 @dataclasses.dataclass(unsafe_hash=True)
 class RoPETable(Embedding):
-  """A rotation whose frequencies are given one by one: what is left of an embedding within a fade."""
+  """A rotation with explicit frequencies: the state of an embedding during a fade."""
 
   omega: tuple[float, ...]  # radians per token, (h/2,)
-  factor: float = 1.0  # on cos and sin
+  factor: float = 1.0  # multiplies cos and sin
 
   def check(self, head_dim: int) -> None:
     check(
@@ -169,10 +169,10 @@ def _linear_bias(slopes: Array, distance: Array) -> Array:
 
 @dataclasses.dataclass(unsafe_hash=True)
 class Layer:
-  """What one layer of a pattern has: its positional embedding, and its sliding window in tokens (None: global)."""
+  """One layer of a pattern: its positional embedding, and its sliding window in tokens (None: global)."""
 
-  positions: Embedding | None = None  # None: no embedding
-  window: int | None = None  # tokens; None: global
+  positions: Embedding | None = None  # the embedding; None: NoPE
+  window: int | None = None  # sliding window in tokens, the query included; None: global attention
 
   def __post_init__(self) -> None:
     if self.window is not None and self.window < 1:
@@ -183,7 +183,7 @@ class Layer:
 class LayerPattern:
   """A cycle of layers: layer l is `layers[l % len(layers)]`."""
 
-  layers: tuple[Layer, ...]  # from the first layer up, over and over
+  layers: tuple[Layer, ...]  # from the first layer on, repeated
 
   def __post_init__(self) -> None:
     if not self.layers:
@@ -199,12 +199,15 @@ def rnope_swa(window: int, theta: float = 10_000.0) -> LayerPattern:
 
 
 def layer_cycle(positions: Positions) -> tuple[Layer, ...]:
-  """The layers that repeat through the depth of the model; a single one unless `positions` is a pattern."""
+  """The cycle of layers that repeats through the depth of the model: a single one unless `positions` is a pattern."""
   return positions.layers if isinstance(positions, LayerPattern) else (Layer(positions),)
 
 
 def alibi_slopes(num_heads: int) -> np.ndarray:
-  """Press 2021's slopes, float32 (H,): 2**(-8h/H) for a power of two, else filled up from the next power's odd ones."""
+  """The slopes of Press 2021, float32 (H,).
+
+  For a power of two they are 2**(-8 i / H), i = 1 .. H. Other counts add every second slope of the next power of two.
+  """
   power = 2 ** math.floor(math.log2(num_heads))
   slopes = [2.0 ** (-8 * (head + 1) / power) for head in range(power)]
   extra = [2.0 ** (-8 * (head + 1) / (2 * power)) for head in range(0, 2 * power, 2)]

@@ -1,10 +1,10 @@
-"""What the backward pass keeps of a layer rather than computing it again: its names, and the bytes they take.
+"""Rematerialisation: which intermediates of a layer the backward pass keeps instead of recomputing, and their size.
 
-| name      | what it is                                        | numbers per token     | what it spares     |
+| name      | what it is                                        | numbers per token     | saves recomputing  |
 |-----------|---------------------------------------------------|-----------------------|--------------------|
-| input     | the residual stream that enters the layer         | D                     | - (it is kept)     |
+| input     | the residual stream that enters the layer         | D                     | - (always kept)    |
 | qkv       | queries, keys and values as the kernel reads them | (H + 2 K) h           | three projections  |
-| attention | what the kernel gives, and its log-sum-exp        | H h, and H in float32 | the kernel         |
+| attention | the kernel's output, and its log-sum-exp          | H h, and H in float32 | the kernel         |
 | mlp       | gate and up before the activation                 | 2 F                   | two projections    |
 
 Letters as in model.py. Numbers have the compute dtype. Names are set where the arrays are made, by `checkpoint_name`.
@@ -17,12 +17,12 @@ import jax
 
 from drope_jax.model_config import ComputeConfig, ModelConfig
 
-# Splash, Triton and the blockwise kernel name their results. cuDNN's has no name, but a primitive of its own.
+# Splash, Triton and the blockwise kernel name their results. cuDNN does not, but is recognised by its primitive.
 _CUDNN = "dot_product_attention_fwd_wrapper"
 
 
 def checkpointed(function: Callable, compute: ComputeConfig, **static: Any) -> Callable:
-  """`function`, one layer, with a backward pass that keeps what `compute` says."""
+  """`function`, one layer, under the rematerialisation policy of `compute`; `static` goes to `jax.checkpoint`."""
   if compute.remat == "none":
     return function
   return jax.checkpoint(function, policy=_policy(compute), **static)
@@ -49,7 +49,7 @@ def _policy(compute: ComputeConfig) -> Callable | None:
 
 
 def bytes_per_token(name: str, config: ModelConfig, itemsize: int = 2) -> int:
-  """What one of the names above takes of a token in one layer; `itemsize` is that of the compute dtype."""
+  """Bytes per token and layer of one of the names above; `itemsize` is that of the compute dtype."""
   projections = config.num_heads + 2 * config.num_kv_heads
   return {
     "input": config.d_model * itemsize,

@@ -1,4 +1,4 @@
-"""Shares of a run's steps, by which fades and teachers end."""
+"""Fractions of a run's steps, after which a fade or a teacher ends."""
 
 import math
 from typing import Any
@@ -8,9 +8,9 @@ import jax.numpy as jnp
 
 
 def elapsed(step: Any, share: float, steps: int) -> jax.Array:
-  """How much of the first `share` of `steps` steps is over at `step`, from 0 to 1: float32 ().
+  """Progress through the first `share` of `steps` steps at `step`, from 0 to 1: float32 ().
 
-  It is exactly 1 from there on. The last step of the share is a number known beforehand: a quotient may round to less
-  than 1 once it is compiled.
+  From the end of the share on it is exactly 1: that step is computed in Python, because the compiled quotient may round
+  to less than 1.
   """
   return jnp.where(step >= math.ceil(share * steps), 1.0, jnp.minimum(step / (share * steps), 1.0))

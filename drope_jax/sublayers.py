@@ -8,7 +8,7 @@ import jax
 from jax.ad_checkpoint import checkpoint_name
 
 from drope_jax.additions import scaled_by_logn, shifted
-from drope_jax.attention import attention, weights
+from drope_jax.attention import attention, attention_weights
 from drope_jax.cache import Cache, last_plain_key, with_plain_keys, write
 from drope_jax.layers import gated, layers_with
 from drope_jax.model_config import ComputeConfig, ModelConfig
@@ -19,11 +19,11 @@ from drope_jax.sharding import constrain
 Array = jax.Array
 
 
-class Kind(NamedTuple):
+class LayerKind(NamedTuple):
   """One layer of the pattern's cycle, its positions resolved: what all layers of this kind share in one call."""
 
   rotation: Rotation | None
-  mask: dict[str, Any]  # of `attention`: offset, window, segments, bias and logit scale
+  attention_arguments: dict[str, Any]  # keywords of `attention`: offset, window, segments, bias, softcap, logit_scale
   by_layer: bool  # whether the rotation has a leading L axis
   seen_BT: Array | None  # how many keys each query sees; None: ModelConfig.logn_scale does not ask for it
 
@@ -47,7 +47,7 @@ def attention_sublayer(
   x_BTD: Array,
   cache: Cache | None,
   index: Any,
-  kind: Kind,
+  kind: LayerKind,
   config: ModelConfig,
   compute: ComputeConfig,
   tapped: Sequence[str],
@@ -71,7 +71,7 @@ def attention_sublayer(
   if "k_norm" in params:
     k_BSKh = rms_norm(k_BSKh, params["k_norm"], config.norm_eps)
   if config.token_shift:
-    segments = kind.mask["segments"]
+    segments = kind.attention_arguments["segments"]
     before_BKh = None if cache is None else last_plain_key(cache, index, k_BSKh[:, 0])
     cache = None if cache is None else with_plain_keys(cache, k_BSKh, index)
     k_BSKh = shifted(k_BSKh, params["token_shift"], None if segments is None else segments.keys, before_BKh)
@@ -92,11 +92,11 @@ def attention_sublayer(
   q_BTHh, k_BSKh, v_BSKh = (checkpoint_name(x, "qkv") for x in (q_BTHh, k_BSKh, v_BSKh))
   # Of the kernels the reference alone has no derivatives written by hand.
   kernel = "reference" if compute.derivatives == "jax" and compute.attention == "auto" else compute.attention
-  out_BTHh = attention(q_BTHh, k_BSKh, v_BSKh, **kind.mask, kernel=kernel)
+  out_BTHh = attention(q_BTHh, k_BSKh, v_BSKh, **kind.attention_arguments, kernel=kernel)
   update_BTD = _added(params, "attention", project(out_BTHh, params["o"].astype(dtype), 2), config, compute)
   seen = {"queries": q_BTHh, "keys": k_BSKh, "values": v_BSKh, "attention": update_BTD}
   if "weights" in tapped:
-    seen["weights"] = weights(q_BTHh, k_BSKh, **kind.mask)
+    seen["weights"] = attention_weights(q_BTHh, k_BSKh, **kind.attention_arguments)
   return update_BTD, cache, seen
 
 

@@ -21,7 +21,7 @@ from jax.ad_checkpoint import checkpoint_name
 from drope_jax.attention.accelerators import ACCELERATED, PLATFORMS, obstacle
 from drope_jax.attention.blockwise import blockwise_attention
 from drope_jax.attention.context_parallel import over_context
-from drope_jax.attention.reference import attention_weights, reference_attention
+from drope_jax.attention.reference import reference_attention, reference_weights
 from drope_jax.attention.scores import Limits, Segments
 from drope_jax.attention.unrolled import unrolled_attention
 from drope_jax.errors import ConfigError
@@ -31,7 +31,7 @@ from drope_jax.sharding import cut_evenly, num_shards
 
 Array = jax.Array
 
-__all__ = ["Segments", "attention", "weights"]
+__all__ = ["Segments", "attention", "attention_weights"]
 
 logger = logging.getLogger(__name__)
 
@@ -114,7 +114,7 @@ def attention(
   return _compute(scaled, k_BSKh, v_BSKh, offset, segments, bias, limits, kernel)
 
 
-def weights(
+def attention_weights(
   q_BTHh: Array,
   k_BSKh: Array,
   *,
@@ -131,7 +131,7 @@ def weights(
   """
   batch, num_queries, num_heads, _ = q_BTHh.shape
   q_BKGTh, k_BKSh, offset_B, bias_KG = _grouped(_scaled(q_BTHh, logit_scale), k_BSKh, offset, bias)
-  weights_BKGTS = attention_weights(q_BKGTh, k_BKSh, offset_B, segments, bias_KG, Limits(window, softcap))
+  weights_BKGTS = reference_weights(q_BKGTh, k_BKSh, offset_B, segments, bias_KG, Limits(window, softcap))
   return weights_BKGTS.reshape(batch, num_heads, num_queries, -1)
 
 

@@ -8,11 +8,11 @@ from drope_jax.attention.scores import MASKED, biased_scores, mix_keys
 
 def reference_attention(q_BKGTh, k_BKSh, v_BKSh, offset_B, segments, bias_KG, limits):
   """The output (B, K, G, T, h) in the dtype of q; arguments as for the other kernels."""
-  weights = attention_weights(q_BKGTh, k_BKSh, offset_B, segments, bias_KG, limits).astype(v_BKSh.dtype)
+  weights = reference_weights(q_BKGTh, k_BKSh, offset_B, segments, bias_KG, limits).astype(v_BKSh.dtype)
   return mix_keys(weights, v_BKSh).astype(q_BKGTh.dtype)
 
 
-def attention_weights(q_BKGTh, k_BKSh, offset_B, segments, bias_KG, limits):
+def reference_weights(q_BKGTh, k_BKSh, offset_B, segments, bias_KG, limits):
   """The weights (B, K, G, T, S) of every key, float32; a query that sees nothing gives none."""
   q_index_BT = offset_B[:, None] + jnp.arange(q_BKGTh.shape[3])
   k_index_S = jnp.arange(k_BKSh.shape[2])

@@ -15,7 +15,7 @@ from drope_jax.config import DataConfig
 from drope_jax.data.pipeline import open_documents
 from drope_jax.data.sources import Documents, Source, source_at
 from drope_jax.data.sources.at import folders_of
-from drope_jax.data.sources.kept import cache
+from drope_jax.data.sources.cached import cache_directory
 from drope_jax.data.tokenizers import train_bpe
 from drope_jax.errors import ConfigError
 from drope_jax.files import is_local
@@ -64,7 +64,7 @@ def trained_tokenizer(documents: Documents, vocab_size: int) -> str:
   if documents.tokenizer is not None:
     raise ConfigError(f"{documents.name}: is tokenised already; name the tokenizer that it was made with")
   key = hashlib.sha256(f"{documents.digest} {vocab_size} {TRAINED_CHARACTERS}".encode()).hexdigest()[:16]
-  directory = cache() / "tokenizers" / key
+  directory = cache_directory() / "tokenizers" / key
   if not (directory / "tokenizer.json").exists():
     logger.info("trains a tokenizer of %d tokens, in %s", vocab_size, directory)
     train_bpe(_spread(documents), vocab_size, directory)

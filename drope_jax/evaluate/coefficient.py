@@ -14,9 +14,9 @@ from drope_jax.evaluate import results
 from drope_jax.evaluate.eval_data import EvalData
 from drope_jax.evaluate.figures import BETA, LOSS, RESAMPLES, Figure, mean_figure
 from drope_jax.evaluate.methods import Inference
-from drope_jax.evaluate.place import Place
 from drope_jax.evaluate.position_losses import documents_at_once, position_losses
 from drope_jax.evaluate.progress import Progress
+from drope_jax.evaluate.recorder import Recorder
 from drope_jax.evaluate.results import Measurement, plain
 from drope_jax.evaluate.samples import fingerprint
 from drope_jax.evaluate.subject import Subject
@@ -33,7 +33,7 @@ def fitted_coefficient(
   weights: dict[str, Any],
   data: EvalData,
   lengths: Sequence[int],
-  place: Place,
+  recorder: Recorder,
   subject: Subject,
   progress: Progress,
   rest: Sequence[float] = (),
@@ -62,7 +62,7 @@ def fitted_coefficient(
   }
   one = Measurement(run=run, method="drope", task=FIT_TASK, context=0, seed=data.seed, settings=plain(settings))
   at = {length: dataclasses.replace(one, context=length) for length in lengths}
-  recorded = [r for r in results.read(place.path) if r.measurement == at.get(r.context)]
+  recorded = [r for r in results.read(recorder.path) if r.measurement == at.get(r.context)]
   known = {(r.context, r.at): r.figure for r in recorded if (r.metric, r.by) == (LOSS, BETA)}
   missing = {length: [beta for beta in BETAS if (length, beta) not in known] for length in lengths}
   progress.plan([*(length * len(betas) for length, betas in missing.items()), *rest])
@@ -82,7 +82,7 @@ def fitted_coefficient(
       means_N = nll_NT.mean(axis=1, dtype=np.float64)
       figure = mean_figure(LOSS, means_N, n=nll_NT.size, by=BETA, at=beta)
       figure = figure._replace(values=tuple(float(f"{one:.7g}") for one in means_N))  # for the interval of c
-      place.write(at[length], [figure])
+      recorder.write(at[length], [figure])
       known[length, beta] = figure
   fit = drope.fit_temperature(lambda s, beta: known[beyond[s], beta].value, list(beyond), BETAS)
   count, whole = len(documents), {(r.context, r.metric) for r in recorded if r.by is None}
@@ -96,11 +96,11 @@ def fitted_coefficient(
         fit.best[extension],
       )
     if (length, BETA) not in whole:
-      place.write(at[length], [Figure(BETA, fit.best[extension], count * length)])
+      recorder.write(at[length], [Figure(BETA, fit.best[extension], count * length)])
   if (lengths[-1], "c") not in whole:
     values = [[known[length, beta].values for beta in BETAS] for length in lengths]
     low, high = coefficient_interval(values, list(beyond))
-    place.write(at[lengths[-1]], [Figure("c", fit.c, count, low, high)])
+    recorder.write(at[lengths[-1]], [Figure("c", fit.c, count, low, high)])
   return fit.c
 
 

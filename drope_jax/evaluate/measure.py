@@ -16,8 +16,8 @@ from drope_jax.evaluate.coefficient import fitted_coefficient
 from drope_jax.evaluate.eval_data import EvalData
 from drope_jax.evaluate.figures import BETA, Figure
 from drope_jax.evaluate.methods import Inference, Method, inference
-from drope_jax.evaluate.place import Place
 from drope_jax.evaluate.progress import Progress
+from drope_jax.evaluate.recorder import Recorder
 from drope_jax.evaluate.results import Measurement, plain
 from drope_jax.evaluate.samples import fingerprint
 from drope_jax.evaluate.subject import BATCH_TOKENS, Subject
@@ -99,12 +99,12 @@ def evaluate(
     batch_tokens=batch_tokens,
     bos=bos,
   )
-  place = Place(path=out, train_context=context, command=command)
+  recorder = Recorder(path=out, train_context=context, command=command)
   done, weights = results.measured(out), weights_of(loaded)
   progress = Progress.to_terminal([])
   if reading and c is None and max(lengths) > context:
     rest = [length for length, *_ in asked]
-    c = fitted_coefficient(run, loaded, weights, data, lengths, place, subject, progress, rest)
+    c = fitted_coefficient(run, loaded, weights, data, lengths, recorder, subject, progress, rest)
   # Two methods may run the same model: within the training context most that rescale RoPE leave it as it is.
   missing: dict[tuple[str, int, Inference], list[tuple[Task, Measurement]]] = {}
   settings_of = {(length, task.name): task.settings(length) for length in lengths for task in tasks}
@@ -121,10 +121,10 @@ def evaluate(
     task, first = same[0]
     names = ", ".join(measurement.method for _, measurement in same)
     progress.begin(f"{run}  {names}  {task.name} at {length} tokens")
-    subject = dataclasses.replace(subject, how=how, progress=progress, log=place.log_of(first))
+    subject = dataclasses.replace(subject, how=how, progress=progress, log=recorder.log_of(first))
     main, *others = task.measure(subject, length)
     for _, measurement in same:
-      place.write(measurement, [main, Figure(BETA, how.logit_scale, main.n), *others])
+      recorder.write(measurement, [main, Figure(BETA, how.logit_scale, main.n), *others])
     progress(1.0)
     logger.info("%s  %s  %s at %d tokens: %s  %s", run, names, task.name, length, _shown(main), progress.remaining())
 

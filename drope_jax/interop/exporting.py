@@ -25,7 +25,7 @@ from drope_jax.interop.drafts import check_free, draft_of, local
 from drope_jax.interop.families import FAMILIES, Family
 from drope_jax.interop.formats import choose, exported_length, write_config
 from drope_jax.interop.gguf_architectures import architecture_of
-from drope_jax.interop.model_card import Made, figures_of, history, model_card
+from drope_jax.interop.model_card import Export, figures_of, history, model_card
 from drope_jax.interop.sources import copy_tokenizer
 from drope_jax.interop.weights import Part, arrays_of, scaled_by_beta, shape_of, to_class
 from drope_jax.model_config import ModelConfig
@@ -111,7 +111,7 @@ def export_model(
   if as_gguf:
     gguf_export.rotation_of(model)  # refuses what it cannot be, before anything is loaded
   _warn_of_length(model, context, length, c)
-  card = model_card(directory, Made(format, model, context, length, c, beta, dtype, as_gguf), past, measured)
+  card = model_card(directory, Export(format, model, context, length, c, beta, dtype, as_gguf), past, measured)
   params = found.params(mesh)
   with draft_of(target) as draft:
     (draft / "README.md").write_text(card, encoding="utf-8")

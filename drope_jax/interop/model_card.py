@@ -19,8 +19,8 @@ from drope_jax.positions import layer_cycle
 from drope_jax.serialization import from_dict
 
 
-class Made(NamedTuple):
-  """What an export made."""
+class Export(NamedTuple):
+  """What an export wrote, for its model card."""
 
   format: str
   model: ModelConfig
@@ -29,24 +29,24 @@ class Made(NamedTuple):
   c: float | None
   beta: float
   dtype: str
-  as_gguf: bool = False  # for llama.cpp, whose architecture `format` is then
+  as_gguf: bool = False  # whether it is a GGUF file; `format` is then an architecture of llama.cpp
 
   @property
   def family(self) -> Family:
     return FAMILIES[ARCHITECTURES[self.format].family if self.as_gguf else self.format]
 
 
-class Past(NamedTuple):
-  """One station on the way of the weights: a run, or the import that they came in by."""
+class Stage(NamedTuple):
+  """One stage in the history of the weights: an import, or a run."""
 
-  name: str  # of its directory
-  meta: dict[str, Any]  # of its checkpoint
+  name: str  # the name of its directory
+  meta: dict[str, Any]  # the `meta` of its checkpoint
 
 
-def history(directory: Path, step: int | None = None) -> list[Past]:
-  """Where the weights of a checkpoint come from, the oldest first, as far back as the checkpoints are still there."""
+def history(directory: Path, step: int | None = None) -> list[Stage]:
+  """The stages that the weights of a checkpoint went through, oldest first, as far back as the checkpoints exist."""
   meta = checkpoint.open_step(directory, step).meta
-  here = Past(directory.resolve().name, meta)
+  here = Stage(directory.resolve().name, meta)
   init = None if "origin" in meta else from_dict(TrainConfig, meta["config"]).init
   if init is None:
     return [here]
@@ -57,7 +57,7 @@ def history(directory: Path, step: int | None = None) -> list[Past]:
 
 
 def figures_of(directory: Path, results: Path) -> list[records.Result]:
-  """The figures in a results.jsonl that are of the run in `directory`: whole measurements, each as measured last.
+  """The figures of the run in `directory` from a results.jsonl: of each metric as a whole, the last one measured.
 
   Raises:
     FileError: if there is no such file, or it cannot be read.
@@ -70,7 +70,7 @@ def figures_of(directory: Path, results: Path) -> list[records.Result]:
   except (OSError, RuntimeError, ValueError) as error:
     raise FileError(f"{results}: not a readable results.jsonl ({error})") from error
   name = directory.resolve().name
-  # One measured again, with the same settings or others, replaces the earlier one. Parts, as the loss at some
+  # A later measurement replaces an earlier one, whatever their settings. Parts of a metric, such as the loss at some
   # positions, are left out.
   whole = [r for r in read if r.run == name and r.by is None]
   last = {(dataclasses.replace(r.measurement, settings=None), r.metric): r for r in whole}
@@ -80,8 +80,8 @@ def figures_of(directory: Path, results: Path) -> list[records.Result]:
   return list(last.values())
 
 
-def model_card(directory: Path, made: Made, past: list[Past], figures: list[records.Result]) -> str:
-  """The card of an export of `directory`, as Markdown, with what `figures_of` read."""
+def model_card(directory: Path, made: Export, past: list[Stage], figures: list[records.Result]) -> str:
+  """The model card of an export of `directory`, in Markdown; `figures` are those of `figures_of`."""
   origin = past[0].meta.get("origin", {})
   head = [
     "---",
@@ -100,7 +100,7 @@ def model_card(directory: Path, made: Made, past: list[Past], figures: list[reco
     "",
     "## What was done",
     "",
-    *[f"{i + 1}. {_station(station)}" for i, station in enumerate(past)],
+    *[f"{i + 1}. {_described(stage)}" for i, stage in enumerate(past)],
     "",
     "## How it is written",
     "",
@@ -111,17 +111,17 @@ def model_card(directory: Path, made: Made, past: list[Past], figures: list[reco
   return "\n".join(lines).rstrip() + "\n"
 
 
-def _kind(made: Made) -> str:
+def _kind(made: Export) -> str:
   return f"a GGUF file of architecture `{made.format}`" if made.as_gguf else f"`{made.family.architecture}`"
 
 
-def _station(past: Past) -> str:
-  if "origin" in past.meta:
-    origin = past.meta["origin"]
+def _described(stage: Stage) -> str:
+  if "origin" in stage.meta:
+    origin = stage.meta["origin"]
     hashes = "; ".join(f"{plain(file)} has SHA-256 {digest}" for file, digest in origin["sha256"].items())
     types = f", weights dequantised from {plain(', '.join(origin['types']))}" if "types" in origin else ""
     return f"Imported from {plain(origin['name'])} ({plain(origin['format'])}{types}; {hashes})."
-  config = from_dict(TrainConfig, past.meta["config"])
+  config = from_dict(TrainConfig, stage.meta["config"])
   init = config.init
   if init is None:
     begun = "trained from scratch"
@@ -130,12 +130,12 @@ def _station(past: Past) -> str:
     norm = f", QK-norm inserted ({init.qk_norm.scope})" if init.qk_norm else ""
     begun = f"trained from the weights of {code(Path(init.checkpoint).name)}, {dropped}{norm}"
   return (
-    f"{code(past.name)}: {begun}; {past.meta['step']:,} steps, {past.meta['tokens']:,} tokens, rows of "
+    f"{code(stage.name)}: {begun}; {stage.meta['step']:,} steps, {stage.meta['tokens']:,} tokens, rows of "
     f"{config.data.context:,} tokens, peak learning rate {config.optim.peak_lr:g}."
   )
 
 
-def _notes(made: Made, without: bool) -> list[str]:
+def _notes(made: Export, without: bool) -> list[str]:
   notes = []
   positions = made.model.positions
   if not without:
@@ -150,11 +150,13 @@ def _notes(made: Made, without: bool) -> list[str]:
     )
   if made.as_gguf and only_llama_cpp(made.model):
     notes.append(
-      "For llama.cpp; transformers reads it wrongly: from a GGUF file it takes the base of the rotations alone, and so "
-      "rotates otherwise. For transformers, export without `--format=gguf`."
+      "For llama.cpp; transformers reads it wrongly: it takes only the base of the rotation from a GGUF file, and so "
+      "computes another rotation. For transformers, export without `--format=gguf`."
     )
   if made.family.one_expert:
-    notes.append("The class is a mixture of experts; this model has one expert, which gets every token with weight 1.")
+    notes.append(
+      "The class is a mixture of experts; this model has a single expert, which receives every token with weight 1."
+    )
   if made.beta == 1:
     notes.append("The attention logits are as trained (beta 1).")
   else:

@@ -13,7 +13,7 @@ from jax.sharding import Mesh
 from drope_jax import distributed, metrics
 from drope_jax.data.pipeline import estimated_size
 from drope_jax.data.tokenizers import Tokenizer
-from drope_jax.model import compute_dtype
+from drope_jax.model_config import compute_dtype
 from drope_jax.optim import learning_rate
 from drope_jax.parameters import count_parameters
 from drope_jax.serialization import to_dict

@@ -13,8 +13,7 @@ from drope_jax.config import TrainConfig
 from drope_jax.data.identity import digest
 from drope_jax.data.tokenizers import Tokenizer, load_tokenizer
 from drope_jax.errors import ConfigError, check
-from drope_jax.model import compute_dtype
-from drope_jax.model_config import ModelConfig
+from drope_jax.model_config import ModelConfig, compute_dtype
 from drope_jax.parameters import parameter_specs
 from drope_jax.platforms import target_platform
 from drope_jax.positions import layer_cycle

@@ -14,7 +14,8 @@ from drope_jax.data.pipeline import SHUFFLED_BATCHES, train_batches
 from drope_jax.evaluate.methods import Inference
 from drope_jax.evaluate.position_losses import position_losses, trace_losses
 from drope_jax.generation import Generation
-from drope_jax.model import compute_dtype, init_params
+from drope_jax.model import init_params
+from drope_jax.model_config import compute_dtype
 from drope_jax.optim import make_optimizer
 from drope_jax.optimizers import AdamW
 from drope_jax.parameters import count_parameters, map_specs

@@ -20,7 +20,7 @@ from drope_jax.aot.traced_flops import traced_flops, traced_squares, visible_blo
 from drope_jax.attention import Segments, attention
 from drope_jax.config import MeshConfig, TrainConfig
 from drope_jax.errors import ConfigError, ToolError
-from drope_jax.model import compute_dtype
+from drope_jax.model_config import compute_dtype
 from drope_jax.platforms import PEAK_FLOPS, target_platform
 from drope_jax.sharding import make_mesh
 from drope_jax.training.run import resolve

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from drope_jax.attention import Segments, attention, blockwise, unrolled, weights
+from drope_jax.attention import Segments, attention, attention_weights, blockwise, unrolled
 from drope_jax.attention import accelerators as kernels
 from drope_jax.errors import ConfigError
 from drope_jax.positions import ALiBi
@@ -59,7 +59,7 @@ def test_the_weights_are_those_of_the_capped_logits():
   q_BTHh, k_BTKh, v_BTKh = inputs(10, head_dim=10)
   identity = jnp.broadcast_to(jnp.eye(10)[:, None], v_BTKh.shape)
   expected_BTHS = attention(q_BTHh, k_BTKh, identity, softcap=CAP)
-  np.testing.assert_allclose(weights(q_BTHh, k_BTKh, softcap=CAP).swapaxes(1, 2), expected_BTHS, atol=1e-6)
+  np.testing.assert_allclose(attention_weights(q_BTHh, k_BTKh, softcap=CAP).swapaxes(1, 2), expected_BTHS, atol=1e-6)
 
 
 def test_cudnn_cannot_cap_and_says_so():

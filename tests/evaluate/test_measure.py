@@ -15,7 +15,7 @@ from drope_jax.evaluate import measure, results
 from drope_jax.evaluate.eval_data import EvalData
 from drope_jax.evaluate.figures import Figure
 from drope_jax.evaluate.measure import evaluate
-from drope_jax.evaluate.place import Place
+from drope_jax.evaluate.recorder import Recorder
 from drope_jax.evaluate.results import Measurement, plain
 from drope_jax.evaluate.tasks import make_tasks
 
@@ -108,9 +108,9 @@ def test_what_725dc9e_has_measured_is_not_measured_again(tmp_path, loaded):
 
 def test_answers_under_other_settings_are_not_taken_for_these(tmp_path):
   one, other = ({"beta": beta} for beta in (1.0, 1.5))
-  place = Place(path=tmp_path / "results.jsonl", train_context=16)
+  recorder = Recorder(path=tmp_path / "results.jsonl", train_context=16)
   known = {"run": "run", "method": "drope", "task": "vt", "context": 64, "seed": 0}
-  logs = [place.log_of(Measurement(**known, settings=settings)) for settings in (one, other, one)]
+  logs = [recorder.log_of(Measurement(**known, settings=settings)) for settings in (one, other, one)]
   logs[0].append([{"index": 0, "prompt": "p", "tokens": [1], "text": "a"}])
   assert logs[0].path == logs[2].path != logs[1].path
 

@@ -8,8 +8,8 @@ import numpy as np
 from array_record.python import array_record_data_source, array_record_module
 from etils import epath
 
+from drope_jax.data.sources.cached import local
 from drope_jax.data.sources.files import StoredFile, matching, opened
-from drope_jax.data.sources.kept import local
 from drope_jax.data.sources.source import Source, locate
 from drope_jax.errors import DataError
 
@@ -18,8 +18,8 @@ from drope_jax.errors import DataError
 class ArrayRecord(Source):
   """ArrayRecord files whose records are the documents, as UTF-8; a dataset of TFDS is opened by TFDS.
 
-  The library reads local files only: files in a bucket are copied into `kept.cache()` first. It keeps the offsets of
-  all records in memory, about 50 bytes each.
+  The library reads local files only: files in a bucket are copied into the cache (cached.py) first. It keeps the
+  offsets of all records in memory, about 50 bytes each.
   """
 
   glob: str  # a path, or a pattern such as web/*.array_record

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 from etils import epath
 
+from drope_jax.data.sources.cached import cached, compression, local, unpacked
 from drope_jax.data.sources.files import FileBytes, StoredFile, matching, opened
-from drope_jax.data.sources.kept import compression, kept, local, unpacked
 from drope_jax.data.sources.source import BadDocument, Source, locate
 
 _BOM = b"\xef\xbb\xbf"
@@ -22,8 +22,8 @@ class JSONL(Source):
   """Files of JSON lines, `.jsonl`, `.jsonl.gz` or `.jsonl.zst`; `field` of each object is a document.
 
   Lines end at a line feed and nowhere else. The first opening reads the files to find the lines, and keeps 16 bytes per
-  document in `kept.cache()`. Compressed files are unpacked into that cache, and files in a bucket are copied there,
-  which takes the disk space of the text.
+  document in the cache (cached.py). Compressed files are unpacked into it, and files in a bucket are copied there:
+  both take the disk space of the text.
   """
 
   glob: str  # a path, or a pattern such as web/*.jsonl.zst
@@ -39,7 +39,7 @@ class _File:
   def __init__(self, path: epath.Path):
     plain = unpacked(path) if compression(path) else local(path)
     self.path, self.bytes = path, FileBytes(plain)
-    self._index = FileBytes(kept(plain, "lines-2", _line_bounds(self.bytes)))
+    self._index = FileBytes(cached(plain, "lines-2", _line_bounds(self.bytes)))
 
   def __len__(self) -> int:
     return self._index.size // _BOUNDS.itemsize - 1

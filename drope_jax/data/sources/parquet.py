@@ -11,8 +11,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from etils import epath
 
+from drope_jax.data.sources.cached import first_line
 from drope_jax.data.sources.files import StoredFile, matching, opened
-from drope_jax.data.sources.kept import first_line
 from drope_jax.data.sources.source import Blocks, Source, locate
 from drope_jax.errors import ConfigError, DataError
 

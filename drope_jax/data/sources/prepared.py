@@ -16,8 +16,8 @@ from etils import epath
 from google.protobuf import json_format
 
 from drope_jax.data.sources.array_record import Records
+from drope_jax.data.sources.cached import cached, local
 from drope_jax.data.sources.files import FileBytes, StoredFile, check_reachable, opened
-from drope_jax.data.sources.kept import kept, local
 from drope_jax.data.sources.source import Source, locate
 from drope_jax.errors import ConfigError, DataError
 
@@ -163,13 +163,12 @@ class _ArrayRecords(_Examples):
 
 
 class _TFRecords(_Examples):
-  """Finds records by an index of where each begins, made once: 8 bytes per record in `kept.cache()`."""
+  """Finds records by an index of where each begins, made once: 8 bytes per record in the cache (cached.py)."""
 
   def __init__(self, shards: Sequence[Any], features: Any, feature: str):
     super().__init__(shards, features, feature)
     self.files = opened(lambda path: FileBytes(local(path)), map(epath.Path, self.names))
-    indexes = opened(lambda file: kept(file, "records", _record_begins(FileBytes(file))), [f.path for f in self.files])
-    self.indexes = [FileBytes(index) for index in indexes]
+    self.indexes = opened(lambda file: FileBytes(cached(file.path, "records", _record_begins(file))), self.files)
     for shard, index in zip(shards, self.indexes, strict=True):
       _check_count(shard, index.size // 8)
 

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 
 from etils import epath
 
+from drope_jax.data.sources.cached import compression, decompressed
 from drope_jax.data.sources.files import StoredFile, matching
-from drope_jax.data.sources.kept import compression, decompressed
 from drope_jax.data.sources.source import Source
 
 

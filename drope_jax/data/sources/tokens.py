@@ -18,8 +18,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from etils import epath
 
+from drope_jax.data.sources.cached import local
 from drope_jax.data.sources.files import FileBytes, check_reachable, opened
-from drope_jax.data.sources.kept import local
 from drope_jax.data.sources.source import Source, locate
 from drope_jax.data.sources.sums import CheckedBytes, blocks_of
 from drope_jax.errors import ConfigError, DataError

@@ -1,4 +1,4 @@
-"""Where measured figures go: results.jsonl, and the answers to samples in a folder beside it."""
+"""Recording measured figures: in results.jsonl, and the answers to samples in a folder beside it."""
 
 import dataclasses
 import json
@@ -12,8 +12,8 @@ from drope_jax.evaluate.samples import SampleLog, fingerprint
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Place:
-  """A results.jsonl, and what its records say beside the measurement itself."""
+class Recorder:
+  """Appends figures to a results.jsonl, with what all records of one evaluation share."""
 
   path: Path  # of results.jsonl; answers to samples go into `samples/` beside it
   train_context: int  # tokens
@@ -25,7 +25,7 @@ class Place:
     results.append(self.path, [Result(**shared, **figure._asdict()) for figure in figures])
 
   def log_of(self, one: Measurement) -> SampleLog:
-    """The answers to one measurement; its file carries a fingerprint of the settings."""
+    """The log of the answers of one measurement; its file name holds a fingerprint of the settings."""
     settings = fingerprint([json.dumps(one.settings, sort_keys=True)])
     name = ".".join(map(str, (one.run, one.method, one.task, one.context, one.seed, settings))).replace("/", "-")
     return SampleLog(self.path.parent / "samples" / f"{name}.jsonl")

@@ -1,4 +1,4 @@
-"""What is kept on this machine's disk because it takes long to make: unpacked files, copies from buckets, indexes."""
+"""A cache on this machine's disk of files that take long to make: unpacked files, copies from buckets, indexes."""
 
 import contextlib
 import hashlib
@@ -16,21 +16,24 @@ from drope_jax.errors import DataError, FileError
 from drope_jax.files import is_local
 
 _COMPRESSION = {".gz": "gzip", ".zst": "zstd"}
-_COPIED = 16 << 20  # bytes at a time
-_ANNOUNCED = 1 << 30  # bytes of a file that takes so long to read that a line says so
+_COPIED = 16 << 20  # bytes read at a time
+_ANNOUNCED = 1 << 30  # bytes; reading a larger file is announced in the log, because it takes long
 
 logger = logging.getLogger(__name__)
 
 
-def cache() -> Path:
-  """Where what can be made again is kept: $XDG_CACHE_HOME/drope_jax, by default ~/.cache/drope_jax."""
+def cache_directory() -> Path:
+  """The directory of cached files: $XDG_CACHE_HOME/drope_jax, by default ~/.cache/drope_jax."""
   return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "drope_jax"
 
 
-def kept(path: epath.Path, kind: str, pieces: Iterable[bytes]) -> Path:
-  """The file of `cache()` that holds `pieces`, which are read only if it is not there: a function of `path` and `kind`.
+def cached(path: epath.Path, kind: str, pieces: Iterable[bytes]) -> Path:
+  """The path of a cached file; it is made once, whole or not at all, and again if the size or time of `path` changes.
 
-  It is made once, whole or not at all, and again when the size or the time of `path` changes.
+  Args:
+    path: the file that the content is made from.
+    kind: what is made from it; a folder in the cache.
+    pieces: the content, read only if the file is not cached yet.
 
   Raises:
     FileError: if it cannot be written.
@@ -42,10 +45,10 @@ def kept(path: epath.Path, kind: str, pieces: Iterable[bytes]) -> Path:
     there = path.stat()
     version = f"{there.length} {there.mtime}"
   key = hashlib.sha256(f"{path.resolve()} {version}".encode()).hexdigest()[:16]
-  file = cache() / kind / f"{key}-{path.stem}"
+  file = cache_directory() / kind / f"{key}-{path.stem}"
   if not file.exists():
     if path.stat().length > _ANNOUNCED:
-      logger.info("reads %s once, and keeps what it needs in %s", path, file.parent)
+      logger.info("reading %s once; what is needed of it is cached in %s", path, file.parent)
     draft = file.with_name(f".{file.name}.{uuid.uuid4().hex}")  # another host may be making the same
     try:
       _write(draft, pieces)
@@ -61,7 +64,7 @@ def kept(path: epath.Path, kind: str, pieces: Iterable[bytes]) -> Path:
 
 
 def _write(draft: Path, pieces: Iterable[bytes]) -> None:
-  """Raises OSError for what cannot be written, alone: what cannot be read is another error already."""
+  """Raises OSError only if `draft` cannot be written: errors of reading are DataErrors already."""
   draft.parent.mkdir(parents=True, exist_ok=True)
   with draft.open("wb") as out:
     for piece in pieces:
@@ -69,7 +72,7 @@ def _write(draft: Path, pieces: Iterable[bytes]) -> None:
 
 
 def compression(path: epath.Path) -> str | None:
-  """How a file is compressed, by its name; None: not at all."""
+  """The compression of a file, by its suffix; None if it is not compressed."""
   return _COMPRESSION.get(path.suffix.lower())
 
 
@@ -84,9 +87,9 @@ def decompressed(path: epath.Path) -> Iterator[bytes]:
 
 
 def unpacked(path: epath.Path) -> epath.Path:
-  """The file itself, or of a compressed one a copy that can be read at any place.
+  """The file itself, or for a compressed one an uncompressed copy, which allows random access.
 
-  The copy takes the disk space of the uncompressed text; memory does not grow.
+  The copy takes the disk space of the uncompressed text, and no memory.
   """
   if compression(path) is None:
     return path
@@ -97,16 +100,16 @@ def unpacked(path: epath.Path) -> epath.Path:
       empty = False
       yield piece
     if empty:
-      raise DataError(f"{path}: is empty once it is decompressed; remove it")
+      raise DataError(f"{path}: is empty after decompression; remove it")
 
-  return epath.Path(kept(path, "unpacked", pieces()))
+  return epath.Path(cached(path, "unpacked", pieces()))
 
 
 def local(path: epath.Path) -> epath.Path:
-  """The file itself, or of one in a bucket a copy, for readers that know local files alone."""
-  return path if is_local(path) else epath.Path(kept(path, "copies", FileBytes(path).chunks()))
+  """The file itself, or for one in a bucket a local copy, for readers that only read local files."""
+  return path if is_local(path) else epath.Path(cached(path, "copies", FileBytes(path).chunks()))
 
 
 def first_line(error: BaseException) -> str:
-  """Of another library's message."""
+  """The first line of another library's error message."""
   return next(iter(str(error).splitlines()), type(error).__name__)
