@@ -1,10 +1,10 @@
 """Every setting of a model and of a run, as dataclasses.
 
-`ModelConfig` says which function a model is, `ComputeConfig` how it is computed; a recalibration takes the first from a
-checkpoint and chooses the second for itself. Context length is in neither: it belongs to data and to evaluation.
+`ModelConfig` defines the function, `ComputeConfig` how it is computed; a recalibration takes the first from a
+checkpoint and chooses the second itself. Context length is in neither: it belongs to data and to evaluation.
 
-The classes are mutable, for config files that set fields in place; `serialization.checked` rebuilds a config after
-that, so that every rule below is applied to what will really run.
+The classes are mutable so that config files can set fields in place; `serialization.checked` rebuilds the config
+afterwards, so that every check below applies to what will actually run.
 """
 
 import dataclasses
@@ -29,22 +29,23 @@ def _check_member(config: Any, field: str, kind: type[Value]) -> None:
 class DataConfig:
   """What a run trains on: documents, cut into rows of `context` + 1 tokens."""
 
-  directory: str = ""  # where the documents are: a path of any kind that data/sources/at.py knows
-  split: str = "train"  # of `directory`, where it has splits
-  source: Source | None = None  # instead of `directory`: the source written out, with its column, its parts, a mixture
-  tokenizer: str = "byte"  # "byte", the path of a tokenizer.json, or "init": that of the checkpoint of InitConfig
+  directory: str = ""  # path of the documents, of any kind that data/sources/at.py recognises
+  split: str = "train"  # which split of `directory`, if it has splits
+  source: Source | None = None  # instead of `directory`: an explicit source, for other columns, splits or mixtures
+  tokenizer: str = "byte"  # "byte", the path of a tokenizer.json, or "init": the tokenizer of InitConfig.checkpoint
   context: int  # T, in tokens; the training context
   batch_size: int  # B, rows per optimizer step over all hosts
   document_mask: bool = False  # whether attention stops at document boundaries (the paper: it does not)
-  bos: bool = False  # whether BOS stands before each document (Llama 2, Mistral and Gemma were trained so)
-  min_tokens: int = 0  # shorter documents are left out; EOS and BOS do not count
-  max_tokens: int | None = None  # longer documents are left out; None: none are
-  # How rows are cut. "interleave": from documents that are read side by side. "windows": from flat token shards, with
-  # one integer as the place in the stream, and batches that do not depend on the number of hosts (data/windows.py).
+  bos: bool = False  # whether each document begins with BOS (as Llama 2, Mistral and Gemma were trained)
+  min_tokens: int = 0  # shorter documents are skipped; EOS and BOS do not count
+  max_tokens: int | None = None  # longer documents are skipped; None: no limit
+  # How rows are cut. "interleave": from several documents that are read in turns. "windows": from flat token shards;
+  # the position in the stream is then one integer, and batches do not depend on the number of hosts (data/windows.py).
   packing: str = "interleave"
-  # Documents that are read side by side, over all hosts; None: chosen when the run starts, and recorded.
+  # Documents that are read in turns, over all hosts. None: chosen when the run starts, and recorded in its config.
   interleave: int | None = None
-  # Of the order; None: TrainConfig.seed, but after `init` above the seed that its run had, and recorded.
+  # Seed of the order of documents and rows. None: TrainConfig.seed, but after `init` a higher seed than that run had;
+  # it is recorded in the config.
   seed: int | None = None
   num_workers: int = 0  # grain worker processes; 0 reads in the training process
 
@@ -69,13 +70,14 @@ class OptimConfig:
   """The optimizer, its learning-rate schedule, and how gradients reach it."""
 
   peak_lr: float  # the highest learning rate, after the warmup
-  optimizer: Optimizer = dataclasses.field(default_factory=AdamW)  # what makes an update of a gradient
+  optimizer: Optimizer = dataclasses.field(default_factory=AdamW)  # turns gradients into updates
   schedule: str = "cosine"  # "cosine", "wsd" (warmup, stable, linear decay) or "constant"; all warm up linearly
   warmup_steps: int = 0  # from a learning rate of 0 up to the peak
-  decay_steps: int = 0  # wsd only: length of the final decay
-  floor: float | None = None  # last learning rate as a share of the peak; None: 0.1. "constant" has none
-  clip_norm: float = dataclasses.field(default=1.0, metadata=MAY_BE_INFINITE)  # global gradient norm; inf: not clipped
-  accumulation: int = 1  # micro-batches per optimizer step, weighted by their real tokens
+  decay_steps: int = 0  # "wsd" only: steps of the final decay
+  floor: float | None = None  # final learning rate as a fraction of the peak; None: 0.1. Not for "constant"
+  # Gradients are clipped to this global norm; inf: no clipping.
+  clip_norm: float = dataclasses.field(default=1.0, metadata=MAY_BE_INFINITE)
+  accumulation: int = 1  # micro-batches per optimizer step, weighted by their numbers of target tokens
 
   def __post_init__(self) -> None:
     check_finite(self)
@@ -100,13 +102,14 @@ class InitConfig:
   """Weights from another run: the start of a recalibration, or of its control with the embedding kept."""
 
   checkpoint: str  # the other run's workdir
-  model: ModelConfig | None = None  # what it holds; a run looks there, `drope_jax.aot` may need it before it is there
-  source: str | None = None  # SavedStep.identity of what it holds: a run records it, and goes on if it was moved
-  step: int | None = None  # None: its last complete step
-  transition: Transition = dataclasses.field(default_factory=Drop)  # what becomes of its positional embedding
+  # The checkpoint's model; filled in by the run. `drope_jax.aot` needs it if there is no checkpoint yet.
+  model: ModelConfig | None = None
+  source: str | None = None  # SavedStep.identity of the checkpoint; filled in by the run, so that it may be moved
+  step: int | None = None  # which step; None: its last complete one
+  transition: Transition = dataclasses.field(default_factory=Drop)  # what happens to its positional embedding
   qk_norm: QKNorm | None = None  # insert this norm, with weights of one
-  token_shift: bool = False  # give the model this part of additions.py, which changes nothing until it is trained
-  logn_scale: bool = False  # likewise
+  token_shift: bool = False  # add this part (additions.py), which changes nothing until it is trained
+  logn_scale: bool = False  # add this part, likewise
   keep_optimizer: bool = False  # carry the optimizer's moments over; the schedule starts again either way
 
   def __post_init__(self) -> None:
@@ -117,30 +120,30 @@ class InitConfig:
 
 @dataclasses.dataclass(unsafe_hash=True, kw_only=True)
 class TrainConfig:
-  """One run: `model` alone starts from scratch; with `init` the model is the checkpoint's."""
+  """One run: from scratch if only `model` is given; with `init`, the model is derived from the checkpoint's."""
 
   model: ModelConfig | None = None  # trained from scratch; with `init` leave it None
   init: InitConfig | None = None  # the checkpoint to start from
-  data: DataConfig  # what it trains on, the context and the batch
+  data: DataConfig  # documents, context and batch size
   objective: Objective = dataclasses.field(default_factory=NextToken)  # what is minimised
-  optim: OptimConfig  # optimizer and learning rate
+  optim: OptimConfig  # optimizer and learning-rate schedule
   mesh: MeshConfig = dataclasses.field(default_factory=MeshConfig)  # how the devices are arranged
-  compute: ComputeConfig = dataclasses.field(default_factory=ComputeConfig)  # dtype, kernels, memory against time
-  steps: int  # optimizer steps in all
-  seed: int = 0  # of the weights and of the order of the data
+  compute: ComputeConfig = dataclasses.field(default_factory=ComputeConfig)  # dtype, kernels, rematerialisation
+  steps: int  # optimizer steps in total
+  seed: int = 0  # of the initial weights and of the order of the data
   log_every: int = 10  # steps between records of metrics.jsonl
   checkpoint_every: int = 500  # steps between checkpoints
-  keep_latest: int = 2  # checkpoints kept, beside those of keep_every
-  keep_every: int | None = None  # steps whose checkpoints stay for good
-  log_norms: bool = False  # whether records have the norms of the parameters and of their updates
-  eval_every: int | None = None  # steps between losses on the split `heldout`, beside those of the start and the end
-  eval_documents: int = 16  # of the split `heldout`, that those losses are measured on
+  keep_latest: int = 2  # number of latest checkpoints to keep, in addition to those of keep_every
+  keep_every: int | None = None  # checkpoints of steps that are multiples of this are kept for good; None: none
+  log_norms: bool = False  # whether records include the norms of the parameters and of their updates
+  eval_every: int | None = None  # steps between losses on the split `heldout`, also at start and end; None: no losses
+  eval_documents: int = 16  # documents of the split `heldout` that those losses are measured on
   eval_extensions: tuple[int, ...] = (1,)  # multiples of the training context at which they are measured
   # Updates of the whole run that may be skipped because a loss, gradient or update is not finite: such a step leaves
-  # the weights and the optimizer's state as they are. One more ends the run.
+  # the weights and the optimizer's state unchanged. One more ends the run.
   skip_updates: int = 0
-  profile_steps: int = 0  # so many steps, after the first two of a start, are traced into `profile/` of the workdir
-  # Beside metrics.jsonl: "tensorboard" (if tensorboardX is there), "wandb".
+  profile_steps: int = 0  # steps to trace into `profile/` of the workdir, after the first two of a start
+  # In addition to metrics.jsonl: "tensorboard" (if tensorboardX is installed), "wandb".
   trackers: tuple[str, ...] = ("tensorboard",)
 
   def __post_init__(self) -> None:

@@ -1,15 +1,15 @@
-"""Commands on a CPU start once more, with an allocator that keeps memory and, if asked for, the cores as devices.
+"""Commands on a CPU restart themselves with an allocator that keeps memory and, if asked for, the cores as devices.
 
-XLA takes the buffers of every step from the allocator and gives them back. glibc returns blocks of that size to the
-system, so that each step faults all of its pages in again; mimalloc (the wheel `cmeel-mimalloc`) keeps them. And small
-products run on one core: two devices have one each. Both are fixed when a process starts, hence the second start.
+XLA allocates and frees the buffers of every step. glibc returns blocks of that size to the system, so that each step
+has to fault in all of its pages again; mimalloc (the wheel `cmeel-mimalloc`) keeps them. Small products run on one core
+only, so two devices use two cores. Both can only be set when a process starts, hence the restart.
 
-The cores are devices only with DROPE_JAX_CPU=devices, since XLA once aborted such a run on a loaded machine: one of two
-devices did not reach an all-reduce within XLA's 40 seconds. It was not reproduced, so whether that device was late or
-stuck is not known. A late one is now waited for as long as ten minutes; with a stuck one the run ends after these.
+Cores become devices only with DROPE_JAX_CPU=devices, because XLA once aborted such a run on a loaded machine: one of
+two devices did not reach an all-reduce within XLA's 40 seconds. This was not reproduced, so it is unknown whether that
+device was slow or stuck. The limit is now ten minutes, after which a run with a stuck device ends.
 
-A program that imports this library is left alone. To get the same there, set what `settings()` returns in its
-environment: `LD_PRELOAD`, `MIMALLOC_PURGE_DELAY` and `XLA_FLAGS`.
+Programs that import this library are not restarted. For the same effect, set the variables that `settings()` returns in
+their environment: `LD_PRELOAD`, `MIMALLOC_PURGE_DELAY` and `XLA_FLAGS`.
 """
 
 import glob
@@ -20,18 +20,24 @@ from collections.abc import Mapping
 
 from drope_jax import interrupts
 
-VARIABLE = "DROPE_JAX_CPU"  # "off": nothing of this is done; "devices": every core is a device too
-_DONE = "set"  # its value in the second start, and in every process that this one starts
+VARIABLE = "DROPE_JAX_CPU"  # "off": no restart; "devices": every core becomes a device, too
+_DONE = "set"  # its value after the restart, and in all child processes
 _DEVICES = "--xla_force_host_platform_device_count"
-_PATIENCE = "--xla_cpu_collective_call_terminate_timeout_seconds"  # of a device for the others, then XLA aborts
+_PATIENCE = (
+  "--xla_cpu_collective_call_terminate_timeout_seconds"  # seconds that a device waits for the others before XLA aborts
+)
 _ACCELERATORS = ("/dev/nvidia[0-9]*", "/dev/kfd", "/dev/dxg", "/dev/accel*", "/dev/vfio/[0-9]*")  # GPUs, then TPUs
 
 
 def settings(environment: Mapping[str, str] | None = None) -> dict[str, str]:
-  """The variables that make JAX faster on this CPU, given those that are set (default: of this process).
+  """The environment variables that make JAX faster on this CPU.
 
-  What the environment says about allocator or devices stays. Nothing is set with DROPE_JAX_CPU=off, on other systems
-  than Linux, where JAX_PLATFORMS has another platform first, or, if it is not set, where an accelerator may be.
+  Settings of allocator or devices that are in the environment are kept. The result is empty with DROPE_JAX_CPU=off, on
+  systems other than Linux, if another platform comes first in JAX_PLATFORMS or, if that is not set, if there may be an
+  accelerator.
+
+  Args:
+    environment: the current variables; None: those of this process.
   """
   environment = os.environ if environment is None else environment
   if environment.get(VARIABLE) in ("off", _DONE) or sys.platform != "linux" or not _computes_on_cpu(environment):
@@ -53,9 +59,9 @@ def settings(environment: Mapping[str, str] | None = None) -> dict[str, str]:
 
 
 def restart() -> None:
-  """Starts this command once more with `settings()`, where there are any, and says so in one line.
+  """Restarts this command with `settings()`, if there are any, and prints one line about it.
 
-  To be called before JAX computes anything, and by a command alone: what the process has done is lost.
+  Only for commands, and before JAX computes anything: the state of the process is lost.
   """
   found = settings()
   if not found:
@@ -63,18 +69,18 @@ def restart() -> None:
   what = ["mimalloc keeps memory"] if "LD_PRELOAD" in found else []
   what += [f"{len(os.sched_getaffinity(0))} cores are devices"] if "XLA_FLAGS" in found else []
   print(f"on a CPU: {', '.join(what)} ({VARIABLE}=off turns it off)", file=sys.stderr, flush=True)
-  interrupts.block()  # until the next start can say what a signal has stopped
+  interrupts.block()  # until the restarted process can report that a signal stopped it
   os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], {**os.environ, **found})
 
 
 def _computes_on_cpu(environment: Mapping[str, str]) -> bool:
-  """Without asking JAX, which would start its runtime."""
+  """Whether JAX would use the CPU; asking JAX itself would start its runtime."""
   platforms = environment.get("JAX_PLATFORMS", "")
   return platforms.split(",")[0] == "cpu" if platforms else not any(glob.glob(path) for path in _ACCELERATORS)
 
 
 def _mimalloc() -> str | None:
-  """The path of the shared library, or None where the wheel is not installed."""
+  """The path of the shared library, or None if the wheel is not installed."""
   try:
     files = importlib.metadata.files("cmeel-mimalloc") or []
   except importlib.metadata.PackageNotFoundError:

@@ -1,7 +1,7 @@
-"""One run on several hosts: how its processes find each other, share the reading, and stop together.
+"""One run on several hosts: how its processes connect, share the reading of data, and stop together.
 
-The engine is JAX's own: `jax.distributed` connects the processes, and every one of them runs the same program. What a
-host does alone (its log, its files, the rows it reads) is decided by `jax.process_index()`.
+`jax.distributed` connects the processes, all of which run the same program. What a host does by itself (its log, its
+files, the rows it reads) depends on `jax.process_index()`.
 """
 
 import contextlib
@@ -25,12 +25,12 @@ from drope_jax.files import is_local
 
 logger = logging.getLogger(__name__)
 
-# Counts of processes, as launchers leave them in the environment: SLURM's srun, Open MPI's mpirun.
+# The number of processes, as launchers set it in the environment: SLURM's srun, Open MPI's mpirun.
 _COUNTS = ("SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE")
 
 
 def asked_for() -> bool:
-  """Whether the environment says that this is one of several processes: of srun, mpirun or a TPU pod."""
+  """Whether, according to the environment, srun, mpirun or a TPU pod started several processes."""
   hosts = os.environ.get("TPU_WORKER_HOSTNAMES", "")
   several_slices = int(os.environ.get("MEGASCALE_NUM_SLICES", "1")) > 1
   return any(int(os.environ.get(name, "1")) > 1 for name in _COUNTS) or "," in hosts or several_slices
@@ -43,17 +43,18 @@ def initialise(
   timeout: int = 300,
   host_timeout: int = hosts.TIMEOUT,
 ) -> None:
-  """Connects this process with the others; what is None is found by JAX (SLURM, Open MPI, Cloud TPU, GKE).
+  """Connects this process with the others; JAX determines what is None (SLURM, Open MPI, Cloud TPU, GKE).
 
-  To be called before anything asks for devices. When the others have not come after `timeout` seconds, the process
+  Must be called before anything uses devices. If the others have not connected after `timeout` seconds, the process
   ends with status 1 and one line: JAX's runtime waits in native code, and would abort it with a stack trace.
 
   Args:
-    coordinator: HOST:PORT of process 0, as all of them reach it.
-    host_timeout: seconds after which `hosts.watched` gives up a host; JAX's own limit comes after it.
+    coordinator: HOST:PORT of process 0, reachable from all of them.
+    timeout: seconds.
+    host_timeout: seconds after which `hosts.watched` gives up on a host; JAX's own limit is later.
 
   Raises:
-    ConfigError: if something is None that JAX does not find.
+    ConfigError: if JAX cannot determine an argument that is None.
   """
 
   def give_up() -> None:
@@ -67,7 +68,7 @@ def initialise(
   watch.daemon = True
   watch.start()
   try:
-    # The runtime's own limit comes after ours.
+    # The runtime's own limits are later than ours.
     with hosts.quiet_loss(coordinator):
       jax.distributed.initialize(
         coordinator,
@@ -83,7 +84,7 @@ def initialise(
 
 
 def describe() -> str:
-  """The first line of a log: which process this is, and what devices it has."""
+  """This process and its devices, for the log."""
   kind = jax.devices()[0].device_kind
   return (
     f"process {jax.process_index()} of {jax.process_count()}: "
@@ -92,7 +93,7 @@ def describe() -> str:
 
 
 def refuse_local(workdir: epath.PathLike, shared: bool) -> None:
-  """Raises ConfigError for a local workdir of several processes, unless it is said that all of them `shared` it."""
+  """Raises ConfigError for a local workdir with several processes, unless the user says that it is `shared`."""
   if jax.process_count() > 1 and not shared and is_local(workdir):
     raise ConfigError(
       f"--workdir: {workdir} is a local path, and there are {jax.process_count()} processes; "
@@ -101,10 +102,12 @@ def refuse_local(workdir: epath.PathLike, shared: bool) -> None:
 
 
 def reader(batch: Sharding, batch_size: int) -> tuple[int, int]:
-  """Which share of every batch this process reads, and of how many: processes that hold the same rows read the same.
+  """The share of every batch that this process reads: (index, number of shares).
+
+  Processes that hold the same rows read the same share.
 
   Raises:
-    ConfigError: if the rows that processes hold overlap without being the same, or are not equally many.
+    ConfigError: if the rows of processes overlap without being the same, or differ in number.
   """
   held: dict[int, set[tuple[int, int]]] = defaultdict(set)
   rows_of: Mapping[Any, Any] = batch.devices_indices_map((batch_size,))
@@ -119,15 +122,15 @@ def reader(batch: Sharding, batch_size: int) -> tuple[int, int]:
 
 @contextlib.contextmanager
 def sigterm() -> Iterator[Callable[[int], bool]]:
-  """SIGTERM and Ctrl-C make the given function return True, for a step before which to stop, and do nothing else.
+  """Yields a function of the step that returns True once the run should stop because of SIGTERM or Ctrl-C.
 
-  With several processes, one that gets the signal is enough, and all of them stop at the same step: JAX's preemption
-  service agrees on it, if every process asks at every step. With one process, only its main thread can listen. A second
-  Ctrl-C ends the process at once, and earlier checkpoints stay.
+  With several processes it is enough that one gets the signal, and all stop at the same step: JAX's preemption service
+  agrees on it, provided that every process asks at every step. With one process, only its main thread can listen. A
+  second Ctrl-C ends the process at once; earlier checkpoints stay.
   """
   listens = threading.current_thread() is threading.main_thread()
   if jax.process_count() > 1:
-    # JAX's service knows SIGTERM alone.
+    # JAX's service only handles SIGTERM.
     with _handled([signal.SIGINT] if listens else [], lambda *_: os.kill(os.getpid(), signal.SIGTERM)):
       yield multihost_utils.reached_preemption_sync_point
     return
@@ -141,7 +144,7 @@ def sigterm() -> Iterator[Callable[[int], bool]]:
 
 @contextlib.contextmanager
 def _handled(numbers: Sequence[signal.Signals], handler: Callable[..., None]) -> Iterator[None]:
-  """Signals go to `handler`, and afterwards where they went before."""
+  """Installs `handler` for these signals, and afterwards restores the previous handlers."""
   before = {number: signal.signal(number, handler) for number in numbers}
   try:
     with interrupts.ends_at_second_ctrl_c():

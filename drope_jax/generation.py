@@ -1,8 +1,8 @@
 """Generation with a key/value cache: batched, with prompts of different lengths, greedy or sampled.
 
-Two compiled programs do it: one prefills the cache in chunks, one decodes so many tokens, or until every row is done.
-Rows lie left-aligned in one array that holds prompt and answer; each continues from its own length. Shapes are rounded
-up (see `round_up`), and all numbers of a call are arguments, so that calls of similar size share these programs.
+There are two compiled programs: one prefills the cache in chunks, the other decodes a number of tokens, or until every
+row is done. Rows are left-aligned in one array that holds prompt and answer; each continues from its own length. Shapes
+are rounded up (see `round_up`) and all numbers are arguments, so that calls of similar size share these programs.
 """
 
 import dataclasses
@@ -23,11 +23,11 @@ from drope_jax.parameters import Params
 from drope_jax.rotation import Frequencies
 from drope_jax.sharding import round_up_to_shards
 
-_SMALLEST_CAPACITY = 64  # tokens: below, shorter rows save less than another compilation costs
+_SMALLEST_CAPACITY = 64  # tokens; a smaller cache would save less than another compilation costs
 
 
 class _Sampler(NamedTuple):
-  """How the next token is drawn. As a pytree: `top_p` None (the whole vocabulary) is another program than a number."""
+  """How the next token is drawn. `top_p` is None for the whole vocabulary, which is another compiled program."""
 
   temperature: float
   top_p: float | None
@@ -35,9 +35,9 @@ class _Sampler(NamedTuple):
 
 
 class _Request(NamedTuple):
-  """What is asked for, beside the prompts' tokens: all that stays the same while it is answered."""
+  """The constants of a call, except for the prompts' tokens."""
 
-  lengths_B: np.ndarray  # of the prompts
+  lengths_B: np.ndarray  # int32, of the prompts
   max_new_tokens: int
   eos_ids: np.ndarray | None  # int32, the tokens that end a row
   logit_scale: float | Array
@@ -46,7 +46,7 @@ class _Request(NamedTuple):
 
 
 class _State(NamedTuple):
-  """The decode loop after `step` tokens. The cache holds all but the last token of each row."""
+  """The state of the decode loop after `step` tokens. The cache holds all but the last token of each row."""
 
   step: Array
   tokens_BS: Array
@@ -68,23 +68,23 @@ def generate(
   compute: ComputeConfig | None = None,
   prefill_chunk: int = 512,
 ) -> list[list[int]]:
-  """Continues every prompt; each row's result is what it would be alone.
+  """Continues every prompt; the result of a row does not depend on the other rows.
 
-  Dynamic RoPE scalings take the length of a row to be its prompt plus `max_new_tokens` throughout, so that one row is
-  computed with one set of frequencies.
+  For dynamic RoPE scalings, the length of a row is its prompt plus `max_new_tokens` throughout, so that all its tokens
+  use the same frequencies.
 
   Args:
     params: the tree of `parameter_specs(config)`.
     prompts: token ids, of any lengths from 1 on.
-    max_new_tokens: tokens to add at most.
-    temperature: 0 takes the most likely token; above, logits are divided by it and sampled from. (The temperature of
+    max_new_tokens: maximum number of new tokens.
+    temperature: 0 takes the most likely token; otherwise logits are divided by it and sampled from. (The temperature of
       the attention logits is `logit_scale`.)
     top_p: when sampling, draw from the most likely tokens that together reach this probability (nucleus sampling).
-    key: jax.random key, needed for sampling; what row b draws at step t depends on (key, b, t) alone.
-    eos_id: the token that ends a row; if several do, all of them.
+    key: jax.random key, needed for sampling; the draw of row b at step t depends only on (key, b, t).
+    eos_id: the token or tokens that end a row; None: rows only end at `max_new_tokens`.
     logit_scale: beta of paper appendix C.2, a scalar or (H,); see `drope_jax.temperature`.
     compute: how to compute it; the default ComputeConfig if None.
-    prefill_chunk: prompt tokens processed at one time; bounds memory, does not change the result.
+    prefill_chunk: prompt tokens processed at a time; bounds memory, does not change the result.
 
   Returns:
     For each prompt the new tokens, up to and including the first that ends its row.
@@ -112,10 +112,10 @@ def generate(
 
 
 class Generation:
-  """A call of `generate` taken apart, to show tokens as they come and to time its parts.
+  """`generate` in steps, to stream tokens and to time the parts.
 
-  `prefill` once, then `decode` while not `finished`; the pieces put together are what `generate` returns. Arguments and
-  errors are those of `generate`.
+  Call `prefill` once, then `decode` while not `finished`; the concatenated results are what `generate` returns.
+  Arguments and errors are those of `generate`.
   """
 
   def __init__(
@@ -153,7 +153,7 @@ class Generation:
 
   @property
   def ended(self) -> list[bool]:
-    """For each prompt, whether its answer is whole."""
+    """For each prompt, whether its answer is complete."""
     if self._state is None:
       return [False] * self._num_prompts
     full = int(self._state.step) >= self._max_new_tokens
@@ -161,28 +161,32 @@ class Generation:
 
   @property
   def finished(self) -> bool:
-    """Whether every answer is whole."""
+    """Whether every answer is complete."""
     return all(self.ended)
 
   def compile(self) -> None:
-    """Compiles now what would be compiled on the way, so that the rest can be timed."""
+    """Compiles both programs now, so that `prefill` and `decode` can be timed."""
     prefill = _prefill.lower(*self._prompts(), **self._how, chunk=self._chunk)
     prefill.compile()
     _decode.lower(self._decoded_with, self._request, prefill.out_info, 0, **self._how).compile()
 
   def prefill(self) -> None:
-    """Reads the prompts; returns when they are read."""
+    """Fills the cache with the prompts, and waits until that is done."""
     self._state = jax.block_until_ready(_prefill(*self._prompts(), **self._how, chunk=self._chunk))
 
   def decode(self, num_tokens: int) -> list[list[int]]:
-    """The next tokens of each prompt, at most `num_tokens`; none for a row that has ended."""
+    """The next tokens of each prompt, at most `num_tokens`; none for a row that has ended.
+
+    Raises:
+      ValueError: before `prefill`.
+    """
     if self._state is None:
       raise ValueError("nothing is read yet; call prefill before decode")
     step, ended = int(self._state.step), self.ended
     until = min(step + num_tokens, self._max_new_tokens)
     self._state = _decode(self._decoded_with, self._request, self._state, until, **self._how)
     new_steps = int(self._state.step) - step
-    rows = np.array(self._state.tokens_BS)  # a copy: the array itself is given to the next call
+    rows = np.array(self._state.tokens_BS)  # a copy: the array itself is donated to the next call
     starts = self._request.lengths_B[: self._num_prompts] + step
     return [
       [] if has_ended else _until_eos(row[start : start + new_steps].tolist(), self._request.eos_ids)
@@ -190,12 +194,12 @@ class Generation:
     ]
 
   def _prompts(self) -> tuple[Params, _Request, np.ndarray, np.ndarray]:
-    filling_B = np.arange(len(self._tokens_BS)) >= self._num_prompts  # rows that only fill the batch up
-    return self._params, self._request, self._tokens_BS, filling_B
+    padding_B = np.arange(len(self._tokens_BS)) >= self._num_prompts  # rows that only pad the batch
+    return self._params, self._request, self._tokens_BS, padding_B
 
 
 def _for_decoding(params: Params, config: ModelConfig, compute: ComputeConfig) -> Params:
-  """The parameters as the decode loop reads them: on a CPU with the layers apart, which then run unrolled."""
+  """The parameters for the decode loop: with separate layers, which then run unrolled, unless layers are scanned."""
   return params if scans(config, compute, unrolled_is_faster=True) else layers_apart(params)
 
 
@@ -235,13 +239,13 @@ def _make_sampler(temperature: float, top_p: float, key: Array | None) -> _Sampl
 
 
 def round_up(size: int) -> int:
-  """`size` rounded up to three leading binary digits: four sizes an octave, at most a quarter too many."""
+  """`size` rounded up to three leading binary digits: four sizes per doubling, at most a quarter too large."""
   step = 1 << max(size.bit_length() - 3, 0)
   return -(-size // step) * step
 
 
 def padded_size(size: int, dimension: str) -> int:
-  """What a dimension ("batch" or "length") of this size is padded to: a size that others share and the mesh divides."""
+  """The padded size of a dimension ("batch" or "length"): few sizes exist, and the mesh divides each of them."""
   return round_up_to_shards(round_up(size), dimension)
 
 
@@ -253,7 +257,7 @@ def _until_eos(tokens: list[int], eos_ids: np.ndarray | None) -> list[int]:
 def _extend(
   params: Params, request: _Request, tokens_BT: Array, cache: Cache, config: ModelConfig, compute: ComputeConfig
 ) -> tuple[Array, Cache]:
-  """Hidden states of tokens that follow the cache, and the cache that holds them too."""
+  """Hidden states of tokens that follow those of the cache, and the extended cache."""
   length_B1 = jnp.asarray(request.lengths_B + request.max_new_tokens)[:, None]
   x_BTD, extended, _ = hidden_states(
     params,
@@ -280,17 +284,17 @@ def _prefill(
   compute: ComputeConfig,
   chunk: int,
 ) -> _State:
-  """The state before the first new token. `tokens_BS` holds the prompts; rows that are `done_B` are not answered."""
+  """The state before the first new token. `tokens_BS` holds the prompts; rows that are `done_B` are not continued."""
   batch, capacity = tokens_BS.shape
 
   def read(i: Array, cache: Cache) -> Cache:
-    start = jnp.minimum(i * chunk, capacity - chunk)  # the last chunk may repeat some of the one before it
+    start = jnp.minimum(i * chunk, capacity - chunk)  # the last chunk may overlap the one before it
     cache = dataclasses.replace(cache, lengths_B=jnp.full(batch, start))
     tokens_BT = lax.dynamic_slice_in_dim(tokens_BS, start, chunk, axis=1)
     return _extend(params, request, tokens_BT, cache, config, compute)[1]
 
-  # The last token of a prompt is left to the decode loop, whose first step turns it into logits: prefill needs none.
-  # What shorter rows wrote beyond their own length lies past every index they see, and is overwritten as they grow.
+  # Prefill computes no logits: the last token of each prompt is left to the first step of the decode loop. Shorter rows
+  # write beyond their own length here, but to slots that they do not see yet and that are overwritten as they grow.
   cache = init_cache(config, batch, capacity, compute)
   cache = lax.fori_loop(0, -(-(request.lengths_B.max() - 1) // chunk), read, cache)
   cache = dataclasses.replace(cache, lengths_B=request.lengths_B - 1)
@@ -301,7 +305,7 @@ def _prefill(
 def _decode(
   params: Params, request: _Request, state: _State, until: int, *, config: ModelConfig, compute: ComputeConfig
 ) -> _State:
-  """Goes on to step `until`, or until all rows are done. The memory of `state` is used for the new one."""
+  """Decodes up to step `until`, or until all rows are done. `state` is donated."""
   rows = jnp.arange(state.tokens_BS.shape[0])
 
   def unfinished(state: _State) -> Array:
@@ -331,7 +335,7 @@ def _choose(logits_BV: Array, step: Array, sampler: _Sampler | None) -> Array:
 
 
 def _nucleus(logits_BV: Array, top_p: Array | float) -> Array:
-  """Which tokens are in the smallest set of the most likely ones whose probabilities reach `top_p`."""
+  """Which tokens belong to the smallest set of most likely tokens with a total probability of `top_p`: bool (B, V)."""
   order_BV = jnp.argsort(logits_BV, axis=-1, descending=True)
   sorted_BV = jnp.take_along_axis(jax.nn.softmax(logits_BV, axis=-1), order_BV, axis=-1)
   before_BV = jnp.cumsum(sorted_BV, axis=-1) - sorted_BV

@@ -1,9 +1,9 @@
-"""The hosts of one run: they are alike when it starts, and when one is lost the others end, with one line.
+"""The hosts of one run: checks that they agree when it starts, and ends all, with one line, when one is lost.
 
-Collectives wait for ever for a host that is frozen, and JAX's runtime aborts a process whose coordinator is gone, with
-a stack trace. Here every host writes a beat into the key-value store of JAX's coordinator, process 0, and reads those
-of the others; one that misses them for `timeout` seconds is given up. `leave` ends the process of a host that failed
-without waiting for the others, which are told why.
+Collectives wait forever for a frozen host, and JAX's runtime aborts a process that has lost its coordinator, with a
+stack trace. Here every host writes a heartbeat into the key-value store of JAX's coordinator, process 0, and reads
+those of the others; a host without a new heartbeat for `timeout` seconds is given up. `leave` ends the process of a
+host that failed, without waiting for the others, which learn the reason.
 """
 
 import contextlib
@@ -29,21 +29,21 @@ from drope_jax.errors import ConfigError, UserError
 from drope_jax.serialization import differences, library_versions
 
 TIMEOUT = 100  # seconds
-_LINGER = 10.0  # seconds that a failed coordinator stays, so that the others hear why
-_GRACE = 3.0  # seconds for an error of this host's own, when another has failed: often it is the same
+_LINGER = 10.0  # seconds that a failed coordinator stays alive, so that the others learn the reason
+_GRACE = 3.0  # seconds to wait for an error of this host when another has failed: often they have the same cause
 _BEATS, _LEFT, _GONE = "drope_jax/beat/", "drope_jax/left/", "drope_jax/gone/"
-_BARRIER_MS = 24 * 3600 * 1000  # who does not come is found by the watch
+_BARRIER_MS = 24 * 3600 * 1000  # practically unlimited: the watch finds hosts that do not arrive
 _numbers = itertools.count()
 
-# How an error begins that another host's end has caused; then the watch will say which host it was.
+# Errors that may be caused by the loss of another host contain one of these; the watch then says which host it was.
 _LOST_PEER = ("Gloo", "gloo", "NCCL", "Connection", "UNAVAILABLE", "ABORTED", "DEADLINE_EXCEEDED", "oordination")
 
 
 def check_alike(facts: dict[str, Any]) -> None:
-  """Compares what the hosts of a run are about to do; with one process there is nothing to compare.
+  """Checks that all hosts of a run are about to do the same; does nothing with one process.
 
   Args:
-    facts: plain data, the same on every host of a run; the versions and the code of this library are added.
+    facts: plain data that must be the same on every host; library versions and a digest of our code are added.
 
   Raises:
     ConfigError: on every host, naming the first field in which a host differs from process 0.
@@ -70,7 +70,7 @@ def check_alike(facts: dict[str, Any]) -> None:
 
 
 def _software() -> dict[str, Any]:
-  """Versions of Python and the libraries, and digests of this library's files."""
+  """The versions of Python and of the libraries, and digests of this library's files."""
   package = Path(__file__).parent
   code = {
     str(path.relative_to(package)): hashlib.sha256(path.read_bytes()).hexdigest()[:16]
@@ -87,10 +87,10 @@ def _client() -> Any:
 
 @contextlib.contextmanager
 def quiet_loss(coordinator: str | None) -> Iterator[None]:
-  """`jax.distributed.initialize` in this block makes a client that ends the process in one line if it loses process 0.
+  """A client that `jax.distributed.initialize` creates in this block ends with one line if it loses process 0.
 
-  By default the client logs what it knows and aborts. The callback that it takes instead cannot be called from Python
-  (jaxlib 0.10.2: the status that it gets cannot be converted), which ends in std::terminate; so that is handled.
+  By default the client logs many lines and aborts. It accepts a callback instead, but cannot call a Python function
+  (jaxlib 0.10.2: its status argument cannot be converted) and calls std::terminate, which is therefore handled too.
   """
 
   def lost() -> None:
@@ -99,7 +99,7 @@ def quiet_loss(coordinator: str | None) -> Iterator[None]:
 
   original = _jax.get_distributed_runtime_client
   if sys.platform == "linux":
-    utils.absl_set_min_log_level(3)  # the same in many lines; what is thrown in Python says it too
+    utils.absl_set_min_log_level(3)  # it would log the same in many lines; Python exceptions report it too
     _handle_terminate(lost)
     _jax.get_distributed_runtime_client = functools.partial(original, missed_heartbeat_callback=lambda *_: lost())
   try:
@@ -108,25 +108,25 @@ def quiet_loss(coordinator: str | None) -> Iterator[None]:
     _jax.get_distributed_runtime_client = original
 
 
-_kept: list[Any] = []  # C code has a pointer to it
+_kept: list[Any] = []  # keeps the callback alive, to which C++ has a pointer
 
 
 def _handle_terminate(handler: Callable[[], None]) -> None:
-  """Makes a function C++'s std::terminate_handler."""
+  """Installs a function as C++'s std::terminate_handler."""
   _kept.append(ctypes.CFUNCTYPE(None)(handler))
   ctypes.CDLL("libstdc++.so.6")._ZSt13set_terminatePFvvE(_kept[-1])
 
 
 _failed = threading.Event()
-_watches: list["_Watch"] = []  # that of the block that is `watched`, if one is
+_watches: list["_Watch"] = []  # the watch of the active `watched` block, if any
 
 
 @contextlib.contextmanager
 def watched(timeout: float = TIMEOUT) -> Iterator[None]:
-  """Ends this process with status 1 and one line when another host is lost, or fails, while the block runs.
+  """While the block runs, ends this process with status 1 and one line if another host is lost or fails.
 
-  A host is lost if nothing is heard of it for `timeout` seconds. With one process nothing is watched. If the block
-  fails, the other hosts are told, and `leave` must end this process.
+  A host is lost if it has no new heartbeat for `timeout` seconds. With one process this does nothing. If the block
+  fails, the other hosts are told the reason, and `leave` must end this process.
   """
   if jax.process_count() == 1:
     yield
@@ -146,7 +146,7 @@ def watched(timeout: float = TIMEOUT) -> Iterator[None]:
 
 @contextlib.contextmanager
 def telling() -> Iterator[None]:
-  """What fails in this block is told to the other hosts before anything that waits for them is closed."""
+  """Tells the other hosts of a failure in this block at once, before closing anything that waits for them."""
   try:
     yield
   except UserError as error:
@@ -160,9 +160,9 @@ def _may_be_of_a_lost_host(error: BaseException) -> bool:
 
 
 def leave(status: int) -> None:
-  """Ends the process at once if what was `watched` has failed: JAX's own end would wait for all hosts.
+  """Ends the process at once if a `watched` block has failed, since JAX's own shutdown would wait for all hosts.
 
-  The coordinator goes last: without it the others could not end as they should.
+  The coordinator ends last, because the others need it to end properly.
   """
   if not _failed.is_set():
     return
@@ -179,7 +179,7 @@ def leave(status: int) -> None:
 
 
 def _set(key: str, value: str) -> None:
-  """A coordinator that is gone need not be told, and one that is frozen does not hold this process up."""
+  """Writes to the key-value store, waiting at most a second, and ignoring a coordinator that is gone."""
 
   def write() -> None:
     with contextlib.suppress(jax.errors.JaxRuntimeError):
@@ -191,31 +191,33 @@ def _set(key: str, value: str) -> None:
 
 
 class _Watch:
-  """Two threads: one exchanges beats with the coordinator, which may block; one looks at the clock."""
+  """Two threads: one exchanges heartbeats with the coordinator, which may block; the other watches the clock."""
 
   def __init__(self, timeout: float):
     self._timeout, self.interval = timeout, min(timeout / 5, 5.0)
     self._me, self._count = jax.process_index(), jax.process_count()
     now = time.monotonic()
     self._exchanged = now
-    self._heard = {index: ("", now) for index in range(self._count) if index != self._me}  # the beat, and since when
-    self._left: dict[int, tuple[str, float]] = {}  # why, and since when
-    self._failure = ""  # of this host
+    self._heard = {
+      index: ("", now) for index in range(self._count) if index != self._me
+    }  # the last heartbeat, and when it was new
+    self._left: dict[int, tuple[str, float]] = {}  # the reason, and when it was read
+    self._failure = ""  # the reason of this host's own failure
     self._stopped = threading.Event()
     for loop in (self._beat, self._judge):
       threading.Thread(target=loop, name=f"hosts{loop.__name__}", daemon=True).start()
 
   def tell(self, why: str) -> None:
-    """The others learn that this host ends; an empty text: that it is done."""
+    """Tells the others why this host ends; an empty text means that it is done."""
     _set(f"{_LEFT}{self._me}", why)
 
   def fail(self, error: BaseException) -> None:
-    """The others learn why this host ends."""
+    """Tells the others that this host has failed with `error`."""
     self._failure = self._failure or " ".join(f"{error}".split())[:300] or type(error).__name__
     self.tell(self._failure)
 
   def stop(self) -> None:
-    """This host is done: the others no longer wait for its beats, nor it for theirs."""
+    """Ends the watch, because this host is done; the others no longer expect its heartbeats."""
     self._stopped.set()
     self.tell("")
 
@@ -255,11 +257,11 @@ class _Watch:
   def _give_up(self, why: str) -> NoReturn:
     self.tell(self._failure or "another host was lost")
     _set(f"{_GONE}{self._me}", "")
-    _end(self._failure or why)  # it may be closing what waits for the others, which have gone because of it
+    _end(self._failure or why)  # if this host failed first, the others ended because of it
 
 
 def _end(why: str) -> NoReturn:
-  """Ends this process, whatever its main thread waits for."""
+  """Ends this process with one line, whatever its main thread is waiting for."""
   again = "the run goes on from its last checkpoint when it is started again on all hosts"
   os.write(2, f"error: {why}; {again}\n".encode())
   os._exit(1)

@@ -1,14 +1,14 @@
-"""Signals where Python's own way is too late: while a command imports its libraries, and a second Ctrl-C.
+"""Signals that Python would handle too late: while a command imports its libraries, and a second Ctrl-C.
 
 | when                                    | what happens                                    | exit status             |
 |-----------------------------------------|-------------------------------------------------|-------------------------|
-| a command imports its libraries         | one line; nothing has begun                     | 143 SIGTERM, 130 Ctrl-C |
-| it works                                | cli/frame.py; in training distributed.sigterm   | 0                       |
+| while a command imports its libraries   | one line; nothing has begun                     | 143 SIGTERM, 130 Ctrl-C |
+| while it runs                           | cli/frame.py; in training distributed.sigterm   | 0                       |
 | a second Ctrl-C, a second or more later | one line; it ends at once, what was saved stays | 130                     |
 
-The first two of `experiments.train` have the status that `--stopped_status` asks for.
+For `experiments.train`, `--stopped_status` sets the status of the first two.
 
-A program that imports this library is left alone, but for the second Ctrl-C while `train` runs.
+Programs that import this library are not affected, except for the second Ctrl-C while `train` runs.
 """
 
 import contextlib
@@ -23,44 +23,45 @@ from collections.abc import Iterator
 from types import FrameType
 
 NAMES = {signal.SIGTERM: "by SIGTERM", signal.SIGINT: "by Ctrl-C"}
-_APART = 1.0  # seconds: `timeout` and some shells send one signal to a process and again to its group
-_blocks: list[None] = []  # of ends_at_second_ctrl_c, one within the other
-_first: list[float] = []  # when the first Ctrl-C in the outermost of them came
+_APART = 1.0  # seconds; `timeout` and some shells send a signal both to a process and to its group
+_blocks: list[None] = []  # one entry per active block of ends_at_second_ctrl_c
+_first: list[float] = []  # the time of the first Ctrl-C in the outermost block
 
 
 def while_importing() -> None:
-  """Ends a command of ours that a signal stops while its libraries are imported; does nothing in other programs.
+  """Makes a signal end a command of ours cleanly while it imports its libraries; does nothing in other programs.
 
-  Python sets argv[0] to "-m" while it imports the package of a module that it runs.
+  Python sets argv[0] to "-m" while it imports the package of the module to run.
   """
   ours = any(word.startswith((f"{__name__.partition('.')[0]}.", "experiments.")) for word in sys.orig_argv)
   if sys.argv[:1] != ["-m"] or not ours or threading.current_thread() is not threading.main_thread():
     return
   for number in NAMES:
-    if signal.getsignal(number) is not signal.SIG_IGN:  # as `nohup` and shells leave it for jobs in the background
+    if signal.getsignal(number) is not signal.SIG_IGN:  # as set by `nohup`, and by shells for background jobs
       signal.signal(number, _end)
   unblock()
 
 
 def _end(number: int, frame: FrameType | None) -> None:
-  asked_for = re.search(r"--stopped[_-]status[= ](\d+)", " ".join(sys.orig_argv))  # no flag is parsed yet
+  asked_for = re.search(r"--stopped[_-]status[= ](\d+)", " ".join(sys.orig_argv))  # flags are not parsed yet
   _leave(f"stopped {NAMES[signal.Signals(number)]}", int(asked_for[1]) if asked_for else 128 + number)
 
 
 def block() -> None:
-  """Signals wait until `unblock`: for the start of another program in this process, which inherits this."""
+  """Blocks signals until `unblock`, which may be called after this process was replaced by another program."""
   signal.pthread_sigmask(signal.SIG_BLOCK, NAMES)
 
 
 def unblock() -> None:
+  """Delivers the signals that `block` held back."""
   signal.pthread_sigmask(signal.SIG_UNBLOCK, NAMES)
 
 
 @contextlib.contextmanager
 def ends_at_second_ctrl_c() -> Iterator[None]:
-  """In this block a second Ctrl-C ends the process, even while the main thread is in native code or waits.
+  """In this block a second Ctrl-C ends the process, even while the main thread is in native code or waiting.
 
-  What the first one does is up to the handlers; only a process's main thread can listen.
+  The effect of the first Ctrl-C is up to the signal handlers. In other threads than the main one it does nothing.
   """
   if threading.current_thread() is not threading.main_thread():
     yield

@@ -1,7 +1,7 @@
-"""The layers that a block is made of, as functions of arrays: norm, projection, gated activation, softcap.
+"""The building blocks of a layer, as functions of arrays: norm, projection, gated activation, softcap.
 
-`rms_norm` and `project` carry derivatives written by hand, which are faster than those that JAX derives and which serve
-reverse mode alone. `JAX_DERIVATIVES` has them without: for `jax.jvp`, `jax.linearize` and Hessian-vector products.
+`rms_norm` and `project` have hand-written derivatives, which are faster than those that JAX derives but only allow
+reverse mode. `JAX_DERIVATIVES` has versions without them, for `jax.jvp`, `jax.linearize` and Hessian-vector products.
 """
 
 import functools
@@ -18,9 +18,9 @@ Array = jax.Array
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
 def rms_norm(x: Array, weight: Array, eps: float) -> Array:
-  """x / rms(x) * weight over the trailing axes that `weight` has; in float32, returned in the dtype of `x`.
+  """x / rms(x) * weight, over the trailing axes that `weight` has; in float32, returned in the dtype of `x`.
 
-  Its own derivative reads x and its gradient once; what JAX derives keeps and passes over more arrays of their size.
+  The hand-written derivative reads x and its gradient once; JAX's would store and read several arrays of that size.
   """
   return _rms_norm_fwd(x, weight, eps)[0]
 
@@ -37,7 +37,7 @@ def _rms_norm_bwd(eps: float, saved: tuple[Array, Array, Array], g: Array) -> tu
   axes = tuple(range(-weight.ndim, 0))
   normed = x.astype(jnp.float32) * inverse_rms
   g32 = g.astype(jnp.float32)
-  projected = (g32 * normed * weight).mean(axes, keepdims=True)  # what a change along x itself does not change
+  projected = (g32 * normed * weight).mean(axes, keepdims=True)  # the component along x, to which the norm is invariant
   d_x = (g32 * weight - normed * projected) * inverse_rms
   return d_x.astype(x.dtype), (g32 * normed).sum(tuple(range(x.ndim - weight.ndim)))
 
@@ -49,8 +49,8 @@ rms_norm.defvjp(_rms_norm_fwd, _rms_norm_bwd)
 def project(x: Array, weight: Array, axes: int = 1, dtype: jnp.dtype | None = None) -> Array:
   """Product over the last `axes` of `x` and the first of `weight`, in `dtype` (None: that of the operands).
 
-  It has a derivative of its own for the order of the operands in the weight's gradient: XLA's CPU backend writes out
-  the transpose of the first, so that it should be the narrower one. JAX's own derivative always takes g first.
+  The hand-written derivative chooses the order of the operands in the weight's gradient: XLA's CPU backend materialises
+  the transpose of the first operand, which should therefore be the narrower one. JAX's derivative always puts g first.
   """
   return _project_fwd(x, weight, axes, dtype)[0]
 
@@ -61,8 +61,8 @@ def _project_fwd(x: Array, weight: Array, axes: int, dtype: jnp.dtype | None) ->
 
 def _project_bwd(axes: int, dtype: jnp.dtype | None, saved: tuple[Array, Array], g: Array) -> tuple[Array, Array]:
   x, weight = saved
-  # Where the product is float32 and its operands are narrower (logits), g is made as narrow: accelerators multiply
-  # narrow operands several times as fast as float32 ones.
+  # If the product is float32 and its operands are narrower (logits), g is cast to their dtype: accelerators multiply
+  # narrow operands several times as fast as float32.
   g = g.astype(x.dtype)
   rows = tuple(range(x.ndim - axes))
   outputs = tuple(range(len(rows), g.ndim))
@@ -84,7 +84,7 @@ _ACTIVATIONS: dict[str, Callable[..., Array]] = {
 }
 
 
-# The activation is recomputed in the backward pass: cheaper than to write it out and read it again.
+# The activation is recomputed in the backward pass, which is cheaper than storing and reading it.
 @functools.partial(jax.checkpoint, static_argnums=(2,))
 def gated(gate_BTF: Array, up_BTF: Array, activation: str = "silu") -> Array:
   """activation(gate) * up: SwiGLU or GeGLU (Shazeer 2020); `activation` as in ModelConfig."""
@@ -97,12 +97,12 @@ def softcapped(x: Array, cap: float | None) -> Array:
 
 
 def softcap_slope(capped: Array, cap: float) -> Array:
-  """The derivative of `softcapped`, by its result."""
+  """The derivative of `softcapped`, given its result."""
   return 1 - (capped / cap) ** 2
 
 
 class Layers(NamedTuple):
-  """The functions above, as a model uses them."""
+  """The functions whose derivatives can be chosen."""
 
   rms_norm: Callable[..., Array] = rms_norm
   project: Callable[..., Array] = project
@@ -116,5 +116,5 @@ JAX_DERIVATIVES = Layers(
 
 
 def layers_with(derivatives: str) -> Layers:
-  """The layers for a value of `ComputeConfig.derivatives`."""
+  """The functions for a value of `ComputeConfig.derivatives`."""
   return {"own": OWN_DERIVATIVES, "jax": JAX_DERIVATIVES}[derivatives]

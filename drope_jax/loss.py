@@ -1,7 +1,7 @@
 """Next-token cross-entropy, in chunks of positions so that no (B, T, V) array exists.
 
-`token_losses` is the plain version, of every token, for evaluation. Training needs their sum alone, and so
-`summed_token_losses` computes the gradient together with the loss: the logits of a chunk are made once.
+`token_losses` returns the loss of every token, for evaluation. Training only needs their sum, so `summed_token_losses`
+computes the gradient together with the loss, and the logits of each chunk only once.
 """
 
 import functools
@@ -22,21 +22,21 @@ Array = jax.Array
 
 
 class TokenLosses(NamedTuple):
-  """Of every token, float32 (B, T): negative log-likelihood in nats, and the log-partition of its logits."""
+  """For every token, float32 (B, T): negative log-likelihood in nats, and the log-partition of its logits."""
 
   nll_BT: Array
   log_z_BT: Array
 
 
 class SummedLosses(NamedTuple):
-  """Of a batch, float32 scalars: what is differentiated, and the negative log-likelihood in nats, which is reported."""
+  """For a batch, float32 scalars: the differentiated total, and the negative log-likelihood in nats for reports."""
 
   total: Array
   nll: Array
 
 
 def cross_entropy(logits_BTV: Array, targets_BT: Array) -> TokenLosses:
-  """Losses of float32 logits and int32 targets."""
+  """Losses of float32 logits (B, T, V) and int32 targets (B, T)."""
   log_z_BT = jax.nn.logsumexp(logits_BTV, axis=-1)
   target_logits_BT = jnp.take_along_axis(logits_BTV, targets_BT[..., None], axis=-1)[..., 0]
   return TokenLosses(log_z_BT - target_logits_BT, log_z_BT)
@@ -44,16 +44,22 @@ def cross_entropy(logits_BTV: Array, targets_BT: Array) -> TokenLosses:
 
 # --- chunks ------------------------------------------------------------------------------------
 
-_SMALL = 128 * 2**20  # bytes of logits below which smaller chunks save nothing that matters
+_SMALL = 128 * 2**20  # bytes; chunks with fewer bytes of logits would save no memory that matters
 
 
 def chunk_length(batch: int, length: int, *, width: int, vocab: int, dtype: jnp.dtype, gradient: bool) -> int:
-  """How many positions of each of `batch` rows form one chunk, of `length` in all, where no setting says so.
+  """The default number of positions per chunk, of `length` positions in each of `batch` rows.
 
-  The logits of a device's share of a chunk, and their gradient in `dtype`, take at most an eighth of its memory, and no
-  more than is of use. For each chunk the gradient of the (V, D) matrix is read and written once, 8 V D bytes, beside
-  some 22 bytes for each of its logits: with 32 D positions that is about 1 %. Without a gradient, D positions suffice:
-  the logits then take as much memory as the matrix. The chunks are of equal length, up to rounding.
+  The logits of a chunk on one device, and their gradient in `dtype`, take at most an eighth of its memory. Chunks are
+  also not larger than is useful: each chunk reads and writes the gradient of the (V, D) matrix once, 8 V D bytes, next
+  to some 22 bytes per logit, so with 32 D positions that overhead is about 1 %. Without a gradient, D positions
+  suffice: the logits then take as much memory as the matrix. All chunks have the same length, up to rounding.
+
+  Args:
+    width: D.
+    vocab: V.
+    dtype: of the hidden states.
+    gradient: whether the gradient of the logits is computed with the loss.
   """
   bytes_per_position = vocab // num_shards("vocab") * (4 + (dtype.itemsize if gradient else 0))
   enough = max(_SMALL, (32 if gradient else 1) * width * bytes_per_position)
@@ -82,7 +88,7 @@ def token_losses(
   *,
   softcap: float | None = None,
 ) -> TokenLosses:
-  """Losses of int32 `targets_BT` given normalised hidden states, `chunk` positions at a time, gradients too.
+  """Losses of int32 `targets_BT` given normalised hidden states, `chunk` positions at a time, as in the backward pass.
 
   Args:
     chunk: ComputeConfig.loss_chunk; None: see chunk_length.
@@ -113,19 +119,19 @@ def summed_token_losses(
 ) -> SummedLosses:
   """The weighted sum of the losses of int32 `targets_BT` given normalised hidden states.
 
-  With derivatives "own", the gradient with respect to hidden states and embedding is computed with the loss (if it is
-  asked for at all): a sum's cotangent is one number, which scales them afterwards. The gradient of the logits has the
-  dtype of the hidden states; products of it are accumulated in float32, over chunks too.
+  With derivatives "own", under differentiation the gradient with respect to hidden states and embedding is computed
+  together with the loss: the cotangent of a sum is one number, by which it is scaled afterwards. The gradient of the
+  logits has the dtype of the hidden states; products with it are accumulated in float32, also over chunks.
 
   Args:
-    weights_BT: float32 weight of each target; 0 for one that does not count.
+    weights_BT: float32 weight of each target; 0 for targets that do not count.
     z_loss: weight of the squared log-partition.
     chunk: ComputeConfig.loss_chunk; None: see chunk_length.
-    derivatives: ComputeConfig.derivatives; "jax" sums up token_losses, for forward mode too.
+    derivatives: ComputeConfig.derivatives; "jax" sums up token_losses, which allows forward mode.
     softcap: ModelConfig.logits_softcap.
 
   Returns:
-    The sum with z-loss, and without; no gradient flows through the latter.
+    The sum with z-loss, and the sum without, through which no gradient flows.
   """
   if derivatives == "own":
     chunk = chunk or chunk_for(params, x_BTD, gradient=True)
@@ -141,7 +147,7 @@ def _sums(losses: TokenLosses, weights_BT: Array, z_loss: float) -> SummedLosses
 
 
 def _terms(losses: TokenLosses, z_loss: float) -> Array:
-  """What each target of weight 1 adds to the total, (B, T)."""
+  """The contribution of each target to the total at weight 1, (B, T)."""
   return losses.nll_BT + z_loss * losses.log_z_BT**2
 
 
@@ -168,9 +174,9 @@ def _summed_fwd(
   softcap: float | None,
 ) -> tuple[SummedLosses, tuple[Array, Array, Array]]:
   """The sums, and the gradients of the total with respect to weight, hidden states and weights."""
-  # Gathered once: each chunk reads all of it (of a piece of the vocabulary).
+  # Gathered once, since every chunk reads all of it (or of a shard of the vocabulary).
   weight_DV = constrain(weight_VD.astype(x_BTD.dtype), "vocab", "features").T
-  # Each piece of the rows sums up a gradient of its own: devices add theirs up once, not for each chunk.
+  # Each shard of the rows accumulates its own gradient, so that devices reduce once and not for each chunk.
   parts = num_shards("batch") if x_BTD.shape[0] % num_shards("batch") == 0 else 1, num_shards("length")
 
   def add(
@@ -198,10 +204,10 @@ def _summed_fwd(
 
 
 def _weight_gradient(x_BCD: Array, g_BCV: Array, parts: tuple[int, int]) -> Array:
-  """The float32 gradient of the matrix, for each of P x Q parts of rows and positions: (P, Q, V, D)."""
+  """The float32 gradient of the matrix, separately for each of P x Q parts of rows and positions: (P, Q, V, D)."""
   product = functools.partial(jnp.tensordot, axes=((0, 1), (0, 1)), preferred_element_type=jnp.float32)
   if parts == (1, 1):
-    # In float32, that is on a CPU, the narrower operand goes first (see layers.project). In bfloat16 XLA's CPU backend
+    # In float32, as on CPUs, the narrower operand goes first (see layers.project). In bfloat16, XLA's CPU backend
     # cannot run a transposed product with a float32 result (jax 0.10.2).
     d_weight_VD = product(x_BCD, g_BCV).T if g_BCV.dtype == jnp.float32 else product(g_BCV, x_BCD)
     return d_weight_VD[None, None]
@@ -215,7 +221,7 @@ def _weight_gradient(x_BCD: Array, g_BCV: Array, parts: tuple[int, int]) -> Arra
 
 
 def _partial_sums(d_weight_PQVD: Array) -> Array:
-  """Asks for each of P x Q partial sums on the devices that make it."""
+  """Constrains each of P x Q partial sums to the devices that compute it."""
   if d_weight_PQVD.shape[0] != num_shards("batch"):
     return d_weight_PQVD
   return constrain(d_weight_PQVD, "batch", "length", "vocab", "features")

@@ -1,4 +1,4 @@
-"""What a run reports: FLOPs and MFU, metrics.jsonl, optional trackers, and the line that a person reads."""
+"""What a run reports: FLOPs and MFU, metrics.jsonl, optional trackers, and the progress line."""
 
 import contextlib
 import datetime
@@ -26,10 +26,13 @@ logger = logging.getLogger(__name__)
 
 
 def flops_per_token(config: ModelConfig, context: int, convention: str = "palm") -> float:
-  """FLOPs of forward and backward for one token in a row of `context` tokens.
+  """FLOPs of the forward and backward pass, per token in rows of `context` tokens.
 
-  6 N + 12 * layers * H * h * T (PaLM, appendix B); "causal" halves the attention term, which is what a kernel that
-  skips the masked half computes. N counts the matrices that multiply: the unembedding, but not the embedding lookup.
+  6 N + 12 * layers * H * h * T (PaLM, appendix B). "causal" halves the attention term, as for a kernel that skips the
+  masked half. N counts the parameters of matrix products: the unembedding, but not the embedding lookup.
+
+  Raises:
+    ValueError: for another `convention`.
   """
   if convention not in ("palm", "causal"):
     raise ValueError(f"convention is {convention!r}; allowed: palm, causal")
@@ -48,11 +51,11 @@ def objective_flops_per_token(
   of: int,
   convention: str = "palm",
 ) -> float:
-  """`flops_per_token` of training `model`, and of the objective's further forward passes: the mean of these steps.
+  """`flops_per_token` of training `model`, plus the objective's extra forward passes, averaged over some steps.
 
   Args:
-    teacher: whose forward passes they are; None: the model's own.
-    steps: which steps, of the `of` steps of the run.
+    teacher: the model of the extra forward passes; None: `model` itself.
+    steps: the steps to average over, of the `of` steps of the run.
   """
   further = sum(objective.extra_forwards(step, of) for step in steps) / len(steps)
   own = flops_per_token(model, context, convention)
@@ -60,22 +63,27 @@ def objective_flops_per_token(
 
 
 def mfu(tokens_per_second: float, flops: float) -> float | None:
-  """Model FLOPs utilisation of all devices of the run, or None where the device's peak is not known (a CPU)."""
+  """Model FLOPs utilisation over all devices of the run; None if the device's peak is unknown (a CPU).
+
+  Args:
+    tokens_per_second: over all devices.
+    flops: per token, see `flops_per_token`.
+  """
   peak = PEAK_FLOPS.get(jax.devices()[0].device_kind)
   return None if peak is None else tokens_per_second * flops / (peak * jax.device_count())
 
 
-# `kind` of a record that is not of training steps: the held-out loss at one extension.
+# The `kind` of a record of the held-out loss at one extension; records of training steps have no `kind`.
 EVAL = "eval"
 
 
 def is_training(record: dict[str, Any]) -> bool:
-  """Whether a record of metrics.jsonl is of training steps; the others say in `kind` what they are."""
+  """Whether a record of metrics.jsonl is of training steps, and not of another `kind`."""
   return "kind" not in record
 
 
 def _scalars(record: dict[str, Any]) -> dict[str, float]:
-  """The numbers of a record by the names that trackers draw them under."""
+  """The numbers of a record, by their names in trackers."""
   if is_training(record):
     return {name: value for name, value in record.items() if name != "step" and value is not None}
   return {f"{record['split']}/loss_{record['extension']}x": record["loss"]}
@@ -90,12 +98,12 @@ class Tracker(Protocol):
 
 
 class JsonLines:
-  """One record per line. Records after `step` are dropped on opening: a resumed run writes them again.
+  """One record per line. Opening drops the records after `step`, because a resumed run writes them again.
 
-  The file is then replaced whole, so that a crash leaves the old one. A line that is not the record of a step is
-  dropped too, with a warning that names it.
+  Lines that are not records of a step are dropped too, with a warning. The file is replaced atomically, so that a crash
+  leaves the old one.
 
-  In a bucket, where nothing can be appended, the whole file is written again for every record: some 200 bytes of each
+  In a bucket, where files cannot be appended to, the whole file is written again for every record: about 200 bytes per
   logged step, in one request.
 
   Raises:
@@ -104,7 +112,7 @@ class JsonLines:
 
   def __init__(self, path: epath.PathLike, step: int):
     self._path = epath.Path(path)
-    # Before the first checkpoint nothing counts: the run evaluates its start again.
+    # Before the first checkpoint no record counts, not even the evaluation at the start, which is done again.
     self._lines = list(_lines_up_to(self._path, step)) if step and self._path.exists() else []
     with writing(self._path):
       if self._path.exists():
@@ -128,7 +136,7 @@ class JsonLines:
 
 
 def _lines_up_to(path: epath.Path, step: int) -> Iterator[str]:
-  """The lines of metrics.jsonl that are records of steps up to `step`, as they are; others are named in a warning."""
+  """The lines of metrics.jsonl that are records of steps up to `step`, verbatim; malformed ones cause a warning."""
   for line in lines_of(path):
     try:
       at = line.record()["step"]
@@ -138,20 +146,20 @@ def _lines_up_to(path: epath.Path, step: int) -> Iterator[str]:
         continue
       said = f"its step is {at!r}"
     except (KeyError, TypeError, IndexError):
-      said = "it is no object with a step"
+      said = "it is not an object with a step"
     except ValueError as error:
       said = str(error)
-    logger.warning("%s:%d: not the record of a step, and left out (%s)", path, line.number, said)
+    logger.warning("%s:%d: not the record of a step; it is dropped (%s)", path, line.number, said)
 
 
 class TensorBoard:
-  """Event files through tensorboardX, which itself writes to gs:// and s3:// where their client library is there.
+  """Event files written by tensorboardX, which also writes to gs:// and s3:// if their client library is installed.
 
-  TensorBoard no longer shows what an interrupted run has written of the steps after `step`.
+  TensorBoard no longer shows what an interrupted run wrote about steps after `step`.
   """
 
   def __init__(self, directory: epath.Path, step: int):
-    with _hidden("torch"):  # tensorboardX imports it where it is installed, for seconds, and scalars do not need it
+    with _hidden("torch"):  # tensorboardX would import it, which takes seconds, and scalars do not need it
       from tensorboardX import SummaryWriter  # optional
 
     # Before the first checkpoint not even the evaluation of the start counts.
@@ -171,7 +179,7 @@ def _hidden(module: str) -> Iterator[None]:
   if module in sys.modules:
     yield
     return
-  sys.modules[module] = None  # type: ignore[assignment]  # Python's own way of saying so
+  sys.modules[module] = None  # type: ignore[assignment]  # import then raises ModuleNotFoundError
   try:
     yield
   finally:
@@ -179,9 +187,9 @@ def _hidden(module: str) -> Iterator[None]:
 
 
 class WandB:
-  """A Weights & Biases run named after the workdir, which holds its id: later starts go on in the same run.
+  """A Weights & Biases run, named after the workdir, where its id is stored so that later starts continue the same run.
 
-  W&B ignores the records of steps that it has already: what an interrupted run wrote after its last checkpoint stays.
+  W&B ignores records of steps that it already has: what an interrupted run wrote after its last checkpoint stays.
   """
 
   def __init__(self, workdir: epath.Path, config: dict[str, Any]):
@@ -202,7 +210,7 @@ class WandB:
     self._run.finish()
 
 
-# The library through which tensorboardX writes to a bucket, by the beginning of its address.
+# The library that tensorboardX needs to write to a bucket, by URL scheme.
 _BUCKET_CLIENTS = {"gs": "google.cloud.storage", "s3": "boto3"}
 
 
@@ -212,7 +220,7 @@ def _can_write_events(workdir: epath.Path) -> bool:
   client = None if is_local(workdir) else _BUCKET_CLIENTS.get(os.fspath(workdir).split("://")[0])
   try:
     there = is_local(workdir) or (client is not None and importlib.util.find_spec(client) is not None)
-  except ModuleNotFoundError:  # of the package that holds it
+  except ModuleNotFoundError:  # the parent package is missing
     there = False
   if not there:
     logger.info("no TensorBoard events: tensorboardX needs %s to write to %s", client or "a local path", workdir)
@@ -220,7 +228,7 @@ def _can_write_events(workdir: epath.Path) -> bool:
 
 
 def check_trackers(names: tuple[str, ...]) -> None:
-  """Raises ConfigError for W&B where it is not installed: all hosts ask, though one of them alone will write to it."""
+  """Raises ConfigError if W&B is asked for but not usable; called on all hosts, although only one writes to it."""
   if "wandb" in names and not importlib.util.find_spec("wandb"):
     raise ConfigError("TrainConfig.trackers has 'wandb', which is not installed (pip install wandb)")
   if "wandb" in names and not _can_log_in():
@@ -237,10 +245,10 @@ def _can_log_in() -> bool:
 
 
 def open_trackers(names: tuple[str, ...], workdir: epath.Path, config: dict[str, Any], step: int) -> list[Tracker]:
-  """metrics.jsonl, and the trackers asked for (see check_trackers); TensorBoard only where tensorboardX is installed.
+  """metrics.jsonl and the trackers in `names` (see check_trackers); TensorBoard only if tensorboardX is installed.
 
   Args:
-    step: the last one whose record counts; what an earlier start has written after it is superseded.
+    step: the step that the run continues from; records of later steps by an earlier start are superseded.
   """
   trackers: list[Tracker] = [JsonLines(workdir / "metrics.jsonl", step)]
   if "tensorboard" in names and _can_write_events(workdir):
@@ -251,7 +259,7 @@ def open_trackers(names: tuple[str, ...], workdir: epath.Path, config: dict[str,
 
 
 def progress_line(record: dict[str, Any], steps: int, eta_seconds: float | None) -> str:
-  """`step 40/800  loss 3.214  grad 0.91  lr 1.0e-03  12.3k tok/s  ETA 0:01:02`."""
+  """The line about a record for people: `step 40/800  loss 3.214  grad 0.91  lr 1.0e-03  12.3k tok/s  ETA 0:01:02`."""
   parts = [f"step {record['step']}/{steps}", f"loss {record['loss']:.3f}", f"grad {record['grad_norm']:.2f}"]
   parts.append(f"lr {record['learning_rate']:.1e}")
   if record["tokens_per_second"] is not None:

@@ -1,11 +1,11 @@
-"""The decoder: mathematics in pure functions of the parameters (parameters.py), and a thin Linen shell.
+"""The decoder: pure functions of the parameters (parameters.py), and a thin Linen shell around them.
 
 Letters: B batch, T query length, S key length, D model, H query heads, K key/value heads, h head dim, F feed-forward,
 V vocabulary, L layers. A name such as `q_BTHh` states the dimensions of its array.
 
-The parameters of all layers are stacked along a leading L axis, however the layers are run (scanned, unrolled, or in a
-pattern) and whatever their positional embedding. So one checkpoint serves them all, and dropping the embedding is a
-change of config, not of weights.
+The parameters of all layers are stacked along a leading L axis, whether the layers are scanned, unrolled or form a
+pattern, and whatever their positional embedding. So one checkpoint serves all of these, and dropping the embedding
+changes the config and not the weights.
 """
 
 import dataclasses
@@ -37,17 +37,17 @@ Array = jax.Array
 
 
 class Taps(NamedTuple):
-  """What to look at within a model: these intermediates of these layers (see `hidden_states`)."""
+  """Which intermediates of which layers `hidden_states` returns as well."""
 
   layers: tuple[int, ...]
   names: tuple[str, ...]  # of TAPS
 
 
-# The intermediates of a layer, by name, and their dimensions.
+# The intermediates of a layer that can be returned, by name, and their dimensions.
 TAPS = {
   "residual": "the residual stream that enters the layer, (B, T, D)",
-  "queries": "as they meet the keys, normalised and rotated, (B, T, H, h)",
-  "keys": "as they meet the queries, (B, S, K, h)",
+  "queries": "as attention reads them, normalised and rotated, (B, T, H, h)",
+  "keys": "likewise, (B, S, K, h)",
   "values": "(B, S, K, h)",
   "weights": "attention weights, float32 (B, H, T, S)",
   "attention": "what the attention sublayer adds to the residual stream, (B, T, D)",
@@ -56,21 +56,22 @@ TAPS = {
 
 
 class Hidden(NamedTuple):
-  """What `hidden_states` returns."""
+  """The result of `hidden_states`."""
 
-  states_BTD: Array  # after the final norm, in the compute dtype: what `unembed` reads
-  cache: "Cache | None"  # which now holds the new tokens too; None if none was given
+  states_BTD: Array  # after the final norm, in the compute dtype: the input of `unembed`
+  cache: Cache | None  # including the new tokens; None if no cache was given
   taps: dict[str, Array]  # by name, stacked along a leading axis in the order of Taps.layers
 
 
-# On one H200 the step of the 494M model was 12 % slower with its layers scanned, and took a second per layer to compile
-# unrolled: worth it for a run of more than minutes, up to some number of layers. On TPUs nothing was measured, and the
-# scanned step of a large model compiles for minutes already. On CPUs configs of few layers say that they are unrolled.
+# On one H200, the step of the 494M model was 12 % slower with scanned layers, and unrolled it took a second per layer
+# to compile: worth it for any run of more than a few minutes, up to some number of layers. On TPUs this was not
+# measured, and even the scanned step of a large model takes minutes to compile. On CPUs, configs with few layers unroll
+# explicitly.
 _MOST_UNROLLED = 48
 
 
 def scans(config: ModelConfig, compute: ComputeConfig, *, unrolled_is_faster: bool) -> bool:
-  """Whether layers are scanned: as the setting says, else unless that is slower and they are few enough to unroll."""
+  """Whether layers are scanned: as `compute` says, else unless unrolling is faster and there are few enough layers."""
   if compute.scan_layers is not None:
     return compute.scan_layers
   return not unrolled_is_faster or config.num_layers > _MOST_UNROLLED
@@ -85,7 +86,7 @@ def _run_layers(
   compute: ComputeConfig,
   taps: Taps,
 ) -> Hidden:
-  """All layers in order: whole cycles of the pattern scanned (if asked to), the rest unrolled."""
+  """Runs all layers in order: whole cycles of the pattern are scanned (see `scans`), the rest is unrolled."""
   num_layers, period = config.num_layers, len(kinds)
 
   def run(params: Params, x_BTD: Array, cache: Cache | None, index: Any, kind: int, tapped: tuple[str, ...]):
@@ -123,19 +124,20 @@ def _run_layers(
 
 
 def _split(params: Params, first: int, num_layers: int) -> list[Params]:
-  """The parameters of each layer from the first on, of those that are stacked."""
+  """The parameters of each layer from index `first` on, of stacked `params`."""
   if first == num_layers:
     return []
-  # lax.split, whose gradient is one concatenation: indexing would sum a full-sized array per layer.
+  # The gradient of lax.split is one concatenation; that of indexing would add up one full-sized array per layer.
   sizes = (first,) * (first > 0) + (1,) * (num_layers - first)
   slices = {name: lax.split(w, sizes)[first > 0 :] for name, w in params.items()}
   return [{name: slices[name][i][0] for name in slices} for i in range(num_layers - first)]
 
 
 def separate_frequencies(config: ModelConfig) -> tuple[ModelConfig, Frequencies | None]:
-  """A config, and the table to run it with, that are the model of `config` (None: there is no such table).
+  """Splits a model into a config and the frequencies of its rotation (None if they are not one fixed table).
 
-  Models whose rotations differ in their frequencies alone are one config, and so one compiled program.
+  The config is static and the frequencies are an argument, so models that differ only in frequencies share one compiled
+  program.
   """
   table = config.positions.table(config.head_dim) if isinstance(config.positions, Embedding) else None
   if table is None:
@@ -152,7 +154,7 @@ def _resolve(
   frequencies: Frequencies | None,
   attention_arguments: dict[str, Any],
 ) -> list[LayerKind]:
-  """What each layer of the cycle needs of its embedding: asked once, before the layers run."""
+  """What attention needs for each layer of the cycle: computed once, before the layers run."""
 
   def rotation_of(embedding: Embedding | None) -> Rotation | None:
     if embedding is None:
@@ -190,22 +192,21 @@ def hidden_states(
   """The decoder up to its final norm.
 
   Args:
-    params: the tree of `parameter_specs(config)`; its layers may be apart (layers_apart.py), and then run unrolled.
+    params: the tree of `parameter_specs(config)`; with separate layers (layers_apart.py) they run unrolled.
     tokens_BT: int32 token ids; with a cache, the tokens that follow it.
     compute: how to compute it; the default ComputeConfig if None.
-    position_ids_BT: int32, read by rotations alone; default 0, 1, ... (from the cache's length on);
+    position_ids_BT: int32, read only by rotations; default 0, 1, ... (from the cache's length on);
       not with a cache, whose keys are rotated by their slots.
     segments_BT: document numbers that attention must not cross; not with a cache.
     cache: see Cache. It must have room for T more tokens in each row.
-    length: tokens of the whole sequence, an int or an int array of shape (B, 1). The dynamic scalings read it; without
-      a cache they take T, with one it must be given, the same in every call.
+    length: tokens of the whole sequence, an int or an int array (B, 1), read by dynamic scalings. The default is T;
+      with a cache it must be given, with the same value in every call.
     logit_scale: beta of paper appendix C.2 (see drope.temperature); a scalar or (H,).
-    frequencies: the table of every layer that rotates, in place of that of `config` (see `separate_frequencies`).
-    taps: which intermediates to return as well; nothing is computed for those that are not asked for. A model with taps
-      runs its layers unrolled.
+    frequencies: used by every layer that rotates, instead of those of `config` (see `separate_frequencies`).
+    taps: intermediates to return as well; others are not computed. With taps, layers run unrolled.
 
   Raises:
-    ValueError: for arguments that exclude each other, and for taps that are not there.
+    ValueError: for arguments that exclude each other, and for unknown taps.
   """
   if cache is not None and segments_BT is not None:
     raise ValueError("segments_BT cannot be used with a cache: cached tokens have no document numbers")
@@ -225,7 +226,9 @@ def hidden_states(
   if position_ids_BT is None:
     position_ids_BT = index_BT
   attention_arguments = {
-    "offset": 0 if cache is None else cache.lengths_B,  # index of each row's first query: the number of cached tokens
+    "offset": 0
+    if cache is None
+    else cache.lengths_B,  # each row's first query has this index: the number of cached tokens
     "segments": None if segments_BT is None else Segments(segments_BT, segments_BT),
     "softcap": config.attention_softcap,
     "logit_scale": logit_scale,
@@ -243,13 +246,13 @@ def hidden_states(
     cache = dataclasses.replace(cache, lengths_B=cache.lengths_B + tokens_BT.shape[1])
   rms_norm, _ = layers_with(compute.derivatives)
   states_BTD = rms_norm(x_BTD, params["final_norm"], config.norm_eps)
-  if config.logits_divisor != 1:  # here rather than on the logits, which are so many more
+  if config.logits_divisor != 1:  # applied here, since the logits are far more numbers
     states_BTD /= config.logits_divisor
   return Hidden(states_BTD, cache, seen)
 
 
 def output_embedding(params: Params) -> Array:
-  """The matrix (V, D) whose product with a hidden state is its logits: the embedding, unless that is untied."""
+  """The matrix (V, D) that maps hidden states to logits: the embedding, unless the output embedding is untied."""
   return params["unembedding" if "unembedding" in params else "embedding"]
 
 
@@ -281,9 +284,9 @@ class _LayerParameters(nn.Module):
 
 
 class Decoder(nn.Module):
-  """`Decoder(config).init(key, tokens)` makes the parameters, `.apply({"params": params}, tokens)` the logits.
+  """`Decoder(config).init(key, tokens)` creates parameters, `.apply({"params": params}, tokens)` computes logits.
 
-  The same parameters are applied under a config with RoPE and under one without: see `drope_jax.drop`.
+  The same parameters can be applied under a config with RoPE and under one without: see `drope_jax.drop`.
   """
 
   config: ModelConfig
@@ -305,5 +308,5 @@ class Decoder(nn.Module):
 
 def init_params(config: ModelConfig, key: Array) -> Params:
   """Fresh parameters of `config` (a pure function, so that `jax.jit` with shardings creates them in place)."""
-  # One token, which no mesh can cut up: a kernel that deals out rows itself could not serve it.
+  # One token cannot be sharded, which kernels that distribute rows themselves would need.
   return Decoder(config, ComputeConfig(attention="reference")).init(key, jnp.zeros((1, 1), jnp.int32))["params"]

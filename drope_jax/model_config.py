@@ -1,4 +1,4 @@
-"""Which function a model is, how it is computed, and over which devices: settings that know nothing of a run."""
+"""Settings of a model, of its computation and of the device mesh, independent of any training run."""
 
 import dataclasses
 import math
@@ -23,7 +23,7 @@ class QKNorm:
 
   scope: str = "full"  # "full" or "head"
   queries: bool = True  # whether queries are normalised
-  keys: bool = True  # whether keys are
+  keys: bool = True  # whether keys are normalised
 
   def __post_init__(self) -> None:
     check_choice(self, "scope", ("full", "head"))
@@ -31,7 +31,7 @@ class QKNorm:
 
 
 def _check_positions(config: "ModelConfig") -> None:
-  """Down to the leaves: the model takes what is not an embedding for the absence of one."""
+  """Checks every layer, because the model would treat anything that is not an Embedding as NoPE."""
   positions, where = config.positions, "ModelConfig.positions"
   if not isinstance(positions, LayerPattern):
     _check_embedding(config, positions, where, "an Embedding (RoPE, ALiBi ...), LayerPattern of Layer, None (NoPE)")
@@ -57,8 +57,8 @@ def _check_embedding(config: "ModelConfig", value: Any, where: str, allowed: str
 class ModelConfig:
   """A Llama-shaped decoder: RMSNorm, grouped-query attention, a gated feed-forward layer. Letters as in model.py.
 
-  The fields from `norm_placement` to `logits_divisor` are what other families add to Llama; the last two are learnt
-  parts of additions.py. All their defaults add nothing.
+  The fields from `norm_placement` to `logits_divisor` are features of other model families; the last two are learnt
+  parts of additions.py. With their defaults, all of them change nothing.
   """
 
   vocab_size: int  # V, token ids
@@ -72,16 +72,16 @@ class ModelConfig:
   qk_norm: QKNorm | None = None  # norm of queries and keys; None: no norm
   qkv_bias: bool = False  # whether the projections to queries, keys and values have biases (Qwen2)
   tie_embeddings: bool = True  # whether the output embedding is the input embedding
-  norm_eps: float = 1e-5  # added to the mean square in RMSNorm
+  norm_eps: float = 1e-5  # epsilon of RMSNorm, added to the mean square
   init_std: float = 0.02  # standard deviation of the initial weights
-  norm_placement: str = "pre"  # of a sublayer's norm: on what it reads ("pre"), on what it adds ("post"), or "both"
-  activation: str = "silu"  # of the feed-forward gate; "gelu_tanh" is GELU in its tanh approximation
-  attention_scale: float | None = None  # on q.k; None: 1/sqrt(h)
+  norm_placement: str = "pre"  # where a sublayer has norms: on its input ("pre"), on its output ("post"), or "both"
+  activation: str = "silu"  # of the feed-forward gate: "silu", or "gelu_tanh" (GELU in its tanh approximation)
+  attention_scale: float | None = None  # factor on q.k; None: 1/sqrt(h)
   attention_softcap: float | None = None  # attention logits x become cap * tanh(x / cap), before a bias is added
-  logits_softcap: float | None = None  # likewise the logits of the next token
-  embedding_multiplier: float = 1.0  # on the embeddings of the input tokens
-  residual_multiplier: float = 1.0  # on what each sublayer adds to the residual stream
-  logits_divisor: float = 1.0  # the logits of the next token are divided by it
+  logits_softcap: float | None = None  # the same for the logits of the next token
+  embedding_multiplier: float = 1.0  # factor on the embeddings of the input tokens
+  residual_multiplier: float = 1.0  # factor on the output of each sublayer, before it is added to the residual stream
+  logits_divisor: float = 1.0  # divides the logits of the next token
   token_shift: bool = False  # keys become k + a (previous k - k); a is learnt per layer, from 0
   logn_scale: bool = False  # queries that see n keys are multiplied by 1 + s ln n; s is learnt per head, from 0
 
@@ -109,28 +109,28 @@ class ModelConfig:
       check(value is None or 0 < value < math.inf, f"ModelConfig.{name} is {value}; it must be positive")
 
 
-KEPT = ("qkv", "attention", "mlp")  # what ComputeConfig.remat_keep may name, see remat.py
-OFFLOADED = ("input", "qkv", "mlp")  # and remat_offload
+KEPT = ("qkv", "attention", "mlp")  # allowed in ComputeConfig.remat_keep, see remat.py
+OFFLOADED = ("input", "qkv", "mlp")  # allowed in ComputeConfig.remat_offload
 
 
 @dataclasses.dataclass(unsafe_hash=True, kw_only=True)
 class ComputeConfig:
-  """How a model is computed; nothing here changes which function it is."""
+  """How a model is computed; nothing here changes the function itself."""
 
   dtype: str = "auto"  # of activations; "auto": bfloat16 on TPU and GPU, float32 on CPU. Parameters are float32
   # Kernel: "auto", "reference", "blockwise", "unrolled", "splash" (TPU), "cudnn" or "triton" (GPU).
   attention: str = "auto"
-  scan_layers: bool | None = None  # one compiled layer run num_layers times, or all unrolled; None: see model.py
+  scan_layers: bool | None = None  # True: scan over the layers; False: unroll them; None: see model.scans
   remat: str = "none"  # what the backward pass recomputes: "none", "full" (a layer), "dots" (all but matrix products)
-  remat_keep: tuple[str, ...] = ()  # with remat "full": what is kept all the same, of KEPT
-  remat_offload: tuple[str, ...] = ()  # with remat "full": what is kept in the host's memory, of OFFLOADED
-  loss_chunk: int | None = None  # positions of a row whose logits exist at one time; None: see loss.chunk_length
-  derivatives: str = "own"  # of norms and projections: written by hand, or "jax": JAX's, for forward mode too
-  # What the train step is compiled with, each "PLATFORM:NAME=VALUE"; those of other platforms do nothing.
-  # On CPUs XLA may give products to YNNPACK; its own are faster for narrow models (jax 0.10.2). On TPUs it may split
-  # the product of a weight that is gathered along its contracted dimension into one product per piece: with 16 pieces
-  # it then writes and reads all logits 16 times, and the step of the 494M model moves 2196 GB instead of 596 (libtpu
-  # 0.0.42, by drope_jax.aot). Whole gathers overlap with other products all the same.
+  remat_keep: tuple[str, ...] = ()  # with remat "full": intermediates to keep nevertheless, of KEPT
+  remat_offload: tuple[str, ...] = ()  # with remat "full": intermediates to keep in host memory, of OFFLOADED
+  loss_chunk: int | None = None  # positions of a row whose logits exist at a time; None: see loss.chunk_length
+  derivatives: str = "own"  # of norms and projections: "own", written by hand, or "jax", which allows forward mode too
+  # XLA options for the train step, each "PLATFORM:NAME=VALUE"; options of other platforms are ignored.
+  # On CPUs, XLA may delegate products to YNNPACK; its own are faster for narrow models (jax 0.10.2). On TPUs, it may
+  # split the product with a weight that is gathered along its contracted dimension into one product per shard: with 16
+  # shards it then writes and reads all logits 16 times, and the step of the 494M model moves 2196 GB instead of 596
+  # (libtpu 0.0.42, by drope_jax.aot). Whole gathers overlap with other products all the same.
   xla_options: tuple[str, ...] = (
     "cpu:xla_cpu_experimental_ynn_fusion_type=",
     "tpu:xla_jf_spmd_threshold_for_windowed_einsum_mib=1000000",
@@ -168,10 +168,10 @@ def compute_dtype(compute: ComputeConfig) -> jnp.dtype:
 
 @dataclasses.dataclass(unsafe_hash=True, kw_only=True)
 class MeshConfig:
-  """Devices along each mesh axis of one slice; -1 for at most one axis: all that are left.
+  """Devices along each mesh axis of one slice; -1, for at most one axis, stands for all remaining devices.
 
-  Several slices, which only the data-centre network (DCN) joins, lengthen `data` or `fsdp` by their number: the axes
-  that communicate once a step, or once a layer. sharding.PRESETS holds the usual ones, by name.
+  Slices that only the data-centre network (DCN) connects extend `data` or `fsdp`, the axes that communicate only once
+  per step, or once per layer. sharding.PRESETS holds the usual meshes, by name.
   """
 
   data: int = -1  # splits the batch

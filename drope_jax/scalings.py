@@ -1,7 +1,7 @@
 """RoPE-scaling methods as values (paper section 4, appendix C): each rescales the frequencies for longer contexts.
 
-A scaling carries its own `factor` and `original_context` and never looks at a cache or batch size. Only the dynamic
-ones ask for the current length, and they ask for it by name. Notation: frequencies are omega_i = theta**(-2i/h) for
+A scaling has its own `factor` and `original_context`, and does not depend on the cache or the batch. Only dynamic
+scalings read `length`. Notation: frequencies are omega_i = theta**(-2i/h) for
 i = 0 .. h/2-1, in radians per token; s is the extension factor.
 """
 
@@ -18,11 +18,12 @@ from drope_jax.values import Value
 
 
 def base_frequencies(theta: float, head_dim: int) -> np.ndarray:
+  """omega_i = theta**(-2i/h), float64 (h/2,), in radians per token."""
   return theta ** -(np.arange(0, head_dim, 2, dtype=np.float64) / head_dim)
 
 
 def _ntk_frequencies(theta: float, head_dim: int, factor: Any, xp: Any = np) -> Array:
-  """NTK-aware scaling: theta' = theta * s**(h/(h-2)): omega_0 stays, the slowest frequency is divided by s."""
+  """NTK-aware scaling: theta' = theta * s**(h/(h-2)), which keeps omega_0 and divides the slowest frequency by s."""
   exponents = xp.arange(0, head_dim, 2) / head_dim
   return (theta * factor ** (head_dim / (head_dim - 2))) ** -exponents
 
@@ -30,14 +31,14 @@ def _ntk_frequencies(theta: float, head_dim: int, factor: Any, xp: Any = np) -> 
 def _yarn_frequencies(
   theta: float, head_dim: int, factor: Any, original_context: int, beta_fast: float, beta_slow: float
 ) -> Array:
-  """YaRN as released: a ramp linear in the index i between the frequencies that turn beta_fast and beta_slow times."""
+  """YaRN as released: a ramp, linear in the index i, between the pairs that turn beta_fast and beta_slow times."""
 
   def index_that_turns(rotations: float) -> float:
     return head_dim * math.log(original_context / (rotations * 2 * math.pi)) / (2 * math.log(theta))
 
   low = max(math.floor(index_that_turns(beta_fast)), 0)
   high = min(math.ceil(index_that_turns(beta_slow)), head_dim - 1)
-  span = max(high - low, 0.001)  # both ends on one index would divide by zero; the released code does the same
+  span = max(high - low, 0.001)  # avoids a division by zero, as in the released code
   interpolated = np.clip((np.arange(head_dim // 2) - low) / span, 0, 1)
   omega = base_frequencies(theta, head_dim)
   return omega * (1 - interpolated) + omega * interpolated / factor
@@ -46,7 +47,7 @@ def _yarn_frequencies(
 def _frequencies_by_rotations(
   theta: float, head_dim: int, factor: float, original_context: int, slow: float, fast: float
 ) -> np.ndarray:
-  """A ramp linear in the turns L omega_i / 2 pi of each frequency: omega / s below `slow` turns, omega above `fast`."""
+  """A ramp, linear in the turns L omega_i / 2 pi of each pair: omega / s below `slow` turns, omega above `fast`."""
   omega = base_frequencies(theta, head_dim)
   rotations = original_context * omega / (2 * math.pi)
   kept = np.clip((rotations - slow) / (fast - slow), 0, 1)
@@ -54,17 +55,17 @@ def _frequencies_by_rotations(
 
 
 def _yarn_attention_factor(factor: Any, xp: Any = np) -> Any:
-  """0.1 ln s + 1 for s > 1, on cos and on sin, so the logits get its square (YaRN eq. 15)."""
+  """0.1 ln s + 1 for s > 1; it multiplies cos and sin, so the logits get its square (YaRN eq. 15)."""
   return 0.1 * xp.log(xp.maximum(factor, 1.0)) + 1.0
 
 
 def _dynamic_factor(length: Any, original_context: int) -> tuple[Any, Any]:
-  """max(1, length / original_context), and the namespace (numpy or jax.numpy) that suits a static or traced length."""
+  """max(1, length / original_context), and the module (numpy or jax.numpy) for a static or traced length."""
   if length is None:
     raise ValueError("a dynamic RoPE scaling needs the current length: pass `length`")
   if isinstance(length, int):
     return np.maximum(1.0, length / original_context), np
-  return jnp.maximum(1.0, length / original_context)[..., None], jnp  # beside the axis of the frequencies
+  return jnp.maximum(1.0, length / original_context)[..., None], jnp  # broadcasts against the axis of the frequencies
 
 
 def _check_more_than_a_pair(head_dim: int) -> None:
@@ -92,15 +93,15 @@ def _check_betas(scaling: Any) -> None:
 
 
 class Scaling(Value):
-  """How RoPE is rescaled for longer contexts; a user's own derives from this and has `frequencies`."""
+  """How RoPE is rescaled for longer contexts; one of your own derives from it and defines `frequencies`."""
 
   dynamic = False  # whether the frequencies depend on the current length
 
   def check(self, head_dim: int) -> None:
-    """Raises ConfigError if heads of this size cannot have it."""
+    """Raises ConfigError if it is impossible for heads of this size."""
 
   def frequencies(self, theta: float, head_dim: int, length: Any = None) -> Frequencies:
-    """The rescaled table of base `theta`; see Embedding.frequencies."""
+    """The rescaled frequencies for base `theta`; arguments as for Embedding.frequencies."""
     raise NotImplementedError
 
 
@@ -139,8 +140,8 @@ class NTKByParts(Scaling):
 
   factor: float  # s, the extension factor
   original_context: int  # L, tokens of the context that the model was trained at
-  slow: float = 1.0  # at fewer rotations than this over the original context: interpolate fully
-  fast: float = 32.0  # at more: leave as it is
+  slow: float = 1.0  # pairs with fewer rotations within L are fully interpolated
+  fast: float = 32.0  # pairs with more rotations within L keep their frequency
 
   def __post_init__(self) -> None:
     _check_factor(self)
@@ -155,13 +156,13 @@ class NTKByParts(Scaling):
 
 @dataclasses.dataclass(unsafe_hash=True)
 class YaRN(Scaling):
-  """YaRN (Peng 2023) as released: the index ramp on the frequencies, and `attention_factor` on cos and sin."""
+  """YaRN (Peng 2023) as released: a ramp over the index of the pairs, and `attention_factor` on cos and sin."""
 
   factor: float  # s, the extension factor
   original_context: int  # L, tokens of the context that the model was trained at
   beta_fast: float = 32.0  # pairs that turn more often than this within L keep their frequency
   beta_slow: float = 1.0  # pairs that turn less often than this are slowed down by s
-  attention_factor: float | None = None  # None: 0.1 ln s + 1
+  attention_factor: float | None = None  # multiplies cos and sin; None: 0.1 ln s + 1
 
   def __post_init__(self) -> None:
     _check_factor(self)
@@ -179,7 +180,7 @@ class DynamicNTK(Scaling):
   """Dynamic NTK (Hugging Face `dynamic`): NTK with s = factor * l/L - (factor - 1), l = max(length, L)."""
 
   original_context: int  # L, tokens of the context that the model was trained at
-  factor: float = 1.0  # see above; 1: s is the length in units of L
+  factor: float = 1.0  # see above; with 1, s is l/L
 
   dynamic = True
 
@@ -217,18 +218,18 @@ class DynamicYaRN(Scaling):
 
 @dataclasses.dataclass(unsafe_hash=True)
 class LongRoPE(Scaling):
-  """LongRoPE (Ding 2024): every frequency is divided by a factor of its own, found by search for two ranges of length.
+  """LongRoPE (Ding 2024): every frequency is divided by its own factor; there are two sets, found by search.
 
-  Texts of up to `original_context` tokens have the short factors, longer ones the long factors, and all of them the
-  attention factor on cos and sin. As for every dynamic scaling the length is that of the whole text, so that a text is
-  computed with one table from its first token to its last, whatever a cache holds.
+  Texts of up to `original_context` tokens use the short factors, longer ones the long factors, and all of them the
+  attention factor on cos and sin. As for every dynamic scaling, the length is that of the whole text, so that all
+  tokens of a text use the same frequencies, whatever the cache holds.
   """
 
-  short_factor: tuple[float, ...]  # one for each rotated pair
-  long_factor: tuple[float, ...]  # likewise, for texts longer than `original_context`
+  short_factor: tuple[float, ...]  # divisors of the frequencies, one per rotated pair
+  long_factor: tuple[float, ...]  # the same, for texts longer than `original_context`
   original_context: int  # L, tokens of the context that the model was trained at
   factor: float  # the extension that `long_factor` was found for
-  attention_factor: float | None = None  # None: sqrt(1 + ln s / ln L)
+  attention_factor: float | None = None  # multiplies cos and sin; None: sqrt(1 + ln s / ln L)
 
   @property
   def dynamic(self) -> bool:  # type: ignore[override]
@@ -237,7 +238,7 @@ class LongRoPE(Scaling):
 
   def __post_init__(self) -> None:
     _check_factor(self)
-    if not self.original_context >= 2:  # whose logarithm the attention factor is divided by
+    if not self.original_context >= 2:  # its logarithm is a divisor of the attention factor
       raise ValueError(f"LongRoPE.original_context is {self.original_context}; it must be at least 2")
     for name in ("short_factor", "long_factor"):
       factors = getattr(self, name)
@@ -261,17 +262,17 @@ class LongRoPE(Scaling):
 
   @property
   def default_attention_factor(self) -> float:
-    """sqrt(1 + ln s / ln L), of the released models."""
+    """sqrt(1 + ln s / ln L), as in the released models."""
     return math.sqrt(1 + math.log(self.factor) / math.log(self.original_context)) if self.factor > 1 else 1.0
 
 
 @dataclasses.dataclass(unsafe_hash=True)
 class Llama3(Scaling):
-  """Llama 3.1 scaling: by wavelength 2 pi / omega, with a smooth band between the low and high frequency factors."""
+  """Llama 3.1 scaling: depends on the wavelength 2 pi / omega, with a ramp between the two frequency factors."""
 
   factor: float  # s, the extension factor
   original_context: int  # L, tokens of the context that the model was trained at
-  low_freq_factor: float = 1.0  # pairs that turn less often than this are slowed down by s
+  low_freq_factor: float = 1.0  # pairs that turn less often than this within L are slowed down by s
   high_freq_factor: float = 4.0  # pairs that turn more often than this within L keep their frequency
 
   def __post_init__(self) -> None:
@@ -291,11 +292,11 @@ class Llama3(Scaling):
 
 @dataclasses.dataclass(unsafe_hash=True)
 class CoPE(Scaling):
-  """Clipped RoPE (Li 2026, arXiv 2602.05258): the pairs that make less than a full turn are slowed by a cosine gate.
+  """Clipped RoPE (Li 2026, arXiv 2602.05258): pairs that turn less than once are slowed down by a cosine gate.
 
-  Of the n pairs that turn less than once within the original context the fastest keeps its frequency, the slowest does
-  not turn, and the gate of pair k = 0 .. n - 1 of them is (1 + cos(pi k / (n - 1))) / 2, as in the authors' code, which
-  sets n by hand (20 of Llama 3's 64 pairs).
+  Of the n pairs that turn less than once within the original context, pair k = 0 .. n - 1 has the gate
+  (1 + cos(pi k / (n - 1))) / 2: the fastest keeps its frequency and the slowest does not turn. This is the authors'
+  code, except that they set n by hand (20 of Llama 3's 64 pairs).
   """
 
   original_context: int  # L, tokens of the context that the model was trained at

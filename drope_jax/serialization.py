@@ -1,4 +1,4 @@
-"""Configs to and from plain data, and config.json: what a run is, readable without this library."""
+"""Configs to and from plain data, and config.json, which describes a run readably without this library."""
 
 import dataclasses
 import importlib.metadata
@@ -17,7 +17,7 @@ T = TypeVar("T")
 
 
 def to_dict(config: Any) -> Any:
-  """Plain data (dict, list, str, number, bool, None) of a config; a dataclass has its recorded name as "type"."""
+  """A config as plain data (dict, list, str, number, bool, None); a dataclass has its recorded name as "type"."""
   if dataclasses.is_dataclass(config) and not isinstance(config, type):
     fields = {field.name: to_dict(getattr(config, field.name)) for field in dataclasses.fields(config)}
     return {"type": recorded_name(type(config)), **fields}
@@ -27,14 +27,14 @@ def to_dict(config: Any) -> Any:
 
 
 def alternatives(annotation: Any) -> tuple[Any, ...]:
-  """The members of a union, flattened; the annotation itself if it is none."""
+  """The members of a union type, flattened; the annotation itself if it is not a union."""
   if isinstance(annotation, types.UnionType) or typing.get_origin(annotation) is typing.Union:
     return typing.get_args(annotation)
   return (annotation,)
 
 
 def classes_of(annotation: Any) -> dict[str, type[Any]]:
-  """The dataclasses that a field of this type may hold, by recorded names: of a kind of `Value`, all its members."""
+  """The dataclasses that a field of this type may hold, by recorded names; for a kind of `Value`, all its members."""
   found: dict[str, type[Any]] = {}
   for item in alternatives(annotation):
     if isinstance(item, type) and Value in item.__bases__:
@@ -45,7 +45,7 @@ def classes_of(annotation: Any) -> dict[str, type[Any]]:
 
 
 def _read(annotation: Any, data: Any, path: str) -> Any:
-  """`data` as a value of `annotation`; `path` names it in errors."""
+  """Converts plain `data` to a value of type `annotation`; `path` names it in errors."""
   allowed = alternatives(annotation)
   if data is None:
     check(type(None) in allowed, f"{path} is None; it must have a value")
@@ -96,17 +96,17 @@ def from_dict(cls: type[T], data: dict[str, Any], path: str = "") -> T:
     return config
   except ConfigError:
     raise
-  except (TypeError, ValueError) as error:  # of a value that checks itself
+  except (TypeError, ValueError) as error:  # raised by the class itself
     raise ConfigError(f"{path}: {error}") from error
 
 
 def checked(config: T) -> T:
-  """The same config built anew, so that overrides set in place are checked; a copy that shares nothing."""
+  """A deep copy of the config, rebuilt so that fields set in place are checked."""
   return from_dict(type(config), to_dict(config))
 
 
 def differences(old: Any, new: Any, path: str = "") -> list[str]:
-  """Dotted paths where two `to_dict` results differ, each with both values."""
+  """The dotted paths at which two results of `to_dict` differ, each with both values."""
   if isinstance(old, dict) and isinstance(new, dict):
     keys = [*old, *(key for key in new if key not in old)]
     found = [differences(old.get(key), new.get(key), f"{path}.{key}" if path else key) for key in keys]
@@ -123,16 +123,16 @@ def library_versions() -> dict[str, str]:
 
 
 def save_config(config: Any, path: Path) -> None:
-  """Writes `config` as JSON, with the library versions; a file that is there keeps the versions it began with.
+  """Writes `config` as JSON, with the library versions; an existing file keeps its versions.
 
-  The file is replaced whole, and only if it would change.
+  The file is replaced atomically, and only if it would change.
 
   Raises:
     ConfigError: the config holds a value of a class that no other program can import.
   """
   try:
     there = json.loads(path.read_text())
-  except (OSError, ValueError):  # none yet, or one cut off
+  except (OSError, ValueError):  # missing, or truncated
     there = {}
   data = to_dict(config)
   check_found_again(data)
@@ -142,16 +142,16 @@ def save_config(config: Any, path: Path) -> None:
 
 
 def is_cut_off(path: Path, cls: type) -> bool:
-  """Whether a file is the beginning of what `save_config` writes of a `cls`, and not all of it."""
+  """Whether a file is only the beginning of what `save_config` writes for a `cls`."""
   text, head = path.read_bytes().decode(errors="replace"), f'{{\n  "type": "{cls.__name__}"'
   return text[: len(head)] == head[: len(text)] and not text.rstrip().endswith("\n}")
 
 
 def load_config(cls: type[T], path: Path) -> T:
-  """Reads what `save_config` wrote. Raises ConfigError naming the file, and the field where there is one."""
+  """Reads what `save_config` wrote. Raises ConfigError naming the file, and the field if there is one."""
   try:
     data = json.loads(path.read_text())
-  except (OSError, ValueError, RecursionError) as error:  # not there, not UTF-8, not JSON
+  except (OSError, ValueError, RecursionError) as error:  # missing, not UTF-8, or not JSON
     raise ConfigError(f"{path}: not a readable config ({error})") from error
   if isinstance(data, dict):
     data.pop("versions", None)

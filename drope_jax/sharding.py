@@ -1,8 +1,7 @@
-"""Layout: one mesh, and one table from the names of array dimensions to its axes.
+"""The layout of arrays: one mesh, and one table from the names of array dimensions to mesh axes.
 
-Mesh axes: `data` splits the batch, `fsdp` the batch and the parameters, `tensor` heads, feed-forward and vocabulary,
-`context` the length, and the parameters too: its devices hold the same rows, so nothing need lie on all of them.
-`jax.jit` with these shardings is what used to be called pjit.
+The mesh axis `data` splits the batch, `fsdp` the batch and the parameters, `tensor` heads, feed-forward and vocabulary,
+and `context` the length, and the parameters as well, so that they need not be replicated over its devices.
 """
 
 import contextlib
@@ -26,9 +25,9 @@ RULES: dict[str, str | tuple[str, ...] | None] = {
   # dimensions of activations
   "batch": ("data", "fsdp"),
   "length": "context",
-  "all_keys": None,  # the length again, gathered: what the queries of one device attend to
+  "all_keys": None,  # the length, gathered: the keys that the queries of one device attend to
   "features": None,
-  # dimensions of parameters (vocab, heads, kv_heads and mlp name activations too)
+  # dimensions of parameters (vocab, heads, kv_heads and mlp are also dimensions of activations)
   "layers": None,
   "embed": ("fsdp", "context"),
   "vocab": "tensor",
@@ -39,20 +38,20 @@ RULES: dict[str, str | tuple[str, ...] | None] = {
   "norm": None,
 }
 
-# Meshes by name (`--mesh=NAME` of the commands); further fields are set on top, as in `--config.mesh.tensor=4`.
+# Meshes by name (`--mesh=NAME` of the commands); other fields override theirs, as in `--config.mesh.tensor=4`.
 PRESETS: dict[str, MeshConfig] = {
-  "dp": MeshConfig(),  # parameters on every device
-  "fsdp": MeshConfig(data=1, fsdp=-1),  # parameters in pieces, gathered layer by layer
-  "fsdp_tp": MeshConfig(data=1, fsdp=-1, tensor=2),  # heads and feed-forward in pieces too; 2 divides most head counts
-  "context": MeshConfig(data=1, context=-1),  # every row over all devices: texts too long for one of them
+  "dp": MeshConfig(),  # parameters replicated on every device
+  "fsdp": MeshConfig(data=1, fsdp=-1),  # parameters sharded, and gathered layer by layer
+  "fsdp_tp": MeshConfig(data=1, fsdp=-1, tensor=2),  # heads and feed-forward sharded too; 2 divides most head counts
+  "context": MeshConfig(data=1, context=-1),  # every row split over all devices: texts too long for one of them
 }
 
 
 def parse_mesh(texts: Sequence[str]) -> MeshConfig:
-  """The mesh of texts such as "fsdp=4"; the first may name a preset, on top of which the others count.
+  """Parses texts such as "fsdp=4" into a mesh; the first may name a preset, whose fields the others override.
 
   Raises:
-    ConfigError: for what is neither, with what is allowed.
+    ConfigError: for any other text; the message says what is allowed.
   """
   preset, settings = (texts[0], texts[1:]) if texts and texts[0] in PRESETS else ("dp", texts)
   axes = [field.name for field in dataclasses.fields(MeshConfig)]
@@ -69,12 +68,12 @@ def parse_mesh(texts: Sequence[str]) -> MeshConfig:
 
 
 def make_mesh(config: MeshConfig, devices: list[jax.Device] | None = None, rows: int | None = None) -> Mesh:
-  """The mesh of `config` over `devices` (default: all of every host). Raises ConfigError if the sizes do not fit.
+  """The mesh of `config` over `devices` (default: those of all hosts). Raises ConfigError if the sizes do not fit.
 
   Args:
-    rows: of a batch that the mesh is for. On a CPU, whose devices are simulated (cpu.py), a config that takes all of
-      them then takes those that divide the rows instead: nobody has asked for a number. Of `fsdp`, whose pieces of the
-      parameters must be equal too, it is a power of two.
+    rows: the batch size that the mesh is for. On a CPU, whose devices are simulated (cpu.py), a preset that would take
+      all devices then takes a number that divides `rows`, since the user has not asked for a number. For `fsdp`, whose
+      shards of the parameters must be equal too, it is a power of two.
   """
   if devices is None:
     devices = jax.devices()
@@ -92,12 +91,12 @@ def _count_that_divides(config: MeshConfig, devices: int, rows: int) -> int:
 
 
 def using(mesh: Mesh | None) -> contextlib.AbstractContextManager[Any]:
-  """`jax.set_mesh(mesh)`; without one nothing is split."""
+  """`jax.set_mesh(mesh)`; for None nothing is sharded."""
   return contextlib.nullcontext() if mesh is None else jax.set_mesh(mesh)
 
 
 def host_mesh() -> Mesh:
-  """A mesh of one device, which is this process's own memory. Raises ConfigError if JAX is kept from using it."""
+  """A mesh of one CPU device, which is host memory. Raises ConfigError if JAX_PLATFORMS excludes the CPU."""
   try:
     devices = jax.local_devices(backend="cpu")
   except RuntimeError as error:
@@ -106,9 +105,9 @@ def host_mesh() -> Mesh:
 
 
 def arrange_devices(config: MeshConfig, devices: list[Any]) -> np.ndarray:
-  """The devices by their places on the axes, (data, fsdp, tensor, context), as near to each other as their network is.
+  """The devices as an array (data, fsdp, tensor, context), with axes mapped to the network as JAX recommends.
 
-  Slices are TPU slices, or NVLink domains of GPUs (jax's `slice_index`); on CPUs, which have none, the processes.
+  Slices are TPU slices, or NVLink domains of GPUs (JAX's `slice_index`); on CPUs, which have none, the processes.
   """
   wanted = ", ".join(f"{name}={size}" for name, size in vars(config).items() if name in AXES or size != 1)
   slices = config.dcn_data * config.dcn_fsdp
@@ -123,7 +122,7 @@ def arrange_devices(config: MeshConfig, devices: list[Any]) -> np.ndarray:
     each = f" in each of {slices} slices" if slices > 1 else ""
     hint = _sizes_that_fit(config, per_slice)
     raise ConfigError(f"MeshConfig ({wanted}) does not fit {per_slice} devices{each}{hint}")
-  # The devices of one slice that are compiled for without being here do not have it either.
+  # Nor do the devices of a single slice have it that a program is compiled for ahead of time.
   has_slices = devices[0].platform != "cpu" and hasattr(devices[0], "slice_index")
   attribute = "slice_index" if has_slices else "process_index"
   found = Counter(getattr(device, attribute) for device in devices)
@@ -144,7 +143,7 @@ def arrange_devices(config: MeshConfig, devices: list[Any]) -> np.ndarray:
 
 
 def _sizes_that_fit(config: MeshConfig, devices: int) -> str:
-  """What to change of a mesh that does not fit: sizes of a single axis with which it would, the others as they are."""
+  """Hints for a mesh that does not fit: sizes of one axis that would fit if the others stay as they are."""
   sizes = {axis: getattr(config, axis) for axis in AXES}
   found = []
   for axis, size in sizes.items():
@@ -173,7 +172,7 @@ def _listed(numbers: Sequence[int], between: str = ", ") -> str:
 
 
 def partition_spec(dimensions: tuple[str, ...]) -> PartitionSpec:
-  """The mesh axes of an array with these dimension names. Raises ValueError if two of them want the same axis."""
+  """The mesh axes of an array with these dimension names. Raises ValueError if two dimensions map to the same axis."""
   axes = [RULES[name] for name in dimensions]
   used = [axis for name in dimensions for axis in mesh_axes(name)]
   if len(used) != len(set(used)):
@@ -182,28 +181,28 @@ def partition_spec(dimensions: tuple[str, ...]) -> PartitionSpec:
 
 
 def mesh_axes(dimension: str) -> tuple[str, ...]:
-  """The mesh axes that split a dimension of this name."""
+  """The mesh axes that a dimension is sharded over."""
   axes = RULES[dimension]
   return () if axes is None else (axes,) if isinstance(axes, str) else axes
 
 
 def num_shards(dimension: str, mesh: Any = None) -> int:
-  """The number of shards of a dimension on `mesh` (default: that of `jax.set_mesh`; without one: 1)."""
+  """The number of shards of a dimension on `mesh` (default: that of `jax.set_mesh`; 1 if there is none)."""
   shape = (jax.sharding.get_abstract_mesh() if mesh is None else mesh).shape
   return math.prod(shape.get(axis, 1) for axis in mesh_axes(dimension))
 
 
 def divisor(dimension: str, mesh: Any = None) -> int:
-  """What must divide a dimension: the number of its shards, or twice that for a length that is split.
+  """What must divide a dimension: the number of its shards, or twice that if the length is sharded.
 
-  Each device then computes two chunks of every row (attention/context_parallel.py).
+  In that case each device computes two chunks of every row (attention/context_parallel.py).
   """
   count = num_shards(dimension, mesh)
   return 2 * count if dimension == "length" and count > 1 else count
 
 
 def cut_evenly(x: Any, *dimensions: str) -> bool:
-  """Whether `divisor` divides the first dimensions of `x`, which have these names, on the mesh of `jax.set_mesh`."""
+  """Whether `divisor` divides the leading dimensions of `x`, given their names, on the mesh of `jax.set_mesh`."""
   return not any(size % divisor(dimension) for dimension, size in zip(dimensions, x.shape, strict=False))
 
 
@@ -211,10 +210,10 @@ def check_divides(mesh: Any, sizes: Iterable[tuple[str, str, int]]) -> None:
   """Checks that `divisor` divides sizes on `mesh`.
 
   Args:
-    sizes: (what it is, dimension, size), as ("DataConfig.batch_size", "batch", 8).
+    sizes: triples (name for messages, dimension, size), such as ("DataConfig.batch_size", "batch", 8).
 
   Raises:
-    ConfigError: for the first that does not, with the nearest sizes and numbers of parts that would fit.
+    ConfigError: for the first one that is not divided; the message suggests sizes and numbers of shards that fit.
   """
   for what, dimension, size in sizes:
     count = divisor(dimension, mesh)
@@ -229,17 +228,17 @@ def check_divides(mesh: Any, sizes: Iterable[tuple[str, str, int]]) -> None:
 
 
 def named_sharding(mesh: Mesh | AbstractMesh, dimensions: tuple[str, ...]) -> NamedSharding:
-  """Where an array with these dimension names lives on `mesh`."""
+  """The sharding on `mesh` of an array with these dimension names."""
   return NamedSharding(mesh, partition_spec(dimensions))
 
 
 def round_up_to_shards(size: int, dimension: str) -> int:
-  """The least multiple of `divisor` that is at least `size`, on the mesh of `jax.set_mesh`."""
+  """`size` rounded up to a multiple of `divisor`, on the mesh of `jax.set_mesh`."""
   return -(-size // divisor(dimension)) * divisor(dimension)
 
 
 def constrain(x: Any, *dimensions: str) -> Any:
-  """Asks the compiler for the layout of `dimensions`; outside of a mesh (`jax.set_mesh`) it does nothing."""
+  """`with_sharding_constraint` for an array with these dimension names; x itself if no mesh is set."""
   if jax.sharding.get_abstract_mesh().empty:
     return x
   return jax.lax.with_sharding_constraint(x, partition_spec(dimensions))

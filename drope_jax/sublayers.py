@@ -20,22 +20,22 @@ Array = jax.Array
 
 
 class LayerKind(NamedTuple):
-  """One layer of the pattern's cycle, its positions resolved: what all layers of this kind share in one call."""
+  """One layer of the pattern's cycle in one call: what all layers at this place in the cycle share."""
 
-  rotation: Rotation | None
+  rotation: Rotation | None  # of queries and keys
   attention_arguments: dict[str, Any]  # keywords of `attention`: offset, window, segments, bias, softcap, logit_scale
   by_layer: bool  # whether the rotation has a leading L axis
-  seen_BT: Array | None  # how many keys each query sees; None: ModelConfig.logn_scale does not ask for it
+  seen_BT: Array | None  # the number of keys that each query sees; None unless ModelConfig.logn_scale needs it
 
 
 def _read(params: Params, name: str, x_BTD: Array, config: ModelConfig, compute: ComputeConfig) -> Array:
-  """What a sublayer reads of the residual stream: normalised, unless only what it adds is."""
+  """The input of a sublayer: the residual stream, normalised if the layer has a pre-norm."""
   weight_D = params.get(f"{name}_norm")
   return x_BTD if weight_D is None else layers_with(compute.derivatives).rms_norm(x_BTD, weight_D, config.norm_eps)
 
 
 def _added(params: Params, name: str, update_BTD: Array, config: ModelConfig, compute: ComputeConfig) -> Array:
-  """What a sublayer adds to the residual stream, of what its last product gives."""
+  """The output of a sublayer: the result of its last product, with post-norm and residual multiplier applied."""
   weight_D = params.get(f"{name}_post_norm")
   if weight_D is not None:
     update_BTD = layers_with(compute.derivatives).rms_norm(update_BTD, weight_D, config.norm_eps)
@@ -52,7 +52,17 @@ def attention_sublayer(
   compute: ComputeConfig,
   tapped: Sequence[str],
 ) -> tuple[Array, Cache | None, dict[str, Array]]:
-  """Residual update of the attention sublayer, the cache with this layer's keys and values, and what is tapped."""
+  """The residual update of the attention sublayer.
+
+  Args:
+    params: of this layer.
+    x_BTD: the residual stream.
+    index: of this layer, an int or int32 ().
+    tapped: names of model.TAPS that the caller reads; only "weights" costs anything.
+
+  Returns:
+    The update (B, T, D), the cache with the keys and values of this layer, and the intermediates by name.
+  """
   rms_norm, project = layers_with(compute.derivatives)
   dtype = x_BTD.dtype
   y_BTD = _read(params, "attention", x_BTD, config, compute)
@@ -90,7 +100,7 @@ def attention_sublayer(
     )
     k_BSKh, v_BSKh = cache.k_LBSKh[index], cache.v_LBSKh[index]
   q_BTHh, k_BSKh, v_BSKh = (checkpoint_name(x, "qkv") for x in (q_BTHh, k_BSKh, v_BSKh))
-  # Of the kernels the reference alone has no derivatives written by hand.
+  # The reference kernel is the only one without hand-written derivatives.
   kernel = "reference" if compute.derivatives == "jax" and compute.attention == "auto" else compute.attention
   out_BTHh = attention(q_BTHh, k_BSKh, v_BSKh, **kind.attention_arguments, kernel=kernel)
   update_BTD = _added(params, "attention", project(out_BTHh, params["o"].astype(dtype), 2), config, compute)
@@ -101,7 +111,7 @@ def attention_sublayer(
 
 
 def feed_forward(params: Params, x_BTD: Array, config: ModelConfig, compute: ComputeConfig) -> Array:
-  """Residual update of the feed-forward sublayer."""
+  """The residual update (B, T, D) of the feed-forward sublayer; `params` are those of this layer."""
   project = layers_with(compute.derivatives).project
   dtype = x_BTD.dtype
   y_BTD = _read(params, "mlp", x_BTD, config, compute)

@@ -1,7 +1,7 @@
 """The paper's theory (section 3) as functions of a model's intermediates: positional bias, prefix spread, heads.
 
-All take what `hidden_states(..., taps=...)` returns. Letters as in model.py; c_TT are centred positional weights: the
-coefficient of query i and key j, zero above the diagonal, each row summing to zero.
+They take what `hidden_states(..., taps=...)` returns. Letters as in model.py; c_TT are centred positional weights: one
+coefficient per query i and key j, zero above the diagonal, with rows that sum to zero.
 """
 
 import dataclasses
@@ -28,21 +28,23 @@ _FLOAT32 = ComputeConfig(dtype="float32")
 
 
 def diagonal_weights(length: int) -> np.ndarray:
-  """c of a diagonal head, float64 (T, T): 1 for the query itself, -1 / (i - 1) for the keys before it; row 1 is 0."""
+  """c of a diagonal head, float64 (T, T): 1 for the query itself, -1 / (i - 1) for earlier keys; row i = 1 is 0."""
   return _favouring(length, distance=0)
 
 
 def previous_token_weights(length: int) -> np.ndarray:
-  """c of a previous-token head, float64 (T, T): 1 for the key before the query, the others of the row equal.
+  """c of a previous-token head, float64 (T, T): 1 for the key before the query, and equal values for all others.
 
-  The paper describes it in words ("off-diagonal"); this is the diagonal head's construction with another favourite.
+  The paper describes it only in words ("off-diagonal"); this is the construction of the diagonal head, shifted by one.
   """
   return _favouring(length, distance=1)
 
 
 def _favouring(length: int, distance: int) -> np.ndarray:
   i, j = np.arange(length)[:, None], np.arange(length)
-  others = np.where((j <= i) & (j != i - distance), -1 / np.maximum(i, 1), 0.0)  # row i has i other keys, from 0 on
+  others = np.where(
+    (j <= i) & (j != i - distance), -1 / np.maximum(i, 1), 0.0
+  )  # row i, counted from 0, has i other keys
   return np.where((i >= 1) & (i - j == distance), 1.0, np.where(i >= 1, others, 0.0))
 
 
@@ -52,7 +54,7 @@ def positional_bias(weights_BHTT: Array, c_TT: Any) -> Array:
 
 
 def score_gradients(weights_BHTT: Array, c_TT: Any) -> Array:
-  """g_ij = dA^c / ds_ij = alpha_ij (c_ij - sum_p alpha_ip c_ip) / T, of the shape of the weights (equation B.10)."""
+  """g_ij = dA^c / ds_ij = alpha_ij (c_ij - sum_p alpha_ip c_ip) / T, (B, H, T, T) (equation B.10)."""
   expected = (weights_BHTT * c_TT).sum(-1, keepdims=True)
   return weights_BHTT * (c_TT - expected) / weights_BHTT.shape[-2]
 
@@ -61,8 +63,8 @@ def projection_gradients(h_BTD: Array, q_BTHh: Array, k_BTHh: Array, c_TT: Any) 
   """dA^c / dW_Q and dA^c / dW_K in closed form, (B, D, H, h) each, for heads without rotation (appendix B).
 
   Args:
-    h_BTD: what the projections read: the normalised residual stream.
-    q_BTHh, k_BTHh: queries and keys, a key head for each query head.
+    h_BTD: the input of the projections, which is the normalised residual stream.
+    q_BTHh, k_BTHh: queries and keys, with one key head per query head.
   """
   scale = 1 / np.sqrt(q_BTHh.shape[-1])
   scores = jnp.einsum("BTHh,BSHh->BHTS", q_BTHh, k_BTHh) * scale
@@ -76,14 +78,14 @@ def projection_gradients(h_BTD: Array, q_BTHh: Array, k_BTHh: Array, c_TT: Any) 
 def bias_gradient_norms(
   params: Params, config: ModelConfig, tokens_BT: Array, c_TT: Any, layers: Sequence[int] | None = None
 ) -> np.ndarray:
-  """Figure 4: for each layer, how far its own query and key projections can move its heads' positional bias.
+  """Figure 4: for each layer, how strongly its query and key projections can change its heads' positional bias.
 
-  The norm of the gradient of A^c, averaged over the layer's heads and the sequences, with respect to that layer's W_Q
-  and W_K together. The whole model is run once, and each layer then alone, on what enters it: one program serves all
-  layers of a kind.
+  This is the norm of the gradient of A^c, averaged over heads and sequences, with respect to the layer's W_Q and W_K
+  together. The whole model runs once, and then each layer by itself on its input, so that layers of the same kind share
+  one compiled program.
 
   Args:
-    c_TT: positional weights, or several of them (C, T, T), for which the model is still run once.
+    c_TT: positional weights, or several of them (C, T, T); the model runs only once for all.
     layers: which layers; None: all.
 
   Returns:
@@ -111,7 +113,7 @@ def _residuals(params: Params, config: ModelConfig, tokens_BT: Array, layers: tu
 
 @functools.partial(jax.jit, static_argnums=1)
 def _bias_gradient_norm(layers: Params, config: ModelConfig, x_BTD: Array, c_TT: Array) -> Array:
-  """Of a model of one layer, whose "embedding" is what enters the layer: each token of the batch is a row of it."""
+  """The norm for a model of one layer, whose "embedding" holds the layer's input: one row per token of the batch."""
   batch, length, width = x_BTD.shape
   tokens_BT = jnp.arange(batch * length).reshape(batch, length)
 
@@ -128,14 +130,14 @@ def _bias_gradient_norm(layers: Params, config: ModelConfig, x_BTD: Array, c_TT:
 
 
 def prefix_means(x_BTD: Array) -> Array:
-  """The mean of each position and those before it, of the shape of x."""
+  """The mean over each position and those before it, (B, T, D)."""
   return jnp.cumsum(x_BTD, axis=1) / jnp.arange(1, x_BTD.shape[1] + 1)[:, None]
 
 
 def prefix_spread(x_BTD: Array) -> Array:
-  """Delta (B,): the largest distance of an x_j from the mean of a prefix that holds it (theorem 3.4).
+  """Delta (B,): the largest distance of an x_j from the mean of a prefix that contains it (theorem 3.4).
 
-  It writes out all T x T distances: for looking at short texts.
+  All T x T distances are materialised, so it is for short texts.
   """
   means_BTD = prefix_means(x_BTD)
   distances_BTT = jnp.linalg.norm(means_BTD[:, :, None] - x_BTD[:, None], axis=-1)
@@ -153,10 +155,10 @@ def attention_weights(
   *,
   logit_scale: float = 1.0,
 ) -> Array:
-  """What every query looks at: attention weights, float32 (L, B, H, T, T).
+  """The attention weights of every query, float32 (L, B, H, T, T).
 
-  For looking at short texts, since memory grows with the square of T; `last_query_weights` is for long ones. A model
-  under an inference-time method is `Inference.config` and `Inference.logit_scale` (evaluate/methods.py).
+  Memory grows with the square of T; for long texts use `last_query_weights`. For a model under an inference-time
+  method, pass `Inference.config` and `Inference.logit_scale` (evaluate/methods.py).
 
   Args:
     tokens_BT: int32 token ids.
@@ -174,9 +176,9 @@ def last_query_weights(
   *,
   logit_scale: float = 1.0,
 ) -> Array:
-  """What the last token of each row looks at, float32 (L, B, H, T): the last query of `attention_weights`.
+  """The attention weights of each row's last query, float32 (L, B, H, T): the last row of `attention_weights`.
 
-  Memory is linear in T. Arguments are those of `attention_weights`; rows have at least two tokens.
+  Memory is linear in T. Arguments are those of `attention_weights`; rows must have at least two tokens.
   """
   return _looked_at(_last_weights, params, config, tokens_BT, layers, logit_scale)
 
@@ -189,7 +191,7 @@ def _looked_at(
   layers: Sequence[int] | None,
   logit_scale: float,
 ) -> Array:
-  """What `weights` gives; models that differ in their frequencies alone share its compiled program."""
+  """Calls `weights` such that models that only differ in frequencies share one compiled program."""
   chosen = tuple(range(config.num_layers) if layers is None else layers)
   config, table = separate_frequencies(config)
   return weights(params, config, jnp.asarray(tokens_BT), chosen, logit_scale, table)
@@ -217,7 +219,7 @@ def _last_weights(
   logit_scale: float,
   table: Frequencies | None,
 ) -> Array:
-  """With a cache, as decoding does: the last token is then the only query."""
+  """Uses a cache as decoding does, so that the last token is the only query."""
   batch, length = tokens_BT.shape
   how: dict[str, Any] = {
     "compute": _FLOAT32,
@@ -232,9 +234,9 @@ def _last_weights(
 
 
 def attention_by_distance(weights_BHTT: Array) -> Array:
-  """The mean weight that a head gives to the key at each distance, float32 (H, T): figure 7's profile.
+  """The mean attention weight of each head at each distance, float32 (H, T): the profile of figure 7.
 
-  Distance d is averaged over the T - d queries that have such a key, and over the sequences.
+  Distance d is averaged over the T - d queries that have a key at this distance, and over the sequences.
   """
   length = weights_BHTT.shape[-1]
   i, distance = np.arange(length)[:, None], np.arange(length)
@@ -244,7 +246,7 @@ def attention_by_distance(weights_BHTT: Array) -> Array:
 
 
 def positional_heads(weights_LBHTT: Array, c_TT: Any, count: int = 1) -> list[tuple[int, int]]:
-  """The (layer, head) pairs with the largest mean A^c, largest first: how the paper finds a positional head."""
+  """The `count` (layer, head) pairs with the largest mean A^c, largest first: how the paper finds positional heads."""
   bias_LH = np.asarray(jax.vmap(lambda weights: positional_bias(weights, c_TT).mean(0))(weights_LBHTT))
   order = np.argsort(-bias_LH, axis=None, kind="stable")[:count]
   return [(int(layer), int(head)) for layer, head in zip(*np.unravel_index(order, bias_LH.shape), strict=True)]

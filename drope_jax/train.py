@@ -1,14 +1,13 @@
-"""One run, read top to bottom: where the weights come from, the loop, how it ends.
+"""One training run from start to end: where its weights come from, the loop, how it ends.
 
-Where weights come from, in this order:
-  1. the last complete checkpoint of the run's own workdir, with optimizer, data position and step; it always wins;
-  2. `config.init`: another run's weights only, under a transition and with a QK-norm inserted if asked for. Optimizer
+The weights come from the first of these that applies:
+  1. the last complete checkpoint of the run's own workdir, with optimizer state, data position and step;
+  2. `config.init`: the weights of another run, under a transition and with a QK-norm inserted if asked for. Optimizer
      (unless `keep_optimizer`), schedule, step count and data start from the beginning;
-  3. scratch: `config.model` initialised from `config.seed`.
+  3. scratch: `config.model`, initialised from `config.seed`.
 
-What the run is made of lies in training/: run.py (the config, resolved), preflight.py (does it fit here), opening.py
-(the workdir is its own), state.py (its first state), step.py (one step), heldout.py and log.py (what it says of
-itself).
+The parts are in training/: run.py (the resolved config), preflight.py (whether it fits), opening.py (claiming the
+workdir), state.py (the first state), step.py (one step), heldout.py (the held-out loss) and log.py (records and logs).
 """
 
 import contextlib
@@ -56,23 +55,23 @@ class Outcome(NamedTuple):
 
 
 def train(config: TrainConfig, workdir: epath.PathLike, extend: bool = False, from_step: int | None = None) -> Outcome:
-  """Runs `config` in `workdir` to its last step, from wherever it stands; a finished run returns at once.
+  """Runs `config` in `workdir` up to its last step, resuming it if it was interrupted; a finished run returns at once.
 
   Writes config.json, metrics.jsonl, checkpoints/ and a copy of the tokenizer (README.md, "What a run writes").
 
   Args:
-    extend: whether the fields of checkpoint.EXTENDABLE (steps and learning rate) may differ from what the workdir's run
-      began with. It then goes on from its last checkpoint under the new schedule, which counts from its first step.
-      Without a run there it is refused.
-    from_step: go on from the checkpoint of this step and not from the last one, as when the last one is damaged. Later
-      checkpoints and the records so far are set aside, in `superseded/` of the workdir.
+    extend: whether the fields of checkpoint.EXTENDABLE (steps and learning rate) may differ from those the workdir's
+      run began with. It then continues from its last checkpoint under the new schedule, which counts from step 0.
+      Refused if there is no run yet.
+    from_step: continue from the checkpoint of this step instead of the last one, for example if that is damaged. Later
+      checkpoints, and a copy of the records so far, are moved to `superseded/` of the workdir.
 
   Raises:
-    ConfigError: the config cannot be, or does not fit the devices.
+    ConfigError: the config is impossible, or does not fit the devices.
     CheckpointError: the workdir is another run's, a checkpoint is missing or damaged, or one cannot be saved.
     BusyError: another process writes to the workdir.
-    FloatingPointError: loss, gradient or weights are not finite, or far too large; nothing after the last checkpoint is
-      kept, and the batch and norms are in a file (training/health.py).
+    FloatingPointError: loss, gradient or weights are not finite, or far too large; nothing is saved after the last
+      checkpoint, and the batch and norms are written to a file (training/health.py).
   """
   workdir = epath.Path(workdir)
   run = with_order(resolve(config), workdir)
@@ -96,7 +95,7 @@ def train(config: TrainConfig, workdir: epath.PathLike, extend: bool = False, fr
     with hosts.telling(), checkpoint.open_manager(workdir) as there:
       last = last_step(there, from_step)
       if last is not None and last >= config.steps:
-        # Extended by no step, it would be recorded with a learning rate at which no step was trained.
+        # Not extended: otherwise it would be recorded with a learning rate at which no step was trained.
         checkpoint.check_ours(there, last, config, extend=False)
         record(config, workdir)
         return Outcome(last, finished=True)
@@ -133,7 +132,7 @@ def train(config: TrainConfig, workdir: epath.PathLike, extend: bool = False, fr
     with contextlib.closing(log), distributed.sigterm() as stop_at:
 
       def asked(step: int) -> bool:
-        checkpoint.check_saved(manager)  # else the next save would find that this one has failed
+        checkpoint.check_saved(manager)  # so that a failed save is reported now, and not by the next one
         return stop_at(step)
 
       profiler = Profiler(workdir / "profile", config.profile_steps)
@@ -152,7 +151,7 @@ def _check_hosts(run: Run, workdir: epath.Path, content: Content, flags: dict[st
     sorted(int(path.name) for path in checkpoints.iterdir() if path.name.isdigit()) if checkpoints.exists() else []
   )
   config = to_dict(run.config)
-  # Each host may have its own copy of the data, which is known by `content`.
+  # Each host may have its own copy of the data, which `content` identifies.
   for name in ("directory", "source", "tokenizer", "num_workers"):
     del config["data"][name]
   hosts.check_alike({"config": config, "data": content.record, **flags, "checkpoints of the workdir": there})
@@ -160,7 +159,7 @@ def _check_hosts(run: Run, workdir: epath.Path, content: Content, flags: dict[st
 
 @dataclasses.dataclass
 class _Loop:
-  """The training loop: it dispatches step t + 1 before it looks at step t; on the way it evaluates, logs and saves."""
+  """The training loop: dispatches step t + 1 before reading the results of step t; evaluates, logs and saves."""
 
   training: Run
   mesh: Mesh
@@ -179,7 +178,7 @@ class _Loop:
     stop_at: Callable[[int], bool],
     save: Callable[[int, TrainState], None],
   ) -> int:
-    """The step at which it ended: the last, or that before which `stop_at` is true. Its state is saved."""
+    """Trains from `step` to the last step, or until `stop_at` is true; returns the step reached, whose state is saved."""
     config, saved = self.training.config, step
     with contextlib.closing(self.profiler):
       if step == 0:
@@ -190,7 +189,7 @@ class _Loop:
         batch = jax.tree.map(self._on_devices, rows)
         state, report = self.step_function(state, batch, step_number(step), self.frozen)
         self.profiler.after_step(report)
-        # Before this step's own report is added: reading the earlier ones waits for step t while t + 1 runs.
+        # Before this step's own report is added, so that reading waits for step t only, while t + 1 runs.
         if step % config.log_every == 0 or step == 1:
           self._record(step, state)
         self.log.add(report)
@@ -205,10 +204,10 @@ class _Loop:
     return step
 
   def _record(self, step: int, state: TrainState, save: Callable[[int, TrainState], None] | None = None) -> None:
-    """Writes the record of the steps up to this one and, if `save` is given, its state.
+    """Writes the record of the steps up to this one and, if `save` is given, the state.
 
     Raises:
-      FloatingPointError: the numbers are not fit to be kept; what was seen is written to a file.
+      FloatingPointError: the numbers are not finite or far too large; the evidence is written to a file.
     """
     try:
       self.log.write(step)
@@ -217,7 +216,7 @@ class _Loop:
     except Ruined as ruined:
       try:
         seen = f"and {self.evidence.write(ruined.step, step, self.log.reports, state)} what was seen"
-      except FileError as error:  # why the run ends matters more
+      except FileError as error:  # the reason why the run ends matters more
         seen = f"but what was seen is lost ({error})"
       raise FloatingPointError(
         f"{ruined}; {self.evidence.workdir} keeps its earlier checkpoints, {seen}. To go on from the last one, run the "
@@ -228,13 +227,13 @@ class _Loop:
       save(step, state)
 
   def _on_devices(self, rows: np.ndarray) -> jax.Array:
-    """The global array of the rows that each host has read."""
+    """The global array made of the rows that each host has read."""
     shape = (self.training.config.data.batch_size, *rows.shape[1:])
     return jax.make_array_from_process_local_data(batch_sharding(self.mesh), rows, shape)
 
   def _evaluate(self, state: TrainState, step: int) -> None:
     if self.heldout is None:
       return
-    jax.block_until_ready(state.params)  # so that the steps before are not part of its time
+    jax.block_until_ready(state.params)  # so that earlier steps do not count into its time
     start = time.monotonic()
     self.log.evaluated(self.heldout.measure(state.params, step), time.monotonic() - start)

@@ -1,8 +1,7 @@
-"""What becomes of the positional embedding when a run starts from another run's weights.
+"""What happens to the positional embedding when a run starts from another run's weights.
 
-A transition is a value of `InitConfig`. It turns the model of the checkpoint into the model of the run, which is a
-plain config that says what it is: evaluation, export and plots need not know how it came about. The parameters serve
-both.
+A transition is a value of `InitConfig`. It maps the model config of the checkpoint to that of the run, so that
+evaluation, export and plots need not know how the model came about. The same parameters serve both.
 """
 
 import dataclasses
@@ -23,10 +22,14 @@ Array = jax.Array
 
 
 class Transition(Value):
-  """The base of all transitions; a user's own derives from this and has `apply`."""
+  """The base of all transitions; one of your own derives from it and defines `apply`."""
 
   def apply(self, model: ModelConfig, context: int) -> ModelConfig:
-    """The model of the run, made of the checkpoint's `model`, which was trained at `context` tokens.
+    """The model of the run, given the checkpoint's `model`.
+
+    Args:
+      model: of the checkpoint.
+      context: the training context of the run, in tokens.
 
     Raises:
       ConfigError: if the transition is impossible for this model.
@@ -34,14 +37,15 @@ class Transition(Value):
     raise NotImplementedError
 
   def frequencies(self, model: ModelConfig, step: Array, steps: int) -> Frequencies | None:
-    """The table that stands in for those of the checkpoint's `model` at a step of training, which runs `model` then.
+    """The frequencies that replace those of the checkpoint's `model`, which is what is trained, at a step of training.
 
     Args:
-      step: int32 (), from 0 on; a traced number, so that all steps are one program.
-      steps: of the run.
+      step: int32 (), from 0; traced, so that all steps share one program.
+      steps: total steps of the run.
 
     Returns:
-      omega (h/2,) or (L, h/2). None: nothing changes while it trains; the model of `apply` is trained from step 0 on.
+      omega (h/2,) or (L, h/2); or None if the embedding does not change during training, in which case the model of
+      `apply` is trained from step 0 on.
     """
     return None
 
@@ -64,15 +68,15 @@ class Drop(Transition):
 
 @dataclasses.dataclass(unsafe_hash=True)
 class Fade(Transition):
-  """The embedding is dropped step by step: every frequency is multiplied by a gate that falls from 1 to 0.
+  """The embedding is dropped gradually: every frequency is multiplied by a gate that falls from 1 to 0.
 
-  From `share` of the steps on all gates are exactly zero: the model that is trained then, and saved at the end, has no
-  embedding.
+  After the first `share` of the steps all gates are exactly zero, so the model that is trained from then on, and saved
+  at the end, has no embedding.
   """
 
-  share: float  # of the steps, after which nothing is left
-  order: str = "all"  # "all" at once, "slow_first": one pair after the other, "late_first": one layer after the other
-  shape: str = "linear"  # how a gate falls: "linear" or "cosine"
+  share: float  # fraction of the steps after which no rotation is left
+  order: str = "all"  # "all" at once, "slow_first": pair by pair, "late_first": layer by layer from the last
+  shape: str = "linear"  # how each gate falls: "linear" or "cosine"
 
   def __post_init__(self) -> None:
     check(0 < self.share <= 1, f"Fade.share is {self.share}; it must lie in (0, 1]")
@@ -86,7 +90,7 @@ class Fade(Transition):
       table = layer.positions.table(model.head_dim)
       said = f"Fade: ModelConfig.positions has {layer.positions}"
       check(table is not None, f"{said}; it must be a rotation whose frequencies do not depend on the length")
-      # YaRN multiplies cos and sin: without a rotation the factor would stay, and be lost when the embedding goes.
+      # YaRN's factor on cos and sin would remain without a rotation, and vanish abruptly with the embedding.
       plain = table is not None and bool(np.all(np.asarray(table.factor) == 1))
       check(plain, f"{said}, which scales the logits too, and a fade does not undo that; use Drop()")
     return drop(model)
@@ -95,14 +99,14 @@ class Fade(Transition):
     table = _omega_by_layer(model)
     omega, (layers, pairs) = jnp.asarray(table, jnp.float32), table.shape
     progress = elapsed(step, self.share, steps)
-    turning = int((table > 0).sum(axis=1).max())  # the others have been dropped before
-    # In units of one turn each: turn number i, of n, begins when i are over.
-    turns = {
+    turning = int((table > 0).sum(axis=1).max())  # the other pairs were dropped before
+    # The fade consists of `count` equal intervals; the gate of each pair and layer falls during interval `number`.
+    intervals = {
       "all": (1, np.zeros((1, 1))),
       "slow_first": (turning, np.maximum(turning - 1 - np.arange(pairs), 0)[None]),
       "late_first": (layers, np.arange(layers)[::-1][:, None]),
     }
-    count, number = turns[self.order]
+    count, number = intervals[self.order]
     passed = jnp.clip(progress * count - number, 0.0, 1.0)
     gate = 1 - passed if self.shape == "linear" else jnp.where(passed < 1, 0.5 + 0.5 * jnp.cos(jnp.pi * passed), 0.0)
     return Frequencies(omega * gate, 1.0)
@@ -112,13 +116,13 @@ class Fade(Transition):
 class PartialDrop(Transition):
   """Rotations that make fewer than `turns` full turns within the training context are dropped; the others stay.
 
-  A pair that has come full circle in training has shown all its angles: longer texts bring no new ones. This is not the
-  paper's method, which drops every rotation, as `turns` of infinity does.
+  A pair that completes a full turn in training has been trained at all its angles, so longer texts have no new ones.
+  This is not the paper's method, which drops every rotation, as with `turns` of infinity.
   """
 
-  # Pairs that make fewer full turns than this within the training context are dropped; inf: all are.
+  # Pairs that make fewer full turns than this within the training context are dropped; inf: all pairs.
   turns: float = dataclasses.field(default=1.0, metadata=MAY_BE_INFINITE)
-  fastest: int | None = None  # keep so many pairs instead, whatever their turns
+  fastest: int | None = None  # instead, keep this number of the fastest pairs
 
   def __post_init__(self) -> None:
     check(self.turns > 0, f"PartialDrop.turns is {self.turns}; it must be positive")
@@ -150,9 +154,9 @@ class PartialDrop(Transition):
 
 @dataclasses.dataclass(unsafe_hash=True)
 class Replace(Transition):
-  """Another embedding takes the place of the checkpoint's: RoPE rescaled or of another theta, to be trained on."""
+  """Another embedding replaces the checkpoint's, such as RoPE with a scaling or another theta."""
 
-  positions: Positions  # the embedding to go on with
+  positions: Positions  # the new embedding; None: NoPE
 
   def apply(self, model: ModelConfig, context: int) -> ModelConfig:
     check(self.positions != model.positions, f"Replace: ModelConfig.positions is {model.positions} already; use Keep()")
@@ -161,13 +165,13 @@ class Replace(Transition):
 
 @dataclasses.dataclass(unsafe_hash=True)
 class KeepWindows(Transition):
-  """The embedding stays in layers with a sliding window; one layer in `every` is global and has none (RNoPE-SWA).
+  """Layers with a sliding window keep the embedding; every `every`-th layer is global and has none (RNoPE-SWA).
 
   A model that was trained with such windows (OLMo-3, Gemma 2 and 3) keeps them and the embeddings of their layers.
   """
 
-  window: int  # tokens
-  every: int = 4  # one layer in so many is global
+  window: int  # sliding window in tokens
+  every: int = 4  # every `every`-th layer is global
 
   def __post_init__(self) -> None:
     check_at_least(self, 1, "window")
@@ -191,10 +195,10 @@ class KeepWindows(Transition):
 
 
 def drop(config: ModelConfig) -> ModelConfig:
-  """The same model without the positional embedding of any layer (paper section 5); the parameters serve both.
+  """The same model without the positional embedding of any layer (paper section 5); the same parameters serve both.
 
-  The windows of a pattern stay: like the causal mask they say what attention sees, not where it lies. A pattern that
-  has no window becomes plain `None`.
+  Sliding windows stay: like the causal mask, they limit which keys are seen and do not encode positions. A pattern
+  without windows becomes plain `None`.
 
   Raises:
     ConfigError: if there is no embedding to drop.
@@ -208,14 +212,14 @@ def drop(config: ModelConfig) -> ModelConfig:
 def while_under_way(
   transition: Transition, source: ModelConfig, run: ModelConfig, step: int, steps: int
 ) -> ModelConfig:
-  """The model that the weights after `step` of `steps` steps belong to.
+  """The model of the weights after `step` of `steps` steps.
 
-  That is the model of the run, unless the transition has a table for this step: then its rotations have the frequencies
-  of that table. Layers whose frequencies are all zero have no embedding.
+  This is the model of the run, unless the transition has frequencies for this step, which its rotations then have.
+  Layers whose frequencies are all zero have no embedding.
 
   Args:
     source: the model of the checkpoint from which the run started.
-    run: the model that the transition has made of it.
+    run: the model of the run, see `Transition.apply`.
   """
   table = transition.frequencies(source, jnp.int32(step), steps) if step < steps else None
   if table is None:
@@ -232,13 +236,13 @@ def while_under_way(
 
 
 def _with_layers(config: ModelConfig, cycle: list[Layer]) -> ModelConfig:
-  """The config with this cycle of layers, said as simply as it can be."""
+  """The config with this cycle of layers; as a plain embedding if all layers are equal and have no window."""
   plain = len(set(cycle)) == 1 and cycle[0].window is None
   return dataclasses.replace(config, positions=cycle[0].positions if plain else LayerPattern(tuple(cycle)))
 
 
 def _omega_by_layer(model: ModelConfig) -> np.ndarray:
-  """The frequencies of every layer, (L, h/2); those of a layer that does not rotate are zero."""
+  """The frequencies of every layer, float64 (L, h/2); zero in layers without rotation."""
   embeddings = [layer.positions for layer in layer_cycle(model.positions)]
   tables = [None if embedding is None else embedding.table(model.head_dim) for embedding in embeddings]
   rows = [np.zeros(model.head_dim // 2) if table is None else np.asarray(table.omega) for table in tables]

@@ -1,6 +1,6 @@
-"""Configs that earlier versions wrote, in the words of this one: so that their checkpoints and workdirs go on.
+"""Converts configs written by earlier versions, so that their checkpoints and workdirs can still be used.
 
-One function for each class that has changed; it gets the fields of a recorded config and returns today's.
+There is one function per class that has changed; it maps the fields of a recorded config to the current ones.
 """
 
 import re
@@ -11,7 +11,7 @@ Fields = dict[str, Any]
 
 
 def upgraded(name: str, fields: Fields) -> Fields:
-  """The fields of a class as they are called today."""
+  """The recorded fields of class `name` in their current form."""
   return _UPGRADES[name](dict(fields)) if name in _UPGRADES else fields
 
 
@@ -23,7 +23,7 @@ def _init_config(fields: Fields) -> Fields:
 
 
 def _pretrained(fields: Fields) -> Fields:
-  """In study.json, as in InitConfig; `drop` was False if it was left out."""
+  """In study.json, likewise; a missing `drop` meant False."""
   if "transition" not in fields:
     fields["transition"] = {"type": "Drop" if fields.pop("drop", False) else "Keep"}
   return fields
@@ -34,7 +34,7 @@ _BETTER = {"loss": "lower", "bits_per_byte": "lower", "first": "lower", "p_first
 
 
 def _result(fields: Fields) -> Fields:
-  """In results.jsonl, until 0.1 `metric` named a part: loss@128-192, accuracy@depth=0.25, score@words=8000-."""
+  """In results.jsonl, until 0.1 the part was in `metric`: loss@128-192, accuracy@depth=0.25, score@words=8000-."""
   if "by" in fields:
     return fields
   part = _PART.fullmatch(fields["metric"]) if isinstance(fields.get("metric"), str) else None
@@ -44,7 +44,7 @@ def _result(fields: Fields) -> Fields:
 
 
 def _at(text: str) -> Any:
-  """A number, or the interval of `start-stop`, where the stop may be missing."""
+  """A number, or the interval `start-stop`, whose stop may be missing."""
   start, dash, stop = text.partition("-")
   return [_number(start), _number(stop) if stop else None] if dash else _number(start)
 
@@ -67,7 +67,7 @@ def _train_config(fields: Fields) -> Fields:
   if isinstance(optim, dict) and "z_loss" in optim and "objective" not in fields:
     fields["objective"] = {"type": "NextToken", "z_loss": optim["z_loss"]}
     fields["optim"] = {name: value for name, value in optim.items() if name != "z_loss"}
-  # Documents were read one by one, in the order that TrainConfig.seed gave every run.
+  # Documents were read one by one, and TrainConfig.seed decided their order.
   if isinstance(fields.get("data"), dict):
     fields["data"] = {"interleave": 1, "seed": fields.get("seed", 0), **fields["data"]}
   return fields

@@ -1,9 +1,9 @@
-"""Settings that are values: classes whose instances stand in a config, and that a user may add to without a fork.
+"""Settings that are values: instances of classes, to which users can add their own without a fork.
 
 A *kind* of setting (an embedding, a scaling, a transition, an objective, an optimizer, a source, a task) is a class
-that derives from `Value` directly; its members are the dataclasses that derive from the kind. A member of this library
-is recorded in config.json by its class name, one that a user has defined as `module:Class`. Reading a config never
-imports code: the program that reads it imports that module first.
+that derives directly from `Value`; its members are the dataclasses that derive from the kind. In config.json, a member
+of this library is recorded by its class name, and a user's as `module:Class`. Reading a config never imports code: the
+program must have imported that module before.
 """
 
 import re
@@ -19,18 +19,19 @@ _LIBRARY = __name__.partition(".")[0]
 class Value:
   """The base of every kind.
 
-  Members are dataclasses with `unsafe_hash=True`, so that equal settings share one compiled program.
+  Members are dataclasses with `unsafe_hash=True`: they are static arguments of jitted functions, so that equal settings
+  share one compiled program.
   """
 
 
 def recorded_name(cls: type) -> str:
-  """What config.json calls a class: its name, or `module:Class` if it is a user's."""
+  """The name of a class in config.json: its own name, or `module:Class` for a user's."""
   ours = cls.__module__.partition(".")[0] == _LIBRARY
   return cls.__name__ if ours or not issubclass(cls, Value) else f"{cls.__module__}:{cls.__qualname__}"
 
 
 def members(kind: type[Value]) -> dict[str, type[Any]]:
-  """The imported members of a kind by their recorded names; a class that is defined again replaces the first."""
+  """The imported members of a kind by their recorded names; a later definition replaces an earlier one."""
   found: dict[str, type[Any]] = {}
   for cls in kind.__subclasses__():
     if "__dataclass_fields__" in vars(cls):
@@ -40,10 +41,10 @@ def members(kind: type[Value]) -> dict[str, type[Any]]:
 
 
 def find(classes: Mapping[str, type[Any]], name: Any, path: str) -> type[Any]:
-  """The class of a recorded name that stands at `path`.
+  """The class with a recorded name, for the config field at `path`.
 
   Raises:
-    ConfigError: there is none; the message names `path`, and says how a user's class becomes known.
+    ConfigError: there is none; the message names `path`, and says how to import a user's class.
   """
   if name in classes:
     return classes[name]
@@ -64,24 +65,24 @@ def find(classes: Mapping[str, type[Any]], name: Any, path: str) -> type[Any]:
 
 
 def _kinds(classes: Mapping[str, type[Any]]) -> list[str]:
-  """The names of the kinds that classes are members of."""
+  """The names of the kinds of these classes."""
   bases = (base for cls in classes.values() for base in cls.__mro__ if Value in base.__bases__)
   return list(dict.fromkeys(base.__name__ for base in bases if "__dataclass_fields__" not in vars(base)))
 
 
 def is_recorded_name(name: Any) -> bool:
-  """Whether it is `module:Class`, the form in which a user's class is recorded."""
+  """Whether `name` has the form of a user's class, `module:Class`."""
   return isinstance(name, str) and all(name.partition(":"))
 
 
 def how_to_import(name: str) -> str:
-  """How the class of a recorded name becomes known."""
+  """Instructions for importing the class with a recorded name."""
   module = name.partition(":")[0]
   return f"import {module} first (in commands, --import={module}, or its file: --import=PATH.py)"
 
 
 def check_found_again(data: Any, path: str = "") -> None:
-  """Raises ConfigError if the plain data of a config names a class that no other program can import."""
+  """Raises ConfigError if the plain data of a config has a class that no other program can import."""
   if isinstance(data, dict):
     name = data.get("type")
     if is_recorded_name(name) and re.search("^__main__:|<locals>", str(name)):
@@ -96,7 +97,7 @@ def check_found_again(data: Any, path: str = "") -> None:
 
 
 def _undecorated(kind: type[Any]) -> Iterator[type[Any]]:
-  """The classes below a kind that are no dataclasses themselves, and so no members."""
+  """The subclasses of a kind that are not decorated as dataclasses, and so are not members."""
   for cls in kind.__subclasses__():
     if "__dataclass_fields__" not in vars(cls) and Value not in cls.__bases__:
       yield cls

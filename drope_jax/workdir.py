@@ -1,4 +1,4 @@
-"""A directory that one process writes to: its lock, and what is set aside in it and not overwritten."""
+"""Directories that one process writes to: their lock, and moving superseded files aside."""
 
 import contextlib
 import errno
@@ -16,24 +16,24 @@ from drope_jax.files import LOCK, is_local
 
 logger = logging.getLogger(__name__)
 
-SUPERSEDED = "superseded"  # folder of what was set aside, in numbered folders
+SUPERSEDED = "superseded"  # holds numbered folders of files that were set aside
 
-_READ_ONLY = (errno.EACCES, errno.EPERM, errno.EROFS)  # nobody writes there, this process included
-_BUSY = (errno.EAGAIN, errno.EACCES)  # of flock
+_READ_ONLY = (errno.EACCES, errno.EPERM, errno.EROFS)  # this process cannot write there
+_BUSY = (errno.EAGAIN, errno.EACCES)  # raised by flock if another process holds the lock
 
 
 @contextlib.contextmanager
 def sole_writer(directory: epath.PathLike, what: str) -> Iterator[None]:
-  """Holds the lock of `directory` for what is written there ("run", "results").
+  """Holds the lock of `directory` for one kind of content (`what`: "run", "results").
 
-  A directory that is not there is made, and removed again if nothing was written.
+  A missing directory is created, and removed again if nothing was written to it.
 
-  The system itself gives the lock back when its process ends, however it ends (flock). On NFS the server does, once it
-  notices that a machine is gone. In a bucket, and on file systems without locks, nothing is locked: there, two starts
-  at one time are not noticed. With several hosts, one of them takes the lock for all.
+  The operating system releases the lock when the process ends for any reason (flock); on NFS the server does, once it
+  notices that a machine is gone. In a bucket, and on file systems without locks, nothing is locked, and concurrent
+  writers are not noticed. With several hosts, one of them takes the lock for all.
 
   Raises:
-    BusyError: naming the process that holds it; nothing was touched.
+    BusyError: another process holds the lock; the message names it, and nothing was changed.
   """
   if not is_local(directory):
     yield
@@ -46,7 +46,7 @@ def sole_writer(directory: epath.PathLike, what: str) -> Iterator[None]:
     yield
   finally:
     if file is not None:
-      # Removed before it is given back: whoever has opened it meanwhile finds that it is no longer the lock.
+      # Removed before it is released: a process that has opened it meanwhile then finds that it is no longer the lock.
       with contextlib.suppress(OSError):  # the directory may be gone
         path.unlink()
       os.close(file)
@@ -56,7 +56,7 @@ def sole_writer(directory: epath.PathLike, what: str) -> Iterator[None]:
 
 
 def _locked(path: Path) -> int | None:
-  """The descriptor of the lock file, locked; None where there are no locks, or where nobody can write."""
+  """The descriptor of the locked lock file; None if there are no locks, or the directory is read-only."""
   while True:
     writable = True
     try:
@@ -64,7 +64,7 @@ def _locked(path: Path) -> int | None:
     except OSError as error:
       if error.errno not in _READ_ONLY:
         raise
-      try:  # of another user: a lock that can be read can be asked for
+      try:  # another user's lock file: reading it is enough for flock
         file, writable = os.open(path, os.O_RDONLY), False
       except OSError:
         return None
@@ -78,7 +78,9 @@ def _locked(path: Path) -> int | None:
           f"{path.parent}: another process writes here ({holder or 'unknown'}); wait until it ends, stop it, or choose "
           "another directory"
         ) from error
-      logger.warning("%s: no locks there (%s); a second start would not be noticed", path.parent, error.strerror)
+      logger.warning(
+        "%s: this file system has no locks (%s); a second writer would not be noticed", path.parent, error.strerror
+      )
       return None
     if _is_open(path, file):
       if not writable:
@@ -86,11 +88,11 @@ def _locked(path: Path) -> int | None:
       os.truncate(file, 0)
       os.write(file, f"process {os.getpid()} on {socket.gethostname()}\n".encode())
       return file
-    os.close(file)  # its holder ended and removed it between the two calls
+    os.close(file)  # the former holder removed it between the two calls
 
 
 def _is_open(path: Path, file: int) -> bool:
-  """Whether `file` is what lies at `path` now."""
+  """Whether the descriptor `file` is still the file at `path`."""
   try:
     return path.stat().st_ino == os.fstat(file).st_ino
   except FileNotFoundError:
@@ -98,7 +100,7 @@ def _is_open(path: Path, file: int) -> bool:
 
 
 def set_aside(directory: epath.PathLike, moved: Iterable[epath.Path], copied: Iterable[epath.Path] = ()) -> epath.Path:
-  """Moves and copies what lies below `directory` into a new numbered folder of its `superseded/`, which is returned."""
+  """Moves and copies files of `directory` into a new numbered folder of its `superseded/`; returns that folder."""
   aside = epath.Path(directory) / SUPERSEDED
   there = [int(path.name) for path in aside.iterdir() if path.name.isdigit()] if aside.exists() else []
   target = aside / str(1 + max(there, default=0))
