@@ -178,7 +178,7 @@ class _Loop:
     stop_at: Callable[[int], bool],
     save: Callable[[int, TrainState], None],
   ) -> int:
-    """Trains from `step` to the last step, or until `stop_at` is true; returns the step reached, whose state is saved."""
+    """Trains from `step` to the last step, or until `stop_at` is true; returns the step reached. Its state is saved."""
     config, saved = self.training.config, step
     with contextlib.closing(self.profiler):
       if step == 0:

@@ -79,7 +79,7 @@ def _locked(path: Path) -> int | None:
           "another directory"
         ) from error
       logger.warning(
-        "%s: this file system has no locks (%s); a second writer would not be noticed", path.parent, error.strerror
+        "%s: this file system has no locks (%s); a second start would not be noticed", path.parent, error.strerror
       )
       return None
     if _is_open(path, file):

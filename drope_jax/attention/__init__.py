@@ -1,13 +1,13 @@
-"""Causal attention behind one call, with several kernels that agree, and the choice between them.
+"""Causal attention behind one function, with several equivalent kernels, and the choice between them.
 
-A query at index i of its row sees the keys at indices j <= i; with a window only i - j < window; with segments only
-those of its own segment. Indices count places in the row (or cache slots), so a cache needs no mask of its own: slots
-that are not yet written lie at indices no query has reached. Positions, which only the rotation reads, do not matter.
+A query at index i of its row sees the keys at indices j <= i; with a window, only those with i - j < window; with
+segments, only those of its own segment. Indices count tokens of the row (or cache slots), so a cache needs no mask of
+its own: slots that are not yet written have indices beyond every query. Position ids are only read by the rotation.
 
-Kernels: "reference" writes the T x S scores out; "blockwise" keeps one block of them at a time, forward and backward,
-and skips the blocks that causality or the window empties; "unrolled" is for short whole rows on a CPU. Scores, softmax
-and sums are float32 in all. "splash" (TPU), "cudnn" and "triton" (GPU) are the accelerators' own, see accelerators.py.
-Letters as in model.py, and G = H / K, the query heads that share a key/value head.
+Kernels: "reference" materialises the T x S scores; "blockwise" keeps one block of them at a time, forward and backward,
+and skips blocks that causality or the window mask completely; "unrolled" is for short whole rows on a CPU. Scores,
+softmax and sums are float32 in all. "splash" (TPU), "cudnn" and "triton" (GPU) are for accelerators, see
+accelerators.py. Letters as in model.py, and G = H / K, the number of query heads that share a key/value head.
 """
 
 import functools
@@ -35,7 +35,7 @@ __all__ = ["Segments", "attention", "attention_weights"]
 
 logger = logging.getLogger(__name__)
 
-_LARGEST_REFERENCE = 1 << 16  # scores per head up to which "auto" takes the reference kernel, or the unrolled one
+_LARGEST_REFERENCE = 1 << 16  # scores per head up to which "auto" chooses the reference or the unrolled kernel
 
 
 def attention(
@@ -54,22 +54,22 @@ def attention(
   """softmax(cap(logit_scale * q.k / sqrt(h)) + bias) v over the visible keys.
 
   Args:
-    q_BTHh, k_BSKh, v_BSKh: queries, keys and values, H divisible by K; H/K query heads share a key head.
-    offset: index of the first query of each row, an int or int32 (B,); the number of cached keys before it.
-    window: keys seen by each query, itself included; None for all before it.
+    q_BTHh, k_BSKh, v_BSKh: queries, keys and values; K divides H, and H/K query heads share a key head.
+    offset: index of the first query of each row, an int or int32 (B,): the number of cached keys before it.
+    window: number of keys that each query sees, its own included; None: all up to its own.
     segments: document numbers, or None.
     bias: what an embedding adds to the logits; no gradient flows to it.
-    softcap: cap(x) is softcap * tanh(x / softcap), of logits that have their scale; None: x.
+    softcap: cap(x) is softcap * tanh(x / softcap), applied to the scaled logits; None: x.
     logit_scale: beta of the paper's appendix C.2, a scalar or (H,); multiplies 1/sqrt(h).
-    kernel: one of the module's docstring, or "auto": the accelerator's where there is one and it can serve the call,
-      else, while T * S is small, "unrolled" (with a cache "reference"), else blockwise.
+    kernel: a name from the module's docstring, or "auto": the first of the accelerator's kernels that can serve the
+      call; otherwise "unrolled" (with a cache "reference") if T * S is small, else "blockwise".
 
   Returns:
     (B, T, H, h) in the dtype of q.
 
   Raises:
     ValueError: for head counts that do not divide.
-    ConfigError: for an unknown kernel, or one that cannot serve the call; the message says what hinders it.
+    ConfigError: for an unknown kernel, or one that cannot serve the call; the message says why.
   """
   num_queries, num_heads = q_BTHh.shape[1:3]
   num_keys, num_kv_heads = k_BSKh.shape[1:3]
@@ -107,7 +107,7 @@ def attention(
     )
   if kernel in ACCELERATED:
     return ACCELERATED[kernel](scaled, k_BSKh, v_BSKh, limits, segments, offset)
-  # A row too short to be cut, such as one new token, is left to the compiler.
+  # Rows that are too short to be split, such as one new token, are left to the compiler.
   if num_shards("length") > 1 and cut_evenly(q_BTHh, "batch", "length"):
     compute = functools.partial(_compute, limits=limits, kernel=kernel)
     return over_context(compute, scaled, k_BSKh, v_BSKh, offset, segments, bias)
@@ -125,9 +125,9 @@ def attention_weights(
   softcap: float | None = None,
   logit_scale: float | Array = 1.0,
 ) -> Array:
-  """The attention weights (B, H, T, S), float32, that `attention` gives to the keys; arguments as there.
+  """The attention weights of `attention`, float32 (B, H, T, S); arguments as there.
 
-  They are written out whole: for looking at short texts.
+  They are materialised, so this is for short texts.
   """
   batch, num_queries, num_heads, _ = q_BTHh.shape
   q_BKGTh, k_BKSh, offset_B, bias_KG = _grouped(_scaled(q_BTHh, logit_scale), k_BSKh, offset, bias)
@@ -137,7 +137,7 @@ def attention_weights(
 
 @functools.cache
 def _log_choice(kernel: str, ruled_out: tuple[tuple[str, str], ...]) -> None:
-  """Says once per process which kernel "auto" chose, and what ruled out better ones: a warning if that is not fast."""
+  """Logs, once per process, which kernel "auto" chose and why not a better one; a warning if the chosen one is slow."""
   why = ", since " + " and ".join(f"{name} cannot take {text}" for name, text in ruled_out) if ruled_out else ""
   slow = bool(ruled_out) and kernel not in ACCELERATED
   logger.log(logging.WARNING if slow else logging.INFO, "attention kernel: %s%s", kernel, why)
@@ -151,12 +151,14 @@ def _scaled(q_BTHh: Array, logit_scale: float | Array) -> Array:
 def _grouped(q_BTHh: Array, k_BSKh: Array, offset: int | Array, bias: Bias | None):
   """Queries (B, K, G, T, h), keys (B, K, S, h), offsets (B,) and a bias with coefficients (K, G).
 
-  With heads before positions every product is a plain batched matrix product, without transposes of its own.
+  With heads before positions, every product is a plain batched matrix product without transposes.
   """
   batch, num_queries, num_heads, head_dim = q_BTHh.shape
   groups = (k_BSKh.shape[2], num_heads // k_BSKh.shape[2])
   q_BKGTh = q_BTHh.swapaxes(1, 2).reshape(batch, *groups, num_queries, head_dim)
-  offset_B = jnp.atleast_1d(jnp.asarray(offset, jnp.int32))  # (1,) where all rows share it: one mask serves the batch
+  offset_B = jnp.atleast_1d(
+    jnp.asarray(offset, jnp.int32)
+  )  # (1,) if all rows share it, so that one mask serves the batch
   bias_KG = jax.tree.map(lambda x: jnp.asarray(x, jnp.float32).reshape(groups), bias)
   return q_BKGTh, k_BSKh.swapaxes(1, 2), offset_B, bias_KG
 
@@ -166,7 +168,7 @@ def _compute(scaled_BTHh, k_BSKh, v_BSKh, offset, segments, bias, limits, kernel
   batch, num_queries, num_heads, head_dim = scaled_BTHh.shape
   q_BKGTh, k_BKSh, offset_B, bias_KG = _grouped(scaled_BTHh, k_BSKh, offset, bias)
   out_BKGTh = _KERNELS[kernel](q_BKGTh, k_BKSh, v_BSKh.swapaxes(1, 2), offset_B, segments, bias_KG, limits)
-  if kernel != "blockwise":  # which names what its derivative reads
+  if kernel != "blockwise":  # which names its own residuals
     out_BKGTh = checkpoint_name(out_BKGTh, "attention")
   return out_BKGTh.reshape(batch, num_heads, num_queries, head_dim).swapaxes(1, 2)
 

@@ -1,10 +1,10 @@
-"""The accelerators' own attention kernels, under the conventions of this package, and what each cannot serve.
+"""Attention kernels for accelerators, under the conventions of this package, and what each cannot serve.
 
-Splash on TPUs, and on GPUs cuDNN or Triton (triton.py). They neither write the T x S scores out nor repeat keys for the
-query heads that share them. Splash serves whole rows of queries against themselves, cuDNN these and one new token of
-each row against a cache, Triton all but a bias. cuDNN is the fastest of those on GPUs and so comes first. It has packed
-documents too, but not through `jax.nn`, and jax 0.10 then reads the wrong keys where heads share them (jax-ml/jax
-#39521); so documents are for Triton.
+Splash on TPUs, and cuDNN or Triton (triton.py) on GPUs. They neither materialise the T x S scores nor repeat keys for
+the query heads that share them. Splash serves whole rows without a cache; cuDNN serves these, and one new token per row
+against a cache; Triton serves everything except a bias. cuDNN is the fastest on GPUs and so is tried first. It also
+supports packed documents, but not through `jax.nn`, and jax 0.10 then reads the wrong keys if heads share them
+(jax-ml/jax #39521), so Triton serves packed documents.
 """
 
 import dataclasses
@@ -27,15 +27,15 @@ from drope_jax.sharding import cut_evenly, divisor, named_sharding, num_shards, 
 
 Array = jax.Array
 
-PLATFORMS = {"tpu": ("splash",), "gpu": ("cudnn", "triton")}  # the kernels made for JAX's platforms, best first
-_SPLASH_LANES = 128  # what splash's blocks must be multiples of
+PLATFORMS = {"tpu": ("splash",), "gpu": ("cudnn", "triton")}  # the kernels for each of JAX's platforms, best first
+_SPLASH_LANES = 128  # splash's blocks must be multiples of this
 _SPLASH_BLOCK = 512  # queries and keys per block
 _AMPERE, _HOPPER = (8, 0), (9, 0)
-_WIDEST_TRITON = 256  # heads
+_WIDEST_TRITON = 256  # largest head dimension
 
 
 class Feature(enum.Enum):
-  """What a call may have that some kernel cannot serve."""
+  """A property of a call that some kernels cannot serve."""
 
   CACHE = enum.auto()
   SPLIT_ROWS = enum.auto()
@@ -49,7 +49,7 @@ class Feature(enum.Enum):
 
 @dataclasses.dataclass(frozen=True)
 class Obstacle:
-  """What keeps a kernel from serving a call."""
+  """The reason why a kernel cannot serve a call."""
 
   feature: Feature
   text: str  # follows "cannot take"
@@ -58,9 +58,9 @@ class Obstacle:
 def obstacle(
   kernel: str, q_BTHh: Array, k_BSKh: Array, *, offset, segments, bias, softcap=None, window=None
 ) -> Obstacle | None:
-  """What keeps `kernel` from serving a call; None if nothing does.
+  """The reason why `kernel` cannot serve a call; None if it can.
 
-  Args: as `attention` takes them; of segments, bias and softcap only whether they are None is looked at.
+  Arguments are those of `attention`; for segments, bias and softcap it only matters whether they are None.
   """
   shards, gpu = num_shards("length"), kernel in PLATFORMS["gpu"]
   cached = not isinstance(offset, int) or offset != 0 or q_BTHh.shape[1] != k_BSKh.shape[1]
@@ -90,9 +90,9 @@ def obstacle(
 
 
 def _too_much_for_a_gpu(kernel: str, q_BTHh: Array) -> Obstacle | None:
-  """What a kernel for GPUs cannot serve: a head, a dtype, the GPU itself."""
+  """The reason why a GPU kernel cannot serve a head dimension or dtype, or run on this GPU."""
   head_dim, capability = q_BTHh.shape[-1], compute_capability()
-  # Since cuDNN 9 (jax asks for 9.8 at least) on Hopper and later GPUs, forward and backward.
+  # cuDNN 9 (JAX requires at least 9.8) supports 256 on Hopper and later GPUs, forward and backward.
   widest = 256 if capability is not None and capability >= _HOPPER else 128
   if kernel == "cudnn" and (head_dim % 8 or head_dim > widest):
     return Obstacle(Feature.SHAPE, f"heads of {head_dim} (only multiples of 8 up to {widest} on this GPU)")
@@ -114,13 +114,14 @@ def cudnn(
   offset: int | Array = 0,
   implementation: str = "cudnn",
 ) -> Array:
-  """softmax(q.k) v, (B, T, H, h); q carries its scale. Causal, or one query for each row against its cache."""
+  """softmax(q.k) v, (B, T, H, h), for queries that are already scaled: causal, or one query per row against a cache."""
   assert segments is None and limits.softcap is None
   reach = None if limits.window is None else (limits.window - 1, 0)
   settings: dict[str, Any] = {"local_window_size": reach, "implementation": implementation, "scale": 1.0}
   if q_BTHh.shape[1] == k_BSKh.shape[1]:
     return jax.nn.dot_product_attention(q_BTHh, k_BSKh, v_BSKh, is_causal=True, **settings)
-  # Without a causal mask, under which cuDNN takes the only query for the first; the cached keys end with its own.
+  # Without a causal mask, because cuDNN would take the only query for the first one; its own key is the last one
+  # cached.
   lengths_B = jnp.broadcast_to(jnp.asarray(offset, jnp.int32) + 1, q_BTHh.shape[:1])
   return jax.nn.dot_product_attention(q_BTHh, k_BSKh, v_BSKh, key_value_seq_lengths=lengths_B, **settings)
 
@@ -134,9 +135,9 @@ def triton(
   offset: int | Array = 0,
   interpret: bool = False,
 ) -> Array:
-  """softmax(cap(q.k)) v, causal, (B, T, H, h); q carries its scale. `interpret` runs it anywhere, slowly.
+  """softmax(cap(q.k)) v, causal, (B, T, H, h), for queries that are already scaled. `interpret` runs on any device.
 
-  Each device computes its own rows and heads: the compiler cannot split a kernel by itself.
+  It uses shard_map over rows and heads, because the compiler cannot partition a kernel.
   """
 
   def run(q_BTHh, k_BSKh, v_BSKh, offset_B, segments):
@@ -144,11 +145,7 @@ def triton(
 
   offset_B = jnp.broadcast_to(jnp.asarray(offset, jnp.int32), q_BTHh.shape[:1])
   if not jax.sharding.get_abstract_mesh().empty:
-    heads = partition_spec(("batch", "length", "heads", "head_dim"))
-    keys = partition_spec(("batch", "all_keys", "kv_heads", "head_dim"))
-    rows: Any = None
-    if segments is not None:
-      rows = Segments(partition_spec(("batch", "length")), partition_spec(("batch", "all_keys")))  # type: ignore[arg-type]
+    heads, keys, rows = context_parallel.call_specs(segments)
     specs = (heads, keys, keys, partition_spec(("batch",)), rows)
     run = jax.shard_map(run, in_specs=specs, out_specs=heads, check_vma=False)
   return run(q_BTHh, k_BSKh, v_BSKh, offset_B, segments)
@@ -163,36 +160,33 @@ def splash(
   offset: int = 0,
   interpret: bool = False,
 ) -> Array:
-  """softmax(cap(q.k)) v, causal, (B, T, H, h); q carries its scale. `interpret` runs it anywhere, slowly.
+  """softmax(cap(q.k)) v, causal, (B, T, H, h), for queries that are already scaled. `interpret` runs on any device.
 
-  Each device computes its own rows and heads, and the queries it is dealt (against all keys, if the mesh axis `context`
-  splits the rows): the compiler cannot split a kernel by itself.
+  It uses shard_map over rows and heads, because the compiler cannot partition a kernel. If the mesh axis `context`
+  splits the rows, each device computes the queries that context_parallel.py assigns to it, against all keys.
   """
   assert isinstance(offset, int) and offset == 0
   mesh, shards = jax.sharding.get_abstract_mesh(), num_shards("length")
-  lanes = -(-q_BTHh.shape[1] // (divisor("length") * _SPLASH_LANES))  # of a row, or of one chunk of it
-  # Rows in pieces cannot be padded (the padding would lie on one device alone), so the block must divide a chunk.
+  lanes = -(-q_BTHh.shape[1] // (divisor("length") * _SPLASH_LANES))  # in a row, or in one chunk of it
+  # Sharded rows cannot be padded (the padding would be on one device only), so the block must divide a chunk.
   widest = _SPLASH_BLOCK // _SPLASH_LANES
   block = _SPLASH_LANES * (min(widest, lanes) if shards == 1 else math.gcd(widest, lanes))
-  padding = -q_BTHh.shape[1] % block  # behind everything, where causality hides it
+  padding = -q_BTHh.shape[1] % block  # at the end, where causality hides it
   kernel = _splash_kernel(
     q_BTHh.shape[1] + padding, q_BTHh.shape[2] // k_BTKh.shape[2], limits, block, shards, interpret
   )
   run = functools.partial(_splash_here, padding=padding, shards=shards)
-  ids = (None, None) if segments is None else tuple(segments)
   if mesh.empty:
-    return run(kernel, q_BTHh, k_BTKh, v_BTKh, *ids)
-  heads = partition_spec(("batch", "length", "heads", "head_dim"))
-  keys = partition_spec(("batch", "all_keys", "kv_heads", "head_dim"))
-  rows = (None, None) if segments is None else map(partition_spec, (("batch", "length"), ("batch", "all_keys")))
+    return run(kernel, q_BTHh, k_BTKh, v_BTKh, segments)
+  heads, keys, rows = context_parallel.call_specs(segments)
   masks = kernel.manual_sharding_spec(named_sharding(mesh, ("layers", "length")))  # all heads, their own queries
-  return jax.shard_map(run, in_specs=(masks, heads, keys, keys, *rows), out_specs=heads, check_vma=False)(
-    kernel, q_BTHh, k_BTKh, v_BTKh, *ids
+  return jax.shard_map(run, in_specs=(masks, heads, keys, keys, rows), out_specs=heads, check_vma=False)(
+    kernel, q_BTHh, k_BTKh, v_BTKh, segments
   )
 
 
 def _splash_kernel(length: int, groups: int, limits: Limits, block: int, shards: int, interpret: bool) -> Any:
-  """The kernel of `groups` query heads that share a key head, for queries in so many pieces."""
+  """The kernel for `groups` query heads that share a key head, with rows split into `shards`."""
   shape, window = (length, length), limits.window
   mask = splash_mask.CausalMask(shape) if window is None else splash_mask.LocalMask(shape, (window - 1, 0), offset=0)
   if shards > 1:
@@ -223,15 +217,16 @@ def _splash_here(
   q_BTHh: Array,
   k_BSKh: Array,
   v_BSKh: Array,
-  q_segments: Any,
-  k_segments: Any,
+  segments: Segments | None,
   *,
   padding: int,
   shards: int,
 ) -> Array:
+  """Splash on one device; with `shards` > 1 its queries are exchanged for those that it computes, see `deal`."""
   if shards > 1:
     q_BTHh = context_parallel.deal(q_BTHh, shards)
-    q_segments = None if q_segments is None else context_parallel.deal(q_segments, shards)
+    if segments is not None:
+      segments = Segments(context_parallel.deal(segments.queries, shards), segments.keys)
   batch, length, num_heads, head_dim = q_BTHh.shape
   num_kv_heads = k_BSKh.shape[2]
 
@@ -241,7 +236,7 @@ def _splash_here(
   groups, padded = num_heads // num_kv_heads, length + padding
   q_BKGTh = pad(q_BTHh).swapaxes(1, 2).reshape(batch, num_kv_heads, groups, padded, head_dim)
   k_BKSh, v_BKSh = pad(k_BSKh).swapaxes(1, 2), pad(v_BSKh).swapaxes(1, 2)
-  ids = None if q_segments is None else splash_kernel.SegmentIds(pad(q_segments), pad(k_segments))
+  ids = None if segments is None else splash_kernel.SegmentIds(pad(segments.queries), pad(segments.keys))
   over_heads = jax.vmap(kernel, in_axes=(0, 0, 0, None))
   out_BKGTh = jax.vmap(over_heads, in_axes=(0, 0, 0, None if ids is None else 0))(q_BKGTh, k_BKSh, v_BKSh, ids)
   out_BTHh = out_BKGTh.reshape(batch, num_heads, padded, head_dim).swapaxes(1, 2)[:, :length]

@@ -1,8 +1,8 @@
 """The blockwise kernel: linear memory, forward and backward.
 
 The forward pass is the online softmax (Milakov 2018, Rabe 2021), and the backward pass recomputes the scores of a
-block from the saved log-sum-exp (Dao 2022/2023). Loop bounds are run-time numbers, so a skipped block costs nothing;
-the backward pass is written by hand because JAX cannot differentiate such loops.
+block from the saved log-sum-exp (Dao 2022/2023). Loop bounds are computed at run time, so skipped blocks cost nothing;
+the backward pass is written by hand because JAX cannot differentiate loops with such bounds.
 """
 
 import functools
@@ -29,11 +29,11 @@ from drope_jax.attention.scores import (
 Array = jax.Array
 
 _BLOCK = 128  # queries and keys per block
-_LONG = 2048  # keys from which on blocks are twice as wide: larger products, and little of them is masked
+_LONG = 2048  # from this many keys on, blocks are twice as wide: larger products, of which little is masked
 
 
 class _Layout(NamedTuple):
-  """What is known about a call before it runs."""
+  """The static parameters of a call."""
 
   limits: Limits
   num_keys: int  # without the padding
@@ -42,6 +42,7 @@ class _Layout(NamedTuple):
 
 
 def blockwise_attention(q_BKGTh, k_BKSh, v_BKSh, offset_B, segments, bias_KG, limits):
+  """The output (B, K, G, T, h) in the dtype of q; arguments as in `scores.Problem`."""
   num_queries, num_keys = q_BKGTh.shape[3], k_BKSh.shape[2]
   block = _BLOCK if num_keys < _LONG else 2 * _BLOCK
   q_size, k_size = min(block, num_queries), min(block, num_keys)
@@ -123,7 +124,7 @@ def _flash_bwd(layout: _Layout, residuals, d_out_BKGTh: Array):
   num_query_blocks = problem.q_BKGTh.shape[3] // q_size
   num_key_blocks = problem.k_BKSh.shape[2] // k_size
   first_offset, last_offset = problem.offset_B.min(), problem.offset_B.max()
-  # Sum_j weight_ij * d_weight_ij equals out_i . d_out_i: the term that the softmax's own derivative subtracts.
+  # The derivative of softmax subtracts sum_j weight_ij * d_weight_ij, which equals out_i . d_out_i.
   delta_BKGT = (out_BKGTh.astype(jnp.float32) * d_out_BKGTh.astype(jnp.float32)).sum(-1)
 
   def key_block(d_q: Array, j: Array) -> tuple[Array, tuple[Array, Array]]:

@@ -1,9 +1,8 @@
-"""Rows split over the mesh axis `context`: which queries of a row a device computes.
+"""Context parallelism: rows split over the mesh axis `context`, and which queries of a row each device computes.
 
-Causality lets the first queries see few keys and the last ones all, so that devices which computed the piece they hold
-would wait for the last of them. A row is therefore cut into two chunks per device, and device d of n computes chunks d
-and 2n-1-d, so that all devices see equally many keys. They hold chunks 2d and 2d+1, which are exchanged before and
-after.
+Under a causal mask the first queries see few keys and the last ones all, so devices that computed the queries they hold
+would wait for the last one. A row is therefore split into two chunks per device, and device d of n computes chunks d
+and 2n-1-d, so that all devices have the same work. They hold chunks 2d and 2d+1, which are exchanged before and after.
 """
 
 from collections.abc import Callable
@@ -13,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from jax.sharding import PartitionSpec
 
 from drope_jax.attention.scores import Segments
 from drope_jax.sharding import num_shards, partition_spec
@@ -20,8 +20,18 @@ from drope_jax.sharding import num_shards, partition_spec
 Array = jax.Array
 
 
+def call_specs(segments: Segments | None) -> tuple[PartitionSpec, PartitionSpec, Any]:
+  """The specs of a call for `jax.shard_map`: queries and output, keys and values (gathered), and segments or None."""
+  heads = partition_spec(("batch", "length", "heads", "head_dim"))
+  keys = partition_spec(("batch", "all_keys", "kv_heads", "head_dim"))
+  if segments is None:
+    return heads, keys, None
+  rows = Segments(partition_spec(("batch", "length")), partition_spec(("batch", "all_keys")))  # type: ignore[arg-type]
+  return heads, keys, rows
+
+
 def deal(x: Array, devices: int) -> Array:
-  """Within `jax.shard_map`: trades the chunks of axis 1 that a device holds for those it computes, even one first."""
+  """Within `jax.shard_map`: exchanges the chunks (axis 1) that a device holds for those it computes, even one first."""
   return _trade(x, _holders_and_computers(devices))
 
 
@@ -38,13 +48,13 @@ def chunks(device: Any, devices: int) -> tuple[Any, Any]:
 
 
 def dealt_order(length: int, devices: int) -> np.ndarray:
-  """The indices (length,) of a row's queries, int32, by the devices that compute them."""
+  """The indices of a row's queries, int32 (length,), in the order of the devices that compute them."""
   by_chunk = np.arange(length, dtype=np.int32).reshape(2 * devices, -1)
   return by_chunk[np.stack(chunks(np.arange(devices), devices), axis=1).ravel()].ravel()
 
 
 def _holders_and_computers(devices: int) -> list[list[tuple[int, int]]]:
-  """Of the even chunks, and of the odd ones: the device that holds each, and the one that computes it."""
+  """For the even and for the odd chunks: pairs of the device that holds a chunk and the one that computes it."""
   computed = [chunks(device, devices) for device in range(devices)]
   return [[(pair[parity] // 2, device) for device, pair in enumerate(computed)] for parity in (0, 1)]
 
@@ -57,18 +67,14 @@ def _trade(x: Array, permutations: list[list[tuple[int, int]]]) -> Array:
 
 
 def over_context(compute: Callable, q_BTHh, k_BSKh, v_BSKh, offset, segments, bias) -> Array:
-  """`compute` where rows are split over the mesh axis `context`: a device gathers all keys, and has its queries dealt.
+  """Runs `compute` with rows split over the mesh axis `context`: each device gathers all keys, see `deal` for queries.
 
-  It uses shard_map, because the compiler does not see how to distribute the blocks of a loop.
+  It uses shard_map, because the compiler cannot partition the blocks of a loop.
   """
   devices = num_shards("length")
-  heads = partition_spec(("batch", "length", "heads", "head_dim"))
-  keys = partition_spec(("batch", "all_keys", "kv_heads", "head_dim"))
-  rows: Any = None
-  if segments is not None:
-    rows = Segments(partition_spec(("batch", "length")), partition_spec(("batch", "all_keys")))  # type: ignore[arg-type]
+  heads, keys, rows = call_specs(segments)
   bias = jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), bias)
-  offset = jnp.asarray(offset, jnp.int32)  # a scalar stays one: see _compute
+  offset = jnp.asarray(offset, jnp.int32)  # a scalar stays a scalar, so that one mask serves the batch
   offsets = partition_spec(("batch",) if offset.ndim else ())
 
   def here(q_BTHh, k_BSKh, v_BSKh, offset, segments, bias):

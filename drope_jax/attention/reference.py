@@ -1,4 +1,4 @@
-"""The reference kernel: it writes the T x S scores out."""
+"""The reference kernel, which materialises the T x S scores."""
 
 import jax
 import jax.numpy as jnp
@@ -7,13 +7,13 @@ from drope_jax.attention.scores import MASKED, biased_scores, mix_keys
 
 
 def reference_attention(q_BKGTh, k_BKSh, v_BKSh, offset_B, segments, bias_KG, limits):
-  """The output (B, K, G, T, h) in the dtype of q; arguments as for the other kernels."""
+  """The output (B, K, G, T, h) in the dtype of q; arguments as in `scores.Problem`."""
   weights = reference_weights(q_BKGTh, k_BKSh, offset_B, segments, bias_KG, limits).astype(v_BKSh.dtype)
   return mix_keys(weights, v_BKSh).astype(q_BKGTh.dtype)
 
 
 def reference_weights(q_BKGTh, k_BKSh, offset_B, segments, bias_KG, limits):
-  """The weights (B, K, G, T, S) of every key, float32; a query that sees nothing gives none."""
+  """The attention weights, float32 (B, K, G, T, S); zeros for a query that sees no key."""
   q_index_BT = offset_B[:, None] + jnp.arange(q_BKGTh.shape[3])
   k_index_S = jnp.arange(k_BKSh.shape[2])
   scores, visible, _ = biased_scores(q_BKGTh, k_BKSh, q_index_BT, k_index_S, segments, bias_KG, limits)

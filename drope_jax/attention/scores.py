@@ -1,4 +1,4 @@
-"""What this package's kernels share: the arrays of a call, its three products, its scores and what is visible."""
+"""Shared by the kernels in XLA: the arrays of a call, its three products, and the masked, biased scores."""
 
 from typing import NamedTuple
 
@@ -10,7 +10,7 @@ from drope_jax.positions import Bias
 
 Array = jax.Array
 
-MASKED = -1e30  # finite: a block that is masked whole must not produce inf - inf
+MASKED = -1e30  # finite, so that a completely masked block does not produce inf - inf
 
 
 class Segments(NamedTuple):
@@ -21,7 +21,7 @@ class Segments(NamedTuple):
 
 
 class Problem(NamedTuple):
-  """One attention call, as the kernels of this package take it; the scale is already in the queries."""
+  """The arrays of an attention call; the queries are already scaled."""
 
   q_BKGTh: Array
   k_BKSh: Array
@@ -40,35 +40,35 @@ def _rows(x_BKGTx: Array) -> Array:
 
 
 def dot_keys(x_BKGTh: Array, y_BKSh: Array) -> Array:
-  """(B, K, G, T, S): every row of x against every row of y."""
+  """(B, K, G, T, S): the products of every row of x with every row of y."""
   out = jnp.einsum("BKRh,BKSh->BKRS", _rows(x_BKGTh), y_BKSh, preferred_element_type=jnp.float32)
   return out.reshape(*x_BKGTh.shape[:-1], -1)
 
 
 def mix_keys(weights_BKGTS: Array, y_BKSh: Array) -> Array:
-  """(B, K, G, T, h): sums of the rows of y, weighted for each query."""
+  """(B, K, G, T, h): the weighted sum of the rows of y for each query."""
   out = jnp.einsum("BKRS,BKSh->BKRh", _rows(weights_BKGTS), y_BKSh, preferred_element_type=jnp.float32)
   return out.reshape(*weights_BKGTS.shape[:-1], -1)
 
 
 def mix_queries(weights_BKGTS: Array, x_BKGTh: Array) -> Array:
-  """(B, K, S, h): sums of the rows of x, weighted for each key."""
+  """(B, K, S, h): the weighted sum of the rows of x for each key."""
   return jnp.einsum("BKRS,BKRh->BKSh", _rows(weights_BKGTS), _rows(x_BKGTh), preferred_element_type=jnp.float32)
 
 
 class Limits(NamedTuple):
-  """What is known of a call's scores before it runs."""
+  """The static parameters of the scores."""
 
-  window: int | None  # keys that a query sees
-  softcap: float | None  # of the scores
+  window: int | None  # number of keys that a query sees
+  softcap: float | None  # cap of the scores
 
 
 class Scores(NamedTuple):
-  """Attention logits, biased and capped, not masked: that is the caller's."""
+  """Attention logits, capped and biased; masking is left to the caller."""
 
   logits: Array  # (B, K, G, T, S), float32
   visible: Array  # (B, 1, 1, T, S)
-  slope: Array | None  # the derivative of the logits by q.k, of the shape of the logits; None: 1
+  slope: Array | None  # the derivative of the logits with respect to q.k, (B, K, G, T, S); None: 1
 
 
 def biased_scores(
@@ -80,6 +80,7 @@ def biased_scores(
   bias_KG: Bias | None,
   limits: Limits,
 ) -> Scores:
+  """The scores of queries at indices `q_index_BT` against keys at indices `k_index_S`."""
   window, softcap = limits
   scores = softcapped(dot_keys(q_BKGTh, k_BKSh), softcap)
   slope = None if softcap is None else softcap_slope(scores, softcap)
@@ -96,12 +97,12 @@ def biased_scores(
 
 
 def gradient(problem: Problem, d_q: Array, d_k: Array, d_v: Array) -> Problem:
-  """The gradient of a call, in the dtypes of its arrays."""
+  """The cotangent of a call, in the dtypes of its arrays."""
   return Problem(
     d_q.astype(problem.q_BKGTh.dtype),
     d_k.astype(problem.k_BKSh.dtype),
     d_v.astype(problem.v_BKSh.dtype),
-    offset_B=None,  # type: ignore[arg-type]  # integers and constants: None is JAX's zero
+    offset_B=None,  # type: ignore[arg-type]  # for integers and constants, None is JAX's zero cotangent
     segments=None,
     bias_KG=None,
   )

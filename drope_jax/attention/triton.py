@@ -1,9 +1,9 @@
-"""The Triton kernel: linear memory on a GPU, for what cuDNN does not take (segments, a cap, a cache, wide heads).
+"""The Triton kernel: linear memory on a GPU, for calls that cuDNN does not support (segments, softcap, cache).
 
-As in blockwise.py the forward pass is the online softmax, and the backward pass recomputes the scores of a block from
-the saved log-sum-exp; here each block of queries, or of keys, is one program of a Pallas kernel. Query heads that share
-a key head read it where it lies, and blocks in which nothing is visible are skipped: those behind causality, before the
-window, and those that share no document.
+As in blockwise.py, the forward pass is the online softmax, and the backward pass recomputes the scores of a block from
+the saved log-sum-exp; here each block of queries, or of keys, is one program of a Pallas kernel. Keys are not copied
+for the query heads that share them, and blocks that are completely masked are skipped: by causality, by the window, or
+because they share no document.
 """
 
 import functools
@@ -21,13 +21,13 @@ from drope_jax.layers import softcap_slope, softcapped
 
 Array = jax.Array
 
-_SMALLEST = 16  # rows and columns that a product on tensor cores has at least
+_SMALLEST = 16  # minimum size of a dimension of a product on tensor cores
 
 
 class _Call(NamedTuple):
-  """The arrays of a call, padded to whole blocks and to heads whose width is a power of two.
+  """The arrays of a call, padded to whole blocks and to a head dimension that is a power of two.
 
-  A kernel sees references to them in this form, and its caller says by `BlockSpec`s in this form which part of each.
+  Also used for the references that a kernel sees, and for the `BlockSpec`s that say which part of each it sees.
   """
 
   q_BTHh: Any
@@ -39,7 +39,7 @@ class _Call(NamedTuple):
 
 
 class _Sizes(NamedTuple):
-  """Queries and keys of a block, and how its program is compiled."""
+  """The block size in queries and keys, and the number of warps of a program."""
 
   queries: int
   keys: int
@@ -47,7 +47,7 @@ class _Sizes(NamedTuple):
 
 
 class _Layout(NamedTuple):
-  """What is known about a call before it runs."""
+  """The static parameters of a call."""
 
   limits: Limits
   forward: _Sizes
@@ -64,11 +64,11 @@ def triton_attention(
   segments: Segments | None,
   interpret: bool = False,
 ) -> Array:
-  """softmax(cap(q.k)) v, causal, (B, T, H, h) in the dtype of q, which carries its scale.
+  """softmax(cap(q.k)) v, causal, (B, T, H, h) in the dtype of q, which is already scaled.
 
   Args:
     offset: index of the first query of each row, an int or int32 (B,).
-    interpret: runs it anywhere, slowly.
+    interpret: whether to interpret the kernel, which works on any device, slowly.
   """
   num_queries, num_keys, head_dim = q_BTHh.shape[1], k_BSKh.shape[1], q_BTHh.shape[3]
   width = max(pl.next_power_of_2(head_dim), _SMALLEST)
@@ -86,9 +86,9 @@ def triton_attention(
 
 
 def _sizes(num_queries: int, num_keys: int, width: int) -> tuple[_Sizes, _Sizes]:
-  """Forward and backward; blocks of the latter divide those of the former, so that one padding serves both.
+  """The sizes for forward and backward; backward blocks divide forward blocks, so that one padding serves both.
 
-  At most some 100 KiB of a program's blocks lie in shared memory, of which an A100 has 164 and an H100 228.
+  A program's blocks take at most about 100 KiB of shared memory, of which an A100 has 164 and an H100 228.
   """
 
   def at_most(limit: int, size: int) -> int:
@@ -105,17 +105,17 @@ def _sizes(num_queries: int, num_keys: int, width: int) -> tuple[_Sizes, _Sizes]
 
 
 class _Reach(NamedTuple):
-  """Of every block of queries, or of keys, the first of the others that it meets, and one past the last; (B, n).
+  """For every block of queries (or keys), the range of blocks of keys (or queries) that it meets: int32 (B, n).
 
-  Likewise also references and BlockSpecs.
+  Also used for references and BlockSpecs.
   """
 
   first: Any
-  end: Any
+  end: Any  # exclusive
 
 
 def _meetings(call: _Call, limits: Limits, sizes: _Sizes) -> Array:
-  """Whether a query of one block may see a key of the other, bool (B, query blocks, key blocks)."""
+  """Whether any query of a block may see any key of another, bool (B, query blocks, key blocks)."""
 
   def of_blocks(x_BT: Array, size: int) -> tuple[Array, Array]:
     blocks = x_BT.reshape(x_BT.shape[0], -1, size)
@@ -135,18 +135,18 @@ def _meetings(call: _Call, limits: Limits, sizes: _Sizes) -> Array:
 
 
 def _reach(meetings: Array) -> _Reach:
-  """Over the last axis; (0, 0) where none is met."""
+  """The ranges over the last axis; (0, 0) if a block meets none."""
   size = meetings.shape[-1]
   end = size - meetings[..., ::-1].argmax(-1).astype(jnp.int32)
   return _Reach(meetings.argmax(-1).astype(jnp.int32), jnp.where(meetings.any(-1), end, 0))
 
 
 # --- kernels -----------------------------------------------------------------------------------
-# Each takes references: of the call, of what its block meets, of further inputs, and of what it writes.
+# Each takes references to the call, to the range of blocks to visit, to further inputs, and to its outputs.
 
 
 def _scores(q, k, q_index, k_index, q_ids, k_ids, limits: Limits):
-  """Logits of a block, float32, what is visible of them, and their slope by q.k (None: 1)."""
+  """The logits of a block, float32, which of them are visible, and their derivative with respect to q.k (None: 1)."""
   scores = softcapped(plgpu.dot(q, k.T), limits.softcap)
   slope = None if limits.softcap is None else softcap_slope(scores, limits.softcap)
   distance = q_index[:, None] - k_index[None, :]
@@ -159,7 +159,7 @@ def _scores(q, k, q_index, k_index, q_ids, k_ids, limits: Limits):
 
 
 def _weights_and_gradient(scored, d_out, v, log_sum, delta):
-  """The weights of a block again, and the gradient of its q.k; both float32."""
+  """The recomputed weights of a block, and the gradient of its q.k; both float32."""
   scores, visible, slope = scored
   weights = jnp.where(visible, jnp.exp(scores - log_sum[:, None]), 0.0)
   d_scores = weights * (plgpu.dot(d_out, v.T) - delta[:, None])
@@ -171,19 +171,19 @@ def _rows(ref: Any, block: Any, size: int) -> Any:
 
 
 def _keys_of_block(call: _Call, j: Any, size: int) -> tuple[Any, ...]:
-  """Keys, values, indices and document numbers."""
+  """The keys, values, indices and document numbers of key block j."""
   k, v = (_rows(ref, j, size) for ref in (call.k_BSKh, call.v_BSKh))
   return k, v, j * size + jnp.arange(size), _rows(call.k_ids_BS, j, size)
 
 
 def _own_queries(call: _Call, size: int) -> tuple[Any, ...]:
-  """Queries, indices and document numbers of a program's block of queries."""
+  """The queries, indices and document numbers of this program's block of queries."""
   index = call.offset_B[...] + pl.program_id(0) * size + jnp.arange(size)
   return call.q_BTHh[...], index, None if call.q_ids_BT is None else call.q_ids_BT[...]
 
 
 def _forward_kernel(call: _Call, reach: _Reach, out_ref, log_sum_ref, *, sizes: _Sizes, limits: Limits) -> None:
-  """A block of queries of one head, against the keys that it meets."""
+  """The output of a block of queries of one head."""
   q, q_index, q_ids = _own_queries(call, sizes.queries)
 
   def key_block(j, state):
@@ -191,7 +191,7 @@ def _forward_kernel(call: _Call, reach: _Reach, out_ref, log_sum_ref, *, sizes: 
     k, v, k_index, k_ids = _keys_of_block(call, j, sizes.keys)
     scores, visible, _ = _scores(q, k, q_index, k_index, q_ids, k_ids, limits)
     new_top = jnp.maximum(top, jnp.where(visible, scores, MASKED).max(axis=-1))
-    # A row that has seen nothing yet has the maximum MASKED, against which a masked score would count as 1.
+    # As long as a row has seen no key its maximum is MASKED, and exp would turn a masked score into 1.
     weights = jnp.where(visible, jnp.exp(scores - new_top[:, None]), 0.0)
     shrink = jnp.exp(top - new_top)
     out = out * shrink[:, None] + plgpu.dot(weights.astype(v.dtype), v)
@@ -200,7 +200,7 @@ def _forward_kernel(call: _Call, reach: _Reach, out_ref, log_sum_ref, *, sizes: 
   zeros = jnp.zeros(sizes.queries, jnp.float32)
   state = jnp.zeros(q.shape, jnp.float32), zeros + MASKED, zeros
   out, top, total = lax.fori_loop(reach.first[...], reach.end[...], key_block, state)
-  total = jnp.where(total == 0, 1.0, total)  # a query that sees nothing gets nothing
+  total = jnp.where(total == 0, 1.0, total)  # the output of a query that sees no key is 0
   out_ref[...] = (out / total[:, None]).astype(out_ref.dtype)
   log_sum_ref[...] = top + jnp.log(total)
 
@@ -250,7 +250,7 @@ def _keys_kernel(call: _Call, reach: _Reach, saved: "_Saved", d_k_ref, d_v_ref, 
 
 
 class _Saved(NamedTuple):
-  """What the backward pass reads beside the call; also references and BlockSpecs."""
+  """What the backward pass reads in addition to the call; also used for references and BlockSpecs."""
 
   d_out_BTHh: Any
   log_sum_BHT: Any
@@ -258,7 +258,7 @@ class _Saved(NamedTuple):
 
 
 class _Specs(NamedTuple):
-  """What a program reads or writes: of a call, and of the sums of each query."""
+  """The grid, and the BlockSpecs of a call and of the per-query sums."""
 
   grid: tuple[int, ...]
   call: _Call
@@ -266,7 +266,7 @@ class _Specs(NamedTuple):
 
 
 def _by_block_of_queries(call: _Call, sizes: _Sizes) -> _Specs:
-  """A program for each block of queries, row and query head; it sees all keys of the head."""
+  """One program per block of queries, row and query head, which sees all keys of the head."""
   (batch, num_queries, num_heads, width), (_, num_keys, num_kv_heads, _) = call.q_BTHh.shape, call.k_BSKh.shape
   groups = num_heads // num_kv_heads
   keys = pl.BlockSpec((None, num_keys, None, width), lambda i, b, head: (b, 0, head // groups, 0))
@@ -284,7 +284,7 @@ def _by_block_of_queries(call: _Call, sizes: _Sizes) -> _Specs:
 
 
 def _by_block_of_keys(call: _Call, sizes: _Sizes) -> _Specs:
-  """A program for each block of keys, row and key head; it sees all queries of the heads that share that one."""
+  """One program per block of keys, row and key head, which sees all queries of the query heads that share it."""
   (batch, num_queries, num_heads, width), (_, num_keys, num_kv_heads, _) = call.q_BTHh.shape, call.k_BSKh.shape
   groups = num_heads // num_kv_heads
   keys = pl.BlockSpec((None, sizes.keys, None, width), lambda i, b, head: (b, i, head, 0))
@@ -302,7 +302,7 @@ def _by_block_of_keys(call: _Call, sizes: _Sizes) -> _Specs:
 
 
 def _run(kernel, call: _Call, meetings: Array, saved: tuple, specs: _Specs, outputs, sizes: _Sizes, layout: _Layout):
-  """One kernel; `meetings` has the blocks of a program before those that they meet, `outputs` shapes and BlockSpecs."""
+  """Runs a kernel. In `meetings` the axis of its own blocks comes first; `outputs` are pairs of shape and BlockSpec."""
   batch = call.q_BTHh.shape[0]
   reach = _Reach(*(jnp.broadcast_to(x, (batch, x.shape[1])) for x in _reach(meetings)))
   of_block = pl.BlockSpec((None, None), lambda i, b, head: (b, i))
@@ -347,7 +347,7 @@ def _attention_bwd(layout: _Layout, residuals, d_out_BTHh: Array):
   outputs = [(_like(call.k_BSKh), specs.call.k_BSKh), (_like(call.v_BSKh), specs.call.v_BSKh)]
   meetings = meetings.swapaxes(1, 2)
   d_k, d_v = _run(_keys_kernel, call, meetings, saved, specs, outputs, layout.backward, layout)
-  return (_Call(d_q, d_k, d_v, None, None, None),)  # of integers None is JAX's zero
+  return (_Call(d_q, d_k, d_v, None, None, None),)  # for integers, None is JAX's zero cotangent
 
 
 def _like(x: Array) -> jax.ShapeDtypeStruct:

@@ -1,8 +1,8 @@
 """The unrolled kernel: short rows on a CPU.
 
-The rows are cut into two blocks of queries, each of which meets only the keys up to its own end: 3/4 of the products.
-The weights are kept for the backward pass, unnormalised: it passes over them once, where the derivative of the
-reference takes several passes.
+Rows are split into two blocks of queries, each multiplied only with the keys up to its own end, which is 3/4 of the
+products. The unnormalised weights are kept for the backward pass, which reads them once; the derivative of the
+reference kernel needs several passes.
 """
 
 import functools
@@ -25,11 +25,12 @@ from drope_jax.attention.scores import (
 
 Array = jax.Array
 
-_UNROLLED = 2  # blocks of queries, at most
-_SMALLEST_UNROLLED = 64  # queries of a block, at least: below, compiling more blocks costs more than it saves
+_UNROLLED = 2  # maximum number of query blocks
+_SMALLEST_UNROLLED = 64  # minimum queries per block; compiling more blocks would cost more than it saves
 
 
 def unrolled_attention(q_BKGTh, k_BKSh, v_BKSh, offset_B, segments, bias_KG, limits):
+  """The output (B, K, G, T, h) in the dtype of q; arguments as in `scores.Problem`."""
   return _rows_by_block(Problem(q_BKGTh, k_BKSh, v_BKSh, offset_B, segments, bias_KG), limits)
 
 
@@ -44,7 +45,7 @@ def _query_blocks(num_queries: int) -> list[tuple[int, int]]:
 
 
 def _rows_by_block_fwd(problem: Problem, limits: Limits):
-  # What comes before is computed once, and not again in each slice below.
+  # The barrier keeps XLA from recomputing the inputs in each of the slices below.
   q_BKGTh, k_BKSh, v_BKSh = lax.optimization_barrier(problem[:3])
   problem = Problem(q_BKGTh, k_BKSh, v_BKSh, *problem[3:])
   offset_B, segments, bias_KG = problem[3:]
@@ -62,7 +63,7 @@ def _rows_by_block_fwd(problem: Problem, limits: Limits):
     )
     scores = jnp.where(visible, scores, MASKED)
     weights = jnp.exp(scores - scores.max(-1, keepdims=True))
-    if segments is not None:  # else every query sees itself, and a masked score is so far below that it is 0 here
+    if segments is not None:  # without segments every query sees its own key, so masked weights are 0 already
       weights = jnp.where(visible, weights, 0.0)
     total = weights.sum(-1, keepdims=True)
     inverse = 1 / jnp.where(total == 0, 1.0, total)  # a query that sees nothing gets nothing

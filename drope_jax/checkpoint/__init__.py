@@ -1,9 +1,9 @@
 """Checkpoints of a run: an orbax composite of `params`, `opt_state`, `data` and `meta` per step.
 
-`params` is an item of its own, so weights load alone, on any mesh, without knowing the optimizer. `meta` is JSON: step,
-tokens, seconds, the run's complete config, the library versions, and digests of everything (digests.py), which are
-checked on loading. A pretrained model that was imported is a single step 0 of `params` and `meta`, which then holds the
-model's config, its context and where it comes from.
+`params` is a separate item, so that weights can be loaded alone, on any mesh, without knowing the optimizer. `meta` is
+JSON: step, tokens, seconds, the run's complete config, the library versions, and digests of everything (digests.py),
+which are checked on loading. An imported pretrained model is a single step 0 with `params` and `meta`, which then holds
+the model's config, its context and its origin.
 """
 
 from drope_jax.checkpoint.reading import (

@@ -1,8 +1,8 @@
-"""Whether all files of a saved item are there and whole, and of the sizes that are asked for, before orbax reads it.
+"""Checks, before orbax reads a saved item, that its files are complete and its arrays have the expected shapes.
 
-A copy may have broken off, and a config may be of another model. Orbax stores arrays as OCDBT, a tree of nodes in which
-every value is a range of bytes of some file. Reading one that is missing fails deep in its threads, with hundreds of
-lines.
+Files may have been copied incompletely, and a config may belong to another model. Orbax stores arrays as OCDBT, a tree
+of nodes in which every value is a byte range of some file. If one is missing, reading fails deep in its threads, with
+hundreds of lines.
 """
 
 import json
@@ -19,26 +19,26 @@ from drope_jax.model_config import ModelConfig
 from drope_jax.parameters import FIELDS, named_leaves, parameter_specs
 
 MANIFEST = "manifest.ocdbt"
-# A place as tensorstore writes it: "value:ocdbt.process_0/:d/0e17...:9665:2893" (directory, file, offset, length).
+# A location as tensorstore writes it: "value:ocdbt.process_0/:d/0e17...:9665:2893" (directory, file, offset, length).
 _PLACE = re.compile(r"(btreenode|value):([^:]*):([^:]*):(\d+):(\d+)")
 
-_COMPLETE = "_CHECKPOINT_METADATA"  # of a step: orbax writes it last, and deletes it first
-_DESCRIPTION = "/.zarray"  # behind the name of an array: its shape, dtype and chunks as JSON
+_COMPLETE = "_CHECKPOINT_METADATA"  # in the folder of a step: orbax writes it last, and deletes it first
+_DESCRIPTION = "/.zarray"  # suffix of the key that holds the shape, dtype and chunks of an array as JSON
 
 
 def folder(workdir: epath.PathLike) -> epath.Path:
-  """Where the checkpoints of a workdir lie."""
+  """The folder of the checkpoints of a workdir."""
   return epath.Path(workdir).resolve() / "checkpoints"
 
 
 def refuse_file(checkpoints: epath.Path) -> None:
-  """Raises CheckpointError if a file lies where the folder should be."""
+  """Raises CheckpointError if there is a file in place of the folder."""
   if checkpoints.exists() and not checkpoints.is_dir():
     raise CheckpointError(f"{checkpoints}: a file, where the folder of checkpoints should be; move it away")
 
 
 def complete_steps(checkpoints: epath.Path) -> list[int]:
-  """The steps below `checkpoints` that were saved to the end, and not deleted in part, in ascending order."""
+  """The steps in `checkpoints` that were saved completely and not partly deleted, in ascending order."""
   there = checkpoints.iterdir() if checkpoints.is_dir() else ()
   return sorted(int(step.name) for step in there if step.name.isdigit() and (step / _COMPLETE).exists())
 
@@ -46,7 +46,7 @@ def complete_steps(checkpoints: epath.Path) -> list[int]:
 def check_whole(item: epath.Path) -> None:
   """Raises CheckpointError, naming the file, if a file of this item's arrays is missing or too short.
 
-  What is not stored as OCDBT, or not on this machine, is not checked.
+  Items that are not stored as OCDBT, or not on this machine, are not checked.
   """
   if not is_local(item):
     return
@@ -66,7 +66,7 @@ def check_whole(item: epath.Path) -> None:
 
 
 def _ranges(item: epath.Path) -> Iterator[tuple[str, int]]:
-  """Every file that the tree names, and the byte up to which it is needed; nodes are read after they were named."""
+  """Every file range that the tree refers to, as pairs (file, end in bytes); nodes come before their children."""
   store = tensorstore.KvStore.open(f"file://{item}/").result()
   nodes: list[str | None] = [None]  # the manifest
   while nodes:
@@ -82,18 +82,18 @@ def _ranges(item: epath.Path) -> Iterator[tuple[str, int]]:
 
 
 def _brief(error: Any) -> str:
-  """An error's first line, as far as it fits on a screen."""
+  """The first line of an error, shortened."""
   return str(error).splitlines()[0][:200]
 
 
 def check_sizes(item: epath.Path, abstract: Any, model: ModelConfig) -> None:
-  """Raises CheckpointError if an item has other arrays than `abstract`, before anything is allocated for them.
+  """Raises CheckpointError if an item has other arrays than `abstract`, before memory is allocated for them.
 
-  As with `check_whole`, what is not stored as OCDBT on this machine is not checked.
+  As with `check_whole`, items that are not stored as OCDBT on this machine are not checked.
 
   Args:
-    abstract: a tree of shapes, the parameters of `model` or an optimizer's state of them.
-    model: names the field that is contradicted.
+    abstract: a tree of shapes: the parameters of `model`, or the state of an optimizer for them.
+    model: used to name the config field that the arrays contradict.
   """
   if not is_local(item) or not (item / MANIFEST).exists():
     return

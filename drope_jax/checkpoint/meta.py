@@ -1,4 +1,4 @@
-"""The `meta` of a checkpoint: what its fields must be, whoever wrote it, so that a damaged one is named as such."""
+"""Validation of the `meta` of a checkpoint, so that a damaged one is reported as such."""
 
 from typing import Any
 
@@ -11,7 +11,7 @@ _OF_AN_IMPORT: dict[str, Any] = {"model": dict, "context": int, "origin": dict}
 
 
 def check_meta(meta: Any, path: Any) -> dict[str, Any]:
-  """The content of a JSON file. Raises CheckpointError naming `path`, and a field that is missing or mistyped."""
+  """Returns `meta`. Raises CheckpointError naming `path` if a field is missing or has the wrong type."""
   if not isinstance(meta, dict):
     raise CheckpointError(f"{path}: its meta is no object of JSON")
   for name, kind in {**_OF_ALL, **(_OF_AN_IMPORT if "origin" in meta else _OF_A_RUN)}.items():

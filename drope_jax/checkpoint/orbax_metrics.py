@@ -1,13 +1,13 @@
-"""A leak in what orbax measures: around every save it reads tensorstore's counters, whose answer is never freed.
+"""Works around a memory leak in orbax: around every save it reads tensorstore's counters, which leaks references.
 
-tensorstore 0.1.86 loses a reference to each name in it, some 550 small objects or 35 KB a save. The counters only feed
-a log line of orbax's that is not shown here.
+tensorstore 0.1.86 leaks a reference to each name it returns, some 550 small objects or 35 KB per save. The counters
+only feed a log line of orbax that is not shown here.
 """
 
 from orbax.checkpoint._src.serialization import tensorstore_utils
 
 
 def turn_off() -> None:
-  """Orbax no longer reads the counters, in this process. Does nothing where orbax has no such function any more."""
+  """Stops orbax from reading the counters in this process. Does nothing if orbax no longer has this function."""
   if hasattr(tensorstore_utils, "get_tensorstore_raw_bytes"):
     tensorstore_utils.get_tensorstore_raw_bytes = lambda direction=None: 0

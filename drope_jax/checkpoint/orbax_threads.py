@@ -1,8 +1,7 @@
-"""What orbax prints and no user needs: tracebacks of errors that are raised again, and that a reader only reads.
+"""Silences output of orbax that is of no use: tracebacks of errors that are raised anyway, and notes to readers.
 
-What prints tracebacks: its threads themselves; asyncio, of futures that nobody waits for any more; Python, of
-coroutines that are dropped; and tensorstore, whose threads find that the event loop has gone which had waited for
-another array.
+Tracebacks are printed by its threads, by asyncio (futures that nobody waits for any more), by Python (dropped
+coroutines), and by tensorstore (whose threads find the event loop closed after another array has failed).
 """
 
 import contextlib
@@ -14,10 +13,10 @@ from typing import Any
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-  """Keeps these lines from stderr. Some of it comes later than the error: after one, the filters stay."""
+  """Keeps these lines from stderr. After an error the filters stay, because some lines are printed later."""
   loggers, hook = (logging.getLogger("absl"), logging.getLogger("asyncio")), sys.unraisablehook
 
-  def is_other(record: logging.LogRecord) -> bool:
+  def is_kept(record: logging.LogRecord) -> bool:
     if "orbax" in record.pathname and str(record.msg).startswith("Given directory is read only"):
       return False
     return not (record.exc_info and ("orbax" in record.pathname or record.name == "asyncio"))
@@ -30,10 +29,10 @@ def quiet() -> Iterator[None]:
       hook(caught)
 
   for each in loggers:
-    each.addFilter(is_other)
+    each.addFilter(is_kept)
   sys.unraisablehook = unraisable
   yield
   for each in loggers:
-    each.removeFilter(is_other)
+    each.removeFilter(is_kept)
   if sys.unraisablehook is unraisable:
     sys.unraisablehook = hook

@@ -1,4 +1,4 @@
-"""Reading checkpoints: a step of a workdir, its description, and its arrays on any mesh."""
+"""Reading checkpoints: the meta of a step, and its arrays on any mesh."""
 
 import dataclasses
 import hashlib
@@ -28,26 +28,26 @@ from drope_jax.transitions import while_under_way
 
 logger = logging.getLogger(__name__)
 
-# What orbax raises for files that are damaged: of the system, of tensorstore, of JSON that is not what it looks for.
+# What orbax raises for damaged files: errors of the system, of tensorstore, and of unexpected JSON.
 _UNREADABLE = (OSError, ValueError, LookupError, TypeError, AttributeError, RuntimeError)
 
 
 class Checkpoint(NamedTuple):
-  """Weights and what they belong to: a `SavedStep` with its weights loaded."""
+  """A `SavedStep` with its weights loaded."""
 
   model: ModelConfig
   params: Params
   config: TrainConfig | None  # of the run that wrote it; None: imported (drope_jax.interop)
   step: int
-  tokens: int
-  context: int  # tokens it was trained at
+  tokens: int  # that it was trained on
+  context: int  # training context in tokens
 
 
 def open_manager(workdir: epath.PathLike) -> ocp.CheckpointManager:
-  """The manager of `workdir`'s checkpoints, for reading; that which writes them is writing.writing.
+  """A read-only manager of `workdir`'s checkpoints; for writing see writing.writing.
 
   Raises:
-    CheckpointError: if `checkpoints/` is no folder.
+    CheckpointError: if `checkpoints/` is not a folder.
   """
   refuse_file(folder(workdir))
   options = ocp.CheckpointManagerOptions(read_only=True, save_interval_steps=0, create=False)
@@ -56,7 +56,7 @@ def open_manager(workdir: epath.PathLike) -> ocp.CheckpointManager:
 
 
 def _check_there(path: epath.Path, items: Iterable[str]) -> None:
-  """Raises CheckpointError naming an item of a step that is missing, or not whole."""
+  """Raises CheckpointError naming an item of a step that is missing or incomplete."""
   for name in items:
     if not (path / name).exists():
       raise CheckpointError(f"{path}: this checkpoint is not complete, it has no {name}{other_steps(path)}")
@@ -64,13 +64,13 @@ def _check_there(path: epath.Path, items: Iterable[str]) -> None:
 
 
 def _restore(manager: ocp.CheckpointManager, step: int, **items: Any) -> Any:
-  """These items of a step, of which _check_there holds. Raises CheckpointError if they cannot be read."""
+  """Restores items of a step, after `_check_there`. Raises CheckpointError if they cannot be read."""
   path = manager.directory / str(step)
   try:
     with quiet():
       return manager.restore(step, args=ocp.args.Composite(**items))
   except Exception as error:
-    # Orbax raises a bare one for an array that tensorstore cannot decode, and others for JSON that lacks a key.
+    # Orbax raises a bare Exception for an array that tensorstore cannot decode, and _UNREADABLE for other damage.
     if type(error) is not Exception and not isinstance(error, _UNREADABLE):
       raise
     cause = error.__cause__ or error
@@ -81,10 +81,10 @@ def _restore(manager: ocp.CheckpointManager, step: int, **items: Any) -> Any:
 def restore_arrays(
   manager: ocp.CheckpointManager, step: int, meta: dict[str, Any], model: ModelConfig, **items: Any
 ) -> Any:
-  """Items of arrays, as the abstract trees `items` lay them out: of the sizes of `model`, and as they were saved.
+  """Restores items of arrays with the shapes, dtypes and shardings of the abstract trees `items`, and checks digests.
 
   Raises:
-    CheckpointError: naming the step, the item and the array, or the field of the config that contradicts it.
+    CheckpointError: naming the step, the item and the array, or the config field that contradicts it.
   """
   path = manager.directory / str(step)
   _check_there(path, items)
@@ -98,7 +98,7 @@ def restore_arrays(
 
 
 def check_unchanged(path: epath.Path, item: str, before: dict[str, str], now: dict[str, str]) -> None:
-  """Raises CheckpointError naming what of an item has other digests than it was saved with."""
+  """Raises CheckpointError naming the first array of an item whose digest has changed since it was saved."""
   found = digests.changed(before, now)
   if found:
     more = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
@@ -109,7 +109,7 @@ def check_unchanged(path: epath.Path, item: str, before: dict[str, str], now: di
 
 
 def other_steps(path: epath.Path) -> str:
-  """Where one can go from a step that is damaged. Nothing goes there by itself: it would be another model."""
+  """A hint at the other steps if one is damaged. They are never used automatically: they are different models."""
   steps = [step for step in complete_steps(path.parent) if str(step) != path.name]
   if not steps:
     return ""
@@ -120,7 +120,7 @@ def read_meta(manager: ocp.CheckpointManager, step: int) -> dict[str, Any]:
   """The `meta` of a step.
 
   Raises:
-    CheckpointError: it cannot be read, is not as it was saved, or lacks a field.
+    CheckpointError: it cannot be read, differs from what was saved, or lacks a field.
   """
   path = manager.directory / str(step)
   _check_there(path, ["meta"])
@@ -148,7 +148,7 @@ def abstract_params(model: ModelConfig, mesh: Mesh | None = None) -> Params:
 
 
 def _checkpoint_step(manager: ocp.CheckpointManager, workdir: Any, step: int | None) -> int:
-  """The step asked for, or the last; raises CheckpointError naming the path if there is none."""
+  """`step`, or the last step for None; raises CheckpointError naming the path if there is none."""
   found, steps = last_of(manager) if step is None else step, steps_of(manager)
   if not steps or found is None:
     raise CheckpointError(f"{workdir}: no complete checkpoint under checkpoints/")
@@ -158,13 +158,13 @@ def _checkpoint_step(manager: ocp.CheckpointManager, workdir: Any, step: int | N
 
 
 def steps_of(manager: ocp.CheckpointManager) -> list[int]:
-  """The steps that were saved to the end, in ascending order."""
+  """The steps that were saved completely, in ascending order."""
   steps = set(manager.all_steps())
   return sorted(steps.intersection(complete_steps(manager.directory)) if is_local(manager.directory) else steps)
 
 
 def last_of(manager: ocp.CheckpointManager) -> int | None:
-  """The last step, if there is one. Raises CheckpointError if one behind it is there in part: it was copied so."""
+  """The last step, if there is one. Raises CheckpointError if there is a later, incomplete one, from a broken copy."""
   last = max(steps_of(manager), default=None)
   partial = next((step for step in manager.all_steps() if last is None or step > last), None)
   if partial is not None:
@@ -182,7 +182,7 @@ def _open_for_reading(workdir: epath.PathLike) -> ocp.CheckpointManager:
 def described(meta: dict[str, Any]) -> tuple[TrainConfig | None, ModelConfig, int]:
   """The run's config (None for an imported model), the model, and the context that it was trained at.
 
-  The model of a step within a fade has the frequencies of that step; config.model is what the run makes.
+  During a fade, the model of a step has the frequencies of that step; config.model is the final model of the run.
   """
   if "origin" in meta:
     return None, from_dict(ModelConfig, meta["model"]), meta["context"]
@@ -197,26 +197,26 @@ def described(meta: dict[str, Any]) -> tuple[TrainConfig | None, ModelConfig, in
 
 @dataclasses.dataclass(frozen=True)
 class SavedStep:
-  """A step of a workdir: its description is read when it is opened, its arrays when they are asked for."""
+  """A step of a workdir: its meta is read when it is opened, its arrays on request."""
 
   workdir: epath.Path
   step: int
-  meta: dict[str, Any]  # see the module's docstring
+  meta: dict[str, Any]  # see the docstring of drope_jax.checkpoint
   config: TrainConfig | None  # of the run that wrote it; None: imported (drope_jax.interop)
-  model: ModelConfig  # that the weights of this step belong to; within a fade not yet `config.model`
-  context: int  # tokens it was trained at
+  model: ModelConfig  # the model of these weights; during a fade not yet `config.model`
+  context: int  # training context in tokens
 
   @property
   def identity(self) -> str:
-    """What this step is known by, wherever it lies: a digest of its meta, whose seconds no other run shares."""
+    """Identifies this step wherever it is stored: a digest of its meta, whose seconds are unique to the run."""
     return hashlib.sha256(json.dumps(self.meta, sort_keys=True).encode()).hexdigest()[:16]
 
   def params(self, mesh: Mesh | None = None) -> Params:
-    """The weights, sharded over `mesh` by the rules of sharding.py; without one on the first local device."""
+    """The weights, sharded over `mesh` by the rules of sharding.py; on the first local device for None."""
     return self._read("params", abstract_params(self.model, mesh))
 
   def optimizer_state(self, abstract: Any) -> Any:
-    """The optimizer's state, laid out as `abstract` says. Raises CheckpointError if there is none."""
+    """The optimizer state, with the shardings of `abstract`. Raises CheckpointError if there is none."""
     return self._read("opt_state", abstract)
 
   def load(self, mesh: Mesh | None = None) -> Checkpoint:
@@ -236,8 +236,8 @@ def open_step(workdir: epath.PathLike, step: int | None = None) -> SavedStep:
     step: which one; None for the last complete one.
 
   Raises:
-    CheckpointError: naming the path, if there is no such checkpoint, or it is not complete.
-    ConfigError: if its config is not one of this version's.
+    CheckpointError: naming the path, if there is no such checkpoint, or it is incomplete.
+    ConfigError: if its config is not valid in this version.
   """
   with _open_for_reading(workdir) as manager:
     step = _checkpoint_step(manager, workdir, step)

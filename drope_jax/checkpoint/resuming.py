@@ -1,4 +1,4 @@
-"""Going on with a run: whether a checkpoint is this run's, its state, and its place in the data."""
+"""Resuming a run: checking that a checkpoint belongs to it, its state, and its position in the data."""
 
 import json
 import logging
@@ -18,8 +18,8 @@ from drope_jax.serialization import differences, library_versions, to_dict
 
 logger = logging.getLogger(__name__)
 
-# What may change between the starts of one run: where and how it is computed and logged, never what is computed. The
-# documents and the tokenizer may lie elsewhere: the place in the data holds what they are known by (data/pipeline.py).
+# Fields that may change between the starts of one run: where and how it is computed and logged, never what is computed.
+# Documents and tokenizer may have moved: the saved position in the data identifies them by content (data/pipeline.py).
 _FREE_ON_RESUME = (
   "mesh",
   "compute",
@@ -29,8 +29,8 @@ _FREE_ON_RESUME = (
   "data.tokenizer",
   "data.num_workers",
   "optim.accumulation",
-  "init.model",  # what init.checkpoint holds; runs before 0.1 did not record it
-  "init.source",  # likewise; where two starts agree on it, init.checkpoint may have moved: see refuse_other_run
+  "init.model",  # derived from init.checkpoint; runs before 0.1 did not record it
+  "init.source",  # likewise; if it is the same, init.checkpoint may have moved: see refuse_other_run
   "log_every",
   "log_norms",
   "eval_every",
@@ -44,7 +44,7 @@ _FREE_ON_RESUME = (
   "trackers",
 )
 
-# What may change too if a run is extended: how long it goes on, and at which rate.
+# Fields that may change as well if a run is extended: its length and the learning rate.
 EXTENDABLE = (
   "steps",
   "optim.peak_lr",
@@ -63,15 +63,15 @@ def resume(
   config: TrainConfig,
   extend: bool = False,
 ) -> tuple[TrainState, dict[str, Any]]:
-  """State and meta of a step; `data` is set to where it was.
+  """The state and meta of a step; `data` is moved to the position at that step.
 
   Args:
-    abstract: shapes, dtypes and shardings of the state, which may be of another mesh than the one that saved.
-    config: of the run that goes on.
+    abstract: shapes, dtypes and shardings of the state, whose mesh may differ from the one that saved.
+    config: of the run that is resumed.
     extend: whether the fields of EXTENDABLE may have changed.
 
   Raises:
-    CheckpointError: if the checkpoint is another run's, naming the field, or is not complete.
+    CheckpointError: if the checkpoint belongs to another run, naming the field, or is incomplete.
   """
   path, meta = manager.directory / str(step), check_ours(manager, step, config, extend)
   assert config.model is not None  # of a resolved run
@@ -82,7 +82,7 @@ def resume(
 
 
 def check_ours(manager: ocp.CheckpointManager, step: int, config: TrainConfig, extend: bool) -> dict[str, Any]:
-  """The meta of a step; raises CheckpointError if it is another run's, or not of this version."""
+  """The meta of a step; raises CheckpointError if it belongs to another run, or its config is not valid."""
   path, meta = manager.directory / str(step), read_meta(manager, step)
   try:
     there = described(meta)[0]
@@ -95,7 +95,7 @@ def check_ours(manager: ocp.CheckpointManager, step: int, config: TrainConfig, e
 
 
 def _data_state(step: epath.Path, meta: dict[str, Any]) -> dict[str, Any]:
-  """The place in the stream, from the files of all processes that wrote it: grain's handler reads one's own alone."""
+  """The position in the stream, from the files of all processes that wrote it; grain's handler only reads one's own."""
   directory = step / "data"
   files = sorted(directory.glob("process_*-of-*.json")) if directory.exists() else []
   try:
@@ -111,7 +111,7 @@ def _data_state(step: epath.Path, meta: dict[str, Any]) -> dict[str, Any]:
 
 
 def refuse_other_run(there: Any, config: TrainConfig, where: Any, extend: bool = False) -> None:
-  """Raises CheckpointError naming the first field in which `there` (a to_dict) is another run than `config`.
+  """Raises CheckpointError naming the first field in which `there` (from to_dict) differs, if it is another run.
 
   Args:
     extend: whether the fields of EXTENDABLE may differ.

@@ -1,7 +1,7 @@
-"""Writing checkpoints. A save that fails ends the run in bounded time, with one line, and keeps the steps before it.
+"""Writing checkpoints. If a save fails, the run ends soon, with one line, and the earlier checkpoints are kept.
 
-Orbax writes in the background, and says what failed at the next save or at the end, after it has printed the tracebacks
-of its threads. Here the first failure is raised at the next step, as one CheckpointError, and nothing else is printed.
+Orbax writes in the background, and reports a failure only at the next save or at the end, after printing tracebacks of
+its threads. Here the failure is raised at the next step, as one CheckpointError, and nothing else is printed.
 """
 
 import contextlib
@@ -26,15 +26,15 @@ from drope_jax.serialization import library_versions, to_dict
 
 logger = logging.getLogger(__name__)
 
-_FAILURES = (OSError, ValueError, RuntimeError)  # of the system, of tensorstore, of orbax and JAX
-_TIMEOUT = 1200  # seconds in which a save must be complete on all hosts
-_CHUNK_BYTES = 8 << 20  # of an imported array, written and read as one; small beside the arrays of large models
+_FAILURES = (OSError, ValueError, RuntimeError)  # of the system, tensorstore, orbax and JAX
+_TIMEOUT = 1200  # seconds within which a save must complete on all hosts
+_CHUNK_BYTES = 8 << 20  # chunk size of imported arrays; small compared with the arrays of large models
 # As tensorstore ends its messages: "...: No space left on device [os_error_code='28']".
 _SYSTEM_ERROR = re.compile(r"([^:\[\]]+) \[os_error_code='\d+'\]")
 
 
 class TrainState(NamedTuple):
-  """What a training step turns into the next: plain arrays, laid out by sharding.py."""
+  """The state that a training step updates: plain arrays, sharded by the rules of sharding.py."""
 
   params: Params
   opt_state: Any
@@ -42,10 +42,10 @@ class TrainState(NamedTuple):
 
 @contextlib.contextmanager
 def writing(workdir: epath.PathLike, config: TrainConfig) -> Iterator[ocp.CheckpointManager]:
-  """The manager that saves the steps of a run as `config` says. On leaving, all that were begun are complete.
+  """The manager that saves the steps of a run as `config` says; leaving the block waits for saves in progress.
 
   Raises:
-    CheckpointError: if `checkpoints/` cannot be made, or a save has failed.
+    CheckpointError: if `checkpoints/` cannot be created, or a save has failed.
   """
   directory = folder(workdir)
   refuse_file(directory)
@@ -53,7 +53,7 @@ def writing(workdir: epath.PathLike, config: TrainConfig) -> Iterator[ocp.Checkp
     max_to_keep=config.keep_latest,
     keep_period=config.keep_every,
     enable_async_checkpointing=True,
-    # Created in the background, a folder that cannot be created is waited for until the timeout.
+    # If folders were created in the background, orbax would wait until the timeout for one that cannot be created.
     async_options=ocp.AsyncOptions(timeout_secs=_TIMEOUT, create_directories_asynchronously=False),
   )
   with quiet():
@@ -69,7 +69,7 @@ def writing(workdir: epath.PathLike, config: TrainConfig) -> Iterator[ocp.Checkp
 
 
 def check_saved(manager: ocp.CheckpointManager) -> None:
-  """Raises CheckpointError if the last save has failed; does not wait for one that is under way."""
+  """Raises CheckpointError if the last save has failed; does not wait for one that is in progress."""
   if not manager.is_saving_in_progress():
     finish(manager)
 
@@ -82,7 +82,7 @@ def finish(manager: ocp.CheckpointManager) -> None:
 
 @contextlib.contextmanager
 def naming_failures(directory: epath.Path) -> Iterator[None]:
-  """What fails while a step is saved is one CheckpointError, which says what is kept."""
+  """Turns failures of saving a step into one CheckpointError, which says which steps are kept."""
   try:
     yield
   except _FAILURES as error:
@@ -90,7 +90,7 @@ def naming_failures(directory: epath.Path) -> Iterator[None]:
 
 
 def _close_after(error: BaseException, manager: ocp.CheckpointManager) -> None:
-  """Closes the manager while `error` is on its way, which matters more than what else fails."""
+  """Closes the manager while `error` propagates, which matters more than other failures."""
   try:
     manager.close()
   except _FAILURES as second:
@@ -99,7 +99,7 @@ def _close_after(error: BaseException, manager: ocp.CheckpointManager) -> None:
 
 
 def _cause(error: Any) -> str:
-  """What the system said, or the first line of a library."""
+  """The message of the operating system, or the first line of a library's message."""
   said = str(error) or type(error).__name__
   found = _SYSTEM_ERROR.findall(said)
   return found[-1].strip() if found else said.splitlines()[0][:200]
@@ -108,7 +108,7 @@ def _cause(error: Any) -> str:
 def _kept(directory: epath.Path) -> str:
   try:
     steps = complete_steps(directory)
-  except OSError:  # what made the save fail may be that nothing can be read there
+  except OSError:  # the save may have failed because the directory is unreadable
     steps = []
   if not steps:
     return "no earlier step is there"
@@ -126,13 +126,13 @@ def save(
   teacher_step: int | None = None,
   skipped: int = 0,
 ) -> None:
-  """Starts writing step `step`; the write goes on in the background, from a copy of the state.
+  """Starts writing step `step`; this continues in the background, from a copy of the state.
 
   Args:
     manager: of `writing`.
     tokens, seconds: of the whole run so far.
-    teacher_step: of the checkpoint that holds the objective's frozen weights, if it has any.
-    skipped: updates that were skipped so far (TrainConfig.skip_updates).
+    teacher_step: step of the checkpoint with the objective's frozen weights, if it has any.
+    skipped: number of updates that were skipped so far (TrainConfig.skip_updates).
 
   Raises:
     CheckpointError: if this save, or the one before, has failed.
@@ -159,16 +159,16 @@ def save(
 def save_weights(
   workdir: epath.PathLike, model: ModelConfig, params: Params, context: int, origin: dict[str, Any]
 ) -> None:
-  """Writes weights that no run of ours has made, as step 0 of `workdir`.
+  """Writes imported weights, as step 0 of `workdir`.
 
   Args:
-    context: tokens that the model was made for.
-    origin: where it comes from, as JSON.
+    context: training context of the model, in tokens.
+    origin: JSON data that describes the source.
   """
   meta = {"step": 0, "tokens": 0, "seconds": 0.0, "model": to_dict(model), "context": context, "origin": origin}
   meta = _with_digests(meta | {"versions": library_versions()}, None, params=params)
   options = ocp.CheckpointManagerOptions(enable_async_checkpointing=False)
-  # By default all arrays are compressed at one time, each as a whole, which needs the memory of all of them again.
+  # By default all arrays are compressed at once, each as a whole, which takes the memory of all of them again.
   in_chunks = jax.tree.map(lambda _: ocp.SaveArgs(chunk_byte_size=_CHUNK_BYTES), params)
   largest = max(leaf.nbytes for leaf in jax.tree.leaves(params))
   handlers = {
@@ -184,7 +184,7 @@ def save_weights(
 
 
 def _with_digests(meta: dict[str, Any], data: grain.DatasetIterator | None, **arrays: Any) -> dict[str, Any]:
-  """The meta with digests of a step's arrays, of its place in the data and of itself, unless they are turned off."""
+  """The meta with digests of a step's arrays, data position and meta itself, unless digests are turned off."""
   if not digests.enabled():
     return meta
   known = {name: digests.of_arrays(tree) for name, tree in arrays.items()}

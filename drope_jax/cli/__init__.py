@@ -1,4 +1,4 @@
-"""What all commands share: the frame that runs them, their flags, how settings get in, and how they are stopped."""
+"""What all commands share: running them, their flags, config overrides, and how they are stopped."""
 
 from drope_jax.cli.flags import (
   define_config,

@@ -1,4 +1,4 @@
-"""Programs that a command compiles are kept for its next start, in JAX's compilation cache."""
+"""Keeps the programs that a command compiles for its next start, in JAX's compilation cache."""
 
 import hashlib
 import os
@@ -8,17 +8,17 @@ from pathlib import Path
 
 import jax
 
-_LIMIT = 2 << 30  # bytes of all programs that are kept; JAX removes those that were used least recently
-# Programs that took less are not kept: they are many, and each further one makes it slower to keep another. JAX's own
-# second leaves out all but the largest, as the digests of a checkpoint, whose programs take 0.3 s together.
+_LIMIT = 2 << 30  # bytes of the cache; JAX removes the least recently used programs
+# Programs that compile faster are not kept: there are many, and adding to the cache gets slower with each. JAX's
+# default of one second would exclude all but the largest, for example the digests of a checkpoint, which take 0.3 s in
+# total.
 _LEAST_SECONDS = 0.02
 
 
 def directory(environment: Mapping[str, str] | None = None) -> Path:
-  """Where programs are kept: in the user's cache, apart for each kind of CPU.
+  """The directory of the programs: in the user's cache, separate for each kind of CPU.
 
-  A program that XLA has compiled for one CPU may use instructions that another, which sees the same home, does not
-  have.
+  A program that XLA compiled for one CPU may use instructions that another CPU with the same home directory lacks.
   """
   environment = os.environ if environment is None else environment
   home = Path(environment.get("XDG_CACHE_HOME") or Path.home() / ".cache")
@@ -26,18 +26,18 @@ def directory(environment: Mapping[str, str] | None = None) -> Path:
 
 
 def keep() -> None:
-  """Turns JAX's compilation cache on, unless the environment or the program has said where it is, or that it is off."""
+  """Turns JAX's compilation cache on, unless it was configured or turned off by the environment or the program."""
   chosen, on = (getattr(jax.config, name) for name in ("jax_compilation_cache_dir", "jax_enable_compilation_cache"))
   if chosen is None and on:
     jax.config.update("jax_compilation_cache_dir", str(directory()))
     ours = {"jax_compilation_cache_max_size": _LIMIT, "jax_persistent_cache_min_compile_time_secs": _LEAST_SECONDS}
     for name, value in ours.items():
-      if name.upper() not in os.environ:  # a user who has set it knows why
+      if name.upper() not in os.environ:  # the user's own setting is kept
         jax.config.update(name, value)
 
 
 def _cpu() -> str:
-  """The model and the instructions of this machine's CPU."""
+  """The model and the instruction sets of this machine's CPU."""
   path = Path("/proc/cpuinfo")
   if not path.exists():
     return platform.processor() or platform.machine()

@@ -1,4 +1,4 @@
-"""Flags that mean the same in every command: `--import`, `--config`, `--mesh`; and types of values that absl lacks."""
+"""Flags with the same meaning in every command (`--import`, `--config`, `--mesh`), and value types that absl lacks."""
 
 import math
 from collections.abc import Callable, Iterable, Sequence
@@ -15,34 +15,34 @@ from drope_jax.sharding import PRESETS, parse_mesh
 
 T = TypeVar("T")
 CONFIG = "config"
-LARGEST_SEED = 2**32 - 1  # of the data's shuffling, and of JAX's keys without 64-bit integers
+LARGEST_SEED = 2**32 - 1  # limit of shuffling in grain, and of JAX's keys without 64-bit integers
 
 IMPORT_HELP = "A module, or a .py file, that defines values of your own (repeatable); nothing else imports it."
 IMPORT = flags.DEFINE_multi_string("import", [], IMPORT_HELP)
-flags.disclaim_key_flags()  # what is defined through the functions below belongs to the command that calls them
+flags.disclaim_key_flags()  # flags defined by the functions below belong to the command that calls them
 
 
 class ConfigFlag(flags.Flag):
-  """`--config=FILE[:ARG]`; cli.frame takes `--config.A.B=VALUE` out of the command line and puts it here."""
+  """`--config=FILE[:ARG]`; cli.frame stores the `--config.A.B=VALUE` of the command line in `overrides`."""
 
   overrides: Sequence[tuple[str, str]] = ()
 
 
 def config_flag() -> ConfigFlag:
-  """That of this command."""
+  """The `--config` flag of this command."""
   flag = flags.FLAGS[CONFIG]
   assert isinstance(flag, ConfigFlag)
   return flag
 
 
 def import_modules(texts: Iterable[str]) -> None:
-  """Imports what `--import` names. Raises ConfigError as `modules.load`."""
+  """Imports the modules given by `--import`. Raises ConfigError as `modules.load` does."""
   for text in texts:
     modules.load(text, "--import")
 
 
 def define_config(help: str, default: str | None = None) -> flags.FlagHolder[Any]:
-  """`--config`, which a command needs unless it has a default."""
+  """Defines `--config`, which is required unless it has a default."""
   flag = ConfigFlag(
     parser=flags.ArgumentParser(), serializer=flags.ArgumentSerializer(), name=CONFIG, default=default, help_string=help
   )
@@ -50,11 +50,12 @@ def define_config(help: str, default: str | None = None) -> flags.FlagHolder[Any
 
 
 def settings(flag: flags.FlagHolder[Any], wanted: str, is_wanted: Callable[[Any], bool], **fields: Any) -> Any:
-  """The config of a file, with the fields that other flags set, and then those of `--config.A.B=VALUE`.
+  """The config from the file, overridden by the fields of other flags and then by `--config.A.B=VALUE`.
 
   Args:
-    wanted: what the command needs, for the error.
-    fields: whole values by field name; None: the flag was not given.
+    wanted: the kind of config that the command needs, for the error message.
+    is_wanted: whether a config is of that kind.
+    fields: values by field name; None: the flag was not given.
 
   Raises:
     ConfigError: the file cannot be read, holds the config of another command, or a setting is impossible.
@@ -70,19 +71,19 @@ def settings(flag: flags.FlagHolder[Any], wanted: str, is_wanted: Callable[[Any]
 
 
 def define_mesh(what: str) -> flags.FlagHolder[list[str]]:
-  """`--mesh`, with one grammar everywhere (sharding.parse_mesh)."""
+  """Defines `--mesh`, whose syntax is that of sharding.parse_mesh."""
   return define_list(
     "mesh", None, f"{what}: {', '.join(PRESETS)}, or sizes as fsdp=4,tensor=2, or both as dp,context=2."
   )
 
 
 def mesh_config(flag: flags.FlagHolder[list[str]]) -> MeshConfig | None:
-  """What `--mesh` says; None if it is not given. Raises ConfigError."""
+  """The mesh of `--mesh`; None if it is not given. Raises ConfigError if it cannot be parsed."""
   return None if flag.value is None else parse_mesh(flag.value)
 
 
 def define_list(name: str, default: Sequence[str] | None, help: str, **keywords: Any) -> flags.FlagHolder[list[str]]:
-  """Values with commas between them, at least one if the flag is given, and none of them empty."""
+  """Defines a flag of comma-separated values: at least one, and none of them empty."""
   holder = flags.DEFINE_list(name, default if default is None else list(default), help, **keywords)
   flags.register_validator(
     name, lambda items: items is None or (len(items) > 0 and all(items)), "must be a list without gaps, as a,b"
@@ -103,12 +104,12 @@ class _PathParser(flags.ArgumentParser[str]):
 def define_path(
   name: str, default: str | None, help: str, required: bool = False, local: bool = False
 ) -> flags.FlagHolder[str]:
-  """A path or URL, or if `local` a path alone; a shell leaves the ~ of `--workdir=~/run` to us."""
+  """Defines a flag for a path or URL, or only a path if `local`. `~` is expanded, which shells do not do after `=`."""
   return flags.DEFINE(_PathParser(local), name, default, help, required=required)
 
 
 def define_path_list(name: str, help: str) -> flags.FlagHolder[list[str]]:
-  """A flag that may be given several times, each time with a path on this machine."""
+  """Defines a flag that may be given several times, each time with a path on this machine."""
   return flags.DEFINE_multi(_PathParser(local=True), flags.ArgumentSerializer(), name, [], help)
 
 
@@ -123,10 +124,10 @@ class _FloatParser(flags.FloatParser):
 def define_float(
   name: str, default: float | None, help: str, lower_bound: float | None = None
 ) -> flags.FlagHolder[float]:
-  """A finite number."""
+  """Defines a flag for a finite number."""
   return flags.DEFINE(_FloatParser(lower_bound), name, default, help)
 
 
 def define_seed(help: str, default: int | None = 0) -> flags.FlagHolder[Any]:
-  """`--seed`, of 32 bits: a larger one would be cut off without a word."""
+  """Defines `--seed`, limited to 32 bits, because larger seeds would be truncated silently."""
   return flags.DEFINE_integer("seed", default, help, lower_bound=0, upper_bound=LARGEST_SEED)

@@ -1,8 +1,8 @@
-"""The frame of every command: parsed flags, log lines for a person, `--help`, errors of one line, exit statuses.
+"""Running a command: parsing flags, logging for people, `--help`, one-line errors, and exit statuses.
 
 Exit status: 0 done, or stopped by a signal (SIGTERM, Ctrl-C); 1 failed; 2 bad usage or config. A command of RESUMABLE
-that was stopped keeps what was done, and the same command goes on; any other leaves nothing half done, and starts over.
-Signals at other moments, and a second Ctrl-C: interrupts.py.
+that was stopped keeps its work, and the same command resumes it; any other leaves nothing half done, and starts over.
+For signals at other moments, and a second Ctrl-C, see interrupts.py.
 """
 
 import argparse
@@ -29,7 +29,11 @@ from drope_jax.errors import ConfigError, ToolError, UserError
 
 logger = logging.getLogger(__name__)
 
-FAILURES = (ModuleNotFoundError, FloatingPointError, OSError)  # not ours, but of use to the user as they are
+FAILURES = (
+  ModuleNotFoundError,
+  FloatingPointError,
+  OSError,
+)  # exceptions of others whose messages are useful as they are
 RESUMABLE = (
   "drope_jax.data.tokenize",
   "experiments.evaluate",
@@ -50,11 +54,11 @@ def run(
   """Parses absl's flags, imports the modules of `--import`, runs `main`, and ends with its exit status.
 
   Args:
-    stopped_status: the flag with the exit status of a command that a signal stopped; 0 if there is none.
-    computes: whether the command runs models: what it compiles is kept (compiled.py), and on a CPU it starts once more
-      (cpu.py).
-    saves_memory: what halves the memory that the command needs, for the message when there is too little.
-    leave: called with the exit status before the process ends, which it may do itself.
+    stopped_status: the flag with the exit status for a command that a signal stopped; 0 if there is none.
+    computes: whether the command runs models: compiled programs are then cached (compiled.py), and on a CPU it restarts
+      itself (cpu.py).
+    saves_memory: the setting that halves the memory needed, for the message if there is too little.
+    leave: called with the exit status before the process ends; it may end the process itself.
   """
 
   def parsed() -> None:
@@ -68,11 +72,11 @@ def run(
   if computes:
     cpu.restart()
     compiled.keep()
-  gc.freeze()  # what is imported stays: it need not be looked through again with all that tracing makes
+  gc.freeze()  # imported objects stay, so that collections during tracing need not visit them
   status = _framed(parsed, stopped_status, _resumes(main), saves_memory)
   if leave is not None:
     leave(status)
-  gc.freeze()  # nor taken apart piece by piece at the end, which took Python half a second
+  gc.freeze()  # skips freeing objects one by one at exit, which takes Python half a second
   sys.exit(status)
 
 
@@ -101,7 +105,7 @@ def run_parsed(
   given = sys.argv[1:] if arguments is None else list(arguments)
 
   def parsed() -> None:
-    # --target_length, as absl's flags are written, is --target-length.
+    # --target_length, in the style of absl, means --target-length.
     dashed = [re.sub(r"^--\w+", lambda match: match[0].replace("_", "-"), word) for word in given]
     imported, rest = _take_imports(dashed)
     found = parser.parse_args(rest)
@@ -112,9 +116,9 @@ def run_parsed(
 
 
 def run_foreign(main: Callable[[], Any]) -> NoReturn:
-  """Runs a command of another library, which parses `sys.argv` itself; `--import` is ours, and taken out before.
+  """Runs a command of another library, which parses `sys.argv` itself; our `--import` is removed first.
 
-  What that library raises is one line, since it tells its user so what cannot be; what our code raises in it is not.
+  Exceptions raised by that library are reported in one line, since it uses them for usage errors; ours are not.
   """
 
   def imported() -> None:
@@ -133,7 +137,7 @@ def run_foreign(main: Callable[[], Any]) -> NoReturn:
 
 
 def run_first(*parts: Callable[[], Any]) -> None:
-  """Runs what a command begins with, before it imports what takes long; ends the program if a part fails."""
+  """Runs the first parts of a command, before slow imports; ends the program if a part fails."""
 
   def every() -> None:
     for part in parts:
@@ -145,7 +149,7 @@ def run_first(*parts: Callable[[], Any]) -> None:
 
 
 def command_line() -> str:
-  """The running command, as one would type it."""
+  """The running command, as one would type it in a shell."""
   return f"{_program()} {shlex.join(sys.argv[1:])}".rstrip()
 
 
@@ -155,7 +159,7 @@ def _program() -> str:
 
 
 def _module() -> str:
-  """Of `python -m MODULE`; empty where a file or a text runs."""
+  """The MODULE of `python -m MODULE`; empty if a file or a string is run."""
   spec = getattr(sys.modules["__main__"], "__spec__", None)
   return spec.name.removesuffix(".__main__") if spec else ""
 
@@ -168,7 +172,7 @@ def _resumes(main: Callable[..., Any]) -> bool:
 def _framed(
   main: Callable[[], Any], stopped_status: flags.FlagHolder[int] | None, resumes: bool, saves_memory: str = ""
 ) -> int:
-  """The exit status of `main`."""
+  """Runs `main`, reports its errors, and returns the exit status."""
   absl_logging.set_verbosity(absl_logging.ERROR)  # orbax and tfds report every file they touch
   with _logging():
     try:
@@ -201,7 +205,7 @@ def _framed(
 
 @contextlib.contextmanager
 def _logging() -> Iterator[None]:
-  """Log lines of this project go to stderr, with the time."""
+  """Sends log lines of this project to stderr, with the time."""
   handler = logging.StreamHandler()
   handler.setFormatter(_Line("%(asctime)s %(message)s", datefmt="%H:%M:%S"))
   loggers = [logging.getLogger(name) for name in ("drope_jax", "experiments")]
@@ -218,7 +222,7 @@ def _logging() -> Iterator[None]:
 
 
 class _Line(logging.Formatter):
-  """The lines of a format; a warning has "warning: " before its message."""
+  """Formats log lines, with "warning: " before the message of a warning."""
 
   def formatMessage(self, record: logging.LogRecord) -> str:
     if record.levelno >= logging.WARNING:
@@ -232,7 +236,7 @@ def _fail(message: object, status: int) -> int:
 
 
 def _parse(argv: Sequence[str]) -> None:
-  """Raises ConfigError for an unknown flag, a bad value, or a word that is no flag."""
+  """Parses the flags. Raises ConfigError for an unknown flag, a bad value, or a word that is not a flag."""
   words = [_underscored(word) for word in flags.FLAGS.read_flags_from_files(list(argv), force_gnu=False)]
   words, overrides = _split(words)
   try:
@@ -261,7 +265,7 @@ def _take_imports(words: Sequence[str]) -> tuple[list[str], list[str]]:
 
 
 def _underscored(word: str) -> str:
-  """--find-batch=3 as --find_batch=3; what is no flag stays, as does the path of a setting."""
+  """Turns --find-batch=3 into --find_batch=3; other words and --config.A.B paths are unchanged."""
   name, is_set, value = word.partition("=")
   if not re.fullmatch(r"--[a-z][a-z-]*", name):
     return word
@@ -286,7 +290,7 @@ def _split(words: Sequence[str]) -> tuple[list[str], list[tuple[str, str]]]:
       rest.append(word)
     elif match[2] is not None:
       overrides.append((match[1], match[2]))
-    else:  # alone it turns a switch on
+    else:  # without a value it sets a bool to True
       has_value = remaining and not remaining[0].startswith("--")
       overrides.append((match[1], remaining.pop(0) if has_value else "True"))
   return rest, overrides

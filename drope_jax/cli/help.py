@@ -1,4 +1,4 @@
-"""What a command says of itself: its module's docstring, which has an example, and its flags with their defaults."""
+"""The `--help` of a command: its module's docstring, which has an example, and its flags with their defaults."""
 
 import argparse
 import inspect
@@ -20,20 +20,20 @@ class Declared(NamedTuple):
   shown: str  # as it is typed, with its default: --lengths=1x,2x
   help: str
   required: bool
-  names: tuple[str, ...]  # that a command line may use: --lengths; none of a positional argument
+  names: tuple[str, ...]  # spellings on the command line, such as --lengths; empty for a positional argument
   subcommand: str = ""
 
 
 def absl_flags(module: str) -> list[Declared]:
-  """The flags that a module declares by absl, and `--import`, which all commands have.
+  """The absl flags that a module declares, and `--import`, which all commands have.
 
   Args:
-    module: its name, or `sys.argv[0]` for the one that runs.
+    module: its name, or `sys.argv[0]` for the running one.
   """
   found = []
   for flag in [*flags.FLAGS.get_key_flags_for_module(module), flags.FLAGS[IMPORT.name]]:
     said = " ".join((flag.help or "").split())
-    # absl adds how a list is written.
+    # absl appends notes on how to write lists.
     for added in ("(a comma separated list)", "; repeat this option to specify a list of values"):
       said = said.replace(added, "").rstrip()
     names = (f"--{flag.name}", *((f"--no{flag.name}",) if flag.boolean else ()))
@@ -54,7 +54,7 @@ def parser_flags(parser: argparse.ArgumentParser, subcommand: str = "") -> Itera
 
 
 def _names(action: argparse.Action) -> tuple[str, ...]:
-  """With hyphens, and with underscores as absl's flags have (frame.run_parsed takes both)."""
+  """The spellings with hyphens, and with underscores as in absl's flags (frame.run_parsed accepts both)."""
   return tuple(
     dict.fromkeys(way for name in action.option_strings for way in (name, f"--{name[2:].replace('-', '_')}"))
   )
@@ -70,12 +70,12 @@ def _typed(action: argparse.Action) -> str:
 
 
 def screen_width() -> int:
-  """Columns of the terminal, or of COLUMNS; at most 120."""
+  """Columns of the terminal (or the variable COLUMNS), at most 120."""
   return min(shutil.get_terminal_size((120, 50)).columns, 120)
 
 
 def help_text(about: str, declared: Iterable[Declared], width: int) -> str:
-  """What `--help` prints."""
+  """The text that `--help` prints."""
   lines = [inspect.cleandoc(about), "", "Flags:"]
   for flag in declared:
     text = f"{flag.shown}  {flag.help}{' (required)' if flag.required else ''}"
@@ -92,5 +92,5 @@ def _shown(flag: flags.Flag) -> str:
 
 
 def _is_required(flag: flags.Flag) -> bool:
-  """absl keeps that in a validator alone."""
+  """Whether a flag is required, which absl only records in a validator."""
   return any("must have a value other than None" in validator.message for validator in flag.validators)

@@ -1,4 +1,4 @@
-"""Out of memory, of the accelerator or the host: one line with the bytes, and the setting that halves them."""
+"""Reports out-of-memory errors, of the accelerator or the host, in one line with the bytes and a remedy."""
 
 import re
 
@@ -9,10 +9,10 @@ _BYTES = re.compile(r"(?:allocat\w*|memory)\D{0,40}?([\d,.]*\d|\d+\.) ?(bytes|[K
 
 
 def said(error: Exception, setting: str) -> str | None:
-  """The line for an error that says that memory is short; None for any other error.
+  """The message for an out-of-memory error; None for any other error.
 
   Args:
-    setting: what halves the need, in words ("half of --batch_tokens").
+    setting: what halves the memory needed, in words ("half of --batch_tokens").
   """
   text = str(error)
   short = isinstance(error, MemoryError) or (

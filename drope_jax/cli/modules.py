@@ -1,7 +1,7 @@
 """A user's own code, imported by module name or by file.
 
-A file is imported under a name that another program finds again: that of its file, or the dotted one within its
-package. A class that it defines is recorded under this name (`module:Class`) in config.json.
+A file is imported under a name that other programs can import as well: its stem, or its dotted name within its package.
+A class that it defines is recorded under this name (`module:Class`) in config.json.
 """
 
 import importlib
@@ -14,7 +14,7 @@ from typing import Any
 
 from drope_jax.errors import ConfigError, UserError
 
-# What code of a user's may raise. Anything else, such as an exit, passes.
+# Exceptions of a user's code that are reported as such. Others, such as SystemExit, propagate.
 FAULTS = (
   ArithmeticError,
   AssertionError,
@@ -29,7 +29,7 @@ FAULTS = (
   ValueError,
 )
 
-TRACEBACKS = "DROPE_JAX_TRACEBACKS"  # "on": errors in a user's code are printed whole
+TRACEBACKS = "DROPE_JAX_TRACEBACKS"  # "on": errors in a user's code are printed with their traceback
 
 _LOADED: dict[str, ModuleType] = {}
 
@@ -38,7 +38,7 @@ def load(text: str, flag: str) -> ModuleType:
   """The module of a name (`package.module`) or a file (`PATH.py`), imported once.
 
   Raises:
-    ConfigError: it is not there, cannot be imported, or its name belongs to another module; the message names `flag`.
+    ConfigError: it does not exist, cannot be imported, or its name belongs to another module; the message names `flag`.
   """
   file = Path(os.path.expanduser(text)).resolve() if text.endswith(".py") else None
   if file is not None and not file.is_file():
@@ -57,15 +57,15 @@ def load(text: str, flag: str) -> ModuleType:
 
 
 def owner(name: str) -> str | None:
-  """The module that defines a class of this name, of those that were loaded; None if there is none."""
+  """The loaded module that defines a class of this name; None if there is none."""
   return next((module for module, loaded in _LOADED.items() if isinstance(vars(loaded).get(name), type)), None)
 
 
 def get_config(text: str, flag: str) -> Any:
-  """What `get_config(ARG)` of a config file returns, of `FILE[:ARG]`.
+  """The result of `get_config(ARG)` of a config file, given as `FILE[:ARG]`.
 
   Raises:
-    ConfigError: as `load`; or the function is missing or fails.
+    ConfigError: as for `load`, or if the function is missing or fails.
   """
   path, _, argument = text.partition(":")
   if not path.endswith(".py"):
@@ -80,7 +80,7 @@ def get_config(text: str, flag: str) -> Any:
 
 
 def describe(error: Exception, file: Path | None) -> str:
-  """One line: the error, after its line in `file`, unless it is one of ours, which says by itself what is wrong."""
+  """One line: the error, after its line in `file`; for a UserError only its message, which is complete by itself."""
   said = " ".join(str(error.args[0] if isinstance(error, KeyError) and error.args else error).split())
   if isinstance(error, UserError):
     return said
@@ -90,9 +90,9 @@ def describe(error: Exception, file: Path | None) -> str:
 
 
 def blamed(error: Exception) -> str | None:
-  """One line about an error that passed through code of the user's, with the line there; None for any other.
+  """One line about an error that passed through a user's code, with the line there; None for other errors.
 
-  With DROPE_JAX_TRACEBACKS=on it is None for all, so that Python prints the whole.
+  With DROPE_JAX_TRACEBACKS=on it is always None, so that Python prints the traceback.
   """
   if os.environ.get(TRACEBACKS) == "on":
     return None
@@ -111,11 +111,11 @@ def blamed(error: Exception) -> str | None:
 
 
 def _name_of(file: Path) -> str:
-  """The name under which a file is imported; its folder, or that of its package, is made known to Python."""
+  """The name under which to import a file; adds its folder, or that of its package, to sys.path."""
   name, folder = file.stem, file.parent
   while (folder / "__init__.py").exists():
     name, folder = f"{folder.name}.{name}", folder.parent
-  # At the end: nothing that is installed is hidden. Worker processes that Python spawns get the same path.
+  # At the end, so that it does not shadow installed packages. Worker processes that Python spawns get the same path.
   if folder not in [Path(entry or os.curdir).resolve() for entry in sys.path]:
     sys.path.append(str(folder))
   importlib.invalidate_caches()

@@ -1,9 +1,9 @@
-"""Settings from the command line: `--config.A.B=VALUE`, in the terms of a config's fields.
+"""Overrides of config fields on the command line: `--config.A.B=VALUE`.
 
-VALUE is a literal (`3`, `1e-3`, `None`, `(1, 2)`), text where the field is one, or a value by its name, with fields if
-it has some: `Keep`, `PartialDrop(turns=2)`, `RoPE(scaling=YaRN(factor=8, original_context=1024))`; a user's class has
-its module before it, where another has the same name: `my_module.Spiral(rate=2)`. Nothing is evaluated. What is read
-goes through `serialization.from_dict`, and so through every check there is.
+VALUE is a literal (`3`, `1e-3`, `None`, `(1, 2)`), plain text for a string field, or a value by class name, with
+fields: `Keep`, `PartialDrop(turns=2)`, `RoPE(scaling=YaRN(factor=8, original_context=1024))`. A user's class is
+prefixed with its module if its name is ambiguous: `my_module.Spiral(rate=2)`. Nothing is evaluated. The result goes
+through `serialization.from_dict`, and so through all checks.
 """
 
 import ast
@@ -23,13 +23,13 @@ Path = list[str | int]
 
 
 def overridden(config: T, overrides: Iterable[tuple[str, str]]) -> T:
-  """A copy of a config with some fields set, in this order.
+  """A copy of a config with some fields set, in the given order.
 
   Args:
     overrides: pairs of a dotted path ("model.positions.theta", "model.positions.layers[0].window") and a text.
 
   Raises:
-    ConfigError: naming a path that is no field, with the fields there are, or a value that cannot be.
+    ConfigError: naming an unknown field, with those that exist, or an impossible value.
   """
   cls = type(config)
   data = to_dict(config)
@@ -38,7 +38,7 @@ def overridden(config: T, overrides: Iterable[tuple[str, str]]) -> T:
   return from_dict(cls, data)
 
 
-STEP = r"\w+(\[\d+\])*"  # a field, and which item of a tuple it is
+STEP = r"\w+(\[\d+\])*"  # a field, and an index if it is a tuple
 
 
 def _steps(path: str) -> Path:
@@ -49,7 +49,7 @@ def _steps(path: str) -> Path:
 
 
 def _placed(annotation: Any, data: Any, path: Path, text: str, where: str) -> Any:
-  """The plain data of a field of this type, with the text in its place at `path`."""
+  """The plain data of a field of this type, with the value of `text` at `path`."""
   if not path:
     return _read(annotation, text, where)
   step, rest = path[0], path[1:]
@@ -65,7 +65,7 @@ def _placed(annotation: Any, data: Any, path: Path, text: str, where: str) -> An
 
 
 def _class_at(annotation: Any, data: Any, where: str) -> type[Any]:
-  """The class of the value at a place, or, where there is none yet, the only class that may stand there."""
+  """The class of the current value, or, if there is none yet, the only class that the field may hold."""
   classes = classes_of(annotation)
   check(bool(classes), f"{where} is {data!r}, which has no fields")
   if isinstance(data, dict):
@@ -75,7 +75,7 @@ def _class_at(annotation: Any, data: Any, where: str) -> type[Any]:
 
 
 def _defaults(cls: type[Any]) -> dict[str, Any]:
-  """Plain data of a value none of whose fields is given; those without a default are left out."""
+  """The plain data of a class with all defaults; fields without a default are missing."""
   found: dict[str, Any] = {"type": recorded_name(cls)}
   for field in dataclasses.fields(cls):
     if field.default_factory is not dataclasses.MISSING:
@@ -91,12 +91,12 @@ def _check_field(cls: type[Any], name: str, where: str) -> None:
 
 
 def _item(annotation: Any) -> Any:
-  """The type of a tuple's items; None if it is no tuple."""
+  """The type of a tuple's items; None if the type is not a tuple."""
   return next((get_args(one)[0] for one in alternatives(annotation) if get_origin(one) is tuple), None)
 
 
 def _read(annotation: Any, text: str, where: str) -> Any:
-  """The plain data that a text stands for in a field of this type; `from_dict` refuses what does not belong there."""
+  """Parses a text for a field of this type into plain data; `from_dict` refuses wrong types later."""
   allowed = alternatives(annotation)
   if bool in allowed and text.lower() in ("true", "false"):
     return text.lower() == "true"
@@ -111,12 +111,12 @@ def _read(annotation: Any, text: str, where: str) -> Any:
 
 
 def _with_dots(text: str) -> str:
-  """`module:Class`, as config.json records it, as `module.Class`, which is an expression; what is quoted stays."""
+  """Rewrites `module:Class`, as in config.json, to the expression `module.Class`; quoted text is unchanged."""
   return re.sub(r"('[^']*'|\"[^\"]*\")|\b([A-Za-z_][\w.]*):(?=[A-Za-z_])", lambda m: m[1] or f"{m[2]}.", text)
 
 
 def _data(annotation: Any, node: ast.expr, where: str) -> Any:
-  """Plain data of an expression; names are looked up among the classes that this type allows, and nowhere else."""
+  """The plain data of an expression; names are only looked up among the classes that this type allows."""
   classes = classes_of(annotation)
   if classes and isinstance(node, ast.Name | ast.Attribute | ast.Call):
     return _value(classes, node, where)
@@ -141,7 +141,7 @@ def _data(annotation: Any, node: ast.expr, where: str) -> Any:
 
 
 def _value(classes: Mapping[str, type[Any]], node: ast.expr, where: str) -> dict[str, Any]:
-  """Plain data of `Class` or `Class(...)`."""
+  """The plain data of `Class` or `Class(...)`."""
   call = node if isinstance(node, ast.Call) else ast.Call(node, [], [])
   cls = _named(classes, ast.unparse(call.func), where)
   positional = [field.name for field in dataclasses.fields(cls) if not field.kw_only]
@@ -158,9 +158,9 @@ def _value(classes: Mapping[str, type[Any]], node: ast.expr, where: str) -> dict
 
 
 def _named(classes: Mapping[str, type[Any]], written: str, where: str) -> type[Any]:
-  """The class of this name; a user's may be written without its module, if no other has the same name."""
+  """The class with this name; a user's may be written without its module if the name is unambiguous."""
   module, _, name = written.rpartition(".")
   ends = [recorded for recorded in classes if recorded.rpartition(":")[2] == name] if not module else []
-  home = module or ("" if ends or name in classes else owner(name))  # which may define a class of another kind
+  home = module or ("" if ends or name in classes else owner(name))  # it may define a class of another kind
   recorded = f"{home}:{name}" if home else ends[0] if len(ends) == 1 else name
   return find(classes, recorded, f"{where}.type")

@@ -1,4 +1,4 @@
-"""Paths as users write them: `~` is their home, and the URL of a bucket needs the library that reads it."""
+"""Paths as users write them: expands `~`, and checks that URLs of buckets can be read."""
 
 import argparse
 import importlib.util
@@ -9,7 +9,7 @@ from typing import Any
 
 from drope_jax.errors import ConfigError
 
-# What etils' epath reads, and the libraries of which one must be there.
+# The URL schemes that etils' epath reads, and the libraries of which one must be installed.
 _BUCKETS = {
   "gs": ("gcsfs", "tensorflow"),
   "s3": ("s3fs", "tensorflow"),
@@ -20,13 +20,13 @@ _SCHEME = re.compile(r"(\w+)://")
 
 
 def path(text: str, local: bool = False) -> str:
-  """A path or URL with the user's home in place of a leading `~`.
+  """A path or URL, with a leading `~` expanded.
 
   Args:
-    local: whether it must lie on this machine. pathlib would take a URL for a folder named `gs:`.
+    local: whether it must be on this machine; pathlib would take a URL for a folder named `gs:`.
 
   Raises:
-    ConfigError: the path is empty, is a URL where none can be, or needs a library that is missing.
+    ConfigError: the path is empty, is a URL although it must be local, or needs a library that is missing.
   """
   if not text:
     raise ConfigError("a path is empty")
@@ -39,7 +39,7 @@ def path(text: str, local: bool = False) -> str:
 
 
 def argument(text: str) -> str:
-  """`path` of a local one, as the `type` of an argument of argparse."""
+  """`path` with `local`, for the `type` of an argparse argument."""
   try:
     return path(text, local=True)
   except ConfigError as error:
@@ -47,12 +47,12 @@ def argument(text: str) -> str:
 
 
 def expanded(data: Any) -> Any:
-  """The plain data of a config, with the user's home in its texts.
+  """The plain data of a config, with `~` expanded in its strings.
 
-  The library that reads a bucket need not be here: `drope_jax.aot` compiles for machines that read it.
+  Libraries for buckets are not required: `drope_jax.aot` compiles for other machines.
 
   Raises:
-    ConfigError: a text is a URL of no bucket that can be read.
+    ConfigError: a string is a URL with an unknown scheme.
   """
   if isinstance(data, dict):
     return {name: expanded(value) for name, value in data.items()}
@@ -65,7 +65,7 @@ def expanded(data: Any) -> Any:
 
 
 def lacks_library(error: ImportError) -> bool:
-  """Whether fsspec, which reads buckets, has not found the library that it needs."""
+  """Whether the error comes from fsspec, which reads buckets, because it lacks a library."""
   *_, last = traceback.extract_tb(error.__traceback__) or [None]
   return last is not None and "fsspec" in last.filename
 

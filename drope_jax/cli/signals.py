@@ -1,4 +1,4 @@
-"""SIGTERM and Ctrl-C stop a command alike: what was done is kept, and nothing is printed but one line."""
+"""SIGTERM and Ctrl-C both stop a command cleanly: its work is kept, and only one line is printed."""
 
 import contextlib
 import signal
@@ -14,7 +14,7 @@ from drope_jax.interrupts import NAMES
 class Terminated(BaseException):
   """A signal stopped the command; the message says where ("at step 3").
 
-  Like KeyboardInterrupt it is no Exception, which a library might take for an error of its own.
+  Like KeyboardInterrupt, it is not an Exception, so that libraries do not handle it as one of their errors.
   """
 
 
@@ -22,8 +22,8 @@ class Terminated(BaseException):
 def terminable() -> Iterator[None]:
   """SIGTERM and Ctrl-C raise Terminated, unless other code handles them: the training loop does, and saves first.
 
-  A timer raises it again until it arrives, because callbacks from C, such as `__del__`, let no error out. A second
-  Ctrl-C ends the process at once.
+  A timer raises it again until it is delivered, because callbacks from C, such as `__del__`, swallow exceptions. A
+  second Ctrl-C ends the process at once.
   """
   if threading.current_thread() is not threading.main_thread():
     yield
@@ -38,7 +38,7 @@ def terminable() -> Iterator[None]:
       raise Terminated(reason[0])
 
   before = {number: signal.signal(number, terminate) for number in (*NAMES, signal.SIGALRM)}
-  interrupts.unblock()  # where a second start (cpu.py) was not by `python -m`
+  interrupts.unblock()  # in case the restart (cpu.py) was not by `python -m`
   try:
     with interrupts.ends_at_second_ctrl_c():
       yield
@@ -50,7 +50,7 @@ def terminable() -> Iterator[None]:
 
 
 def _swallows(frame: FrameType | None) -> bool:
-  """Whether this code only logs what is raised in it: asyncio, where orbax reads, or JAX's in a garbage collection."""
+  """Whether exceptions raised here would only be logged: in asyncio, as used by orbax, or in JAX's garbage collection."""
   while frame is not None:
     if frame.f_globals.get("__name__", "").startswith(("asyncio.", "jax._src.lib")):
       return True
@@ -59,7 +59,7 @@ def _swallows(frame: FrameType | None) -> bool:
 
 
 def _on_its_way(error: BaseException | None) -> bool:
-  """Whether Terminated has been raised already, so that the code that runs is cleaning up."""
+  """Whether Terminated has already been raised, so that the running code is cleaning up."""
   while error is not None:
     if isinstance(error, Terminated):
       return True
