@@ -1,1 +1,1 @@
-"""Ahead of time: a run's step compiled for accelerators that are not here, its memory, FLOPs and roofline."""
+"""Ahead-of-time compilation of a run's step for accelerators that are not present: memory, FLOPs and roofline."""

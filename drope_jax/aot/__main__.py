@@ -1,20 +1,21 @@
-"""Will it fit, and how fast can it be? A run's real step, compiled for TPUs that are not here.
+"""Will it fit, and how fast can it be? Compiles the actual step of a run for TPUs that are not present.
 
 `python -m drope_jax.aot --config=FILE[:ARG] --topology=v5e:4x4 [--config.NAME=VALUE ...] [--find-batch]
 [--evaluate=65536] [--slices=N] [--json=FILE]`
 
-It needs libtpu (`pip install -e ".[tpu]"`) and no TPU. The compiled program is the one that `drope_jax.train` runs, or
-with `--evaluate=LENGTH` the one of `drope_jax.evaluate.position_losses` on texts of that length, kernels included. A
+It needs libtpu (`pip install -e ".[tpu]"`) but no TPU. The compiled program is the one that `drope_jax.train` runs, or
+with `--evaluate=LENGTH` that of `drope_jax.evaluate.position_losses` on texts of that length, kernels included. The
 topology is that of the chips of one slice: v5p-64 has 64 TensorCores and so 32 chips, v5p:2x4x4; v5e-16 is v5e:4x4.
 
 It prints, for one chip and one step:
-  memory: arguments, temporaries and outputs of the compiled program; donated arguments are counted once.
-  FLOPs: the model's by metrics.flops_per_token (PaLM: all of attention; causal: half; an evaluation is a third of a
-    step), those of the traced program's matrix products (traced_flops.py: loops, recomputation and kernels included),
-    and XLA's own figure, which counts a loop's body once and a Pallas kernel as nothing.
-  collectives: bytes that a chip receives, loops counted as often as they run (traffic.py).
-  roofline: the seconds of each resource alone at its data sheet's rate. The step takes at least the longest of them;
-    the MFU bound is the model's FLOPs in that time over the chips' peak. It is reached if all else is hidden behind it.
+  memory: arguments, temporaries and outputs of the compiled program; donated arguments are counted once. FLOPs: those
+  of the model by metrics.flops_per_token (PaLM: all of attention; causal: half; an evaluation is a third of
+    a step), those of the traced program's matrix products (traced_flops.py: with loops, recomputation and kernels), and
+    XLA's own figure, which counts the body of a loop once and a Pallas kernel as nothing.
+  collectives: bytes that a chip receives, with loops counted as often as they run (traffic.py).
+  roofline: the seconds that each resource needs by itself at the rate of its data sheet. The step takes at least the
+    longest of them; the MFU bound is the model's FLOPs in that time over the chips' peak. It is only reached if
+    everything else overlaps.
 
 Exit status: 0 it fits; 1 it does not, or something failed; 2 bad usage or config.
 """
@@ -52,10 +53,12 @@ TOPOLOGY = flags.DEFINE_string("topology", None, "Chips of one slice: v5e:4x4, v
 MESH = cli.define_mesh("Arrangement of the chips, instead of the config's")
 SLICES = flags.DEFINE_integer("slices", 1, "Slices, joined by config.mesh's dcn_data and dcn_fsdp.", lower_bound=1)
 EVALUATE = flags.DEFINE_integer(
-  "evaluate", None, "The evaluation of texts of so many tokens, not the train step.", lower_bound=1
+  "evaluate", None, "Evaluate texts of this many tokens, instead of the train step.", lower_bound=1
 )
-FIND_BATCH = flags.DEFINE_bool("find_batch", False, "Find the most rows a chip that fit; also --find-batch.")
-JSON = cli.define_path("json", None, "File that the figures are written to as well.", local=True)
+FIND_BATCH = flags.DEFINE_bool(
+  "find_batch", False, "Find the largest number of rows per chip that fits; also --find-batch."
+)
+JSON = cli.define_path("json", None, "File to write the figures to as well.", local=True)
 
 
 def _prepare(run: Run, rows_per_chip: int | None) -> Step:
@@ -135,12 +138,12 @@ def _run() -> None:
   print(report(figures))
   if JSON.value:
     write_json({"command": sys.argv[1:], **figures}, Path(JSON.value))
-  _check_fits(figures)  # last: what it needs, and for what, has been printed
+  _check_fits(figures)  # last, after the report was printed
 
 
 def main() -> None:
   """The command."""
-  jax.config.update("jax_platforms", "cpu")  # somebody else may be using a TPU of this machine
+  jax.config.update("jax_platforms", "cpu")  # a TPU of this machine may be in use by another process
   try:
     _run()
   except DoesNotFit as error:

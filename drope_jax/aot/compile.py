@@ -1,4 +1,4 @@
-"""A run's real step, traced and compiled for TPUs that are not here."""
+"""The actual step of a run, traced and compiled for TPUs that are not present."""
 
 import dataclasses
 import importlib.util
@@ -27,7 +27,7 @@ from drope_jax.training.run import Run, resolve, start_from
 from drope_jax.training.state import abstract_frozen, abstract_state
 from drope_jax.training.step import batch_sharding, jit_train_step, step_number
 
-# When it is loaded, libtpu looks for a TPU and claims it for itself; no TPU is used here.
+# On loading, libtpu would look for a TPU and claim it. With these variables it does not.
 _LIBTPU = {
   "TPU_SKIP_MDS_QUERY": "1",  # do not ask the cloud which TPU this machine has
   "TPU_ACCELERATOR_TYPE": "v5litepod-1",  # a placeholder: the topology that is compiled for does not depend on it
@@ -44,7 +44,7 @@ class DoesNotFit(UserError):
 
 
 def with_model(config: TrainConfig) -> Run:
-  """The run of a config: as `resolve`, or where the checkpoint is not there with the model that it is meant to hold.
+  """The run of a config: as `resolve`, or, if its checkpoint does not exist yet, with the model of InitConfig.model.
 
   Raises:
     ConfigError: if there is neither.
@@ -93,7 +93,7 @@ def trace_train_step(run: Run, mesh: Mesh) -> jax.stages.Traced:
 
 
 def trace_evaluation(run: Run, mesh: Mesh, length: int, rows: int) -> jax.stages.Traced:
-  """The loss of texts of `length` tokens, as `position_losses` measures it. Raises ConfigError as above."""
+  """The loss of texts of `length` tokens, as in `position_losses`. Raises ConfigError as `trace_train_step` does."""
   check_divides(mesh, [("--evaluate", "length", length), ("the number of texts", "batch", rows)])
   params = checkpoint.abstract_params(run.model, mesh)
   with jax.set_mesh(mesh):
@@ -105,16 +105,16 @@ def trace_evaluation(run: Run, mesh: Mesh, length: int, rows: int) -> jax.stages
 
 @dataclasses.dataclass(frozen=True)
 class Step:
-  """A traced step, and what the report says of it."""
+  """A traced step, and what its report needs."""
 
-  traced: Any
+  traced: Any  # jax.stages.Traced
   mesh: Mesh
   chip: Chip
-  shape: tuple[int, ...]  # of a slice
-  rows: int
-  length: int
-  flops: dict[str, float]  # by convention, over all chips
-  model_sizes: tuple[int, ...]
+  shape: tuple[int, ...]  # of a slice, in chips
+  rows: int  # of the global batch
+  length: int  # tokens of a row
+  flops: dict[str, float]  # of the model, by convention, over all chips
+  model_sizes: tuple[int, ...]  # all sizes in the ModelConfig
   at_length: Callable[[int], Any]  # the same step, traced for another length
 
 

@@ -1,4 +1,4 @@
-"""The figures of a compiled step, of one chip: memory, FLOPs, traffic, a roofline; and the lines a person reads."""
+"""The figures of a compiled step, per chip: memory, FLOPs, traffic and roofline; and a readable report of them."""
 
 from typing import Any
 
@@ -14,7 +14,7 @@ GIB = 2**30
 
 
 def describe(step: Step, compiled: Any, seconds: float) -> dict[str, Any]:
-  """The figures of a compiled step."""
+  """The figures of a compiled step, as JSON data; bytes and seconds are per chip and step."""
   memory, program = compiled.memory_analysis(), hlo.parse(compiled.as_text())
   chips = step.mesh.size
   traced = traced_flops(step.traced.jaxpr)
@@ -57,10 +57,10 @@ def describe(step: Step, compiled: Any, seconds: float) -> dict[str, Any]:
 
 
 def _square_buffers(step: Step, program: hlo.Program) -> list[str]:
-  """Types of buffers with two dimensions of the length, or with one of the length and one of a device's share of it.
+  """Types of buffers with two dimensions of the length, or with the length and a device's share of it.
 
-  If a size of the model happens to equal the length, shapes cannot tell them apart: the step is then traced for another
-  length and its arrays are searched instead; they include all buffers of the compiled program.
+  If a size of the model happens to equal the length, shapes alone do not show which it is: the step is then traced for
+  another length and its arrays are searched instead; they include all buffers of the compiled program.
   """
   cuts = (1, num_shards("length", step.mesh), divisor("length", step.mesh))
 
@@ -77,11 +77,12 @@ def _square_buffers(step: Step, program: hlo.Program) -> list[str]:
 
 
 def fits(figures: dict[str, Any]) -> bool:
+  """Whether the peak memory is at most that of a chip."""
   return figures["peak"] <= figures["hbm"]
 
 
 def report(figures: dict[str, Any]) -> str:
-  """The figures as lines for a person."""
+  """The figures as lines of text."""
   gib = {name: f"{figures[name] / GIB:.2f}" for name in ("arguments", "temporaries", "outputs", "aliased", "program")}
   flops, times, chips = figures["model_flops"], figures["seconds"], figures["chips"]
 

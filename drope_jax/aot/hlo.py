@@ -1,7 +1,7 @@
-"""Compiled HLO text, read for what XLA's own cost analysis leaves out: how often each loop runs.
+"""Parses compiled HLO text for what XLA's own cost analysis ignores: how often each loop runs.
 
 XLA counts the body of a loop once, so a scan over 24 layers looks 24 times too cheap. Here every computation is counted
-as often as it runs. How often that is follows from a loop's condition (index < constant), start and step.
+as often as it runs, which follows from a loop's condition (index < constant), start and step.
 """
 
 import itertools
@@ -23,7 +23,7 @@ class Shape(NamedTuple):
 
   dtype: str
   dims: tuple[int, ...]
-  in_hbm: bool  # or in the chip's own faster memories
+  in_hbm: bool  # False: in one of the chip's faster memories
 
   @property
   def bytes(self) -> int:
@@ -34,7 +34,7 @@ class Instruction(NamedTuple):
   """One line of a computation."""
 
   name: str
-  shapes: tuple[Shape, ...]  # of the result; several for a tuple
+  shapes: tuple[Shape, ...]  # of the result; several if it is a tuple
   opcode: str
   operands: tuple[str, ...]
   text: str  # from the operands on
@@ -53,7 +53,7 @@ class Program(NamedTuple):
 
 
 def parse(text: str) -> Program:
-  """Reads the text of a compiled module (`compiled.as_text()`)."""
+  """Parses the text of a compiled module (`compiled.as_text()`)."""
   computations: dict[str, list[Instruction]] = {}
   entry, current = "", None
   for line in text.splitlines():
@@ -69,7 +69,7 @@ def parse(text: str) -> Program:
 
 
 def shapes(text: str) -> Iterator[Shape]:
-  """The arrays that a result type names. A layout's S(n), n > 0, is a memory other than HBM."""
+  """The arrays in a result type. S(n) with n > 0 in a layout is a memory other than HBM."""
   for dtype, dims, layout in _SHAPE.findall(text):
     yield Shape(dtype, tuple(int(size) for size in dims.split(",") if size), not re.search(r"S\([1-9]", layout or ""))
 
@@ -78,7 +78,7 @@ def shapes(text: str) -> Iterator[Shape]:
 
 
 def trips(program: Program, loop: Instruction, within: list[Instruction]) -> int | None:
-  """How often the body of a while instruction runs; None if the text does not tell."""
+  """How often the body of a while instruction runs; None if that cannot be determined."""
   if known := loop.attribute(r"known_trip_count\D*(\d+)"):
     return int(known)
   condition = program.computations[loop.attribute(r"condition=%?([\w.-]+)") or ""]
@@ -114,7 +114,7 @@ def _operand(instructions: list[Instruction], name: str, place: int) -> str | No
 
 
 def _traced_constant(instructions: list[Instruction], name: str | None) -> int | None:
-  """The constant that a value is, through copies of it."""
+  """The value of a constant, followed through copies; None if it is not constant."""
   value = _find(instructions, name)
   while value is not None and value.opcode in ("copy", "bitcast", "copy-done", "copy-start"):
     value = _find(instructions, value.operands[0])
@@ -122,7 +122,7 @@ def _traced_constant(instructions: list[Instruction], name: str | None) -> int |
 
 
 def _step(body: list[Instruction], name: str | None, place: str) -> int | None:
-  """By how much one run of the body raises its index."""
+  """The amount that one run of the body adds to its index; None if that cannot be determined."""
   value, step = _find(body, name), 0
   while value is not None:
     if value.opcode == "get-tuple-element":
@@ -170,7 +170,7 @@ def runs(program: Program) -> tuple[Counter[str], int]:
 
 
 def executed(program: Program) -> Iterator[tuple[Instruction, int]]:
-  """The instructions whose results are buffers, with how often each runs: all but what lies inside of fusions."""
+  """The instructions whose results are buffers, which are those outside of fusions, and how often each runs."""
   counts, _ = runs(program)
   inside = {
     name
@@ -184,4 +184,5 @@ def executed(program: Program) -> Iterator[tuple[Instruction, int]]:
 
 
 def instructions(program: Program) -> Iterator[Instruction]:
+  """All instructions of a program."""
   return itertools.chain.from_iterable(program.computations.values())

@@ -1,4 +1,4 @@
-"""A roofline: the rates of a TPU chip, the work of a step, and the seconds that each resource takes for it."""
+"""The roofline model: the rates of a TPU chip, the work of a step, and the seconds that each resource needs."""
 
 import dataclasses
 import math
@@ -15,8 +15,8 @@ class Chip:
   device_kind: str
   hbm_rate: float
   link_rate: float  # of one link to a neighbour (ICI)
-  dcn_rate: float  # a chip's share of its host's network, which joins slices
-  torus_from: int  # a dimension of a slice with a multiple of so many chips is closed to a ring
+  dcn_rate: float  # a chip's share of its host's network, which connects slices
+  torus_from: int  # a dimension of a slice is a ring if its size is a multiple of this
 
   @property
   def flops(self) -> float:
@@ -28,9 +28,9 @@ class Chip:
     return MEMORY[self.device_kind]
 
   def ici_rate(self, shape: Sequence[int]) -> float:
-    """Bytes per second that a chip receives over all its links, in a slice of this shape, where it has the fewest.
+    """Bytes per second that a chip can receive over its links, for the chip with the fewest links in such a slice.
 
-    An open dimension has chips with one neighbour in it, and a ring two: the slowest chip sets the pace.
+    In an open dimension some chips have only one neighbour, in a ring all have two; the slowest chip sets the pace.
     """
     links = [0 if size == 1 else 2 if size % self.torus_from == 0 else 1 for size in shape]
     return self.link_rate * sum(links)
@@ -48,16 +48,16 @@ CHIPS = {
 
 @dataclasses.dataclass(frozen=True)
 class Work:
-  """What one chip does in one step."""
+  """The work of one chip in one step."""
 
-  flops: float  # of matrix products, recomputed ones too
+  flops: float  # of matrix products, including recomputed ones
   hbm_bytes: float
   ici_bytes: float  # received
   dcn_bytes: float = 0.0
 
 
 def roofline(work: Work, chip: Chip, shape: Sequence[int]) -> dict[str, float]:
-  """Seconds that each resource needs for `work`; a step takes at least the largest, if all else hides behind it."""
+  """Seconds that each resource needs for `work`; a step takes at least the largest, even if all of them overlap."""
   ici = chip.ici_rate(shape)
   return {
     "compute": work.flops / chip.flops,

@@ -1,4 +1,4 @@
-"""FLOPs of a traced program's matrix products: loops counted as often as they run, recomputation and kernels too."""
+"""FLOPs of the matrix products of a traced program, including loops, recomputation and kernels."""
 
 import math
 from collections.abc import Container
@@ -8,17 +8,17 @@ from jax.extend.core import ClosedJaxpr, Jaxpr
 
 
 class Traced(NamedTuple):
-  """FLOPs over all devices, and the number of loops of unknown length, whose bodies are counted once."""
+  """FLOPs over all devices, and the number of loops of unknown length, whose bodies were counted once."""
 
   flops: float
   unknown_loops: int
 
 
 def traced_flops(jaxpr: Any) -> Traced:
-  """FLOPs of all matrix products in a jaxpr, 2 for a multiplication and its addition.
+  """FLOPs of all matrix products in a jaxpr, counting a multiply-add as 2.
 
-  A causal kernel (splash) counts the blocks that it does not skip. Windows are not modelled: the count is then an
-  overestimate.
+  For a causal kernel (splash), only the blocks that it does not skip count. Windows are not modelled: the count is then
+  an overestimate.
   """
   total, unknown = 0.0, 0
   for equation in _open(jaxpr).eqns:
@@ -49,15 +49,15 @@ def traced_flops(jaxpr: Any) -> Traced:
 
 
 def visible_blocks(keys: int) -> float:
-  """The share of (query block, key block) pairs that the causal mask leaves in rows of this many blocks.
+  """The fraction of (query block, key block) pairs that a causal mask leaves, for rows of this many blocks.
 
-  Of each device's pairs, where rows are split over several: see attention/context_parallel.py.
+  If rows are split over devices, each device has the same fraction: see attention/context_parallel.py.
   """
   return (keys + 1) / (2 * keys)
 
 
 def traced_squares(jaxpr: Any, length: int, others: Container[int]) -> list[str]:
-  """Types of a traced program's arrays, outside of kernels, with a dimension of `length` and another of `others`."""
+  """Types of arrays in a traced program, outside of kernels, with dimensions of `length` and of one of `others`."""
   found = set()
   for equation in _open(jaxpr).eqns:
     for variable in equation.outvars:

@@ -1,4 +1,4 @@
-"""What a compiled program moves: the bytes of its collectives, those to and from HBM, and its square buffers."""
+"""The data movement of a compiled program: bytes of its collectives and to and from HBM; and its square buffers."""
 
 import math
 import re
@@ -9,12 +9,12 @@ from typing import NamedTuple
 from drope_jax.aot.hlo import Instruction, Program, executed, instructions, runs
 
 COLLECTIVES = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "collective-permute")
-# Results of these are not written: they name, group or wait for what others have written.
+# These instructions write nothing: they only name, group or wait for the results of others.
 _FREE = ("parameter", "constant", "tuple", "get-tuple-element", "bitcast", "while", "conditional", "call", "after-all")
 
 
 class Collectives(NamedTuple):
-  """Bytes that one chip receives in one step, by kind; within a slice and between slices."""
+  """Bytes that one chip receives in one step, by kind of collective: within a slice (ICI) and between slices (DCN)."""
 
   ici: Counter[str]
   dcn: Counter[str]
@@ -25,7 +25,7 @@ _IOTA = re.compile(r"replica_groups=\[([\d,]+)\]<=\[([\d,]+)\](?:T\(([\d,]+)\))?
 
 
 def group(instruction: Instruction) -> list[int]:
-  """One of the groups of devices (numbers of partitions) that a collective joins; empty if it is not to be read."""
+  """One of the groups of devices (partition numbers) of a collective; empty if it cannot be parsed."""
   if mesh := _MESH.search(instruction.text):
     sizes = {name: int(size) for name, size in re.findall(r"'([^']+)'=(\d+)", mesh.group(1))}
     places, stride = [0], math.prod(sizes.values())
@@ -47,7 +47,7 @@ def _numbers(text: str) -> list[int]:
 
 
 def _iota(place: int, dims_text: str, order_text: str | None) -> int:
-  """The number at `place` of 0, 1, 2 ... laid out in rows of these dimensions, then transposed to this order."""
+  """Element `place` of iota(dims) transposed to `order`, both as text of HLO."""
   dims = _numbers(dims_text)
   order = _numbers(order_text) if order_text else list(range(len(dims)))
   number = 0
@@ -58,9 +58,9 @@ def _iota(place: int, dims_text: str, order_text: str | None) -> int:
 
 
 def received(kind: str, size: int, members: int) -> float:
-  """Bytes that a chip receives in a collective among `members`, whose largest array on a chip has `size` bytes.
+  """Bytes that a chip receives in a collective among `members` chips, whose largest array on a chip has `size` bytes.
 
-  As a ring does it, which no algorithm undercuts: all-reduce is a reduce-scatter and an all-gather.
+  This assumes ring algorithms, which are optimal in bytes: all-reduce is a reduce-scatter and an all-gather.
   """
   if kind == "collective-permute":
     return size
@@ -68,10 +68,10 @@ def received(kind: str, size: int, members: int) -> float:
 
 
 def collectives(program: Program, slice_of: Callable[[int], int] = lambda partition: 0) -> Collectives:
-  """The collectives of a step. A split one appears several times under one channel, and is counted once.
+  """The collectives of a step. A collective that is split appears several times with one channel, and counts once.
 
   Args:
-    slice_of: partition -> its slice.
+    slice_of: maps a partition number to its slice.
   """
   counts, _ = runs(program)
   found: dict[str, tuple[str, float, bool]] = {}
@@ -79,7 +79,7 @@ def collectives(program: Program, slice_of: Callable[[int], int] = lambda partit
     for instruction in computation:
       transfer = instruction.attribute(r'_xla_megascale_transfer_type="(\w+)"')
       if instruction.opcode == "recv" and transfer:
-        # Between slices the hosts' runtime carries, and sums up, what the chips hand over.
+        # Between slices, the runtime of the hosts transfers and reduces the data of the chips.
         kind = transfer.lower().replace("_", "-")
         found[instruction.name] = (kind, instruction.shapes[0].bytes * counts[name], True)
         continue
@@ -109,9 +109,9 @@ def collectives(program: Program, slice_of: Callable[[int], int] = lambda partit
 
 
 def hbm_bytes(program: Program) -> int:
-  """Bytes to and from HBM in a step, if every buffer is written once and read once: a low estimate.
+  """Bytes to and from HBM in a step, assuming that every buffer is written once and read once: a lower estimate.
 
-  What is updated in place counts by the update; what is prefetched into faster memory counts as one read.
+  In-place updates count by the size of the update; prefetches into faster memory count as one read.
   """
   total = 0
   for instruction, times in executed(program):
@@ -131,7 +131,7 @@ def hbm_bytes(program: Program) -> int:
 
 
 def _update(program: Program, instruction: Instruction) -> int | None:
-  """Bytes that a dynamic-update-slice, or a fusion that ends in some, writes."""
+  """Bytes written by a dynamic-update-slice, or by a fusion that contains some; None for others."""
   called = program.computations.get(instruction.attribute(r"calls=%?([\w.-]+)") or "", [])
   inner = [instruction] if instruction.opcode == "dynamic-update-slice" else called
   updates = [i for i in inner if i.opcode == "dynamic-update-slice"]
@@ -140,7 +140,7 @@ def _update(program: Program, instruction: Instruction) -> int | None:
 
 
 def square_buffers(program: Program, length: int, others: Container[int]) -> list[str]:
-  """Types of buffers with a dimension of `length` and another of one of `others`."""
+  """Types of buffers with a dimension of `length` and another dimension of `others`."""
   found = set()
   for instruction, _ in executed(program):
     for shape in instruction.shapes:

@@ -50,7 +50,7 @@ def terminable() -> Iterator[None]:
 
 
 def _swallows(frame: FrameType | None) -> bool:
-  """Whether exceptions raised here would only be logged: in asyncio, as used by orbax, or in JAX's garbage collection."""
+  """Whether exceptions raised here would only be logged: in asyncio (used by orbax), or in a callback of JAX."""
   while frame is not None:
     if frame.f_globals.get("__name__", "").startswith(("asyncio.", "jax._src.lib")):
       return True

@@ -1,1 +1,1 @@
-"""The parts of a run that train.py puts together: what it is, its first state, one step, what it says of itself."""
+"""The parts of a training run, which train.py puts together."""

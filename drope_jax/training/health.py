@@ -1,7 +1,7 @@
-"""Whether the numbers of a run are fit to be kept: finite, and of a size that training has.
+"""Checks that the numbers of a run are finite and of a plausible size.
 
-A loss or gradient that is not finite is found when a step is recorded; the weights and the optimizer's state are looked
-at before each save, so that no checkpoint holds NaN or 1e15. What was seen goes to a file in the workdir.
+A loss or gradient that is not finite is found when a step is recorded. The weights and the optimizer state are checked
+before each save, so that no checkpoint holds NaN or 1e15. The evidence is written to a file in the workdir.
 """
 
 import collections
@@ -20,15 +20,15 @@ from etils import epath
 from drope_jax.checkpoint import TrainState
 from drope_jax.files import replace_whole, writing
 
-# Above these, which healthy training stays far below, a number is taken for ruined. A model that has just lost its
-# positional embedding has a loss of some 10 nats, and weights reach some 1e3.
+# Limits far above healthy training: a model that has just lost its positional embedding has a loss of about 10 nats,
+# and weights reach about 1e3.
 LARGEST = {"loss": 1e4, "gradient norm": math.inf, "weights": 1e6, "optimizer state": 1e12}
 FOLDER = "ruined"  # of the workdir
 _KEPT_BYTES = 256 << 20  # of batches since the last record
 
 
 class Ruined(FloatingPointError):
-  """Numbers that are not fit to be kept; `step` is the first that is known to have them."""
+  """Numbers that are not finite or far too large; `step` is the first step that is known to have them."""
 
   def __init__(self, message: str, step: int):
     super().__init__(message)
@@ -36,7 +36,7 @@ class Ruined(FloatingPointError):
 
 
 def check(name: str, value: float, step: int) -> None:
-  """Raises Ruined if a number, called as in LARGEST, is not finite or too large."""
+  """Raises Ruined if a number is not finite, or above its limit in LARGEST."""
   if not math.isfinite(value):
     raise Ruined(f"the {name} at step {step} is {value}", step)
   if value > LARGEST[name]:
@@ -44,7 +44,7 @@ def check(name: str, value: float, step: int) -> None:
 
 
 def check_state(state: TrainState, step: int) -> None:
-  """`check` of the largest weight and the largest entry of the optimizer's state: reads both once, on the devices."""
+  """`check` of the largest weight and the largest entry of the optimizer state, computed on the devices."""
   for name, value in jax.device_get(_largest(state)).items():
     check(name, float(value), step)
 
@@ -66,29 +66,29 @@ def _is_real(leaf: Any) -> bool:
 
 @dataclasses.dataclass
 class Evidence:
-  """The batches since the last record, as far as they fit into memory, for the file of a run that is ruined."""
+  """Keeps the batches since the last record, up to _KEPT_BYTES, to write them to a file if the run is ruined."""
 
   workdir: epath.Path
   _batches: collections.deque[tuple[int, dict[str, np.ndarray]]] = dataclasses.field(default_factory=collections.deque)
   _bytes: int = 0
 
   def add(self, step: int, batch: dict[str, np.ndarray]) -> None:
-    """The rows that this host has read for a step, from 1 on."""
+    """Keeps the rows that this host has read for a step (counted from 1)."""
     self._batches.append((step, batch))
     self._bytes += _size(batch)
     while self._bytes > _KEPT_BYTES and len(self._batches) > 1:
       self._bytes -= _size(self._batches.popleft()[1])
 
   def forget(self, up_to: int) -> None:
-    """A record has been written: the steps up to this one were fine."""
+    """Drops the batches of the steps up to this one, after their record was written."""
     while self._batches and self._batches[0][0] <= up_to:
       self._bytes -= _size(self._batches.popleft()[1])
 
   def write(self, step: int, last: int, reports: Iterable[Mapping[str, Any]], state: TrainState) -> epath.Path:
-    """Writes `ruined/step_STEP[.HOST].npz`, to be read with numpy.load; returns its path.
+    """Writes `ruined/step_STEP[.HOST].npz`, for numpy.load, and returns its path.
 
     It holds `step`, the arrays of that step's batch as this host read them (`batch/tokens` ...), `loss/STEP` and
-    `grad_norm/STEP` of the steps since the last record, and the norms of every weight and moment after the `last` step
+    `grad_norm/STEP` of the steps since the last record, and the norms of all weights and moments after step `last`
     (`norm/params/...`).
 
     Args:

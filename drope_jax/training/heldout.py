@@ -25,14 +25,14 @@ Array = jax.Array
 logger = logging.getLogger(__name__)
 
 SPLIT = "heldout"
-GROUPS = 8  # of documents, in a record: enough for an interval, and few numbers
+GROUPS = 8  # groups of documents in a record: enough for a confidence interval, with few numbers
 
 
 class HeldOut:
-  """As many documents as `config.eval_documents` says, on the devices, and the program that measures them.
+  """The held-out documents, on the devices, and the program that measures their loss.
 
-  The same documents are read at every extension: the first extension * context tokens of each. At a step of a fade the
-  model has the frequencies of that step.
+  The same documents are used at every extension: the first extension * context tokens of each. During a fade the model
+  has the frequencies of the current step.
   """
 
   def __init__(self, run: Run, tokenizer: Tokenizer, mesh: Mesh):
@@ -63,7 +63,7 @@ class HeldOut:
       )
 
   def _deal_out(self, tokens_NS: np.ndarray, extension: int, at_once: int) -> list[Array]:
-    """Batches of rows, no larger than those of training; zeros fill up the last one."""
+    """Batches of rows, no larger than those of training; the last one is padded with zeros."""
     length = extension * self._context
     rows = round_up_to_shards(min(max(at_once // length, 1), len(tokens_NS)), "batch")
     count = -(-len(tokens_NS) // rows)
@@ -78,8 +78,8 @@ class HeldOut:
   def measure(self, params: Params, step: int) -> list[dict[str, Any]]:
     """The records of the weights after `step` steps: one per extension, `loss` in nats per token.
 
-    The spread of `loss_by_group` (see `group_means`) gives the loss an interval over documents, and the difference
-    from a run that read the same documents a paired one.
+    The spread of `loss_by_group` (see `group_means`) gives a confidence interval over documents for the loss, and a
+    paired one for the difference from another run with the same documents.
     """
     at, made = step_number(step), []
     for extension, batches in self._batches.items():
@@ -92,9 +92,9 @@ class HeldOut:
 
 
 def group_means(losses_N: np.ndarray) -> list[float]:
-  """The means of GROUPS groups of documents, or of each document if there are fewer, to seven digits.
+  """The means of GROUPS groups of documents, or of each document if there are fewer, rounded to seven digits.
 
-  Group g has the documents g, g + GROUPS, g + 2 * GROUPS and so on.
+  Group g consists of the documents g, g + GROUPS, g + 2 * GROUPS and so on.
   """
   return [float(f"{losses_N[first::GROUPS].mean():.7g}") for first in range(min(GROUPS, len(losses_N)))]
 

@@ -1,4 +1,4 @@
-"""What a run says: its first lines, and the records of its steps."""
+"""The log of a run: its first lines, and the records of its steps."""
 
 import logging
 import math
@@ -24,7 +24,7 @@ logger = logging.getLogger(__name__)
 
 
 def introduce(run: Run, tokenizer: Tokenizer, mesh: Mesh) -> None:
-  """One line each: the model, the devices, the data. Where the weights come from is said where they are made."""
+  """Logs one line each about the model, the devices and the data."""
   config, model = run.config, run.model
   axes = ", ".join(f"{axis} {size}" for axis, size in mesh.shape.items() if size > 1) or "one device"
   positions = f"positions {model.positions}"
@@ -36,7 +36,7 @@ def introduce(run: Run, tokenizer: Tokenizer, mesh: Mesh) -> None:
 
 
 def describe_data(run: Run, tokenizer: Tokenizer) -> str:
-  """How much there is, and how often the run reads it; tokens are estimated from some of the documents."""
+  """The size of the data, estimated from some documents, and how many epochs the run reads."""
   data = run.config.data
   documents, tokens = estimated_size(data, tokenizer)
   read = run.config.steps * data.batch_size * data.context
@@ -48,7 +48,7 @@ def describe_data(run: Run, tokenizer: Tokenizer) -> str:
 
 
 def announce_compilation(run: Run, heldout: str | None) -> None:
-  """What is compiled next, which may take minutes."""
+  """Logs what is compiled next, which may take minutes."""
   config, compute = run.config, run.config.compute
   what = f"{config.data.batch_size // config.optim.accumulation} x {config.data.context} tokens"
   times = f" in {config.optim.accumulation} micro-batches" if config.optim.accumulation > 1 else ""
@@ -64,42 +64,42 @@ def announce_compilation(run: Run, heldout: str | None) -> None:
 
 
 class TrainLog:
-  """The records of a run: metrics.jsonl, the trackers, and the line that a person reads.
+  """Writes the records of a run: metrics.jsonl, the trackers, and the progress line.
 
-  Reports of steps stay on the devices until a record is written, so that nothing waits for a step before that.
+  Reports of steps stay on the devices until a record is written, so that the host does not wait for each step.
   """
 
   def __init__(self, run: Run, workdir: epath.Path, step: int, tokens: int, seconds: float, skipped: int = 0):
-    """Args: the step that the run goes on from, and its tokens, seconds and skipped updates so far."""
+    """Args: the step that the run continues from, and its tokens, seconds and skipped updates so far."""
     config = run.config
     self._run = run
     self.tokens, self.skipped, self._clock = tokens, skipped, _Clock(seconds)
-    self.reports: list[dict[str, Any]] = []  # of the steps of the last record, on this host
+    self.reports: list[dict[str, Any]] = []  # of the steps of the last record, copied to this host
     self._schedule = learning_rate(config.optim, config.steps)
     self._pending: list[dict[str, Any]] = []
-    self._waits: list[float] = []  # seconds, one for each step that is not recorded yet
+    self._waits: list[float] = []  # seconds, one per step that is not recorded yet
     self._trackers: list[metrics.Tracker] = []
     if jax.process_index() == 0:
       self._trackers = metrics.open_trackers(config.trackers, workdir, to_dict(config), step)
 
   @property
   def seconds(self) -> float:
-    """Of training, over all starts of the run."""
+    """Seconds of training, over all starts of the run."""
     return self._clock.total
 
   def wait_for(self, data: Iterator[Any]) -> Any:
-    """The next batch of this host; how long it took is part of the next record."""
+    """The next batch of this host; the time waited for it goes into the next record."""
     start = time.monotonic()
     batch = next(data)
     self._waits.append(time.monotonic() - start)
     return batch
 
   def add(self, report: dict[str, Any]) -> None:
-    """Takes the report of a step that was dispatched, for the next record."""
+    """Adds the report of a dispatched step to the next record."""
     self._pending.append(report)
 
   def evaluated(self, records: list[dict[str, Any]], elapsed: float) -> None:
-    """Writes records of the held-out loss, whose seconds do not count for the speed of training."""
+    """Writes records of the held-out loss, whose time does not count for the speed of training."""
     self._clock.leave_out(elapsed)
     tokens = self.tokens + round(sum(float(report["tokens"]) for report in self._pending))
     self._write([{"step": record["step"], "tokens": tokens, **record} for record in records])
@@ -107,7 +107,7 @@ class TrainLog:
     logger.info("step %d/%d  held-out loss  %s", records[0]["step"], self._run.config.steps, losses)
 
   def write(self, step: int) -> None:
-    """Writes the record of the steps since the last one, up to `step`; their losses are averaged by tokens.
+    """Writes the record of the steps since the last record, up to `step`; losses are averaged over tokens.
 
     Raises:
       Ruined: if the loss or the gradient of a step is not finite (or far too large), and was not skipped.
@@ -121,9 +121,9 @@ class TrainLog:
     tokens = [float(report["tokens"]) for report in done]
     read = sum(float(report["tokens"]) for report in self.reports)
     self.tokens += round(read)
-    if not done:  # the next record counts them
+    if not done:  # they count for the next record
       return
-    if not sum(tokens):  # documents of one token each, behind a document mask: there is no loss
+    if not sum(tokens):  # only documents of one token, with a document mask: there is no loss
       logger.warning("the %d steps up to step %d had nothing to predict", len(done), step)
       return
     loss, grad_norm = _mean([report["loss"] for report in done], tokens), float(done[-1]["grad_norm"])
@@ -135,7 +135,7 @@ class TrainLog:
       "tokens": self.tokens,
       "loss": loss,
       "grad_norm": grad_norm,
-      "learning_rate": float(self._schedule(step - 1 - self.skipped)),  # a skipped update does not count for it
+      "learning_rate": float(self._schedule(step - 1 - self.skipped)),  # skipped updates do not advance the schedule
       "tokens_per_second": speed,
       "mfu": None if speed is None else metrics.mfu(speed, self._flops_per_token(step, len(self.reports))),
       "seconds": self.seconds,
@@ -153,7 +153,7 @@ class TrainLog:
       logger.info(metrics.progress_line(record, config.steps, eta))
 
   def _check_steps(self, step: int) -> None:
-    """Counts the updates that were skipped, a line for each. Raises Ruined at the first step that `write` refuses."""
+    """Counts and logs skipped updates. Raises Ruined at the first step that is ruined and was not skipped."""
     allowed = self._run.config.skip_updates
     for number, report in enumerate(self.reports, step - len(self.reports) + 1):
       loss, grad_norm = float(report["loss"]), float(report["grad_norm"])
@@ -164,7 +164,7 @@ class TrainLog:
           *(number, loss, grad_norm, self.skipped, allowed),
         )
         continue
-      # The loss is of the weights before the update: a gradient that is not finite would be saved with a fine loss.
+      # The loss is computed before the update, so it may be finite although the gradient is not.
       check("loss", loss, number)
       check("gradient norm", grad_norm, number)
       if report.get("skipped"):
@@ -180,7 +180,7 @@ class TrainLog:
     return sum(waits) / count
 
   def _flops_per_token(self, step: int, count: int) -> float:
-    """The mean of the `count` steps up to `step`, a teacher's forward passes included."""
+    """The mean over the `count` steps up to `step`, including a teacher's forward passes."""
     run, config = self._run, self._run.config
     steps = range(step - count, step)
     return metrics.objective_flops_per_token(
@@ -198,7 +198,7 @@ def _mean(values: list[Any], weights: list[float]) -> float:
 
 
 def _mean_where_computed(values: list[Any], weights: list[float]) -> float | None:
-  """The mean over the steps that computed this metric, which is NaN at the others; None if no step did."""
+  """The mean over the steps that computed this metric (it is NaN at others); None if no step did."""
   found = [(value, weight) for value, weight in zip(values, weights, strict=True) if not math.isnan(value)]
   return _mean(*map(list, zip(*found, strict=True))) if sum(weight for _, weight in found) else None
 
@@ -215,10 +215,11 @@ class _Clock:
     return self._before + time.monotonic() - self._start
 
   def leave_out(self, elapsed: float) -> None:
-    """Seconds of the current lap that were not training."""
+    """Excludes seconds of the current lap that were not training."""
     self._last += elapsed
 
   def lap(self) -> float:
+    """Seconds since the last lap; starts the next one."""
     now = time.monotonic()
     elapsed, self._last = now - self._last, now
     self.laps += 1

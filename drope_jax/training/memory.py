@@ -1,4 +1,4 @@
-"""Whether a run can fit into memory at all: a lower bound, so that what is refused could not have run."""
+"""A lower bound on the memory of a run, which refuses only runs that could not have worked."""
 
 import math
 import os
@@ -13,11 +13,11 @@ from drope_jax.training.run import Run
 
 
 def check_memory(run: Run, mesh: Mesh) -> None:
-  """Raises ConfigError, with the bytes and the setting that halves them, for a run that cannot fit.
+  """Raises ConfigError, with the bytes and the settings that reduce them, for a run that cannot fit.
 
-  Counted are the weights with their gradients (float32, cut over all devices), one layer's activations of a micro-batch
-  (bfloat16, likewise), and the token ids of a step's rows on their host. The optimizer, the
-  other layers and the logits are not counted: a run that passes may still be too large.
+  It counts the weights with their gradients (float32, sharded over all devices), the activations of one layer for a
+  micro-batch (bfloat16, likewise), and the token ids of a step's rows on their host. The optimizer, the other layers
+  and the logits are not counted, so a run that passes may still be too large.
   """
   data, model = run.config.data, run.model
   here = device_memory(mesh)
@@ -46,7 +46,7 @@ def check_memory(run: Run, mesh: Mesh) -> None:
 
 
 def device_memory(mesh: Mesh) -> int | None:
-  """Bytes of one device of a mesh; None if they are not known. The devices of a CPU share the host's."""
+  """Memory of one device of a mesh in bytes; None if it is unknown. CPU devices share the host's memory."""
   device = mesh.devices.flat[0]
   if device.platform == "cpu":
     return host_memory() // jax.local_device_count()
@@ -54,7 +54,7 @@ def device_memory(mesh: Mesh) -> int | None:
 
 
 def host_memory() -> int:
-  """Bytes of this machine's memory."""
+  """Memory of this machine in bytes."""
   return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 

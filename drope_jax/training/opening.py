@@ -1,7 +1,7 @@
-"""How a workdir becomes a run's: the order of its documents, its lock and config.json, the step that it goes on from.
+"""Opening a run's workdir: the order of its documents, its lock and config.json, and the step to continue from.
 
-All hosts look before the first writes, so that all of them refuse or none does. Nothing is written before the run has a
-state, so that a start which fails until then changes nothing.
+All hosts check the workdir before the first one writes, so that either all of them refuse or none does. Nothing is
+written before the run has a state, so that a start which fails earlier changes nothing.
 """
 
 import contextlib
@@ -31,7 +31,7 @@ CONFIG, METRICS = "config.json", "metrics.jsonl"
 
 
 def with_order(run: Run, workdir: epath.Path) -> Run:
-  """The run with the order of its documents settled: as the workdir has recorded it, or for a run that starts."""
+  """The run with its order of documents filled in: as recorded in the workdir, or chosen for a new run."""
   path, config = workdir / CONFIG, run.config
   recorded = before = None
   if path.exists() and not _is_cut_off(workdir):
@@ -45,11 +45,11 @@ def with_order(run: Run, workdir: epath.Path) -> Run:
 
 @contextlib.contextmanager
 def claimed(workdir: epath.Path, run: Run, extend: bool) -> Iterator[None]:
-  """Holds `workdir` for this run alone; nothing is written to it.
+  """Locks `workdir` for this run, and checks that it belongs to it; nothing is written.
 
   Raises:
-    CheckpointError: it is another run's.
-    ConfigError: the run cannot be extended like this, or there is none.
+    CheckpointError: it belongs to another run.
+    ConfigError: the run cannot be extended like this, or there is none to extend.
     BusyError: another process writes to it.
   """
   _check_ours(workdir, run, extend)
@@ -62,7 +62,7 @@ def claimed(workdir: epath.Path, run: Run, extend: bool) -> Iterator[None]:
         busy = error
     if bool(multihost_utils.broadcast_one_to_all(np.asarray(busy is not None))):
       raise busy or BusyError(f"{workdir}: another process writes here; the log of process 0 names it")
-    _check_ours(workdir, run, extend)  # of a start that had ended when this one took the lock
+    _check_ours(workdir, run, extend)  # again, since another run may have written before this one got the lock
     multihost_utils.sync_global_devices("every host has looked at the workdir")
     yield
 
@@ -82,10 +82,10 @@ def _check_ours(workdir: epath.Path, run: Run, extend: bool) -> None:
 
 
 def record(config: TrainConfig, workdir: epath.Path, tokenizer: Tokenizer | None = None) -> None:
-  """Writes config.json, if it would change, and the tokenizer: from here on `workdir` is this run's.
+  """Writes config.json, if it would change, and the tokenizer; `workdir` now belongs to this run.
 
-  Called once the run has a state. A config.json that was cut off is written again: by then the checkpoints themselves
-  have said that they are of this run.
+  Called once the run has a state. A truncated config.json is written again: by then the checkpoints have been checked
+  to be of this run.
   """
   if jax.process_index() > 0:
     return
@@ -102,7 +102,7 @@ def _is_cut_off(workdir: epath.Path) -> bool:
 
 
 def _check_extension(before: int, run: Run, workdir: epath.Path) -> None:
-  """Raises ConfigError for other steps than the workdir's run has, where going on would not be what it says."""
+  """Raises ConfigError if the number of steps changes although the run cannot be extended consistently."""
   steps, config = run.config.steps, run.config
   if steps == before:
     return
@@ -124,10 +124,10 @@ def _check_extension(before: int, run: Run, workdir: epath.Path) -> None:
 
 
 def last_step(manager: ocp.CheckpointManager, from_step: int | None) -> int | None:
-  """The step that a run goes on from: its last, or `from_step`; None: it starts.
+  """The step that a run continues from: its last one, or `from_step`; None if it has no checkpoint.
 
   Raises:
-    CheckpointError: there is no step `from_step`, or the last one is not complete.
+    CheckpointError: there is no step `from_step`, or the last one is incomplete.
   """
   if from_step is None:
     return checkpoint.last_of(manager)
@@ -139,7 +139,7 @@ def last_step(manager: ocp.CheckpointManager, from_step: int | None) -> int | No
 
 
 def set_later_steps_aside(manager: ocp.CheckpointManager, step: int) -> None:
-  """Moves the checkpoints after `step` to superseded/ of the workdir, with a copy of the records so far."""
+  """Moves the checkpoints after `step` to superseded/ of the workdir, and copies the records so far there."""
   workdir, later = manager.directory.parent, [one for one in manager.all_steps() if one > step]
   if later and jax.process_index() == 0:
     records = [workdir / METRICS] if (workdir / METRICS).exists() else []
@@ -149,7 +149,7 @@ def set_later_steps_aside(manager: ocp.CheckpointManager, step: int) -> None:
 
 
 def warn_if_lost(workdir: epath.Path, config: TrainConfig) -> None:
-  """Says that a run starts again from nothing though its records say that it had come further; they are set aside."""
+  """Warns if a run without a checkpoint starts again although its records show progress, and sets them aside."""
   path = workdir / METRICS
   if jax.process_index() > 0 or not path.exists():
     return
@@ -167,7 +167,7 @@ def warn_if_lost(workdir: epath.Path, config: TrainConfig) -> None:
 
 
 def _step_of(line: Line) -> int:
-  """The step of a record, as far as there is one."""
+  """The step of a record, or 0 if it has none."""
   try:
     return int(line.record()["step"])
   except (ValueError, TypeError, LookupError):

@@ -1,4 +1,4 @@
-"""What keeps a run from these devices and this machine: found before anything is written."""
+"""Checks whether a run can work on these devices and this machine, before anything is written."""
 
 import dataclasses
 import logging
@@ -25,7 +25,7 @@ logger = logging.getLogger(__name__)
 
 
 def check_run(run: Run, tokenizer: Tokenizer, mesh: Mesh) -> None:
-  """Raises ConfigError naming the field for the first thing that does not fit."""
+  """Raises ConfigError naming the field of the first problem; warns of settings that may be mistakes."""
   check(
     tokenizer.vocab_size <= run.model.vocab_size,
     f"ModelConfig.vocab_size is {run.model.vocab_size}; "
@@ -42,13 +42,13 @@ def check_run(run: Run, tokenizer: Tokenizer, mesh: Mesh) -> None:
 
 
 def warn_of_another_tokenizer(run: Run, tokenizer: Tokenizer) -> None:
-  """Says so if a run that starts from a checkpoint reads its text through another tokenizer than the checkpoint's."""
+  """Warns if a run that starts from a checkpoint uses another tokenizer than the checkpoint."""
   init, given = run.config.init, run.config.data.tokenizer
   if init is None or given == init.checkpoint:
     return
   try:
     theirs = load_tokenizer(init.checkpoint)
-  except ConfigError:  # an imported model may have come without one
+  except ConfigError:  # an imported model may have none
     return
   if digest(theirs) != digest(tokenizer):
     logger.warning(
@@ -59,7 +59,7 @@ def warn_of_another_tokenizer(run: Run, tokenizer: Tokenizer) -> None:
 
 
 def warn_of_another_context(run: Run) -> None:
-  """Says so if a run that starts from a checkpoint trains at another context than the checkpoint's."""
+  """Warns if a run that starts from a checkpoint trains at another context than the checkpoint."""
   init, given = run.config.init, run.config.data.context
   if init is None:
     return
@@ -73,7 +73,7 @@ def warn_of_another_context(run: Run) -> None:
 
 
 def check_kept(config: TrainConfig) -> None:
-  """Raises ConfigError if no checkpoint is written at the steps whose checkpoints are to stay."""
+  """Raises ConfigError unless keep_every is a multiple of checkpoint_every."""
   kept, every = config.keep_every, config.checkpoint_every
   check(
     kept is None or kept % every == 0,
@@ -82,7 +82,7 @@ def check_kept(config: TrainConfig) -> None:
 
 
 def warn_of_idle_settings(config: TrainConfig) -> None:
-  """Says so if settings of the held-out loss are given, and nothing measures it."""
+  """Warns if settings of the held-out loss are given, but it is not measured."""
   defaults = {field.name: field.default for field in dataclasses.fields(TrainConfig)}
   for name in ("eval_documents", "eval_extensions") if config.eval_every is None else ():
     value = getattr(config, name)
@@ -95,7 +95,7 @@ def warn_of_idle_settings(config: TrainConfig) -> None:
 
 
 def check_layout(run: Run, mesh: Mesh | AbstractMesh) -> None:
-  """Raises ConfigError naming a size of the models or their batches that `mesh` does not cut into equal pieces."""
+  """Raises ConfigError naming a size of the models or batches that `mesh` does not divide."""
   config = run.config
   rows = config.data.batch_size // config.optim.accumulation
   check_divides(mesh, [("DataConfig.context", "length", config.data.context)])
@@ -105,7 +105,7 @@ def check_layout(run: Run, mesh: Mesh | AbstractMesh) -> None:
 
 
 def _sizes(model: ModelConfig) -> list[tuple[str, str, int]]:
-  """(what it is, dimension, size) of every dimension of every parameter."""
+  """(name for messages, dimension, size) of every dimension of every parameter."""
   return [
     (f"the {dimension!r} of {jax.tree_util.keystr(path, simple=True, separator='.')}", dimension, size)
     for path, spec in jax.tree.leaves_with_path(parameter_specs(model))
@@ -114,9 +114,9 @@ def _sizes(model: ModelConfig) -> list[tuple[str, str, int]]:
 
 
 def check_kernel(run: Run, mesh: Mesh) -> None:
-  """Raises ConfigError if the attention kernel that is asked for cannot serve the run: its platform, models or data."""
+  """Raises ConfigError if the configured attention kernel cannot serve the run's platform, models or data."""
   config, kernel = run.config, run.config.compute.attention
-  if kernel not in (*ACCELERATED, "unrolled"):  # the others take everything
+  if kernel not in (*ACCELERATED, "unrolled"):  # the others support everything
     return
   with jax.set_mesh(mesh):
     wanted = next((platform for platform, kernels in PLATFORMS.items() if kernel in kernels), None)

@@ -1,4 +1,4 @@
-"""A run, resolved: a config whose open questions are answered by the checkpoints that it names."""
+"""A resolved run: a config with everything filled in that depends on the checkpoints it names."""
 
 import dataclasses
 import functools
@@ -20,15 +20,15 @@ from drope_jax.values import recorded_name
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-  """A config with its models. Its `config.model` is `model`, and its `config.init.model` is `source`."""
+  """A config with its models: `config.model` is `model`, and `config.init.model` is `source`."""
 
   config: TrainConfig
-  model: ModelConfig  # what the run makes: its checkpoints are of this model
-  source: ModelConfig | None = None  # the checkpoint's own, if the run starts from one
+  model: ModelConfig  # the final model of the run
+  source: ModelConfig | None = None  # the model of the checkpoint, if the run starts from one
 
   @functools.cached_property
   def trained(self) -> ModelConfig:
-    """What the train step runs: `model`; under a transition with `frequencies` the checkpoint's, with its new parts."""
+    """The model that the train step runs: `model`, or, for a transition with `frequencies`, `source` with new parts."""
     if self.source is None or self.config.init is None:
       return self.model
     step = jax.ShapeDtypeStruct((), jnp.int32)
@@ -39,7 +39,7 @@ class Run:
 
   @functools.cached_property
   def teacher(self) -> ModelConfig | None:
-    """The model of the objective's frozen weights; None if it has none. Raises as `resolve` does."""
+    """The model of the objective's frozen weights; None if it has none. Raises errors as `resolve` does."""
     whose = self.config.objective.frozen()
     if whose is None or whose == "init":
       return self.source if whose else None
@@ -51,7 +51,7 @@ class Run:
     return teacher
 
   def frequencies(self, step: Any) -> Frequencies | None:
-    """The table that `trained` runs with at a step, from 0 on; None: its own."""
+    """The frequencies with which `trained` runs at a step (from 0); None for its own."""
     return None if self.trained is self.model else self._table(self.source, step)
 
   def _table(self, source: Any, step: Any) -> Frequencies | None:
@@ -60,10 +60,10 @@ class Run:
 
 
 def resolve(config: TrainConfig) -> Run:
-  """The run of a config; models, and a tokenizer "init", are read from the checkpoints that it names.
+  """The run of a config; models, and the tokenizer "init", are taken from the checkpoints that it names.
 
   Raises:
-    ConfigError: if the config cannot be, or `model` is given too and disagrees with the checkpoint's.
+    ConfigError: if the config is impossible, or `model` is given but differs from the model derived from `init`.
     CheckpointError: if there is no such checkpoint.
   """
   config = checked(config)
@@ -85,7 +85,11 @@ def resolve(config: TrainConfig) -> Run:
 
 
 def start_from(config: TrainConfig, source: ModelConfig) -> Run:
-  """The run that `config.init` makes of the model of its checkpoint, which need not be there; raises as `resolve`."""
+  """The run of a config with `init`, given the checkpoint's model; the checkpoint itself need not exist.
+
+  Raises:
+    ConfigError: as `resolve` does.
+  """
   init = config.init
   assert init is not None
   model = init.transition.apply(source, config.data.context)

@@ -1,4 +1,4 @@
-"""The state of a run at its first step: laid out, drawn from a seed, or taken from another run's checkpoint."""
+"""The first state of a run: its shapes and shardings, initialised from a seed, or from another run's checkpoint."""
 
 import logging
 from typing import Any
@@ -20,7 +20,7 @@ logger = logging.getLogger(__name__)
 
 
 def abstract_state(model: ModelConfig, optimizer: optax.GradientTransformation, mesh: Mesh) -> TrainState:
-  """Shapes, dtypes and shardings: moments lie where their parameters do, everything else on every device."""
+  """Shapes, dtypes and shardings: moments are sharded like their parameters, everything else is replicated."""
   params = checkpoint.abstract_params(model, mesh)
   everywhere = NamedSharding(mesh, PartitionSpec())
   opt_state = optax.tree_utils.tree_map_params(
@@ -28,7 +28,7 @@ def abstract_state(model: ModelConfig, optimizer: optax.GradientTransformation, 
     lambda moment, param: moment if isinstance(moment, optax.MaskedNode) else param,
     jax.eval_shape(optimizer.init, params),
     params,
-    is_leaf=lambda node: isinstance(node, optax.MaskedNode),  # of a parameter that another optimizer moves
+    is_leaf=lambda node: isinstance(node, optax.MaskedNode),  # for a parameter of another optimizer in optax.partition
     transform_non_params=lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=everywhere),
   )
   return TrainState(params, opt_state)
@@ -37,7 +37,7 @@ def abstract_state(model: ModelConfig, optimizer: optax.GradientTransformation, 
 def fresh_state(
   model: ModelConfig, optimizer: optax.GradientTransformation, abstract: TrainState, seed: int
 ) -> TrainState:
-  """Parameters drawn by `seed` and an optimizer state, born where those of `abstract` (an abstract_state) lie."""
+  """Parameters initialised from `seed`, and an optimizer state, created with the shardings of `abstract`."""
 
   def draw(key: jax.Array) -> TrainState:
     params = init_params(model, key)
@@ -47,7 +47,7 @@ def fresh_state(
 
 
 def state_from_init(run: Run, mesh: Mesh, optimizer: optax.GradientTransformation, abstract: TrainState) -> TrainState:
-  """The weights of `config.init` with the new parts that it asks for, and an optimizer state, fresh or carried over."""
+  """The weights of `config.init` with the new parts that it adds, and an optimizer state, fresh or carried over."""
   init = run.config.init
   assert init is not None and run.source is not None
   found = checkpoint.open_step(init.checkpoint, init.step)
@@ -69,7 +69,7 @@ def state_from_init(run: Run, mesh: Mesh, optimizer: optax.GradientTransformatio
   params = jax.device_put(params, shardings.params)
   opt_state = jax.jit(optimizer.init, out_shardings=shardings.opt_state)(params)
   if init.keep_optimizer:
-    assert found.config is not None  # see runs.resolve
+    assert found.config is not None  # see run.resolve
     theirs = make_optimizer(found.config.optim, found.model, found.config.steps)
     state = found.optimizer_state(abstract_state(found.model, theirs, mesh).opt_state)
     opt_state = carried_over(opt_state, state)
@@ -80,7 +80,7 @@ def open_teacher(run: Run, step: int | None) -> SavedStep | None:
   """The checkpoint that holds the objective's frozen weights; None if it asks for none.
 
   Args:
-    step: that which an earlier start of the run took; None: as the config says.
+    step: the step that an earlier start of the run used; None: as the config says.
   """
   whose, init = run.config.objective.frozen(), run.config.init
   if whose is None:

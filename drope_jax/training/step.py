@@ -1,4 +1,4 @@
-"""The training step: what an objective gets to see, its gradient over micro-batches, and the update."""
+"""The training step: the inputs of an objective, its gradient accumulated over micro-batches, and the update."""
 
 import dataclasses
 from collections.abc import Callable
@@ -25,23 +25,26 @@ from drope_jax.training.run import Run
 Array = jax.Array
 Report = dict[str, Any]
 
-# What a record of training holds beside the objective's own metrics (log.py).
-RECORDED = {"step", "kind", "loss", "grad_norm", "learning_rate", "tokens_per_second", "mfu", "seconds"}
-RECORDED |= {"param_norm", "update_norm", "skipped_updates"}
-RECORDED |= {"data_seconds"}
+# The fields of a training record (log.py), which an objective's own metrics must not use.
+RECORDED = {
+  *("step", "kind", "loss", "grad_norm", "learning_rate", "tokens_per_second", "mfu", "seconds", "data_seconds"),
+  *("param_norm", "update_norm", "skipped_updates"),
+}
 
 
 @dataclasses.dataclass(frozen=True)
 class MicroBatch:
-  """The `Inputs` of an objective: the weights, one micro-batch, and where the run stands.
+  """The `Inputs` of an objective: the weights, one micro-batch, and the progress of the run.
 
-  batch: int32 (B, T+1): `tokens`; with a document mask also `segments` and `positions`.
-  step: int32 (), the number of steps done so far.
+  Attributes:
+    frozen: the weights that the objective asks for (Objective.frozen).
+    batch: int32 (B, T+1): `tokens`; with a document mask also `segments` and `positions`.
+    step: int32 (), the number of steps done so far.
   """
 
   run: Run
   params: Params
-  frozen: Params | None  # the weights that the objective asks for (Objective.frozen)
+  frozen: Params | None
   batch: dict[str, Array]
   step: Array
 
@@ -52,22 +55,23 @@ class MicroBatch:
 
   @property
   def targets_BT(self) -> Array:
+    """The next token of each position, int32."""
     return self.batch["tokens"][:, 1:]
 
   @property
   def weights_BT(self) -> Array:
-    """Float32: 1 where a target counts. With a document mask it must belong to the document of the token before it."""
+    """Float32: 1 where a target counts. With a document mask it must be in the same document as the token before it."""
     if "segments" not in self.batch:
       return jnp.ones(self.targets_BT.shape, jnp.float32)
     segments = self.batch["segments"]
     return (segments[:, :-1] == segments[:, 1:]).astype(jnp.float32)
 
   def student(self, taps: tuple[str, ...] = ()) -> Hidden:
-    """What the model that is trained makes of the batch; `taps` (of model.TAPS) of all layers."""
+    """The hidden states of the trained model, and the intermediates `taps` (of model.TAPS) of all layers."""
     return self._states(self.params, self.run.trained, taps, self.run.frequencies(self.step))
 
   def teacher(self, taps: tuple[str, ...] = ()) -> Hidden:
-    """The same of the frozen weights under their own model; no gradient flows to it."""
+    """The same for the frozen weights and their own model; no gradient flows to it."""
     assert self.run.teacher is not None and self.frozen is not None, "Objective.frozen asks for no weights"
     return jax.lax.stop_gradient(self._states(self.frozen, self.run.teacher, taps, None))
 
@@ -92,7 +96,7 @@ class MicroBatch:
     )
 
   def summed_losses(self, states_BTD: Array, z_loss: float = 0.0) -> SummedLosses:
-    """The sum of these losses over the targets that count: faster than to add them up; see loss.summed_token_losses."""
+    """The sum of these losses over the targets that count, which is faster: see loss.summed_token_losses."""
     return summed_token_losses(
       self.params,
       states_BTD,
@@ -105,7 +109,7 @@ class MicroBatch:
     )
 
   def by_chunk(self, function: Callable[..., Any], student_BTD: Array, teacher_BTD: Array) -> Any:
-    """`function` of the logits of both and the targets, a chunk of C positions at a time: no (B, T, V) array exists.
+    """`function` of both models' logits and the targets, computed in chunks of C positions without (B, T, V) arrays.
 
     Args:
       function: (student's logits (B, C, V), teacher's, targets (B, C)) -> a tree of arrays (B, C).
@@ -122,7 +126,7 @@ class MicroBatch:
       return function(student_BCV, teacher_BCV, targets_BC)
 
     batch, length, width = student_BTD.shape
-    vocab = 2 * self.run.model.vocab_size  # the logits of both exist at one time
+    vocab = 2 * self.run.model.vocab_size  # the logits of both exist at the same time
     enough = chunk_length(batch, length, width=width, vocab=vocab, dtype=student_BTD.dtype, gradient=True)
     return map_chunks(of_logits, (student_BTD, teacher_BTD, self.targets_BT), self._compute.loss_chunk or enough)
 
@@ -132,16 +136,15 @@ class MicroBatch:
 
 
 def make_train_step(run: Run, optimizer: optax.GradientTransformation, objective: Objective):
-  """step(state, batch, step, frozen) -> (state, report): a pure function, to be compiled by the caller.
+  """The pure function (state, batch, step, frozen) -> (state, report), to be compiled by the caller.
 
-  The batch is split into `optim.accumulation` micro-batches whose sums of losses and gradients are added up and divided
-  by the number of real targets once, so that accumulation changes nothing but memory.
+  The batch is split into `optim.accumulation` micro-batches, whose sums of losses and gradients are added up and
+  divided once by the number of targets that count, so that accumulation changes nothing but memory.
 
-  Of the step's arguments `batch` and `step` are those of `MicroBatch`; `frozen` is None unless the objective has a
-  teacher.
-  A report is {"loss": mean negative log-likelihood, "grad_norm", "tokens", "metrics": the objective's own, as means,
-  "norms": of parameters and updates, if asked for, "skipped": bool, if updates may be skipped}. A skipped step, whose
-  loss, gradient or update is not finite, returns the state that it was given.
+  The arguments `batch` and `step` are those of `MicroBatch`; `frozen` is None unless the objective has a teacher. The
+  report is {"loss": mean negative log-likelihood, "grad_norm", "tokens", "metrics": the objective's own, as means,
+  "norms": of parameters and updates, if configured, "skipped": bool, if updates may be skipped}. If the loss, gradient
+  or update of such a step is not finite, its state is returned unchanged.
   """
   pieces = run.config.optim.accumulation
 
@@ -158,7 +161,7 @@ def make_train_step(run: Run, optimizer: optax.GradientTransformation, objective
     if pieces == 1:
       sums, grads = sums_and_gradients(state.params, batch, step, frozen)
     else:
-      # Row r goes to micro-batch r % pieces: every device keeps rows of its own in each.
+      # Row r goes to micro-batch r % pieces, so that every device has local rows in each.
       micro = jax.tree.map(lambda x: x.reshape(-1, pieces, *x.shape[1:]).swapaxes(0, 1), batch)
 
       def add(totals: Any, rows: dict[str, Array]) -> tuple[Any, None]:
@@ -188,7 +191,7 @@ def make_train_step(run: Run, optimizer: optax.GradientTransformation, objective
 
 
 def as_promised(objective: Objective, returned: Any) -> tuple[Array, Sums]:
-  """What an objective returned; raises ConfigError if it is not what `Objective.__call__` says."""
+  """The result of an objective; raises ConfigError if it is not as `Objective.__call__` specifies."""
   match returned:
     case (total, {"nll": _, "tokens": _} as sums) if not any(jnp.shape(value) for value in (total, *sums.values())):
       return total, sums
@@ -199,7 +202,7 @@ def as_promised(objective: Objective, returned: Any) -> tuple[Array, Sums]:
 
 
 def jit_train_step(run: Run, optimizer: optax.GradientTransformation, abstract: TrainState, frozen: Any, mesh: Mesh):
-  """`make_train_step` of the run's objective under `jax.jit`; the state stays where it is and is reused.
+  """`make_train_step` of the run's objective under `jax.jit`; the state keeps its shardings and is donated.
 
   Args:
     abstract, frozen: shapes and shardings of the state and of the frozen weights (None if there are none).
@@ -216,7 +219,7 @@ def jit_train_step(run: Run, optimizer: optax.GradientTransformation, abstract: 
 
 
 def compiler_options(compute: ComputeConfig, mesh: Mesh) -> dict[str, str]:
-  """Those of ComputeConfig.xla_options that are of the mesh's platform."""
+  """The options of ComputeConfig.xla_options for the mesh's platform."""
   found = {}
   for option in compute.xla_options:
     platform, _, setting = option.partition(":")
@@ -227,10 +230,10 @@ def compiler_options(compute: ComputeConfig, mesh: Mesh) -> dict[str, str]:
 
 
 def step_number(step: int) -> np.ndarray:
-  """A step as the argument of the train step: so typed, all steps are one compiled program."""
+  """A step number as int32 (), so that all steps share one compiled program."""
   return np.asarray(step, np.int32)
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:
-  """Where the rows of a training batch lie."""
+  """The sharding of the rows of a training batch."""
   return named_sharding(mesh, ("batch",))
