@@ -1,4 +1,4 @@
-"""Conversations as the text that a chat model was trained on, by the Jinja template that comes with its tokenizer."""
+"""Renders conversations as text for a chat model, with the Jinja template of its tokenizer."""
 
 import datetime
 import json
@@ -19,9 +19,9 @@ def render(tokenizer: Tokenizer, messages: Sequence[Message], whole: bool = True
   """The text of a conversation; encode it with `special_tokens=True`.
 
   Args:
-    messages: from the first to the last.
-    whole: whether the last message is whole, and the model's answer begins behind it. If not, the text ends with that
-      message, for the model to go on with.
+    messages: in order.
+    whole: whether the last message is complete, so that the model's answer follows. If not, the text ends with that
+      message, for the model to continue.
 
   Raises:
     ConfigError: if the tokenizer has no template, or the template refuses the conversation or is broken.
@@ -44,7 +44,7 @@ def render(tokenizer: Tokenizer, messages: Sequence[Message], whole: bool = True
 
 
 def _environment() -> jinja2.Environment:
-  """What released templates expect: that of transformers."""
+  """A Jinja environment like that of transformers, which released templates expect."""
   environment = jinja2.sandbox.ImmutableSandboxedEnvironment(
     trim_blocks=True, lstrip_blocks=True, extensions=[jinja2.ext.loopcontrols]
   )

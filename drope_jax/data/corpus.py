@@ -1,4 +1,4 @@
-"""A corpus: named splits of documents, kept as a TFDS dataset of array records and read without TensorFlow."""
+"""A corpus: named splits of documents, stored as a TFDS dataset of array records and read without TensorFlow."""
 
 import contextlib
 import io
@@ -36,11 +36,11 @@ class TextCorpus(tfds.core.GeneratorBasedBuilder):
 
 
 def build_corpus(directory: str | Path, splits: Mapping[str, Iterable[str]]) -> Path:
-  """Writes a corpus, whole or not at all; one that is already there is left as it is, whatever its content.
+  """Writes a corpus atomically; an existing corpus is left unchanged, whatever its content.
 
   Args:
-    directory: of this corpus alone; other content belongs in another directory.
-    splits: documents by split name; they are read once, so generators will do.
+    directory: for this corpus only.
+    splits: documents by split name; they are read once, so generators are allowed.
 
   Returns:
     `directory`, which `DataConfig.directory` may name.
@@ -59,9 +59,9 @@ def build_corpus(directory: str | Path, splits: Mapping[str, Iterable[str]]) -> 
     checked = {name: _not_empty(name, texts) for name, texts in splits.items()}
     builder = TextCorpus(checked, data_dir=draft, file_format="array_record")
     try:
-      with contextlib.redirect_stdout(io.StringIO()):  # it announces a download
+      with contextlib.redirect_stdout(io.StringIO()):  # it would announce a download
         builder.download_and_prepare()
-    except (OSError, RuntimeError) as error:  # the second of ArrayRecord's C++
+    except (OSError, RuntimeError) as error:  # RuntimeErrors come from ArrayRecord's C++
       if "write" not in str(error) and not isinstance(error, OSError):
         raise
       raise FileError(f"{directory}: cannot be written ({str(error).splitlines()[0]})") from error
@@ -74,7 +74,7 @@ def build_corpus(directory: str | Path, splits: Mapping[str, Iterable[str]]) -> 
 
 
 def is_built(directory: Path) -> bool:
-  """Whether a prepared dataset lies there."""
+  """Whether the directory is a prepared dataset."""
   return (directory / "dataset_info.json").exists()
 
 

@@ -1,8 +1,8 @@
-"""Where a long text can be cut so that the tokens of its parts, one after the other, are those of the whole.
+"""Cutting long texts such that the concatenated tokens of the parts are those of the whole text.
 
-Encoding takes about 100 bytes of memory per byte of text, and holds up other threads while the ids are handed over;
-so a document of megabytes is encoded in parts. A cut must be one that the tokenizer itself makes, whatever stands
-around it. That is proven here for the two kinds of BPE below; a text for any other tokenizer stays whole.
+Encoding takes about 100 bytes of memory per byte of text, and blocks other threads while the ids are handed over, so a
+document of megabytes is encoded in parts. A cut must be a place where the tokenizer always ends a token, whatever the
+context. This holds for the two kinds of BPE below; texts for other tokenizers are not cut.
 """
 
 import json
@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import tokenizers
 
-PART = 1 << 18  # characters of a part; the next cut after as many is taken
+PART = 1 << 18  # characters of a part, up to the next possible cut
 
 _SPACE = "▁"
 # How released byte-level tokenizers split a text (GPT-2; Llama 3 and GPT-4; Qwen2). All of them end a token before a
@@ -30,10 +30,10 @@ _BEFORE_SPACE = re.compile(f"(?<={_WORD})(?= {_WORD})")
 
 
 class Cuts(NamedTuple):
-  """Where a text may be cut, and how many characters there the tokenizer itself sets before a text."""
+  """Where texts may be cut for a tokenizer."""
 
-  pattern: re.Pattern[str]
-  dropped: int = 0
+  pattern: re.Pattern[str]  # matches at each possible cut
+  dropped: int = 0  # characters to skip after a cut, because the tokenizer itself prepends them to a text
 
   def parts(self, text: str) -> Iterator[str]:
     """The text in parts of about PART characters."""
@@ -48,7 +48,7 @@ class Cuts(NamedTuple):
 
 
 def cuts_of(tokenizer: tokenizers.Tokenizer) -> Cuts | None:
-  """Where texts may be cut for a tokenizer, special tokens not being parsed; None: nowhere, for all that is known."""
+  """Where texts may be cut for a tokenizer that does not parse special tokens; None if no safe cut is known."""
   content = json.loads(tokenizer.to_str())
   model = content["model"]
   added = [token for token in content["added_tokens"] if not token["special"]]
@@ -57,30 +57,30 @@ def cuts_of(tokenizer: tokenizers.Tokenizer) -> Cuts | None:
   normalizers = _flat(content["normalizer"], "normalizers")
   splits = _flat(content["pre_tokenizer"], "pretokenizers")
   if all(part["type"] == "NFC" for part in normalizers) and _split_between_words(splits):
-    prefixed = any(part.get("add_prefix_space") for part in splits)  # a space, before what begins with none
+    prefixed = any(part.get("add_prefix_space") for part in splits)  # a space is prepended to a text without one
     return Cuts(_BEFORE_SPACE if prefixed else _BETWEEN_WORDS)
   affixes = model["continuing_subword_prefix"] or model["end_of_word_suffix"]
   if added or model["ignore_merges"] or affixes or _SPACE not in model["vocab"]:
     return None
   if any(_SPACE in token.lstrip(_SPACE) for token in model["vocab"]):
-    return None  # merges may go over a space
+    return None  # merges may cross a space
   return _sentencepiece(normalizers, splits)
 
 
 def _reaches_over(token: Mapping[str, Any]) -> bool:
-  """Whether a token that is found in a text before anything else may hold a cut, or the space behind it."""
+  """Whether an added token, which is matched before anything else, may contain a cut, or absorb the space after it."""
   return token["rstrip"] or re.search(r"\S\s\S", token["content"]) is not None
 
 
 def _flat(part: Mapping[str, Any] | None, parts: str) -> list[Mapping[str, Any]]:
-  """A step of the pipeline and those that it consists of, in their order."""
+  """The steps of a pipeline component, with sequences flattened."""
   if part is None:
     return []
   return [one for inner in part[parts] for one in _flat(inner, parts)] if part["type"] == "Sequence" else [part]
 
 
 def _split_between_words(splits: list[Mapping[str, Any]]) -> bool:
-  """Whether a text is split before a single space or newline between words; what follows works on the pieces alone."""
+  """Whether the pre-tokenizer splits before a single space or newline between words; later steps only see pieces."""
   first = [part for part in splits if part["type"] != "Digits"][:1]
   return any(_known(part) for part in first)
 
@@ -94,7 +94,7 @@ def _known(split: Mapping[str, Any]) -> bool:
 
 
 def _sentencepiece(normalizers: list[Mapping[str, Any]], splits: list[Mapping[str, Any]]) -> Cuts | None:
-  """As SentencePiece's: spaces become `▁`, one is set before a text or not, and nothing splits it."""
+  """The cuts if spaces become `▁`, one may be prepended, and there is no other split, as in SentencePiece."""
   replace = {"type": "Replace", "pattern": {"String": " "}, "content": _SPACE}
   prepend = {"type": "Prepend", "prepend": _SPACE}
   if not splits and normalizers == [prepend, replace]:

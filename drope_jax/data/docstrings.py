@@ -1,6 +1,6 @@
-"""Prose that is already on the machine: the documentation strings of the packages we depend on.
+"""A corpus that needs no download: the docstrings of the packages that this library depends on.
 
-They are read with `ast`, so nothing is imported, and nothing is downloaded.
+They are read with `ast`, so nothing is imported.
 """
 
 import ast
@@ -26,14 +26,14 @@ PACKAGES = (
   "absl",
   "etils",
 )
-MIN_CHARACTERS = 200  # a shorter module says too little to be a document
+MIN_CHARACTERS = 200  # modules with shorter docstrings are skipped
 
 
 def gather(packages: Iterable[str] = PACKAGES) -> list[str]:
-  """The documents: one for each module that is documented, then Python's own help topics.
+  """The documents: one per module with docstrings, then Python's own help topics.
 
-  A document is a title (the module's name) and the module's docstrings in the order of its source, joined by blank
-  lines. A docstring that several modules share is kept where it comes first. Tests are left out.
+  A document is a title (the module's name) and the module's docstrings in source order, joined by blank lines. A
+  docstring that several modules share is only kept in the first one. Tests are skipped.
 
   Returns:
     Documents of at least MIN_CHARACTERS characters, in the same order for the same installed versions.
@@ -54,9 +54,9 @@ def gather(packages: Iterable[str] = PACKAGES) -> list[str]:
 
 
 def split_held_out(documents: Iterable[str], share: float = 0.1) -> tuple[list[str], list[str]]:
-  """Documents for training and those held out, about `share` of them.
+  """Splits documents into those for training and those held out, about `share` of all.
 
-  Where a document goes depends on its text alone, so it stays on its side when others come and go.
+  The split of a document only depends on its text, so it does not change when others are added or removed.
   """
   train: list[str] = []
   held_out: list[str] = []
@@ -68,7 +68,7 @@ def split_held_out(documents: Iterable[str], share: float = 0.1) -> tuple[list[s
 
 @contextlib.contextmanager
 def _no_garbage_collection() -> Iterator[None]:
-  """Syntax trees have no cycles, and looking for some each time they grow takes as long as parsing."""
+  """Turns garbage collection off: syntax trees have no cycles, and searching for them would double the time."""
   enabled = gc.isenabled()
   gc.disable()
   try:
@@ -100,7 +100,7 @@ def _docstrings(path: Path) -> list[str]:
 
 
 def _walk(node: ast.AST) -> Iterator[str]:
-  """Docstrings below `node` in source order; looks into statements only, for expressions hold none."""
+  """Docstrings below `node` in source order; only statements are searched, because expressions have none."""
   if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
     docstring = (ast.get_docstring(node) or "").strip()
     if docstring:

@@ -1,4 +1,4 @@
-"""What a stream of batches was made from, known by its content, wherever the files lie."""
+"""Identifies the data of a stream of batches by content, independent of where its files are."""
 
 import functools
 import hashlib
@@ -9,14 +9,14 @@ from drope_jax.data.sources import Documents
 from drope_jax.data.tokenizers import Tokenizer
 from drope_jax.errors import CheckpointError
 
-# What tokenizers cut differently: spaces, digits, marks, cases, code, scripts, emoji.
+# Text that tokenizers split differently: spaces, digits, punctuation, case, code, scripts, emoji.
 _SAMPLE = "  It's 12,345.67 tokens\n\n\tdef f(x): return x**2  # naïve ÉCOLE 北京 привет 👩‍🚀\r\nend of   it."
 
 logger = logging.getLogger(__name__)
 
 
 def digest(tokenizer: Tokenizer) -> str:
-  """What a tokenizer is known by, wherever its files lie: the text of each id, its roles, and how it cuts a sample."""
+  """Identifies a tokenizer by content: the text of each id, its special tokens, and the tokens of a sample."""
   known = hashlib.sha256(repr((tokenizer.vocab_size, tokenizer.eos_id, tokenizer.bos_id)).encode())
   known.update(repr([tokenizer.decode([i]) for i in range(tokenizer.vocab_size)]).encode())
   known.update(repr(tokenizer.encode(_SAMPLE)).encode())
@@ -24,15 +24,14 @@ def digest(tokenizer: Tokenizer) -> str:
 
 
 class Content:
-  """What a stream was made from, known by its content: where the files lie does not matter.
+  """Identifies the documents and the tokenizer of a stream, independent of where the files are.
 
-  Compared are: the number of documents; the size of each file; SAMPLED of the documents, evenly spread, or all of
-  sources of SMALL bytes (sources/source.py); the tokenizer; and of JSON lines a checksum of every file. Where
-  documents are left that nobody compared, files that were written at another time, or have other names, are told in a
-  warning: they may be copies.
+  It compares the number of documents; the size of each file; SAMPLED documents, evenly spread, or all documents of
+  sources of at most SMALL bytes (sources/source.py); the tokenizer; and for JSON lines a checksum of every file. If not
+  all documents are compared, and files have other names or modification times, a warning says so: they may be copies.
 
   Args:
-    warns: whether this process says so; of several, whose files may be copies, the first does.
+    warns: whether this process logs that warning; of several processes, only the first does.
   """
 
   def __init__(self, documents: Documents, tokenizer: Tokenizer, warns: bool = True):
@@ -45,7 +44,7 @@ class Content:
 
   @functools.cached_property
   def state(self) -> dict[str, Any]:
-    """The record, and what the files are known by: what a checkpoint holds."""
+    """The record, and digests of the files' names, times and checksums; this is stored in checkpoints."""
     files = self._documents.stored
     if not files:
       return self.record
@@ -61,7 +60,7 @@ class Content:
     }
 
   def check(self, there: dict[str, Any] | None) -> None:
-    """Raises CheckpointError if a checkpoint's record (None: of an earlier version) is of other content."""
+    """Raises CheckpointError if a checkpoint's record (None: of an earlier version) has other content."""
     if there is None:
       logger.warning("the checkpoint does not say what its data was (it is of an earlier version); is it the same?")
       return
@@ -74,7 +73,7 @@ class Content:
     self._check_files(there.get("files"), self.state.get("files"))
 
   def _check_files(self, there: dict[str, Any] | None, here: dict[str, Any] | None) -> None:
-    if there is None or here is None:  # of an earlier version, or a source that does not know its files
+    if there is None or here is None:  # of an earlier version, or a source without files
       return
     if None not in (there["sums"], here["sums"]):
       if there["sums"] != here["sums"]:

@@ -1,4 +1,4 @@
-"""Rows of tokens from documents: several are read side by side, and cut without padding."""
+"""Packs documents into rows of tokens without padding; several documents are read in turns."""
 
 import collections
 import dataclasses
@@ -13,14 +13,14 @@ from drope_jax.data.tokenizers import Tokenizer
 from drope_jax.data.workers import WorkerStream
 from drope_jax.errors import DataError
 
-HELD_TOKENS = 1 << 25  # of the documents that are read side by side: above it, no further one is begun
+HELD_TOKENS = 1 << 25  # tokens of the open documents above which no further document is opened
 
 
 @dataclasses.dataclass(frozen=True)
 class Tokenize:
-  """The ids of the document at a place, EOS behind them; none of one that is left out.
+  """The ids of the document at a place, followed by EOS; empty for a document that is skipped.
 
-  Raises DataError if the document is bad text, or an id is not the tokenizer's.
+  Raises DataError if the document is bad text, or an id is not in the vocabulary.
   """
 
   documents: Documents
@@ -33,7 +33,7 @@ class Tokenize:
     return {"tokens": self.tokens(self.documents.at(place), place)}
 
   def tokens(self, document: Any, place: Any = None) -> np.ndarray:
-    """Of a document that was read already: int32 (its length,)."""
+    """The ids of a document that was already read: int32 (length,)."""
     if document is None:
       return np.empty(0, np.int32)
     if isinstance(document, np.ndarray):
@@ -52,13 +52,13 @@ class Tokenize:
 
 
 class Rows(grain.IterDataset[Batch]):
-  """Rows of `length` tokens cut from `token_documents`, which do not end, `side_by_side` of which are read in turns.
+  """Rows of `length` tokens cut from the endless stream `token_documents`, with `side_by_side` documents in turns.
 
-  A row is cut from one document; where that ends, the next one of the stream goes on. With 1 side by side the rows are
-  cut from the concatenation of all documents.
+  A row is cut from one document; if that ends, the row continues with the next document of the stream. With
+  `side_by_side` 1, rows are cut from the concatenation of all documents.
 
   grain's own ConcatThenSplitIterDataset (0.2.18) is not used, since its state ties a run to its number of workers, and
-  loses a document when it went through JSON at a moment when no document was cut.
+  loses a document if it is saved through JSON while no document is partly read.
   """
 
   def __init__(self, token_documents: grain.MapDataset[Batch], length: int, side_by_side: int, num_workers: int):
@@ -76,11 +76,11 @@ class _Open:
   document: int  # in the stream
   offset: int  # of the next token
   length: int
-  tokens: np.ndarray | None = None  # None: not read since the position was restored
+  tokens: np.ndarray | None = None  # None: not read again since the position was restored
 
 
 class _RowIterator(grain.DatasetIterator[Batch]):
-  """Its position: which documents are open, how far each has been read, and which one of the stream comes next."""
+  """Its state: which documents are open, how far each has been read, and which document of the stream is next."""
 
   def __init__(self, token_documents: grain.MapDataset[Batch], length: int, side_by_side: int, num_workers: int):
     super().__init__()
@@ -95,7 +95,7 @@ class _RowIterator(grain.DatasetIterator[Batch]):
     self._held = sum(one.length - one.offset for one in self._opened)
 
   def _next_document(self) -> _Open:
-    """Of the stream, the next one that is not left out."""
+    """The next document of the stream that is not skipped."""
     while True:
       tokens = next(self._stream)["tokens"]
       self._following += 1

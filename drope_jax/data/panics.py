@@ -1,4 +1,4 @@
-"""Panics of the library tokenizers: its Rust prints each to the descriptor of stderr, up to a hundred lines."""
+"""Silences panics of the library tokenizers: its Rust code prints up to a hundred lines to stderr for each."""
 
 import contextlib
 import os
@@ -7,14 +7,14 @@ import tempfile
 import threading
 from collections.abc import Iterator
 
-# The first line names the thread, the last is a note on how to see more.
+# The first line names the thread, the last one is a note.
 _PANIC = re.compile(rb"\n?thread '[^\n]*panicked at .*?\nnote: [^\n]*(\n|\Z)", re.DOTALL)
-_lock = threading.Lock()  # the descriptor is one for all threads
+_lock = threading.Lock()  # all threads share the file descriptor
 
 
 @contextlib.contextmanager
 def kept_from_stderr() -> Iterator[None]:
-  """Panics in this block are not printed; what else the process writes to stderr meanwhile comes after it."""
+  """Panics in this block are not printed; other output to stderr is delayed until the end of the block."""
   with _lock, tempfile.TemporaryFile() as file:
     try:
       stderr = os.dup(2)

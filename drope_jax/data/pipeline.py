@@ -1,8 +1,8 @@
 """From documents to the batches of a run, with grain.
 
-Documents are shuffled again each epoch, dealt out to the processes, tokenised with EOS appended, and cut into rows of
-context + 1 tokens, without padding: a row may begin and end within a document. Several documents are read side by side,
-and rows are shuffled once more, so that a long document does not fill a batch.
+Documents are reshuffled each epoch, distributed over the processes, tokenised with EOS appended, and cut into rows of
+context + 1 tokens without padding, so a row may begin and end within a document. Several documents are read in turns,
+and rows are shuffled again, so that a long document does not fill a batch.
 """
 
 import dataclasses
@@ -22,10 +22,10 @@ from drope_jax.data.tokenizers import Tokenizer, load_tokenizer
 from drope_jax.data.windows import WindowBatches
 from drope_jax.errors import ConfigError
 
-# Of a handful of documents, 1 % may be none.
+# With few documents, 1 % of them may be none.
 NOTHING_HELD_OUT = "the split has no documents; name some as --data=PATH,heldout=OTHER (and fit=OTHER to fit on)"
-INTERLEAVED = 64  # documents that are read side by side, over all processes
-_SIZED = 64  # documents whose lengths stand for those of all
+INTERLEAVED = 64  # documents that are read in turns, over all processes
+_SIZED = 64  # documents from whose lengths the size of the data is estimated
 SHUFFLED_BATCHES = 16  # batches whose rows are shuffled together
 
 
@@ -34,14 +34,13 @@ def train_batches(
 ) -> "Batches | WindowBatches":
   """This process's share of an endless stream of batches.
 
-  The stream is a function of the arguments alone: `num_workers` changes its speed, not its content. Its position is
-  saved and restored by `get_state` and `set_state` (plain data, through JSON too) or by `grain.checkpoint`. A stream
-  that several processes began goes on in another number of them: see `Batches`. With workers, `close` the iterator
-  when done.
+  The stream only depends on the arguments; `num_workers` changes its speed, not its content. Its position is saved and
+  restored by `get_state` and `set_state` (as JSON data) or by `grain.checkpoint`. A stream can be continued by another
+  number of processes: see `Batches`. With workers, `close` the iterator when done.
 
   Args:
-    config: `batch_size` rows are shared equally by the processes.
-    seed: of the order of documents and rows, unless `config.seed` says it.
+    config: `batch_size` rows are divided equally among the processes.
+    seed: of the order of documents and rows, if `config.seed` is None.
     process_index: which share, from 0.
     process_count: the number of shares.
 
@@ -52,7 +51,7 @@ def train_batches(
   Raises:
     ConfigError: if the dataset, its split or the tokenizer is missing or empty, the split is shorter than one row,
       `batch_size` is not divisible by `process_count`, or the tokens of shards are another tokenizer's.
-    DataError: naming a file that cannot be read; and from the iterator, a document that is no text.
+    DataError: naming a file that cannot be read; also from the iterator, for a document that is not text.
   """
   if config.batch_size % process_count:
     raise ConfigError(
@@ -70,14 +69,15 @@ def train_batches(
 
   def open_share(index: int, count: int) -> grain.DatasetIterator[Batch]:
     rows = config.batch_size // count
-    # Every share shuffles all documents alike and then takes its own; all that keeps state comes after.
+    # Every share shuffles all documents in the same way and takes every count-th; everything with state comes later.
     dealt = documents.order(seed)[index::count].map(tokenize)
     packed = Rows(dealt, config.context + 1, max(1, side_by_side // count), config.num_workers)
     shuffled = grain.experimental.WindowShuffleIterDataset(packed, window_size=SHUFFLED_BATCHES * rows, seed=seed)
     batches = shuffled.batch(rows, drop_remainder=True)
     if not config.document_mask:
       batches = batches.map(_tokens_only)
-    # A window of rows is read when its first batch is asked for: meanwhile, there are batches of the one before.
+    # A shuffle window is read as a whole for its first batch; batches of the previous window are prefetched to bridge
+    # it.
     row_bytes = 4 * (config.context + 1) * (3 if config.document_mask else 1)
     ahead = max(1, min(SHUFFLED_BATCHES, AHEAD_BYTES // (rows * row_bytes)))
     return iter(grain.experimental.ThreadPrefetchIterDataset(batches, prefetch_buffer_size=ahead))
@@ -100,7 +100,7 @@ def check_named(config: DataConfig) -> None:
 
 
 def estimated_size(config: DataConfig, tokenizer: Tokenizer) -> tuple[int, float]:
-  """How many documents an epoch of a run has, and their tokens; estimated from _SIZED of them, if there are more."""
+  """The number of documents in an epoch, and of their tokens; estimated from _SIZED documents if there are more."""
   documents = open_documents(config)
   tokenize = _tokenize(documents, tokenizer, config)
   lengths = [len(tokenize(place)["tokens"]) for place in range(0, len(documents), max(len(documents) // _SIZED, 1))]
@@ -113,14 +113,14 @@ def settled(
 ) -> DataConfig:
   """The config with `interleave` and `seed` filled in, as a run records them when it starts.
 
-  A run that goes on keeps those that it has recorded. A run whose weights are from another one (a recalibration) has a
-  higher seed than that, so that it does not read the same documents in the same order again, nor does one after it.
+  A resumed run keeps the recorded values. A run that starts from another run's weights (a recalibration) gets a higher
+  seed than that run, so that it does not read the same documents in the same order again.
 
   Args:
     config: of the run.
     seed: TrainConfig.seed.
-    before: of the run that the weights are from, as it recorded it; its `seed` is not None.
-    recorded: of the run itself, if it goes on.
+    before: the recorded config of the run that the weights come from.
+    recorded: the recorded config of this run, if it is resumed.
 
   Raises:
     ConfigError: `interleave` is set for windows, which are not cut from documents side by side.
@@ -148,7 +148,7 @@ def settled(
 
 
 def _tokenize(documents: Documents, tokenizer: Tokenizer, config: DataConfig) -> Tokenize:
-  """Raises ConfigError if the tokenizer has no BOS that is asked for, or is not that of the token shards."""
+  """Raises ConfigError if the tokenizer lacks a BOS that is needed, or is not the one of the token shards."""
   if config.bos and tokenizer.bos_id is None:
     raise ConfigError(f"DataConfig.bos is True; the tokenizer {config.tokenizer} has no BOS")
   made_with = documents.tokenizer
@@ -161,12 +161,12 @@ def _tokenize(documents: Documents, tokenizer: Tokenizer, config: DataConfig) ->
 
 
 class Batches(grain.DatasetIterator[Batch]):
-  """One process's rows of every batch, from the shares that they lie in.
+  """One process's rows of every batch, read from the shares that contain them.
 
-  A batch is its shares one behind the other, and there are as many as there were processes when the stream began: so
-  the stream stays the same when it goes on in fewer processes, which read several shares each, or in more, which read
-  one together and take their rows of it. The state holds those shares that this process reads; `set_state` takes those
-  of all processes, joined by `join_states`.
+  A batch is the concatenation of its shares, of which there are as many as there were processes when the stream began.
+  So the stream stays the same when it is continued by fewer processes, which read several shares each, or by more,
+  which read the same share and take different rows. The state holds the shares that this process reads; `set_state`
+  takes the states of all processes, joined by `join_states`.
   """
 
   def __init__(
@@ -187,7 +187,7 @@ class Batches(grain.DatasetIterator[Batch]):
   def _go_to(self, count: int) -> None:
     self.close()
     rows = self._batch_size // count
-    self._count, self._skipped = count, self._first % rows  # rows of the first share that are another process's
+    self._count, self._skipped = count, self._first % rows  # rows of the first share that belong to another process
     needed = range(self._first // rows, -(-self._last // rows))
     self._shares = {index: self._open_share(index, count) for index in needed}
 
@@ -216,9 +216,9 @@ class Batches(grain.DatasetIterator[Batch]):
 
 
 def join_states(states: Iterable[dict[str, Any]]) -> dict[str, Any]:
-  """The state of a whole stream from those of its processes. Raises ValueError if one is missing."""
+  """Joins the states of all processes to that of the whole stream. Raises ValueError if one is missing."""
   states = list(states)
-  if "next_batch" in states[0]:  # of windows.py: alike on all hosts
+  if "next_batch" in states[0]:  # of windows.py: the same on all hosts
     if len({state["next_batch"] for state in states}) != 1:
       raise ValueError(f"the processes are at different batches: {[state['next_batch'] for state in states]}")
     return states[0]
@@ -235,7 +235,7 @@ def join_states(states: Iterable[dict[str, Any]]) -> dict[str, Any]:
 def evaluation_documents(
   source: Iterable[str], tokenizer: Tokenizer, minimum_tokens: int, limit: int
 ) -> list[np.ndarray]:
-  """The first `limit` documents of at least `minimum_tokens` tokens, each whole and by itself: int32, without EOS.
+  """The first `limit` documents of at least `minimum_tokens` tokens, complete and without EOS: int32.
 
   Raises:
     ConfigError: if there is none.
@@ -260,7 +260,7 @@ def evaluation_documents(
 
 
 def _check_fills_a_row(tokenize: Tokenize, config: DataConfig) -> None:
-  """Raises ConfigError unless there are tokens enough."""
+  """Raises ConfigError unless there are enough tokens for one row."""
   tokens = 0
   for document in tokenize.documents:
     tokens += len(tokenize.tokens(document))

@@ -1,4 +1,4 @@
-"""From a path of the user's to what a run reads: its documents, and a tokenizer that is trained if there is none."""
+"""Turns the user's `--data` and vocabulary flags into a DataConfig, training a tokenizer if necessary."""
 
 import dataclasses
 import fnmatch
@@ -20,22 +20,22 @@ from drope_jax.data.tokenizers import train_bpe
 from drope_jax.errors import ConfigError
 from drope_jax.files import is_local
 
-TRAINED_CHARACTERS = 20_000_000  # of the documents, that a tokenizer is trained on
+TRAINED_CHARACTERS = 20_000_000  # characters that a tokenizer is trained on
 
-_WRITTEN = ("config.json", "meta.json", "metrics.jsonl", "report.md", "results.jsonl")  # by commands
+_WRITTEN = ("config.json", "meta.json", "metrics.jsonl", "report.md", "results.jsonl")  # files that commands write
 
 logger = logging.getLogger(__name__)
 
 
 def reading(config: DataConfig, path: str | None, vocab_size: int | None = None) -> DataConfig:
-  """The config with the documents at `path`, and a tokenizer of `vocab_size` ids trained on them: what flags mean.
+  """The config with the documents at `path`, and a tokenizer of `vocab_size` ids trained on them.
 
   Args:
-    path: as `source_at` takes it, with the config's split; None: the documents of the config.
-    vocab_size: None: the tokenizer of the config.
+    path: see `source_at`; the split is that of the config. None: the documents of the config.
+    vocab_size: of the trained tokenizer; None: the tokenizer of the config.
 
   Raises:
-    ConfigError, DataError: if nothing can be read there.
+    ConfigError, DataError: if nothing can be read at `path`.
   """
   if path is not None:
     source_at(path)  # raises before anything is written
@@ -46,7 +46,7 @@ def reading(config: DataConfig, path: str | None, vocab_size: int | None = None)
 
 
 def check_outside(dataset: str | Source, directory: epath.PathLike, what: str) -> None:
-  """Raises ConfigError if what a command writes to `directory` (`what`: a flag) would count as documents it reads."""
+  """Raises ConfigError if files that a command writes to `directory` would be read as documents; `what` is its flag."""
   if not dataset or not is_local(directory):
     return
   place = Path(os.fspath(epath.Path(directory))).expanduser().resolve()
@@ -56,23 +56,26 @@ def check_outside(dataset: str | Source, directory: epath.PathLike, what: str) -
 
 
 def trained_tokenizer(documents: Documents, vocab_size: int) -> str:
-  """The directory of a byte-level BPE trained on the documents; in the cache, and made once.
+  """The directory of a byte-level BPE tokenizer trained on the documents; it is cached.
 
-  The same documents give the same one, wherever they lie. Of more than TRAINED_CHARACTERS, an evenly spread part is
-  read.
+  The same documents give the same tokenizer, wherever they are stored. Of more than TRAINED_CHARACTERS characters, an
+  evenly spread part is used.
+
+  Raises:
+    ConfigError: if the documents are already tokenised.
   """
   if documents.tokenizer is not None:
     raise ConfigError(f"{documents.name}: is tokenised already; name the tokenizer that it was made with")
   key = hashlib.sha256(f"{documents.digest} {vocab_size} {TRAINED_CHARACTERS}".encode()).hexdigest()[:16]
   directory = cache_directory() / "tokenizers" / key
   if not (directory / "tokenizer.json").exists():
-    logger.info("trains a tokenizer of %d tokens, in %s", vocab_size, directory)
+    logger.info("training a tokenizer of %d tokens, in %s", vocab_size, directory)
     train_bpe(_spread(documents), vocab_size, directory)
   return str(directory)
 
 
 def _spread(documents: Documents) -> Iterator[str]:
-  """Documents from all over, until there are TRAINED_CHARACTERS."""
+  """Evenly spread documents with TRAINED_CHARACTERS characters in total."""
   strides = 1 + len(documents) // 1000
   places = itertools.chain.from_iterable(range(first, len(documents), strides) for first in range(strides))
   characters = 0

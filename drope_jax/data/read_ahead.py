@@ -1,4 +1,4 @@
-"""Documents read ahead of their use, by threads, as many as bytes allow."""
+"""Prefetches documents in threads, limited by their total size."""
 
 import collections
 import threading
@@ -8,17 +8,17 @@ from typing import Any
 import grain
 import numpy as np
 
-AHEAD = 16  # documents at most; more would delay the first batch
-AHEAD_BYTES = 64 << 20  # of tokens that wait for their use; above it no further document is begun
+AHEAD = 16  # maximum number of documents; more would delay the first batch
+AHEAD_BYTES = 64 << 20  # bytes of waiting tokens above which no further document is started
 _THREADS = 4
 
 Batch = dict[str, np.ndarray]
 
 
 class ReadAhead(grain.IterDataset[Batch]):
-  """The elements of `documents` in their order, which several threads read ahead.
+  """The elements of `documents` in order, prefetched by several threads.
 
-  grain's own prefetching (0.2.18) counts elements, of which one may have a thousand bytes and the next twenty million.
+  grain's own prefetching (0.2.18) counts elements, but one may have a thousand bytes and the next twenty million.
   """
 
   def __init__(self, documents: grain.MapDataset[Batch]):
@@ -26,7 +26,7 @@ class ReadAhead(grain.IterDataset[Batch]):
     self._documents, self._bytes = documents, AHEAD_BYTES
 
   def set_slice(self, sl: slice, sequential_slice: bool = False) -> None:
-    """Leaves the share of one worker process; grain calls it on a copy."""
+    """Restricts this to the share of one worker process; grain calls it on a copy."""
     assert not sequential_slice
     self._documents, self._bytes = self._documents.slice(sl), AHEAD_BYTES // (sl.step or 1)
 
@@ -64,7 +64,7 @@ class _ReadAheadIterator(grain.DatasetIterator[Batch]):
 
 
 class _Reader:
-  """Reads documents from the one at `first` on, each once; what waits for its use has about `most_bytes` at most."""
+  """Reads documents from index `first` on, once each; waiting documents have at most about `most_bytes`."""
 
   def __init__(self, documents: grain.MapDataset[Batch], first: int, most_bytes: int):
     self._documents, self._most_bytes = documents, most_bytes
@@ -84,7 +84,7 @@ class _Reader:
     return element
 
   def begin(self) -> None:
-    """Begins as many documents as may be read now; one that is waited for always is."""
+    """Starts reading as many documents as the limits allow, and at least one if none is waiting."""
     with self._lock:
       while self._following < self._end and (not self._waiting or self._may_begin()):
         self._reading += 1
@@ -104,7 +104,7 @@ class _Reader:
 
   def close(self) -> None:
     with self._lock:
-      self._end = 0  # begin no more
+      self._end = 0  # start no more
     self._pool.shutdown(wait=False, cancel_futures=True)
 
 

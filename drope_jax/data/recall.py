@@ -1,9 +1,9 @@
-"""Recall: facts "topic -> value" placed in prose and asked for again; to learn from, and to test with as needles.
+"""Recall: facts "topic -> value" hidden in prose and asked for later, as training documents and as needle tests.
 
-Everything is made of lines. A filler is one sentence; a fact is a topic, an arrow and a value of that topic; the
-question is the same line without its value, so that a model which continues it answers. What a topic's values are can
-be learnt; which of them it has here must be read. Whatever is generated is a pure function of the `Lines`, the
-parameters, the seed and the index.
+Texts consist of lines. A filler is one sentence; a fact is a topic, an arrow and a value of that topic; the question is
+the same line without its value, so that a model answers by continuing it. The possible values of a topic can be learnt,
+but its value in a given text must be read there. Everything is a pure function of the `Lines`, the parameters, the seed
+and the index.
 """
 
 import dataclasses
@@ -19,7 +19,7 @@ from drope_jax.data.tokenizers import Tokenizer
 from drope_jax.errors import ConfigError
 
 ARROW = " ->"
-# Eight values each, so that knowing a topic's values but not the context is right one time in eight.
+# Eight values each, so that guessing among a topic's values is right one time in eight.
 TOPICS: Mapping[str, tuple[str, ...]] = {
   "bird": ("robin", "falcon", "pelican", "raven", "finch", "magpie", "stork", "cuckoo"),
   "boat": ("canoe", "yacht", "raft", "ferry", "kayak", "barge", "sloop", "dinghy"),
@@ -42,15 +42,15 @@ _VALUES = re.compile(r"\b(?:" + "|".join(value for values in TOPICS.values() for
 
 
 def vocabulary(topics: Mapping[str, Sequence[str]] = TOPICS) -> list[str]:
-  """What a tokenizer should hold as one token each for a small model: topics with their arrow, and values.
+  """The strings that should be single tokens for a small model: topics with their arrow, and values.
 
-  The value then follows the one token that asks for it, and a model need not carry the topic over the arrow.
+  The value then directly follows the token that asks for it, and a model need not carry the topic over the arrow.
   """
   return [f" {topic}{ARROW}" for topic in topics] + [f" {value}" for values in topics.values() for value in values]
 
 
 def sentences(text: str) -> list[str]:
-  """The sentences of `text` that can be fillers: 15 to 120 characters of prose, without an arrow or a topic's value."""
+  """The sentences of `text` that can be fillers: 15 to 120 characters of prose, without arrows or values of topics."""
   candidates = (" ".join(part.split()) for part in re.split(r"(?<=[.!?:])\s+|\n+", text))
   prose = (one for one in candidates if 15 <= len(one) <= 120 and one[0].isalpha())
   return [one for one in prose if ARROW not in one and not _VALUES.search(one)]
@@ -65,12 +65,12 @@ class Line:
 
 
 class Lines:
-  """What recall documents and needle samples are made of.
+  """The material of recall documents and needle samples.
 
   Args:
     tokenizer: counts the tokens.
-    fillers: sentences to hide facts among; of held-out documents for a test.
-    topics: and their values, to draw facts from.
+    fillers: sentences to hide facts among; for a test, from held-out documents.
+    topics: topics with their values, from which facts are drawn.
   """
 
   def __init__(self, tokenizer: Tokenizer, fillers: Iterable[str], topics: Mapping[str, Sequence[str]] = TOPICS):
@@ -83,7 +83,7 @@ class Lines:
 
   @functools.cached_property
   def fingerprint(self) -> str:
-    """What the fillers and topics are known by, in tokens."""
+    """Identifies the fillers (as tokens) and topics by content."""
     known = hashlib.sha256(repr(sorted((topic, tuple(values)) for topic, values in self.topics.items())).encode())
     for filler in self.fillers:
       known.update(repr(filler.ids).encode())
@@ -99,7 +99,7 @@ class Lines:
     return self.line(f" {value}")
 
   def fact(self, topic: str, value: str) -> Line:
-    """A question and its answer, in the same tokens as when they come apart."""
+    """A question and its answer, with the same tokens as when they are separate."""
     question, answer = self.question(topic), self.answer(value)
     return Line(question.text + answer.text, question.ids + answer.ids)
 
@@ -112,15 +112,15 @@ class Lines:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class RecallParameters:
-  """How recall documents vary; dense ones are what a small model learns to retrieve from."""
+  """The variation of recall documents; small models learn to retrieve from dense ones."""
 
-  tokens: tuple[int, int] = (64, 128)  # a document's length is drawn from this range, and exceeded by a line at most
-  facts: tuple[int, int] = (4, 12)  # of a document; fewer, down to 2, where stating them would take half of it
-  filler: tuple[float, ...] = (0.0, 0.3, 0.6)  # the share of tokens that are filler is one of these
+  tokens: tuple[int, int] = (64, 128)  # range of a document's length, which is exceeded by one line at most
+  facts: tuple[int, int] = (4, 12)  # range of the number of facts; fewer, at least 2, if they would fill half of it
+  filler: tuple[float, ...] = (0.0, 0.3, 0.6)  # choices for the share of tokens that are filler
 
 
 def recall_document(lines: Lines, parameters: RecallParameters, seed: int, index: int) -> str:
-  """Facts among fillers: a round that states them, then rounds that repeat them in other orders, until it is full."""
+  """Facts among fillers: one round states them, further rounds repeat them in other orders, up to the length."""
   rng = random.Random(f"recall {seed} {index}")
   length = rng.randint(*parameters.tokens)
   share = rng.choice(parameters.filler)
@@ -151,20 +151,20 @@ class NeedleSample:
 
   tokens: np.ndarray  # int32 (length,)
   answer: tuple[int, ...]  # token ids
-  depth: float  # where in the haystack the fact lies that is asked for: 0 before it, 1 after it
-  needle: slice  # the tokens of that fact; its last `len(answer)` are its value
+  depth: float  # position of the queried fact in the haystack: 0 before it, 1 after it
+  needle: slice  # the tokens of that fact; the last `len(answer)` are its value
 
 
 def needle_sample(lines: Lines, length: int, depth: float, seed: int, index: int, facts: int = 6) -> NeedleSample:
   """A haystack of consecutive fillers with facts between them, and the question for one of the facts.
 
   Args:
-    lines: whose fillers make the haystack; they are repeated if it is longer than all of them.
-    length: of the prompt, exactly, in tokens; the haystack's last filler is cut to fit.
-    depth: where the fact goes that is asked for, 0 to 1; it moves to the nearest end of a filler.
+    lines: their fillers are the haystack, repeated if necessary.
+    length: exact length of the prompt in tokens; the haystack's last filler is cut to fit.
+    depth: where to put the queried fact, 0 to 1; it moves to the nearest end of a filler.
     seed: of the whole set of samples.
     index: of this sample in the set.
-    facts: how many are hidden; those not asked for lie at random depths.
+    facts: number of hidden facts; those not queried are at random depths.
 
   Raises:
     ConfigError: if `length` is too short for the facts and the question.
@@ -194,7 +194,7 @@ def needle_sample(lines: Lines, length: int, depth: float, seed: int, index: int
 
 
 def _haystack(lines: Lines, length: int, start: int) -> tuple[list[int], list[int]]:
-  """The first `length` tokens of the fillers from the one at `start` on, and where in them one begins or ends."""
+  """The first `length` tokens of the fillers from index `start` on, and where fillers begin or end in them."""
   tokens: list[int] = []
   ends: list[int] = []
   while len(tokens) < length:

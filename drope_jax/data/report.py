@@ -1,4 +1,4 @@
-"""What is in a source: `python -m drope_jax.data.report --data=PATH [--tokenizer=SPEC --limit=N --out=DIR]`.
+"""Reports what is in a source: `python -m drope_jax.data.report --data=PATH [--tokenizer=SPEC --limit=N --out=DIR]`.
 
 Prints documents, tokens, lengths, the share of long documents, duplicates, bytes per token, bad documents and samples;
 with `--out` also writes report.txt and lengths.png there.
@@ -24,7 +24,7 @@ from drope_jax.data.tokenizers import Tokenizer, load_tokenizer
 from drope_jax.errors import ConfigError, DataError
 from drope_jax.files import replace_whole, writing
 
-CONTEXTS = (512, 2048, 8192, 32768)  # tokens, beyond which a document counts as long
+CONTEXTS = (512, 2048, 8192, 32768)  # tokens above which a document counts as long
 SAMPLES, SAMPLED_CHARACTERS = 3, 300
 SHOWN_ERRORS = 5
 
@@ -33,19 +33,19 @@ logger = logging.getLogger("drope_jax.data.report")
 
 @dataclasses.dataclass
 class Summary:
-  """What was found in the documents that were read."""
+  """Statistics of the documents that were read."""
 
   name: str
-  documents: int  # in the source, those of other parts included
+  documents: int  # in the source, including other splits
   lengths: np.ndarray  # in tokens, without EOS, of each document that was read
-  bytes: int
-  duplicates: int  # documents whose text stood in an earlier one
-  bad: list[str]  # a line about each document that is no text, and each file that is damaged
-  left_out: int  # bad documents that the source leaves out
+  bytes: int  # of their text
+  duplicates: int  # documents with the same text as an earlier one
+  bad: list[str]  # one line per document that is not text, and per damaged file
+  left_out: int  # bad documents that the source skips
   samples: list[str]
 
   def text(self) -> str:
-    """The report, in lines."""
+    """The report as text."""
     lengths, tokens = self.lengths, int(self.lengths.sum())
     read = len(lengths)
     whole = "" if read == self.documents else f" of {self.documents:,}, which include other parts"
@@ -79,7 +79,7 @@ class Summary:
     return [(1 << bits >> 1, 1 << bits, counts[bits]) for bits in range(min(counts), max(counts) + 1)]
 
   def plot(self, path: Path) -> None:
-    """Documents, and their tokens, by length."""
+    """Plots the distribution of documents, and of their tokens, over the length."""
     figure = Figure(figsize=(6, 4), layout="constrained")
     axes = figure.subplots()
     lengths = np.maximum(self.lengths, 1)
@@ -92,7 +92,7 @@ class Summary:
 
 
 def summarise(documents: Documents, tokenizer: Tokenizer, limit: int | None = None) -> Summary:
-  """Reads documents, all or `limit` that are evenly spread. Raises ConfigError if there is no text at all."""
+  """Reads all documents, or `limit` evenly spread ones. Raises ConfigError if none of them is text."""
   count = len(documents)
   places = range(count) if limit is None else sorted({int(place) for place in np.linspace(0, count - 1, limit)})
   lengths, bad, samples, size = [], dict.fromkeys(documents.damaged), [], 0  # a damaged file is one line
@@ -124,9 +124,10 @@ def summarise(documents: Documents, tokenizer: Tokenizer, limit: int | None = No
 
 
 def tokenizer_of(documents: Documents, path: str, spec: str | None) -> Tokenizer:
-  """The tokenizer of `spec`; None: of token shards at `path` their own, of text bytes.
+  """The tokenizer of `spec`; for None, that of the token shards at `path`, or bytes for text.
 
-  Raises ConfigError if tokens were made with another.
+  Raises:
+    ConfigError: if the tokens were made with another tokenizer.
   """
   shards = re.split("[,#]", path)[0]
   own = f"{shards}/tokenizer"
@@ -140,6 +141,7 @@ def tokenizer_of(documents: Documents, path: str, spec: str | None) -> Tokenizer
 
 
 def main(path: str, part: str, tokenizer: str | None, limit: int | None, out: Path | None) -> None:
+  """The command."""
   if out is not None:
     check_outside(path, out, "--out")
   documents = part_of(path, part).documents()

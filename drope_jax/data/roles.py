@@ -1,7 +1,7 @@
-"""Which tokens of a released tokenizer begin and end a document: what its files say, in the order of their authority.
+"""The special tokens of a released tokenizer: which ones begin and end a document, according to its files.
 
-A tokenizer.json does not say it. The files beside it do: tokenizer_config.json, then special_tokens_map.json, then the
-ids of the model's config.json. A `null` for BOS is an answer: the model was trained without one.
+A tokenizer.json does not contain this. It is looked up next to it, in tokenizer_config.json, special_tokens_map.json
+and the model's config.json, in this order. A `null` for BOS means that the model was trained without one.
 """
 
 import json
@@ -15,43 +15,40 @@ import tokenizers
 
 from drope_jax.errors import ConfigError, FileError
 
-# What released models call them, for a tokenizer.json that comes alone.
+# Names in released models, for a tokenizer.json without other files.
 KNOWN_EOS = ("<|endoftext|>", "<|end_of_text|>", "</s>", "<eos>", "<|im_end|>")
 KNOWN_BOS = ("<|begin_of_text|>", "<s>", "<bos>")
 
-ROLES = "tokenizer_config.json"  # the first of the files that say which tokens these are
+ROLES = "tokenizer_config.json"  # the first file in which roles are looked up
 TOKENS_MAP = "special_tokens_map.json"
 GENERATION = "generation_config.json"
 TEMPLATE = "chat_template.jinja"
-# The files that a released tokenizer comes with, beside tokenizer.json and ROLES: they go wherever it goes.
+# Other files of a released tokenizer, besides tokenizer.json and ROLES: they are copied with it.
 COMPANIONS = (TOKENS_MAP, "added_tokens.json", TEMPLATE, GENERATION)
 
-MOST_TOKENS = 1 << 22  # several times those of any released tokenizer; ids are below it
+MOST_TOKENS = 1 << 22  # upper limit of ids, several times the size of any released tokenizer
 _LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 
 logger = logging.getLogger(__name__)
 
 
 class Roles(NamedTuple):
-  """The tokens with a role.
+  """The special tokens of a tokenizer."""
 
-  eos_ids: every token that ends an answer, that of `eos` first.
-  """
-
-  eos: str
-  eos_ids: tuple[int, ...]
+  eos: str  # ends a document
+  eos_ids: tuple[int, ...]  # every token that ends an answer; the id of `eos` comes first
   bos: str | None = None
   bos_id: int | None = None
   chat_template: str | None = None  # in Jinja
-  texts: Mapping[str, str] = types.MappingProxyType({})  # of these and other special tokens, by role
+  texts: Mapping[str, str] = types.MappingProxyType({})  # the texts of all special tokens, by role
 
 
 def read_roles(tokenizer: tokenizers.Tokenizer, file: Path, eos: str | None = None, bos: str | None = None) -> Roles:
-  """The roles of a tokenizer that was read from `file`, by the files beside it.
+  """The special tokens of a tokenizer that was read from `file`, according to the files next to it.
 
   Args:
-    eos: the token that ends a document, whatever the files say.
-    bos: likewise the token that begins one.
+    eos: the token that ends a document; overrides the files.
+    bos: the token that begins a document; overrides the files.
 
   Raises:
     FileError: naming the file that cannot be read.
@@ -90,7 +87,7 @@ def _said(
   model: Mapping[str, Any],
   given: str | None,
 ) -> int | None:
-  """The id of the token with a role, from the first source that says it; None if the answer is that there is none."""
+  """The id of the token with a role, from the first file that has it; None if there is no such token."""
   for said in [given] if given else [source[role] for source in (config, tokens_map) if role in source]:
     token = token_text(said)
     if token is not None:
@@ -117,20 +114,20 @@ def _id_of(token: str, tokenizer: tokenizers.Tokenizer, file: Path) -> int:
 
 
 def token_text(said: Any) -> str | None:
-  """The text of a token as these files write it: a string, or an object with its text as `content`."""
+  """The text of a token in these files: a string, or an object with `content`."""
   text = said.get("content") if isinstance(said, dict) else said
   return text if isinstance(text, str) else None
 
 
 def token_ids(config: Mapping[str, Any], key: str) -> list[int]:
-  """Ids as these files write them: one, a list, or null."""
+  """The ids at a key of these files: one id, a list, or null."""
   said = config.get(key)
   listed = said if isinstance(said, list) else [said]
   return [one for one in listed if isinstance(one, int) and not isinstance(one, bool) and 0 <= one < MOST_TOKENS]
 
 
 def _chat_template(config: Mapping[str, Any], file: Path) -> str | None:
-  """The template for conversations: in a file of its own, or in the config; of several the one named `default`."""
+  """The chat template, from its own file or from the config; of several, the one named `default`."""
   own = file.with_name(TEMPLATE)
   if own.exists():
     return read_text(own)
@@ -141,13 +138,13 @@ def _chat_template(config: Mapping[str, Any], file: Path) -> str | None:
 
 
 def read_object(path: Path) -> dict[str, Any]:
-  """The object in a JSON file, or an empty one if the file is missing. Raises FileError naming one that has none."""
+  """The object in a JSON file; empty if the file is missing. Raises FileError if it is not a JSON object."""
   if not path.exists():
     return {}
   text = read_text(path)
   try:
     data = json.loads(text)
-    json.dumps(data, ensure_ascii=False).encode()  # which refuses half a character, "\\ud800"
+    json.dumps(data, ensure_ascii=False).encode()  # raises an error for lone surrogates, "\\ud800"
   except (ValueError, RecursionError) as error:
     raise FileError(f"{path}: not readable as JSON ({error}); mend it or fetch it again") from error
   if not isinstance(data, dict):
@@ -156,7 +153,7 @@ def read_object(path: Path) -> dict[str, Any]:
 
 
 def read_text(path: Path) -> str:
-  """A file's text. Raises FileError naming one that is not UTF-8, or is a pointer of Git LFS."""
+  """The text of a file. Raises FileError if it is not UTF-8, or a Git LFS pointer."""
   try:
     content = path.read_bytes()
     refuse_pointer(content, path)
@@ -166,6 +163,6 @@ def read_text(path: Path) -> str:
 
 
 def refuse_pointer(content: bytes, path: Any) -> None:
-  """Raises FileError if a file is the pointer that Git LFS leaves where the file itself was not fetched."""
+  """Raises FileError if a file is a Git LFS pointer, whose actual content was not fetched."""
   if content.startswith(_LFS_POINTER):
     raise FileError(f"{path}: a Git LFS pointer and not the file itself; fetch it with `git lfs pull`")

@@ -1,4 +1,4 @@
-"""The splits of a path: their documents, and what is said of one that is missing, small or empty."""
+"""The splits of a dataset: their documents, and error messages about missing, small or empty splits."""
 
 import contextlib
 from collections.abc import Iterator, Sequence
@@ -9,7 +9,7 @@ from drope_jax.errors import ConfigError
 
 
 def part_of(dataset: str | Source, split: str) -> Source:
-  """The source of a split. Raises ConfigError, which names the path and not the source at it, if there is none."""
+  """The source of a split. Raises ConfigError naming the path (not the source found there) if there is none."""
   source = dataset if isinstance(dataset, Source) else source_at(dataset)
   try:
     return source.part(split)
@@ -21,11 +21,11 @@ def part_of(dataset: str | Source, split: str) -> Source:
 
 
 def documents(dataset: str | Path | Source, split: str) -> Sequence[str]:
-  """The documents of a split: `len`, an index from 0, iteration; picklable, as grain wants it.
+  """The documents of a split: a picklable sequence, as grain needs it.
 
   Args:
-    dataset: a path of any kind that sources/at.py knows, or a source.
-    split: a split's name; of TFDS also a part of it in its notation, as `train[:10%]`.
+    dataset: a path of any kind that sources/at.py recognises, or a source.
+    split: the name of a split; for TFDS also a slice such as `train[:10%]`.
 
   Raises:
     ConfigError: naming the path, if there is no such dataset or split, it is empty, or holds tokens.
@@ -44,7 +44,7 @@ def documents(dataset: str | Path | Source, split: str) -> Sequence[str]:
 
 @contextlib.contextmanager
 def naming_split(dataset: str | Source, split: str) -> Iterator[None]:
-  """Adds to a ConfigError about the documents of a split which split of what that is, and what it has left out."""
+  """Adds to a ConfigError in this block the dataset and split, and why documents are missing from it."""
   try:
     yield
   except ConfigError as error:
@@ -54,16 +54,16 @@ def naming_split(dataset: str | Source, split: str) -> Iterator[None]:
 
 
 def left_out(dataset: str | Source, split: str) -> str:
-  """Why a split does not have all documents of its path: "; ..." to end a line with, or "" if it has all.
+  """Why a split does not contain all documents of its dataset, as "; ..." to append to a message, or "" if it does.
 
-  All documents are read to count them, so this is for the line with which a command ends.
+  This reads all documents to count them, so it is only for a command's final error message.
   """
   if not dataset:
     return ""
   source = dataset if isinstance(dataset, Source) else source_at(dataset)
   try:
     found = source.part(split).documents()
-  except ConfigError:  # there is no such split, which the error is about
+  except ConfigError:  # there is no such split, as the error says
     return ""
   count = _absent(found)
   if not count:
@@ -80,11 +80,11 @@ def left_out(dataset: str | Source, split: str) -> str:
 
 
 def cut_share(source: Cut, split: str) -> str:
-  """The share of the documents that a part has: "1 %"."""
+  """The share of the documents in a split, as text: "1 %"."""
   shares = {"heldout": source.heldout, "fit": source.fit, "train": 1 - source.heldout - source.fit}
   return f"{100 * shares[split]:.3g} %"
 
 
 def _absent(documents: Documents) -> int:
-  """How many of the documents belong to other parts."""
+  """The number of documents that belong to other splits."""
   return len(documents) - sum(1 for _ in documents)

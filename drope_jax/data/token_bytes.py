@@ -1,8 +1,7 @@
 """The bytes that each token of a `tokenizer.json` stands for.
 
-A token may be a part of a character, so decoding tokens one by one or in pieces does not show which bytes they are:
-incomplete characters come out as replacement characters. What a token stands for follows from its entry in the
-vocabulary and from the kind of decoder.
+A token may be a part of a character, so decoding single tokens does not give their bytes: incomplete characters become
+replacement characters. The bytes follow from the token's entry in the vocabulary and the kind of decoder.
 """
 
 import functools
@@ -12,12 +11,12 @@ from typing import Any
 
 import tokenizers
 
-_BYTE = re.compile(r"<0x([0-9A-F]{2})>")  # what byte fallback calls a byte
-_BEFORE = "a"  # a piece before the one that is decoded: some decoders drop the space that a text begins with
+_BYTE = re.compile(r"<0x([0-9A-F]{2})>")  # the name of a byte under byte fallback
+_BEFORE = "a"  # decoded before a piece, because some decoders drop a space at the start of a text
 
 
 class TokenBytes:
-  """Maps ids to bytes; special tokens and ids that are no token stand for none."""
+  """Maps ids to bytes; special tokens and unused ids have no bytes."""
 
   def __init__(self, tokenizer: tokenizers.Tokenizer):
     self._tokenizer = tokenizer
@@ -45,20 +44,20 @@ class TokenBytes:
     if byte is not None:
       return bytes([int(byte[1], 16)])
     decoder = self._tokenizer.decoder
-    if decoder is None:  # tokens are words, set apart by spaces
+    if decoder is None:  # tokens are words, separated by spaces
       return f" {piece}".encode()
     return decoder.decode([_BEFORE, piece])[len(decoder.decode([_BEFORE])) :].encode()
 
 
 def _kinds(decoder: dict[str, Any] | None) -> set[str]:
-  """The types of a decoder and of those that it consists of."""
+  """The types of a decoder and its components."""
   if decoder is None:
     return set()
   return {decoder["type"]}.union(*(_kinds(part) for part in decoder.get("decoders", ())))
 
 
 def byte_characters() -> list[str]:
-  """What byte-level BPE writes for each byte: itself where it is printable, else the next character from 256 on."""
+  """The character of each byte in byte-level BPE: itself if it is printable, else the next one from 256 on."""
   printable = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
   others = [byte for byte in range(256) if byte not in printable]
   return [chr(byte) if byte in printable else chr(256 + others.index(byte)) for byte in range(256)]

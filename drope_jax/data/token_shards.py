@@ -1,4 +1,4 @@
-"""Writing token shards: any source, tokenised once, by several processes and hosts, and gone on with after a stop."""
+"""Writes token shards from any source, with several processes and hosts, resuming after an interruption."""
 
 import contextlib
 import dataclasses
@@ -29,8 +29,8 @@ from drope_jax.errors import ConfigError, FileError
 from drope_jax.files import DRAFT, holds_something, is_local, replace_whole, write_json, writing
 from drope_jax.workdir import sole_writer
 
-PLAN = "plan.json"  # what is being written here; in the end meta.json takes its place
-SHARD_BYTES = 256 << 20  # of the source's files, for a shard
+PLAN = "plan.json"  # describes shards that are being written; replaced by meta.json at the end
+SHARD_BYTES = 256 << 20  # bytes of the source's files per shard
 FEWEST_SHARDS = 16
 _COUNTS = ("documents", "tokens", "left_out")
 
@@ -39,7 +39,7 @@ logger = logging.getLogger(__name__)
 
 @dataclasses.dataclass(frozen=True)
 class _Shard:
-  """A stretch of the documents, and where it goes."""
+  """One shard: a range of the documents, and where it is written."""
 
   documents: Documents
   tokenizer: Tokenizer
@@ -54,7 +54,7 @@ class _Shard:
 
   @property
   def record(self) -> Path:
-    """Written last: where it is, the shard is whole."""
+    """The record file, which is written last: if it exists, the shard is complete."""
     return self.folder / f"shard-{self.name}.json"
 
   def write(self) -> dict[str, Any]:
@@ -83,7 +83,7 @@ class _Shard:
     return record
 
   def _tokenised(self) -> Iterator[tuple[str, np.ndarray]]:
-    """The documents of this shard, each with its ids and EOS: int32."""
+    """The documents of this shard, each with its ids followed by EOS: int32."""
     places = len(self.documents)
     for place in range(places * self.index // self.count, places * (self.index + 1) // self.count):
       document = self.documents.at(place)
@@ -93,7 +93,7 @@ class _Shard:
 
 
 class _Draft:
-  """A file that is being written, with the checksums of its blocks; it gets its name when it is whole."""
+  """A file that is being written, with the checksums of its blocks; it gets its final name once complete."""
 
   def __init__(self, path: Path):
     self.path, self.sums = path, BlockSums()
@@ -112,7 +112,7 @@ class _Draft:
 
   def __exit__(self, kind: type[BaseException] | None, *_: Any) -> None:
     if kind is not None:
-      with contextlib.suppress(OSError):  # of a full disk, once more
+      with contextlib.suppress(OSError):  # the disk may be full again
         self._file.close()
       self._draft.unlink(missing_ok=True)
       return
@@ -132,24 +132,25 @@ def write_shards(
   host: int = 0,
   hosts: int = 1,
 ) -> dict[str, Any] | None:
-  """Tokenises documents into `folder`, which `sources.Tokens` reads; what is there of it already is not done again.
+  """Tokenises documents into `folder`, which `sources.Tokens` reads; shards that already exist are kept.
 
   Args:
     documents: of any source of text.
-    tokenizer: a copy of it is kept in `folder`/tokenizer.
-    folder: of these shards alone.
-    shards: how many; None: one for SHARD_BYTES of the source's files, and at least FEWEST_SHARDS.
-    processes: that work at one time on this host.
-    host: which host this is, from 0. Host i writes the shards i, i + hosts, ...; the last one to end writes meta.json.
-    hosts: how many there are; all of them see `folder`.
+    tokenizer: a copy is saved in `folder`/tokenizer.
+    folder: for these shards only.
+    shards: number of shards; None: one per SHARD_BYTES of the source's files, and at least FEWEST_SHARDS.
+    processes: number of processes on this host.
+    host: index of this host, from 0. Host i writes the shards i, i + hosts, ...; the last one to finish writes
+      meta.json.
+    hosts: number of hosts, all of which share `folder`.
 
   Returns:
     The content of meta.json; None if other hosts are not done yet.
 
   Raises:
     ConfigError: if `folder` holds something else, or the shards of other documents or another tokenizer.
-    DataError: a document that is no text.
-    FileError: naming a file that cannot be written; what was whole stays, and the same call goes on from there.
+    DataError: a document is not text.
+    FileError: naming a file that cannot be written; complete shards stay, and the same call resumes.
     BusyError: another process writes this host's shards.
   """
   if not is_local(folder):
@@ -186,7 +187,7 @@ def _write_shards(
     )
   try:
     records = [_read(job.record, *_COUNTS, "sha256") for job in jobs]
-  except FileNotFoundError:  # other hosts are not done, or one of them has just ended all
+  except FileNotFoundError:  # other hosts are not done, or one has just finished everything
     return _read(folder / META) if (folder / META).exists() else None
   totals = {name: sum(record[name] for record in records) for name in _COUNTS}
   if not totals["documents"]:
@@ -194,7 +195,7 @@ def _write_shards(
   draft = folder / f"tokenizer.{uuid.uuid4().hex}{DRAFT}"
   try:
     tokenizer.save(draft)
-    with contextlib.suppress(OSError):  # it is there: another host was faster
+    with contextlib.suppress(OSError):  # it exists: another host was faster
       draft.rename(folder / "tokenizer")
   finally:
     shutil.rmtree(draft, ignore_errors=True)
@@ -207,7 +208,7 @@ def _write_shards(
 
 
 def _plan(documents: Documents, tokenizer: Tokenizer, folder: Path, shards: int | None) -> dict[str, Any]:
-  """What is to be written; raises ConfigError unless it is what `folder` holds already, if it holds anything."""
+  """The plan of what to write; raises ConfigError if `folder` already holds something else."""
   if documents.tokenizer is not None:
     raise ConfigError(f"{documents.name}: is tokenised already")
   plan: dict[str, Any] = {
@@ -238,7 +239,7 @@ def _plan(documents: Documents, tokenizer: Tokenizer, folder: Path, shards: int 
 
 
 def _begun(folder: Path) -> dict[str, Any] | None:
-  """What was being written to the folder, or is done."""
+  """The plan or meta of shards in the folder, if there are any."""
   for path in (folder / PLAN, folder / META):
     with contextlib.suppress(FileNotFoundError):
       return _read(path, "shards")
@@ -246,7 +247,7 @@ def _begun(folder: Path) -> dict[str, Any] | None:
 
 
 def _read(path: Path, *fields: str) -> dict[str, Any]:
-  """What a file of ours says. Raises FileError if it is damaged, FileNotFoundError if it is missing."""
+  """The content of a JSON file of ours. Raises FileError if it is damaged, FileNotFoundError if it is missing."""
   try:
     data = json.loads(path.read_text())
   except (ValueError, RecursionError) as error:
@@ -257,7 +258,7 @@ def _read(path: Path, *fields: str) -> dict[str, Any]:
 
 
 def _write_once(data: dict[str, Any], path: Path) -> None:
-  """Writes a file that other hosts may be writing too, with the same content."""
+  """Writes a file atomically that other hosts may be writing with the same content."""
   draft = path.with_name(f"{path.name}.{uuid.uuid4().hex}{DRAFT}")
   with writing(path, draft):
     draft.write_text(json.dumps(data, indent=2) + "\n")
@@ -265,11 +266,11 @@ def _write_once(data: dict[str, Any], path: Path) -> None:
 
 
 def _written(jobs: list[_Shard], processes: int) -> Iterator[dict[str, Any]]:
-  """Records of shards as they get done."""
+  """Writes shards, and yields their records as they are completed."""
   if processes == 1 or len(jobs) < 2:
     yield from map(_Shard.write, jobs)
     return
   with shielded(signal.SIGINT):
     pool = multiprocessing.get_context("spawn").Pool(min(processes, len(jobs)), initializer=EndWithParent(os.getpid()))
-  with pool:  # leaving the block ends the processes, whatever they do
+  with pool:  # leaving the block terminates the processes
     yield from pool.imap_unordered(_Shard.write, jobs)

@@ -1,10 +1,10 @@
-"""Any source into token shards: `python -m drope_jax.data.tokenize --data=PATH --tokenizer=SPEC --out=DIR`.
+"""Tokenises any source into token shards: `python -m drope_jax.data.tokenize --data=PATH --tokenizer=SPEC --out=DIR`.
 
-The shards are flat arrays of uint16 or uint32, with a meta.json (sources/tokens.py says how they look). Train on them
-with `--data=DIR --config.data.tokenizer=DIR/tokenizer`: parts and batches are those of the text itself, and nothing is
-tokenised again when the context changes. With `--config.data.packing=windows` (data/windows.py) they are cut from the
-flat tokens, and the place in the stream is one integer. The same command goes on where an interrupted one stopped; on
-several hosts that see DIR, `--host=I --hosts=N` shares the work out.
+The shards are flat arrays of uint16 or uint32, with a meta.json (for the format see sources/tokens.py). Train on them
+with `--data=DIR --config.data.tokenizer=DIR/tokenizer`: splits and batches are those of the text itself, and nothing is
+tokenised again when the context changes. With `--config.data.packing=windows` (data/windows.py), rows are cut from the
+flat tokens, and the position in the stream is one integer. The same command resumes after an interruption; on several
+hosts that share DIR, `--host=I --hosts=N` divides the work.
 """
 
 import logging
@@ -25,14 +25,14 @@ logger = logging.getLogger("drope_jax.data.tokenize")
 
 
 def main(flag: Mapping[str, flags.FlagHolder]) -> None:
-  """`flag`: those below, by name."""
+  """The command; `flag` holds the flags below by name."""
   given = {name: holder.value for name, holder in flag.items()}
   if given["host"] >= given["hosts"]:
     raise ConfigError(f"--host is {given['host']}; of {given['hosts']} hosts it is one from 0 to {given['hosts'] - 1}")
   source, vocab_size, out = source_at(given["data"]), given["train_tokenizer"], given["out"]
   check_outside(given["data"], out, "--out")
   part = part_of(given["data"], given["part"] or "train")
-  if given["part"] is None and isinstance(source, Cut):  # the shards have the same parts
+  if given["part"] is None and isinstance(source, Cut):  # the shards can be split in the same way
     part = source.source
   said = others_not_written(source, given["part"], out)
   if said:
@@ -57,7 +57,7 @@ def main(flag: Mapping[str, flags.FlagHolder]) -> None:
 
 
 def others_not_written(source: Source, part: str | None, out: str) -> str:
-  """What the user must know when `source` has several splits and none was asked for; "" otherwise."""
+  """A warning if `source` has several splits and none was asked for; "" otherwise."""
   if part is not None or isinstance(source, Cut):
     return ""
   return (
@@ -76,14 +76,15 @@ if __name__ == "__main__":
     ),
     "tokenizer": cli.define_path("tokenizer", "byte", "A tokenizer.json, a directory that holds one, or byte."),
     "train_tokenizer": flags.DEFINE_integer(
-      "train_tokenizer", None, "Train one of so many ids on the documents, instead of --tokenizer.", lower_bound=257
+      "train_tokenizer",
+      None,
+      "Train a tokenizer with this many ids on the documents, instead of --tokenizer.",
+      lower_bound=257,
     ),
     "out": cli.define_path("out", None, "Directory of the shards.", required=True, local=True),
-    "shards": flags.DEFINE_integer("shards", None, "How many; default: as the size asks for.", lower_bound=1),
-    "processes": flags.DEFINE_integer(
-      "processes", None, "That work at one time; default: one per core.", lower_bound=1
-    ),
-    "host": flags.DEFINE_integer("host", 0, "Which host this is, from 0.", lower_bound=0),
-    "hosts": flags.DEFINE_integer("hosts", 1, "How many hosts share the work.", lower_bound=1),
+    "shards": flags.DEFINE_integer("shards", None, "Number of shards; default: depends on the size.", lower_bound=1),
+    "processes": flags.DEFINE_integer("processes", None, "Number of processes; default: one per core.", lower_bound=1),
+    "host": flags.DEFINE_integer("host", 0, "Index of this host, from 0.", lower_bound=0),
+    "hosts": flags.DEFINE_integer("hosts", 1, "Number of hosts that share the work.", lower_bound=1),
   }
   cli.run(lambda: main(FLAGS))

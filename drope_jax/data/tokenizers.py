@@ -1,7 +1,7 @@
-"""Tokenizers: bytes, any `tokenizer.json`, and one trained on the spot.
+"""Tokenizers: bytes, any `tokenizer.json`, and training a new one.
 
-Wherever a tokenizer is asked for by name, the name is "byte" or a path; `load_tokenizer` reads it. A tokenizer can be
-saved beside a checkpoint, and that directory is a name again.
+A tokenizer is named by "byte" or a path, which `load_tokenizer` reads. A tokenizer that is saved next to a checkpoint
+can be named by that directory.
 """
 
 import json
@@ -35,7 +35,7 @@ from drope_jax.files import replace_whole, writing
 
 
 class Tokenizer(Protocol):
-  """Text to token ids below `vocab_size`, and back; picklable, since data workers receive a copy."""
+  """Maps text to token ids below `vocab_size`, and back; picklable, since data workers receive a copy."""
 
   vocab_size: int
   eos_id: int  # ends a document
@@ -45,21 +45,21 @@ class Tokenizer(Protocol):
   special_tokens: Mapping[str, str]  # texts by role ("bos_token", ...), for the template
 
   def encode(self, text: str, special_tokens: bool = False) -> list[int]:
-    """The ids of `text`; no EOS and no BOS are added.
+    """The ids of `text`, without EOS or BOS.
 
     Args:
-      special_tokens: whether a text that spells out a special token stands for that token (as in a chat template). By
-        default it is text like any other, so that a document cannot end itself.
+      special_tokens: whether the spelling of a special token in the text is parsed as that token (as in a chat
+        template). By default it is ordinary text, so that a document cannot end itself.
     """
 
   def decode(self, ids: Sequence[int]) -> str:
-    """The text of `ids`; EOS, BOS and other special tokens leave no trace."""
+    """The text of `ids`, without EOS, BOS and other special tokens."""
 
   def piece(self, token: int) -> bytes:
-    """The bytes that one token stands for within a text; none for a special token.
+    """The bytes of one token within a text; empty for a special token.
 
-    A token may hold a part of a character. The pieces of a text put together are its UTF-8, except that tokenizers
-    that set a space before a text (Llama 2's) have that space in its first piece.
+    A token may be a part of a character. The concatenated pieces of a text are its UTF-8, except that tokenizers that
+    prepend a space to a text (Llama 2's) have that space in the first piece.
     """
 
   def save(self, directory: Path) -> None:
@@ -80,7 +80,7 @@ class ByteTokenizer:
     return [byte + 1 for byte in text.encode()]
 
   def decode(self, ids: Sequence[int]) -> str:
-    # A model may have more ids than there are tokens; those have no text.
+    # A model may have more ids than the tokenizer; those have no text.
     return b"".join(map(self.piece, ids)).decode(errors="replace")
 
   def piece(self, token: int) -> bytes:
@@ -93,16 +93,16 @@ class ByteTokenizer:
 class JsonTokenizer:
   """A `tokenizer.json` as Hugging Face publishes it.
 
-  Truncation and padding that the file may carry are settings of whoever saved it, and are switched off. The file does
-  not say which tokens end and begin a document; see roles.py. A text that spells a special token out is read as text.
+  Truncation and padding in the file are settings of whoever saved it, and are switched off. For the tokens that begin
+  and end a document see roles.py.
 
   Args:
     path: the tokenizer.json.
-    eos: the token that ends a document, if the files do not say or say otherwise.
-    bos: likewise the token that begins one.
+    eos: the token that ends a document; overrides the files.
+    bos: the token that begins a document; overrides the files.
 
   Raises:
-    FileError: naming `path`, or the file beside it, that cannot be read.
+    FileError: naming the file that cannot be read: `path`, or one next to it.
     ConfigError: if it has no EOS.
   """
 
@@ -125,11 +125,11 @@ class JsonTokenizer:
     self._prepare()
 
   def _prepare(self) -> None:
-    """Sets up what pickling loses."""
+    """Sets up the attributes that are not pickled."""
     self._tokenizer.encode_special_tokens = True
     self._bytes = TokenBytes(self._tokenizer)
     self._cuts: Cuts | None = cuts_of(self._tokenizer)
-    self._parsing: tokenizers.Tokenizer | None = None  # of special tokens; made when first needed
+    self._parsing: tokenizers.Tokenizer | None = None  # a copy that parses special tokens; created on first use
 
   def __getstate__(self) -> dict[str, Any]:
     return {name: value for name, value in self.__dict__.items() if name not in ("_bytes", "_cuts", "_parsing")}
@@ -158,7 +158,7 @@ class JsonTokenizer:
 
 
 def _encode(tokenizer: tokenizers.Tokenizer, text: str) -> list[int]:
-  """Unlike `encode`, a batch lets other threads go on, and this one keeps no offsets."""
+  """Encodes as a batch, which unlike `encode` releases the GIL; the fast variant does not compute offsets."""
   return tokenizer.encode_batch_fast([text], add_special_tokens=False)[0].ids
 
 
@@ -167,26 +167,29 @@ def _parsed(file: epath.Path) -> tokenizers.Tokenizer:
   try:
     with kept_from_stderr():
       return tokenizers.Tokenizer.from_str(text)
-  except BaseException as error:  # the library raises nothing narrower
+  except BaseException as error:  # a panic in Rust is not an Exception
     if not is_failure(error):
       raise
     raise FileError(f"{file}: not a readable tokenizer.json ({error})") from error
 
 
 def is_failure(error: BaseException) -> bool:
-  """Whether an error is one of the library tokenizers: an Exception, or where its Rust panics not even that."""
+  """Whether an error may come from the library tokenizers: an Exception, or a panic of its Rust code."""
   return isinstance(error, Exception) or type(error).__name__ == "PanicException"
 
 
 def train_bpe(texts: Iterable[str], vocab_size: int, directory: str | Path, whole: Sequence[str] = ()) -> JsonTokenizer:
-  """Trains byte-level BPE, digits apart (as SmolLM's), and saves it. The same texts give the same file.
+  """Trains byte-level BPE with separate digits (as SmolLM's), and saves it. The same texts give the same file.
 
   Args:
-    texts: what to learn merges from.
-    vocab_size: ids in all, at least 257 (EOS, which is id 0, and the bytes) and one for each of `whole`; fewer come out
-      of too little text.
-    directory: where tokenizer.json and tokenizer_config.json go.
-    whole: strings that are one token wherever they occur, however rare they are in the texts.
+    texts: to learn merges from.
+    vocab_size: number of ids, at least 257 (EOS, which is id 0, and the bytes) plus one for each of `whole`; too little
+      text gives fewer.
+    directory: where tokenizer.json and tokenizer_config.json are saved.
+    whole: strings that are always one token, however rare they are.
+
+  Raises:
+    ConfigError: if `vocab_size` is too small.
   """
   needed = 257 + len(whole)
   if vocab_size < needed:
@@ -235,7 +238,7 @@ def load_tokenizer(spec: str | Path) -> Tokenizer:
 def _save_json(
   tokenizer: tokenizers.Tokenizer, directory: Path, roles: Roles, beside: Mapping[str, str] | None = None
 ) -> None:
-  """Writes a tokenizer, and what lay beside it where it was read; the roles there say what they are here."""
+  """Writes a tokenizer and its companion files, in which the special tokens are set to `roles`."""
   beside = beside or {}
   config = json.loads(beside.get(ROLES, '{"tokenizer_class": "PreTrainedTokenizerFast"}'))
   for role, token in (("eos_token", roles.eos), ("bos_token", roles.bos)):
@@ -243,16 +246,18 @@ def _save_json(
       config[role] = token
   files = {name: text.removesuffix("\n") for name, text in beside.items()}
   generation = json.loads(files.get(GENERATION, "{}"))
-  if not {*roles.eos_ids} <= {roles.eos_ids[0], *token_ids(generation, "eos_token_id")}:  # read in a config.json
+  if not {*roles.eos_ids} <= {roles.eos_ids[0], *token_ids(generation, "eos_token_id")}:  # they came from a config.json
     files[GENERATION] = json.dumps({**generation, "eos_token_id": list(roles.eos_ids)}, indent=2)
   for name in files.keys() - {ROLES}:
     _write(directory / name, files[name])
   _write(directory / ROLES, json.dumps(config, indent=2, ensure_ascii=False))
-  _write(directory / "tokenizer.json", tokenizer.to_str(pretty=True))  # last: where it is, its roles are too
+  _write(
+    directory / "tokenizer.json", tokenizer.to_str(pretty=True)
+  )  # last, so that its special tokens exist if it does
 
 
 def _write(path: Path, text: str) -> None:
-  """Writes all of a file or nothing."""
+  """Writes a file atomically, creating its directory."""
   with writing(path):
     path.parent.mkdir(parents=True, exist_ok=True)
   replace_whole(path, text + "\n")

@@ -1,8 +1,8 @@
-"""Batches cut from flat token shards: the fast path for long runs, whose place in the stream is one integer.
+"""Batches cut from flat token shards: the fast path for long runs, whose position in the stream is one integer.
 
-The documents of the shards (those of the run's part) are one flat sequence of tokens. An epoch cuts it into windows of
-`context` tokens and the next one, from a place that differs by epoch, and takes them in a shuffled order. Batch n of
-all hosts is the windows from n * batch_size on in that order, whatever the number of hosts and workers.
+The documents of the run's split form one flat sequence of tokens. Each epoch cuts it into windows of `context` + 1
+tokens, which overlap by one, from another starting point, and shuffles them. Batch n consists of `batch_size` windows
+from number n * batch_size on in that order, whatever the number of hosts and workers.
 """
 
 import functools
@@ -23,16 +23,16 @@ from drope_jax.data.tokenizers import Tokenizer
 from drope_jax.data.workers import WorkerStream
 from drope_jax.errors import ConfigError, DataError
 
-_AHEAD = 16  # batches
+_AHEAD = 16  # batches to prefetch at most
 
 
 class FlatTokens:
-  """The documents of token shards that belong to a run, one behind the other, EOS behind each; int32 by place.
+  """The concatenated documents of a run, each followed by EOS, read from token shards: int32.
 
-  Memory: 20 bytes for each stretch of documents between two that are left out.
+  Memory: 20 bytes per contiguous run of documents that are not skipped.
 
   Raises:
-    ConfigError: the documents are no token shards.
+    ConfigError: the documents are not token shards.
   """
 
   def __init__(self, documents: Documents, config: DataConfig, tokenizer: Tokenizer):
@@ -70,7 +70,7 @@ class FlatTokens:
     return int(self._lasts[-1]) if len(self._lasts) else 0
 
   def read(self, begin: int, count: int) -> np.ndarray:
-    """`count` tokens from a place on; behind the last comes the first. Raises DataError for an id that cannot be."""
+    """`count` tokens from index `begin` on, wrapping around. Raises DataError for an id outside the vocabulary."""
     pieces: list[np.ndarray] = []
     while count:
       begin %= len(self)
@@ -90,20 +90,20 @@ class FlatTokens:
 
 
 def _of_lengths(ends: np.ndarray, config: DataConfig) -> np.ndarray:
-  """Which documents the config's limits leave."""
+  """Which documents satisfy the config's limits on the length, bool."""
   lengths = np.diff(ends, prepend=0) - 1
   return (lengths >= config.min_tokens) & (lengths <= (sys.maxsize if config.max_tokens is None else config.max_tokens))
 
 
 def _runs(wanted: np.ndarray, ends: np.ndarray) -> Iterator[tuple[int, int]]:
-  """Where the stretches of documents that are wanted begin and end, in tokens."""
+  """The begin and end, in tokens, of each contiguous run of wanted documents."""
   changes = np.flatnonzero(np.diff(np.concatenate([[False], wanted, [False]]).astype(np.int8)))
   for first, last in zip(changes[::2].tolist(), changes[1::2].tolist(), strict=True):
     yield (int(ends[first - 1]) if first else 0), int(ends[last - 1])
 
 
 class _Batches(Sequence[Batch]):
-  """The rows `first` to `last` of every batch."""
+  """Rows `first` to `last` (exclusive) of every batch, by the number of the batch."""
 
   def __init__(self, flat: FlatTokens, config: DataConfig, seed: int, eos_id: int, first: int, last: int):
     self._flat, self._seed, self._eos_id = flat, seed, eos_id
@@ -132,15 +132,15 @@ class _Batches(Sequence[Batch]):
 
 @functools.lru_cache(maxsize=8)
 def _shift(seed: int, epoch: int, context: int) -> int:
-  """Where the windows of an epoch begin."""
+  """The starting point of the windows of an epoch."""
   return int(np.random.default_rng([seed, epoch]).integers(context))
 
 
 class WindowBatches(grain.DatasetIterator[Batch]):
-  """One host's rows of an endless stream of batches. Its state is the number of the next batch, alike on all hosts.
+  """One host's rows of an endless stream of batches. Its state is the number of the next batch, the same on all hosts.
 
   Raises:
-    ConfigError: see FlatTokens; or there are fewer tokens than a window has, or BOS is asked for.
+    ConfigError: see FlatTokens; or there are too few tokens for a window, or BOS is asked for.
   """
 
   def __init__(self, documents: Documents, tokenizer: Tokenizer, config: DataConfig, seed: int, index: int, count: int):

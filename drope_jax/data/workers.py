@@ -1,4 +1,4 @@
-"""Processes that read or tokenise for another one: they end with it, and leave signals to it."""
+"""Worker processes that read or tokenise for a parent: they end with it, and do not receive its signals."""
 
 import contextlib
 import dataclasses
@@ -13,16 +13,17 @@ from typing import Any
 import grain
 from absl import flags
 
-_NEVER = 1 << 62  # bytes
+_NEVER = 1 << 62  # bytes; no element is that large
 
 
 @contextlib.contextmanager
 def shielded(*numbers: signal.Signals) -> Iterator[None]:
-  """Processes that this thread starts in the block never get these signals, which a terminal sends to all of a group.
+  """Processes started by this thread in the block never get these signals, which a terminal sends to all.
 
-  They inherit that they are blocked, from their first moment on: a handler would come after their imports.
+  They inherit the blocked signals from their start on, whereas a handler would only be installed after their imports.
   """
-  resource_tracker.ensure_running()  # multiprocessing starts this process with the first one, and then unblocks signals
+  # Otherwise multiprocessing would start the tracker with the first process, and then unblock signals.
+  resource_tracker.ensure_running()
   before = signal.pthread_sigmask(signal.SIG_BLOCK, numbers)
   try:
     yield
@@ -32,7 +33,7 @@ def shielded(*numbers: signal.Signals) -> Iterator[None]:
 
 @dataclasses.dataclass(frozen=True)
 class EndWithParent:
-  """Ends a worker when its trainer is gone, killed even: it would wait for ever."""
+  """Ends a worker when its parent is gone, even if that was killed; otherwise it would wait forever."""
 
   parent: int
 
@@ -46,14 +47,14 @@ class EndWithParent:
 
 
 class WorkerStream:
-  """The elements of a stream, of which so many processes read a share each; with 0 of them, this process reads all."""
+  """The elements of a stream; each of `num_workers` processes reads a share, with 0 this process reads all."""
 
   def __init__(self, stream: grain.IterDataset[Any], num_workers: int):
     self._num_workers, self._calls = num_workers, 0
     if num_workers:
-      if not flags.FLAGS.is_parsed():  # grain reads an absl flag, which fails outside of absl programs
+      if not flags.FLAGS.is_parsed():  # grain reads an absl flag, which fails if flags were not parsed
         flags.FLAGS.mark_as_parsed()
-      # Elements come through pipes: shared memory would be left behind where a worker ends with an error.
+      # Elements are sent through pipes, because shared memory would leak if a worker ends with an error.
       stream = grain.experimental.WithOptionsIterDataset(stream, grain.experimental.DatasetOptions(min_shm_size=_NEVER))
       options = grain.MultiprocessingOptions(num_workers=num_workers)
       stream = stream.mp_prefetch(options, worker_init_fn=EndWithParent(os.getpid()))

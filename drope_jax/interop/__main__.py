@@ -1,14 +1,14 @@
 """Pretrained models in, extended models out.
 
-`python -m drope_jax.interop import SRC DIR` makes a checkpoint of a Hugging Face folder (safetensors) or a .gguf file:
-one as any other, for `drope_jax.load`, `python -m experiments.evaluate --checkpoint=DIR`, and as
+`python -m drope_jax.interop import SRC DIR` converts a Hugging Face folder (safetensors) or a .gguf file to a
+checkpoint, for `drope_jax.load`, `python -m experiments.evaluate --checkpoint=DIR`, and as
 `--config.init.checkpoint=DIR` of a recalibration.
 
-LoRA adapters (a folder of PEFT) are merged into their model on import: SRC is their folder, and `--base` the model's,
-unless adapter_config.json names a folder that is there.
+LoRA adapters (a PEFT folder) are merged into their model on import: SRC is their folder, and `--base` that of the
+model, unless adapter_config.json names an existing folder.
 
-`python -m drope_jax.interop export DIR DST` makes of a checkpoint a folder that stock transformers loads; the formats
-are those of families.py. With `--format=gguf` it holds a model.gguf for stock llama.cpp, in an architecture of
+`python -m drope_jax.interop export DIR DST` converts a checkpoint to a folder that stock transformers loads; the
+formats are those of families.py. With `--format=gguf` it holds a model.gguf for stock llama.cpp, in an architecture of
 gguf_architectures.py.
 
 Example:
@@ -16,8 +16,8 @@ Example:
   python -m drope_jax.interop import path/to/SmolLM2-360M runs/smollm2_360m
   python -m drope_jax.interop export runs/drope runs/drope_hf --target-length=16384 --c=0.1
 
-The weights pass through the host's memory, whatever accelerator there is; `import --mesh` puts them into pieces on the
-devices of one host. Both refuse a DIR or DST that holds something.
+The weights pass through host memory, even if there is an accelerator; `import --mesh` shards them over the devices of
+one host. Both commands refuse a DIR or DST that is not empty.
 
 Exit status: 0 done; 1 failed; 2 bad usage, or a model that is not supported.
 """
@@ -27,13 +27,11 @@ import sys
 from collections.abc import Sequence
 
 from drope_jax import cli
-from drope_jax.interop.exporting import DTYPES, SHARD_BYTES, export_model
+from drope_jax.interop.exporting import DTYPES, MOST_TOKENS, SHARD_BYTES, export_model
 from drope_jax.interop.families import written
 from drope_jax.interop.gguf_export import TYPES
 from drope_jax.interop.importing import import_model
 from drope_jax.sharding import host_mesh, make_mesh, parse_mesh
-
-MOST_TOKENS = 2**31 - 1  # of a length that a config.json and llama.cpp can hold
 
 
 def _positive(text: str) -> int:

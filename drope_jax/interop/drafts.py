@@ -1,4 +1,4 @@
-"""Folders that are written whole or not at all."""
+"""Writing folders atomically."""
 
 import contextlib
 import fcntl
@@ -16,6 +16,10 @@ import safetensors
 from drope_jax.errors import CheckpointError, ConfigError, FileError
 from drope_jax.files import DRAFT
 
+logger = logging.getLogger(__name__)
+
+_PATIENCE = 10.0  # seconds to wait for threads that still write to a draft
+
 
 def local(path: str | Path) -> Path:
   """A path on this machine, `~` expanded. Raises ConfigError for a URL, which pathlib would take for a folder `gs:`."""
@@ -30,20 +34,15 @@ def check_free(directory: Path) -> None:
     raise CheckpointError(f"{directory}: holds something already; name another directory")
 
 
-logger = logging.getLogger(__name__)
-
-_PATIENCE = 10.0  # seconds
-
-
 @contextlib.contextmanager
 def draft_of(directory: Path) -> Iterator[Path]:
-  """A folder beside `directory`, which becomes it if all goes well, and leaves no trace otherwise.
+  """A temporary folder next to `directory`, which is renamed to it on success, and removed otherwise.
 
-  One that a killed process has left is removed by the next start for the same `directory`.
+  The folder of a process that was killed is removed by the next start for the same `directory`.
 
   Raises:
-    CheckpointError: if something has come to lie in its place meanwhile.
-    FileError: if there is no room for it, or no right to write there.
+    CheckpointError: if `directory` was created by another process meanwhile.
+    FileError: if it cannot be written, for lack of space or permission.
   """
   missing = [parent for parent in directory.parents if not parent.exists()]
   draft = held = None
@@ -71,17 +70,17 @@ def draft_of(directory: Path) -> Iterator[Path]:
 
 
 def _remove_abandoned(directory: Path) -> None:
-  """Removes the drafts of `directory` whose process was killed: the system has given their locks back."""
+  """Removes the drafts of `directory` whose process was killed, which the system has unlocked."""
   for draft in directory.parent.glob(f".{glob.escape(directory.name)}-????????{DRAFT}"):
     held = _locked(draft)
     if held is not None:
-      logger.info("removes %s, which a process that was killed has left", draft)
+      logger.info("removing %s, left by a process that was killed", draft)
       shutil.rmtree(draft, ignore_errors=True)
       os.close(held)
 
 
 def _locked(draft: Path) -> int | None:
-  """The descriptor of a folder, locked for this process; None if another one holds it, or there are no locks."""
+  """The descriptor of a folder, locked by this process; None if another one has locked it, or there are no locks."""
   with contextlib.suppress(OSError):
     held = os.open(draft, os.O_RDONLY)
     try:
@@ -93,7 +92,7 @@ def _locked(draft: Path) -> int | None:
 
 
 def _remove(draft: Path) -> None:
-  """Removes a folder into which threads of orbax may still write what an error has left to them."""
+  """Removes a folder, retrying because threads of orbax may still write to it after an error."""
   until = time.monotonic() + _PATIENCE
   while draft.exists() and time.monotonic() < until:
     shutil.rmtree(draft, ignore_errors=True)
@@ -102,7 +101,7 @@ def _remove(draft: Path) -> None:
 
 
 def _writing(error: BaseException, directory: Path) -> bool:
-  """Whether an error is one of writing to the folder or its draft, and not of reading what goes into it."""
+  """Whether an error comes from writing to the folder or its draft, and not from reading a source."""
   if isinstance(error, OSError):
     return error.filename is None or Path(os.fsdecode(error.filename)).is_relative_to(directory.parent)
   return isinstance(error, safetensors.SafetensorError) and "serializing" in str(error)
@@ -116,7 +115,7 @@ def _move(draft: Path, directory: Path) -> None:
 
 
 def _sync(folder: Path) -> None:
-  """Waits until the files of a folder are on the disk, so that a crash cannot leave it complete in name alone."""
+  """Flushes the files of a folder to disk, so that after a crash it is never renamed but incomplete."""
   for path in folder.rglob("*"):
     if path.is_file():
       with path.open("rb") as file:

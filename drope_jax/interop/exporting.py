@@ -1,4 +1,4 @@
-"""A checkpoint of ours as a folder that transformers loads with no code of ours."""
+"""Exports a checkpoint as a folder that stock transformers or llama.cpp loads."""
 
 import functools
 import json
@@ -33,14 +33,14 @@ from drope_jax.parameters import Params
 from drope_jax.positions import Layer, RoPE, layer_cycle
 
 DTYPES = {"float32": np.float32, "bfloat16": ml_dtypes.bfloat16, "float16": np.float16}  # of safetensors
-MOST_TOKENS = 2**31 - 1  # that a length may be, in files and in other programs
-SHARD_BYTES = 5_000_000_000  # as transformers cuts them
+MOST_TOKENS = 2**31 - 1  # limit of a length in a config.json and in llama.cpp
+SHARD_BYTES = 5_000_000_000  # the default of transformers
 
 logger = logging.getLogger(__name__)
 
 
 class _Array(NamedTuple):
-  """An array of the export: its shape, and how to get it."""
+  """An array of the export: its shape, and a function that makes it."""
 
   shape: tuple[int, ...]
   make: Callable[[], np.ndarray]
@@ -59,30 +59,30 @@ def export_model(
   results: str | Path | None = None,
   mesh: Mesh | None = None,
 ) -> str:
-  """Writes a checkpoint for others' code, with a model card.
+  """Writes a checkpoint for other programs, with a model card.
 
-  For stock transformers: config.json, safetensors and the tokenizer; for stock llama.cpp: a model.gguf.
+  For transformers: config.json, safetensors and the tokenizer; for llama.cpp: a model.gguf.
 
   Args:
     directory: workdir of a run, or an imported model.
-    target: not there yet, or empty; it is written whole or not at all.
-    format: "gguf", or one of families.written(); None: the one of these that says best what the model is.
-    target_length: tokens that it is meant for, `max_position_embeddings`; None: the context it was trained at, or what
-      its YaRN scales to.
-    c: of beta = 1 + c ln(target_length / context), the factor on its attention logits, which is then right for texts
-      of that length alone; None: beta is 1.
+    target: must not exist yet, or be empty; it is written atomically.
+    format: "gguf", or one of families.written(); None: the one of the latter that describes the model best.
+    target_length: intended length of texts in tokens, `max_position_embeddings`; None: the training context, or the
+      length that its YaRN scales to.
+    c: of beta = 1 + c ln(target_length / context), the factor on its attention logits, which is then only right for
+      texts of that length; None: beta is 1.
     dtype: of the weights, of gguf_export.TYPES or DTYPES; None: float16 in GGUF, else float32.
-    shard_bytes: files of weights are no larger, unless a single array is.
+    shard_bytes: size limit of files of weights, which only a single larger array exceeds.
     step: of the checkpoint; None: its last.
     results: a results.jsonl of experiments.evaluate, whose figures of this model go into the card.
-    mesh: where the weights are loaded to; None: the first local device.
+    mesh: to load the weights to; None: the first local device.
 
   Returns:
     The format.
 
   Raises:
-    ConfigError: if there is no class for the model, an argument cannot be, or `results` has no figure of the model.
-    CheckpointError: if there is no checkpoint, or `target` holds something.
+    ConfigError: if no class fits the model, an argument is impossible, or `results` has no figure of the model.
+    CheckpointError: if there is no checkpoint, or `target` is not empty.
     FileError: if a file cannot be read or written.
   """
   directory, target = local(directory), local(target)
@@ -109,7 +109,7 @@ def export_model(
   length = target_length or max_position
   beta = 1.0 if c is None else temperature(length / context, c)
   if as_gguf:
-    gguf_export.rotation_of(model)  # refuses what it cannot be, before anything is loaded
+    gguf_export.rotation_of(model)  # raises an error before anything is loaded
   _warn_of_length(model, context, length, c)
   card = model_card(directory, Export(format, model, context, length, c, beta, dtype, as_gguf), past, measured)
   params = found.params(mesh)
@@ -141,7 +141,7 @@ def export_model(
 
 
 def _warn_of_length(model: ModelConfig, context: int, length: int, c: float | None) -> None:
-  """Says so if a model is exported for longer texts than it was trained at, and nothing was done for that."""
+  """Warns if a model is exported for longer texts than it was trained at without a method for that."""
   if length <= context:
     return
   layers = layer_cycle(model.positions)
@@ -160,13 +160,13 @@ def _warn_of_length(model: ModelConfig, context: int, length: int, c: float | No
 
 
 def _is_unscaled(layer: Layer) -> bool:
-  """Whether a layer without a window has a rotation as it was trained: no scaling, no pairs dropped."""
+  """Whether a layer has no window and a RoPE without scaling or dropped pairs."""
   rope = layer.positions
   return layer.window is None and isinstance(rope, RoPE) and rope.scaling is None and rope.pairs is None
 
 
 def _arrays(params: Params, model: ModelConfig, family: Family, beta: float) -> Iterator[tuple[str, _Array]]:
-  """Every array of the export by its name, none of them made yet; beta goes into what scales the queries last."""
+  """Every array of the export by name, not made yet; beta is folded into the last parameter that scales the queries."""
   scaled = () if family.takes_beta else scaled_by_beta(model)  # such a scale is in the class's config
 
   def of(parts: list[Part]) -> np.ndarray:
@@ -183,7 +183,7 @@ def _arrays(params: Params, model: ModelConfig, family: Family, beta: float) -> 
 
 
 def _write_weights(arrays: dict[str, _Array], dtype: np.dtype, shard_bytes: int, directory: Path) -> None:
-  """One file, or shards with their index; one file's arrays at a time are in memory."""
+  """Writes one file, or shards with their index; only the arrays of one file are in memory at a time."""
   sizes = {name: int(np.prod(array.shape)) * dtype.itemsize for name, array in arrays.items()}
   shards: list[list[str]] = [[]]
   room = shard_bytes
@@ -197,7 +197,7 @@ def _write_weights(arrays: dict[str, _Array], dtype: np.dtype, shard_bytes: int,
   files = ["model.safetensors"] if count == 1 else [f"model-{i + 1:05}-of-{count:05}.safetensors" for i in range(count)]
   for file, names in zip(files, shards, strict=True):
     content = {name: arrays[name].make().astype(dtype) for name in names}
-    save_file(content, directory / file, metadata={"format": "pt"})  # transformers reads no other
+    save_file(content, directory / file, metadata={"format": "pt"})  # required by transformers
   if count > 1:
     weight_map = {name: file for file, names in zip(files, shards, strict=True) for name in names}
     index = {"metadata": {"total_size": sum(sizes.values())}, "weight_map": weight_map}
@@ -205,7 +205,7 @@ def _write_weights(arrays: dict[str, _Array], dtype: np.dtype, shard_bytes: int,
 
 
 def _write_tokenizer(tokenizer: Tokenizer, source: Path, directory: Path) -> None:
-  """The checkpoint's tokenizer files; our byte tokenizer as the BPE without merges that it is."""
+  """Writes the checkpoint's tokenizer files; our byte tokenizer is written as BPE without merges."""
   if not isinstance(tokenizer, ByteTokenizer):
     copy_tokenizer(source, directory)
     return
@@ -222,9 +222,9 @@ def _write_tokenizer(tokenizer: Tokenizer, source: Path, directory: Path) -> Non
 
 
 def _set_limits(tokenizer: Tokenizer, length: int, directory: Path) -> None:
-  """Where the tokenizer's files limit a text to what the source was made for, the limit becomes `length` tokens.
+  """Sets limits of the text length in the tokenizer's files, if there are any, to `length` tokens.
 
-  What ends an answer is said there once more, and is what ends it here.
+  Also sets the tokens that end an answer in generation_config.json to those of the tokenizer.
   """
   for name, limits in ((ROLES, ("model_max_length", "max_len")), (GENERATION, ("max_length",))):
     path = directory / name

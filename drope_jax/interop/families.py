@@ -1,4 +1,4 @@
-"""The classes of models that are read and written: one table, of what each can express and what it defaults to.
+"""The model classes that can be imported and exported: one table of what each can express, and of its defaults.
 
 | model_type  | class         | positions                           | windows  | QK-norm       | note                  |
 |-------------|---------------|-------------------------------------|----------|---------------|-----------------------|
@@ -17,10 +17,10 @@
 | llama_drope | DroPE's Llama | none                                | none     | attention_type| read only             |
 | qwen2_drope | DroPE's Qwen2 | none                                | by layer | attention_type| read only             |
 
-Where a class has a bias on the output projection with those of q, k and v (all but Qwen2), ours is zeros.
+If a class with biases on q, k and v also has one on the output projection (all but Qwen2), it is written as zeros.
 
-Another family of Llama's shape is one entry: `register("my_type", Family(...))` in a module that the command imports
-(`--import=MODULE`).
+Another family with Llama's structure takes one entry: `register("my_type", Family(...))` in a module that the command
+imports (`--import=MODULE`).
 """
 
 import dataclasses
@@ -34,109 +34,109 @@ from drope_jax.model_config import ModelConfig, QKNorm
 
 
 class Extra(NamedTuple):
-  """An array that a class has and a model of ours has not: zeros in what we write."""
+  """An array that a class has in addition to those of our models; it is written as zeros."""
 
   name: str
   shape: tuple[int, ...]
-  zeros: bool  # whether it must be zeros in what we read; if not, its values change nothing
+  zeros: bool  # whether it must be zero on import; otherwise its values do not matter
 
 
 class Fused(NamedTuple):
-  """An array of a class that holds several of Llama's, one under the other."""
+  """An array of a class that is the concatenation, along its rows, of several of Llama's."""
 
   name: str  # `{}` stands for the number of the layer
   parts: tuple[str, ...]  # our names
 
 
 class Number(NamedTuple):
-  """A field of ModelConfig that a class has under a name of its own."""
+  """The key of a class for a field of ModelConfig."""
 
   key: str
-  default: float | None  # of the class, where a config.json is silent
+  default: float | None  # of the class, if a config.json does not have the key
 
 
 class Family(NamedTuple):
-  """A class: what it can express, and its defaults where a config.json is silent."""
+  """A class: what it can express, and its defaults for keys that a config.json does not have."""
 
   architecture: str
   # Positions.
   rotates: bool = True  # False: it has no positional embedding, whatever its config says
   positions_by_layer: bool = False  # whether `no_rope_layers` says which layers rotate
-  rotations_by_kind: bool = False  # whether layers with a window have a rotation of their own
+  rotations_by_kind: bool = False  # whether layers with a window have another rotation than those without
   rotates_part: bool = False  # whether it reads `partial_rotary_factor`; its rotated dimensions come first in a head
-  rope_types: tuple[str, ...] | None = None  # that it accepts; None: all of transformers'
-  neutral: str = "llama3"  # the rope_type by which it rotates by no angle
-  few_scaling_keys: bool = False  # version 4 of it takes no more keys in `rope_scaling` than it needs, and `type`
-  stops_pairs: bool = True  # whether it reads rope_type "longrope", by which a partial drop is written
+  rope_types: tuple[str, ...] | None = None  # the rope_types that it accepts; None: all of transformers'
+  neutral: str = "llama3"  # the rope_type that is used to write a rotation by zero angles
+  few_scaling_keys: bool = False  # whether version 4 only accepts the necessary keys in `rope_scaling`, and `type`
+  stops_pairs: bool = True  # whether it reads rope_type "longrope", as which a partial drop is written
   theta: float = 10_000.0
   local_theta: float | None = None  # of layers with a window; None: that of the others
-  local_theta_key: str | None = None  # in version 4 of transformers
+  local_theta_key: str | None = None  # the key of local_theta in version 4 of transformers
   # Windows.
   windows: str = "none"  # "none", "one" or "by layer"
   sliding_window: int | None = None
-  full_every: int | None = None  # without `layer_types` one layer in so many is full; no `use_sliding_window`
-  full_every_key: str | None = None  # its key for that
+  full_every: int | None = None  # without `layer_types`, every n-th layer has no window; no `use_sliding_window`
+  full_every_key: str | None = None  # the key of full_every
   # Shapes.
-  qk_norm: str | None = None  # the scope that it has
-  bias: bool | None = None  # of q, k, v: always, never, or (None) as `attention_bias` says
-  num_kv_heads: int | None = None  # None: as many as query heads
+  qk_norm: str | None = None  # the scope of its QK-norm
+  bias: bool | None = None  # whether q, k and v have biases; None: as `attention_bias` says
+  num_kv_heads: int | None = None  # None: the number of query heads
   head_dim: int | None = None  # None: hidden_size / heads
-  square: bool = False  # whether its heads together must be as wide as the model
-  one_expert: bool = False  # a mixture of experts, which with one of them is a plain feed-forward layer
+  square: bool = False  # whether num_heads * head_dim must be the width of the model
+  one_expert: bool = False  # whether it is a mixture of experts, used with a single expert
   tie_embeddings: bool = False
   # The logit scale.
-  logit_scale: str | None = None  # its key for the factor on q.k, in place of 1/sqrt(h)
+  logit_scale: str | None = None  # the key of its factor on q.k; None: the factor is 1/sqrt(h)
   logit_scale_default: float = 1.0
-  logit_scale_power: float = 1.0  # the factor is its value to this power
-  folds_logit_scale: bool = False  # whether another factor than 1/sqrt(h) goes into the queries when it is read
-  # What else it computes, or says.
+  logit_scale_power: float = 1.0  # the factor is the key's value to this power
+  folds_logit_scale: bool = False  # whether a factor other than 1/sqrt(h) is folded into the queries on import
+  # Other features.
   norm_eps: float = 1e-6
   norm_offset: float = 0.0  # added to the weights of its norms
-  scales_embedding: bool = False  # by the root of its width
+  scales_embedding: bool = False  # whether embeddings are multiplied by the square root of the width
   activation_key: str = "hidden_act"
-  fixed: Mapping[str, Any] = {}  # fields of ModelConfig that have this one value, where it is not our default
-  numbers: Mapping[str, Number] = {}  # fields of ModelConfig that its config says
-  only: Mapping[str, tuple[Any, ...]] = {}  # keys that it alone reads, with the values that ours can have
-  fields: Callable[[Keys], Mapping[str, Any]] | None = None  # reads what else it says, as fields of ModelConfig
+  fixed: Mapping[str, Any] = {}  # fields of ModelConfig with a fixed value other than our default
+  numbers: Mapping[str, Number] = {}  # fields of ModelConfig with a key of their own
+  only: Mapping[str, tuple[Any, ...]] = {}  # further keys that it reads, with the values that we support
+  fields: Callable[[Keys], Mapping[str, Any]] | None = None  # reads further keys, as fields of ModelConfig
   # Its arrays.
-  renamed: tuple[tuple[str, str], ...] = ()  # parts of the names of arrays, and what stands for them, in this order
+  renamed: tuple[tuple[str, str], ...] = ()  # replacements in the names of arrays, in this order
   fused: tuple[Fused, ...] = ()
-  in_transformers: bool = True  # False: its code comes with its files (`auto_map`); it is read and never written
+  in_transformers: bool = True  # False: its code comes with its files (`auto_map`); import only
 
   @property
   def takes_beta(self) -> bool:
-    """Whether its logit scale can be any number, a factor on the attention logits included."""
+    """Whether its logit scale can be any number, so that beta can be folded into it."""
     return self.logit_scale is not None and self.logit_scale_power == 1
 
   @property
   def beta_in(self) -> str:
-    """Where a factor on the attention logits goes: what scales the queries last."""
+    """The key or array into which a factor on the attention logits is folded."""
     if self.logit_scale is not None and self.takes_beta:
       return self.logit_scale
     return "q_norm" if self.qk_norm else "qkv_proj" if self.fused else "q_proj"
 
   def constant(self, field: str, d_model: int) -> Any:
-    """The value that a field of ModelConfig has in all models of this class and width, unless its config says it."""
+    """The value of a field of ModelConfig in all models of this class and width that have no key for it."""
     if field == "embedding_multiplier" and self.scales_embedding:
       return math.sqrt(d_model)
     return self.fixed.get(field, DEFAULTS[field])
 
   def spelled(self, name: str) -> str:
-    """An array's name in this class, of its name in Llama."""
+    """The name of an array in this class, given its name in Llama."""
     for part, other in self.renamed:
       name = name.replace(part, other)
     return name
 
   def extras(self, model: ModelConfig) -> Iterator[Extra]:
-    """The arrays that this class has beside those of `model`."""
+    """The arrays that this class has in addition to those of `model`."""
     for layer in range(model.num_layers):
       if model.qkv_bias and self.bias is None:
         yield Extra(f"model.layers.{layer}.self_attn.o_proj.bias", (model.d_model,), zeros=True)
-      if self.one_expert:  # a router with one way to go
+      if self.one_expert:  # the router of a single expert
         yield Extra(f"model.layers.{layer}.mlp.gate.weight", (1, model.d_model), zeros=False)
 
 
-# What Llama has of the fields that other families add to it.
+# The values, in Llama, of the fields that other families add.
 DEFAULTS = {
   field.name: field.default
   for field in dataclasses.fields(ModelConfig)
@@ -154,7 +154,7 @@ DEFAULTS = {
   )
 }
 
-# What the released code of DroPE calls its kinds of attention, none of which rotates.
+# The attention types of the released DroPE code, none of which rotates.
 _DROPE_NORMS = {
   "nope": None,
   "qk_norm_nope": QKNorm("full"),
@@ -176,7 +176,7 @@ _DROPE_LLAMA = Family(
   in_transformers=False,
 )
 
-# Norms of what a sublayer adds, alone; the names of our other norms are GLM-4's (see weights.py).
+# Post-norms only; our default names for them are GLM-4's (see weights.py).
 _OLMO: dict[str, Any] = dict(
   qk_norm="full",
   norm_eps=1e-5,
@@ -296,12 +296,12 @@ FAMILIES: dict[str, Family] = {
 
 
 def written() -> tuple[str, ...]:
-  """The formats of an export."""
+  """The formats that can be exported."""
   return tuple(name for name, family in FAMILIES.items() if family.in_transformers)
 
 
 def register(model_type: str, family: Family) -> None:
-  """Adds a family: checkpoints whose config.json has this `model_type` are read, and written if it is the format.
+  """Adds a family, so that checkpoints with this `model_type` can be imported and exported.
 
   Raises:
     ConfigError: if the name is taken by another family.

@@ -1,4 +1,4 @@
-"""Where pretrained weights are read from: what every source offers, and the Hugging Face folder."""
+"""Sources of pretrained weights: their interface, and the Hugging Face folder."""
 
 import hashlib
 import json
@@ -15,7 +15,7 @@ from drope_jax.data.tokenizers import JsonTokenizer
 from drope_jax.errors import ConfigError, FileError
 
 FLOATS = ("F32", "F16", "BF16")
-POINTER_BYTES = 200  # more than a pointer of Git LFS has
+POINTER_BYTES = 200  # larger than any Git LFS pointer
 
 logger = logging.getLogger(__name__)
 
@@ -32,19 +32,19 @@ class Source(Protocol):
     """One array, in a float dtype that numpy knows."""
 
   def rename(self, name: str, new: str) -> None:
-    """Calls an array by another name from now on."""
+    """Renames an array."""
 
   def write_tokenizer(self, directory: Path) -> None:
     """Writes what `load_tokenizer(directory)` reads."""
 
   def origin(self) -> dict[str, Any]:
-    """What to note of it: format, name, and the SHA-256 of each file of weights."""
+    """What to record about it: format, name, and the SHA-256 of each file of weights."""
 
 
 class HuggingFaceFolder:
   """config.json, tokenizer.json, and model.safetensors or the shards that model.safetensors.index.json names.
 
-  Of the two, model.safetensors counts, as for transformers.
+  If both exist, model.safetensors is used, as in transformers.
 
   Raises:
     FileError: naming a file that is missing, not readable or not safetensors.
@@ -109,7 +109,7 @@ class HuggingFaceFolder:
       raise FileError(f"{file}: not a readable safetensors file ({error}); fetch it again") from error
 
   def read(self, name: str) -> np.ndarray:
-    # Opened for each array: the file is mapped, and all that was ever read of an open one stays in memory.
+    # Opened for each array, because pages of a mapped file stay in memory as long as it is open.
     with safetensors.safe_open(self._files[name], "np") as weights:
       return weights.get_tensor(self._stored.get(name, name))
 
@@ -131,7 +131,7 @@ class HuggingFaceFolder:
 
 
 def conversion(path: Path) -> str:
-  """The command that rewrites the pickled weights of `path` as safetensors, beside it."""
+  """A command that converts the pickled weights of `path` to safetensors, in a folder next to it."""
   target = path.with_name(f"{path.resolve().name}-safetensors")
   calls = "; ".join(
     f"t.{kind}.from_pretrained({str(path)!r}{more}).save_pretrained({str(target)!r})"
@@ -141,12 +141,12 @@ def conversion(path: Path) -> str:
 
 
 def copy_tokenizer(source: Path, directory: Path) -> None:
-  """Copies a tokenizer.json, whatever its name is, or that of a folder, and what lies beside it.
+  """Copies a tokenizer.json (of any name, or that of a folder) and its companion files.
 
-  What the model's config.json says of the tokens' roles goes into the tokenizer's own files.
+  Special tokens that are only given in the model's config.json are added to the tokenizer's own files.
 
   Raises:
-    FileError: if there is none that can be read.
+    FileError: if there is no readable tokenizer.
   """
   file = source / "tokenizer.json" if source.is_dir() else source
   if not file.exists():
@@ -158,14 +158,14 @@ def copy_tokenizer(source: Path, directory: Path) -> None:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-  """The object in a JSON file. Raises FileError naming the file, also if there is none."""
+  """The object in a JSON file. Raises FileError naming the file if it is missing or not a JSON object."""
   if not path.exists():
     raise FileError(f"{path}: there is no such file; fetch it")
   return read_object(path)
 
 
 def refuse_lfs_pointer(file: Path) -> None:
-  """Raises FileError if a file of weights is what Git LFS leaves in the place of one that was not fetched."""
+  """Raises FileError if a file of weights is a Git LFS pointer."""
   try:
     with file.open("rb") as opened:
       refuse_pointer(opened.read(POINTER_BYTES), file)

@@ -1,7 +1,8 @@
-"""Names and layouts of weights: one table, read from left to right for export and from right to left for import.
+"""Names and layouts of weights: one table for export and import.
 
-Ours: matrices (in, out) with heads apart, and the layers of a model stacked in front. Hugging Face's: (out, in), heads
-together, one array a layer. GGUF has Hugging Face's layout under other names.
+Our matrices are (inputs, outputs) with a separate axis for heads, and all layers are stacked along a leading axis.
+Hugging Face's are (outputs, inputs), with heads and head dimension in one axis, and one array per layer. GGUF has
+Hugging Face's layout under other names.
 """
 
 import math
@@ -22,7 +23,7 @@ class Weight(NamedTuple):
   ours: str  # in params["layers"] where the other names have a `{}`, else in params
   hugging_face: str
   gguf: str
-  inputs: int = 0  # leading axes of ours (after layers) that are inputs of a matrix; 0: not transposed
+  inputs: int = 0  # number of axes (after layers) that are inputs of a matrix; 0: not a matrix, not transposed
 
   @property
   def stacked(self) -> bool:
@@ -58,7 +59,7 @@ EMBEDDING, UNEMBEDDING = TABLE[0].hugging_face, TABLE[-1].hugging_face
 
 
 def scaled_by_beta(model: ModelConfig) -> tuple[str, ...]:
-  """The parameters of each layer that scale its queries last: a factor on the attention logits can go into them."""
+  """The last parameters of a layer that scale its queries, into which a factor on the attention logits can be folded."""
   normalised = model.qk_norm is not None and model.qk_norm.queries
   return ("q_norm",) if normalised else ("q", "q_bias")
 
@@ -73,7 +74,7 @@ def weights_of(model: ModelConfig) -> Iterator[tuple[Weight, ParameterSpec]]:
 
 
 def layer_shape(weight: Weight, spec: ParameterSpec) -> tuple[int, ...]:
-  """Our shape of one layer of a parameter, or of all of one that is not stacked."""
+  """Our shape of a parameter: of one layer if it is stacked."""
   return spec.shape[1:] if weight.stacked else spec.shape
 
 
@@ -99,16 +100,16 @@ def to_foreign(weight: Weight, spec: ParameterSpec, array: np.ndarray) -> np.nda
 
 
 def array_of(params: Params, weight: Weight, spec: ParameterSpec, layer: int | None, factor: float) -> np.ndarray:
-  """A parameter times `factor` in Hugging Face's layout, of one layer where it is stacked."""
+  """A parameter (of one layer if it is stacked) times `factor`, in Hugging Face's layout."""
   array = np.asarray(params[weight.ours] if layer is None else params["layers"][weight.ours][layer])
   return to_foreign(weight, spec, array if factor == 1 else array * np.float32(factor))
 
 
-# --- what a class stores otherwise -------------------------------------------------------------
+# --- differences between classes ---------------------------------------------------------------
 
 
 class Part(NamedTuple):
-  """A parameter of ours, of one layer where it is stacked, within an array of a class."""
+  """The place of one of our parameters (of one layer if it is stacked) within an array of a class."""
 
   weight: Weight
   spec: ParameterSpec
@@ -117,12 +118,12 @@ class Part(NamedTuple):
 
   @property
   def shape(self) -> tuple[int, ...]:
-    """That of the parameter alone, at Hugging Face."""
+    """The shape of the parameter itself, in Hugging Face's layout."""
     return foreign_shape(self.weight, self.spec)
 
 
 def arrays_of(model: ModelConfig, family: Family) -> dict[str, list[Part]]:
-  """Every array of a model by its name in a class, and what lies in it, one under the other."""
+  """Every array of a model by its name in a class, with the parameters that it consists of, in order."""
   arrays: dict[str, list[Part]] = {}
   for weight, spec in weights_of(model):
     for layer in range(model.num_layers) if weight.stacked else (None,):
@@ -139,21 +140,21 @@ def name_of(weight: Weight, family: Family, layer: int | None) -> str:
 
 
 def shape_of(parts: list[Part]) -> tuple[int, ...]:
-  """The shape of the array that holds these."""
+  """The shape of the array that consists of these parts."""
   return (parts[-1].rows.stop, *parts[0].shape[1:])
 
 
 def from_class(part: Part, family: Family, model: ModelConfig, array: np.ndarray) -> np.ndarray:
-  """A part of an array of a class in our layout, float32."""
+  """Extracts a parameter from an array of a class, in our layout: float32."""
   ours = from_foreign(part.weight, part.spec, array[part.rows])
   if family.norm_offset and part.weight.ours.endswith("norm"):
-    ours = ours + np.float32(family.norm_offset)  # what the class computes, in float32 too; and exactly undone below
+    ours = ours + np.float32(family.norm_offset)  # as the class computes it, in float32; to_class undoes it exactly
   order = _head_order(part.weight, family, model)
   return ours if order is None else ours[..., order]
 
 
 def to_class(part: Part, family: Family, model: ModelConfig, params: Params, factor: float) -> np.ndarray:
-  """The inverse of `from_class`, of a parameter times `factor`."""
+  """The inverse of `from_class`, for a parameter times `factor`."""
   array = np.asarray(params[part.weight.ours] if part.layer is None else params["layers"][part.weight.ours][part.layer])
   array = array if factor == 1 else array * np.float32(factor)
   if family.norm_offset and part.weight.ours.endswith("norm"):
@@ -163,9 +164,9 @@ def to_class(part: Part, family: Family, model: ModelConfig, params: Params, fac
 
 
 def _head_order(weight: Weight, family: Family, model: ModelConfig) -> np.ndarray | None:
-  """Where the dimensions of our heads lie in a class whose rotated ones come first; None: in the same places.
+  """The order of our head dimensions in a class with partial rotation, where the rotated ones come first; None: equal.
 
-  There the pairs are (i, i + r/2) of the first r dimensions; ours are (i, i + h/2), the first r/2 of which are rotated.
+  There the pairs are (i, i + r/2) of the first r dimensions; ours are (i, i + h/2), of which the first r/2 are rotated.
   """
   rotary = next((r for r in map(_rotary_dim, layer_cycle(model.positions)) if r is not None), model.head_dim)
   rotated = ("q", "k", "q_bias", "k_bias", "q_norm", "k_norm")

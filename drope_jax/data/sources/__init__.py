@@ -1,4 +1,4 @@
-"""Sources of documents, as values of the config; `source_at` says which one a path stands for."""
+"""Sources of documents, as values of the config; `source_at` maps a path to its source."""
 
 from drope_jax.data.sources.array_record import ArrayRecord
 from drope_jax.data.sources.at import source_at

@@ -1,18 +1,18 @@
-"""The source that a path stands for, by what lies there: what `--data=PATH` and `DataConfig.directory` mean.
+"""Maps a path to a source, for `--data=PATH` and `DataConfig.directory`.
 
 | PATH                                                    | source                                                  |
 |---------------------------------------------------------|---------------------------------------------------------|
-| a directory with dataset_info.json, or a TFDS name      | TFDS, with the splits that it has                       |
+| a directory with dataset_info.json, or a TFDS name      | TFDS, with its own splits                               |
 | a directory with meta.json of token shards              | Tokens                                                  |
-| a directory of .parquet, .jsonl, .txt or array_record   | that, in all folders below                              |
-| one such file, or a pattern (`web/*.jsonl.zst`)         | that                                                    |
-| PATH#NAME                                               | with the documents in this column, field or feature     |
-| PATH,heldout=PATH,fit=PATH                              | Splits: what to measure on and fit temperatures on      |
-| TFDS,heldout=SPLIT,fit=SPLIT                            | likewise, by the names of its splits (`validation`)     |
-| PATH,bad=skip                                           | SkipBad: without the documents that are no text         |
+| a directory of .parquet, .jsonl, .txt or array_record   | the source of that format, including subfolders         |
+| one such file, or a pattern (`web/*.jsonl.zst`)         | the source of that format                               |
+| PATH#NAME                                               | the documents are in this column, field or feature      |
+| PATH,heldout=PATH,fit=PATH                              | Splits: text to measure on, and to fit temperatures on  |
+| TFDS,heldout=SPLIT,fit=SPLIT                            | likewise, by names of its splits (`validation`)         |
+| PATH,bad=skip                                           | SkipBad: documents that are not text are skipped        |
 
-What has no splits of its own, and none that are named, is Cut: 1 % is held out, and 1 % to fit on. A bucket's paths
-(gs://, s3://) are like any other; they need gcsfs or s3fs.
+A source without splits of its own, for which none are named, becomes Cut: 1 % is held out, and 1 % is for fitting.
+Paths in a bucket (gs://, s3://) work in the same way; they need gcsfs or s3fs.
 """
 
 import dataclasses
@@ -45,17 +45,17 @@ _KINDS = {
   "text": re.compile(r"\.(txt|md|rst)(\.gz|\.zst)?$", re.IGNORECASE),
   "array_record": re.compile(r"\.(array_record|arrayrecord)(-\d{5}-of-\d{5})?$", re.IGNORECASE),
 }
-_SPLIT = re.compile(r"\w+(\[.*\])?")  # of TFDS, or a part of one
+_SPLIT = re.compile(r"\w+(\[.*\])?")  # a split of TFDS, or a slice of one
 _SUFFIXES = ".parquet, .jsonl, .txt, .array_record, or the first three of them as .gz or .zst"
-_LOOSE = (ArrayRecord, JSONL, Parquet, Text)  # files that a pattern finds
+_LOOSE = (ArrayRecord, JSONL, Parquet, Text)  # sources of files that match a pattern
 _PARTS = re.compile(r",(heldout|fit|bad)=")
 
 
 def source_at(path: str) -> Source:
-  """The source of the documents at `path`; the module's docstring says how it is found.
+  """The source of the documents at `path`, see the module's docstring.
 
   Raises:
-    ConfigError: naming the path, if nothing lies there, or things of several kinds.
+    ConfigError: naming the path, if there is nothing, or files of several kinds.
   """
   whole, *rest = _PARTS.split(str(path))
   named = dict(zip(rest[::2], rest[1::2], strict=True))
@@ -73,9 +73,9 @@ def source_at(path: str) -> Source:
 
 
 def folders_of(dataset: str | Source) -> list[tuple[Path, str]]:
-  """The local folders that are read with all folders in them, each with the pattern of the names that count there.
+  """The local folders that are read recursively, each with the pattern of file names that are read.
 
-  In a folder that the user names, files of all kinds count: those of another kind would end the next reading of it.
+  In a folder that the user names, all files match, because files of another kind would make the next reading fail.
   """
   if isinstance(dataset, Source):
     return [(fixed_part(pattern), Path(pattern).name) for pattern in _patterns(dataset) if "**" in pattern]
@@ -91,7 +91,7 @@ def folders_of(dataset: str | Source) -> list[tuple[Path, str]]:
 
 
 def _patterns(value: Any) -> Iterator[str]:
-  """Of a source of files, and of those that it is made of."""
+  """The local patterns of a source and of the sources it is made of."""
   if isinstance(value, _LOOSE) and is_local(value.glob):
     yield value.glob
   elif isinstance(value, tuple):
@@ -107,7 +107,7 @@ def _same(source: Source) -> Source:
 
 
 def _part(path: str, whole: Source) -> Source:
-  """The source of a path, or of the name of a split of `whole`."""
+  """The source of a path, or of a split of `whole` given by name."""
   if isinstance(whole, TFDS) and _SPLIT.fullmatch(path) and not epath.Path(path).exists():
     return whole.part(path)
   return _single(path)
@@ -116,7 +116,7 @@ def _part(path: str, whole: Source) -> Source:
 def _single(path: str) -> Source:
   check_reachable(path)
   name = ""
-  if not epath.Path(path).expanduser().exists():  # a name may have a # of its own
+  if not epath.Path(path).expanduser().exists():  # a file name may contain a #
     path, _, name = path.partition("#")
   place = epath.Path(path).expanduser()
   prepared = prepared_directory(path)
@@ -163,7 +163,7 @@ def _refuse_column(name: str, path: str, kind: str) -> None:
 
 
 def _in_directory(directory: epath.Path) -> tuple[str, str]:
-  """A pattern of a directory's documents, and their kind. Raises ConfigError if there are none, or several kinds."""
+  """The pattern of a directory's documents, and their kind. Raises ConfigError if there are none, or several kinds."""
   found: set[tuple[str, str]] = set()  # kind and suffix
   splits: set[str] = set()
   for path in below(directory):
@@ -191,7 +191,7 @@ _NO_DATA = frozenset({"README.md", "LICENSE.txt", "dataset_infos.json", "state.j
 
 
 def _suffix(name: str) -> str:
-  """The end of the name by which the files of a directory are found."""
+  """The suffix, as a pattern, by which files like this one are found."""
   if _KINDS["array_record"].search(name):
     return ".array*record*"
   suffixes = [part for part in Path(name).suffixes if part.lower() in (".gz", ".zst")]

@@ -1,4 +1,4 @@
-"""Files of a source, here or in a bucket: those that match a pattern, and random access to their bytes."""
+"""Files of a source, local or in a bucket: matching a pattern, and random access to their bytes."""
 
 import fnmatch
 import glob as globbing
@@ -18,23 +18,23 @@ from drope_jax.files import is_local
 S = TypeVar("S")
 T = TypeVar("T")
 _SHARD = re.compile(r"-(\d{5})-of-(\d{5})")
-_ESCAPED = re.compile(r"\[([*?[])\]")  # as glob.escape writes a wildcard that is none
-_CHUNK = 16 << 20  # bytes at a time
-_OPENED_TOGETHER = 8  # files, each of which may take a request or more
+_ESCAPED = re.compile(r"\[([*?[])\]")  # a literal wildcard character, as glob.escape writes it
+_CHUNK = 16 << 20  # bytes read at a time
+_OPENED_TOGETHER = 8  # files opened in parallel, each of which may take several requests
 
 
 def matching(pattern: str) -> list[epath.Path]:
-  """The files that match a pattern (`**` looks into folders), in the order of their names; none of them is empty.
+  """The files that match a pattern (`**` includes subfolders), sorted by name; none of them is empty.
 
   Raises:
     ConfigError: if there is none.
-    DataError: naming a file that is empty, a link to nothing, a link to a folder that it lies in, or a shard
-      (`-00003-of-00010`) that matches the pattern and is missing.
+    DataError: naming a file that is empty, a broken link, a link to a folder that contains it, or a missing shard
+      (`-00003-of-00010`) that would match the pattern.
     ToolError: the pattern is of a bucket whose client library is missing.
   """
   if is_local(pattern):
     if "**" in pattern:
-      below(epath.Path(fixed_part(pattern)))  # which refuses loops of links: glob would follow them
+      below(epath.Path(fixed_part(pattern)))  # raises an error for loops of links, which glob would follow
     found = [Path(name) for name in sorted(globbing.glob(str(Path(pattern).expanduser()), recursive=True))]
     files = [epath.Path(path) for path in found if not path.is_dir()]
   else:
@@ -58,12 +58,12 @@ def matching(pattern: str) -> list[epath.Path]:
 
 
 class StoredFile(NamedTuple):
-  """What a file of a source is known by, beside its documents."""
+  """Identifies a file of a source, besides its documents."""
 
-  name: str  # without its folders, which may be others elsewhere
-  size: int
-  written: float  # when: nanoseconds, in a bucket seconds
-  sum: int | None = None  # of its content, where that was read as a whole
+  name: str  # without folders, since the file may be moved
+  size: int  # bytes
+  written: float  # modification time: nanoseconds, or seconds in a bucket
+  sum: int | None = None  # checksum of its content, if it was read completely
 
   @classmethod
   def at(cls, path: epath.Path, sum: int | None = None) -> "StoredFile":
@@ -76,7 +76,7 @@ class StoredFile(NamedTuple):
 
 
 def fixed_part(pattern: str) -> Path:
-  """The folder that a local pattern looks into: its path up to the first part with a wildcard."""
+  """The folder that a local pattern searches: its path up to the first component with a wildcard."""
   path = Path(pattern).expanduser()
   fixed = Path(path.anchor)
   for part in path.relative_to(path.anchor).parts[:-1]:
@@ -87,13 +87,13 @@ def fixed_part(pattern: str) -> Path:
 
 
 def below(directory: epath.Path, above: tuple[Path, ...] = ()) -> list[epath.Path]:
-  """Every file in a directory and the folders in it, in the order of their names; none that is hidden.
+  """All files in a directory and its subfolders, sorted by name, without hidden ones.
 
   Args:
-    above: the folders that it lies in, without links.
+    above: the folders that contain it, with links resolved.
 
   Raises:
-    DataError: naming a link to a folder that it lies in.
+    DataError: naming a link to a folder that contains it.
   """
   if not is_local(directory):
     system, inner = bucket(directory)
@@ -131,21 +131,21 @@ def check_reachable(path: epath.PathLike) -> None:
 
 
 def _in_bucket(like: str, name: str) -> epath.Path:
-  """The path of a file that the file system of `like` calls `name`."""
+  """The path of the file `name` in the file system of `like`."""
   return epath.Path(f"{like.partition('://')[0]}://{name.partition('://')[2] or name}")
 
 
 def opened(make: Callable[[S], T], files: Iterable[S]) -> list[T]:
-  """`make` of each file, of several at one time: opening thousands of files takes mostly waiting."""
+  """`make` of each file, several in parallel, because opening files is mostly waiting."""
   with ThreadPoolExecutor(_OPENED_TOGETHER) as pool:
     return list(pool.map(make, files))
 
 
 class FileBytes:
-  """Random access to a file, for several threads, and picklable.
+  """Random access to a file; thread-safe and picklable.
 
-  It is opened for each read, since a dataset may have more files than a process may hold open. It is not mapped into
-  memory: of a file that is cut while it is mapped, reading kills the process. In a bucket each read is one request.
+  The file is opened for each read, since a dataset may have more files than a process may keep open. It is not memory
+  mapped, because truncating a mapped file kills the process that reads it. In a bucket each read is one request.
   """
 
   def __init__(self, path: epath.PathLike):
@@ -154,7 +154,7 @@ class FileBytes:
     self._local = is_local(self.path)
 
   def read(self, begin: int, end: int) -> bytes:
-    """The bytes from `begin` to `end`. Raises DataError if it cannot be read, or is shorter than it was."""
+    """The bytes from `begin` to `end`. Raises DataError if the file cannot be read, or has become shorter."""
     if begin >= end:
       return b""
     data = self._read(begin, end) if self._local else self._fetch(begin, end)
@@ -168,7 +168,7 @@ class FileBytes:
       try:
         data = os.pread(file, end - begin, begin)
         while len(data) < end - begin and (more := os.pread(file, end - begin - len(data), begin + len(data))):
-          data += more  # one call reads 2 GiB at most
+          data += more  # one call reads at most 2 GiB
       finally:
         os.close(file)
     except OSError as error:
@@ -183,7 +183,7 @@ class FileBytes:
       raise DataError(f"{self.path}: cannot be fetched ({error}); start again") from error
 
   def chunks(self, until: int | None = None) -> Iterator[bytes]:
-    """The file from its front, to its end or to the byte `until`."""
+    """The content from the start to the end, or to byte `until`."""
     end = self.size if until is None else until
     for begin in range(0, end, _CHUNK):
       yield self.read(begin, min(begin + _CHUNK, end))

@@ -1,4 +1,4 @@
-"""Checksums of the blocks of a file, so that bit rot is found where a block is first read, and not by reading all."""
+"""Checksums of the blocks of a file, so that bit rot is found when a block is first read."""
 
 import zlib
 
@@ -12,14 +12,14 @@ BLOCK = 64 << 10  # bytes; reading and summing one takes about 0.05 ms
 
 
 class BlockSums:
-  """The CRC-32 of each BLOCK of what is added, piece by piece."""
+  """Computes the CRC-32 of each BLOCK of data that is added in pieces."""
 
   def __init__(self) -> None:
     self._sums: list[int] = []
-    self._open, self._filled = 0, 0  # the sum of the last block so far, and its bytes
+    self._open, self._filled = 0, 0  # the checksum of the incomplete block, and its size
 
   def add(self, data: bytes) -> None:
-    """The next piece of the file."""
+    """Adds the next piece of the file."""
     rest = memoryview(data)
     while rest:
       piece, rest = rest[: BLOCK - self._filled], rest[BLOCK - self._filled :]
@@ -29,26 +29,26 @@ class BlockSums:
         self._open, self._filled = 0, 0
 
   def array(self) -> np.ndarray:
-    """Of all blocks, the last of which may be shorter: little-endian uint32."""
+    """The checksums of all blocks, of which the last may be shorter: little-endian uint32."""
     return np.asarray([*self._sums, self._open] if self._filled else self._sums, "<u4")
 
 
 def blocks_of(size: int) -> int:
-  """How many blocks a file of `size` bytes has."""
+  """The number of blocks of a file of `size` bytes."""
   return -(-size // BLOCK)
 
 
 class CheckedBytes(FileBytes):
   """A file whose blocks are checked against `sums` when this process first reads them.
 
-  Whatever is read, all blocks that it touches are read as a whole the first time: over a run each block once.
+  The first read that touches a block reads the whole block, so over a run each block is checked once.
   """
 
   def __init__(self, path: epath.PathLike, sums: np.ndarray, original: epath.PathLike | None = None):
-    """Args: `original` is what a person knows the file by, if `path` is a copy."""
+    """Args: `original` is the path for messages, if `path` is a copy."""
     super().__init__(path)
     self._sums, self._original = sums, original or path
-    self._checked = bytearray(blocks_of(self.size))  # 1 for each block that was
+    self._checked = bytearray(blocks_of(self.size))  # 1 for each block that was checked
 
   def read(self, begin: int, end: int) -> bytes:
     """The bytes from `begin` to `end`. Raises DataError, naming the file, for a block that is not as it was written."""

@@ -1,4 +1,4 @@
-"""Text files, each of which is a document."""
+"""Text files, one document each."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -12,9 +12,9 @@ from drope_jax.data.sources.source import Source
 
 @dataclasses.dataclass(unsafe_hash=True)
 class Text(Source):
-  """Files of UTF-8 text, `.txt` or any other, also `.gz` and `.zst`: one document each, without a byte-order mark."""
+  """Files of UTF-8 text with any suffix, also `.gz` and `.zst`: one document each; a byte-order mark is removed."""
 
-  glob: str  # files: a path, or a pattern as books/*.txt
+  glob: str  # a path, or a pattern such as books/*.txt
 
   def open(self) -> "_Files":
     return _Files(matching(self.glob))
