@@ -1,1 +1,1 @@
-"""How well a model does beyond its training context, under every inference-time method."""
+"""Evaluation of models beyond their training context, under every inference-time method."""

@@ -1,4 +1,4 @@
-"""Greedy answers to many prompts, batched by length, kept as they come."""
+"""Greedy answers to many prompts, batched by length, and logged as they are generated."""
 
 from collections.abc import Sequence
 
@@ -10,10 +10,10 @@ from drope_jax.generation import generate
 
 
 def complete(subject: Subject, prompts: Sequence[np.ndarray], max_new_tokens: int) -> list[str]:
-  """The text a model adds to each prompt, up to its EOS or `max_new_tokens`; prompts are token ids.
+  """The text that a model generates for each prompt (token ids), up to EOS or `max_new_tokens`.
 
   A cropped model sees the last tokens of a prompt that leave room for `max_new_tokens` within its window; a task's
-  `check` has made sure that there are some.
+  `check` makes sure that there are some.
   """
   seen = [subject.how.seen(prompt, max_new_tokens) for prompt in prompts]
   rows = continuations(subject, seen, max_new_tokens, subject.tokenizer.eos_ids)
@@ -23,14 +23,14 @@ def complete(subject: Subject, prompts: Sequence[np.ndarray], max_new_tokens: in
 def continuations(
   subject: Subject, prompts: Sequence[np.ndarray], max_new_tokens: int, eos_ids: Sequence[int] | None
 ) -> list[list[int]]:
-  """The tokens a model adds to each prompt, all of which it sees. What `subject.log` holds is not generated again."""
+  """The tokens that a model generates for each prompt, uncropped; answers in `subject.log` are not generated again."""
   answers = [subject.log.find(i, prompt) if subject.log else None for i, prompt in enumerate(prompts)]
   missing = [i for i, answer in enumerate(answers) if answer is None]
   lengths = [len(prompts[i]) + max_new_tokens for i in missing]
   done, total = 0, sum(lengths)
   for batch in batches(lengths, subject.batch_tokens):
     indices = [missing[place] for place in batch.indices]
-    filled = indices + indices[:1] * (batch.rows - len(indices))  # so that there is one compiled shape
+    filled = indices + indices[:1] * (batch.rows - len(indices))  # padded, so that there is one compiled shape
     rows = generate(
       subject.params,
       subject.how.config,

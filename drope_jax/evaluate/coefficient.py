@@ -38,14 +38,14 @@ def fitted_coefficient(
   progress: Progress,
   rest: Sequence[float] = (),
 ) -> float:
-  """c of beta = 1 + c ln s on the `fit` split, its whole grid written to results.jsonl as it is measured.
+  """Fits c of beta = 1 + c ln s on the `fit` split; the whole grid is written to results.jsonl as it is measured.
 
-  What is already recorded of the same fit (these lengths, documents and weights) is not measured again. All figures
-  have intervals over documents: that of c is of fits to documents drawn again, with replacement.
+  Figures of the same fit (lengths, documents and weights) that are already recorded are not measured again. All figures
+  have confidence intervals over documents; that of c comes from fits to bootstrap resamples.
 
   Args:
-    weights: what identifies the checkpoint, see measure.weights_of.
-    subject: how the model is run; its `how` is replaced.
+    weights: identifies the checkpoint, see measure.weights_of.
+    subject: how to run the model; its `how` is replaced.
     rest: the weights of the parts of `progress` that follow.
   """
   lengths = sorted({length for length in lengths if length > loaded.context})
@@ -89,8 +89,8 @@ def fitted_coefficient(
   for extension, length in beyond.items():
     if extension in fit.on_edge:
       logger.warning(
-        "%s  at %g times the training context the best beta, %g, ends the grid: the true one may lie beyond, "
-        "and c would change with it",
+        "%s  at %g times the training context the best beta, %g, is at an end of the grid: the true one may lie "
+        "beyond, and c would change with it",
         run,
         extension,
         fit.best[extension],
@@ -110,7 +110,7 @@ def coefficient_interval(
   """The 95 % bootstrap interval of c over documents, all of one length.
 
   Args:
-    values_SB: the losses of the documents by extension and BETAS; None in records of before they were kept.
+    values_SB: the losses of the documents by extension and BETAS; None in old records that lack them.
     extensions: s, each above 1.
 
   Returns:
@@ -133,7 +133,7 @@ def coefficient_interval(
 
 
 def documents_to_fit_on(data: EvalData) -> Sequence[np.ndarray]:
-  """`data.fit_documents`. Raises ConfigError, which says how to do without them, if there are none."""
+  """`data.fit_documents`. Raises ConfigError, with alternatives, if there are none."""
   try:
     return data.fit_documents
   except ConfigError as error:

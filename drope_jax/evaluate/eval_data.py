@@ -1,4 +1,4 @@
-"""What tasks are made from."""
+"""The data that tasks are made from."""
 
 import dataclasses
 import functools
@@ -22,22 +22,22 @@ logger = logging.getLogger(__name__)
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class EvalData:
-  """Each part is read when a task first asks for it, so that parts which no task needs may be missing."""
+  """The data of an evaluation; each part is read on first use, so that parts which no task needs may be missing."""
 
   tokenizer: Tokenizer
-  longest: int  # tokens; documents are longer
-  # A source, or a path that data/sources/at.py knows, with the splits `heldout`, whose sentences are a haystack too,
-  # and `fit`.
+  longest: int  # the longest length to evaluate, in tokens; documents must be longer
+  # A source, or a path that data/sources/at.py recognises, with the splits `heldout`, whose sentences also serve as a
+  # haystack, and `fit`.
   dataset: str | Source = ""
-  num_documents: int = 24  # of each split, at most
-  concatenate: bool = False  # joins documents, which then may be short; else each is a text of its own
-  block: int | None = None  # positions of a block of the loss by position; None: half the training context
+  num_documents: int = 24  # maximum number of each split
+  concatenate: bool = False  # whether documents, which may then be short, are concatenated
+  block: int | None = None  # positions per block of the loss by position; None: half the training context
   needles_per_depth: int = 40
-  num_samples: int = 100  # of each task that makes its own samples
-  limit: int | None = None  # samples of a data set, from its front; None: all
+  num_samples: int = 100  # of each task that generates its samples
+  limit: int | None = None  # number of samples of a data set, from its start; None: all
   longbench: Path | None = None  # folder of LongBench's released files
   multiple_choice: Path | None = None  # folder of the files that tasks/multiple_choice.py names
-  haystack: str | Path | None = None  # see haystack.read_essays; None: prose that Python comes with
+  haystack: str | Path | None = None  # see haystack.read_essays; None: prose that is part of Python
   seed: int = 0
 
   @functools.cached_property
@@ -66,7 +66,7 @@ class EvalData:
 
   @functools.cached_property
   def material(self) -> Material:
-    """What RULER's prompts are made of: the tokenizer and the haystack."""
+    """The material of RULER's prompts: the tokenizer and the haystack."""
     return Material(self.tokenizer, self._essays)
 
   @functools.cached_property
@@ -88,7 +88,7 @@ class EvalData:
     return found
 
   def _say_what_is_held_out(self, read: str, documents: int) -> None:
-    """A line where nobody named the held-out documents, so that a user does not take them for all."""
+    """Logs which share of the documents is held out by hash, so that a user does not take them for all."""
     source = source_at(self.dataset) if isinstance(self.dataset, str) and self.dataset else self.dataset
     if not isinstance(source, Cut):
       return
@@ -105,7 +105,7 @@ class EvalData:
 
 
 def concatenated(texts: Iterable[str], tokenizer: Tokenizer, size: int, limit: int) -> list[np.ndarray]:
-  """Texts one after another, EOS behind each, cut into rows of `size` tokens: int32, the first `limit` of them.
+  """The first `limit` rows of `size` tokens from the concatenated texts, each followed by EOS: int32.
 
   Raises:
     ConfigError: if all the texts together are shorter than a row.

@@ -1,4 +1,4 @@
-"""Measured numbers: means over samples, with bootstrap intervals, and the parts that a mean can be divided into."""
+"""Measured numbers: means over samples, with bootstrap intervals, and breakdowns of a mean into parts."""
 
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 
 RESAMPLES = 1000  # bootstrap resamples behind an interval
-DEPTH_BINS = (0.0, 0.25, 0.5, 0.75, 1.0)  # a score by depth counts a sample for the nearest of these
+DEPTH_BINS = (0.0, 0.25, 0.5, 0.75, 1.0)  # scores by depth assign a sample to the nearest of these
 
 LOSS = "loss"  # nats per token
 BITS_PER_BYTE = "bits_per_byte"  # of the text that the tokens spell
@@ -23,12 +23,12 @@ class Figure(NamedTuple):
   metric: str
   value: float
   n: int  # samples behind the value: tokens of a loss, prompts of an accuracy
-  low: float | None = None  # of the 95 % interval over samples; None: too few samples for one
-  high: float | None = None
-  by: str | None = None  # what the figure is a part by, as "position" or "depth"; None: it is the whole
-  at: At = None  # which part: a number, or an interval (start, stop) without its stop, which may be None for no end
+  low: float | None = None  # lower end of the 95 % interval over samples; None: too few samples
+  high: float | None = None  # upper end
+  by: str | None = None  # the quantity that the metric is broken down by ("position", "depth"); None: not broken down
+  at: At = None  # which part: a number, or an interval (start, stop), whose stop is exclusive, or None for no end
   better: str | None = None  # "higher" or "lower"; None: neither is better
-  values: tuple[float, ...] | None = None  # of each sample, so that two methods can be compared sample by sample
+  values: tuple[float, ...] | None = None  # one per sample, so that methods can be compared sample by sample
 
 
 def mean_figure(
@@ -41,14 +41,14 @@ def mean_figure(
   at: At = None,
   lower_is_better: bool | None = None,
 ) -> Figure:
-  """The mean of a metric over samples, with a bootstrap interval: the samples drawn again, with replacement.
+  """The mean of a metric over samples, with a bootstrap interval over samples.
 
   Args:
     values_N: one value per sample, all of equal weight unless `weights_N` says otherwise.
     weights_N: for the ratio of two sums: sum(weights * values) / sum(weights).
-    n: the count that the record gives; the number of samples if None.
+    n: the count to record; None: the number of samples.
     by, at: see Figure.
-    lower_is_better: None: it is for the metrics of LOWER_IS_BETTER.
+    lower_is_better: None: whether the metric is in LOWER_IS_BETTER.
 
   Raises:
     ValueError: if there is no sample.
@@ -84,11 +84,11 @@ def figures_by_depth(
 
 
 def bootstrap(values_N: np.ndarray, weights_N: np.ndarray, seed: int = 0) -> tuple[float, float]:
-  """The 2.5th and 97.5th percentile of the weighted mean over RESAMPLES resamples; the same samples give the same."""
+  """The 2.5th and 97.5th percentile of the weighted mean over RESAMPLES resamples; deterministic."""
   size = len(values_N)
   rng = np.random.default_rng(seed)
   means = np.empty(RESAMPLES)
-  rows = max(1, 1_000_000 // size)  # draws that exist at one time
+  rows = max(1, 1_000_000 // size)  # resamples drawn at a time
   for start in range(0, RESAMPLES, rows):
     draws = rng.integers(0, size, (min(rows, RESAMPLES - start), size))
     weights = weights_N[draws]

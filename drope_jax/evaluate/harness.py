@@ -1,4 +1,4 @@
-"""lm-evaluation-harness runs our checkpoints: this module is its command `lm_eval`, with the model `drope_jax`.
+"""lm-evaluation-harness for our checkpoints: this module is its command `lm_eval` with the model `drope_jax`.
 
 `python -m drope_jax.evaluate.harness run --model drope_jax --model_args checkpoint=DIR,method=drope,c=0.1,length=4096 \
   --tasks ...`
@@ -47,20 +47,20 @@ MAX_NEW_TOKENS = 256  # where a task does not say; the harness's own default
 
 @register_model("drope_jax")
 class DropeJax(TemplateLM):
-  """A checkpoint under a method, with the interface of a model of the harness.
+  """A checkpoint under an inference-time method, as a model of the harness.
 
   Args:
     checkpoint: workdir of a run.
-    method: see methods.py; the checkpoint as it was trained if None.
-    c: of the temperature, which method `drope` needs; at lengths within the training context it would have no effect,
-      and is refused.
-    length: tokens of a sequence at most, prompt and answer together; longer prompts are truncated on the left, with one
-      warning. The method is that for this length. The training context if None.
+    method: see methods.py; None: the checkpoint as it was trained.
+    c: of the temperature, needed by method `drope`; refused at lengths within the training context, where it would have
+      no effect.
+    length: maximum length of prompt and answer together in tokens, to which the method applies; longer prompts are
+      truncated on the left, with one warning. None: the training context.
     step: of the checkpoint; None: its last.
     bos: whether texts begin with the tokenizer's BOS.
-    batch_tokens: tokens on the device at one time; changes no result.
+    batch_tokens: tokens on the device at a time; does not change results.
     batch_size, max_batch_size: refused if given, since batches are packed by tokens.
-    device: not read: JAX chooses it, and the harness's command passes one even if none was asked for.
+    device: ignored, since JAX chooses it and the harness always passes one.
   """
 
   def __init__(
@@ -111,22 +111,22 @@ class DropeJax(TemplateLM):
 
   @property
   def tokenizer_name(self) -> str:
-    return self._checkpoint  # where its files lie; the harness keeps answers by this name
+    return self._checkpoint  # the harness caches answers under this name
 
   def tok_encode(self, string: str, add_special_tokens: bool | None = None, **kwargs: Any) -> list[int]:
-    """Token ids, with a BOS before them if texts have one, it is not asked for without, and they do not have it yet."""
+    """Token ids; BOS is prepended if texts have one, unless it is there already or `add_special_tokens` is False."""
     tokens = self._tokenizer.encode(string, special_tokens=self._chat)
     if add_special_tokens is False or not self._subject.bos or tokens[:1] == [self._tokenizer.bos_id]:
       return tokens
     return [self.prefix_token_id, *tokens]
 
   def apply_chat_template(self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
-    """The text of a conversation, by the tokenizer's template; from now on special tokens in texts are those tokens."""
+    """The text of a conversation by the tokenizer's template; from now on special tokens in texts are parsed."""
     self._chat = True
     return chat.render(self._tokenizer, chat_history, whole=add_generation_prompt)
 
   def chat_template(self, chat_template: bool | str = False) -> str:
-    """The template, which the harness records with the results; there is one, so no name is needed."""
+    """The chat template, which the harness records with the results."""
     return (self._tokenizer.chat_template or "") if chat_template else ""
 
   def _loglikelihood_tokens(

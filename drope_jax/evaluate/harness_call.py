@@ -1,6 +1,6 @@
-"""A call of lm-evaluation-harness, looked at before its libraries are imported: that takes long, and so do its retries.
+"""Checks a call of lm-evaluation-harness before its libraries are imported, which takes long, as do their retries.
 
-Without a network its data sets cannot be fetched: whatever wants one then fails at once, instead of after minutes.
+Without a network its data sets cannot be fetched: tasks that need one then fail at once, instead of after minutes.
 """
 
 import logging
@@ -15,14 +15,14 @@ from drope_jax.evaluate.methods import Method
 
 logger = logging.getLogger(__name__)
 
-SECONDS = 5.0  # that a connection may take
+SECONDS = 5.0  # timeout of a connection
 
 
 def _truth(text: str) -> bool:
   return {"true": True, "false": False}[text.lower()]
 
 
-# What --model_args takes: the settings of harness.DropeJax.
+# The settings of harness.DropeJax that --model_args accepts, with their parsers.
 ARGUMENTS: Mapping[str, Callable[[str], Any]] = {
   "checkpoint": str,
   "method": Method.parse,
@@ -35,7 +35,7 @@ ARGUMENTS: Mapping[str, Callable[[str], Any]] = {
 
 
 def check_call(words: Sequence[str]) -> None:
-  """Raises ConfigError or CheckpointError for what is wrong in the `--model_args` of a call with our model."""
+  """Raises ConfigError or CheckpointError for errors in the `--model_args` of a call with our model."""
   if "run" not in words or _value(words, "--model") != "drope_jax":
     return
   said = dict(part.partition("=")[::2] for part in _value(words, "--model_args").split(",") if part)
@@ -56,7 +56,7 @@ def check_call(words: Sequence[str]) -> None:
 
 
 def prepare_network() -> None:
-  """Tells the harness's libraries if there is no network, and bounds how long they wait for one."""
+  """Sets the harness's libraries to offline mode if there is no network, and limits their timeouts."""
   import requests
   from huggingface_hub import constants
 
@@ -72,7 +72,7 @@ def prepare_network() -> None:
 
 
 def _value(words: Sequence[str], flag: str) -> str:
-  """The value of `--flag VALUE ...` or `--flag=VALUE`; of several words those before the next flag, with commas."""
+  """The value of `--flag VALUE ...` or `--flag=VALUE`; several words are joined with commas."""
   for i, word in enumerate(words):
     if word.startswith(f"{flag}="):
       return word.partition("=")[2]

@@ -1,4 +1,4 @@
-"""What needles are hidden in: essays from a folder, a dataset's documents, or prose that every Python brings along."""
+"""The haystack of needle tasks: essays from a folder, documents of a dataset, or prose that is part of Python."""
 
 import pydoc_data.topics
 import re
@@ -11,22 +11,23 @@ from drope_jax.data.splits import documents
 from drope_jax.errors import ConfigError
 from drope_jax.files import is_local
 
-SPLIT = "heldout"  # of a dataset that is named without one
-MOST_CHARACTERS = 4_000_000  # of a dataset: about a million tokens, and a haystack repeats it where it ends
+SPLIT = "heldout"  # the split of a TFDS dataset that is named without one
+MOST_CHARACTERS = 4_000_000  # taken from a dataset: about a million tokens; longer haystacks repeat them
 
-_OTHER = re.compile(r"\.(parquet|jsonl|ndjson|array_record|gz|zst)\b|[*?\[#]")  # what is not plain text, by its name
+_OTHER = re.compile(
+  r"\.(parquet|jsonl|ndjson|array_record|gz|zst)\b|[*?\[#]"
+)  # names of files or patterns that are not plain text
 _DIR_AND_SPLIT = re.compile(r"(.*[^:]):(\w+(?:\[.*\])?)")
 _SENTENCE_END = re.compile(r"[.!?][\"')\]]*(\s+)(?=[A-Z0-9\"'(\[])")
 
 
 def read_essays(path: epath.PathLike | None) -> str:
-  """The text of a folder's .txt files in the order of their names, of one file, or of a dataset's documents.
-
-  None: the language reference of the running Python (`pydoc_data.topics`, PSF licence), its prose without the code.
+  """The text of a folder's .txt files (sorted by name), of one file, or of a dataset's documents.
 
   Args:
-    path: a dataset is anything that data/sources/at.py knows; one prepared by TFDS is `DIR` (its split SPLIT) or
-      `DIR:SPLIT`. Of its documents the first MOST_CHARACTERS are taken.
+    path: a folder, a file, or any dataset that data/sources/at.py recognises; one prepared by TFDS is given as `DIR`
+      (its split SPLIT) or `DIR:SPLIT`. Of a dataset, the first MOST_CHARACTERS are taken. None: the prose of the
+      language reference of the running Python (`pydoc_data.topics`, PSF licence), without code.
 
   Raises:
     ConfigError: naming the path, if there is no text.
@@ -55,7 +56,7 @@ def read_essays(path: epath.PathLike | None) -> str:
 
 
 def split_sentences(text: str) -> list[str]:
-  """`text` cut after the end of a sentence, its closing quotes and brackets included, where another can begin."""
+  """Splits `text` into sentences; closing quotes and brackets belong to the sentence before them."""
   cuts = [match.span(1) for match in _SENTENCE_END.finditer(text)]
   begins, ends = [0, *(end for _, end in cuts)], [*(start for start, _ in cuts), len(text)]
   return [text[begin:end] for begin, end in zip(begins, ends, strict=True) if begin < end]

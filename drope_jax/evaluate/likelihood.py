@@ -1,4 +1,4 @@
-"""How likely a model finds given continuations of given prompts; batched by length."""
+"""The log-likelihood of given continuations of prompts, batched by length."""
 
 import functools
 from collections.abc import Sequence
@@ -26,7 +26,7 @@ class Scored(NamedTuple):
 
 
 def score_continuations(subject: Subject, pairs: Sequence[tuple[np.ndarray, np.ndarray]]) -> list[Scored]:
-  """Scores of (prompt, continuation) pairs of token ids, in their order.
+  """The scores of (prompt, continuation) pairs of token ids, in order.
 
   A cropped model sees the last tokens of a prompt that leave room for the continuation within its window.
 
@@ -42,7 +42,7 @@ def score_continuations(subject: Subject, pairs: Sequence[tuple[np.ndarray, np.n
       raise ValueError(f"pairs[{i}] has a continuation of {len(continuation)} tokens; a crop of {crop} has no room")
     sequence = np.concatenate([prompt, continuation]).astype(np.int32)
     sequences.append(sequence if crop is None else sequence[-(crop + 1) :])
-  lengths = [len(sequence) - 1 for sequence in sequences]  # what the model reads
+  lengths = [len(sequence) - 1 for sequence in sequences]  # tokens that the model reads
   config, frequencies = separate_frequencies(subject.how.config)
   scored: list[Scored | None] = [None] * len(pairs)
   done = 0
@@ -85,9 +85,9 @@ def _scores(
   compute: ComputeConfig,
   size: int,
 ) -> tuple[Array, Array]:
-  """Losses (B, K) of the K = `size` predictions from position `starts_B` on, and whether each target was the top one.
+  """Losses (B, K) of the K = `size` predictions from position `starts_B` on, and whether each target is the top token.
 
-  `lengths_B1` is what the dynamic scalings read, so that padding does not change a result.
+  `lengths_B1` is for dynamic scalings, so that padding does not change results.
   """
   x_BTD, *_ = hidden_states(
     params,

@@ -11,7 +11,7 @@ def read_jsonl(path: Path, fields: tuple[str, ...], limit: int | None = None) ->
   """The records of a file, at most `limit` of them, each with all of `fields`.
 
   Raises:
-    FileError: naming the file, and the line or record that is not what it should be.
+    FileError: naming the file, and the line or record that is invalid.
   """
   records = read_json_lines(path, torn="read")[:limit]
   for number, record in enumerate(records, start=1):

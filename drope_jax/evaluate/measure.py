@@ -28,13 +28,13 @@ logger = logging.getLogger(__name__)
 
 
 def weights_of(loaded: Checkpoint) -> dict[str, Any]:
-  """What identifies a checkpoint among others of its name: its step, and the sum of every row of every parameter."""
+  """Identifies a checkpoint among others of the same name: its step, and a hash of the row sums of all parameters."""
   sums = (np.asarray(leaf).sum(axis=-1, dtype=np.float64) for leaf in jax.tree.leaves(loaded.params))
   return {"step": loaded.step, "weights": fingerprint(sums)}
 
 
 def _how(method: str, trained: ModelConfig, context: int, length: int, task: Task, c: float | None) -> Inference:
-  """What a measurement runs; before the fit of c as with c = 0."""
+  """The inference of a measurement; with c = 0 as long as c is not fitted."""
   given = (c or 0.0) if Method.parse(method).reads_c else None
   return inference(method, trained, context, length, given, bounded=task.bounded)
 
@@ -42,8 +42,8 @@ def _how(method: str, trained: ModelConfig, context: int, length: int, task: Tas
 def check(
   trained: ModelConfig, context: int, methods: Sequence[str], lengths: Sequence[int], tasks: Sequence[Task]
 ) -> None:
-  """Raises ConfigError for a method that a checkpoint of config `trained`, made at `context` tokens, does not allow, or
-  a task that is impossible at a length."""
+  """Raises ConfigError for a method that is impossible for the model `trained` at `context` tokens, or a task that is
+  impossible at a length."""
   for length in lengths:
     for task in tasks:
       for crop in dict.fromkeys(_how(method, trained, context, length, task, None).crop for method in methods):
@@ -69,18 +69,18 @@ def evaluate(
   batch_tokens: int = BATCH_TOKENS,
   bos: bool = False,
 ) -> None:
-  """Measures what `out`, a results.jsonl, does not hold yet.
+  """Measures every task under every method at every length, except for what `out`, a results.jsonl, already holds.
 
   Args:
-    methods: see methods.py; one that is named twice is measured once, and so is a length.
+    methods: see methods.py; duplicates are ignored, as for lengths.
     tasks: see tasks.make_tasks.
-    c: the temperature's coefficient, of `drope`; None: fitted if a method needs it.
+    c: the temperature's coefficient for `drope`; None: fitted if a method needs it.
     command: written into every record.
     batch_tokens, bos: see subject.Subject.
 
   Raises:
-    ConfigError: for a method that is impossible for this checkpoint, a c that no method reads, a BOS that the tokenizer
-      does not have, or a task that is impossible at a length, before anything is measured.
+    ConfigError: before anything is measured, for a method that is impossible for this checkpoint, a c that no method
+      reads, a BOS that the tokenizer does not have, or a task that is impossible at a length.
     results.ResultsError: if `out` cannot be read, or a figure is not finite.
   """
   context = loaded.context
@@ -105,7 +105,7 @@ def evaluate(
   if reading and c is None and max(lengths) > context:
     rest = [length for length, *_ in asked]
     c = fitted_coefficient(run, loaded, weights, data, lengths, recorder, subject, progress, rest)
-  # Two methods may run the same model: within the training context most that rescale RoPE leave it as it is.
+  # Methods may run the same model: within the training context, most scalings of RoPE leave it unchanged.
   missing: dict[tuple[str, int, Inference], list[tuple[Task, Measurement]]] = {}
   settings_of = {(length, task.name): task.settings(length) for length in lengths for task in tasks}
   for length, task, method in asked:

@@ -1,19 +1,21 @@
-"""Inference-time methods: what is done to a trained model to use it at a given length.
+"""Inference-time methods: how a trained model is changed to use it at a given length.
 
-METHODS says what each does. A number after a colon fixes what would be computed: `yarn:8` has factor 8 at every length,
-within the training context too, and `drope:0.2` has c = 0.2. A number after a plus gives another method the
-temperature: `rope+0.1` and `yarn:8+0.1` are `rope` and `yarn:8` at beta = 1 + 0.1 ln s. Each of these is a method with
-records of its own. The temperature without embedding is `drope`, so `nope` takes none; c is fitted for `drope` alone.
+METHODS describes each. A number after a colon fixes a value that would otherwise be computed: `yarn:8` has factor 8 at
+every length, also within the training context, and `drope:0.2` has c = 0.2. A number after a plus adds the temperature
+to another method: `rope+0.1` and `yarn:8+0.1` are `rope` and `yarn:8` at beta = 1 + 0.1 ln s. Each of these is a
+separate method in the records. Without an embedding, the method with the temperature is `drope`, so `nope` takes no
+number; c is only fitted for `drope`.
 
-Which of them a checkpoint allows follows from its embedding: the model as it was trained has a method by the name of
-its embedding (a user's included), `crop` suits every model, and the scalings suit an embedding that can be `rescaled`
-and is not scaled yet. A user's scaling of `factor` and `original_context` is a method by the name of its class. A
+The methods that a checkpoint allows depend on its embedding: the model as it was trained is a method named after its
+embedding (also a user's), `crop` works for every model, and the scalings work for an embedding that can be `rescaled`
+and is not scaled yet. A user's scaling with `factor` and `original_context` is a method named after its class. A
 dropped model and one trained from scratch without embedding have the same methods, so that each can be measured with
-and without the temperature. A RoPE checkpoint has no `nope`: dropping is `drope_jax.drop`, and it wants recalibration.
+and without the temperature. A RoPE checkpoint has no `nope`: dropping is done by `drope_jax.drop`, and needs
+recalibration.
 
-Up to the training context a method without a number runs the model as it was trained; `dynamic_ntk`, `dynamic_yarn` and
-`crop` go by each sequence's own length, which may exceed that of the measurement (`longbench_whole`, multiple choice).
-See the paper's section 4 and appendix C.2.
+Up to the training context, a method without a number runs the model as it was trained; `dynamic_ntk`, `dynamic_yarn`
+and `crop` depend on each sequence's own length, which may exceed that of the measurement (`longbench_whole`, multiple
+choice). See the paper's section 4 and appendix C.2.
 """
 
 import dataclasses
@@ -45,9 +47,9 @@ METHODS: Mapping[str, str] = {
 
 
 class _Rescaling(NamedTuple):
-  """How a scaling is made for an extension."""
+  """How to create a scaling for an extension."""
 
-  make: Callable[[float, int], Scaling]  # of (factor, original context)
+  make: Callable[[float, int], Scaling]  # (factor, original context) -> the scaling
   fixable: bool  # whether its factor can be given as a number
 
 
@@ -62,14 +64,14 @@ _SCALINGS: Mapping[str, _Rescaling] = {
 
 @dataclasses.dataclass(frozen=True)
 class Inference:
-  """What to run: a model, the factor on its attention logits, and how many of the last tokens it sees (None: all)."""
+  """What to run: a model, the factor on its attention logits, and the number of last tokens it sees (None: all)."""
 
   config: ModelConfig
   logit_scale: float = 1.0
   crop: int | None = None
 
   def seen(self, prompt: np.ndarray, new_tokens: int) -> np.ndarray:
-    """What generation reads of a prompt: all, or the last tokens that leave room for `new_tokens` within `crop`.
+    """The part of a prompt that generation reads: all, or the last tokens that leave room for `new_tokens` in `crop`.
 
     Raises:
       ValueError: if there is no room.
@@ -82,15 +84,15 @@ class Inference:
 
 
 class Method(NamedTuple):
-  """A method's text, read."""
+  """A parsed method."""
 
   name: str
-  factor: float | None  # given as a number
-  c: float | None  # of the temperature, given as a number
+  factor: float | None  # if given as a number
+  c: float | None  # of the temperature, if given as a number
 
   @classmethod
   def parse(cls, text: str) -> "Method":
-    """Raises ConfigError for an unknown method, or a number that it does not take."""
+    """Parses a method. Raises ConfigError for an unknown method, or a number that it does not accept."""
     head, plus, c = text.partition("+")
     name, colon, number = head.partition(":")
     known, fixable = _known(), [name for name, one in _scalings().items() if one.fixable] + ["drope"]
@@ -110,7 +112,7 @@ class Method(NamedTuple):
 
   @property
   def reads_c(self) -> bool:
-    """Whether it needs a c that its text does not give."""
+    """Whether it needs a c that is not given in its text."""
     return self.name == "drope" and self.c is None
 
 
@@ -120,7 +122,7 @@ def is_as_trained(method: str) -> bool:
 
 
 def allowed_methods(trained: ModelConfig) -> tuple[str, ...]:
-  """The methods that make sense for a checkpoint of this config, the first being the model as it was trained."""
+  """The methods that are possible for a checkpoint of this config; the first is the model as it was trained."""
   cycle = layer_cycle(trained.positions)
   if all(layer.positions is None for layer in cycle):  # a dropped pattern keeps its windows
     return ("nope", "drope", "crop")
@@ -140,15 +142,15 @@ def inference(
   *,
   bounded: bool = False,
 ) -> Inference:
-  """What `method` runs for a checkpoint of config `trained` on sequences of `length` tokens.
+  """The inference of `method` for a checkpoint of config `trained` on sequences of `length` tokens.
 
   Args:
-    method: one of `allowed_methods`, and the numbers it was given.
+    method: one of `allowed_methods`, optionally with numbers.
     train_context: tokens; the context of pretraining and recalibration.
     length: tokens, prompt and answer together.
     c: of beta = 1 + c ln s, for `drope` without a number.
-    bounded: no sequence is longer than `length`. Within the training context, what goes by a sequence's length is then
-      the model as it was trained.
+    bounded: whether no sequence is longer than `length`. Within the training context, methods that depend on the
+      sequence's length are then the model as it was trained.
 
   Raises:
     ConfigError: for an unknown method, one that the checkpoint's embedding rules out, `drope` without c, or a c that
@@ -183,24 +185,24 @@ def inference(
 
 
 def _embedding(trained: ModelConfig) -> Embedding | None:
-  """The embedding that all layers share, if they do and none has a window."""
+  """The embedding that all layers share; None if they differ or have a window."""
   first, *others = set(layer_cycle(trained.positions))
   return None if others or first.window is not None else first.positions
 
 
 def _name(cls: type[Embedding]) -> str:
-  """The method of a model as it was trained."""
+  """The name of the method that runs a model with this embedding as it was trained."""
   return cls.__name__.lower()
 
 
 def _known() -> dict[str, None]:
-  """Every method there is, in the order of METHODS; then those of a user's embeddings and scalings."""
+  """All methods: METHODS in order, then those of a user's embeddings and scalings."""
   embeddings = {_name(cls): None for cls in members(Embedding).values()}
   return dict.fromkeys(METHODS) | embeddings | dict.fromkeys(_scalings())
 
 
 def _scalings() -> dict[str, _Rescaling]:
-  """Those of this library, and each class of a user's that can be made of a factor and an original context."""
+  """The scalings of this library, and a user's that can be created from a factor and an original context."""
   theirs = {cls.__name__.lower(): cls for name, cls in members(Scaling).items() if name != cls.__name__}
   made = {name: _rescaling(cls) for name, cls in theirs.items()}
   return {**_SCALINGS, **{name: one for name, one in made.items() if one is not None}}

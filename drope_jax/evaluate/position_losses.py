@@ -1,7 +1,7 @@
 """The loss at every position of long documents.
 
-Position i of a document is the prediction of token i + 1 from tokens 0 .. i, so a model trained at context C has learnt
-the positions 0 .. C-1. A BOS, if there is one, is token 0, and never predicted. Losses are in nats per token.
+Position i of a document is the prediction of token i + 1 from tokens 0 .. i, so a model trained at context C was
+trained on positions 0 .. C-1. A BOS, if there is one, is token 0, and never predicted. Losses are in nats per token.
 """
 
 import functools
@@ -33,17 +33,18 @@ def position_losses(
 ) -> np.ndarray:
   """The loss at every position of every document: `nll_NT`, float32 of shape (documents, length), in nats.
 
-  Its mean is the loss at that length; rows are independent samples, for intervals. Memory on the device is linear in
-  `length`: neither logits nor scores of a whole sequence exist.
+  Its mean is the loss at that length; rows are independent samples, for confidence intervals. Device memory is linear
+  in `length`: neither the logits nor the scores of a whole sequence exist.
 
-  With a `window` of W, or `inference.crop` = W, each prediction sees W tokens at most. Windows move by W/2, and each
-  position is scored once, by the first window that reaches it: with W/2 tokens of context or more, save at the start.
+  With a `window` of W, or `inference.crop` = W, each prediction sees at most W tokens. Windows move by W/2, and each
+  position is scored once, by the first window that contains it, with at least W/2 tokens of context except at the
+  start.
 
   Args:
     inference: see methods.inference.
     documents: token ids; the first length + 1 of each are read.
-    window: tokens that a prediction sees at most (sliding evaluation); None: all that precede it.
-    batch_size: documents on the device at one time; it does not change the result.
+    window: maximum number of tokens that a prediction sees (sliding evaluation); None: all that precede it.
+    batch_size: documents on the device at a time; does not change the result.
     progress: called with the share that is done.
 
   Raises:
@@ -61,8 +62,8 @@ def position_losses(
   for done, (start, stop, first_scored) in enumerate(windows):
     for batch in range(0, len(documents), batch_size):
       tokens_BS = tokens_NS[batch : batch + batch_size, start : stop + 1]
-      # A last batch that is not full is filled up with zeros, so that there is one compiled shape; and on a mesh both
-      # dimensions are, so that it divides them.
+      # An incomplete last batch is padded with zeros, so that there is one compiled shape; on a mesh both dimensions
+      # are padded so that it divides them.
       rows, width = round_up_to_shards(batch_size, "batch"), round_up_to_shards(stop - start, "length")
       filled_BS = np.pad(tokens_BS, [(0, rows - len(tokens_BS)), (0, width - (stop - start))])
       nll_BT = _token_losses(
@@ -75,7 +76,7 @@ def position_losses(
 
 
 def documents_at_once(inference: Inference, num_documents: int, length: int, tokens: int = BATCH_TOKENS) -> int:
-  """Documents at one time for `position_losses` with windows of `length` tokens: see subject.batches."""
+  """A `batch_size` for `position_losses` with windows of `length` tokens: see subject.batches."""
   return batches([min(length, inference.crop or length)] * num_documents, tokens)[0].rows
 
 
@@ -106,7 +107,7 @@ def _token_losses(
   compute: ComputeConfig,
   length: int,
 ) -> Array:
-  """Losses (B, T) of sequences of `length` tokens, which is T unless they are padded."""
+  """Losses (B, T) of sequences of `length` tokens, padded to T."""
   x_BTD, *_ = hidden_states(
     params,
     config,

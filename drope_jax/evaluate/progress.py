@@ -1,4 +1,4 @@
-"""One line that says how much of an evaluation is done, and about how long the rest will take."""
+"""A progress line of an evaluation, with an estimate of the remaining time."""
 
 import logging
 import sys
@@ -7,17 +7,17 @@ from collections.abc import Callable, Sequence
 
 logger = logging.getLogger(__name__)
 WIDTH = 24  # characters of the bar
-EVERY = 30.0  # seconds between lines, where a line cannot be written over
+EVERY = 30.0  # seconds between lines, if there is no terminal
 
 
 class Progress:
-  """Parts of different weight, done one after another.
+  """The progress of parts of different weight that are done one after another.
 
-  On a terminal the line is written over; elsewhere it is logged every half a minute.
+  On a terminal the line is overwritten; elsewhere it is logged every half minute.
 
   Args:
-    weights: of the parts, in proportion to the time they take.
-    write: where a terminal's line goes; None: there is no terminal.
+    weights: of the parts, proportional to their duration.
+    write: writes to the terminal; None: there is no terminal.
   """
 
   def __init__(
@@ -39,24 +39,24 @@ class Progress:
     self._weights[self._part + 1 :] = weights
 
   def begin(self, label: str) -> None:
-    """The next part begins."""
+    """Begins the next part."""
     self._part, self._label = self._part + 1, label
     self(0.0)
 
   def __call__(self, share: float) -> None:
-    """`share` of the current part is done."""
+    """Reports that `share` of the current part is done."""
     if self._write:
       done = self._done(share)
       bar = "#" * round(WIDTH * done)
       self._write(f"\r[{bar:.<{WIDTH}}] {done:4.0%}  {self._label}  {self.remaining(share)}\x1b[K")
       if share >= 1:
-        self._write("\r\x1b[K")  # what is logged next has the line for itself
+        self._write("\r\x1b[K")  # clears the line for the next log message
     elif self._clock() - self._said > EVERY:
       self._said = self._clock()
       logger.info("%.0f %%  %s  %s", 100 * self._done(share), self._label, self.remaining(share))
 
   def remaining(self, share: float = 1.0) -> str:
-    """About how long the rest takes, as text; empty while it is unknown, and at the end."""
+    """The estimated remaining time, as text; empty while it is unknown, and at the end."""
     done = self._done(share)
     if not 0.01 < done < 1:
       return ""

@@ -1,13 +1,13 @@
 """results.jsonl: one record per measured figure, appended as it is measured.
 
-One *measurement* (a run under a method on a task at a context, with a seed and settings) gives several figures, its
-metrics. With any other settings, as more samples or another c, it is another measurement, and stands beside the first;
-where one figure is wanted, as in a report, the last one counts.
+One *measurement* (a run under a method on a task at a context, with a seed and settings) has several figures, one per
+metric. With other settings, such as more samples or another c, it is another measurement, which is recorded as well; if
+a single figure is needed, as in a report, the last one is used.
 
-A figure whose `by` is null is the whole of its metric. Others are parts of it: `by` says what it is divided by, and
-`at` which part it is, a number or an interval [start, stop). The tasks of this library have a loss by "position"
-(tokens), a score by "depth" (of the needle: 0 is the haystack's start, 1 its end), by "distance" (of a copy, tokens),
-by "tokens" or "words" (of the prompt), and the loss by "beta" on which the temperature is fitted.
+A figure whose `by` is null is a metric as a whole. Others are parts of a breakdown: `by` is the quantity that it is
+broken down by, and `at` the part, a number or an interval [start, stop). The tasks of this library have a loss by
+"position" (tokens), a score by "depth" (of the needle: 0 is the haystack's start, 1 its end), by "distance" (of a copy,
+tokens), by "tokens" or "words" (of the prompt), and the loss by "beta" on which the temperature is fitted.
 """
 
 import dataclasses
@@ -26,7 +26,7 @@ from drope_jax.upgrades import upgraded
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Measurement:
-  """What one measurement is known by; its figures are written together."""
+  """The key of a measurement, whose figures are written together."""
 
   run: str
   method: str
@@ -51,12 +51,12 @@ class Result:
   value: float
   n: int  # samples behind the value: tokens of a loss, prompts of an accuracy
   seed: int  # of the evaluation data
-  low: float | None = None  # of the 95 % bootstrap interval over samples; None: none was made
-  high: float | None = None
+  low: float | None = None  # lower end of the 95 % bootstrap interval over samples; None: no interval
+  high: float | None = None  # upper end
   better: str | None = None  # "higher", "lower"; None: neither
-  values: tuple[float, ...] | None = dataclasses.field(default=None, repr=False)  # of each sample
-  command: str = ""  # that measured it
-  settings: dict | None = None  # what else decides the figure: the weights, beta, the samples; None: an old record
+  values: tuple[float, ...] | None = dataclasses.field(default=None, repr=False)  # one per sample
+  command: str = ""  # the command that measured it
+  settings: dict | None = None  # what else the figure depends on: weights, beta, samples; None: an old record
 
   @property
   def measurement(self) -> Measurement:
@@ -75,14 +75,14 @@ class Result:
 
 
 def plain(settings: Mapping[str, Any]) -> dict[str, Any]:
-  """Settings as they are read again from JSON."""
+  """Settings as they are after a round trip through JSON."""
   return json.loads(json.dumps(settings))
 
 
 def append(path: Path, results: Iterable[Result]) -> None:
   """Appends the figures of one measurement in one write, so that an interruption leaves all of them or none.
 
-  A last line without its newline was cut off by an interruption: it is taken away first.
+  A last line without a newline, cut off by an interruption, is removed first.
 
   Raises:
     ResultsError: if a value is not finite (JSON has no such number).
@@ -100,7 +100,7 @@ def append(path: Path, results: Iterable[Result]) -> None:
 def read(path: Path) -> list[Result]:
   """All figures of a file, in the order they were measured; none if there is no file.
 
-  A last line without its newline was cut off by an interruption, and is left out.
+  A last line without a newline, cut off by an interruption, is ignored.
 
   Raises:
     ResultsError: naming the file and the line of a record that cannot be read.
@@ -113,7 +113,7 @@ def read(path: Path) -> list[Result]:
       continue
     try:
       results.append(_result(line.record()))
-    except (ValueError, TypeError) as error:  # of JSON, of its encoding, of a field
+    except (ValueError, TypeError) as error:  # in the JSON, its encoding, or a field
       raise ResultsError(f"{path}:{line.number}: not a result ({error})") from error
   return results
 
@@ -131,7 +131,7 @@ def _result(record: Any) -> Result:
 
 
 def _at(value: Any) -> At:
-  """Which part a figure is, from JSON."""
+  """The `at` of a figure, from JSON."""
   is_interval = isinstance(value, list) and len(value) == 2 and _is_number(value[0])
   if value is None or _is_number(value):
     return value
@@ -145,9 +145,9 @@ def _is_number(value: Any) -> bool:
 
 
 def measured(path: Path) -> set[Measurement]:
-  """What a file already holds, so that a rerun can skip it.
+  """The measurements that a file already holds, so that a rerun can skip them.
 
-  If the last line was cut off, the one before it may be of the same measurement, whose figures are then incomplete.
+  If the last line was cut off, the measurement of the line before it may be incomplete, and is not returned.
   """
   found = [result.measurement for result in read(path)]
   return set(found) - set(found[-1:] if is_torn(path) else [])

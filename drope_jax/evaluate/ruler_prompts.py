@@ -1,14 +1,15 @@
 """RULER's synthetic prompts: eight with needles, variable tracking, common words, frequent words.
 
-After Hsieh et al., "RULER: What's the Real Context Size of Your Long-Context Language Models?" (arXiv 2404.06654), and
-its published settings (NVIDIA/RULER at c3f5e3b, scripts/synthetic.yaml and scripts/data/synthetic/constants.py): the
-wording, the counts, the 40 depths, where needles go, the room left for the answer, and the score are those. Its two
-question-answering tasks, which need data sets, are not here. What differs, and why:
+This follows Hsieh et al., "RULER: What's the Real Context Size of Your Long-Context Language Models?" (arXiv
+2404.06654), and its published settings (NVIDIA/RULER at c3f5e3b, scripts/synthetic.yaml and
+scripts/data/synthetic/constants.py), for the wording, the counts, the 40 depths, the places of needles, the room left
+for the answer, and the score. The two question-answering tasks, which need data sets, are not included. The differences
+are:
 
-- Keys and words come from words.py and the haystack's own text, the haystack from haystack.py: all can be had offline.
-- Where common words need more different words than these, the rest are keys (RULER falls back on a longer list, too).
-- A regular expression cuts an essay into sentences, where RULER has nltk.
-- Every sample is fitted to the length by itself; RULER fits one and shortens the others in large steps.
+- Keys and words come from words.py and the haystack's own text, the haystack from haystack.py: all work offline.
+- If common words need more different words than these, the rest are keys (RULER falls back on a longer list, too).
+- Essays are split into sentences by a regular expression, where RULER uses nltk.
+- Every sample is fitted to the length separately; RULER fits one and shortens the others in large steps.
 - Keys and values of a sample are all different, so that no question has two answers.
 """
 
@@ -58,19 +59,19 @@ FREQUENT = (
 
 @dataclasses.dataclass(frozen=True)
 class Sample:
-  """A prompt, the strings that its answer should hold, and where in the haystack each of them lies.
+  """A prompt, the strings that its answer should contain, and the depth of each in the haystack.
 
-  A depth is the share of the haystack's characters, needles left out, that stand before it: where the needle is, not
-  where it was to be, which differs as much as sentences are long.
+  A depth is the share of the haystack's characters (without needles) before the needle. This is its actual place, which
+  differs from the intended one by up to the length of a sentence.
   """
 
   prompt: str
   references: tuple[str, ...]
-  depths: tuple[float, ...] = ()  # none where there is no such place
+  depths: tuple[float, ...] = ()  # one per reference; empty for tasks without depths
 
 
 class Material:
-  """What samples are made of: a tokenizer that counts, and words."""
+  """The material of samples: a tokenizer to count tokens, and words."""
 
   def __init__(self, tokenizer: Tokenizer, essay: str):
     self.tokenizer = tokenizer
@@ -82,7 +83,7 @@ class Material:
 
   @functools.cached_property
   def fingerprint(self) -> str:
-    """What the haystack is known by."""
+    """Identifies the haystack by content."""
     return fingerprint([" ".join(self.essay)])
 
   def count(self, text: str) -> int:
@@ -90,7 +91,7 @@ class Material:
 
 
 class Puzzle(Protocol):
-  """A kind of task: samples of any size, and the largest one that fits is asked for."""
+  """A kind of task, which generates samples of any size; the largest one that fits is used."""
 
   max_new_tokens: int
   smallest: int
@@ -101,7 +102,7 @@ class Puzzle(Protocol):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Niah(Puzzle):
-  """Needles in a haystack. Its units: words of an essay, lines of noise, or needles that are not asked for."""
+  """Needles in a haystack, which consists of words of an essay, lines of noise, or needles that are not queried."""
 
   haystack: Literal["essay", "noise", "needle"] = "essay"
   keys: str = "words"  # or "uuids"
@@ -147,7 +148,7 @@ class Niah(Puzzle):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class VariableTracking(Puzzle):
-  """A chain of assignments among lines of noise, after a short worked example; all of its variables are asked for."""
+  """A chain of assignments among lines of noise, after a short worked example; all its variables are queried."""
 
   hops: int = 4
   example_tokens: int = 500
@@ -162,7 +163,9 @@ class VariableTracking(Puzzle):
       return self._tracked(rng, lines, letters=3)
 
     few = self.hops + 1
-    limit = max(self.example_tokens, material.count(example(few).prompt))  # tokens as short as bytes need more
+    limit = max(
+      self.example_tokens, material.count(example(few).prompt)
+    )  # with tokens as short as bytes, the example is longer
     shown, _ = fitted(example, material.count, limit, smallest=few, guess=few)
     asked = self._tracked(rng, size, letters=5)
     return Sample(f"{shown.prompt} {' '.join(shown.references)}\n\n{asked.prompt}", asked.references)
@@ -183,7 +186,7 @@ class VariableTracking(Puzzle):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class CommonWords(Puzzle):
-  """A numbered list in which ten words come up more often than all others, after a short worked example."""
+  """A numbered list in which ten words occur more often than all others, after a short worked example."""
 
   max_new_tokens: int = 120
   smallest: int = 11
@@ -208,7 +211,7 @@ class CommonWords(Puzzle):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class FrequentWords(Puzzle):
-  """Coded words whose frequencies follow a zeta distribution; the most frequent one is blanked out to dots."""
+  """Coded words whose frequencies follow a zeta distribution; the most frequent one is replaced by dots."""
 
   alpha: float = 2.0
   max_new_tokens: int = 50
@@ -249,7 +252,11 @@ def fitted(
     ConfigError: if the smallest is longer.
   """
   fits: tuple[Sample, int] | None = None
-  low, high, size = smallest - 1, math.inf, max(guess, smallest)  # low fits, or is too small; high does not
+  low, high, size = (
+    smallest - 1,
+    math.inf,
+    max(guess, smallest),
+  )  # invariant: low fits (or is below the smallest), high does not
   while True:
     sample = build(size)
     tokens = count(sample.prompt)
@@ -261,7 +268,7 @@ def fitted(
       high = size
     if high - low <= 1:
       break
-    wanted = size + math.trunc((limit - tokens) * size / tokens)  # cautious, since not all tokens are haystack
+    wanted = size + math.trunc((limit - tokens) * size / tokens)  # a cautious step, since not all tokens are haystack
     size = int(min(max(wanted, low + 1), high - 1))
   if fits is None:
     raise ConfigError(f"the smallest prompt has {tokens} tokens; {limit} are left for it")
@@ -293,7 +300,7 @@ def _among_lines(rng: random.Random, lines: list[str], needles: list[str]) -> st
 
 
 def _depths(text: str, needles: list[str]) -> list[float]:
-  """Where each needle lies: see Sample."""
+  """The depth of each needle, see Sample."""
   places = {needle: text.index(needle) for needle in needles}
   in_order = sorted(needles, key=places.__getitem__)
   before = dict(zip(in_order, itertools.accumulate(map(len, in_order), initial=0), strict=False))

@@ -1,4 +1,4 @@
-"""Answers to the samples of one measurement, kept as they come so that an interruption loses none of them.
+"""Logs the answers to the samples of one measurement, so that an interruption loses none of them.
 
 One line per sample: its index, a digest of its prompt, the tokens generated, and the text they spell.
 """
@@ -19,7 +19,7 @@ def digest(tokens: Sequence[int] | np.ndarray) -> str:
 
 
 def fingerprint(parts: Iterable[str | np.ndarray]) -> str:
-  """A hash that identifies texts, or arrays of numbers, together: 12 hexadecimal digits."""
+  """A hash that identifies a sequence of texts or arrays: 12 hexadecimal digits."""
   known = hashlib.sha256()
   for part in parts:
     data = part.encode() if isinstance(part, str) else np.ascontiguousarray(part).tobytes()
@@ -28,7 +28,7 @@ def fingerprint(parts: Iterable[str | np.ndarray]) -> str:
 
 
 class SampleLog:
-  """The file of one measurement: what it holds is not asked for again, as long as the prompt is the same."""
+  """The file of one measurement; samples in it are not generated again if their prompt is the same."""
 
   def __init__(self, path: Path):
     self.path = path
@@ -37,7 +37,7 @@ class SampleLog:
       self._known[record["index"], record["prompt"]] = record["tokens"]
 
   def find(self, index: int, prompt: Sequence[int] | np.ndarray) -> list[int] | None:
-    """The tokens generated for sample `index`, if it was asked with this prompt."""
+    """The tokens generated for sample `index`, if its prompt was the same; else None."""
     return self._known.get((index, digest(prompt)))
 
   def append(self, records: Iterable[dict[str, Any]]) -> None:

@@ -1,4 +1,4 @@
-"""What is measured, a model under a method, and how it is run: in batches of samples of similar length."""
+"""The subject of a measurement: a model under a method; and batches of samples of similar length."""
 
 import dataclasses
 from collections.abc import Callable, Sequence
@@ -15,22 +15,22 @@ from drope_jax.model_config import ComputeConfig
 from drope_jax.parameters import Params
 from drope_jax.sharding import num_shards
 
-BATCH_TOKENS = 16_384  # tokens on the device at one time, unless one sample alone is longer
+BATCH_TOKENS = 16_384  # tokens on the device at a time, unless a single sample is longer
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Subject:
-  """What is measured: a model under a method, and the means to run it."""
+  """A model under an inference-time method, and how to run it."""
 
   params: Params
   how: Inference
   tokenizer: Tokenizer
   train_context: int  # tokens
   compute: ComputeConfig | None = None
-  batch_tokens: int = BATCH_TOKENS  # does not change a result
-  bos: bool = False  # whether a sequence begins with the tokenizer's BOS, for models that were trained so
+  batch_tokens: int = BATCH_TOKENS  # tokens on the device at a time; does not change results
+  bos: bool = False  # whether sequences begin with the tokenizer's BOS, for models that were trained so
   progress: Callable[[float], None] = lambda share: None  # called with the share of the measurement that is done
-  log: SampleLog | None = None  # where answers are kept, and found again after an interruption
+  log: SampleLog | None = None  # where answers are stored, and looked up after an interruption
 
   def __post_init__(self) -> None:
     if self.bos and self.tokenizer.bos_id is None:
@@ -41,12 +41,12 @@ class Subject:
     return np.asarray([self.tokenizer.bos_id, *tokens] if self.bos else tokens, np.int32)
 
   def encode(self, text: str) -> np.ndarray:
-    """`begin` of a text's token ids."""
+    """The token ids of a text, int32, after the BOS if `bos` is set."""
     return self.begin(self.tokenizer.encode(text))
 
 
 class Batch(NamedTuple):
-  """Samples that are computed together, and the shape they are padded to: few shapes, since each is compiled."""
+  """Samples that are computed together, and the shape they are padded to; there are few shapes, as each is compiled."""
 
   indices: list[int]
   rows: int
@@ -54,11 +54,11 @@ class Batch(NamedTuple):
 
 
 def batches(lengths: Sequence[int], tokens: int) -> list[Batch]:
-  """Samples of these lengths in groups of similar length, each of at most `tokens` unpadded, or a single one.
+  """Groups samples of similar length, with at most `tokens` tokens (without padding) or a single sample per group.
 
-  The longest come first, so that what does not fit into memory fails at once. Groups of one width have one size, or
-  nearly: there is less than one row of filling per group, and one shape. On a mesh (`jax.set_mesh`) every device that
-  the batch is spread over has `tokens`, and all of them have rows.
+  The longest come first, so that an evaluation that does not fit into memory fails at once. Groups of the same width
+  have almost the same number of samples: one shape, with less than one padding row per group. On a mesh
+  (`jax.set_mesh`), `tokens` is per device that the batch is sharded over.
   """
   tokens *= num_shards("batch") * num_shards("length")
   groups: list[list[int]] = []

@@ -1,4 +1,4 @@
-"""What a task is: something that can be measured of a model at a length.
+"""The base class of tasks: something that can be measured for a model at a length.
 
 A user's task is a dataclass that derives from `Task`, in a file of their own:
 
@@ -20,7 +20,7 @@ from drope_jax.evaluate.figures import Figure
 from drope_jax.evaluate.subject import Subject
 from drope_jax.values import Value
 
-if TYPE_CHECKING:  # which knows the tasks' helpers
+if TYPE_CHECKING:  # a circular import
   from drope_jax.evaluate.eval_data import EvalData
 
 
@@ -28,39 +28,39 @@ class Task(Value):
   """The base of every task; its members are dataclasses."""
 
   name: str  # as on the command line and in results.jsonl
-  about: ClassVar[str] = ""  # for readers of a report: what is measured, and what chance gives
-  bounded: ClassVar[bool] = True  # whether no sequence is longer than the length measured at
+  about: ClassVar[str] = ""  # for readers of a report: what is measured, and the chance level
+  bounded: ClassVar[bool] = True  # whether no sequence is longer than the length that is measured
 
   @classmethod
   def names(cls) -> tuple[str, ...]:
-    """The names of the tasks that `make` makes: by default the class's own `name`."""
+    """The names of the tasks that `make` creates: by default the class's own `name`."""
     name = getattr(cls, "name", None)
     return (name,) if isinstance(name, str) else ()
 
   @classmethod
   def groups(cls) -> Mapping[str, tuple[str, ...]]:
-    """Names that stand for several tasks. A group may have tasks of several classes."""
+    """Names of groups, with the names of their tasks. A group may have tasks of several classes."""
     return {}
 
   @classmethod
   def make(cls, name: str, data: "EvalData") -> Self:
-    """The task of one of `names`. Raises ConfigError if `data` lacks what it is made from."""
+    """The task with one of `names`. Raises ConfigError if `data` lacks something that it needs."""
     return cls()
 
   def settings(self, length: int) -> dict[str, Any]:
-    """What else decides its figures at `length`, as JSON: with other settings it is another measurement."""
+    """What else the figures at `length` depend on, as JSON data: other settings are another measurement."""
     return {}
 
   def check(self, length: int, crop: int | None) -> None:
-    """Raises ConfigError if it cannot be measured at `length` tokens, of which the model sees the last `crop`."""
+    """Raises ConfigError if it cannot be measured at `length` tokens, if the model only sees the last `crop`."""
 
   def measure(self, subject: Subject, length: int) -> list[Figure]:
-    """The figures, the one that stands for the task first. A `length` beyond which no sequence goes if `bounded`."""
+    """The figures, the main one first. If `bounded`, no sequence is longer than `length` tokens."""
     raise NotImplementedError
 
 
 def check_room(name: str, length: int, crop: int | None, needed: int) -> None:
-  """Raises ConfigError unless a sequence, and the part of it that a cropped model sees, is longer than `needed`."""
+  """Raises ConfigError unless more than `needed` tokens of a sequence are seen, also by a cropped model."""
   seen = min(length, crop or length)
   if seen <= needed:
     raise ConfigError(f"{name} at {length} tokens: {seen} of them are seen; it needs more than {needed}")

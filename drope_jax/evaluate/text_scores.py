@@ -22,7 +22,7 @@ _NUMBER = re.compile(r"\d+")
 
 
 def f1(answer: str, reference: str) -> float:
-  """F1 of the words of the answer, as a bag."""
+  """F1 of the bags of words of answer and reference."""
   said, true = (_ARTICLES.sub(" ", text.lower().translate(_PUNCTUATION)).split() for text in (answer, reference))
   common = sum((Counter(said) & Counter(true)).values())
   if not common:
@@ -32,9 +32,9 @@ def f1(answer: str, reference: str) -> float:
 
 
 def rouge_l(answer: str, reference: str) -> float:
-  """ROUGE-L of summaries, by sets: the different words in longest common subsequences of any two sentences.
+  """ROUGE-L of summaries, on sets: the distinct words in longest common subsequences of any two sentences.
 
-  A text without a sentence scores 0, as there.
+  A text without a sentence scores 0, as in the original.
   """
   said, true = ([" ".join(part.split()).split(" ") for part in text.split(".") if part] for text in (answer, reference))
   if not said or not true:
@@ -46,10 +46,10 @@ def rouge_l(answer: str, reference: str) -> float:
 
 
 def classification(answer: str, reference: str, classes: Sequence[str]) -> float:
-  """1 over the number of classes that the answer names, if the right one is among them.
+  """1 over the number of classes that the answer names, if the right one is among them; else 0.
 
-  A class whose name is a part of the right one's does not count, unless it follows another such class at once: the
-  original takes names out of the list that it walks along, and so steps over some.
+  A class whose name is a part of the right one's does not count, except directly after another such class: the original
+  removes names from the list while iterating over it, and so skips some.
   """
   named = [name for name in classes if name in answer]
   place = 0
@@ -67,7 +67,7 @@ def counting(answer: str, reference: str) -> float:
 
 
 def retrieval(answer: str, reference: str) -> float:
-  """The share of the numbers in the answer that are the one of `reference`, as "Paragraph 3".
+  """The share of the numbers in the answer that are that of `reference`, such as "Paragraph 3".
 
   Raises:
     ValueError: if the reference names no paragraph.
@@ -79,7 +79,7 @@ def retrieval(answer: str, reference: str) -> float:
 
 
 def edit_similarity(answer: str, reference: str) -> float:
-  """The similarity, to two digits, of the reference and the answer's first line that is neither comment nor fence."""
+  """The similarity, to two digits, of the reference and the answer's first line that is not a comment or fence."""
   lines = (line for line in answer.lstrip("\n").split("\n") if not any(mark in line for mark in ("`", "#", "//")))
   line = next(lines, "")
   if line == reference:
@@ -90,7 +90,7 @@ def edit_similarity(answer: str, reference: str) -> float:
 
 
 def _common_subsequence(reference: Sequence[str], other: Sequence[str]) -> list[str]:
-  """A longest common subsequence; of several, the one that is found by stepping back in `other` first."""
+  """A longest common subsequence; of several, the one found by backtracking in `other` first."""
   rows = [[0] * (len(other) + 1)]
   for word in reference:
     above, row = rows[-1], [0]

@@ -1,4 +1,4 @@
-"""Adjectives and nouns that keys are made of, written down for this project (Apache-2.0, as all of it)."""
+"""Adjectives and nouns for keys, collected for this project (Apache-2.0, like the rest of it)."""
 
 _ADJECTIVES = """
   able absent ample ancient angry arctic awake basic bitter black bland blank bleak blue blunt bold brave brief
@@ -48,5 +48,5 @@ NOUNS: tuple[str, ...] = tuple(_NOUNS.split())
 
 
 def key_words() -> list[str]:
-  """Every adjective with every noun, as `brave-falcon`."""
+  """Every combination of an adjective and a noun, such as `brave-falcon`."""
   return [f"{adjective}-{noun}" for adjective in ADJECTIVES for noun in NOUNS]

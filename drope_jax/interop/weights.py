@@ -59,7 +59,7 @@ EMBEDDING, UNEMBEDDING = TABLE[0].hugging_face, TABLE[-1].hugging_face
 
 
 def scaled_by_beta(model: ModelConfig) -> tuple[str, ...]:
-  """The last parameters of a layer that scale its queries, into which a factor on the attention logits can be folded."""
+  """The parameters of a layer that scale its queries last, into which a factor on the logits can be folded."""
   normalised = model.qk_norm is not None and model.qk_norm.queries
   return ("q_norm",) if normalised else ("q", "q_bias")
 

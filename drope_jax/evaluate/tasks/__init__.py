@@ -1,4 +1,4 @@
-"""The tasks by name: those of this package, and those of any other module that has been imported."""
+"""All tasks by name: those of this package, and those of other modules that were imported."""
 
 from collections.abc import Sequence
 
@@ -23,7 +23,7 @@ DEFAULT = ("perplexity", "needles")
 
 
 def task_classes() -> dict[str, list[type[Task]]]:
-  """By name: the classes that make a task of it, which should be one."""
+  """The classes that create a task, by its name; there should be one per name."""
   found: dict[str, list[type[Task]]] = {}
   for cls in members(Task).values():
     for name in cls.names():
@@ -32,7 +32,7 @@ def task_classes() -> dict[str, list[type[Task]]]:
 
 
 def task_groups() -> dict[str, tuple[str, ...]]:
-  """The names that stand for several tasks."""
+  """The names of groups, with the names of their tasks."""
   found: dict[str, tuple[str, ...]] = {}
   for cls in members(Task).values():
     for group, names in cls.groups().items():
@@ -41,7 +41,7 @@ def task_groups() -> dict[str, tuple[str, ...]]:
 
 
 def allowed_names() -> str:
-  """For messages and help: the groups, and the tasks that are in none."""
+  """The groups, and the tasks without a group, for messages and help."""
   groups = task_groups()
   grouped = {name for names in groups.values() for name in names}
   alone = [name for name in task_classes() if name not in grouped]
@@ -49,13 +49,13 @@ def allowed_names() -> str:
 
 
 def make_tasks(names: Sequence[str], data: EvalData) -> list[Task]:
-  """The tasks of these names, no task twice.
+  """The tasks with these names, without duplicates.
 
   Args:
     names: of tasks or groups; `module:Class` stands for all tasks of a class, whose module has been imported.
 
   Raises:
-    ConfigError: for an unknown or ambiguous name, or if what a task is made from is missing.
+    ConfigError: for an unknown or ambiguous name, or if data that a task needs is missing.
   """
   groups = task_groups()
   makers: dict[str, type[Task]] = {}
@@ -68,7 +68,7 @@ def make_tasks(names: Sequence[str], data: EvalData) -> list[Task]:
 
 
 def _of_class(recorded: str) -> dict[str, type[Task]]:
-  """The tasks of the class that is recorded by this name, as `module:Class`."""
+  """The tasks of the class `module:Class`."""
   cls: type[Task] = find(members(Task), recorded, "task")
   if not cls.names():
     raise ConfigError(f"task is {recorded!r}, whose class has no `name`")

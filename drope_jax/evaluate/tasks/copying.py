@@ -1,9 +1,9 @@
 """Probes of copying from afar, which a model without positions may lose.
 
-- `induction`: random tokens, in which `A B` stood some way back; after `A`, is `B` next?
-- `copy`: the same for a longer piece: after its first four tokens, the next twelve.
+- `induction`: random tokens with `A B` at some distance before the end; after another `A`, is `B` predicted?
+- `copy`: the same for a longer piece: after its first four tokens, are the next twelve predicted?
 
-Both are scored by log-likelihood, so that they say something about models of any size.
+Both are scored by log-likelihood, so that they are informative for models of any size.
 """
 
 import dataclasses
@@ -20,16 +20,16 @@ from drope_jax.evaluate.samples import fingerprint
 from drope_jax.evaluate.subject import Subject
 from drope_jax.evaluate.task import Task, check_room
 
-NEAREST = 16  # tokens: the shortest distance of a copy; longer ones are its doubles
+NEAREST = 16  # shortest distance of a copy in tokens; longer ones are doubled repeatedly
 SIZES = {"induction": (1, 1), "copy": (4, 12)}  # of each probe: tokens of the cue, and tokens predicted
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Copy(Task):
-  """Random tokens that end with the first `cue` tokens of a piece that stood `distance` tokens before.
+  """Random tokens that end with the first `cue` tokens of a piece that occurred `distance` tokens earlier.
 
-  Figures: the share of samples whose next `predicted` tokens are all copied greedily, their mean loss, and how many
-  nats less that is than for a piece that never stood there ("gain"), all of them by distance too.
+  Figures: the share of samples whose next `predicted` tokens are all copied greedily, their mean loss, and the
+  difference in nats from a piece that did not occur ("gain"), each also by distance.
   """
 
   name: str
@@ -61,15 +61,15 @@ class Copy(Task):
     check_room(self.name, length, None, 2 * (self.cue + self.predicted) + NEAREST)
 
   def distances(self, length: int) -> list[int]:
-    """From NEAREST, doubled, as far as a whole piece fits before the cue."""
+    """NEAREST, doubled as long as a whole piece fits before the cue."""
     longest = length - self.cue - self.predicted
     return [NEAREST << i for i in range(longest.bit_length()) if NEAREST << i <= longest]
 
   def sample(self, length: int, distance: int, index: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Context, the piece that follows by copying, and one that does not: int32 token ids."""
+    """The prompt, the continuation by copying, and a random one: int32 token ids."""
     rng = random.Random(f"{self.name} {self.seed} {index} {length} {distance}")
     size = length - self.predicted
-    mark = rng.choice(self.alphabet)  # begins the piece, and stands nowhere else
+    mark = rng.choice(self.alphabet)  # begins the piece, and occurs nowhere else
     others = [token for token in self.alphabet if token != mark]
     prompt = rng.choices(others, k=size)
     begin = size - self.cue - distance

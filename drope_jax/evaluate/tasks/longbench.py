@@ -1,10 +1,11 @@
 """LongBench: the English and the code tasks, from a folder with the released files (`DIR/musique.jsonl`, ...).
 
-After Bai et al. (arXiv 2308.14508) and THUDM/LongBench at 2e00731: prompts (config/dataset2prompt.json), how many
-tokens may be generated (dataset2maxlen.json), scores (eval.py), and truncation in the middle (pred.py). What differs:
+This follows Bai et al. (arXiv 2308.14508) and THUDM/LongBench at 2e00731 for prompts (config/dataset2prompt.json),
+numbers of generated tokens (dataset2maxlen.json), scores (eval.py), and truncation in the middle (pred.py). The
+differences are:
 
-- Prompts stay as they are without a chat template; what is cut out is cut between tokens, not in their text.
-- For samsum the original forbids an empty first line; here it is skipped, as its score does anyway.
+- Prompts are used without a chat template, and truncated as tokens and not as text.
+- For samsum the original forbids an empty first line; here it is skipped, as in its score.
 """
 
 import dataclasses
@@ -26,8 +27,8 @@ from drope_jax.evaluate.subject import Subject
 from drope_jax.evaluate.task import Task, check_room
 from drope_jax.evaluate.text_scores import classification, counting, edit_similarity, f1, retrieval, rouge_l
 
-FIRST_LINE = ("trec", "triviaqa", "samsum")  # of an answer counts, and no more
-WORDS = ((0, 4000), (4000, 8000), (8000, None))  # LongBench-E's buckets: words of the context, as the files count them
+FIRST_LINE = ("trec", "triviaqa", "samsum")  # data sets for which only the first line of an answer counts
+WORDS = ((0, 4000), (4000, 8000), (8000, None))  # LongBench-E's buckets of context length, in words as in the files
 
 _PASSAGES = (
   "Answer the question based on the given passages. Only give me the answer and do not output any other words.\n\n"
@@ -45,7 +46,7 @@ _STORY = (  # "asconcisely" is theirs
 
 
 class Definition(NamedTuple):
-  """A data set's prompt, score, and how many tokens are generated."""
+  """A data set's prompt, score, and number of generated tokens."""
 
   prompt: str
   score: Callable[..., float]
@@ -144,10 +145,10 @@ class LongBench(Task):
   """The task of one data set.
 
   Args:
-    dataset: of DATASETS.
-    folder: where `DATASET.jsonl` lies, or LongBench-E's `DATASET_e.jsonl`.
-    limit: of samples, from the front; None: all.
-    whole: nothing is cut out of a prompt, however long; the length measured at is then the method's alone.
+    dataset: a key of DATASETS.
+    folder: contains `DATASET.jsonl`, or LongBench-E's `DATASET_e.jsonl`.
+    limit: number of samples, from the start; None: all.
+    whole: whether prompts are never truncated; the measured length then only affects the method.
   """
 
   dataset: str
@@ -157,12 +158,12 @@ class LongBench(Task):
 
   @property
   def name(self) -> str:  # type: ignore[override]
-    """As "longbench_lcc", or "longbench_lcc_whole"."""
+    """Such as "longbench_lcc", or "longbench_lcc_whole"."""
     return f"longbench_{self.dataset}" + ("_whole" if self.whole else "")
 
   @property
   def bounded(self) -> bool:  # type: ignore[override]
-    """Whether long prompts are cut."""
+    """Whether long prompts are truncated."""
     return not self.whole
 
   @classmethod
@@ -184,7 +185,7 @@ class LongBench(Task):
 
   @functools.cached_property
   def records(self) -> list[dict[str, Any]]:
-    """As released. Raises ConfigError naming the file, and the record whose references cannot be scored."""
+    """The released records. Raises ConfigError naming the file, and the record whose references cannot be scored."""
     path = self.folder / f"{self.dataset}.jsonl"
     if not path.exists() and (self.folder / f"{self.dataset}_e.jsonl").exists():
       path = self.folder / f"{self.dataset}_e.jsonl"
@@ -219,7 +220,7 @@ class LongBench(Task):
 
 
 def score(dataset: str, answer: str, record: Mapping[str, Any]) -> float:
-  """The score of an answer, 0 to 1: the best over all references."""
+  """The score of an answer, 0 to 1: the maximum over all references."""
   if dataset in FIRST_LINE:
     answer = answer.lstrip("\n").split("\n")[0]
   function = DATASETS[dataset].score
@@ -229,13 +230,13 @@ def score(dataset: str, answer: str, record: Mapping[str, Any]) -> float:
 
 
 def cut_middle(tokens: np.ndarray, limit: int) -> np.ndarray:
-  """At most `limit` tokens: if there are more, the first half of that and the last."""
+  """Truncates to at most `limit` tokens by keeping `limit` // 2 tokens from each end."""
   half = limit // 2
   return tokens if len(tokens) <= limit else np.concatenate([tokens[:half], tokens[len(tokens) - half :]])
 
 
 def token_buckets(train_context: int, longest: int) -> list[tuple[int, int]]:
-  """0 to 2, 2 to 4, 4 to 8 ... times the training context, as the paper's tables 8 and 9 divide prompts by tokens."""
+  """Buckets of 0 to 2, 2 to 4, 4 to 8 ... times the training context, as in the paper's tables 8 and 9."""
   buckets = [(0, 2 * train_context)]
   while buckets[-1][1] <= longest:
     buckets.append((buckets[-1][1], 2 * buckets[-1][1]))
@@ -245,6 +246,6 @@ def token_buckets(train_context: int, longest: int) -> list[tuple[int, int]]:
 def _by_size(
   by: str, buckets: Sequence[tuple[int, int | None]], sizes_N: np.ndarray, scores_N: np.ndarray
 ) -> list[Figure]:
-  """The score of the prompts whose size lies in each bucket."""
+  """The mean score of the prompts in each bucket of size."""
   inside = [(sizes_N >= start) & (sizes_N < (np.inf if stop is None else stop)) for start, stop in buckets]
   return figures_by("score", by, [(bucket, scores_N[part_N]) for bucket, part_N in zip(buckets, inside, strict=True)])

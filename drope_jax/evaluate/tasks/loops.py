@@ -1,7 +1,7 @@
-"""Endless repetition: how many long greedy answers end in a loop.
+"""Degenerate repetition: how many long greedy answers end in a loop.
 
-A prompt is the beginning of a held-out document, and what the model adds to it fills the length measured at. Models
-without positional embedding have been seen to loop more often than others.
+A prompt is a piece of a held-out document, and the answer fills up the measured length. Models without positional
+embedding have been seen to loop more often than others.
 """
 
 import dataclasses
@@ -17,14 +17,14 @@ from drope_jax.evaluate.samples import fingerprint
 from drope_jax.evaluate.subject import Subject
 from drope_jax.evaluate.task import Task, check_room
 
-REPEATS = 4  # a loop is a piece that stands so many times or more, one right after the other, at the end
-LONGEST_PERIOD = 64  # tokens of that piece
-LEAST = 16  # tokens that are added: with fewer, a short word said twice would be a loop
+REPEATS = 4  # a loop is a piece that is repeated at least this many times at the end
+LONGEST_PERIOD = 64  # maximum length of that piece in tokens
+LEAST = 16  # minimum number of generated tokens; with fewer, a few repeated words would be a loop
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Loops(Task):
-  """Greedy continuations of documents: the share that loop, and of their sequences of four tokens how many differ."""
+  """Greedy continuations of documents: the share that loop, and the share of distinct 4-grams of tokens."""
 
   documents: Sequence[np.ndarray]  # token ids
   num_samples: int = 100
@@ -46,7 +46,7 @@ class Loops(Task):
     check_room(self.name, length, crop, 2 * LEAST)
 
   def prompts(self, length: int) -> list[np.ndarray]:
-    """Pieces of half the length from all documents, one of each in turn; int32."""
+    """Pieces of half the length, taken from all documents in turn; int32."""
     size = length // 2
     pieces = [
       document[start : start + size]
@@ -67,7 +67,7 @@ class Loops(Task):
 
 
 def loop_period(tokens: Sequence[int]) -> int | None:
-  """The length of the piece that stands REPEATS times at the end, the shortest there is; None: there is none."""
+  """The length of the shortest piece that is repeated REPEATS times at the end; None if there is none."""
   row = np.asarray(tokens)
   for period in range(1, min(LONGEST_PERIOD, len(row) // REPEATS) + 1):
     end = row[len(row) - REPEATS * period :]
@@ -77,6 +77,6 @@ def loop_period(tokens: Sequence[int]) -> int | None:
 
 
 def distinct(tokens: Sequence[int], size: int = 4) -> float:
-  """The share of different ones among a row's sequences of `size` tokens; 1 where it is shorter than that."""
+  """The share of distinct n-grams of `size` tokens; 1 if the row is shorter than that."""
   found = [tuple(tokens[i : i + size]) for i in range(len(tokens) - size + 1)]
   return len(set(found)) / len(found) if found else 1.0

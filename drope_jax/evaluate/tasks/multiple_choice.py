@@ -1,9 +1,9 @@
 """Multiple choice by log-likelihood: ARC, HellaSwag, OpenBookQA, PIQA, WinoGrande (the paper's table 5).
 
-Data are the released files, under these names in one folder: `arc_easy.jsonl`, `arc_challenge.jsonl`,
+The data are the released files, with these names in one folder: `arc_easy.jsonl`, `arc_challenge.jsonl`,
 `openbookqa.jsonl`, `hellaswag.jsonl`, `winogrande.jsonl`, `piqa.jsonl` with its labels in `piqa-labels.lst`. ARC and
-OpenBookQA may be AI2's release (`question.stem`) or the hub's (`question` or `question_stem`, `choices.text`).
-Prompts, and what is compared, are those of lm-evaluation-harness 0.4.13: no examples are shown.
+OpenBookQA may be AI2's release (`question.stem`) or the hub's (`question` or `question_stem`, `choices.text`). Prompts
+and scoring are those of lm-evaluation-harness 0.4.13, zero-shot.
 """
 
 import dataclasses
@@ -26,7 +26,7 @@ from drope_jax.evaluate.task import Task
 
 
 class Question(NamedTuple):
-  """A pair of prompt and continuation for each choice; which choice is right; and how many characters each has."""
+  """A pair of prompt and continuation per choice, the index of the right one, and the length of each in characters."""
 
   pairs: tuple[tuple[str, str], ...]
   right: int
@@ -34,7 +34,7 @@ class Question(NamedTuple):
 
 
 def same_prompt(prompt: str, choices: list[str], right: int) -> Question:
-  """Choices that follow one prompt after a blank."""
+  """A question whose choices follow the same prompt after a space."""
   return Question(tuple((prompt, f" {choice}") for choice in choices), right, tuple(map(len, choices)))
 
 
@@ -62,7 +62,7 @@ def _openbookqa(record: Mapping[str, Any]) -> Question:
 
 def _hellaswag(record: Mapping[str, Any]) -> Question:
   def clean(text: str) -> str:
-    """Without what is left of WikiHow's markup."""
+    """Removes remains of WikiHow's markup."""
     return re.sub(r"\[.*?\]", "", text.strip().replace(" [title]", ". ")).replace("  ", " ")
 
   prompt = f"{record['activity_label']}: {record['ctx_a']} {record['ctx_b'].capitalize()}"
@@ -92,9 +92,9 @@ READERS: Mapping[str, Callable[[Mapping[str, Any]], Question]] = {
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class MultipleChoice(Task):
-  """The task of one data set: the share of questions whose right choice is the likeliest.
+  """The task of one data set: the share of questions whose right choice is the most likely.
 
-  "accuracy" compares log-likelihoods, "accuracy_norm" log-likelihoods by character.
+  "accuracy" compares log-likelihoods, "accuracy_norm" log-likelihoods per character.
   """
 
   name: str  # of READERS
@@ -118,7 +118,7 @@ class MultipleChoice(Task):
 
   @functools.cached_property
   def questions(self) -> list[Question]:
-    """Raises ConfigError naming the file, and the record that is not as released."""
+    """The questions. Raises ConfigError naming the file, and a record that is not as released."""
     path = self.folder / f"{self.name}.jsonl"
     records = read_jsonl(path, (), self.limit)
     if self.name == "piqa" and "label" not in records[0]:
@@ -159,7 +159,7 @@ class MultipleChoice(Task):
 
 
 def encode_pair(subject: Subject, prompt: str, continuation: str) -> tuple[np.ndarray, np.ndarray]:
-  """Token ids of both, as the whole text is cut into tokens; blanks between them belong to the continuation."""
+  """The token ids of both, tokenised as one text; spaces between them belong to the continuation."""
   blanks = len(prompt) - len(prompt.rstrip())
   if blanks:
     prompt, continuation = prompt[:-blanks], prompt[-blanks:] + continuation

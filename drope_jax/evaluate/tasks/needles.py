@@ -1,7 +1,7 @@
-"""Needle retrieval: does a model answer from a fact that lies somewhere in its context?
+"""Needle retrieval: can a model answer from a fact somewhere in its context?
 
-A sample is a prompt that ends with a question, the tokens that answer it, and the depth at which the fact lies (see
-`drope_jax.data.recall.needle_sample`). An answer counts if greedy generation begins with exactly its tokens.
+A sample is a prompt that ends with a question, the tokens of the answer, and the depth of the fact (see
+`drope_jax.data.recall.needle_sample`). An answer is right if greedy generation begins with exactly its tokens.
 """
 
 import dataclasses
@@ -30,14 +30,14 @@ def retrieve(subject: Subject, samples: Sequence[NeedleSample]) -> np.ndarray:
   if not samples:
     raise ValueError("samples is empty; there is nothing to measure")
   prompts = [subject.how.seen(subject.begin(sample.tokens), len(sample.answer)) for sample in samples]
-  # Without an EOS, at which generation would stop: an answer is right by its first tokens alone.
+  # EOS does not stop generation, because only the first tokens of an answer are compared.
   rows = continuations(subject, prompts, max(len(sample.answer) for sample in samples), eos_ids=None)
   return np.array([tuple(row[: len(one.answer)]) == one.answer for row, one in zip(rows, samples, strict=True)])
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Needles(Task):
-  """The task: facts among the fillers of `lines`, one of them asked for."""
+  """The task: facts among the fillers of `lines`, one of which is queried."""
 
   lines: Lines
   depths: tuple[float, ...] = DEPTH_BINS
@@ -61,7 +61,7 @@ class Needles(Task):
     return {**where, "text": self.lines.fingerprint}
 
   def check(self, length: int, crop: int | None) -> None:
-    self.samples(length)  # facts differ in length
+    self.samples(length)  # all of them, since facts differ in length
 
   def samples(self, length: int) -> list[NeedleSample]:
     return _needle_samples(self.lines, length, self.depths, self.per_depth, self.seed, self.facts)
@@ -80,5 +80,5 @@ def _needle_samples(
 
 
 def accuracy_by_depth(samples: Sequence[NeedleSample], correct_N: np.ndarray, depths: Sequence[float]) -> list[Figure]:
-  """Accuracy at each of `depths` that has samples; a sample counts for the one nearest to where its fact lies."""
+  """Accuracy at each of `depths` that has samples; a sample is assigned to the nearest one."""
   return figures_by_depth(ACCURACY, [sample.depth for sample in samples], correct_N, depths)

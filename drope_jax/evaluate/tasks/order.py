@@ -1,7 +1,7 @@
-"""Probe of order: a variable is assigned several times among prose, and its value asked for.
+"""A probe of order: a variable is assigned several times among prose, and its value is queried.
 
-The latest assignment should win; a dropped model has been seen to prefer the first (paper.md section 10: recency turned
-into primacy). Scored by log-likelihood, so that it says something about models of any size.
+The latest assignment should win; a dropped model has been seen to prefer the first, that is, recency turned into
+primacy. It is scored by log-likelihood, so that it is informative for models of any size.
 """
 
 import dataclasses
@@ -27,12 +27,12 @@ class OrderSample:
 
   tokens: np.ndarray
   values: tuple[tuple[int, ...], ...]  # token ids
-  depth: float  # where the latest assignment is: 0 to 1
+  depth: float  # of the latest assignment, 0 to 1
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Order(Task):
-  """Which of `assignments` values a model finds likeliest: "latest" is right, and a guess has 1 / assignments."""
+  """Which of `assignments` values a model finds most likely: "latest" is right, with a chance of 1 / assignments."""
 
   lines: Lines
   num_samples: int = 100
@@ -55,7 +55,7 @@ class Order(Task):
     self.sample(length, 0)
 
   def sample(self, length: int, index: int) -> OrderSample:
-    """A prompt of at most `length` tokens with its longest value."""
+    """A prompt that has at most `length` tokens together with its longest value."""
     rng = random.Random(f"order {self.seed} {index} {length}")
     name = rng.choice(NOUNS)
     values = rng.sample([one for one in ADJECTIVES if one != name], self.assignments)

@@ -27,10 +27,10 @@ class Perplexity(Task):
   Args:
     documents: token ids, each longer than the longest length.
     tokenizer: counts the bytes.
-    span: None: the first `length` tokens of each document are predicted. A number: that many tokens are predicted
-      whatever the length, which is then that of a window that slides over them (task "sliding_perplexity").
-    block: positions of a block of the loss by position; None: half the training context.
-    concatenated: whether `documents` are pieces of many texts; it is recorded, and changes nothing here.
+    span: None: the first `length` tokens of each document are predicted. A number: this many tokens are predicted at
+      every length, which is then the size of a sliding window (task "sliding_perplexity").
+    block: positions per block of the loss by position; None: half the training context.
+    concatenated: whether `documents` are made of several texts; it is only recorded.
   """
 
   documents: Sequence[np.ndarray]
@@ -46,7 +46,7 @@ class Perplexity(Task):
 
   @property
   def name(self) -> str:  # type: ignore[override]
-    """ "sliding_perplexity" with a span."""
+    """ "sliding_perplexity" with a span, else "perplexity"."""
     return "perplexity" if self.span is None else "sliding_perplexity"
 
   @classmethod
@@ -104,5 +104,5 @@ def blocks(length: int, size: int) -> list[tuple[int, int]]:
 
 
 def text_bytes(tokenizer: Tokenizer, tokens: np.ndarray) -> int:
-  """Bytes of UTF-8 that the tokens after the first stand for, which are those that are predicted; at least 1."""
+  """The size in bytes of UTF-8 of the predicted tokens, which are all but the first; at least 1."""
   return max(sum(len(tokenizer.piece(token)) for token in tokens[1:].tolist()), 1)

@@ -1,4 +1,4 @@
-"""RULER: does a model answer prompts of ruler_prompts.py, scored as RULER does?"""
+"""RULER: answers to the prompts of ruler_prompts.py, scored as in RULER."""
 
 import dataclasses
 import functools
@@ -20,7 +20,7 @@ from drope_jax.evaluate.task import Task, check_room
 class Ruler(Task):
   """The task of one puzzle."""
 
-  name: str  # of PUZZLES
+  name: str  # a key of PUZZLES
   material: Material
   num_samples: int = 100
   seed: int = 0
@@ -49,7 +49,7 @@ class Ruler(Task):
     self._sample(length, 0, self.puzzle.smallest)
 
   def samples(self, length: int) -> list[Sample]:
-    """Prompts that leave room for the answer within `length` tokens; the same seed gives the same."""
+    """Prompts that leave room for the answer within `length` tokens; they only depend on the seed."""
     return _samples(self, length)
 
   def measure(self, subject: Subject, length: int) -> list[Figure]:
@@ -69,9 +69,8 @@ class Ruler(Task):
 
   def _sample(self, length: int, index: int, guess: int) -> tuple[Sample, int]:
     def build(size: int) -> Sample:
-      rng = random.Random(
-        f"{self.name} {self.seed} {index} {length}"
-      )  # seeded again for each size, which must not change what is drawn
+      # Seeded again for each size, so that the size does not change what is drawn.
+      rng = random.Random(f"{self.name} {self.seed} {index} {length}")
       return self.puzzle.sample(rng, size, length, self.material)
 
     room = length - self.puzzle.max_new_tokens - 1  # one for a BOS
@@ -88,6 +87,6 @@ def _samples(task: Ruler, length: int) -> list[Sample]:
 
 
 def found_references(answer: str, references: Sequence[str]) -> list[bool]:
-  """Which references are in the answer, upper or lower case. Their mean is RULER's `string_match_all` of a sample."""
+  """Which references are in the answer, ignoring case; their mean is RULER's `string_match_all` of a sample."""
   cleaned = re.sub(r"[\x00-\x1f]", "\n", answer).strip().lower()
   return [reference.lower() in cleaned for reference in references]
