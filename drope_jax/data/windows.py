@@ -37,8 +37,9 @@ class FlatTokens:
 
   def __init__(self, documents: Documents, config: DataConfig, tokenizer: Tokenizer):
     parts: list[Part] = []
-    while isinstance(documents, Part):
-      parts.append(documents)
+    while isinstance(documents.raw, Documents):
+      if isinstance(documents, Part):
+        parts.append(documents)
       documents = documents.raw
     if not isinstance(documents.raw, TokenShards):
       raise ConfigError(
