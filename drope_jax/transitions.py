@@ -70,17 +70,22 @@ class Drop(Transition):
 class Fade(Transition):
   """The embedding is dropped gradually: every frequency is multiplied by a gate that falls from 1 to 0.
 
+  With `order` "theta" the gate g changes the base of the rotations instead: theta becomes theta ** (1 / g). Slow pairs
+  are slowed down more than fast ones, and the fastest pair keeps its frequency of 1 until the gate is 0.
+
   After the first `share` of the steps all gates are exactly zero, so the model that is trained from then on, and saved
   at the end, has no embedding.
   """
 
   share: float  # fraction of the steps after which no rotation is left
-  order: str = "all"  # "all" at once, "slow_first": pair by pair, "late_first": layer by layer from the last
+  # "all" at once, "slow_first": pair by pair, "late_first": layer by layer from the last, "theta": all at once, by
+  # raising the base of the rotations to infinity.
+  order: str = "all"
   shape: str = "linear"  # how each gate falls: "linear" or "cosine"
 
   def __post_init__(self) -> None:
     check(0 < self.share <= 1, f"Fade.share is {self.share}; it must lie in (0, 1]")
-    check_choice(self, "order", ("all", "slow_first", "late_first"))
+    check_choice(self, "order", ("all", "slow_first", "late_first", "theta"))
     check_choice(self, "shape", ("linear", "cosine"))
 
   def apply(self, model: ModelConfig, context: int) -> ModelConfig:
@@ -105,11 +110,17 @@ class Fade(Transition):
       "all": (1, np.zeros((1, 1))),
       "slow_first": (turning, np.maximum(turning - 1 - np.arange(pairs), 0)[None]),
       "late_first": (layers, np.arange(layers)[::-1][:, None]),
+      "theta": (1, np.zeros((1, 1))),
     }
     count, number = intervals[self.order]
     passed = jnp.clip(progress * count - number, 0.0, 1.0)
     gate = 1 - passed if self.shape == "linear" else jnp.where(passed < 1, 0.5 + 0.5 * jnp.cos(jnp.pi * passed), 0.0)
-    return Frequencies(omega * gate, 1.0)
+    if self.order != "theta":
+      return Frequencies(omega * gate, 1.0)
+    # omega is a power of 1 / theta, and omega ** (1 / gate) the same power of 1 / theta ** (1 / gate).
+    log_omega = np.log(table, where=table > 0, out=np.zeros_like(table))
+    slower = jnp.asarray(log_omega, jnp.float32) * (1 / jnp.maximum(gate, 1e-6) - 1)
+    return Frequencies(jnp.where(gate > 0, omega * jnp.exp(slower), 0.0), 1.0)
 
 
 @dataclasses.dataclass(unsafe_hash=True)
