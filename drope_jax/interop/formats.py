@@ -1,4 +1,4 @@
-"""Which class of transformers a model of ours is written as, and its config.json: see families.py for the table."""
+"""Chooses the class of transformers to write a model as, and writes its config.json; the table is in families.py."""
 
 import functools
 import math
@@ -16,33 +16,33 @@ from drope_jax.model_config import ModelConfig
 from drope_jax.positions import Layer, RoPE, layer_cycle
 from drope_jax.scalings import LongRoPE
 
-# Which class is asked first; those with more of their own come last.
+# The order in which classes are tried; those with more special features come last.
 _PREFERRED = (
   *("qwen2", "llama", "mistral", "qwen3", "olmoe", "smollm3"),
   *("granite", "olmo2", "olmo3", "phi3", "gemma2", "gemma3_text"),
 )
-# A class that can say "no rotation" goes before one whose rotation turns nothing.
+# Without RoPE, a class that can express "no rotation" is preferred to one that needs a rotation by zero angles.
 _PREFERRED_WITHOUT_ROPE = ("qwen2", "smollm3", *(name for name in _PREFERRED[3:] if name != "smollm3"))
 
 
 class Layers(NamedTuple):
-  """The layers of a model one by one, in a class's terms."""
+  """Which layers of a model rotate, and which have a window."""
 
-  rope: RoPE | None  # of those that have one
-  rotated: tuple[bool, ...]
-  window: int | None  # of those that have one
-  windowed: tuple[bool, ...]
+  rope: RoPE | None  # the rotation of the layers that have one
+  rotated: tuple[bool, ...]  # one per layer
+  window: int | None  # the window of the layers that have one
+  windowed: tuple[bool, ...]  # one per layer
 
 
 def layers_of(model: ModelConfig) -> Layers:
-  """Raises ConfigError for what most classes have not: an embedding of another kind, two rotations or two windows."""
+  """The layers. Raises ConfigError for an embedding other than RoPE, or several different rotations or windows."""
   layers = _layers(model)
   rope = _only("rotations", [layer.positions for layer in layers if layer.positions is not None])
   return Layers(rope, tuple(layer.positions is not None for layer in layers), *_windows(layers))
 
 
 def kinds_of(model: ModelConfig) -> Ropes:
-  """Raises ConfigError where layers of one kind differ."""
+  """The rotations of layers with and without a window. Raises ConfigError if layers of one kind differ."""
   layers = _layers(model)
   full = _only("rotations of layers without a window", [layer.positions for layer in layers if layer.window is None])
   windowed = _only("rotations of layers with a window", [layer.positions for layer in layers if layer.window])
@@ -50,7 +50,7 @@ def kinds_of(model: ModelConfig) -> Ropes:
 
 
 def _layers(model: ModelConfig) -> list[Layer]:
-  """Every layer, its positions as a class has them."""
+  """Every layer, with positions that a class can express, see as_rope."""
   cycle = layer_cycle(model.positions)
   as_rope = functools.partial(rope_writing.as_rope, num_heads=model.num_heads, head_dim=model.head_dim)
   ropes = [layer.positions and as_rope(layer.positions) for layer in cycle]
@@ -116,12 +116,12 @@ def _unsupported_positions(name: str, model: ModelConfig) -> str | None:
 
 
 def _scales_part(rope: RoPE, head_dim: int) -> bool:
-  """Whether its factor on cos and sin is not that of all pairs."""
+  """Whether the factor on cos and sin only applies to some pairs."""
   return np.ndim(rope.frequencies(head_dim, 1).factor) > 0
 
 
 def _is_plain_factor(rope: RoPE) -> bool:
-  """Whether its factor on cos and sin is what LongRoPE's default is."""
+  """Whether the factor on cos and sin is 1, or LongRoPE's default."""
   scaling = rope.scaling
   if isinstance(scaling, LongRoPE):
     return scaling.attention_factor in (None, scaling.default_attention_factor)
@@ -129,7 +129,7 @@ def _is_plain_factor(rope: RoPE) -> bool:
 
 
 def _unsupported_fields(name: str, model: ModelConfig) -> str | None:
-  """Of what other families add to Llama."""
+  """The reason why format `name` cannot express a field that other families add to Llama, if there is one."""
   this = FAMILIES[name]
   for field in DEFAULTS.keys() - this.numbers.keys():
     value, constant = getattr(model, field), this.constant(field, model.d_model)
@@ -144,7 +144,7 @@ def _unsupported_fields(name: str, model: ModelConfig) -> str | None:
 
 
 def beyond_llama(model: ModelConfig) -> str | None:
-  """The first thing that a model has of what other families add to Llama, for messages; None if it has nothing."""
+  """The first feature of a model that Llama does not have, for messages; None if there is none."""
   for field, default in {**DEFAULTS, "attention_scale": None}.items():
     if getattr(model, field) != default:
       return f"ModelConfig.{field} is {getattr(model, field)!r}"
@@ -152,14 +152,14 @@ def beyond_llama(model: ModelConfig) -> str | None:
 
 
 def _written_scale(family: Family, model: ModelConfig) -> float:
-  """The value of the class's key for the factor on q.k, without beta."""
+  """The value of the class's key for the factor on q.k, before beta is folded in."""
   scale = model.head_dim**-0.5 if model.attention_scale is None else model.attention_scale
   value = scale ** (1 / family.logit_scale_power)
   return float(round(value)) if math.isclose(value, round(value), rel_tol=1e-6) else value
 
 
 def choose(name: str | None, model: ModelConfig) -> str:
-  """The format asked for, or the one that says best what the model is. Raises ConfigError if it cannot express it."""
+  """Format `name`, or for None the one that describes the model best. Raises ConfigError if it cannot express it."""
   if name is not None:
     if name not in written():
       raise ConfigError(f"format is {name!r}; allowed: {', '.join(written())}")
@@ -172,7 +172,7 @@ def choose(name: str | None, model: ModelConfig) -> str:
   for name in _PREFERRED if rotated else _PREFERRED_WITHOUT_ROPE:
     try:
       reason = unsupported(name, model)
-    except ConfigError as error:  # what this class has one of, and the next may have two of
+    except ConfigError as error:  # the next class may support two of what this one has only once
       reason = str(error)
     if reason is None:
       return name
@@ -184,7 +184,7 @@ def choose(name: str | None, model: ModelConfig) -> str:
 
 
 def exported_length(model: ModelConfig, context: int, target_length: int | None) -> int:
-  """What `max_position_embeddings` must be; see rope_writing.max_position."""
+  """The value of `max_position_embeddings`; see rope_writing.max_position."""
   ropes = {layer.positions for layer in _layers(model)}
   lengths = {rope_writing.max_position(rope, context, target_length) for rope in ropes if isinstance(rope, RoPE)}
   scaled = lengths - {target_length or context}
@@ -206,8 +206,9 @@ def write_config(
   Args:
     max_position: `max_position_embeddings`, in tokens: see `exported_length`.
     dtype: of the weights, "float32" or "bfloat16".
-    logit_scale: beta, for a format that has one; the others must have it folded into the weights.
-    eos_ids: every token that ends an answer.
+    logit_scale: beta, for formats with a logit scale; for others it must be folded into the weights.
+    eos_ids: all tokens that end an answer.
+    bos_id: the token that begins a document, if there is one.
   """
   this, (window, windowed) = FAMILIES[name], _windows(_layers(model))
   config = {
@@ -256,15 +257,15 @@ def write_config(
   return config
 
 
-# What `rope_scaling` holds in the classes of version 4 that take no more.
+# The only keys of `rope_scaling` that some classes of version 4 accept.
 _NEEDED = {"linear": ("factor",), "dynamic": ("factor",), "longrope": ("short_factor", "long_factor")}
 
 
 def _write_ropes(family: Family, model: ModelConfig, max_position: int) -> dict[str, Any]:
   """The rotations, for versions 5 (`rope_parameters`) and 4 (the other keys).
 
-  Where version 4 has no words for the rotation of layers with a window, the key that it reads is null: it then fails,
-  and does not compute another function.
+  If version 4 cannot express the rotation of layers with a window, the key that it reads is null, so that it fails
+  instead of computing another function.
   """
   write = functools.partial(rope_writing.write_rope, context=max_position, head_dim=model.head_dim, family=family)
   if not family.rotations_by_kind:

@@ -1,4 +1,4 @@
-"""The architectures of llama.cpp that are written and read: one table of what each can express.
+"""The architectures of llama.cpp that can be imported and exported: one table of what each can express.
 
 | name        | positions                           | windows  | QK-norm       | biases   | note                     |
 |-------------|-------------------------------------|----------|---------------|----------|--------------------------|
@@ -25,13 +25,13 @@ from drope_jax.scalings import PI, YaRN
 class Architecture(NamedTuple):
   """What an architecture can express."""
 
-  family: str  # of families.py, whose config.json says the same
-  interleaved: bool  # whether its rotation pairs 2i with 2i + 1, and not i with i + h/2
-  factors: bool = False  # whether it reads rope_freqs.weight, and so any fixed frequencies
-  by_layer: bool = False  # whether layers may lack the rotation, and others have a window
-  qk_norm: str | None = None  # the scope that it has
-  bias: bool | None = False  # of q, k and v: always, never, or None: as there are
-  one_expert: bool = False  # a mixture of experts, which with one of them is a plain feed-forward layer
+  family: str  # the equivalent class in families.py
+  interleaved: bool  # whether its rotation pairs 2i with 2i + 1, instead of i with i + h/2
+  factors: bool = False  # whether it reads rope_freqs.weight, and so supports any fixed frequencies
+  by_layer: bool = False  # whether rotation and window can differ by layer
+  qk_norm: str | None = None  # the scope of its QK-norm
+  bias: bool | None = False  # whether q, k and v have biases; None: optional
+  one_expert: bool = False  # whether it is a mixture of experts, used with a single expert
 
 
 ARCHITECTURES: Mapping[str, Architecture] = {
@@ -43,22 +43,22 @@ ARCHITECTURES: Mapping[str, Architecture] = {
 }
 
 
-# Arrays that some architectures have beside those of weights.py; `{}` stands for the number of the layer.
-SINKS = "blk.{}.attn_sinks.weight"  # logits of a key that holds nothing, one for each head
-NO_SINK = -1e30  # such a logit that changes nothing
-NO_WINDOW = 1 << 24  # tokens: a window that leaves nothing out, where a file must have one
-OUTPUT_BIAS = ("model.layers.{}.self_attn.o_proj.bias", "blk.{}.attn_output.bias")  # at Hugging Face, and here
+# Arrays of some architectures in addition to those of weights.py; `{}` stands for the number of the layer.
+SINKS = "blk.{}.attn_sinks.weight"  # attention sinks: one extra logit per head, without a value
+NO_SINK = -1e30  # a logit that has no effect
+NO_WINDOW = 1 << 24  # tokens; a window without effect, for files that must have one
+OUTPUT_BIAS = ("model.layers.{}.self_attn.o_proj.bias", "blk.{}.attn_output.bias")  # names in Hugging Face and GGUF
 ROUTER = ("model.layers.{}.mlp.gate.weight", "blk.{}.ffn_gate_inp.weight")
-EXPERT_ARRAYS = ("gate", "up", "down")  # of weights.py: each expert's own
+EXPERT_ARRAYS = ("gate", "up", "down")  # our names of the arrays that each expert has
 
 
 def expert_name(weight: Weight) -> str:
-  """What an array of the experts is called, where there are some."""
+  """The name of an array of experts."""
   return weight.gguf.replace(".weight", "_exps.weight")
 
 
 def architecture_of(model: ModelConfig) -> str:
-  """The first architecture that expresses a model. Raises ConfigError, saying why not, if there is none."""
+  """The first architecture that can express a model. Raises ConfigError with the reason if there is none."""
   reasons = {name: unsupported(name, model) for name in ARCHITECTURES}
   for name, reason in reasons.items():
     if reason is None:
@@ -94,12 +94,12 @@ def unsupported(name: str, model: ModelConfig) -> str | None:
 
 
 def is_keyed(rope: RoPE) -> bool:
-  """Whether every architecture has keys for a rotation: it is plain, PI, or YaRN with the usual settings."""
+  """Whether all architectures have keys for a rotation: a plain one, PI, or YaRN with the default settings."""
   scaling = rope.scaling
   usual = isinstance(scaling, YaRN) and scaling == YaRN(scaling.factor, scaling.original_context)
   return rope.pairs is None and rope.rotary_dim is None and (scaling is None or isinstance(scaling, PI) or usual)
 
 
 def _is_fixed(rope: RoPE, model: ModelConfig) -> bool:
-  """Whether a rotation has the same frequencies at all lengths, and no factor on its result."""
+  """Whether a rotation has the same frequencies at all lengths, and no factor on cos and sin."""
   return not rope.dynamic and bool(np.all(rope.frequencies(model.head_dim).factor == 1))

@@ -1,7 +1,8 @@
-"""A checkpoint of ours as a GGUF file that stock llama.cpp runs, in an architecture of gguf_architectures.py.
+"""Exports a checkpoint as a GGUF file for stock llama.cpp, in an architecture of gguf_architectures.py.
 
-Where an architecture rotates always, a model without positional embedding is a rotation by no angle: linear scaling by
-a factor that makes every angle 0. A scaling, or a partial drop, is `rope_freqs.weight` (see rope_freqs.py).
+If an architecture always rotates, a model without positional embedding is written as a rotation by zero angles: linear
+scaling by a factor that makes every angle 0. Scalings and partial drops are written as `rope_freqs.weight` (see
+rope_freqs.py).
 """
 
 import contextlib
@@ -37,14 +38,14 @@ from drope_jax.positions import RoPE
 from drope_jax.scalings import PI, YaRN
 
 FORMAT = "gguf"
-# Of matrices, by --dtype: those that the package gguf can write. K-quants are written by llama.cpp's own tool alone.
+# Types of matrices by --dtype that the package gguf can write. K-quants can only be written by llama.cpp's own tool.
 TYPES = {"float32": "F32", "float16": "F16", "bfloat16": "BF16", "q8_0": "Q8_0", "q5_0": "Q5_0", "q4_0": "Q4_0"}
 _FILE_TYPES = {"F32": 0, "F16": 1, "Q4_0": 2, "Q8_0": 7, "Q5_0": 8, "BF16": 32}  # general.file_type
 K_QUANTS = ("q2_k", "q3_k_s", "q3_k_m", "q3_k_l", "q4_k_s", "q4_k_m", "q5_k_s", "q5_k_m", "q6_k")
 
 
 def refuse_k_quants(dtype: str) -> None:
-  """Raises ConfigError for a type of llama.cpp that the package gguf cannot write, saying how to make it."""
+  """Raises ConfigError for a type that the package gguf cannot write, with instructions for llama.cpp's tool."""
   if dtype.lower() in K_QUANTS:
     raise ConfigError(
       f"dtype is {dtype!r}, which the package gguf cannot write; export float16, and run llama.cpp's "
@@ -53,10 +54,10 @@ def refuse_k_quants(dtype: str) -> None:
 
 
 def rotation_of(model: ModelConfig) -> tuple[dict[str, Any], np.ndarray | None]:
-  """The metadata of a model's rotation, after "ARCHITECTURE.rope.", and the array of its factors, if it needs one.
+  """The metadata of a model's rotation (keys after "ARCHITECTURE.rope."), and its rope_freqs.weight, if it needs one.
 
   Raises:
-    ConfigError: if llama.cpp cannot rotate so.
+    ConfigError: if llama.cpp cannot express the rotation.
   """
   architecture_of(model)
   rope = layers_of(model).rope
@@ -77,13 +78,13 @@ def rotation_of(model: ModelConfig) -> tuple[dict[str, Any], np.ndarray | None]:
 
 
 def only_llama_cpp(model: ModelConfig) -> bool:
-  """Whether transformers, which reads no scaling and no factors from a GGUF file, would rotate otherwise."""
+  """Whether transformers, which ignores scaling and factors in a GGUF file, would compute another rotation."""
   metadata, factors = rotation_of(model)
   return metadata.keys() != {"freq_base"} or factors is not None
 
 
 class _Array(NamedTuple):
-  """An array of the file: its name and shape, and how to get it."""
+  """An array of the file: its name and shape, and a function that makes it."""
 
   name: str
   shape: tuple[int, ...]
@@ -91,7 +92,7 @@ class _Array(NamedTuple):
 
 
 def _arrays(params: Params, model: ModelConfig, beta: float) -> Iterator[_Array]:
-  """Every array of the file, none of them made yet."""
+  """Every array of the file, not made yet."""
   scaled = scaled_by_beta(model) if beta != 1 else ()
   this = ARCHITECTURES[architecture_of(model)]
   queries, keys = model.num_heads, model.num_kv_heads
@@ -109,7 +110,7 @@ def _arrays(params: Params, model: ModelConfig, beta: float) -> Iterator[_Array]
         yield _Array(expert_name(weight).format(layer), (1, *shape), functools.partial(_of_one_expert, make))
       else:
         yield _Array(weight.gguf.format(layer), shape, make)
-  if this.one_expert and model.tie_embeddings:  # which such a file cannot say
+  if this.one_expert and model.tie_embeddings:  # a file with experts cannot express tied embeddings
     embedding, spec = next((weight, spec) for weight, spec in weights_of(model) if weight.ours == "embedding")
     yield _Array("output.weight", foreign_shape(embedding, spec), functools.partial(of, embedding, spec, None))
   yield from _others(architecture_of(model), model)
@@ -123,7 +124,7 @@ def _of_one_expert(make: Callable[[], np.ndarray]) -> np.ndarray:
 
 
 def _others(architecture: str, model: ModelConfig) -> Iterator[_Array]:
-  """What an architecture has and our models have not: a router with one way to go, sinks and biases that are none."""
+  """The arrays that an architecture has in addition to ours: a trivial router, and sinks and biases without effect."""
   this = ARCHITECTURES[architecture]
   for layer in range(model.num_layers):
     if this.one_expert:
@@ -135,7 +136,7 @@ def _others(architecture: str, model: ModelConfig) -> Iterator[_Array]:
 
 
 def _by_layer(architecture: str, model: ModelConfig) -> dict[str, Any]:
-  """The metadata that says which layers rotate and which have a window, and what else such an architecture wants."""
+  """The metadata about which layers rotate and have a window, and about experts, if the architecture has them."""
   this, layers = ARCHITECTURES[architecture], layers_of(model)
   if this.one_expert:
     return {"expert_count": 1, "expert_used_count": 1}
@@ -164,8 +165,8 @@ def write(
 
   Args:
     name: of the model.
-    length: tokens that it is meant for.
-    beta: a factor on the attention logits, which goes into the weights.
+    length: intended length of texts in tokens.
+    beta: a factor on the attention logits, which is folded into the weights.
     dtype: of the matrices, a key of TYPES; vectors are float32.
     tokenizer: metadata; see gguf_tokenizer.
   """
@@ -207,7 +208,7 @@ def write(
 
 
 def _type_of(shape: tuple[int, ...], kind: Any) -> Any:
-  """Single rows stay float32; rows that a block does not divide are float16."""
+  """The type of an array: float32 for vectors, float16 if a block of `kind` does not divide the rows, else `kind`."""
   import gguf
 
   if math.prod(shape[:-1]) == 1:

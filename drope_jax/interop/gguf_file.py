@@ -1,9 +1,9 @@
-"""A GGUF file of llama.cpp as a source: its metadata as a config.json, its arrays as floats, its tokenizer.
+"""A GGUF file of llama.cpp as a source: its metadata as a config.json, its arrays as floats, and its tokenizer.
 
-Four things of it are not as at Hugging Face. Names (see weights.py). Llama 3's scaling (see rope_freqs.py). In files
-of architecture `llama` the rows of the query and key projections are interleaved, for a rotation that pairs 2i with 2i
-+ 1; this is undone here, and shows only under RoPE: a model without rotation gives the same scores either way. And of
-the tokenizer only the vocabulary and the merges are there, the rest is a name that stands for it.
+GGUF differs from Hugging Face in four ways. Names (see weights.py). Llama 3's scaling (see rope_freqs.py). In files of
+architecture `llama`, the rows of the query and key projections are interleaved, for a rotation that pairs 2i with 2i +
+1; this is undone here, and only matters for RoPE, because without rotation the scores do not depend on the order. And
+of the tokenizer, only vocabulary and merges are stored; the rest is given by a name.
 """
 
 import functools
@@ -30,11 +30,11 @@ from drope_jax.interop.keys import shown
 from drope_jax.interop.sources import refuse_lfs_pointer, sha256
 from drope_jax.interop.weights import TABLE
 
-_FLOATS = {"F32": np.float32, "F16": np.float16}  # types that the package takes as what they are, not as bytes
+_FLOATS = {"F32": np.float32, "F16": np.float16}  # types that the package gguf takes as arrays and not as bytes
 
 _OTHER = "import the Hugging Face folder of the model instead"
 
-# Metadata after "ARCHITECTURE." and its key in a config.json; what is not listed here or in _read_config is refused.
+# Metadata keys after "ARCHITECTURE.", and their keys in a config.json; keys not listed here or below are refused.
 _KEYS = {
   "block_count": "num_hidden_layers",
   "context_length": "max_position_embeddings",
@@ -46,7 +46,7 @@ _KEYS = {
   "attention.key_length": "head_dim",
   "rope.freq_base": "rope_theta",
 }
-_SCALING_KEYS = {  # likewise, in its rope_scaling
+_SCALING_KEYS = {  # likewise, with the keys in rope_scaling
   "rope.scaling.factor": "factor",
   "rope.scaling.original_context_length": "original_max_position_embeddings",
 }
@@ -56,11 +56,11 @@ _READ_APART = (
   "attention.value_length",
   "rope.dimension_count",
   "rope.scaling.type",
-  "rope.scaling.finetuned",  # a remark
+  "rope.scaling.finetuned",  # has no effect
 )
 
 
-# Likewise, of the architectures that say it; None: read apart.
+# Likewise, for architectures with such keys; None: read separately.
 _BY_LAYER: dict[str, str | None] = {
   "attention.rope_pattern": "no_rope_layers",
   "attention.sliding_window": "sliding_window",
@@ -74,7 +74,7 @@ class GGUFFile:
   """A single GGUF file.
 
   Raises:
-    FileError: if it is no GGUF file, or a damaged one.
+    FileError: if it is not a GGUF file, or damaged.
     ConfigError: naming the file and the metadata key, array or array type that is not supported.
     ModuleNotFoundError: without the package `gguf`.
   """
@@ -155,7 +155,7 @@ class GGUFFile:
     }
 
   def _read_more(self, own: dict[str, Any]) -> dict[str, Any]:
-    """What some architectures say beside what all do."""
+    """The config keys that only some architectures have."""
     this = self._architecture
     more: dict[str, Any] = {}
     if this.bias is None:
@@ -177,13 +177,13 @@ class GGUFFile:
     return more
 
   def _refuse_sinks(self) -> None:
-    """Raises ConfigError for a logit beside those of the keys, unless it changes nothing."""
+    """Raises ConfigError for attention sinks that have an effect."""
     for name, tensor in self._tensors.items():
       if name.endswith(SINKS.removeprefix("blk.{}")) and (self._array(tensor) > NO_SINK / 2).any():
         raise ConfigError(f"{self.path}: {name} holds attention sinks; allowed: none (below {NO_SINK / 2:g})")
 
   def _read_rope_freqs(self, config: dict[str, Any]) -> dict[str, Any]:
-    """The scaling that is an array; there must be no other."""
+    """The rope_scaling that is stored as an array; there must be no other."""
     if "rope_scaling" in config:
       raise ConfigError(
         f"{self.path}: has {rope_freqs.NAME}, and rope.scaling.type beside it; a file must have one of them"
@@ -199,13 +199,13 @@ class GGUFFile:
     return rope_freqs.rope_parameters_of(factors, theta, self.path)
 
   def _own_keys(self) -> dict[str, str]:
-    """Keys here by those of a config.json."""
+    """Metadata keys by the keys of a config.json."""
     scaling = {name: f"rope_scaling.{key}" for name, key in _SCALING_KEYS.items()}
     own = {**_KEYS, **scaling, **_BY_LAYER, **_EXPERTS}
     return {key: f"{self._name}.{name}" for name, key in own.items() if key is not None}
 
   def _hugging_face_names(self) -> dict[str, str]:
-    """Arrays here, or missing here, by their names at Hugging Face; one that is unknown keeps its own name."""
+    """The names of arrays here by their names at Hugging Face; missing arrays are included, unknown ones keep theirs."""
     count = self.config.get("num_hidden_layers")
     layers = range(min(count, len(self._tensors)) if isinstance(count, int) else 0)  # read_config checks it
     this, family = self._architecture, FAMILIES[self._architecture.family]
@@ -222,11 +222,11 @@ class GGUFFile:
     return {**known, **{name: name for name in unknown}}
 
   def _shape(self, tensor: Tensor) -> tuple[int, ...]:
-    """The shape at Hugging Face, where the one expert's arrays are matrices."""
+    """The shape at Hugging Face, where the arrays of a single expert are matrices."""
     return tensor.shape[1:] if self._architecture.one_expert and len(tensor.shape) == 3 else tensor.shape
 
   def _array(self, tensor: Tensor) -> np.ndarray:
-    """What an array holds, float32."""
+    """The values of an array, float32."""
     stored = np.fromfile(self.path, np.uint8, tensor.rows * tensor.row_bytes, offset=tensor.offset)
     stored = stored.reshape(tensor.rows, tensor.row_bytes).view(_FLOATS.get(tensor.kind.name, np.uint8))
     return self._dequantize(stored, tensor.kind).astype(np.float32, copy=False).reshape(tensor.shape)
@@ -280,12 +280,12 @@ def _decodable(kind: Any) -> bool:
 
 
 def _shortest(value: Any) -> Any:
-  """A float32 of the file as the decimal number that was meant: 1e-05, not 9.999999747378752e-06."""
+  """A float32 of the file as the shortest decimal number: 1e-05, not 9.999999747378752e-06."""
   return float(str(np.float32(value))) if isinstance(value, float) else value
 
 
 def half_split(array: np.ndarray, heads: int) -> np.ndarray:
-  """Rows (H*h, ...) whose heads pair 2i with 2i + 1, reordered so that they pair i with i + h/2 (see positions.py)."""
+  """Reorders rows (H*h, ...) whose heads pair 2i with 2i + 1 such that they pair i with i + h/2 (see rotation.py)."""
   pairs = array.reshape(heads, -1, 2, *array.shape[1:])
   return np.ascontiguousarray(pairs.swapaxes(1, 2)).reshape(array.shape)
 

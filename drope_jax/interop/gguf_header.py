@@ -1,7 +1,7 @@
-"""The header of a GGUF file: its metadata, and where each of its arrays lies.
+"""The header of a GGUF file: its metadata, and the location of each array.
 
-Every size that the file claims is checked against the file itself before anything is read or allocated, so a damaged
-file is an error of one line, whatever it claims. The format is that of ggml's docs/gguf.md, versions 2 and 3, little
+Every size in the header is checked against the size of the file before anything is read or allocated, so that any
+damaged file gives a one-line error. The format is that of ggml's docs/gguf.md, versions 2 and 3, little
 endian.
 """
 
@@ -17,7 +17,7 @@ from drope_jax.errors import FileError
 
 _MAGIC = b"GGUF"
 _VERSIONS = (2, 3)
-# Types of values by their number, as struct and numpy write them; 8 is a string, 9 a list.
+# Types of values by number, in the notation of struct and numpy; 8 is a string, 9 a list.
 _SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
 _STRING, _ARRAY = 8, 9
 _MOST_DIMENSIONS = 4  # of an array of ggml
@@ -27,7 +27,7 @@ class Tensor(NamedTuple):
   """An array of a file, as it is stored."""
 
   name: str
-  shape: tuple[int, ...]  # as at Hugging Face: the rows are the last axis
+  shape: tuple[int, ...]  # as at Hugging Face: a row is the last axis
   kind: Any  # gguf.GGMLQuantizationType
   offset: int  # of its first byte in the file
   row_bytes: int
@@ -38,7 +38,7 @@ class Tensor(NamedTuple):
 
 
 class Header(NamedTuple):
-  """What a file says before its arrays."""
+  """The header of a file."""
 
   metadata: dict[str, Any]  # numbers, strings and lists of them
   tensors: dict[str, Tensor]
@@ -48,19 +48,19 @@ def read_header(path: Path) -> Header:
   """Reads the header of a GGUF file.
 
   Raises:
-    FileError: naming the file and what is wrong, unless it is a whole GGUF file whose arrays all lie within it.
+    FileError: naming the file and the problem, unless it is a complete GGUF file.
   """
   try:
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
       return _Reader(content).header()
   except OSError as error:
     raise FileError(f"{path}: not readable ({error.strerror})") from error
-  except ValueError as error:  # of mmap, for an empty file, and those below
+  except ValueError as error:  # from mmap, for an empty file, or from below
     raise FileError(f"{path}: not a readable GGUF file ({error}); fetch it again") from error
 
 
 class _Reader:
-  """Reads values from the front of a file to its back. Raises ValueError for what cannot be."""
+  """Reads values sequentially. Raises ValueError for impossible values."""
 
   def __init__(self, content: mmap.mmap):
     self._content, self._at, self._size = content, 0, len(content)
@@ -71,7 +71,7 @@ class _Reader:
     version = self._number("I")
     if version not in _VERSIONS:
       raise ValueError(f"its version is {version}; allowed: {', '.join(map(str, _VERSIONS))}, little endian")
-    num_tensors, num_entries = self._count(24), self._count(12)  # bytes that each takes at least
+    num_tensors, num_entries = self._count(24), self._count(12)  # with the minimum size of each in bytes
     metadata: dict[str, Any] = {}
     for _ in range(num_entries):
       key = self._string()
@@ -82,7 +82,7 @@ class _Reader:
     return Header(metadata, self._placed(tensors, metadata.get("general.alignment", 32)))
 
   def _placed(self, tensors: list[Tensor], alignment: Any) -> dict[str, Tensor]:
-    """The arrays by name, with their places in the file."""
+    """The arrays by name, with their offsets in the file."""
     if not isinstance(alignment, int) or alignment < 1 or alignment & (alignment - 1):
       raise ValueError(f"general.alignment is {alignment!r}; it must be a power of two")
     start = -(-self._at // alignment) * alignment
@@ -129,7 +129,7 @@ class _Reader:
     return np.frombuffer(self._bytes(count * dtype.itemsize), dtype).tolist()
 
   def _count(self, least: int) -> int:
-    """How many things follow, each of which takes so many bytes at least."""
+    """A number of entries, each of which takes at least `least` bytes."""
     count = self._number("Q")
     if count * least > self._size - self._at:
       raise ValueError(f"it claims {count} entries where {self._size - self._at} bytes are left")

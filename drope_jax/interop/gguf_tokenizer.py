@@ -1,8 +1,8 @@
-"""The tokenizer in the metadata of a GGUF file, both ways: its vocabulary, its merges, and the name of the rest.
+"""Reads and writes the tokenizer in the metadata of a GGUF file: vocabulary, merges, and the name of the rest.
 
-The kind "gpt2" is byte-level BPE. How its text is cut before the merges is known by name alone (`tokenizer.ggml.pre`),
-so only cuts that have one are read and written. The kind "llama" is SentencePiece's BPE with byte fallback: it has
-scores in the place of merges, and of two tokens that could be put together, the one of the higher score is first.
+The kind "gpt2" is byte-level BPE. Its pre-tokenizer is only given by name (`tokenizer.ggml.pre`), so only those with a
+name can be read and written. The kind "llama" is SentencePiece's BPE with byte fallback: it has scores instead of
+merges, and the merge whose token has the highest score comes first.
 """
 
 import json
@@ -19,7 +19,7 @@ from drope_jax.data.tokenizers import Tokenizer, is_failure
 from drope_jax.errors import ConfigError, FileError, UserError
 from drope_jax.interop.keys import shown
 
-# What `tokenizer.ggml.pre` stands for: how text is cut before byte-level BPE merges.
+# The pre-tokenizers of byte-level BPE by their names in `tokenizer.ggml.pre`.
 CUTS: dict[str, list[Any]] = {
   "gpt-2": [pre_tokenizers.ByteLevel(add_prefix_space=False)],
   "smollm": [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)],
@@ -39,10 +39,10 @@ _OTHER = "name a tokenizer.json of the same model with --tokenizer=PATH"
 
 
 def read(metadata: Mapping[str, Any], path: Path, directory: Path) -> None:
-  """Writes the tokenizer of a GGUF file as `load_tokenizer(directory)` reads it.
+  """Writes the tokenizer of a GGUF file such that `load_tokenizer(directory)` reads it.
 
   Raises:
-    ConfigError: naming `path` and the key, if it is of a kind or has a cut that is not known.
+    ConfigError: naming `path` and the key, if its kind or pre-tokenizer is not supported.
     FileError: likewise, if a value is damaged.
   """
   said = _Said(metadata, path)
@@ -69,7 +69,7 @@ def read(metadata: Mapping[str, Any], path: Path, directory: Path) -> None:
       tokenizer.post_processor = processors.TemplateProcessing(*template)
   except UserError:
     raise
-  except BaseException as error:  # of tokenizers, which raises nothing narrower
+  except BaseException as error:  # a panic of tokenizers is not an Exception
     if not is_failure(error):
       raise
     raise FileError(f"{path}: tokenizer.ggml.tokens and merges make no tokenizer ({error}); {_OTHER}") from error
@@ -80,7 +80,7 @@ def read(metadata: Mapping[str, Any], path: Path, directory: Path) -> None:
 def _write_roles(
   metadata: Mapping[str, Any], roles: Mapping[str, str | None], tokens: list[str], directory: Path
 ) -> None:
-  """The files beside a tokenizer.json that say which token is which, and how a conversation is written."""
+  """Writes the companion files of a tokenizer.json, with the special tokens and the chat template."""
   said: dict[str, Any] = {"tokenizer_class": "PreTrainedTokenizerFast", "add_prefix_space": False}
   names = {"eos": "eos_token", "bos": "bos_token", "unknown": "unk_token", "padding": "pad_token"}
   said |= {name: roles[role] for role, name in names.items() if roles[role] is not None}
@@ -88,12 +88,12 @@ def _write_roles(
     said["chat_template"] = metadata["tokenizer.chat_template"]
   (directory / ROLES).write_text(json.dumps(said, indent=2) + "\n", encoding="utf-8")
   ends = [tokens.index(end) for end in dict.fromkeys((roles["eos"], roles["eot"])) if end is not None]
-  if len(ends) > 1:  # an answer ends with either
+  if len(ends) > 1:  # either ends an answer
     (directory / GENERATION).write_text(json.dumps({"eos_token_id": ends}, indent=2) + "\n", encoding="utf-8")
 
 
 class _Said:
-  """The entries `tokenizer.ggml.…` of a file, each of the type that it must have."""
+  """Typed access to the entries `tokenizer.ggml.…` of a file."""
 
   def __init__(self, metadata: Mapping[str, Any], path: Path):
     self._metadata, self._path = metadata, path
@@ -133,7 +133,7 @@ class _Said:
 
 def _read_byte_level(said: _Said, vocabulary: dict[str, int], cut: str) -> tokenizers.Tokenizer:
   merges = [tuple(merge.split(" ", 1)) for merge in said.listed("merges", str, [])]
-  whole = cut == "llama-bpe"  # a word that is in the vocabulary is one token, whatever the merges give
+  whole = cut == "llama-bpe"  # words in the vocabulary are one token, whatever the merges
   tokenizer = tokenizers.Tokenizer(models.BPE(vocabulary, merges, ignore_merges=whole))
   if cut == "qwen2":
     tokenizer.normalizer = normalizers.NFC()
@@ -162,7 +162,7 @@ def _read_sentencepiece(
 
 
 def _merges(pieces: Mapping[str, float], vocabulary: Mapping[str, int]) -> Iterator[tuple[str, str]]:
-  """The pairs of tokens that are a token together, that of the highest score first; as transformers orders them."""
+  """The pairs of tokens whose concatenation is a token, by descending score, in the order of transformers."""
   for piece in sorted(pieces, key=lambda piece: -pieces[piece]):
     pairs = [(piece[:i], piece[i:]) for i in range(1, len(piece))]
     known = [pair for pair in pairs if pair[0] in pieces and pair[1] in pieces]
@@ -170,15 +170,15 @@ def _merges(pieces: Mapping[str, float], vocabulary: Mapping[str, int]) -> Itera
 
 
 def metadata_of(tokenizer: Tokenizer, file: Path, vocab_size: int) -> dict[str, Any]:
-  """What a GGUF file says of a tokenizer.
+  """The metadata of a tokenizer in a GGUF file.
 
   Args:
-    tokenizer: whose roles these are.
+    tokenizer: has the special tokens.
     file: its tokenizer.json.
-    vocab_size: of the model; ids that are no token are said to be unused.
+    vocab_size: of the model; ids beyond the tokenizer's are marked as unused.
 
   Raises:
-    ConfigError: if llama.cpp has no name for it.
+    ConfigError: if llama.cpp has no name for its pre-tokenizer, or it is not BPE.
   """
   content = json.loads(file.read_text(encoding="utf-8"))
   model = content["model"]
@@ -220,7 +220,7 @@ def metadata_of(tokenizer: Tokenizer, file: Path, vocab_size: int) -> dict[str, 
 
 def _byte_level(content: Mapping[str, Any], merges: list[str], file: Path) -> dict[str, Any]:
   if not merges:
-    cut = "gpt-2"  # tokens are bytes, however text is cut
+    cut = "gpt-2"  # without merges, tokens are bytes for any pre-tokenizer
   else:
     found = _signature(content["pre_tokenizer"])
     states = {name: json.loads(pre_tokenizers.Sequence(parts).__getstate__()) for name, parts in CUTS.items()}
@@ -233,7 +233,7 @@ def _byte_level(content: Mapping[str, Any], merges: list[str], file: Path) -> di
 
 
 def _signature(part: Mapping[str, Any] | None) -> list[Any]:
-  """What a pre-tokenizer does, without what makes no difference to the tokens."""
+  """The steps of a pre-tokenizer, without options that do not affect the tokens."""
   if part is None:
     return []
   if part["type"] == "Sequence":
@@ -242,7 +242,7 @@ def _signature(part: Mapping[str, Any] | None) -> list[Any]:
 
 
 def _byte_fallback(content: Mapping[str, Any], merges: list[str]) -> dict[str, Any]:
-  """As of SentencePiece: the pair whose token has the highest score is merged first."""
+  """The metadata of BPE with byte fallback, as in SentencePiece; `ranks` are those of the merged tokens."""
   ranks: dict[str, int] = {}
   for rank, merge in enumerate(merges):
     ranks.setdefault(merge.replace(" ", ""), rank)

@@ -1,7 +1,7 @@
-"""A Hugging Face config.json as a `ModelConfig`.
+"""Converts a Hugging Face config.json to a `ModelConfig`.
 
-What a class of transformers would compute from a config is either carried over or refused, naming the key. Keys that
-the class does not read change nothing there and are left alone here.
+Everything that a class of transformers would compute from a config is either carried over or refused, naming the key.
+Keys that the class does not read are ignored here as well.
 """
 
 import math
@@ -15,21 +15,21 @@ from drope_jax.interop.rope_parameters import Ropes, read_ropes
 from drope_jax.model_config import ModelConfig, QKNorm
 from drope_jax.positions import Layer, LayerPattern, Positions
 
-# Our activations by those of transformers, of which the first is written.
+# The names of our activations in transformers, of which the first is written.
 ACTIVATIONS = {"silu": ("silu", "swish"), "gelu_tanh": ("gelu_pytorch_tanh",)}
 
 
 class Description(NamedTuple):
-  """What a config.json says of a model."""
+  """The model that a config.json describes."""
 
   model: ModelConfig
-  context: int  # tokens it was made for (max_position_embeddings)
-  beta: float = 1.0  # a factor on the attention logits, which goes into the weights
+  context: int  # training context in tokens (max_position_embeddings)
+  beta: float = 1.0  # a factor on the attention logits, to be folded into the weights
 
 
-MOST_LAYERS = 10_000  # ten times those of any released model
+MOST_LAYERS = 10_000  # ten times as many as any released model has
 
-# Keys that would make another function of the model, and the values that do not. A missing key is fine.
+# Keys that would change the function of the model, with the values that do not. A missing key is fine.
 _ALLOWED: dict[str, tuple[Any, ...]] = {
   "mlp_bias": (False,),
   "rope_interleaved": (False,),
@@ -46,7 +46,7 @@ def read_config(config: dict[str, Any], where: Any, names: Mapping[str, str] | N
   Args:
     config: its content.
     where: its path, for messages.
-    names: of its keys in the file that it was made of, likewise.
+    names: the keys in the file that it was derived from, likewise.
 
   Raises:
     ConfigError: naming the key whose value is missing or not supported.
@@ -95,7 +95,7 @@ def read_config(config: dict[str, Any], where: Any, names: Mapping[str, str] | N
   return Description(model, context, beta)
 
 
-# What a config.json says beside the function: its history, tokens, training and generation.
+# Keys of a config.json that do not affect the function: history, tokens, training and generation.
 _REMARKS = (
   "_name_or_path _attn_implementation architectures attention_dropout attn_implementation auto_map bad_words_ids "
   "begin_suppress_tokens bos_token_id cross_attention_hidden_size decoder_start_token_id dtype eos_token_id id2label "
@@ -113,11 +113,11 @@ _LLAMA = (
 def family_of(config: Mapping[str, Any], where: Any, names: Mapping[str, str] | None = None) -> Family:
   """The class of a config.json; arguments as for `read_config`.
 
-  A type that comes with its own code (`auto_map`) and says nothing but what a Llama's config says is read as a Llama:
-  whether its arrays are Llama's too is for the caller to check.
+  A type with its own code (`auto_map`) but no other keys than a Llama is read as a Llama; the caller must check that
+  its arrays are those of a Llama, too.
 
   Raises:
-    ConfigError: if it is none of ours.
+    ConfigError: if it is not supported.
   """
   keys, kind = Keys(config, where, names or {}), config.get("model_type")
   if isinstance(kind, str) and kind in FAMILIES:
@@ -136,7 +136,7 @@ def family_of(config: Mapping[str, Any], where: Any, names: Mapping[str, str] | 
 
 
 def _read_numbers(keys: Keys, family: Family) -> dict[str, float | None]:
-  """The fields that the class calls by names of its own; null is for those that may be None."""
+  """The fields for which the class has its own keys; null is only allowed for those that may be None."""
 
   def read(field: str, key: str, default: float | None) -> float | None:
     absent = keys.null(key) or (default is None and not keys.given(key))
@@ -156,7 +156,7 @@ def _read_scale(keys: Keys, family: Family, head_dim: int) -> float | None:
 
 
 def _read_beta(keys: Keys, family: Family, head_dim: int) -> float:
-  """What the attention logits are multiplied by beside 1/sqrt(h)."""
+  """The factor on the attention logits in addition to 1/sqrt(h)."""
   assert family.logit_scale is not None
   usual = head_dim**-0.5
   scale = keys.number(family.logit_scale) if keys.given(family.logit_scale) else usual
@@ -166,7 +166,7 @@ def _read_beta(keys: Keys, family: Family, head_dim: int) -> float:
 
 
 def _read_layers(keys: Keys, family: Family, num_layers: int, ropes: Ropes) -> Positions:
-  """Which layers have which rotation and which a window, as the shortest cycle that says so."""
+  """The rotations and windows of the layers, as the shortest cycle that describes them."""
   rotated = [True] * num_layers
   if family.positions_by_layer and keys.given("no_rope_layers"):
     rotated = [bool(flag) for flag in keys.entries("no_rope_layers", num_layers, (0, 1))]
@@ -185,14 +185,16 @@ def _read_layers(keys: Keys, family: Family, num_layers: int, ropes: Ropes) -> P
 
 
 def _read_windows(keys: Keys, family: Family, rotated: list[bool]) -> tuple[int | None, list[bool]]:
-  """The window, and which layers have it. A class without windows reads none of these keys."""
+  """The window, and which layers have it. Classes without windows ignore these keys."""
   everywhere, nowhere = [True] * len(rotated), [False] * len(rotated)
   off = family.full_every is None and not keys.boolean("use_sliding_window", False)
   if family.windows == "none" or (family.windows == "by layer" and off):
     return None, nowhere
   window = keys.nullable("sliding_window", family.sliding_window)
   if window is None and family.full_every is not None and family.rotations_by_kind:
-    keys.refuse("sliding_window", "is null; it must be an integer of at least 1")  # its layers differ all the same
+    keys.refuse(
+      "sliding_window", "is null; it must be an integer of at least 1"
+    )  # the rotations of its layers differ nevertheless
   if window is None:
     return None, nowhere
   if family.windows == "one":

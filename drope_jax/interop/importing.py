@@ -1,4 +1,4 @@
-"""A pretrained model into a checkpoint of ours, array by array."""
+"""Imports a pretrained model as a checkpoint, array by array."""
 
 import functools
 import hashlib
@@ -41,10 +41,10 @@ logger = logging.getLogger(__name__)
 
 
 def open_source(path: str | Path, base: str | Path | None = None) -> tuple[Source, Description]:
-  """A folder of safetensors, a GGUF file or an adapter, its config read and every array's name and shape checked.
+  """Opens a folder of safetensors, a GGUF file or an adapter, and checks its config and all names and shapes of arrays.
 
   Args:
-    path: the folder, the file, or a folder of PEFT.
+    path: the folder, the file, or a PEFT folder.
     base: the model that an adapter was trained on; None: the folder that its config names.
 
   Raises:
@@ -56,7 +56,7 @@ def open_source(path: str | Path, base: str | Path | None = None) -> tuple[Sourc
   description = read_config(source.config, described, source.names)
   embedding, head = map(_family(source).spelled, (EMBEDDING, UNEMBEDDING))
   if description.model.tie_embeddings and embedding not in source.shapes and head in source.shapes:
-    source.rename(head, embedding)  # some writers keep the one of two shared arrays, some the other
+    source.rename(head, embedding)  # writers may keep either of two shared arrays
   _check_arrays(source, description.model)
   if source.config.get("auto_map") is not None and _family(source).in_transformers:
     said = "auto_map names code that is not run; keys and arrays are those of"
@@ -65,7 +65,7 @@ def open_source(path: str | Path, base: str | Path | None = None) -> tuple[Sourc
 
 
 def _open(path: Path, base: Path | None) -> tuple[Source, Path]:
-  """A source, and the file that describes its model."""
+  """The source, and the file that describes its model."""
   if lora.is_adapter(path):
     base = base or lora.base_of(path)
     if _is_ours(base):
@@ -86,12 +86,12 @@ def _open(path: Path, base: Path | None) -> tuple[Source, Path]:
 
 
 def _is_ours(path: Path) -> bool:
-  """Whether a path is a run's workdir, or an imported model, and no folder of Hugging Face."""
+  """Whether a path is a run's workdir or an imported model, and not a Hugging Face folder."""
   return (path / "checkpoints").is_dir() and not any(path.glob("*.safetensors"))
 
 
 def _check_layers(source: Source, described: Path) -> None:
-  """Raises ConfigError for more layers than there can be, before anything is made for each of them."""
+  """Raises ConfigError for more layers than there are arrays, before memory is allocated per layer."""
   key, count = "num_hidden_layers", source.config.get("num_hidden_layers")
   if isinstance(count, int) and count > len(source.shapes):
     raise ConfigError(f"{described}: {source.names.get(key, key)} is {count}; there are {len(source.shapes)} arrays")
@@ -123,7 +123,7 @@ def _check_arrays(source: Source, model: ModelConfig) -> None:
     if extra.zeros and source.read(name).any():
       raise ConfigError(f"{named(name)} is not zero, as attention_bias is true; allowed: biases on q, k and v alone")
   for name in sorted(source.shapes.keys() - wanted.keys() - extras.keys()):
-    if name.endswith("rotary_emb.inv_freq"):  # old checkpoints hold what the config says
+    if name.endswith("rotary_emb.inv_freq"):  # old checkpoints store what follows from the config
       continue
     if name == head and source.shapes[name] == source.shapes[embedding]:
       if _digest(source, name) == _digest(source, embedding):
@@ -133,7 +133,7 @@ def _check_arrays(source: Source, model: ModelConfig) -> None:
 
 
 def _sizes(source: Source, model: ModelConfig, parts: Sequence[Part]) -> str:
-  """The keys of the config that an array's shape follows from, with their values; "" of an array that is not ours."""
+  """The config keys that determine an array's shape, with their values, for messages; "" for an extra array."""
   dimensions = [dimension for part in parts for dimension in part.spec.dimensions if dimension != "layers"]
   fields = dict.fromkeys(FIELDS[dimension] for dimension in dimensions)
   keys = {KEYS.get(field, field): getattr(model, field) for field in fields}
@@ -141,7 +141,7 @@ def _sizes(source: Source, model: ModelConfig, parts: Sequence[Part]) -> str:
 
 
 def _digest(source: Source, name: str) -> bytes:
-  """A hash of an array's values, so that two large ones can be compared without both in memory."""
+  """A hash of an array's values, to compare large arrays without having both in memory."""
   array, digest = source.read(name), hashlib.sha256()
   for row in array:
     digest.update(row.astype(np.float32).tobytes())
@@ -151,9 +151,9 @@ def _digest(source: Source, name: str) -> bytes:
 def read_params(source: Source, model: ModelConfig, mesh: Mesh | None = None, beta: float = 1.0) -> Params:
   """The weights of a source, float32, on the first local device or sharded over `mesh`.
 
-  Each array is read once (one that holds several of ours, once for each) and goes to its place at once: the host holds
-  one of them beside what the devices hold.
-  `beta` is a factor on the attention logits, which goes into the weights that scale the queries last.
+  Each array is read once (or once per parameter that it contains) and moved to the devices immediately, so that the
+  host holds one of them at a time. `beta` is a factor on the attention logits, which is folded into the weights that
+  scale the queries last.
   """
   scaled = scaled_by_beta(model) if beta != 1 else ()
   family = _family(source)
@@ -164,7 +164,7 @@ def read_params(source: Source, model: ModelConfig, mesh: Mesh | None = None, be
   }
 
   def read(ours: str, layer: int | None = None) -> np.ndarray:
-    """A parameter in our layout; of a stacked one, that of one layer."""
+    """A parameter in our layout, of one layer if it is stacked."""
     name, part = found[ours, layer]
     array = from_class(part, family, model, source.read(name))
     return array * np.float32(beta) if ours in scaled else array
@@ -189,7 +189,7 @@ def _put(array: np.ndarray, sharding: Sharding) -> jax.Array:
 def _stack(
   read: Callable[[int], np.ndarray], num_layers: int, shape: tuple[int, ...], spec: ParameterSpec, mesh: Mesh | None
 ) -> jax.Array:
-  """The arrays of all layers, stacked in front; each is written into the donated stack before the next is read."""
+  """Stacks the arrays of all layers; each is written into the donated stack before the next one is read."""
   zeros, write = _stack_functions((num_layers, *shape), _sharding(mesh, spec.dimensions))
   each = _sharding(mesh, spec.dimensions[1:])
   stack = zeros()
@@ -200,7 +200,7 @@ def _stack(
 
 @functools.lru_cache
 def _stack_functions(shape: tuple[int, ...], sharding: Sharding) -> tuple[Callable[..., Any], Callable[..., Any]]:
-  """Makes a stack of this shape, and writes into one that is given up for it; compiled once for all of a shape."""
+  """Functions that create a stack and write a layer into a donated one; compiled once per shape and sharding."""
   return jax.jit(lambda: jnp.zeros(shape, jnp.float32), out_shardings=sharding), jax.jit(
     lambda stack, layer, i: jax.lax.dynamic_update_index_in_dim(stack, layer, i, 0),
     donate_argnums=0,
@@ -216,18 +216,21 @@ def import_model(
   base: str | Path | None = None,
   mesh: Mesh | None = None,
 ) -> Description:
-  """Writes a pretrained model as a checkpoint that `drope_jax.load(directory)` reads: all of it, or nothing.
+  """Writes a pretrained model as a checkpoint for `drope_jax.load(directory)`, atomically.
 
   Args:
-    source_path: a Hugging Face folder (safetensors), a .gguf file, or a folder of PEFT with LoRA adapters.
-    directory: not there yet, or empty.
+    source_path: a Hugging Face folder (safetensors), a .gguf file, or a PEFT folder with LoRA adapters.
+    directory: must not exist yet, or be empty.
     tokenizer: a tokenizer.json (or its folder) instead of the source's.
     base: the model that the adapters were trained on; None: the folder that their config names.
-    mesh: where the weights are held on their way; None: the first local device.
+    mesh: holds the weights meanwhile; None: the first local device.
+
+  Returns:
+    The description of the model.
 
   Raises:
     ConfigError: if the source is not supported, naming the file and the key or array.
-    CheckpointError: if `directory` holds something.
+    CheckpointError: if `directory` is not empty.
     FileError: if a file cannot be read or written, naming it.
   """
   source_path, directory = local(source_path), local(directory)

@@ -1,4 +1,4 @@
-"""The keys of a config.json, each read as the type that it must have; errors name the file and the key."""
+"""Typed access to the keys of a config.json; errors name the file and the key."""
 
 import math
 import re
@@ -8,7 +8,7 @@ from typing import Any, NoReturn, TypeGuard
 
 from drope_jax.errors import ConfigError
 
-# Our fields by those of a config.json, for the messages of what checks itself.
+# The keys of a config.json for fields of ours, for error messages of our classes.
 FIELDS = {
   "d_model": "hidden_size",
   "num_layers": "num_hidden_layers",
@@ -25,7 +25,7 @@ FIELDS = {
 }
 
 
-MOST = 2**31 - 1  # that an integer may be; sizes are of 32 bits in other programs
+MOST = 2**31 - 1  # limit of integers; sizes have 32 bits in other programs
 
 
 _REPR = reprlib.Repr()
@@ -33,34 +33,34 @@ _REPR.maxstring = _REPR.maxother = _REPR.maxlong = 100
 
 
 def shown(value: Any) -> str:
-  """A value from a file for a message of one line, shortened if it is long."""
+  """A value from a file for a one-line message, shortened if it is long."""
   return _REPR.repr(value)
 
 
 def _is_number(value: Any) -> TypeGuard[float]:
-  """Whether it is a number that a float holds, and no boolean."""
+  """Whether it is a number (not a boolean) that a float can represent."""
   if isinstance(value, int):
     return not isinstance(value, bool) and abs(value) <= 1 << 64
   return isinstance(value, float) and math.isfinite(value)
 
 
 class Keys:
-  """The values of a config.json, each of the type that is asked for.
+  """Reads the values of a config.json, checking their types.
 
-  Readers raise ConfigError naming the file, the key as the file calls it, its value and what is allowed.
+  The methods raise ConfigError naming the file, the key as in the file, its value and what is allowed.
 
   Args:
     values: the config, or an object in it.
     where: its path.
-    names: keys as the file calls them, where that is not their name at Hugging Face.
-    prefix: what stands before the keys of an object in the config.
+    names: the keys in the file, if they differ from those at Hugging Face.
+    prefix: precedes the keys of an object in the config.
   """
 
   def __init__(self, values: Mapping[str, Any], where: Any, names: Mapping[str, str], prefix: str = ""):
     self._values, self.where, self._names, self._prefix = values, where, names, prefix
 
   def within(self, values: Mapping[str, Any], name: str) -> "Keys":
-    """Those of an object in the config, which it calls `name`."""
+    """The keys of the object `name` in the config."""
     return Keys(values, self.where, self._names, f"{name}.")
 
   def agree(self, key: str, others: "Keys", other: str) -> None:
@@ -94,7 +94,7 @@ class Keys:
     return value
 
   def nullable(self, key: str, default: int | None) -> int | None:
-    """Likewise, or null; `default` where it is missing."""
+    """An integer of at least 1, or null; `default` if it is missing."""
     return self.integer(key) if self.given(key) else None if key in self._values else default
 
   def number(self, key: str, default: float | None = None, minimum: float = -math.inf) -> float:
@@ -138,13 +138,13 @@ class Keys:
     return value
 
   def check(self, allowed: Mapping[str, tuple[Any, ...]]) -> None:
-    """Refuses a key with another value than those allowed."""
+    """Refuses keys with values other than those allowed."""
     for key, values in allowed.items():
       if key in self._values and self._values[key] not in values:
         self.refuse(key, f"is {shown(self._values[key])}; allowed: {', '.join(map(str, values))}")
 
   def named(self, error: ValueError) -> ConfigError:
-    """The error of a value of ours that checks itself, in the file's words."""
+    """Rewrites an error of one of our classes such that it names the keys of the file."""
 
     def rename(word: re.Match[str]) -> str:
       ours = word[2]

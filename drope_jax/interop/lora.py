@@ -1,7 +1,7 @@
-"""LoRA adapters of PEFT as a source: those of a folder, merged into the model that they were trained on.
+"""LoRA adapters of PEFT as a source: they are merged into the model that they were trained on.
 
-LoRA (Hu 2021) adds alpha / r * B A to a matrix; rank-stabilised LoRA (Kalajdzievski 2023) alpha / sqrt(r) * B A; DoRA
-(Liu 2024) gives the rows of the sum lengths of their own.
+LoRA (Hu 2021) adds alpha / r * B A to a matrix, and rank-stabilised LoRA (Kalajdzievski 2023) alpha / sqrt(r) * B A;
+DoRA (Liu 2024) then normalises the rows of the sum to learnt lengths.
 """
 
 import math
@@ -18,12 +18,12 @@ from drope_jax.interop.keys import Keys
 from drope_jax.interop.sources import Source, copy_tokenizer, read_json, refuse_lfs_pointer, sha256
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
-_PREFIX = "base_model.model."  # of every array, before its name in the model
+_PREFIX = "base_model.model."  # precedes the name of every array
 _A, _B, _LENGTHS = ".lora_A.weight", ".lora_B.weight", ".lora_magnitude_vector"
 _EMBEDDING_A, _EMBEDDING_B = ".lora_embedding_A", ".lora_embedding_B"
 _PARTS = (_A, _B, _LENGTHS, _EMBEDDING_A, _EMBEDDING_B)
 
-# Keys that would make another function of the adapters, and the values that do not.
+# Keys that would change the function of the adapters, with the values that do not.
 _ALLOWED: Mapping[str, tuple[Any, ...]] = {
   "peft_type": ("LORA",),
   "fan_in_fan_out": (False, None),
@@ -35,13 +35,13 @@ _ALLOWED: Mapping[str, tuple[Any, ...]] = {
   "kasa_config": (None,),
   "monteclora_config": (None,),
   "use_bdlora": (False, None),
-  # Other ways to begin change the model's own matrices too.
+  # Other initialisations also change the model's own matrices.
   "init_lora_weights": (True, False, None, "gaussian", "orthogonal", "eva"),
 }
 
 
 def is_adapter(path: Path) -> bool:
-  """Whether a path is a folder of PEFT. Raises ConfigError if it holds a whole model too."""
+  """Whether a path is a PEFT folder. Raises ConfigError if it also holds a complete model."""
   if not (path / CONFIG).exists():
     return False
   for name in ("model.safetensors", "model.safetensors.index.json"):
@@ -51,12 +51,12 @@ def is_adapter(path: Path) -> bool:
 
 
 def base_of(path: Path) -> Path:
-  """The model that the adapters' config names. Raises ConfigError unless it is a folder or file here."""
+  """The model that the adapters' config names. Raises ConfigError unless it is an existing folder or file."""
   name = read_json(path / CONFIG).get("base_model_name_or_path")
   try:
     if isinstance(name, str) and name and Path(name).exists():
       return Path(name)
-  except OSError:  # a name longer than there can be
+  except OSError:  # the name is too long for a path
     pass
   raise ConfigError(
     f"{path / CONFIG}: base_model_name_or_path is {name!r}, which is not here; name it with --base=PATH"
@@ -64,11 +64,11 @@ def base_of(path: Path) -> Path:
 
 
 class MergedAdapter:
-  """The arrays of a model with the adapters of a folder in them; a Source.
+  """A Source with the arrays of a model into which the adapters of a folder are merged.
 
   Raises:
     FileError: if the adapters cannot be read.
-    ConfigError: naming what of them is not supported, or does not fit the model.
+    ConfigError: naming a setting or array that is not supported, or does not fit the model.
   """
 
   def __init__(self, path: Path, base: Source):
@@ -78,13 +78,13 @@ class MergedAdapter:
     self._keys = Keys(self._said, path / CONFIG, {})
     self._keys.check(_ALLOWED)
     self._stored = self._read_header()
-    self._merged: dict[str, str] = {}  # arrays with adapters, by what their names begin with in the file
-    self._replaced: dict[str, str] = {}  # arrays that the file has whole, by their names there
+    self._merged: dict[str, str] = {}  # name of an array with adapters -> prefix of their names in the file
+    self._replaced: dict[str, str] = {}  # name of an array that the file replaces -> its name there
     for name in self._stored:
       self._place(name)
     for name, start in self._merged.items():
       self._check(name, start)
-      self._scale(start, 1)  # refuses settings that are none
+      self._scale(start, 1)  # raises an error for invalid settings
 
   def _read_header(self) -> dict[str, tuple[int, ...]]:
     if not self._file.exists() and (self.path / "adapter_model.bin").exists():
@@ -99,7 +99,7 @@ class MergedAdapter:
       raise FileError(f"{self._file}: not a readable safetensors file ({error})") from error
 
   def _place(self, stored: str) -> None:
-    """Notes which array of the model one of the file belongs to."""
+    """Records to which array of the model an array of the file belongs."""
     name = stored.removeprefix(_PREFIX)
     part = next((part for part in _PARTS if name.endswith(part)), None)
     own = name if part is None else f"{name.removesuffix(part)}.weight"
@@ -129,7 +129,7 @@ class MergedAdapter:
       raise ConfigError(f"{self._file}: {start}{_LENGTHS} is of shape {lengths}; by the model it should be {(rows,)}")
 
   def _scale(self, start: str, rank: int) -> float:
-    """The factor on B A of a module."""
+    """The factor on B A for a module."""
     module, patterns = start.removeprefix(_PREFIX), self._said.get("alpha_pattern") or {}
     if not isinstance(patterns, dict):
       self._keys.refuse("alpha_pattern", f"is {patterns!r}; it must be an object")
@@ -165,7 +165,7 @@ class MergedAdapter:
         there[new] = there.pop(name)
 
   def write_tokenizer(self, directory: Path) -> None:
-    """The adapters' own, if they have one."""
+    """Writes the adapters' own tokenizer if they have one, else that of the model."""
     if (self.path / "tokenizer.json").exists():
       copy_tokenizer(self.path, directory)
     else:
@@ -178,7 +178,7 @@ class MergedAdapter:
 
 
 def _matches(pattern: str, module: str) -> bool:
-  """Whether a key of `alpha_pattern` is of this module, as PEFT decides."""
+  """Whether a key of `alpha_pattern` matches this module, by the rule of PEFT."""
   try:
     return re.match(rf"(.*\.)?({pattern})$", module) is not None
   except re.error:

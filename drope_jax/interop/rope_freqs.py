@@ -1,7 +1,7 @@
-"""`rope_freqs.weight` of a GGUF file: what every frequency is divided by, and the settings that it was computed from.
+"""`rope_freqs.weight` of a GGUF file: the divisors of all frequencies, and recovering the settings they came from.
 
-llama.cpp stores Llama 3's scaling as this array alone, (h/2,), and reads it in every model of architecture `llama`. The
-same array can stop pairs, which is what a partial drop leaves.
+llama.cpp stores Llama 3's scaling only as this array, (h/2,), and reads it in every model of architecture `llama`. The
+same array can stop pairs, which expresses a partial drop.
 """
 
 import math
@@ -16,12 +16,12 @@ from drope_jax.positions import RoPE
 from drope_jax.scalings import Llama3
 
 NAME = "rope_freqs.weight"
-_TOLERANCE = 1e-4  # relative; the array is float32, and so were the sums that it comes from
-_LOW, _HIGH = 1.0, 4.0  # of every released model
+_TOLERANCE = 1e-4  # relative; the array is float32, and was computed in float32
+_LOW, _HIGH = 1.0, 4.0  # frequency factors of every released model
 
 
 def rope_parameters_of(factors: np.ndarray, theta: float, where: Any) -> dict[str, Any]:
-  """The `rope_parameters` that have these factors.
+  """The `rope_parameters` that result in these factors.
 
   Args:
     factors: the array, (h/2,).
@@ -29,7 +29,7 @@ def rope_parameters_of(factors: np.ndarray, theta: float, where: Any) -> dict[st
     where: the file, for messages.
 
   Raises:
-    ConfigError: if they are no factors, or stop other pairs than the last.
+    ConfigError: if they are below 1, or stop pairs other than the last ones.
   """
   factors = np.asarray(factors, np.float64)
   if not (factors >= 1).all():
@@ -46,7 +46,7 @@ def rope_parameters_of(factors: np.ndarray, theta: float, where: Any) -> dict[st
     factor = float(str(np.float32(kept[0])))
     if whole:
       return {"rope_type": "linear", "factor": factor}
-    share = (turning + 0.25) / len(factors)  # a quarter of a pair more, so that no rounding makes it one less
+    share = (turning + 0.25) / len(factors)  # a quarter of a pair more, so that rounding down gives `turning`
     return {"rope_type": "proportional", "factor": factor, "partial_rotary_factor": share}
   if not whole:
     return table
@@ -61,10 +61,10 @@ def rope_parameters_of(factors: np.ndarray, theta: float, where: Any) -> dict[st
 
 
 def _candidates(factors: np.ndarray, base: np.ndarray) -> Iterator[tuple[int, float, float]]:
-  """Original contexts, and low and high frequency factors, that may have given these factors.
+  """Original contexts, with low and high frequency factors, that may have resulted in these factors.
 
-  Between the bands, s = (L omega / 2 pi - low) / (high - low) is how far a frequency is kept, and 1/f = (1 - s)/F + s.
-  Contexts and factors that are larger alike give the same, so low is taken to be 1.
+  Between the bands, s = (L omega / 2 pi - low) / (high - low) is the share to which a frequency is kept, and
+  1/f = (1 - s)/F + s. Scaling L, low and high by the same number gives the same result, so low is assumed to be 1.
   """
   largest, turns = factors.max(), base / (2 * math.pi)
   kept = (1 / factors - 1 / largest) / (1 - 1 / largest)
@@ -75,4 +75,6 @@ def _candidates(factors: np.ndarray, base: np.ndarray) -> Iterator[tuple[int, fl
     slope, intercept = np.polyfit(turns[between], kept[between], 1)
     if slope > 0 and intercept < 0:
       yield round(-slope / intercept), 1.0, round(1.0 - 1.0 / intercept, 6)
-  yield from ((1 << power, _LOW, _HIGH) for power in (13, *range(4, 21)))  # none lies between: 8192 first
+  yield from (
+    (1 << power, _LOW, _HIGH) for power in (13, *range(4, 21))
+  )  # if no frequency lies between the bands; 8192 first

@@ -1,8 +1,8 @@
-"""A rotation as the `rope_parameters` of transformers (5; `rope_scaling` and `rope_theta` in 4).
+"""Reads a rotation from the `rope_parameters` of transformers 5 (`rope_scaling` and `rope_theta` in 4).
 
-A key that a class of transformers reads is read here too, or refused where it would make another rotation than ours;
-one that it does not read is passed over with a warning, as there. Where versions 4 and 5 would read different values
-from one file, it is refused.
+Keys that a class of transformers reads are read here as well, or refused if we cannot express the rotation; keys that
+it does not read are ignored with a warning, as there. Files from which versions 4 and 5 would read different values are
+refused.
 """
 
 import dataclasses
@@ -17,12 +17,12 @@ from drope_jax.interop.keys import Keys
 from drope_jax.positions import RoPE
 from drope_jax.scalings import PI, DynamicNTK, Llama3, LongRoPE, YaRN
 
-# With a frequency divided by this, no angle differs from 0 in float32: a rotation that rotates nothing.
+# A frequency that is divided by this gives angles of 0 in float32, that is, no rotation.
 NEUTRAL_FACTOR = 1e30
 
 ORIGINAL = "original_max_position_embeddings"
-# What the class reads for each rope_type. `partial_rotary_factor` is read for all of them, and only "proportional" may
-# have another than 1 here; the keys that name the rotation itself are not listed.
+# The keys that are read for each rope_type, except those in _NAMES. `partial_rotary_factor` is read for all types, but
+# may only differ from 1 for "proportional".
 READ_KEYS: dict[str, tuple[str, ...]] = {
   "default": (),
   "linear": ("factor",),
@@ -108,14 +108,14 @@ def read_rope(
   rotates_part: bool = False,
   types: tuple[str, ...] | None = None,
 ) -> RoPE | None:
-  """The rotation of a config.json whose layers all have the same; None if it rotates nothing.
+  """The rotation of a config.json whose layers all have the same one; None for a rotation by zero angles.
 
   Args:
     config: its content.
-    default_theta: of the class, for a config that does not say.
+    default_theta: the default of the class.
     context: its `max_position_embeddings`.
     where: its path, for messages.
-    names: of its keys in the file that it was made of, likewise.
+    names: the keys in the file that it was derived from, likewise.
     rotates_part: whether the class reads `partial_rotary_factor`.
     types: the rope_types that it accepts; None: all.
 
@@ -149,7 +149,7 @@ def _read_given(
   share: float = 1.0,
   types: tuple[str, ...] | None = None,
 ) -> RoPE | None:
-  """The rotation that an object called `name` describes, of this share of a head; `top` has the keys beside it."""
+  """The rotation described by the object `name`, for this share of a head; `top` has the other keys of the config."""
   keys = top.within(given, name)
   theta_keys = keys if "rope_theta" in given else top
   theta = theta_keys.number("rope_theta")
@@ -157,7 +157,7 @@ def _read_given(
     theta_keys.refuse("rope_theta", f"is {theta}; it must exceed 1")
   kind = given.get("rope_type", given.get("type", "default"))
   if types is not None and kind in ("su", "yarn"):
-    kind = "longrope"  # as Phi-3's class reads files from before it had this name
+    kind = "longrope"  # as in Phi-3's class, for old files
   if not isinstance(kind, str) or kind not in (types or READ_KEYS):
     keys.refuse("rope_type", f"is {kind!r}; allowed: {', '.join(types or READ_KEYS)}")
   if ORIGINAL in READ_KEYS[kind]:
@@ -176,12 +176,12 @@ def _read_given(
     return rope if rope is None or rotated == head_dim else dataclasses.replace(rope, rotary_dim=rotated)
   except ConfigError:
     raise
-  except ValueError as error:  # a rotation or a scaling that checks itself
+  except ValueError as error:  # raised by RoPE or a scaling
     raise keys.named(error) from error
 
 
 def _refuse_contradictions(config: dict[str, Any], given: dict[str, Any], top: Keys, keys: Keys) -> None:
-  """Refuses what two places of a file say differently: which of them counts depends on the version."""
+  """Refuses contradictions between keys of which different versions read different ones."""
   for key in ("rope_theta", "partial_rotary_factor"):
     top.agree(key, keys, key)
   keys.agree("type", keys, "rope_type")
@@ -212,7 +212,7 @@ def _read_yarn(theta: float, keys: Keys, top: Keys, context: int, head_dim: int)
   keys.check({"truncate": (True, None)})
   original = _read_original(keys, top, context)
   factor = context / original if keys.null("factor") else keys.number("factor", minimum=1)
-  # Null and 0 stand for the defaults there too.
+  # Null and 0 mean the defaults, as in transformers.
   fast, slow, mscale, mscale_all = (
     keys.number(key) if keys.given(key) else 0.0 for key in ("beta_fast", "beta_slow", "mscale", "mscale_all_dim")
   )
@@ -242,7 +242,7 @@ def _read_proportional(theta: float, keys: Keys, top: Keys, context: int, head_d
 def _read_longrope(theta: float, keys: Keys, top: Keys, context: int, head_dim: int) -> RoPE | None:
   original = _read_original(keys, top, context)
   short, long = (keys.numbers(key, head_dim // 2) for key in ("short_factor", "long_factor"))
-  # Pairs that do not turn: what is left of them is a partial drop.
+  # Pairs that do not turn express a partial drop.
   kept = next((i for i, factor in enumerate(short) if factor >= NEUTRAL_FACTOR), len(short))
   for key, factors in (("short_factor", short), ("long_factor", long)):
     turning = [factor < NEUTRAL_FACTOR for factor in factors]
@@ -266,7 +266,7 @@ def _read_longrope(theta: float, keys: Keys, top: Keys, context: int, head_dim: 
 
 
 def _with_pairs(rope: RoPE, pairs: int, head_dim: int) -> RoPE | None:
-  """`rope` with only so many pairs rotated, said as simply as it can be."""
+  """`rope` with only `pairs` pairs rotated, in its simplest form; None for 0."""
   if pairs == 0:
     return None
   return rope if pairs >= head_dim // 2 else RoPE(rope.theta, rope.scaling, pairs)

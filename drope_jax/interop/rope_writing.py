@@ -1,6 +1,6 @@
-"""A rotation of ours as the `rope_parameters` of transformers (5; `rope_scaling` and `rope_theta` in 4).
+"""Writes a rotation as the `rope_parameters` of transformers 5 (`rope_scaling` and `rope_theta` in 4).
 
-See rope_parameters.py, which reads them.
+For reading them see rope_parameters.py.
 """
 
 import dataclasses
@@ -17,10 +17,10 @@ from drope_jax.scalings import NTK, PI, DynamicNTK, Llama3, LongRoPE, NTKByParts
 
 
 def as_rope(embedding: Embedding, num_heads: int, head_dim: int) -> RoPE:
-  """The rotation that a class of transformers can compute, without its NTK scaling, which is a change of theta.
+  """The embedding as a RoPE that a class of transformers can compute; NTK scaling becomes a change of theta.
 
   Raises:
-    ConfigError: for an embedding that no class has.
+    ConfigError: for an embedding that no class supports.
   """
   if embedding.bias(num_heads) is not None:
     raise ConfigError(
@@ -43,11 +43,11 @@ def as_rope(embedding: Embedding, num_heads: int, head_dim: int) -> RoPE:
 
 
 def write_rope(rope: RoPE | None, context: int, head_dim: int, family: Family) -> dict[str, Any]:
-  """`rope_parameters` that make a stock class rotate as `rope` does, or not at all for None.
+  """The `rope_parameters` with which a stock class rotates like `rope`, or by zero angles for None.
 
   Args:
-    rope: what `as_rope` has returned.
-    context: `max_position_embeddings` beside it.
+    rope: a result of `as_rope`.
+    context: the `max_position_embeddings` of the same config.
     family: the class.
   """
   if rope is None and family.neutral != "longrope":
@@ -69,13 +69,13 @@ def write_rope(rope: RoPE | None, context: int, head_dim: int, family: Family) -
 
 
 def _share(rotary_dim: int, head_dim: int) -> float:
-  """The factor of which int(head_dim * factor) is `rotary_dim`."""
+  """A factor such that int(head_dim * factor) is `rotary_dim`."""
   share = rotary_dim / head_dim
   return share if int(head_dim * share) == rotary_dim else math.nextafter(share, 1.0)
 
 
 def _write_longrope(rope: RoPE | None, context: int, head_dim: int) -> dict[str, Any]:
-  """Factors that stop the pairs that do not turn, and rescale the others as its scaling does."""
+  """LongRoPE factors that stop the pairs that do not turn, and rescale the others like the rope's scaling."""
   scaling = None if rope is None else rope.scaling
   long = scaling if isinstance(scaling, LongRoPE) else None
   original, extension = (context, 1.0) if long is None else (long.original_context, long.factor)
@@ -87,7 +87,7 @@ def _write_longrope(rope: RoPE | None, context: int, head_dim: int) -> dict[str,
       turns, attention_factor = np.asarray(table.omega) > 0, float(table.factor)
       divided = base / np.where(turns, table.omega, 1.0)
       if long is not None and rope.rotary_dim is None:
-        divided = getattr(long, name)  # to the last digit
+        divided = getattr(long, name)  # the exact values
       stopped = np.where(turns, divided, NEUTRAL_FACTOR).tolist()
     factors[name] = stopped
   settings = {**factors, "factor": extension, ORIGINAL: original}
@@ -128,21 +128,22 @@ _WRITERS: dict[type, tuple[str, Any]] = {
 
 
 def max_position(rope: RoPE | None, context: int, target_length: int | None) -> int:
-  """What `max_position_embeddings` must be: the longest text that the model is meant for, unless its rotation reads it.
+  """The value of `max_position_embeddings`: the intended length, unless the rotation depends on the value.
 
-  Transformers 4 scales YaRN by max_position_embeddings / original_max_position_embeddings, whatever `factor` says, and
-  takes the attention factor of LongRoPE from there; every version scales `dynamic` by the length over
+  Transformers 4 scales YaRN by max_position_embeddings / original_max_position_embeddings, ignoring `factor`, and
+  derives the attention factor of LongRoPE from it; every version scales `dynamic` by the length over
   max_position_embeddings.
 
   Args:
-    context: tokens that the model was trained at, in the place of a `target_length` of None.
+    context: training context in tokens, the default of `target_length`.
+    target_length: intended length in tokens.
 
   Raises:
     ConfigError: if `target_length` is not the length that YaRN or LongRoPE scales to.
   """
   scaling = None if rope is None else rope.scaling
   if rope is not None and rope.pairs is not None and not isinstance(scaling, LongRoPE):
-    scaling = None  # it is written as factors
+    scaling = None  # it is written as LongRoPE factors
   if isinstance(scaling, DynamicNTK):
     return scaling.original_context
   if not isinstance(scaling, YaRN | LongRoPE):
