@@ -205,7 +205,7 @@ class GGUFFile:
     return {key: f"{self._name}.{name}" for name, key in own.items() if key is not None}
 
   def _hugging_face_names(self) -> dict[str, str]:
-    """The names of arrays here by their names at Hugging Face; missing arrays are included, unknown ones keep theirs."""
+    """The names of arrays here by their names at Hugging Face, also of missing arrays; unknown ones keep theirs."""
     count = self.config.get("num_hidden_layers")
     layers = range(min(count, len(self._tensors)) if isinstance(count, int) else 0)  # read_config checks it
     this, family = self._architecture, FAMILIES[self._architecture.family]

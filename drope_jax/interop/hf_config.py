@@ -192,9 +192,8 @@ def _read_windows(keys: Keys, family: Family, rotated: list[bool]) -> tuple[int 
     return None, nowhere
   window = keys.nullable("sliding_window", family.sliding_window)
   if window is None and family.full_every is not None and family.rotations_by_kind:
-    keys.refuse(
-      "sliding_window", "is null; it must be an integer of at least 1"
-    )  # the rotations of its layers differ nevertheless
+    # The rotations of its layers would still differ.
+    keys.refuse("sliding_window", "is null; it must be an integer of at least 1")
   if window is None:
     return None, nowhere
   if family.windows == "one":

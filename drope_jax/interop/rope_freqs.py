@@ -75,6 +75,5 @@ def _candidates(factors: np.ndarray, base: np.ndarray) -> Iterator[tuple[int, fl
     slope, intercept = np.polyfit(turns[between], kept[between], 1)
     if slope > 0 and intercept < 0:
       yield round(-slope / intercept), 1.0, round(1.0 - 1.0 / intercept, 6)
-  yield from (
-    (1 << power, _LOW, _HIGH) for power in (13, *range(4, 21))
-  )  # if no frequency lies between the bands; 8192 first
+  # If no frequency lies between the bands, powers of two, 8192 first.
+  yield from ((1 << power, _LOW, _HIGH) for power in (13, *range(4, 21)))
