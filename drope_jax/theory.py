@@ -42,9 +42,8 @@ def previous_token_weights(length: int) -> np.ndarray:
 
 def _favouring(length: int, distance: int) -> np.ndarray:
   i, j = np.arange(length)[:, None], np.arange(length)
-  others = np.where(
-    (j <= i) & (j != i - distance), -1 / np.maximum(i, 1), 0.0
-  )  # row i, counted from 0, has i other keys
+  # Row i, counted from 0, has i other keys.
+  others = np.where((j <= i) & (j != i - distance), -1 / np.maximum(i, 1), 0.0)
   return np.where((i >= 1) & (i - j == distance), 1.0, np.where(i >= 1, others, 0.0))
 
 

@@ -156,9 +156,8 @@ def _grouped(q_BTHh: Array, k_BSKh: Array, offset: int | Array, bias: Bias | Non
   batch, num_queries, num_heads, head_dim = q_BTHh.shape
   groups = (k_BSKh.shape[2], num_heads // k_BSKh.shape[2])
   q_BKGTh = q_BTHh.swapaxes(1, 2).reshape(batch, *groups, num_queries, head_dim)
-  offset_B = jnp.atleast_1d(
-    jnp.asarray(offset, jnp.int32)
-  )  # (1,) if all rows share it, so that one mask serves the batch
+  # (1,) if all rows share the offset, so that one mask serves the batch.
+  offset_B = jnp.atleast_1d(jnp.asarray(offset, jnp.int32))
   bias_KG = jax.tree.map(lambda x: jnp.asarray(x, jnp.float32).reshape(groups), bias)
   return q_BKGTh, k_BSKh.swapaxes(1, 2), offset_B, bias_KG
 

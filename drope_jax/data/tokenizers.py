@@ -251,9 +251,8 @@ def _save_json(
   for name in files.keys() - {ROLES}:
     _write(directory / name, files[name])
   _write(directory / ROLES, json.dumps(config, indent=2, ensure_ascii=False))
-  _write(
-    directory / "tokenizer.json", tokenizer.to_str(pretty=True)
-  )  # last, so that its special tokens exist if it does
+  # Last, so that its special tokens exist if it does.
+  _write(directory / "tokenizer.json", tokenizer.to_str(pretty=True))
 
 
 def _write(path: Path, text: str) -> None:

@@ -163,9 +163,8 @@ class VariableTracking(Puzzle):
       return self._tracked(rng, lines, letters=3)
 
     few = self.hops + 1
-    limit = max(
-      self.example_tokens, material.count(example(few).prompt)
-    )  # with tokens as short as bytes, the example is longer
+    # With tokens as short as bytes, even the smallest example is longer.
+    limit = max(self.example_tokens, material.count(example(few).prompt))
     shown, _ = fitted(example, material.count, limit, smallest=few, guess=few)
     asked = self._tracked(rng, size, letters=5)
     return Sample(f"{shown.prompt} {' '.join(shown.references)}\n\n{asked.prompt}", asked.references)
@@ -252,11 +251,8 @@ def fitted(
     ConfigError: if the smallest is longer.
   """
   fits: tuple[Sample, int] | None = None
-  low, high, size = (
-    smallest - 1,
-    math.inf,
-    max(guess, smallest),
-  )  # invariant: low fits (or is below the smallest), high does not
+  # Bisection: `low` fits (or is below the smallest), `high` does not.
+  low, high, size = smallest - 1, math.inf, max(guess, smallest)
   while True:
     sample = build(size)
     tokens = count(sample.prompt)
