@@ -89,7 +89,7 @@ def fitted_coefficient(
   for extension, length in beyond.items():
     if extension in fit.on_edge:
       logger.warning(
-        "%s  at %g times the training context the best beta, %g, is at an end of the grid: the true one may lie "
+        "%s  at %g times the training context the best beta, %g, ends the grid: the true one may lie "
         "beyond, and c would change with it",
         run,
         extension,

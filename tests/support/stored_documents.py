@@ -40,7 +40,7 @@ def _tfrecord(folder: Path, texts: Sequence[str]) -> Source:
 
 
 def as_tfrecord(corpus: Path) -> None:
-  """Frames the examples of an array_record dataset as tfrecords are; nobody reads the check sums."""
+  """Frames the examples of an array_record dataset as tfrecords are; nobody reads the checksums."""
   for file in corpus.glob("*array_record*"):
     reader = array_record_module.ArrayRecordReader(str(file))
     examples = reader.read_all()
