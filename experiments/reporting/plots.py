@@ -32,8 +32,8 @@ class Picture(NamedTuple):
 SUMMARY = Picture("summary.png", "What was measured, against length. Shaded: the training context. Bars: 95 %.")
 LOSS = Picture(
   "loss.png",
-  "Training loss of every arm, smoothed; points: the held-out loss in context. Upright line: the positional embedding "
-  "is changed.",
+  "Training loss of every arm, smoothed; points: the held-out loss in context. Vertical line: where the positional "
+  "embedding changes.",
 )
 RECOVERY = Picture(
   "recovery.png",
