@@ -1,4 +1,4 @@
-"""Pictures over seeds: every task against length, and recovery curves with a band."""
+"""Pictures over seeds: every task by length, and recovery curves with bands."""
 
 from collections.abc import Sequence
 
@@ -22,7 +22,7 @@ COLUMNS = 3  # panels beside each other
 
 
 def shown_rows(summary: Summary, most: int = MOST_LINES) -> list[Row]:
-  """The rows that are drawn: the control's and the drop's first, then others as they were trained."""
+  """The rows to draw, at most `most`: preferably the control's and the drop's, then others as they were trained."""
   controls = set(summary.controls.values())
   controlling = {row.run for row in summary.rows if row.label in controls}
 
@@ -42,7 +42,7 @@ def _looks(summary: Summary) -> dict[Row, Look]:
 
 
 def draw_lengths(summary: Summary) -> Canvas:
-  """The main metric of every task against length; bars: standard deviation over seeds, or interval over samples."""
+  """The main metric of every task by length; bars: standard deviation over seeds, or interval over samples."""
   tasks, rows = summary.tasks, shown_rows(summary)
   columns = min(COLUMNS, len(tasks))
   lines = -(-len(tasks) // columns)
@@ -73,7 +73,7 @@ def _draw_task(axes: Axes, summary: Summary, rows: Sequence[Row], task: str) -> 
     points = np.array([_point(summary, row, task, context, metric) for context in lengths])
     points = np.exp(points) if as_perplexity else points
     (drawn[row],) = axes.plot(lengths, points[:, 0], **styles[row].line)
-    beside = 2 ** (0.04 * (index - (len(rows) - 1) / 2))  # so that bars of equal values can be told apart
+    beside = 2 ** (0.04 * (index - (len(rows) - 1) / 2))  # so that the bars of equal values do not overlap
     error_bars(axes, np.array(lengths) * beside, points[:, 0], points[:, 1:], styles[row].color)
     every += [float(value) for value in points.flat if np.isfinite(value)]
   axes.set_title("perplexity" if as_perplexity else metric if metric == task else f"{task}: {metric}")
@@ -87,16 +87,17 @@ def _draw_task(axes: Axes, summary: Summary, rows: Sequence[Row], task: str) -> 
 
 
 def _point(summary: Summary, row: Row, task: str, context: int, metric: str) -> tuple[float, float, float]:
-  """A value with the ends of its bar, NaN where there is none."""
+  """A value and the ends of its bar; NaN: no bar."""
   figures = summary.at(row, task, context, metric) or ()
   found = spread([figure.value for figure in figures])
-  # Seeds move all rows alike, so that intervals of single means would hide what paired differences show.
+  # The standard deviation, not the interval of the mean: seeds move all rows alike, and intervals of single means would
+  # hide what paired differences show.
   low, high = (figures[0].low, figures[0].high) if found.sd is None else (found.mean - found.sd, found.mean + found.sd)
   return found.mean, np.nan if low is None else low, np.nan if high is None else high
 
 
 def recovery_rows(summary: Summary) -> dict[str, Row]:
-  """The runs whose recovery curve is drawn, each with its first row."""
+  """The runs whose recovery curves are drawn, each with its first row."""
   found: dict[str, Row] = {}
   for row in shown_rows(summary):
     if row.run not in found and recovery(summary, row.run):
