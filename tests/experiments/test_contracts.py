@@ -19,6 +19,7 @@ from drope_jax.training.preflight import check_layout
 from drope_jax.training.run import Run, start_from
 from drope_jax.transitions import Drop, drop
 from experiments.configs import pretrain, recalibrate
+from experiments.costs import exponent
 from experiments.models import run_models
 from experiments.studies import quickstart, smollm2_lengths, smollm2_recalibration
 
@@ -168,10 +169,6 @@ def test_the_numbers_of_the_pretrained_models(base):
   ]
 
 
-def exponent(number, digits):
-  return f"{number:.{digits}e}".replace("e+0", "e").replace("e+", "e")
-
-
 def table_row(module, name):
   *_, row = re.findall(rf"^\| {name} .*$", module.__doc__, re.MULTILINE)  # of the last table that has it
   return row
@@ -211,7 +208,7 @@ def test_each_recipe_is_what_the_docstring_says(arg):
   assert (optim.optimizer.beta1, optim.clip_norm, optim.accumulation) == (0.9, 1.0, 1)
 
 
-READINGS = {  # what the paper and its code say, beyond the budgets: paper.md sections 8.1 and 8.2
+READINGS = {  # what the paper's table 4 and its released code say, beyond the budgets
   "smollm_360m_30b": {"peak_lr": 1e-3, "schedule": "cosine", "warmup_steps": 490, "beta2": 0.95, "weight_decay": 0.1},
   "smollm_360m_released": {"peak_lr": 3e-4, "schedule": "constant", "beta2": 0.999, "weight_decay": 0.0},
   "smollm_1_7b_released": {"schedule": "wsd", "warmup_steps": 600, "decay_steps": 23_400, "floor": 0.1},

@@ -1,4 +1,4 @@
-"""What every study promises on its page: its sizes, its controls, and that each of its runs can be trained."""
+"""What every study promises in its docstring: its sizes, its controls, and that each of its runs can be trained."""
 
 import dataclasses
 import importlib
@@ -41,7 +41,7 @@ def every_size(name):
     yield size, *made(name, size)
 
 
-def test_every_study_of_the_issue_is_there():
+def test_every_table_and_figure_of_the_paper_has_a_study():
   wanted = """table1_needles fig2_recovery fig3_rope_against_nope fig4_bias_gradients fig5_yarn_is_a_crop
     fig6_fig11_frequency_factors fig7_positional_head fig8_semantic_head table2_table3_longbench table5_in_context
     table6_when_to_drop tables7_8_9_by_length table10_extension table11_qk_norm_by_rate temperature_fit controls
