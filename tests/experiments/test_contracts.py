@@ -1,4 +1,4 @@
-"""What every experiment config promises: it builds, its docstring's numbers are true, and its train step lowers."""
+"""Every experiment config builds, its docstring's numbers are true, and its training step lowers."""
 
 import dataclasses
 import math
@@ -32,7 +32,7 @@ TRACED = {
 
 
 def with_model(module, arg):
-  """The config, with the model that a recalibration would read from the checkpoint that it is meant for."""
+  """The config, with the model that a recalibration would read from its checkpoint."""
   config = checked(module.get_config(arg))
   return config if config.init is None else start_from(config, config.init.model).config
 
@@ -46,7 +46,7 @@ def test_the_train_step_of_every_model_lowers_on_an_abstract_mesh(name):
 
 @pytest.fixture
 def recalibration(monkeypatch):
-  """The study with its defaults, as if the checkpoint and the data that it names were there."""
+  """The study with its defaults, as if its checkpoint and its data existed."""
   base = recalibrate.BASES["smollm2_135m"]
   saved = checkpoint.SavedStep(Path("nowhere"), 0, {}, None, base.model, base.context)
   monkeypatch.setattr(smollm2_recalibration, "require", lambda *_, **__: None)
@@ -224,7 +224,7 @@ def test_the_readings_are_those_of_the_paper_and_its_code(arg):
 
 
 def test_the_epochs_of_the_small_recipes_are_stated():
-  """Of the tokens that experiments.prose says its split has."""
+  """Computed with the number of tokens in the docstring of experiments.prose."""
   prose = (Path(__file__).parents[2] / "experiments" / "prose.py").read_text()  # to import it would define its flags
   millions = float(re.search(r"([\d.]+)M, [\d.]+M and [\d.]+M tokens", prose).group(1))
   config = recalibrate.get_config("smollm2_135m")

@@ -117,7 +117,7 @@ def test_every_run_fits_its_mesh_and_every_row_can_be_measured(name):
 
 @pytest.mark.parametrize("name", STUDIES)
 def test_every_tail_that_changes_the_embedding_has_a_control_beside_it(name):
-  """One that starts from the same weights, and keeps the embedding."""
+  """A run that starts from the same weights and keeps the embedding."""
   for size, study, _ in every_size(name):
     tails = [run for run in study.runs.values() if isinstance(run, TrainConfig) and run.init is not None]
     kept = {run.init.checkpoint for run in tails if run.init.transition == Keep()}
@@ -138,7 +138,7 @@ def test_tails_of_one_trunk_see_the_same_batches(name):
 
 
 def resolved(config, model, models):
-  """The run, with the model that its start would hold."""
+  """The run, with the model that it would start from."""
   if config.init is None:
     return Run(config, model)
   by_path = {str(WORKDIR / "runs" / name): start for name, start in models.items()}
@@ -146,7 +146,7 @@ def resolved(config, model, models):
 
 
 def program(run):
-  """What makes one compiled step another than the next: not rates, budgets or the numbers of a rotation's table."""
+  """What distinguishes compiled steps: not rates, budgets or the numbers in a table of rotations."""
   config, model = run.config, run.trained
   positions = "rope" if isinstance(model.positions, RoPE) else model.positions
   others = dataclasses.replace(model, positions=None)
