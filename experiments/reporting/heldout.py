@@ -1,4 +1,4 @@
-"""The held-out loss of a run while it trains, and its distance from the control's, with intervals over documents."""
+"""The held-out loss of a run during training, and its difference from the control's, with intervals over documents."""
 
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
@@ -11,7 +11,7 @@ from experiments.reporting.spread import spread
 
 
 class Curve(NamedTuple):
-  """Points against the tokens of a run; `ends_N2` are NaN where the records do not have the losses of documents."""
+  """A curve over the tokens of a run; `ends_N2` is NaN where the records lack losses by group of documents."""
 
   steps_N: np.ndarray
   tokens_N: np.ndarray
@@ -23,14 +23,14 @@ class Curve(NamedTuple):
 
 
 def heldout_curve(run: Run, extension: float = 1) -> Curve:
-  """The held-out loss at so many times the training context."""
+  """The held-out loss at `extension` times the training context."""
   return _curve(run, run.heldout_losses(extension), run.heldout_groups(extension))
 
 
 def gap_curve(records: Records, run: Run) -> Curve:
-  """The held-out loss in context less that of the control, wherever both were measured; empty without a control.
+  """The held-out loss in context less the control's, at the steps where both were measured; empty without a control.
 
-  The interval is that of the paired differences, where both runs read the same documents.
+  Where both runs read the same documents, the interval is that of the paired differences.
   """
   control = arms.control_of(records, run)
   if control is None or arms.is_control(run):
@@ -41,7 +41,7 @@ def gap_curve(records: Records, run: Run) -> Curve:
 
 
 def _paired_groups(run: Run, control: Run) -> dict[int, list[float]]:
-  """The differences of groups of documents by step; none if the two runs chose their documents differently."""
+  """By step, the differences of groups of documents; empty if the runs chose their documents differently."""
   if _choice(run) != _choice(control):
     return {}
   ours, theirs = run.heldout_groups(), control.heldout_groups()
@@ -50,7 +50,7 @@ def _paired_groups(run: Run, control: Run) -> dict[int, list[float]]:
 
 
 def _choice(run: Run) -> object:
-  """What documents a run measures depends on these, its tokenizer, and the data, which the runs of a study share."""
+  """The settings that a run's held-out documents depend on, besides tokenizer and data, which a study's runs share."""
   config = run.config
   return None if config is None else (config.eval_documents, max(config.eval_extensions), config.data.context)
 
@@ -68,5 +68,5 @@ def _ends(value: float, groups: Sequence[float]) -> tuple[float, float]:
   found = spread(groups) if groups and np.isfinite(groups).all() else None
   if found is None or found.low is None or found.high is None:
     return np.nan, np.nan
-  half = (found.high - found.low) / 2  # around the mean itself: groups may differ by one document
+  half = (found.high - found.low) / 2  # centred on `value`, as groups may differ by one document
   return value - half, value + half

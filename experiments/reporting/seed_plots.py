@@ -1,4 +1,4 @@
-"""Pictures over seeds: every task against length, and recovery curves with a band."""
+"""Pictures over seeds: every task by length, and recovery curves with bands."""
 
 from collections.abc import Sequence
 
@@ -11,7 +11,8 @@ from matplotlib.lines import Line2D
 from drope_jax.evaluate.figures import BITS_PER_BYTE, LOSS
 from experiments.plan import Row
 from experiments.reporting.arms import CONTROL
-from experiments.reporting.axes import STYLE, error_bars, label_ends, length_axis, log_axis, looks_of
+from experiments.reporting.axes import STYLE, error_bars, label_ends, length_axis, log_axis
+from experiments.reporting.looks import Look, looks_of
 from experiments.reporting.seed_tables import recovery
 from experiments.reporting.spread import spread
 from experiments.reporting.summary import Summary
@@ -21,8 +22,7 @@ COLUMNS = 3  # panels beside each other
 
 
 def shown_rows(summary: Summary, most: int = MOST_LINES) -> list[Row]:
-  """The rows that are drawn: the control's and the drop's first, then others as they were trained."""
-
+  """The rows to draw, at most `most`: preferably the control's and the drop's, then others as they were trained."""
   controls = set(summary.controls.values())
   controlling = {row.run for row in summary.rows if row.label in controls}
 
@@ -36,8 +36,13 @@ def shown_rows(summary: Summary, most: int = MOST_LINES) -> list[Row]:
   return [row for row in summary.rows if row in chosen]
 
 
+def _looks(summary: Summary) -> dict[Row, Look]:
+  """Of the rows that are drawn, so that the others use up no colours."""
+  return looks_of(shown_rows(summary), summary.kinds)
+
+
 def draw_lengths(summary: Summary) -> Canvas:
-  """The main metric of every task against length; bars: standard deviation over seeds, or interval over samples."""
+  """The main metric of every task by length; bars: standard deviation over seeds, or interval over samples."""
   tasks, rows = summary.tasks, shown_rows(summary)
   columns = min(COLUMNS, len(tasks))
   lines = -(-len(tasks) // columns)
@@ -58,7 +63,7 @@ def draw_lengths(summary: Summary) -> Canvas:
 
 
 def _draw_task(axes: Axes, summary: Summary, rows: Sequence[Row], task: str) -> dict[Row, Line2D]:
-  contexts, metric, styles = summary.contexts(task), summary.metrics(task)[0], looks_of(summary.rows, summary.kinds)
+  contexts, metric, styles = summary.contexts(task), summary.metrics(task)[0], _looks(summary)
   as_perplexity = metric == LOSS and BITS_PER_BYTE in summary.metrics(task)
   drawn, every = {}, []
   for index, row in enumerate(rows):
@@ -68,7 +73,7 @@ def _draw_task(axes: Axes, summary: Summary, rows: Sequence[Row], task: str) -> 
     points = np.array([_point(summary, row, task, context, metric) for context in lengths])
     points = np.exp(points) if as_perplexity else points
     (drawn[row],) = axes.plot(lengths, points[:, 0], **styles[row].line)
-    beside = 2 ** (0.04 * (index - (len(rows) - 1) / 2))  # so that bars of equal values can be told apart
+    beside = 2 ** (0.04 * (index - (len(rows) - 1) / 2))  # so that the bars of equal values do not overlap
     error_bars(axes, np.array(lengths) * beside, points[:, 0], points[:, 1:], styles[row].color)
     every += [float(value) for value in points.flat if np.isfinite(value)]
   axes.set_title("perplexity" if as_perplexity else metric if metric == task else f"{task}: {metric}")
@@ -82,16 +87,17 @@ def _draw_task(axes: Axes, summary: Summary, rows: Sequence[Row], task: str) -> 
 
 
 def _point(summary: Summary, row: Row, task: str, context: int, metric: str) -> tuple[float, float, float]:
-  """A value with the ends of its bar, NaN where there is none."""
+  """A value and the ends of its bar; NaN: no bar."""
   figures = summary.at(row, task, context, metric) or ()
   found = spread([figure.value for figure in figures])
-  # Seeds move all rows alike, so that intervals of single means would hide what paired differences show.
+  # The standard deviation, not the interval of the mean: seeds move all rows alike, and intervals of single means would
+  # hide what paired differences show.
   low, high = (figures[0].low, figures[0].high) if found.sd is None else (found.mean - found.sd, found.mean + found.sd)
   return found.mean, np.nan if low is None else low, np.nan if high is None else high
 
 
 def recovery_rows(summary: Summary) -> dict[str, Row]:
-  """The runs whose recovery curve is drawn, each with its first row."""
+  """The runs whose recovery curves are drawn, each with its first row."""
   found: dict[str, Row] = {}
   for row in shown_rows(summary):
     if row.run not in found and recovery(summary, row.run):
@@ -104,17 +110,17 @@ def draw_recovery(summary: Summary) -> Canvas | None:
   rows = recovery_rows(summary)
   if not rows:
     return None
-  styles = looks_of(summary.rows, summary.kinds)
+  styles = _looks(summary)
   with plt.rc_context(STYLE):
     canvas, axes = plt.subplots(figsize=(8.2, 3.9))
     named, settled = [], []
     for run, row in rows.items():
       steps, found = zip(*recovery(summary, run).items(), strict=True)
-      means, color = [one.mean for one in found], styles[row].color
-      axes.plot(steps, means, color=color, marker=".", linewidth=1.8, zorder=3)
+      means, look = [one.mean for one in found], styles[row]
+      axes.plot(steps, means, color=look.color, linestyle=look.linestyle, marker=".", linewidth=1.8, zorder=3)
       ends = np.array([[np.nan if end is None else end for end in (one.low, one.high)] for one in found])
-      axes.fill_between(steps, *ends.T, color=color, alpha=0.15)
-      named.append((means[-1], row.label, color))
+      axes.fill_between(steps, *ends.T, color=look.color, alpha=0.15)
+      named.append((means[-1], row.label, look))
       settled += [value for one in found[1:] for value in (one.mean, one.low, one.high) if value is not None]
     axes.axhline(0, color="#777777", linewidth=1, zorder=2)
     margin = 0.08 * (max(*settled, 0) - min(*settled, 0)) + 1e-3

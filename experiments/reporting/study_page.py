@@ -1,12 +1,11 @@
-"""The page of a study in docs/results: how it was made, its tables and pictures, the paper's tables.
+"""The page of a study in docs/results: findings, how it was made, its tables and pictures, and the paper's tables.
 
-In data/, beside the page, lie NAME.csv and NAME.json (summary_files.py), the pictures, and NAME.txt: what a person has
-to say about the result, in Markdown. The page is made of these, and NAME.txt is never written.
+A page is made from the files in data/ beside it: NAME.csv and NAME.json (summary_files.py), the pictures, and NAME.txt,
+the findings in Markdown. These are written by a person; no command writes NAME.txt.
 """
 
 import hashlib
 from pathlib import Path
-from typing import NamedTuple
 
 from matplotlib.figure import Figure as Canvas
 from PIL import Image
@@ -20,18 +19,11 @@ from experiments.reporting.paper_tables import paper_tables
 from experiments.reporting.summary import Summary
 from experiments.reporting.summary_files import csv_text, read_summary
 from experiments.reporting.training_tables import show_count, show_duration
-from experiments.reporting.writing import ABOUT, save
+from experiments.reporting.writing import ABOUT, Picture, save
 
 DATA = "data"  # folder beside the pages
 DPI = 100
 MOST_BYTES = 150_000  # of a picture that is kept in the repository
-
-
-class PagePicture(NamedTuple):
-  """A picture of a page."""
-
-  name: str
-  caption: str
 
 
 def write_page(path: Path, *, pictures: bool = True) -> None:
@@ -52,34 +44,34 @@ def data_of(path: Path) -> Path:
 
 
 def findings(path: Path) -> str:
-  """What a person has written about the study of a page; empty if nobody has."""
+  """The text of NAME.txt; empty if there is none."""
   written = path.parent / DATA / f"{path.stem}.txt"
   return written.read_text(encoding="utf-8").strip() if written.exists() else ""
 
 
-def page_text(summary: Summary, name: str, said: str = "") -> str:
+def page_text(summary: Summary, name: str, written: str = "") -> str:
   """The page as Markdown."""
   making = summary.making
   over = _over(summary)
   parts = [
     f"# {plain(making.title)}",
-    *([said] if said else []),
+    *([written] if written else []),
     _facts(summary),
     block(making.command),
     "## Measured",
     _about(summary, over),
     *(table.markdown for table in seed_tables.compact_tables(summary)),
     *seed_tables.coefficient_lines(summary),
-    *(f"![{one.caption}]({DATA}/{one.name})\n\n*{one.caption}*" for one in _pictures(summary, name)),
+    *(picture._replace(name=f"{DATA}/{picture.name}").markdown for picture in _pictures(summary, name)),
     *_paper(name),
-    f"Every figure at every length, by seed: [{name}.csv]({DATA}/{name}.csv). This page is made of it by "
+    f"Every figure at every length, by seed: [{name}.csv]({DATA}/{name}.csv). This page is generated from it by "
     "`python -m experiments.results`.",
   ]
   return "\n\n".join(parts) + "\n"
 
 
 def _over(summary: Summary) -> str:
-  return f"seeds {', '.join(map(str, summary.seeds))}" if len(summary.seeds) > 1 else f"seed {summary.seeds[0]} alone"
+  return f"seeds {', '.join(map(str, summary.seeds))}" if len(summary.seeds) > 1 else f"seed {summary.seeds[0]} only"
 
 
 def _facts(summary: Summary) -> str:
@@ -92,13 +84,13 @@ def _facts(summary: Summary) -> str:
   ]
   where = [making.machine, making.date, f"commit {making.commit}" if making.commit else ""]
   where += [", ".join(f"{name} {version}" for name, version in making.versions.items())]
-  where += [f"{show_duration(making.seconds)} a seed" if making.seconds else ""]
+  where += [f"{show_duration(making.seconds)} per seed" if making.seconds else ""]
   return f"{', '.join(filter(None, parts))}. {plain('; '.join(filter(None, where)))}."
 
 
 def _about(summary: Summary, over: str) -> str:
   if len(summary.seeds) == 1:
-    text = f"Of {over}, with the 95 % bootstrap interval over documents or prompts"
+    text = f"Results of {over}, with the 95 % bootstrap interval over documents or prompts"
   else:
     text = f"Mean ± standard deviation over {over}"
   metrics = {task: summary.metrics(task)[0] for task in summary.tasks}
@@ -108,39 +100,39 @@ def _about(summary: Summary, over: str) -> str:
   if not base:
     return text
   if len(summary.seeds) == 1:
-    return f"{text} “Minus control”: the difference from {base}, of which one seed gives no interval."
+    return f"{text} “Minus control”: the difference from {base}; one seed gives no interval for it."
   return (
     f"{text} “Minus control”: the difference from {base}, with the 95 % interval of its mean (Student's t), bold where "
-    "that leaves 0 out."
+    "the interval excludes 0."
   )
 
 
-def _pictures(summary: Summary, name: str) -> list[PagePicture]:
+def _pictures(summary: Summary, name: str) -> list[Picture]:
   several = len(summary.seeds) > 1
   bars = "standard deviation over seeds" if several else "95 % interval over documents or prompts"
-  cut = " Not all rows are drawn." if len(seed_plots.shown_rows(summary)) < len(summary.rows) else ""
-  found = [PagePicture(f"{name}_lengths.png", f"What was measured, against length. Bars: {bars}.{cut}")]
+  cut = " Some rows are left out." if len(seed_plots.shown_rows(summary)) < len(summary.rows) else ""
+  found = [Picture(f"{name}_lengths.png", f"All tasks by length. Bars: {bars}.{cut}")]
   if seed_plots.recovery_rows(summary):
     banded = any(one.low is not None for run in summary.curves for one in seed_tables.recovery(summary, run).values())
     documents = "documents, paired with the control's (Student's t over groups of them)"
     band = f" Band: 95 % interval over {'seeds' if several else documents}." if banded else ""
-    found.append(PagePicture(f"{name}_recovery.png", f"Held-out loss in context less that of the control.{band}{cut}"))
+    found.append(Picture(f"{name}_recovery.png", f"Held-out loss in context less that of the control.{band}{cut}"))
   return found
 
 
-def drawn(summary: Summary, name: str) -> list[tuple[PagePicture, Canvas]]:
-  """The pictures of a study over its seeds, whose files begin with `name`."""
+def drawn(summary: Summary, name: str) -> list[tuple[Picture, Canvas]]:
+  """Draws the pictures of a study over its seeds; the names of their files begin with `name`."""
   canvases = [seed_plots.draw_lengths(summary), seed_plots.draw_recovery(summary)]
   return list(zip(_pictures(summary, name), [canvas for canvas in canvases if canvas is not None], strict=True))
 
 
 def digest(summary: Summary) -> str:
-  """Of the figures that the pictures of a page are drawn from."""
+  """A digest of the figures that the pictures of a page are drawn from."""
   return hashlib.sha256(csv_text(summary).encode()).hexdigest()[:16]
 
 
 def picture_digest(path: Path) -> str | None:
-  """What a picture was drawn from, as it says itself."""
+  """The digest that is stored in a picture."""
   with Image.open(path) as image:
     return image.info.get(ABOUT)
 
@@ -152,7 +144,7 @@ def _save(canvas: Canvas, path: Path, drawn_from: str) -> None:
 
 
 def _paper(name: str) -> list[str]:
-  """What the paper has beside it."""
+  """The section of the paper's tables that the study repeats; empty if there are none."""
   found = [table for table in paper_tables() if table.study == name]
   parts = []
   for table in found:

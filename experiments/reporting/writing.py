@@ -1,22 +1,24 @@
-"""A report as files: Markdown with its tables and pictures, and each table as CSV and LaTeX in tables/ beside it."""
+"""A report as files: Markdown with tables and pictures, and each table as CSV and LaTeX in tables/ beside it."""
 
 import argparse
 import re
 from collections.abc import Iterable
 from pathlib import Path
+from typing import NamedTuple
 
 import matplotlib.pyplot as plt
 from matplotlib.figure import Figure as Canvas
 
 from drope_jax import cli
 from drope_jax.files import replace_whole, writing
+from drope_jax.markdown import plain
 from experiments.reporting.table import Table
 
 FORMATS = ("png", "svg", "pdf")  # of pictures; a report shows the PNG
 TABLES = "tables"
 Part = str | Table
 
-ABOUT = "Description"  # the name of a PNG's text
+ABOUT = "Description"  # key of the text that is stored in a PNG
 _METADATA: dict[str, dict[str, str | None]] = {
   "png": {"Software": None},
   "svg": {"Date": None, "Creator": None},
@@ -25,8 +27,23 @@ _METADATA: dict[str, dict[str, str | None]] = {
 _LINK = re.compile(r"\]\(((?:tables/)?[\w.-]+\.(?:png|svg|pdf|csv|tex))\)")
 
 
+class Picture(NamedTuple):
+  """A PNG that a page shows."""
+
+  name: str  # of the file, from the page
+  caption: str
+
+  @property
+  def markdown(self) -> str:
+    return f"![{plain(self.caption)}]({self.name})\n\n*{plain(self.caption)}*"
+
+  @property
+  def stem(self) -> str:
+    return self.name.removesuffix(".png")
+
+
 def write_markdown(path: Path, parts: Iterable[Part]) -> None:
-  """Writes a report and its tables' files, and takes away those of an earlier report that this one has not."""
+  """Writes a report and the files of its tables, and deletes those of an earlier report that this one lacks."""
   shown = list(parts)
   tables = [part for part in shown if isinstance(part, Table)]
   texts = list(map(markdown, shown))
@@ -51,19 +68,19 @@ def markdown(part: Part) -> str:
 
 
 def _with_formats(name: str) -> list[str]:
-  """A file, and a picture's other formats, of which a report shows one."""
+  """A file; for a picture, its files in all formats."""
   stem, _, suffix = name.rpartition(".")
   return [f"{stem}.{one}" for one in FORMATS] if suffix in FORMATS else [name]
 
 
 def add_formats(parser: cli.Parser) -> None:
-  """The flag --formats of a command that draws."""
+  """Adds the flag --formats to a command that draws."""
 
   def formats(text: str) -> tuple[str, ...]:
     chosen = tuple(dict.fromkeys(text.split(",")))
     for one in chosen:
       if one not in FORMATS:
-        raise argparse.ArgumentTypeError(f"{one!r} is no format of pictures; allowed: {', '.join(FORMATS)}")
+        raise argparse.ArgumentTypeError(f"{one!r} is not a picture format; allowed: {', '.join(FORMATS)}")
     return chosen
 
   parser.add_argument(
@@ -72,14 +89,14 @@ def add_formats(parser: cli.Parser) -> None:
 
 
 def file_name(text: str) -> str:
-  """A name that any file system takes."""
+  """The text as a file name that any file system accepts."""
   return re.sub(r"[^\w.-]", "-", text)
 
 
 def save(
   canvas: Canvas, directory: Path, stem: str, formats: Iterable[str] = ("png",), dpi: int = 150, about: str = ""
 ) -> None:
-  """A picture in each format, the same bytes for the same picture; a PNG carries the text `about`."""
+  """Writes a picture in each format, the same bytes for the same picture; a PNG carries the text `about`."""
   with plt.rc_context({"svg.hashsalt": stem, "svg.fonttype": "none"}):
     for suffix in formats:
       path, metadata = directory / f"{stem}.{suffix}", dict(_METADATA[suffix])

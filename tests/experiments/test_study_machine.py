@@ -104,17 +104,17 @@ def test_another_seed_or_another_text_is_another_run(settings, shared, tmp_path)
 
 
 def test_the_key_of_a_run_is_that_of_earlier_versions():
-  """Where it uses nothing that is newer: stores of before go on to serve."""
+  """For runs that use nothing newer, so that existing stores remain usable."""
   scratch = tiny_run("corpus")
   tail = tiny_run("corpus", init=InitConfig(checkpoint="runs/trunk", transition=Drop()))
   by_path = {"runs/trunk": "a trunk"}
-  assert [study_module.store._key(run, {"documents": 1}, by_path) for run in (scratch, tail)] == KEYS
+  assert [study_module.store.run_key(run, {"documents": 1}, by_path) for run in (scratch, tail)] == KEYS
   added = dataclasses.replace(tail, init=dataclasses.replace(tail.init, token_shift=True))
-  assert study_module.store._key(added, {"documents": 1}, by_path) not in KEYS
+  assert study_module.store.run_key(added, {"documents": 1}, by_path) not in KEYS
 
 
 def test_a_workdir_that_was_moved_goes_on(settings, tmp_path, monkeypatch):
-  """Part of it is done where it began: the tails find the trunk where it lies now."""
+  """Part of it was done before the move: the tails find the trunk in its new place."""
   run_study(settings, tmp_path / "began", only=["control"])
   assert [path.name for path in sorted((tmp_path / "began" / "runs").iterdir())] == ["control", "trunk"]
   shutil.rmtree(tmp_path / "began" / "runs" / "control" / "checkpoints" / "2")  # as if it had been stopped at step 1
@@ -128,7 +128,7 @@ def test_a_workdir_that_was_moved_goes_on(settings, tmp_path, monkeypatch):
 
 
 def test_weights_of_another_trunk_are_not_mistaken_for_those_it_began_with(settings, shared, tmp_path):
-  """The same config at another path, trained another time."""
+  """A trunk with the same config at another path, trained again."""
   first, _ = shared
   trunk = settings.study(first).runs["trunk"]
   train(trunk, tmp_path / "trunk")
@@ -156,7 +156,7 @@ def test_a_dry_run_says_what_is_there_and_writes_nothing(settings, shared, tmp_p
   assert cells["trunk"][-3] == "2"  # runs that start from it
   assert "for 3 seeds" in said
   alone = dry_run(settings, tmp_path / "none", 1, ["control"], store)
-  assert "| drop" not in alone and "to do" in alone and "known when the data is there" in alone
+  assert "| drop" not in alone and "to do" in alone and "known once the data is there" in alone
   assert not (tmp_path / "none").exists()
 
 
