@@ -3,6 +3,7 @@
 import array
 import bisect
 import dataclasses
+import importlib
 import itertools
 import json
 import os
@@ -20,7 +21,7 @@ from drope_jax.data.sources.array_record import Records
 from drope_jax.data.sources.files import FileBytes, StoredFile, check_reachable, opened
 from drope_jax.data.sources.kept import kept, local
 from drope_jax.data.sources.source import Source
-from drope_jax.errors import ConfigError, DataError
+from drope_jax.errors import ConfigError, DataError, ToolError
 
 INFO = "dataset_info.json"  # where it lies, a dataset was prepared
 _LENGTH = struct.Struct("<Q")  # a record of a tfrecord: its length, 4 bytes, the record, 4 bytes
@@ -48,10 +49,8 @@ class TFDS(Source):
     if directory is None:
       raise ConfigError(f"{self.dataset}: no dataset here (there is no {INFO})")
     _check_features(directory / "features.json")
-    import tensorflow_datasets as tfds  # here: it takes as long as importing JAX, and other sources need none of it
-
     try:
-      builder = tfds.builder_from_directory(str(directory))
+      builder = tensorflow_datasets().builder_from_directory(str(directory))
     except (OSError, KeyError, TypeError, ValueError, json_format.ParseError) as error:
       raise DataError(f"{directory}: its {INFO} or features.json cannot be read; copy it again ({error})") from error
     file_format = builder.info.file_format.value
@@ -84,6 +83,21 @@ class TFDS(Source):
         raise DataError(f"{path}: is empty; copy it again")
     read = _ArrayRecords if file_format == "array_record" else _TFRecords
     return read(shards, features, self.feature)
+
+
+def tensorflow_datasets() -> Any:
+  """The library TFDS, imported when it is needed: that takes as long as importing JAX, and other sources need it not.
+
+  Raises:
+    ToolError: it cannot be imported.
+  """
+  try:
+    return importlib.import_module("tensorflow_datasets")
+  except ImportError as error:
+    raise ToolError(
+      f"tensorflow_datasets, which reads and writes the datasets of TFDS, cannot be imported ({error}); install it "
+      "again with pip install tensorflow-datasets, or give text as JSON lines, parquet or text files"
+    ) from error
 
 
 def _check_features(path: epath.Path) -> None:
