@@ -13,11 +13,11 @@ def layers_apart(params: Params) -> Params:
 
   A loop over tokens would else copy each layer out of the stacked array for every token, half of its time and more:
   on CPUs XLA neither reads a product's matrix through a slice, nor moves the copy out of the loop. On other devices,
-  and on a mesh of several, the parameters are returned as they are.
+  on a mesh of several, and with their layers apart already, the parameters are returned as they are.
   """
   stacked = params.get("layers", {})  # a stand-in for a model may have none
   mesh = jax.sharding.get_abstract_mesh()
-  if mesh.size > 1 or not stacked or not all(map(_on_one_cpu, stacked.values())):
+  if mesh.size > 1 or isinstance(stacked, tuple) or not stacked or not all(map(_on_one_cpu, stacked.values())):
     return params
   split = {name: _split(array) for name, array in stacked.items()}
   count = len(next(iter(split.values())))

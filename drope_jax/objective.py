@@ -5,7 +5,6 @@ returns sums over the real targets, so that micro-batches add up exactly, whatev
 """
 
 import dataclasses
-import math
 from collections.abc import Callable
 from typing import Any, Protocol
 
@@ -15,7 +14,7 @@ import jax.numpy as jnp
 from drope_jax.errors import check
 from drope_jax.loss import SummedLosses, TokenLosses
 from drope_jax.model import Hidden
-from drope_jax.shares import elapsed
+from drope_jax.shares import elapsed, steps_of
 from drope_jax.values import Value
 
 Array = jax.Array
@@ -127,7 +126,7 @@ class Distill(Objective):
     return self.teacher
 
   def extra_forwards(self, step: int, steps: int) -> float:
-    return float(step < math.ceil(self.until * steps))
+    return float(step < steps_of(self.until, steps))
 
   def __call__(self, inputs: Inputs) -> tuple[Array, Sums]:
     name, taps, measure = {
@@ -189,7 +188,7 @@ class InTurn(Objective):
     return int(now is self.then), *now.phase(step, steps)
 
   def _at(self, step: int, steps: int) -> Objective:
-    return self.first if step < math.ceil(self.share * steps) else self.then
+    return self.first if step < steps_of(self.share, steps) else self.then
 
   def __call__(self, inputs: Inputs) -> tuple[Array, Sums]:
     names = {name for sums in jax.eval_shape(lambda: (self.first(inputs)[1], self.then(inputs)[1])) for name in sums}
@@ -198,7 +197,7 @@ class InTurn(Objective):
       total, sums = objective(inputs)
       return total, dict.fromkeys(names, jnp.array(jnp.nan)) | sums
 
-    is_first = elapsed(inputs.step, self.share, inputs.steps) < 1
+    is_first = inputs.step < steps_of(self.share, inputs.steps)
     return jax.lax.cond(is_first, lambda: all_sums(self.first), lambda: all_sums(self.then))
 
 

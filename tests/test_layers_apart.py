@@ -44,6 +44,7 @@ def decode_program(params, compute):
 def test_the_arrays_of_a_layer_are_the_memory_of_the_stacked_ones(params):
   apart = layers_apart(params)
   assert apart["embedding"] is params["embedding"] and len(apart["layers"]) == MODEL.num_layers
+  assert layers_apart(apart) is apart  # so that `generate` takes them too
   for i, layer in enumerate(apart["layers"]):
     assert layer.keys() == params["layers"].keys()
     for name, array in layer.items():

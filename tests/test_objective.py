@@ -23,6 +23,7 @@ from drope_jax.errors import ConfigError
 from drope_jax.model import Decoder, Taps, hidden_states, init_params
 from drope_jax.objective import Distill, InTurn, NextToken, Objective
 from drope_jax.sharding import make_mesh
+from drope_jax.shares import elapsed
 from drope_jax.train import train
 from drope_jax.training.run import resolve, start_from
 from drope_jax.training.step import as_promised, make_train_step, step_number
@@ -121,6 +122,16 @@ def test_the_teacher_of_one_of_two_counts_only_in_its_own_steps():
   assert [both.extra_forwards(step, 10) for step in range(10)] == [0, 0, 0, 1, 1, 1, 0, 0, 0, 0]
 
 
+@pytest.mark.parametrize(
+  ("share", "steps", "expected"), [(0.07, 100, 7), (0.55, 400, 220), (0.25, 10, 3), (1e-9, 10, 1)]
+)
+def test_a_share_is_rounded_up_to_steps_but_not_for_what_floating_point_adds(share, steps, expected):
+  both = InTurn(first=NextToken(), then=Distill(until=share), share=share)
+  assert sum(phase == (0,) for phase in (both.phase(step, steps) for step in range(steps))) == expected
+  assert sum(both.then.extra_forwards(step, steps) for step in range(steps)) == expected
+  assert elapsed(expected, share, steps) == 1
+
+
 def test_no_gradient_flows_to_the_teacher(params):
   value = lambda params, frozen: distilled(params, frozen, Distill())[0]
   ours, theirs = jax.grad(value, argnums=(0, 1))(params, params)
@@ -172,6 +183,8 @@ def test_a_run_of_ones_own_may_teach(rope, corpus, tmp_path):
   config = tiny_run(corpus, objective=Distill(teacher=str(rope)), steps=2)
   assert train(config, tmp_path / "student") == (2, True)
   assert all(record["kl"] > 0 for record in records(tmp_path / "student"))
+  with pytest.raises(ConfigError, match="with other steps Distill would bring back what it has taken away"):
+    train(dataclasses.replace(config, steps=4), tmp_path / "student", extend=True)  # its weight had fallen to zero
   with pytest.raises(ConfigError, match="has a vocabulary of 264, the run 300"):
     train(dataclasses.replace(config, model=tiny_model(vocab_size=300)), tmp_path / "other")
 

@@ -113,7 +113,7 @@ def _check_extension(before: int, run: Run, workdir: epath.Path) -> None:
   other = any(
     of_run(step, before) != of_run(step, steps)
     for of_run in (objective.extra_forwards, objective.phase)
-    for step in range(before)
+    for step in range(before + 1)  # what ends with the run, as a teacher, would not have ended
   )
   if run.trained is not run.model or other:
     what = objective if other else config.init and config.init.transition

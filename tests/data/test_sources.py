@@ -2,13 +2,15 @@
 
 import json
 import pickle
+import sys
 
 import pytest
 from support.stored_documents import STORES, Numbered, store, text_of
 
 from drope_jax.config import DataConfig
+from drope_jax.data import corpus
 from drope_jax.data.sources import JSONL, TFDS, ArrayRecord, Cut, Mixture, Parquet, Text, Tokens, parquet, source_at
-from drope_jax.errors import ConfigError
+from drope_jax.errors import ConfigError, ToolError
 from drope_jax.serialization import from_dict, to_dict
 from drope_jax.values import members, recorded_name
 
@@ -184,3 +186,15 @@ def test_parquet_shuffles_row_groups_near_each_other(tmp_path, monkeypatch):
   order = documents.order(seed=0)
   groups = [order[i] // 7 for i in range(112)]
   assert len(set(groups)) == 16 and groups != sorted(groups)
+
+
+def test_without_tfds_only_its_datasets_are_out_of_reach(tmp_path, monkeypatch):
+  there = store("tfds", tmp_path / "there", TEXTS)
+  monkeypatch.setitem(sys.modules, "tensorflow_datasets", None)  # importing it raises ImportError
+  monkeypatch.setattr(corpus, "_builder", corpus._builder.__wrapped__)
+  for use in (there.documents, lambda: corpus.build_corpus(tmp_path / "new", {"train": TEXTS})):
+    with pytest.raises(ToolError, match=r"tensorflow_datasets.* cannot be imported .*pip install tensorflow-datasets"):
+      use()
+  assert not (tmp_path / "new").exists()
+  assert corpus.build_corpus(there.dataset, {"train": TEXTS}) and corpus.is_built(tmp_path / "there" / "corpus")
+  assert len(store("jsonl", tmp_path / "lines", TEXTS).documents()) == len(TEXTS)

@@ -25,10 +25,11 @@ def _after(original):
 
 checkpoint.save_weights = _after(checkpoint.save_weights)
 exporting.save_file = _after(safetensors.numpy.save_file)
-corpus.TextCorpus._generate_examples = _after(corpus.TextCorpus._generate_examples)
 perplexity.position_losses = _after(perplexity.position_losses)
 
 command = sys.modules["__main__"]
 if command.__spec__ is not None and command.__spec__.name == "experiments.prose":
+  builder = corpus._builder()
+  builder._generate_examples = _after(builder._generate_examples)
   command.gather = lambda debs: []
   command.split = lambda documents: {"train": ["a"], "heldout": ["b"], "fit": ["c"]}

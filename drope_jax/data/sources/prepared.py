@@ -2,6 +2,7 @@
 
 import array
 import dataclasses
+import importlib
 import itertools
 import json
 import os
@@ -19,7 +20,7 @@ from drope_jax.data.sources.array_record import Records
 from drope_jax.data.sources.cached import cached, local
 from drope_jax.data.sources.files import FileBytes, StoredFile, check_reachable, opened
 from drope_jax.data.sources.source import Source, locate
-from drope_jax.errors import ConfigError, DataError
+from drope_jax.errors import ConfigError, DataError, ToolError
 
 INFO = "dataset_info.json"  # marks the directory of a prepared dataset
 _LENGTH = struct.Struct("<Q")  # a tfrecord holds, per record: its length, 4 bytes of CRC, the record, 4 bytes of CRC
@@ -47,10 +48,8 @@ class TFDS(Source):
     if directory is None:
       raise ConfigError(f"{self.dataset}: no dataset here (there is no {INFO})")
     _check_features(directory / "features.json")
-    import tensorflow_datasets as tfds  # here: as slow to import as JAX, and other sources do not need it
-
     try:
-      builder = tfds.builder_from_directory(str(directory))
+      builder = tensorflow_datasets().builder_from_directory(str(directory))
     except (OSError, KeyError, TypeError, ValueError, json_format.ParseError) as error:
       raise DataError(f"{directory}: its {INFO} or features.json cannot be read; copy it again ({error})") from error
     file_format = builder.info.file_format.value
@@ -83,6 +82,21 @@ class TFDS(Source):
         raise DataError(f"{path}: is empty; copy it again")
     read = _ArrayRecords if file_format == "array_record" else _TFRecords
     return read(shards, features, self.feature)
+
+
+def tensorflow_datasets() -> Any:
+  """The library TFDS, imported when it is needed: that is as slow as importing JAX, and other sources do without.
+
+  Raises:
+    ToolError: it cannot be imported.
+  """
+  try:
+    return importlib.import_module("tensorflow_datasets")
+  except ImportError as error:
+    raise ToolError(
+      f"tensorflow_datasets, which reads and writes the datasets of TFDS, cannot be imported ({error}); install it "
+      "again with pip install tensorflow-datasets, or give text as JSON lines, parquet or text files"
+    ) from error
 
 
 def _check_features(path: epath.Path) -> None:
