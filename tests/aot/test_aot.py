@@ -2,15 +2,13 @@
 
 import importlib.util
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
 import pytest
+from support.aot_row import compiled_row
 
 from drope_jax.aot import __main__ as aot_command
 from drope_jax.aot import compile as aot
@@ -190,7 +188,7 @@ def test_every_chip_has_a_peak():
   assert all(chip.device_kind in PEAK_FLOPS for chip in CHIPS.values())
 
 
-@pytest.mark.parametrize("topology", ["v9:4x4", "v5e", "v5e:", "v5e:4xx4", "v5e:4x0", "v5e:4x4x"])
+@pytest.mark.parametrize("topology", ["v9:4x4", "v5e", "v5e:", "v5e:4xx4", "v5e:4x0", "v5e:4x4x", "h100:2x4", "v5e:4"])
 def test_what_is_no_topology_is_refused(topology):
   with pytest.raises(ValueError, match="is no topology; allowed: NAME:AxB"):
     parse_topology(topology)
@@ -367,15 +365,3 @@ ROWS = {
   ),
   "7B evaluation": ("--config.mesh.fsdp=4", "--config.mesh.context=8"),
 }
-
-
-def compiled_row(tmp_path: Path, *arguments: str) -> dict:
-  """The figures of a row of the table of docs/results/speed.md, which must fit with an MFU bound of half the peak."""
-  environment = {**os.environ, "PYTHONPATH": str(ROOT), "XLA_FLAGS": ""}
-  line = [sys.executable, "-m", "drope_jax.aot", *arguments, f"--json={tmp_path / 'figures.json'}"]
-  done = subprocess.run(line, capture_output=True, text=True, timeout=350, cwd=ROOT, env=environment)
-  assert done.returncode == 0, done.stderr
-  figures = json.loads((tmp_path / "figures.json").read_text())
-  assert figures["peak"] < figures["hbm"] and figures["mfu_bound"]["causal"] >= 0.5
-  assert figures["loops_counted_once"] == 0
-  return figures
