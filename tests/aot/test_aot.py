@@ -94,6 +94,16 @@ def test_what_the_hosts_carry_between_slices_counts_as_such():
   assert found.dcn == {"all-reduce": 64 * 8 * 4} and found.ici == traffic.collectives(hlo.parse(PROGRAM)).ici
 
 
+def test_of_what_starts_a_collective_only_what_arrives_counts():
+  """As GPUs' programs have it, of several arrays at one time."""
+  line = next(line for line in PROGRAM.splitlines() if "all-gather" in line)
+  started = "  %started = ((f32[32,128]{1,0}, f32[16,128]{1,0}), (f32[8,128]{1,0}, f32[4,128]{1,0})) "
+  started += "reduce-scatter-start(%x, %x), channel_id=3, replica_groups=[2,4]<=[8], dimensions={0}, to_apply=%sum"
+  texts = PROGRAM.replace(line, f"{line}\n{started}"), PROGRAM
+  found, before = (traffic.collectives(hlo.parse(text)).ici for text in texts)
+  assert found - before == {"reduce-scatter": 6 * 3 * (8 + 4) * 128 * 4}
+
+
 def test_the_pieces_of_a_split_collective_count_once():
   line = next(line for line in PROGRAM.splitlines() if "all-gather" in line)
   twice = PROGRAM.replace(line, line + "\n" + line.replace("%gathered", "%gathered.clone"))

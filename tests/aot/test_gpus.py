@@ -148,7 +148,7 @@ def test_attention_compiles_for_a_gpu(gpu, kernel, settings):
 @pytest.mark.slow
 def test_a_step_compiles_for_eight_gpus(tmp_path):
   arguments = ["--config=experiments/configs/pretrain.py:rope", "--topology=h100:8", "--mesh=fsdp"]
-  arguments += ["--config.model.num_layers=1", "--config.model.vocab_size=1024", "--config.data.batch_size=16"]
+  arguments += ["--config.model.num_layers=1", "--config.model.vocab_size=1024", "--config.data.batch_size=64"]
   figures = compiled_row(tmp_path, *arguments)
   assert figures["chips"] == 8 and not figures["square_buffers"] and figures["collectives"]["all-gather"] > 0
   assert figures["kernels"]["attention"]["kernels"] == 2 and figures["kernels"]["products"]["kernels"] >= 3 * 8
