@@ -46,7 +46,7 @@ from drope_jax.aot.compile import (
 from drope_jax.aot.figures import GIB, describe, fits, report
 from drope_jax.aot.roofline import CHIPS, parse_topology
 from drope_jax.config import TrainConfig
-from drope_jax.errors import UserError
+from drope_jax.errors import ConfigError, UserError
 from drope_jax.files import check_file, write_json
 from drope_jax.metrics import flops_per_token, objective_flops_per_token
 from drope_jax.sharding import make_mesh, num_shards
@@ -73,6 +73,11 @@ def _prepare(run: Run, rows_per_chip: int | None) -> Step:
   assert topology is not None
   name, shape = parse_topology(topology)
   mesh = make_mesh(config.mesh, target_devices(topology, SLICES.value))
+  if CHIPS[name].is_gpu and model.head_dim > 128 and config.compute.attention in ("auto", "cudnn"):
+    raise ConfigError(
+      f"ComputeConfig.attention is {config.compute.attention!r}: whether cuDNN takes heads of {model.head_dim}, JAX asks "
+      "the GPU of this machine; without one, set it to 'triton'"
+    )
   copies = num_shards("batch", mesh)
   if EVALUATE.value:
     length, rows = EVALUATE.value, copies * (rows_per_chip or 1)
