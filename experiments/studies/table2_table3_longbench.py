@@ -23,7 +23,7 @@ prompts and scores (experiments/made_up_longbench.py). Those figures say `longbe
 | paper_1_7b | 1,711,376,384 | 2,048 |    2 |    8 |  39,999.0M |      4.59e20 |                 |
 | paper_7b   | 6,738,415,616 | 4,096 |    2 |    8 |  40,001.1M |      1.84e21 |                 |
 
-Tokens and FLOPs (PaLM) are of all runs of a seed. Numbers to expect: not yet run.
+Tokens and FLOPs (PaLM) are of all runs of a seed. Numbers to expect: docs/results/table2_table3_longbench.md.
 """
 
 import dataclasses
