@@ -75,8 +75,8 @@ def _prepare(run: Run, rows_per_chip: int | None) -> Step:
   mesh = make_mesh(config.mesh, target_devices(topology, SLICES.value))
   if CHIPS[name].is_gpu and model.head_dim > 128 and config.compute.attention in ("auto", "cudnn"):
     raise ConfigError(
-      f"ComputeConfig.attention is {config.compute.attention!r}: whether cuDNN takes heads of {model.head_dim}, JAX asks "
-      "the GPU of this machine; without one, set it to 'triton'"
+      f"ComputeConfig.attention is {config.compute.attention!r}: whether cuDNN takes heads of {model.head_dim}, JAX "
+      "asks the GPU of this machine; without one, set it to 'triton'"
     )
   copies = num_shards("batch", mesh)
   if EVALUATE.value:
