@@ -15,7 +15,7 @@ from drope_jax.chunks import map_chunks, scan_chunks
 from drope_jax.layers import project, softcap_slope, softcapped
 from drope_jax.model import output_embedding, unembed
 from drope_jax.parameters import Params
-from drope_jax.platforms import target_memory
+from drope_jax.platforms import target_memory, target_platform
 from drope_jax.sharding import constrain, num_shards
 
 Array = jax.Array
@@ -36,10 +36,32 @@ class SummedLosses(NamedTuple):
 
 
 def cross_entropy(logits_BTV: Array, targets_BT: Array) -> TokenLosses:
-  """Losses of float32 logits (B, T, V) and int32 targets (B, T)."""
-  log_z_BT = jax.nn.logsumexp(logits_BTV, axis=-1)
+  """Losses of float32 logits and int32 targets."""
+  return _cross_entropy(logits_BTV, targets_BT, jax.nn.logsumexp(logits_BTV, axis=-1))
+
+
+def _cross_entropy(logits_BTV: Array, targets_BT: Array, log_z_BT: Array) -> TokenLosses:
   target_logits_BT = jnp.take_along_axis(logits_BTV, targets_BT[..., None], axis=-1)[..., 0]
   return TokenLosses(log_z_BT - target_logits_BT, log_z_BT)
+
+
+def one_pass_logsumexp(logits_BTV: Array) -> Array:
+  """logsumexp over the vocabulary that reads the logits once, where `jax.nn.logsumexp` reads them twice; no derivative.
+
+  The reduction carries the largest logit so far and the sum of exponentials relative to it (Milakov and Gimelshein
+  2018, arXiv 1805.02867, algorithm 3), at one exponential per logit.
+  """
+
+  def join(one: tuple[Array, Array], other: tuple[Array, Array]) -> tuple[Array, Array]:
+    (top, total), (other_top, other_total) = one, other
+    shrink = jnp.exp(-jnp.abs(other_top - top))
+    grown = jnp.where(other_top > top, total * shrink + other_total, total + other_total * shrink)
+    return jnp.maximum(top, other_top), grown
+
+  lowest = jnp.asarray(jnp.finfo(logits_BTV.dtype).min, logits_BTV.dtype)  # finite: inf - inf is not a number
+  operands = logits_BTV, jnp.ones_like(logits_BTV)
+  top_BT, total_BT = lax.reduce(operands, (lowest, jnp.zeros_like(lowest)), join, (logits_BTV.ndim - 1,))
+  return top_BT + jnp.log(total_BT)
 
 
 # --- chunks ------------------------------------------------------------------------------------
@@ -176,7 +198,9 @@ def _summed_fwd(
   """The sums, and the gradients of the total with respect to weight, hidden states and weights."""
   # Gathered once, since every chunk reads all of it (or of a shard of the vocabulary).
   weight_DV = constrain(weight_VD.astype(x_BTD.dtype), "vocab", "features").T
-  # Each shard of the rows accumulates its own gradient, so that devices reduce once and not for each chunk.
+  # On a GPU every pass over the logits reads all of them from its memory. Elsewhere one pass was not tried.
+  log_partition = one_pass_logsumexp if target_platform() == "gpu" else functools.partial(jax.nn.logsumexp, axis=-1)
+  # Each piece of the rows sums up a gradient of its own: devices add theirs up once, not for each chunk.
   parts = num_shards("batch") if x_BTD.shape[0] % num_shards("batch") == 0 else 1, num_shards("length")
 
   def add(
@@ -184,7 +208,7 @@ def _summed_fwd(
   ) -> tuple[Array, tuple[TokenLosses, Array]]:
     logits_BCV = softcapped(project(x_BCD, weight_DV, 1, jnp.float32), softcap)
     logits_BCV = constrain(logits_BCV, "batch", "length", "vocab")
-    losses = cross_entropy(logits_BCV, targets_BC)
+    losses = _cross_entropy(logits_BCV, targets_BC, log_partition(logits_BCV))
     softmax_BCV = jnp.exp(logits_BCV - losses.log_z_BT[..., None])
     d_log_z_BC = weights_BC * (1 + 2 * z_loss * losses.log_z_BT)
     is_target_BCV = targets_BC[..., None] == jnp.arange(logits_BCV.shape[-1])

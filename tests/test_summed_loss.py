@@ -14,7 +14,7 @@ from support.eight_devices import on_eight_devices
 from support.loss_mesh_script import JOBS, LENGTH, ROWS, VOCAB, WIDTH, arguments, loss_and_gradients
 
 from drope_jax import loss, platforms
-from drope_jax.loss import chunk_length, summed_token_losses
+from drope_jax.loss import chunk_length, one_pass_logsumexp, summed_token_losses
 
 FLOAT32, BFLOAT16 = arguments(jnp.float32), arguments(jnp.bfloat16)
 
@@ -52,6 +52,23 @@ def test_bfloat16_activations_cost_the_rounding_of_the_gradient_alone(chunk):
   assert [g.dtype for g in gradients] == [jnp.float32, jnp.bfloat16, jnp.float32]
   errors = [relative_error(*pair) for pair in zip(gradients, expected, strict=True)]
   assert max(errors[:2]) < 2**-8 and errors[2] < 1e-5
+
+
+@pytest.mark.parametrize("chunk", [None, 4])
+def test_the_loss_of_a_gpu_which_reads_the_logits_once(monkeypatch, chunk):
+  expected = plain(FLOAT32, z_loss=0.1)
+  monkeypatch.setattr(loss, "target_platform", lambda: "gpu")
+  found = own(FLOAT32, chunk=chunk, z_loss=0.1)
+  jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5), found, expected)
+
+
+@pytest.mark.parametrize("scale", [1e-3, 1.0, 1e3, 1e37])
+def test_one_pass_finds_the_log_partition_of_logits_of_any_size(scale):
+  logits = jnp.asarray(np.random.default_rng(0).standard_normal((2, 3, 1000)) * scale, jnp.float32)
+  rising = jnp.sort(logits[0, 0])
+  logits = logits.at[0, 0].set(rising).at[0, 1].set(rising[::-1]).at[1, 0, ::2].set(-jnp.inf)
+  np.testing.assert_allclose(one_pass_logsumexp(logits), jax.nn.logsumexp(logits, axis=-1), rtol=1e-6)
+  assert np.isnan(one_pass_logsumexp(logits.at[1, 2, 7].set(jnp.nan)))[1, 2]
 
 
 def test_what_does_not_count_has_no_gradient():

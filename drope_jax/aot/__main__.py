@@ -1,21 +1,25 @@
-"""Will it fit, and how fast can it be? Compiles the actual step of a run for TPUs that are not present.
+"""Will it fit, and how fast can it be? A run's real step, compiled for TPUs or GPUs that are not here.
 
 `python -m drope_jax.aot --config=FILE[:ARG] --topology=v5e:4x4 [--config.NAME=VALUE ...] [--find-batch]
 [--evaluate=65536] [--slices=N] [--json=FILE]`
 
-It needs libtpu (`pip install -e ".[tpu]"`) but no TPU. The compiled program is the one that `drope_jax.train` runs, or
-with `--evaluate=LENGTH` that of `drope_jax.evaluate.position_losses` on texts of that length, kernels included. The
-topology is that of the chips of one slice: v5p-64 has 64 TensorCores and so 32 chips, v5p:2x4x4; v5e-16 is v5e:4x4.
+It needs libtpu (`pip install -e ".[tpu]"`) and no TPU; for GPUs JAX's CUDA plugin (`pip install -e ".[cuda]"`) and no
+GPU. The compiled program is the one that `drope_jax.train` runs, or with `--evaluate=LENGTH` the one of
+`drope_jax.evaluate.position_losses` on texts of that length, kernels included. A topology is that of the chips of one
+slice: v5p-64 has 64 TensorCores and so 32 chips, v5p:2x4x4; v5e-16 is v5e:4x4. Of GPUs it is their number in one host:
+h100:8.
 
 It prints, for one chip and one step:
-  memory: arguments, temporaries and outputs of the compiled program; donated arguments are counted once. FLOPs: those
-  of the model by metrics.flops_per_token (PaLM: all of attention; causal: half; an evaluation is a third of
-    a step), those of the traced program's matrix products (traced_flops.py: with loops, recomputation and kernels), and
-    XLA's own figure, which counts the body of a loop once and a Pallas kernel as nothing.
-  collectives: bytes that a chip receives, with loops counted as often as they run (traffic.py).
-  roofline: the seconds that each resource needs by itself at the rate of its data sheet. The step takes at least the
-    longest of them; the MFU bound is the model's FLOPs in that time over the chips' peak. It is only reached if
-    everything else overlaps.
+  memory: arguments, temporaries and outputs of the compiled program; donated arguments are counted once. JAX takes 75 %
+    of a GPU's memory, unless XLA_PYTHON_CLIENT_MEM_FRACTION says otherwise.
+  FLOPs: the model's by metrics.flops_per_token (PaLM: all of attention; causal: half; an evaluation is a third of a
+    step), those of the traced program's matrix products (traced_flops.py: loops, recomputation and kernels included),
+    and for TPUs XLA's own figure, which counts a loop's body once and a Pallas kernel as nothing.
+  collectives: bytes that a chip receives, loops counted as often as they run (traffic.py).
+  kernels, of a GPU: how many of each kind, and what they read and write (kernels.py). On the GPU itself XLA tries
+    several kernels for each product and takes the fastest, which cannot be done without one.
+  roofline: the seconds of each resource alone at its data sheet's rate. The step takes at least the longest of them;
+    the MFU bound is the model's FLOPs in that time over the chips' peak. It is reached if all else is hidden behind it.
 
 Exit status: 0 it fits; 1 it does not, or something failed; 2 bad usage or config.
 """
@@ -34,7 +38,7 @@ from drope_jax.aot.compile import (
   Step,
   compile_step,
   largest,
-  tpu_devices,
+  target_devices,
   trace_evaluation,
   trace_train_step,
   with_model,
@@ -42,14 +46,19 @@ from drope_jax.aot.compile import (
 from drope_jax.aot.figures import GIB, describe, fits, report
 from drope_jax.aot.roofline import CHIPS, parse_topology
 from drope_jax.config import TrainConfig
-from drope_jax.errors import UserError
+from drope_jax.errors import ConfigError, UserError
 from drope_jax.files import check_file, write_json
 from drope_jax.metrics import flops_per_token, objective_flops_per_token
 from drope_jax.sharding import make_mesh, num_shards
 from drope_jax.training.run import Run
 
 CONFIG = cli.define_config("Config file of a run, and its argument: FILE[:ARG].")
-TOPOLOGY = flags.DEFINE_string("topology", None, "Chips of one slice: v5e:4x4, v5p:2x4x4, v6e:8x8 ...", required=True)
+TOPOLOGY = flags.DEFINE_string(
+  "topology",
+  None,
+  "Chips of one slice (v5e:4x4, v5p:2x4x4, v6e:8x8 ...), or GPUs of one host (a100:1, h100:8, h200:8).",
+  required=True,
+)
 MESH = cli.define_mesh("Arrangement of the chips, instead of the config's")
 SLICES = flags.DEFINE_integer("slices", 1, "Slices, joined by config.mesh's dcn_data and dcn_fsdp.", lower_bound=1)
 EVALUATE = flags.DEFINE_integer(
@@ -65,7 +74,12 @@ def _prepare(run: Run, rows_per_chip: int | None) -> Step:
   topology, model, config = TOPOLOGY.value, run.model, run.config
   assert topology is not None
   name, shape = parse_topology(topology)
-  mesh = make_mesh(config.mesh, tpu_devices(topology, SLICES.value))
+  mesh = make_mesh(config.mesh, target_devices(topology, SLICES.value))
+  if CHIPS[name].is_gpu and model.head_dim > 128 and config.compute.attention in ("auto", "cudnn"):
+    raise ConfigError(
+      f"ComputeConfig.attention is {config.compute.attention!r}: whether cuDNN takes heads of {model.head_dim}, JAX "
+      "asks the GPU of this machine; without one, set it to 'triton'"
+    )
   copies = num_shards("batch", mesh)
   if EVALUATE.value:
     length, rows = EVALUATE.value, copies * (rows_per_chip or 1)

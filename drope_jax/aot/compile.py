@@ -1,4 +1,4 @@
-"""The actual step of a run, traced and compiled for TPUs that are not present."""
+"""A run's real step, traced and compiled for TPUs or GPUs that are not here."""
 
 import dataclasses
 import importlib.util
@@ -14,7 +14,8 @@ from jax.experimental import topologies
 from jax.sharding import Mesh
 
 from drope_jax import checkpoint
-from drope_jax.aot.roofline import Chip, parse_topology
+from drope_jax.aot.gpus import gpu_devices
+from drope_jax.aot.roofline import CHIPS, Chip, parse_topology
 from drope_jax.config import TrainConfig
 from drope_jax.errors import ConfigError, ToolError, UserError
 from drope_jax.evaluate.methods import Inference
@@ -57,6 +58,21 @@ def with_model(config: TrainConfig) -> Run:
       f"InitConfig.checkpoint: nothing is in {config.init.checkpoint}, and InitConfig.model is not given"
     )
   return start_from(config, config.init.model)
+
+
+def target_devices(topology: str, slices: int = 1) -> list[Any]:
+  """Devices that a program can be compiled for, but not run on: `tpu_devices`, or GPUs of one host ("h100:8").
+
+  Raises:
+    ConfigError: an unknown topology, or slices of GPUs.
+    ToolError: the compiler is not installed.
+  """
+  name, shape = parse_topology(topology)
+  if not CHIPS[name].is_gpu:
+    return tpu_devices(topology, slices)
+  if slices > 1:
+    raise ConfigError(f"--slices is {slices}; GPUs are those of one host, without slices")
+  return gpu_devices(name, shape[0])
 
 
 def tpu_devices(topology: str, slices: int = 1) -> list[Any]:

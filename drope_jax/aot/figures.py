@@ -4,6 +4,7 @@ from typing import Any
 
 from drope_jax.aot import hlo
 from drope_jax.aot.compile import Step
+from drope_jax.aot.kernels import Traffic, kernel_traffic
 from drope_jax.aot.roofline import Work, roofline
 from drope_jax.aot.traced_flops import traced_flops, traced_squares
 from drope_jax.aot.traffic import collectives, hbm_bytes, square_buffers
@@ -21,7 +22,9 @@ def describe(step: Step, compiled: Any, seconds: float) -> dict[str, Any]:
   slices = [getattr(device, "slice_index", 0) or 0 for device in step.mesh.devices.flat]
   bytes_ = collectives(program, lambda partition: slices[partition])
   _, unknown = hlo.runs(program)
-  work = Work(traced.flops / chips, hbm_bytes(program), bytes_.ici.total(), bytes_.dcn.total())
+  kernels = kernel_traffic(program) if step.chip.is_gpu else {}
+  hbm = sum(kind.read + kind.written for kind in kernels.values()) if kernels else hbm_bytes(program)
+  work = Work(traced.flops / chips, hbm, bytes_.ici.total(), bytes_.dcn.total())
   times = roofline(work, step.chip, step.shape)
   longest = max(times.values())
   peak = chips * step.chip.flops
@@ -43,6 +46,7 @@ def describe(step: Step, compiled: Any, seconds: float) -> dict[str, Any]:
     "traced_flops": traced.flops,
     "xla_flops": (compiled.cost_analysis() or {}).get("flops"),
     "hbm_traffic": work.hbm_bytes,
+    "kernels": {kind: found._asdict() for kind, found in kernels.items()},
     "collectives": dict(bytes_.ici),
     "collectives_between_slices": dict(bytes_.dcn),
     "seconds": times,
@@ -89,6 +93,8 @@ def report(figures: dict[str, Any]) -> str:
   def by_kind(counts: dict[str, int]) -> str:
     return ", ".join(f"{kind} {size / 1e9:.2f} GB" for kind, size in sorted(counts.items())) or "none"
 
+  by_xla = "; XLA says {:.3e} a chip, each loop's body counted once and kernels as nothing"
+  by_xla = by_xla.format(figures["xla_flops"]) if figures["xla_flops"] else ""  # it has no figure for GPUs
   mesh = ", ".join(f"{axis} {size}" for axis, size in figures["mesh"].items()) or "one chip"
   lines = [
     f"chips        {chips} ({mesh}); {figures['rows']} rows of {figures['length']} tokens",
@@ -97,12 +103,14 @@ def report(figures: dict[str, Any]) -> str:
     f"arguments {gib['arguments']}, temporaries {gib['temporaries']}, program {gib['program']}, "
     f"outputs {gib['outputs']} ({gib['aliased']} in the arguments' place)",
     f"FLOPs        {flops['palm']:.3e} a step (PaLM), {flops['causal']:.3e} (causal); products that the program "
-    f"computes {figures['traced_flops']:.3e}; XLA says {figures['xla_flops'] or 0:.3e} a chip, each loop's body "
-    "counted once and kernels as nothing",
+    f"computes {figures['traced_flops']:.3e}{by_xla}",
     f"collectives  {by_kind(figures['collectives'])} received by a chip",
   ]
   if figures["collectives_between_slices"]:
     lines.append(f"             between slices: {by_kind(figures['collectives_between_slices'])}")
+  for kind, found in figures["kernels"].items():
+    count, read, written = Traffic(**found)
+    lines.append(f"kernels      {kind} {count}: {read / 1e9:.2f} GB read, {written / 1e9:.2f} GB written")
   lines += [
     "roofline     " + ", ".join(f"{name} {value:.3f} s" for name, value in times.items() if value),
     f"step         at least {figures['step_seconds']:.3f} s, bound by {figures['bound_by']}; MFU bound "

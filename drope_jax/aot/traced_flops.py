@@ -17,8 +17,8 @@ class Traced(NamedTuple):
 def traced_flops(jaxpr: Any) -> Traced:
   """FLOPs of all matrix products in a jaxpr, counting a multiply-add as 2.
 
-  For a causal kernel (splash), only the blocks that it does not skip count. Windows are not modelled: the count is then
-  an overestimate.
+  A causal kernel counts the blocks that it does not skip. Windows and documents are not modelled: the count is then an
+  overestimate.
   """
   total, unknown = 0.0, 0
   for equation in _open(jaxpr).eqns:
@@ -27,6 +27,9 @@ def traced_flops(jaxpr: Any) -> Traced:
       (contracted, _), _ = params["dimension_numbers"]
       left, out = _shape(equation.invars[0]), _shape(equation.outvars[0])
       total += 2.0 * math.prod(out) * math.prod(left[axis] for axis in contracted)
+      continue
+    if products := _GPU_ATTENTION.get(params.get("name", name)):
+      total += products * _attention_product(*(_shape(variable) for variable in equation.invars[:2]))
       continue
     parts = [traced_flops(inner) for inner in _inner(params)]
     if not parts:
@@ -46,6 +49,25 @@ def traced_flops(jaxpr: Any) -> Traced:
     total += factor * (max(branches) if name == "cond" else sum(branches))
     unknown += sum(part.unknown_loops for part in parts)
   return Traced(total, unknown)
+
+
+# Products of queries and keys, or of their like, in the attention kernels of GPUs: cuDNN's, by primitive, and those of
+# attention/triton.py, by name.
+_GPU_ATTENTION = {
+  "dot_product_attention_fwd_wrapper": 2,
+  "dot_product_attention_bwd_wrapper": 5,
+  "drope_jax_forward_kernel": 2,
+  "drope_jax_queries_kernel": 3,
+  "drope_jax_keys_kernel": 4,
+}
+_GPU_BLOCK = 128  # queries, and keys
+
+
+def _attention_product(queries: tuple[int, ...], keys: tuple[int, ...]) -> float:
+  """FLOPs of one product of queries (B, T, H, h) and keys (B, S, K, h); causal if there are as many of both."""
+  batch, length, heads, head_dim = queries
+  share = visible_blocks(-(-length // _GPU_BLOCK)) if length == keys[1] else 1.0
+  return 2.0 * batch * heads * length * keys[1] * head_dim * share
 
 
 def visible_blocks(keys: int) -> float:

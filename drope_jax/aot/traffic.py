@@ -88,8 +88,9 @@ def collectives(program: Program, slice_of: Callable[[int], int] = lambda partit
         continue
       members = group(instruction)
       results = instruction.shapes
-      if kind != instruction.opcode and kind in ("all-gather", "collective-permute"):
-        results = results[1:2]  # of (what is sent, what arrives, ...)
+      sent = len(instruction.operands)
+      if kind != instruction.opcode and len(results) > sent:
+        results = results[sent : 2 * sent]  # of (what is sent, what arrives, ...)
       size = sum(shape.bytes for shape in results)
       if kind == "reduce-scatter":
         size *= len(members) or 1  # the result is a chip's share

@@ -2,15 +2,13 @@
 
 import importlib.util
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
 import pytest
+from support.aot_row import compiled_row
 
 from drope_jax.aot import __main__ as aot_command
 from drope_jax.aot import compile as aot
@@ -94,6 +92,16 @@ def test_what_the_hosts_carry_between_slices_counts_as_such():
   place = next(i for i, text in enumerate(lines) if text.startswith("ENTRY")) + 1
   found = traffic.collectives(hlo.parse("\n".join([*lines[:place], line, *lines[place:]])))
   assert found.dcn == {"all-reduce": 64 * 8 * 4} and found.ici == traffic.collectives(hlo.parse(PROGRAM)).ici
+
+
+def test_of_what_starts_a_collective_only_what_arrives_counts():
+  """As GPUs' programs have it, of several arrays at one time."""
+  line = next(line for line in PROGRAM.splitlines() if "all-gather" in line)
+  started = "  %started = ((f32[32,128]{1,0}, f32[16,128]{1,0}), (f32[8,128]{1,0}, f32[4,128]{1,0})) "
+  started += "reduce-scatter-start(%x, %x), channel_id=3, replica_groups=[2,4]<=[8], dimensions={0}, to_apply=%sum"
+  texts = PROGRAM.replace(line, f"{line}\n{started}"), PROGRAM
+  found, before = (traffic.collectives(hlo.parse(text)).ici for text in texts)
+  assert found - before == {"reduce-scatter": 6 * 3 * (8 + 4) * 128 * 4}
 
 
 def test_the_pieces_of_a_split_collective_count_once():
@@ -190,7 +198,7 @@ def test_every_chip_has_a_peak():
   assert all(chip.device_kind in PEAK_FLOPS for chip in CHIPS.values())
 
 
-@pytest.mark.parametrize("topology", ["v9:4x4", "v5e", "v5e:", "v5e:4xx4", "v5e:4x0", "v5e:4x4x"])
+@pytest.mark.parametrize("topology", ["v9:4x4", "v5e", "v5e:", "v5e:4xx4", "v5e:4x0", "v5e:4x4x", "h100:2x4", "v5e:4"])
 def test_what_is_no_topology_is_refused(topology):
   with pytest.raises(ValueError, match="is no topology; allowed: NAME:AxB"):
     parse_topology(topology)
@@ -367,15 +375,3 @@ ROWS = {
   ),
   "7B evaluation": ("--config.mesh.fsdp=4", "--config.mesh.context=8"),
 }
-
-
-def compiled_row(tmp_path: Path, *arguments: str) -> dict:
-  """The figures of a row of the table of docs/results/speed.md, which must fit with an MFU bound of half the peak."""
-  environment = {**os.environ, "PYTHONPATH": str(ROOT), "XLA_FLAGS": ""}
-  line = [sys.executable, "-m", "drope_jax.aot", *arguments, f"--json={tmp_path / 'figures.json'}"]
-  done = subprocess.run(line, capture_output=True, text=True, timeout=350, cwd=ROOT, env=environment)
-  assert done.returncode == 0, done.stderr
-  figures = json.loads((tmp_path / "figures.json").read_text())
-  assert figures["peak"] < figures["hbm"] and figures["mfu_bound"]["causal"] >= 0.5
-  assert figures["loops_counted_once"] == 0
-  return figures
