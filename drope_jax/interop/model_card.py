@@ -155,7 +155,7 @@ def _notes(made: Export, without: bool) -> list[str]:
     )
   if made.family.one_expert:
     notes.append(
-      "The class is a mixture of experts; this model has a single expert, which receives every token with weight 1."
+      "The class is a mixture of experts; this model has one expert, which receives every token with weight 1."
     )
   if made.beta == 1:
     notes.append("The attention logits are as trained (beta 1).")
