@@ -63,8 +63,9 @@ def _builder() -> Callable[..., Any]:
   """The class of a builder; made when a corpus is written, since to know whether one is there takes no TFDS."""
   tfds = tensorflow_datasets()
   tfds.disable_progress_bar()
+  base: Any = tfds.core.GeneratorBasedBuilder
 
-  class TextCorpus(tfds.core.GeneratorBasedBuilder):
+  class TextCorpus(base):
     """The builder of one corpus: each example is a document, `{"text": ...}`, in the order given."""
 
     VERSION = tfds.core.Version("1.0.0")
