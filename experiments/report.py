@@ -15,9 +15,8 @@ from drope_jax.evaluate.tasks import task_classes
 from drope_jax.markdown import block, code, plain
 from experiments.reporting import plots, tables, training_tables
 from experiments.reporting.arms import described, is_control
-from experiments.reporting.plots import Picture
 from experiments.reporting.records import Records, read_evaluation, read_run, read_study
-from experiments.reporting.writing import Part, add_formats, write_markdown
+from experiments.reporting.writing import Part, Picture, add_formats, write_markdown
 
 BACKGROUND = """\
 A language model must know in which order its tokens stand. Most get it from **RoPE**: queries and keys are rotated

@@ -79,8 +79,8 @@ def write_seeds(
   out.mkdir(parents=True, exist_ok=True)
   pictures = []
   for picture, canvas in drawn(summary, "seeds"):
-    save(canvas, out, Path(picture.name).stem, dict.fromkeys(("png", *formats)))
-    pictures.append(f"![{picture.caption}]({picture.name})\n\n*{picture.caption}*")
+    save(canvas, out, picture.stem, dict.fromkeys(("png", *formats)))
+    pictures.append(picture.markdown)
   path = out / "seeds.md"
   write_markdown(path, [f"# {plain(summary.making.title)}", *pictures, *_parts(summary)])
   return path

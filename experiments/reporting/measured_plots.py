@@ -17,16 +17,15 @@ from drope_jax.positions import layer_cycle
 from experiments.plan import Row
 from experiments.reporting.arms import main_control
 from experiments.reporting.axes import (
-  INK,
   error_bars,
   label_ends,
   length_axis,
   log_axis,
   log_ticks,
-  looks,
   mark_context,
   plain_ticks,
 )
+from experiments.reporting.looks import INK, looks
 from experiments.reporting.records import Records
 from experiments.reporting.tables import is_text, longest_with, parts, show_at, start_of
 
@@ -118,7 +117,7 @@ def _draw_lines(records: Records, task: str, metric: str, by: str) -> Canvas:
     values, bars = _values(list(found.values()), as_perplexity)
     axes.plot(x, values, **{**styles[row].line, "markersize": 4})
     error_bars(axes, x, values, bars, styles[row].color)
-    ends.append((float(values[-1]), row.label, styles[row].color))
+    ends.append((float(values[-1]), row.label, styles[row]))
     every += [*values, *bars[np.isfinite(bars)]]
     places += x
   if min(places) > 0 and max(places) > 8 * min(places):
@@ -265,9 +264,9 @@ def plot_frequencies(records: Records) -> Canvas | None:
   ends = []
   for factors, rows in curves.items():
     look = styles[rows[0]]
-    axes.plot(wavelengths, factors, color=look.color, marker=look.marker, markersize=5, linewidth=1.8, zorder=3)
+    axes.plot(wavelengths, factors, **{**look.line, "markersize": 5, "linewidth": 1.8})
     more = f" (and {len(rows) - 1} more)" if len(rows) > 1 else ""
-    ends.append((factors[-1], rows[0].label + more, look.color))
+    ends.append((factors[-1], rows[0].label + more, look))
   axes.set_xscale("log", base=10)
   axes.set_xlim(wavelengths[0] / 1.3, wavelengths[-1] * 1.15)
   axes.set_ylim(-0.05, max(1.06, max(map(max, curves)) * 1.05))

@@ -1,39 +1,21 @@
 """All pictures of a report: whatever there are records for, each with its file name and caption."""
 
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
 
 import matplotlib.pyplot as plt
 from matplotlib.figure import Figure as Canvas
 
-from drope_jax.markdown import plain
 from experiments.reporting import measured_plots, training_plots
 from experiments.reporting.axes import STYLE
 from experiments.reporting.records import Records
 from experiments.reporting.tables import divisions
-from experiments.reporting.writing import file_name, save
-
-
-class Picture(NamedTuple):
-  """A file beside the report."""
-
-  name: str
-  caption: str
-
-  @property
-  def markdown(self) -> str:
-    return f"![{plain(self.caption)}]({self.name})\n\n*{plain(self.caption)}*"
-
-  @property
-  def stem(self) -> str:
-    return self.name.removesuffix(".png")
-
+from experiments.reporting.writing import Picture, file_name, save
 
 SUMMARY = Picture("summary.png", "What was measured, against length. Shaded: the training context. Bars: 95 %.")
 LOSS = Picture(
   "loss.png",
-  "Training loss of every arm, smoothed; points: the held-out loss in context. Upright line: the positional embedding "
-  "is changed.",
+  "Training loss of every arm, smoothed; points: the held-out loss in context. Vertical line: where the positional "
+  "embedding changes.",
 )
 RECOVERY = Picture(
   "recovery.png",

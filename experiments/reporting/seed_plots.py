@@ -11,7 +11,8 @@ from matplotlib.lines import Line2D
 from drope_jax.evaluate.figures import BITS_PER_BYTE, LOSS
 from experiments.plan import Row
 from experiments.reporting.arms import CONTROL
-from experiments.reporting.axes import STYLE, error_bars, label_ends, length_axis, log_axis, looks_of
+from experiments.reporting.axes import STYLE, error_bars, label_ends, length_axis, log_axis
+from experiments.reporting.looks import Look, looks_of
 from experiments.reporting.seed_tables import recovery
 from experiments.reporting.spread import spread
 from experiments.reporting.summary import Summary
@@ -22,7 +23,6 @@ COLUMNS = 3  # panels beside each other
 
 def shown_rows(summary: Summary, most: int = MOST_LINES) -> list[Row]:
   """The rows that are drawn: the control's and the drop's first, then others as they were trained."""
-
   controls = set(summary.controls.values())
   controlling = {row.run for row in summary.rows if row.label in controls}
 
@@ -34,6 +34,11 @@ def shown_rows(summary: Summary, most: int = MOST_LINES) -> list[Row]:
 
   chosen = set(sorted(summary.rows, key=rank)[:most])
   return [row for row in summary.rows if row in chosen]
+
+
+def _looks(summary: Summary) -> dict[Row, Look]:
+  """Of the rows that are drawn, so that the others use up no colours."""
+  return looks_of(shown_rows(summary), summary.kinds)
 
 
 def draw_lengths(summary: Summary) -> Canvas:
@@ -58,7 +63,7 @@ def draw_lengths(summary: Summary) -> Canvas:
 
 
 def _draw_task(axes: Axes, summary: Summary, rows: Sequence[Row], task: str) -> dict[Row, Line2D]:
-  contexts, metric, styles = summary.contexts(task), summary.metrics(task)[0], looks_of(summary.rows, summary.kinds)
+  contexts, metric, styles = summary.contexts(task), summary.metrics(task)[0], _looks(summary)
   as_perplexity = metric == LOSS and BITS_PER_BYTE in summary.metrics(task)
   drawn, every = {}, []
   for index, row in enumerate(rows):
@@ -104,17 +109,17 @@ def draw_recovery(summary: Summary) -> Canvas | None:
   rows = recovery_rows(summary)
   if not rows:
     return None
-  styles = looks_of(summary.rows, summary.kinds)
+  styles = _looks(summary)
   with plt.rc_context(STYLE):
     canvas, axes = plt.subplots(figsize=(8.2, 3.9))
     named, settled = [], []
     for run, row in rows.items():
       steps, found = zip(*recovery(summary, run).items(), strict=True)
-      means, color = [one.mean for one in found], styles[row].color
-      axes.plot(steps, means, color=color, marker=".", linewidth=1.8, zorder=3)
+      means, look = [one.mean for one in found], styles[row]
+      axes.plot(steps, means, color=look.color, linestyle=look.linestyle, marker=".", linewidth=1.8, zorder=3)
       ends = np.array([[np.nan if end is None else end for end in (one.low, one.high)] for one in found])
-      axes.fill_between(steps, *ends.T, color=color, alpha=0.15)
-      named.append((means[-1], row.label, color))
+      axes.fill_between(steps, *ends.T, color=look.color, alpha=0.15)
+      named.append((means[-1], row.label, look))
       settled += [value for one in found[1:] for value in (one.mean, one.low, one.high) if value is not None]
     axes.axhline(0, color="#777777", linewidth=1, zorder=2)
     margin = 0.08 * (max(*settled, 0) - min(*settled, 0)) + 1e-3

@@ -6,7 +6,6 @@ to say about the result, in Markdown. The page is made of these, and NAME.txt is
 
 import hashlib
 from pathlib import Path
-from typing import NamedTuple
 
 from matplotlib.figure import Figure as Canvas
 from PIL import Image
@@ -20,18 +19,11 @@ from experiments.reporting.paper_tables import paper_tables
 from experiments.reporting.summary import Summary
 from experiments.reporting.summary_files import csv_text, read_summary
 from experiments.reporting.training_tables import show_count, show_duration
-from experiments.reporting.writing import ABOUT, save
+from experiments.reporting.writing import ABOUT, Picture, save
 
 DATA = "data"  # folder beside the pages
 DPI = 100
 MOST_BYTES = 150_000  # of a picture that is kept in the repository
-
-
-class PagePicture(NamedTuple):
-  """A picture of a page."""
-
-  name: str
-  caption: str
 
 
 def write_page(path: Path, *, pictures: bool = True) -> None:
@@ -70,7 +62,7 @@ def page_text(summary: Summary, name: str, said: str = "") -> str:
     _about(summary, over),
     *(table.markdown for table in seed_tables.compact_tables(summary)),
     *seed_tables.coefficient_lines(summary),
-    *(f"![{one.caption}]({DATA}/{one.name})\n\n*{one.caption}*" for one in _pictures(summary, name)),
+    *(picture._replace(name=f"{DATA}/{picture.name}").markdown for picture in _pictures(summary, name)),
     *_paper(name),
     f"Every figure at every length, by seed: [{name}.csv]({DATA}/{name}.csv). This page is made of it by "
     "`python -m experiments.results`.",
@@ -115,20 +107,20 @@ def _about(summary: Summary, over: str) -> str:
   )
 
 
-def _pictures(summary: Summary, name: str) -> list[PagePicture]:
+def _pictures(summary: Summary, name: str) -> list[Picture]:
   several = len(summary.seeds) > 1
   bars = "standard deviation over seeds" if several else "95 % interval over documents or prompts"
   cut = " Not all rows are drawn." if len(seed_plots.shown_rows(summary)) < len(summary.rows) else ""
-  found = [PagePicture(f"{name}_lengths.png", f"What was measured, against length. Bars: {bars}.{cut}")]
+  found = [Picture(f"{name}_lengths.png", f"What was measured, against length. Bars: {bars}.{cut}")]
   if seed_plots.recovery_rows(summary):
     banded = any(one.low is not None for run in summary.curves for one in seed_tables.recovery(summary, run).values())
     documents = "documents, paired with the control's (Student's t over groups of them)"
     band = f" Band: 95 % interval over {'seeds' if several else documents}." if banded else ""
-    found.append(PagePicture(f"{name}_recovery.png", f"Held-out loss in context less that of the control.{band}{cut}"))
+    found.append(Picture(f"{name}_recovery.png", f"Held-out loss in context less that of the control.{band}{cut}"))
   return found
 
 
-def drawn(summary: Summary, name: str) -> list[tuple[PagePicture, Canvas]]:
+def drawn(summary: Summary, name: str) -> list[tuple[Picture, Canvas]]:
   """The pictures of a study over its seeds, whose files begin with `name`."""
   canvases = [seed_plots.draw_lengths(summary), seed_plots.draw_recovery(summary)]
   return list(zip(_pictures(summary, name), [canvas for canvas in canvases if canvas is not None], strict=True))

@@ -8,14 +8,16 @@ from typing import Any
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.colors import to_hex
 from matplotlib.figure import Figure as Canvas
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from experiments.plan import Arm
 from experiments.reporting import arms
-from experiments.reporting.axes import INK, VERMILION, arm_colors, label_ends
+from experiments.reporting.axes import label_ends
 from experiments.reporting.heldout import Curve, gap_curve, heldout_curve
+from experiments.reporting.looks import INK, VERMILION, Look, arm_looks
 from experiments.reporting.records import Records
 from experiments.reporting.training_tables import show_count
 
@@ -56,7 +58,7 @@ def _curves(records: Records) -> list[_Curve]:
 
 def plot_loss(records: Records) -> Canvas | None:
   """Training loss against the tokens of the arm; beside it, larger, what follows the first drop."""
-  curves, colors = _curves(records), arm_colors(records)
+  curves, looks = _curves(records), arm_looks(records)
   if not curves:
     return None
   drop = arms.first_drop(records, records.arms)
@@ -64,8 +66,9 @@ def plot_loss(records: Records) -> Canvas | None:
   canvas, panels = plt.subplots(1, figsize=(10, 3.9), squeeze=False, layout="constrained", **shape)
   for axes in panels[0]:
     for curve in curves:
-      axes.plot(curve.tokens, curve.losses, color=colors[curve.arm], linewidth=1.6, zorder=3)
-      axes.plot(curve.heldout_tokens, curve.heldout, color=colors[curve.arm], marker=".", linestyle=":", linewidth=1)
+      look = looks[curve.arm]
+      axes.plot(curve.tokens, curve.losses, color=look.color, linestyle=look.linestyle, linewidth=1.6, zorder=3)
+      axes.plot(curve.heldout_tokens, curve.heldout, color=look.color, marker=".", linestyle=":", linewidth=1)
     if drop is not None:
       axes.axvline(drop, color=VERMILION, linestyle=":", linewidth=1.4, zorder=2)
     _token_axis(axes, "training tokens of the arm")
@@ -73,16 +76,16 @@ def plot_loss(records: Records) -> Canvas | None:
   whole.set_ylabel("loss (nats per token)")
   whole.set_title("the whole training")
   whole.set_xlim(0, max(curve.tokens[-1] for curve in curves) * 1.01)
-  named = set() if drop is None else _enlarge_after(canvas, panels[0][1], curves, drop, colors)
+  named = set() if drop is None else _enlarge_after(canvas, panels[0][1], curves, drop, looks)
   unnamed = [arm for arm in dict.fromkeys(curve.arm for curve in curves) if arm not in named]
   if unnamed:
-    handles = [Line2D([], [], color=colors[arm], linewidth=1.8) for arm in unnamed]
+    handles = [Line2D([], [], color=looks[arm].color, linestyle=looks[arm].linestyle, linewidth=1.8) for arm in unnamed]
     whole.legend(handles, [arm.label for arm in unnamed], loc="upper right")
   return canvas
 
 
 def _enlarge_after(
-  canvas: Canvas, axes: Axes, curves: Sequence[_Curve], drop: float, colors: Mapping[Arm, str]
+  canvas: Canvas, axes: Axes, curves: Sequence[_Curve], drop: float, looks: Mapping[Arm, Look]
 ) -> set[Arm]:
   """Limits the axes to what follows the drop, and names the curves at their ends; returns the arms that are named."""
   end = max(curve.tokens[-1] for curve in curves)
@@ -97,14 +100,15 @@ def _enlarge_after(
   axes.set_title("from the drop on, enlarged")
   canvas.draw_without_rendering()  # fixes the layout, which the labels are placed in
   ends = {curve.arm: curve for curve in curves if curve.tokens[-1] > drop * 1.001}  # the last run of each arm
-  label_ends(axes, [(curve.losses[-1], arm.label, colors[arm]) for arm, curve in ends.items()])
+  label_ends(axes, [(curve.losses[-1], arm.label, looks[arm]) for arm, curve in ends.items()])
   return set(ends)
 
 
-def _draw(axes: Axes, curve: Curve, color: Any, of: int, label: str | None = None) -> None:
-  """A held-out curve with its band over documents, where it has one; paler if there are many."""
-  axes.plot(curve.tokens_N, curve.losses_N, color=color, linewidth=1.8, marker=".", label=label)
-  axes.fill_between(curve.tokens_N, *curve.ends_N2.T, color=color, alpha=min(0.18, 0.7 / of), linewidth=0)
+def _draw(axes: Axes, curve: Curve, look: Look, of: int, label: str | None = None) -> None:
+  """A held-out curve, one `of` several, with its band over documents where it has one; many bands are paler."""
+  style = {"color": look.color, "linestyle": look.linestyle, "marker": ".", "linewidth": 1.8}
+  axes.plot(curve.tokens_N, curve.losses_N, label=label, **style)
+  axes.fill_between(curve.tokens_N, *curve.ends_N2.T, color=look.color, alpha=min(0.18, 0.7 / of), linewidth=0)
 
 
 def plot_recovery(records: Records) -> Canvas | None:
@@ -112,7 +116,7 @@ def plot_recovery(records: Records) -> Canvas | None:
 
   Bands: 95 % intervals over documents; those of the distance are paired.
   """
-  colors = arm_colors(records)
+  looks = arm_looks(records)
   runs = {arm: records.runs[name] for name, arm in arms.last_runs(records).items()}
   runs = {arm: run for arm, run in runs.items() if run.transition is not None and heldout_curve(run)}
   if not runs:
@@ -120,18 +124,20 @@ def plot_recovery(records: Records) -> Canvas | None:
   gaps = {arm: gap for arm, run in runs.items() if (gap := gap_curve(records, run))}
   canvas, panels = plt.subplots(1, 2 if gaps else 1, figsize=(10, 3.9), squeeze=False)
   for arm, run in runs.items():
-    _draw(panels[0][0], heldout_curve(run), colors[arm], len(runs), arm.label)
+    _draw(panels[0][0], heldout_curve(run), looks[arm], len(runs), arm.label)
   panels[0][0].set_title("held-out loss in context")
   panels[0][0].set_ylabel("nats per token")
   for arm, gap in gaps.items():
-    _draw(panels[0][1], gap, colors[arm], len(gaps))
+    _draw(panels[0][1], gap, looks[arm], len(gaps))
   if gaps:
     panels[0][1].axhline(0, color=INK, linewidth=1, zorder=2)
     panels[0][1].set_title("less that of the control at the same tokens")
   for axes in panels[0]:
     _token_axis(axes, "tokens of recalibration")
   canvas.tight_layout()
-  canvas.legend(loc="upper center", bbox_to_anchor=(0.5, 0.0), ncols=min(3, len(runs)), columnspacing=2.0)
+  canvas.legend(
+    loc="upper center", bbox_to_anchor=(0.5, 0.0), ncols=min(3, len(runs)), columnspacing=2.0, handlelength=2.8
+  )
   return canvas
 
 
@@ -146,7 +152,7 @@ def plot_heldout(records: Records) -> Canvas | None:
   canvas, axes = plt.subplots(figsize=(8.2, 3.9))
   shades = plt.colormaps["viridis"](np.linspace(0, 0.8, len(extensions)))
   for extension, color in zip(extensions, shades, strict=True):
-    _draw(axes, heldout_curve(run, extension), color, len(extensions), f"{extension:g}×")
+    _draw(axes, heldout_curve(run, extension), Look(to_hex(color), "."), len(extensions), f"{extension:g}×")
   axes.set_ylabel("held-out loss (nats per token)")
   _token_axis(axes, "training tokens of the run")
   axes.legend(title="length, as a multiple of the training context")

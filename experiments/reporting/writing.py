@@ -4,12 +4,14 @@ import argparse
 import re
 from collections.abc import Iterable
 from pathlib import Path
+from typing import NamedTuple
 
 import matplotlib.pyplot as plt
 from matplotlib.figure import Figure as Canvas
 
 from drope_jax import cli
 from drope_jax.files import replace_whole, writing
+from drope_jax.markdown import plain
 from experiments.reporting.table import Table
 
 FORMATS = ("png", "svg", "pdf")  # of pictures; a report shows the PNG
@@ -25,8 +27,23 @@ _METADATA: dict[str, dict[str, str | None]] = {
 _LINK = re.compile(r"\]\(((?:tables/)?[\w.-]+\.(?:png|svg|pdf|csv|tex))\)")
 
 
+class Picture(NamedTuple):
+  """A PNG that a page shows."""
+
+  name: str  # of the file, from the page
+  caption: str
+
+  @property
+  def markdown(self) -> str:
+    return f"![{plain(self.caption)}]({self.name})\n\n*{plain(self.caption)}*"
+
+  @property
+  def stem(self) -> str:
+    return self.name.removesuffix(".png")
+
+
 def write_markdown(path: Path, parts: Iterable[Part]) -> None:
-  """Writes a report and its tables' files, and takes away those of an earlier report that this one has not."""
+  """Writes a report and the files of its tables, and deletes those of an earlier report that this one lacks."""
   shown = list(parts)
   tables = [part for part in shown if isinstance(part, Table)]
   texts = list(map(markdown, shown))
@@ -79,7 +96,7 @@ def file_name(text: str) -> str:
 def save(
   canvas: Canvas, directory: Path, stem: str, formats: Iterable[str] = ("png",), dpi: int = 150, about: str = ""
 ) -> None:
-  """A picture in each format, the same bytes for the same picture; a PNG carries the text `about`."""
+  """Writes a picture in each format, the same bytes for the same picture; a PNG carries the text `about`."""
   with plt.rc_context({"svg.hashsalt": stem, "svg.fonttype": "none"}):
     for suffix in formats:
       path, metadata = directory / f"{stem}.{suffix}", dict(_METADATA[suffix])

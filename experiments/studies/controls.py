@@ -35,7 +35,7 @@ TEACHER_UNTIL = 0.8  # of the steps
 class Controls(Shape):
   """Everything that can be set, as `--config.NAME=VALUE`."""
 
-  title: ClassVar[str] = "RoPE continued in every way that a drop is"
+  title: ClassVar[str] = "Controls for the drop: RoPE continued at other rates, budgets and scalings"
 
   rates: tuple[float, ...] = (0.3, 2.0)  # as multiples of the tail's, beside 1
 

@@ -37,7 +37,7 @@ from drope_jax.model_config import ModelConfig
 from drope_jax.parameters import count_parameters
 from drope_jax.theory import bias_gradient_norms, diagonal_weights, previous_token_weights
 from drope_jax.transitions import PartialDrop, drop
-from experiments.reporting.axes import INK, PURPLE, VERMILION
+from experiments.reporting.looks import INK, PURPLE, VERMILION
 from experiments.studies import sizes
 from experiments.studies.figures import panels, save, styled, text_rows, write_csv
 

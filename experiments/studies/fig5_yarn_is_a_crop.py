@@ -31,7 +31,7 @@ from experiments.studies.shapes import DROPPED, Branch, Shape, control, getter, 
 class Crop(Shape):
   """Everything that can be set, as `--config.NAME=VALUE`."""
 
-  title: ClassVar[str] = "YaRN beside a crop (paper: figure 5)"
+  title: ClassVar[str] = "YaRN against cropping (paper: figure 5)"
 
   extensions: tuple[float, ...] = (1, 1.25, 1.5, 1.75, 2)
 

@@ -22,7 +22,7 @@ import numpy as np
 from drope_jax import cli
 from drope_jax.positions import RoPE
 from drope_jax.scalings import NTK, PI, CoPE, Scaling, YaRN, base_frequencies
-from experiments.reporting.axes import GREEN, GREY, INK, ORANGE, PURPLE, SKY, VERMILION
+from experiments.reporting.looks import GREEN, GREY, INK, ORANGE, PURPLE, SKY, VERMILION
 from experiments.studies.figures import panels, save, styled, write_csv
 
 LOOKS: Mapping[str, dict[str, Any]] = {

@@ -20,7 +20,8 @@ from drope_jax.evaluate.eval_data import EvalData
 from drope_jax.evaluate.methods import Inference, allowed_methods, inference
 from drope_jax.files import writing
 from drope_jax.transitions import drop
-from experiments.reporting.axes import GREEN, INK, STYLE, VERMILION
+from experiments.reporting.axes import STYLE
+from experiments.reporting.looks import GREEN, INK, VERMILION
 
 YARN = "yarn:2"
 CHARACTERS = 16  # of a caption, per inch

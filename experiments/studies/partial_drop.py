@@ -66,7 +66,7 @@ from experiments.studies.shapes import DROPPED, PARTIAL, Branch, Shape, control,
 class PartialDropStudy(Shape):
   """Everything that can be set, as `--config.NAME=VALUE`."""
 
-  title: ClassVar[str] = "What dropping costs: only the rotations that never come full circle in training, or all"
+  title: ClassVar[str] = "What dropping costs: all rotations, or only those that make no full turn in training"
 
   turns: tuple[float, ...]  # of one partial drop each
   extra_controls: bool = False

@@ -36,7 +36,7 @@ from experiments.studies.shapes import Branch, Shape, control, getter, scratch
 class Half(Shape):
   """Everything that can be set, as `--config.NAME=VALUE`."""
 
-  title: ClassVar[str] = "Half a turn, confirmed on other seeds"
+  title: ClassVar[str] = "Half a turn, confirmed on new seeds"
 
   turns: tuple[float, ...] = (0.5, 1.0)  # of one partial drop each
 

@@ -35,7 +35,7 @@ from experiments.studies.shapes import PARTIAL, Branch, Shape, getter, scratch, 
 class Rule(Shape):
   """Everything that can be set, as `--config.NAME=VALUE`."""
 
-  title: ClassVar[str] = "The partial drop's rule at other contexts and bases"
+  title: ClassVar[str] = "The partial drop at other contexts and RoPE bases"
 
   thetas: tuple[float, ...] = (1e4, 1e5)
   turns: tuple[float, ...] = (0.5, 1.0, 2.0)

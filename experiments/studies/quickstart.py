@@ -106,7 +106,7 @@ class Quickstart:
     )
     lengths = [extension * self.context for extension in self.extensions]
     return Study(
-      title="Quickstart: what becomes of a model when its positional embedding is dropped",
+      title="Quickstart: what happens to a model when its positional embedding is dropped",
       seed=self.seed,
       train_context=self.context,
       prepare=lambda: prepare(self, corpus, tokenizer),

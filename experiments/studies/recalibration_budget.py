@@ -35,7 +35,7 @@ from experiments.studies.shapes import PARTIAL, Branch, Shape, getter, tail
 class Budget(Shape):
   """Everything that can be set, as `--config.NAME=VALUE`."""
 
-  title: ClassVar[str] = "Loss in context against the budget of the recalibration"
+  title: ClassVar[str] = "Loss in context by recalibration budget"
 
   steps: tuple[int, ...]  # of the tails of each kind, beside those without any
   turns: tuple[float, ...] = (1.0, 2.0)  # of the partial drops

@@ -33,7 +33,7 @@ from experiments.studies.shapes import Branch, Shape, control, getter, tail
 class HybridRecalibration(Shape):
   """Everything that can be set, as `--config.NAME=VALUE`."""
 
-  title: ClassVar[str] = "Drops that keep some rotations, or some layers'"
+  title: ClassVar[str] = "Drops that keep some rotations or some layers"
 
   turns: tuple[float, ...] = (1.0, 2.0)
   windows: tuple[int, ...] = (8, 4)  # the context is so many times as long

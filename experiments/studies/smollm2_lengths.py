@@ -50,7 +50,7 @@ class Lengths:
       dropped[run] = Pretrained(self.checkpoint, PartialDrop(turns=turns))
       labels[run] = f"{partial(turns).label}, not recalibrated"
     return Study(
-      title=f"A pretrained model to {max(self.extensions)} times its context, without training",
+      title=f"A pretrained model at up to {max(self.extensions)} times its context, without training",
       seed=0,
       train_context=context,
       prepare=lambda: None,

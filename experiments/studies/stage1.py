@@ -29,7 +29,7 @@ from experiments.studies.shapes import DROPPED, Branch, Shape, getter, scratch, 
 class Stage1(Shape):
   """Everything that can be set, as `--config.NAME=VALUE`."""
 
-  title: ClassVar[str] = "What the embedding of the first stage is (paper: section 6)"
+  title: ClassVar[str] = "Other embeddings before the drop (paper: section 6)"
 
   kinds: tuple[str, ...] = ("rope", "alibi", "partial", "rnope_swa")
 

@@ -8,8 +8,9 @@ from support.study_records import LOSSES, figures, study_of, write_run
 from drope_jax.config import InitConfig
 from drope_jax.positions import RoPE
 from drope_jax.transitions import Drop, Fade, Keep, PartialDrop, Transition
+from experiments.plan import Arm, Row
 from experiments.reporting import arms
-from experiments.reporting.axes import looks
+from experiments.reporting.looks import UNTEMPERED, arm_looks, looks
 
 
 @dataclasses.dataclass(unsafe_hash=True)
@@ -74,9 +75,22 @@ def test_without_a_control_from_the_same_step_there_is_none(workdir):
   assert arms.control_of(study, study.runs["drope"]) is None
 
 
-def test_rows_keep_apart(workdir):
+def test_every_row_has_a_look_of_its_own(workdir):
   found = looks(study_of(workdir, figures(LOSSES, {})))
-  assert len({(look.color, look.dashed) for look in found.values()}) == len(LOSSES)
+  assert len({(look.color, look.dashes) for look in found.values()}) == len(LOSSES)
   by_label = {row.label: look for row, look in found.items()}
   plain, tempered = by_label["DroPE, β = 1"], by_label["DroPE"]
-  assert plain.color == tempered.color and plain.dashed and not tempered.dashed
+  assert plain.color == tempered.color and (plain.dashes, tempered.dashes) == (UNTEMPERED, ())
+
+
+@pytest.mark.parametrize("measured", [True, False])
+def test_thirty_arms_can_be_told_apart(workdir, measured):
+  """By their lines alone, whether or not there is a row for each."""
+  study, names = study_of(workdir, figures(LOSSES, {})), [f"drop_{i}" for i in range(30)]
+  study = dataclasses.replace(
+    study,
+    runs={name: dataclasses.replace(study.runs["drope"], name=name) for name in names},
+    arms=tuple(Arm(name, (name,)) for name in names),
+    rows=tuple(Row(name, "nope", name) for name in names) if measured else (),
+  )
+  assert len({(look.color, look.linestyle) for look in arm_looks(study).values()}) == 30
