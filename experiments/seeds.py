@@ -65,9 +65,8 @@ def _parts(summary: Summary) -> list[Part]:
       parts += [f"{about}: mean ± standard deviation {over}", seed_tables.spread_table(summary, task, metric)]
       if base:
         parts += [f"{about}: {paired}", seed_tables.spread_table(summary, task, metric, less_control=True)]
-  recovery = seed_tables.recovery_table(summary)
-  if recovery is not None:
-    parts += [f"held-out loss in context while training: {paired}", recovery]
+  for table in seed_curves.curve_tables(summary):
+    parts += [f"held-out loss in context while training: {_difference(_base(table))}", table]
   return [*parts, *seed_tables.coefficient_lines(summary)]
 
 

@@ -5,6 +5,7 @@ to say about the result, in Markdown. The page is made of these, and NAME.txt is
 """
 
 import hashlib
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from matplotlib.figure import Figure as Canvas
@@ -14,9 +15,11 @@ from drope_jax.errors import ReportError
 from drope_jax.evaluate.figures import LOSS
 from drope_jax.files import replace_whole
 from drope_jax.markdown import block, plain
-from experiments.reporting import seed_plots, seed_tables
+from experiments.reporting import seed_curves, seed_plots, seed_tables
+from experiments.reporting.groups import groups_of
 from experiments.reporting.paper_tables import paper_tables
-from experiments.reporting.summary import Summary
+from experiments.reporting.spread import Spread
+from experiments.reporting.summary import TOKENS, Summary
 from experiments.reporting.summary_files import csv_text, read_summary
 from experiments.reporting.training_tables import show_count, show_duration
 from experiments.reporting.writing import ABOUT, Picture, save
@@ -61,6 +64,7 @@ def page_text(summary: Summary, name: str, said: str = "") -> str:
     "## Measured",
     _about(summary, over),
     *(table.markdown for table in seed_tables.compact_tables(summary)),
+    *([table.markdown] if (table := seed_curves.tokens_table(summary)) is not None else []),
     *seed_tables.coefficient_lines(summary),
     *(picture._replace(name=f"{DATA}/{picture.name}").markdown for picture in _pictures(summary, name)),
     *_paper(name),
@@ -110,20 +114,34 @@ def _about(summary: Summary, over: str) -> str:
 def _pictures(summary: Summary, name: str) -> list[Picture]:
   several = len(summary.seeds) > 1
   bars = "standard deviation over seeds" if several else "95 % interval over documents or prompts"
-  cut = " Not all rows are drawn." if len(seed_plots.shown_rows(summary)) < len(summary.rows) else ""
-  found = [Picture(f"{name}_lengths.png", f"What was measured, against length. Bars: {bars}.{cut}")]
-  if seed_plots.recovery_rows(summary):
-    banded = any(one.low is not None for run in summary.curves for one in seed_tables.recovery(summary, run).values())
-    documents = "documents, paired with the control's (Student's t over groups of them)"
-    band = f" Band: 95 % interval over {'seeds' if several else documents}." if banded else ""
-    found.append(Picture(f"{name}_recovery.png", f"Held-out loss in context less that of the control.{band}{cut}"))
+  count = len(groups_of(summary))
+  found = []
+  for number in range(1, count + 1):
+    part = f" ({number} of {count})" if count > 1 else ""
+    stem = f"{name}_lengths" + (f"_{number}" if number > 1 else "")
+    found.append(Picture(f"{stem}.png", f"What was measured, against length{part}. Bars: {bars}."))
+  documents = "documents, paired with the control's (Student's t over groups of them)"
+  band = f" Band: 95 % interval over {'seeds' if several else documents}."
+  by_step = [seed_curves.recovery(summary, run) for run in summary.curves()]
+  if any(by_step):
+    shown = "Held-out loss in context less that of the control, which is the line at 0."
+    found.append(Picture(f"{name}_recovery.png", shown + (band if _banded(by_step) else "")))
+  by_tokens = [seed_curves.token_gap(summary, run) for run in summary.curves(TOKENS)]
+  if any(by_tokens):
+    shown = "Held-out loss in context against the training tokens of each arm, and its distance from a run from scratch."
+    found.append(Picture(f"{name}_tokens.png", shown + (band if _banded(by_tokens) else "")))
   return found
+
+
+def _banded(curves: Iterable[Mapping[float, Spread]]) -> bool:
+  return any(one.low is not None for curve in curves for one in curve.values())
 
 
 def drawn(summary: Summary, name: str) -> list[tuple[Picture, Canvas]]:
   """The pictures of a study over its seeds, whose files begin with `name`."""
-  canvases = [seed_plots.draw_lengths(summary), seed_plots.draw_recovery(summary)]
-  return list(zip(_pictures(summary, name), [canvas for canvas in canvases if canvas is not None], strict=True))
+  canvases = [seed_plots.draw_lengths(summary, group) for group in groups_of(summary)]
+  canvases += filter(None, (seed_plots.draw_recovery(summary), seed_plots.draw_tokens(summary)))
+  return list(zip(_pictures(summary, name), canvases, strict=True))
 
 
 def digest(summary: Summary) -> str:

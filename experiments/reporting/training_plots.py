@@ -11,15 +11,13 @@ from matplotlib.axes import Axes
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure as Canvas
 from matplotlib.lines import Line2D
-from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from experiments.plan import Arm
 from experiments.reporting import arms
-from experiments.reporting.axes import label_ends
+from experiments.reporting.axes import label_ends, token_axis
 from experiments.reporting.heldout import Curve, gap_curve, heldout_curve
 from experiments.reporting.looks import INK, VERMILION, Look, arm_looks
 from experiments.reporting.records import Records
-from experiments.reporting.training_tables import show_count
 
 
 @dataclasses.dataclass
@@ -71,7 +69,7 @@ def plot_loss(records: Records) -> Canvas | None:
       axes.plot(curve.heldout_tokens, curve.heldout, color=look.color, marker=".", linestyle=":", linewidth=1)
     if drop is not None:
       axes.axvline(drop, color=VERMILION, linestyle=":", linewidth=1.4, zorder=2)
-    _token_axis(axes, "training tokens of the arm")
+    token_axis(axes, "training tokens of the arm")
   whole = panels[0][0]
   whole.set_ylabel("loss (nats per token)")
   whole.set_title("the whole training")
@@ -133,7 +131,7 @@ def plot_recovery(records: Records) -> Canvas | None:
     panels[0][1].axhline(0, color=INK, linewidth=1, zorder=2)
     panels[0][1].set_title("less that of the control at the same tokens")
   for axes in panels[0]:
-    _token_axis(axes, "tokens of recalibration")
+    token_axis(axes, "tokens of recalibration")
   canvas.tight_layout()
   canvas.legend(
     loc="upper center", bbox_to_anchor=(0.5, 0.0), ncols=min(3, len(runs)), columnspacing=2.0, handlelength=2.8
@@ -154,12 +152,6 @@ def plot_heldout(records: Records) -> Canvas | None:
   for extension, color in zip(extensions, shades, strict=True):
     _draw(axes, heldout_curve(run, extension), Look(to_hex(color), "."), len(extensions), f"{extension:g}×")
   axes.set_ylabel("held-out loss (nats per token)")
-  _token_axis(axes, "training tokens of the run")
+  token_axis(axes, "training tokens of the run")
   axes.legend(title="length, as a multiple of the training context")
   return canvas
-
-
-def _token_axis(axes: Axes, label: str) -> None:
-  axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: show_count(value) if value else "0"))
-  axes.xaxis.set_major_locator(MaxNLocator(5))
-  axes.set_xlabel(label)
