@@ -1,6 +1,6 @@
-"""The commands of this project, by what they are for; docs/reference/commands.md has a section on each.
+"""The commands of this project by purpose; docs/reference/commands.md has a section on each.
 
-Each parses its flags by absl (`cli.run`) or with a parser (`cli.run_parsed`); the harness has those of another library.
+They parse their flags with absl (`cli.run`) or argparse (`cli.run_parsed`); the harness's flags are lm_eval's.
 """
 
 COMMANDS = {

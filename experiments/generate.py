@@ -1,10 +1,10 @@
-"""Text from a checkpoint: `python -m experiments.generate --checkpoint=DIR --prompt="Once upon a time"`.
+"""Generates text from a checkpoint: `python -m experiments.generate --checkpoint=DIR --prompt="Once upon a time"`.
 
-Prompts (`--prompt` and `--prompt_file`, each as often as wanted) are shown in their order, as their answers come. Each
-is answered as it would be alone (if sampled, by draws of its own): what a method takes from the length, as beta or the
-factor of YaRN, it takes from that of the prompt and its answer. Those for which that is the same are one batch: all
-within the training context, and beyond it those of one length (with --method=dynamic_yarn and others without a factor
-of their own: all). How fast it was is told on stderr at the end.
+`--prompt` and `--prompt_file` may be repeated; answers are shown in the order of the prompts, as they come. Each prompt
+is answered as it would be alone, with random draws of its own if sampled: settings that a method takes from the length,
+such as beta or YaRN's factor, depend on that prompt and its answer only. Prompts with equal settings form one batch:
+all prompts within the training context, and beyond it those of one length (with --method=dynamic_yarn and other methods
+without a factor of their own: all). The speed is printed on stderr at the end.
 """
 
 import codecs
@@ -33,41 +33,41 @@ from drope_jax.generation import Generation
 CHECKPOINT = cli.define_path("checkpoint", None, "Workdir of a run, or an imported checkpoint.", required=True)
 STEP = flags.DEFINE_integer("step", None, "Step of the checkpoint; its last by default.", lower_bound=0)
 PROMPT = flags.DEFINE_multi_string("prompt", [], "Text to continue; may be given several times.")
-PROMPT_FILE = cli.define_path_list("prompt_file", "File whose whole text is a prompt; likewise.")
-MAX_NEW_TOKENS = flags.DEFINE_integer("max_new_tokens", 128, "Tokens to add at most.", lower_bound=1)
-TEMPERATURE = cli.define_float("temperature", 0.0, "0: the most likely token; above: sampling.", lower_bound=0)
+PROMPT_FILE = cli.define_path_list("prompt_file", "File whose whole text is a prompt; may be given several times.")
+MAX_NEW_TOKENS = flags.DEFINE_integer("max_new_tokens", 128, "Most tokens to generate per prompt.", lower_bound=1)
+TEMPERATURE = cli.define_float("temperature", 0.0, "0: take the most likely token; above 0: sample.", lower_bound=0)
 TOP_P = cli.define_float("top_p", 1.0, "Sample from the most likely tokens that together reach this probability.")
-SEED = cli.define_seed("Of the sampling.")
+SEED = cli.define_seed("For sampling.")
 METHOD = flags.DEFINE_string(
   "method",
   None,
-  "Of drope_jax/evaluate/methods.py, for each prompt and its answer; default: drope if --c is given, else the model as "
-  "it was trained.",
+  "Of drope_jax/evaluate/methods.py, applied to each prompt and its answer; default: drope if --c is given, else the "
+  "model as it was trained.",
 )
-COEFFICIENT = cli.define_float("c", None, "c of beta = 1 + c ln s, which method drope needs.")
+COEFFICIENT = cli.define_float("c", None, "c of beta = 1 + c ln s; required by method drope.")
 BOS = flags.DEFINE_bool("bos", False, "Begin each prompt with the tokenizer's BOS, as Llama 2 was trained.")
 CHAT = flags.DEFINE_bool("chat", False, "Each prompt is a user's message, written by the tokenizer's chat template.")
 DTYPE = flags.DEFINE_enum("dtype", "auto", ["auto", "float32", "bfloat16"], "Of the activations.")
-PREFILL_CHUNK = flags.DEFINE_integer("prefill_chunk", 512, "Prompt tokens read at one time.", lower_bound=1)
+PREFILL_CHUNK = flags.DEFINE_integer("prefill_chunk", 512, "Prompt tokens read at a time.", lower_bound=1)
 flags.register_validator("top_p", lambda top_p: 0 < top_p <= 1, "must lie in (0, 1]")
 
 logger = logging.getLogger("experiments.generate")
 
 
 class Screen:
-  """Writes the answers in the order of the prompts: each as it grows, once those before it are whole.
+  """Writes the answers in the order of the prompts: each as it grows, once those before it are complete.
 
-  A token may end within a character, which is written when its last byte has come.
+  A token may end within a character; the character is written when its last byte arrives.
   """
 
   def __init__(self, tokenizer: Tokenizer, headings: Sequence[str], out: TextIO):
     self._tokenizer, self._headings, self._out = tokenizer, headings, out
-    self._answers: list[list[int]] = [[] for _ in headings]  # what is not yet written of each
+    self._answers: list[list[int]] = [[] for _ in headings]  # the tokens of each that are not yet written
     self._current = -1  # the answer being written
     self._begin_next()
 
   def show(self, pieces: Sequence[Sequence[int]], ended: Sequence[bool]) -> None:
-    """Takes the new tokens of each answer, and whether they were its last, and writes what can be written."""
+    """Takes the new tokens of each answer, and whether it has ended, and writes what can be written."""
     for answer, piece in zip(self._answers, pieces, strict=True):
       answer.extend(piece)
     while self._current < len(self._answers):
@@ -102,13 +102,13 @@ def read_prompts(texts: Sequence[str], files: Sequence[str]) -> list[str]:
   for number, prompt in enumerate(prompts, 1):
     if not prompt:
       raise ConfigError(f"--prompt: prompt {number} is empty")
-    if re.search("[\ud800-\udfff]", prompt):  # what Python makes of other bytes on the command line
+    if re.search("[\ud800-\udfff]", prompt):  # Python decodes other bytes of the command line to surrogates
       raise ConfigError(f"--prompt: prompt {number} is not UTF-8")
   return prompts
 
 
 def choose(trained: ModelConfig, method: str | None, c: float | None) -> str:
-  """The method of the flags."""
+  """The method that the flags ask for."""
   if method is None:
     return "drope" if c is not None else allowed_methods(trained)[0]
   if c is not None and method != "drope":
@@ -120,11 +120,11 @@ def encode_prompts(tokenizer: Tokenizer, prompts: Sequence[str], bos: bool, as_c
   """The tokens of each prompt.
 
   Args:
-    bos: whether each begins with the tokenizer's BOS, once.
-    as_chat: whether each is a user's message, which the tokenizer's chat template writes.
+    bos: whether each begins with the tokenizer's BOS; a template may have written it already.
+    as_chat: whether each is a user's message, to be put into the tokenizer's chat template.
 
   Raises:
-    ConfigError: if the tokenizer has no such token or template.
+    ConfigError: the tokenizer has no such token or template.
   """
   if as_chat:
     texts = [chat.render(tokenizer, [{"role": "user", "content": prompt}]) for prompt in prompts]
@@ -139,7 +139,7 @@ def encode_prompts(tokenizer: Tokenizer, prompts: Sequence[str], bos: bool, as_c
 
 
 def _headings(prompts: Sequence[str]) -> list[str]:
-  """What stands above each answer: nothing if there is only one."""
+  """The heading of each answer; empty if there is only one."""
   if len(prompts) == 1:
     return [""]
   shown = [" ".join(prompt.split()) for prompt in prompts]
@@ -149,7 +149,7 @@ def _headings(prompts: Sequence[str]) -> list[str]:
 def _batch(
   loaded: checkpoint.Checkpoint, how: Inference, prompts: Sequence[np.ndarray], eos_ids: Sequence[int], number: int
 ) -> Generation:
-  """What the flags ask of these prompts; batches of another number draw otherwise."""
+  """The generation of these prompts with the settings of the flags; `number` sets the random draws of the batch."""
   return Generation(
     loaded.params,
     how.config,
@@ -167,7 +167,7 @@ def _batch(
 
 @contextlib.contextmanager
 def _timed(seconds: MutableMapping[str, float], what: str) -> Iterator[None]:
-  """Adds the time that passes to that of `what`."""
+  """Adds the seconds that pass within to `seconds[what]`."""
   start = time.monotonic()
   yield
   seconds[what] += time.monotonic() - start
@@ -184,7 +184,7 @@ def main() -> None:
   prompts = encode_prompts(tokenizer, texts, BOS.value, CHAT.value)
   method, c, new_tokens = choose(loaded.model, METHOD.value, COEFFICIENT.value), COEFFICIENT.value, MAX_NEW_TOKENS.value
   lengths = [len(prompt) + new_tokens for prompt in prompts]
-  groups: dict[Inference, list[int]] = {}  # what runs, and the prompts that it is run for
+  groups: dict[Inference, list[int]] = {}  # the prompts of each batch, by their settings
   for i, length in enumerate(lengths):
     groups.setdefault(inference(method, loaded.model, loaded.context, length, c), []).append(i)
   try:

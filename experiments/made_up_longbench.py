@@ -1,10 +1,10 @@
 """Made-up tasks in LongBench's format, for models too small for LongBench. They are not LongBench.
 
-Each record is one of drope_jax/data/recall.py in the place of a text of LongBench: sentences of held-out documents with
-facts among them ("color -> teal"), one of which is asked for (" color ->"). Two of LongBench's prompts end with what is
-asked, so that a model which continues it answers; they are used with their scores: `triviaqa` (F1 of the first line)
-and `trec` (which of the eight values of the topic it names). The prompts around them, their truncation, generation and
-scores are those of the released tasks: what is tried is the whole path, and whether a fact is found far away.
+Instead of a text of LongBench, each record holds sentences of held-out documents with facts among them ("color ->
+teal"; drope_jax/data/recall.py), and asks for one of the facts (" color ->"). Two of LongBench's prompts end with the
+question, so that a model answers by continuing it; these two are used, with their scores: `triviaqa` (F1 of the first
+line) and `trec` (which of the topic's eight values the answer names). Prompts, truncation, generation and scores are
+those of the released tasks, so this exercises the whole pipeline and tests whether a fact is found far away.
 """
 
 import json
@@ -17,15 +17,15 @@ from drope_jax.data.recall import ARROW, Line, Lines
 from drope_jax.files import replace_whole
 
 DATASETS = ("triviaqa", "trec")
-FACTS = 4  # of a record
+FACTS = 4  # per record
 
 
 def write(folder: Path, lines: Lines, lengths: Sequence[int], samples: int, seed: int) -> None:
-  """Makes `folder` a folder as LongBench is released, with so many records of each data set; made once.
+  """Writes a folder laid out like LongBench's release, with `samples` records per data set; existing files are kept.
 
   Args:
-    lines: whose fillers and facts the records are made of.
-    lengths: tokens of a context, about; each is that of as many records as the others.
+    lines: the fillers and facts that records are made of.
+    lengths: approximate tokens of a context; the records take them in turn.
   """
   for dataset in DATASETS:
     path = folder / f"{dataset}.jsonl"
@@ -36,7 +36,7 @@ def write(folder: Path, lines: Lines, lengths: Sequence[int], samples: int, seed
 
 
 def records(dataset: str, lines: Lines, lengths: Sequence[int], samples: int, seed: int) -> Iterator[dict[str, Any]]:
-  """Records of a data set: a pure function of the arguments."""
+  """The records of a data set, determined by the arguments alone."""
   for index in range(samples):
     rng = random.Random(f"{dataset} {seed} {index}")
     facts = lines.draw_facts(rng, FACTS)
@@ -56,7 +56,7 @@ def records(dataset: str, lines: Lines, lengths: Sequence[int], samples: int, se
 
 
 def _context(lines: Lines, facts: Sequence[tuple[str, str]], tokens: int, rng: random.Random) -> list[Line]:
-  """Consecutive fillers of about so many tokens, and the facts among them at random places."""
+  """Consecutive fillers and, at random places among them, the facts: about `tokens` tokens in all."""
   needles = [lines.fact(*fact) for fact in facts]
   found: list[Line] = []
   number, room = rng.randrange(len(lines.fillers)), tokens - sum(len(needle.ids) for needle in needles)

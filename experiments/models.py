@@ -1,4 +1,4 @@
-"""The models of a study's runs, which follow from one another before any of them is there."""
+"""The models of a study's runs, worked out from its configs before any run exists."""
 
 from pathlib import Path
 
@@ -9,7 +9,10 @@ from experiments.plan import Pretrained, Study, run_directory
 
 
 def run_models(study: Study, workdir: Path) -> dict[str, ModelConfig]:
-  """The model of every run, of which none need be there yet, nor a checkpoint whose model its InitConfig names."""
+  """The model of every run.
+
+  No run need exist yet, nor a checkpoint from elsewhere if its InitConfig or Pretrained names the model that it holds.
+  """
   models: dict[str, ModelConfig] = {}
   by_path = {str(run_directory(workdir, name)): name for name in study.runs}
   for name, run in study.runs.items():

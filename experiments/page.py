@@ -1,8 +1,8 @@
-"""What studies' docstrings have from elsewhere: `python -m experiments.page FILE...` writes it into them.
+"""Updates the generated parts of studies' docstrings: `python -m experiments.page FILE...`.
 
-That is a table of the study's sizes (parameters, context, runs, tokens and FLOPs), computed from the configs and never
-typed, and behind "Numbers to expect" the page of docs/results that has them, if it has been run.
-tests/experiments/test_study_pages.py compares.
+These are the table of sizes (parameters, context, runs, tokens and FLOPs), computed from the configs, and after
+"Numbers to expect" the page of docs/results with the study's results, if it has been run.
+tests/experiments/test_study_pages.py fails for a docstring that is out of date.
 """
 
 import re
@@ -22,22 +22,22 @@ TABLE = re.compile(r"^\| size .*\n(\|.*\n)+", re.MULTILINE)
 NUMBERS = re.compile(r"^(.*)Numbers to expect:\s+(?:not\s+yet\s+run|docs/results/\w+\.md)", re.MULTILINE)
 PAGES = Path(__file__).parents[1] / "docs" / "results"
 LONGEST_LINE = 120
-WORKDIR = Path("study")  # of which nothing is read
+WORKDIR = Path("study")  # a placeholder: nothing is read from it
 
 
 def size_table(module: ModuleType) -> str:
-  """The table of a study's module, which has SIZES."""
+  """The table of sizes of a study's module."""
   studies = {size: make().study(WORKDIR) for size, make in module.SIZES.items()}
   return costs.size_table((size, study, run_models(study, WORKDIR)) for size, study in studies.items())
 
 
 def numbers(name: str) -> str:
-  """What stands behind "Numbers to expect:" in a study's docstring."""
+  """What follows "Numbers to expect:" in a study's docstring."""
   return f"docs/results/{name}.md" if (PAGES / f"{name}.md").exists() else "not yet run"
 
 
 def write_numbers(path: Path) -> None:
-  """Says in a study's docstring where its numbers are."""
+  """Updates where a study's docstring says its numbers are."""
 
   def said(found: re.Match[str]) -> str:
     line = f"{found[1]}Numbers to expect: {numbers(path.stem)}"
@@ -47,14 +47,14 @@ def write_numbers(path: Path) -> None:
 
 
 def write_table(path: Path) -> None:
-  """Replaces the table in the docstring of a study's file. Raises FileError if there is none."""
+  """Updates the table of sizes in a study's docstring. Raises FileError if the file has none."""
   module = load(str(path), "FILE")
   if not hasattr(module, "SIZES"):
-    raise FileError(f"{path}: it has no SIZES, of which the table would be")
+    raise FileError(f"{path}: has no SIZES to make a table of")
   table, text = size_table(module), path.read_text()
   written, count = TABLE.subn(lambda _: table + "\n", text, count=1)
   if not count:
-    raise FileError(f"{path}: the docstring has no table that begins with '| size'")
+    raise FileError(f"{path}: the docstring has no table that starts with '| size'")
   replace_whole(path, written)
   write_numbers(path)
 

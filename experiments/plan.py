@@ -1,6 +1,6 @@
-"""What a study is made of, as declarations: its runs, the arms that they form, and the rows of its tables.
+"""What a study consists of, as data: its runs, the arms that they form, and the rows of its tables.
 
-The files in experiments/studies/ return them, experiments/study.py carries them out, and the report reads them again.
+The files in experiments/studies/ declare studies, experiments/study.py runs them, and reports read arms and rows again.
 """
 
 import dataclasses
@@ -19,19 +19,19 @@ from drope_jax.transitions import Keep, Transition
 
 @dataclasses.dataclass(frozen=True)
 class Arm:
-  """Runs that follow one another, each from the weights of the one before; one line of the loss plot."""
+  """A chain of runs, each started from the weights of the one before; one line of the loss plot."""
 
-  label: str  # as the report calls it
-  runs: tuple[str, ...]  # what the arm is, a control or a drop, follows from the config of the last
+  label: str  # in the report
+  runs: tuple[str, ...]  # the config of the last says what the arm is, such as a control or a drop
 
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-  """A line of the result tables: a run's last checkpoint under an inference-time method."""
+  """A line of the result tables: a run's last checkpoint, measured with an inference-time method."""
 
-  run: str  # a name of Study.runs
-  method: str  # as --methods of experiments.evaluate
-  label: str  # as the report calls it
+  run: str  # a name in Study.runs
+  method: str  # as in --methods of experiments.evaluate
+  label: str  # in the report
 
   @property
   def plain(self) -> bool:
@@ -41,24 +41,24 @@ class Row:
 
 @dataclasses.dataclass(frozen=True)
 class Pretrained:
-  """A checkpoint that stands in the place of a run: it is measured without training, under a transition."""
+  """A checkpoint that is measured under a transition, without training; it takes the place of a run."""
 
   checkpoint: str  # an imported model, or the workdir of a run, which may be an earlier one of the same study
   transition: Transition = Keep()
-  model: ModelConfig | None = None  # what the checkpoint holds, for what may be asked before it is there
+  model: ModelConfig | None = None  # that the checkpoint holds, for studies that are planned before it exists
 
   def settled(self, directory: Path) -> "Pretrained":
-    """This one with a transition that may depend on the weights, asked for when they are there.
+    """Itself, with a transition that may depend on the weights; called when the weights exist.
 
     Args:
-      directory: the run's own, to keep there what it takes long to find out.
+      directory: of the run, where results that take long to compute can be kept.
     """
     return self
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class EvalPlan:
-  """What a study measures on, said before it is there: a call gives the EvalData, whose fields these are."""
+  """Fields of an EvalData whose files need not exist yet; calling it makes the EvalData."""
 
   tokenizer: str  # as DataConfig.tokenizer
   dataset: str
@@ -82,15 +82,15 @@ class Study:
   """What to prepare, train and measure."""
 
   title: str  # of the report
-  seed: int  # of the runs and of what is measured
+  seed: int  # of the runs and of the samples that are drawn
   train_context: int  # tokens
-  prepare: Callable[[], None]  # makes the dataset below WORKDIR/data, if it is not there
+  prepare: Callable[[], None]  # makes the dataset, unless it exists
   runs: Mapping[str, TrainConfig | Pretrained]  # in order: a run may start from the weights of an earlier one
   arms: Sequence[Arm]  # the lines of the loss plot
   rows: Sequence[Row]  # the rows of the tables
   lengths: Sequence[int]  # in tokens
   tasks: Sequence[str]  # see drope_jax.evaluate.tasks.make_tasks
-  eval_data: Callable[[], EvalData]  # what it measures on; see EvalPlan
+  eval_data: Callable[[], EvalData]  # the data to measure on; see EvalPlan
   spread: str = ""  # for the report: a sentence on how much other seeds differ, if that is known
 
 
@@ -100,7 +100,11 @@ def run_directory(workdir: Path, run: str) -> Path:
 
 
 def needed_runs(study: Study, workdir: Path, only: Sequence[str]) -> list[str]:
-  """These runs and those that they start from, in the order of the study; all of them if none is named."""
+  """The named runs and those that they start from, in the order of the study; all runs if none is named.
+
+  Raises:
+    ConfigError: the study has no run of that name.
+  """
   for name in only:
     if name not in study.runs:
       raise ConfigError(f"--only has {name!r}; allowed: {', '.join(study.runs)}")
@@ -117,7 +121,7 @@ def needed_runs(study: Study, workdir: Path, only: Sequence[str]) -> list[str]:
 
 
 def require(settings: Any, **commands: str) -> None:
-  """Raises ConfigError if the path in one of the named fields is not there, with the command that makes it."""
+  """Raises ConfigError if the path in one of these fields does not exist, naming the command that makes it."""
   for field, command in commands.items():
     path = getattr(settings, field)
     if not _is_there(path):
@@ -128,19 +132,19 @@ def _is_there(path: str) -> bool:
   if Path(path).exists():
     return True
   try:
-    source_at(path)  # a pattern, a bucket, a name of TFDS
+    source_at(path)  # a glob pattern, a bucket or a TFDS name
   except ConfigError:
     return False
   return True
 
 
 def reading(settings: Any, path: str) -> Any:
-  """The settings with the documents at `path` for all runs and for the evaluation: what `--data` means.
+  """The settings with the documents at `path` for all runs and the evaluation, as `--data` asks for.
 
-  Settings say how by a method of this name; without one, their field `data` is set.
+  This calls the settings' method `reading`; if they have none, it sets their field `data`.
 
   Raises:
-    ConfigError: nothing lies at `path`, or the study does not say what its data is.
+    ConfigError: there is nothing at `path`, or the settings have neither.
   """
   source_at(path)
   if hasattr(settings, "reading"):
@@ -152,7 +156,7 @@ def reading(settings: Any, path: str) -> Any:
 
 
 def check_at_least_one(settings: Any, *fields: str) -> None:
-  """Raises ConfigError naming the first of these fields that is below 1, or that holds nothing or a number below 1."""
+  """Raises ConfigError for a field that is below 1, or a tuple that is empty or contains a number below 1."""
   for field in fields:
     value = getattr(settings, field)
     if isinstance(value, tuple):

@@ -1,4 +1,4 @@
-"""English from Debian packages, as a dataset: `python -m experiments.prose --out=DIR [--debs=FOLDER]`.
+"""Makes a dataset of English from Debian packages: `python -m experiments.prose --out=DIR [--debs=FOLDER]`.
 
 | package        | documents                                                                                     |
 |----------------|-----------------------------------------------------------------------------------------------|
@@ -6,14 +6,15 @@
 | python3.11-doc | the documentation of Python, in reStructuredText (PSF); 11.0M characters                      |
 | linux-doc-6.1  | that of the Linux kernel, without its translations, likewise (GPL-2); 21.3M characters        |
 
-`apt-get download` fetches them (nothing is installed, and no rights are needed), or they are read from a folder of .deb
-files. OUT becomes a TFDS dataset with the splits `train`; `heldout` and `fit`, long chapters of the FAQ that are in no
-other split: to measure on, and to fit a temperature on. (18 of their 5,073 long paragraphs are quoted in chapters of
-`train` too.) The same packages give the same dataset: 10.7M, 0.75M and 0.29M tokens of SmolLM2's.
+`apt-get download` fetches the packages (nothing is installed, and no privileges are needed), or they are read from a
+folder of .deb files. OUT becomes a TFDS dataset with three splits: `train`, and two of long chapters of the FAQ that
+are in no other split, `heldout` to measure on and `fit` to fit a temperature on. (18 of their 5,073 long paragraphs are
+also quoted in chapters of `train`.) The same packages give the same dataset: 10.7M, 0.75M and 0.29M tokens of
+SmolLM2's.
 
-What is measured on is prose alone; what is trained on is four fifths technical documentation, since Debian has little
-else in bulk that is English and not a list: dict-gcide and dict-foldoc are dictionaries, fortunes and jargon-text
-collections of snippets, bible-kjv is in a format of its own and in what every model knows by heart, and
+Models are measured on prose alone, but four fifths of the training text are technical documentation, since Debian has
+little other running English text in bulk: dict-gcide and dict-foldoc are dictionaries, fortunes and jargon-text are
+collections of snippets, bible-kjv has a format of its own and a text that every model knows by heart, and
 debian-handbook and gnome-user-docs are small.
 """
 
@@ -31,17 +32,17 @@ from drope_jax.data.corpus import build_corpus
 from drope_jax.errors import ConfigError, FileError, ToolError
 
 OUT = cli.define_path(
-  "out", None, "Directory of the dataset; left as it is if there is one.", required=True, local=True
+  "out", None, "Directory of the dataset; a dataset that is there is kept.", required=True, local=True
 )
-DEBS = cli.define_path("debs", None, "Folder of .deb files; downloaded with apt-get if not given.", local=True)
+DEBS = cli.define_path("debs", None, "Folder of .deb files; default: download them with apt-get.", local=True)
 
 
 class Package(NamedTuple):
-  """Where a package's documents lie."""
+  """Where the documents are in a package."""
 
   folder: str
-  pattern: str  # below it
-  without: str | None = None  # a folder in `folder` that is left out
+  pattern: str  # of files below `folder`
+  without: str | None = None  # a subfolder to leave out
 
 
 SOURCES = {
@@ -50,22 +51,22 @@ SOURCES = {
   "linux-doc-6.1": Package("usr/share/doc/linux-doc-6.1/html/_sources", "**/*.txt", without="translations"),
 }
 PROSE = "anarchism"  # the package that is measured on
-LONG = 140_000  # characters: more than 32,768 tokens, 4 times SmolLM2's context, in plain English
-HELD_OUT, FIT = 12, 6  # long documents
+LONG = 140_000  # characters: in plain English more than 32,768 tokens, 4 times SmolLM2's context
+HELD_OUT, FIT = 12, 6  # long documents in the splits `heldout` and `fit`
 
 logger = logging.getLogger("experiments.prose")
 
 
 class Document(NamedTuple):
-  """A text, and where it is from."""
+  """A text and its origin."""
 
   package: str
   name: str  # its path in the package
   text: str
 
 
-def _run(command: Sequence[str], directory: Path) -> None:
-  """Raises ToolError if the program is missing or fails."""
+def run_program(command: Sequence[str], directory: Path) -> None:
+  """Runs a program. Raises ToolError if it is missing or fails."""
   try:
     subprocess.run(command, cwd=directory, check=True, capture_output=True, text=True)
   except FileNotFoundError as error:
@@ -92,7 +93,7 @@ def gather(debs: Path | None) -> list[Document]:
   """The documents of all packages, in the order of their names.
 
   Args:
-    debs: a folder with a .deb file of each; None: they are downloaded.
+    debs: a folder with a .deb file of each package; None: download them.
 
   Raises:
     ToolError: a program is missing or fails.
@@ -104,9 +105,9 @@ def gather(debs: Path | None) -> list[Document]:
     for package, (folder, pattern, without) in SOURCES.items():
       if debs is None:
         logger.info("downloading %s", package)
-        _run(["apt-get", "download", package], Path(draft))
+        run_program(["apt-get", "download", package], Path(draft))
       unpacked = Path(draft) / package
-      _run(["dpkg", "-x", str(_package_file(package, debs or Path(draft))), str(unpacked)], Path(draft))
+      run_program(["dpkg", "-x", str(_package_file(package, debs or Path(draft))), str(unpacked)], Path(draft))
       top = unpacked / folder
       paths = sorted(path for path in top.glob(pattern) if path.is_file() and path.relative_to(top).parts[0] != without)
       if not paths:
@@ -121,15 +122,15 @@ def _text(path: Path) -> str:
 
 
 def split(documents: Sequence[Document]) -> dict[str, list[str]]:
-  """The texts of each split. Which long documents of prose are held out is decided by a hash of their names.
+  """The texts of each split. A hash of their names decides which long documents of prose are held out.
 
   Raises:
-    FileError: there are not enough long ones.
+    FileError: there are not enough long documents.
   """
   long = [document for document in documents if document.package == PROSE and len(document.text) >= LONG]
   if len(long) < HELD_OUT + FIT:
     raise FileError(
-      f"{len(long)} documents of {PROSE} have {LONG:,} characters or more; {HELD_OUT + FIT} are needed to be held out"
+      f"{len(long)} documents of {PROSE} have {LONG:,} characters or more; {HELD_OUT + FIT} are needed to hold out"
     )
   long.sort(key=lambda document: hashlib.sha256(document.name.encode()).digest())
   apart = {document.name for document in long[: HELD_OUT + FIT]}
@@ -148,7 +149,7 @@ def main() -> None:
   if out.exists() and (not out.is_dir() or any(out.iterdir())):
     raise ConfigError(f"--out: {out} holds something else; choose another directory")
   if DEBS.value is not None and not Path(DEBS.value).is_dir():
-    raise ConfigError(f"--debs: {DEBS.value} is no folder")
+    raise ConfigError(f"--debs: {DEBS.value} is not a folder")
   splits = split(gather(None if DEBS.value is None else Path(DEBS.value).resolve()))
   build_corpus(out, splits)
   for name, texts in splits.items():

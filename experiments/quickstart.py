@@ -1,7 +1,7 @@
-"""The main job: `python -m experiments.quickstart [--workdir=DIR] [--steps=N] [--seed=N] [--config.NAME=VALUE ...]`.
+"""The quickstart: `python -m experiments.quickstart [--workdir=DIR] [--steps=N] [--seed=N] [--config.NAME=VALUE ...]`.
 
-Pretrains with RoPE, drops, recalibrates, trains the controls, evaluates, and writes DIR/report.md. The settings are
-those of experiments/studies/quickstart.py; `--steps` is the length of the pretraining and scales the recalibration.
+Pretrains with RoPE, drops it, recalibrates, trains the controls, evaluates, and writes DIR/report.md. The settings are
+in experiments/studies/quickstart.py; `--steps` sets the length of the pretraining and scales the recalibration with it.
 """
 
 from pathlib import Path
@@ -15,12 +15,12 @@ from experiments.study import run_study
 
 SETTINGS = str(Path(__file__).parent / "studies" / "quickstart.py")
 CONFIG = cli.define_config("Settings of the study.", default=SETTINGS)
-WORKDIR = cli.define_path("workdir", "runs/quickstart", "Where everything goes.", local=True)
+WORKDIR = cli.define_path("workdir", "runs/quickstart", "Directory for data, runs and report.", local=True)
 STEPS = flags.DEFINE_integer(
-  "steps", None, "Steps of the pretraining; the recalibration keeps its share.", lower_bound=1
+  "steps", None, "Steps of the pretraining; the recalibration is scaled with it.", lower_bound=1
 )
-DATA = cli.define_path("data", None, "Prose to train on, instead of docstrings: see drope_jax/data/sources/at.py.")
-SEED = cli.define_seed("Of weights, data and needles.", default=None)
+DATA = cli.define_path("data", None, "Prose to train on instead of docstrings; see drope_jax/data/sources/at.py.")
+SEED = cli.define_seed("For weights, data and needles.", default=None)
 
 
 def main() -> None:

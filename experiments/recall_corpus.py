@@ -1,10 +1,10 @@
-"""Prose and recall documents as one corpus, with a tokenizer for both: from such text small models learn to retrieve.
+"""A corpus of prose and recall documents with a tokenizer: text from which small models learn to retrieve.
 
 `python -m experiments.recall_corpus --prose=data/prose --out=DIR` writes DIR/corpus and DIR/tokenizer for studies of
-size `small`. `--prose` is a dataset with the splits `train`, `heldout` and `fit`, as `python -m experiments.prose`
-makes it. The two folders are all that a study reads, so they can be carried to a machine without a network.
+size `small`. `--prose` is a dataset with the splits `train`, `heldout` and `fit`, such as `python -m experiments.prose`
+makes. A study reads nothing but the two folders, so they can be copied to a machine without a network.
 
-Splits: `train`, prose and recall documents; `heldout` and `fit`, prose that is in no training document.
+Splits: `train` has prose and recall documents, `heldout` and `fit` prose that is in no training document.
 """
 
 import dataclasses
@@ -29,24 +29,24 @@ class Recipe:
   """How prose and recall documents are mixed."""
 
   vocab_size: int
-  context: int  # tokens; a recall document has between half as many and so many
-  recall_share: float  # of the training tokens, about
+  context: int  # tokens; a recall document has between half of this and all of it
+  recall_share: float  # approximate share of recall documents in the training tokens
   seed: int = 0
-  piece: int = 2000  # characters of a training document of prose, about
-  held_out_piece: int | None = None  # of a held-out document; None: they stay whole
-  tokenizer_texts: int | None = None  # the tokenizer is trained on every so many-th text; None: on all
+  piece: int = 2000  # approximate characters of a training document of prose
+  held_out_piece: int | None = None  # likewise of a held-out document; None: documents stay whole
+  tokenizer_texts: int | None = None  # train the tokenizer on every n-th text; None: on all
 
 
-# From experiments.prose it makes 12M tokens of prose and 3.2M of recall documents, 23 MiB on disk. Long pieces compress
-# better than short ones. Nearly all held-out pieces are longer than 8 times the context.
+# From experiments.prose this makes 12M tokens of prose and 3.2M of recall documents, 23 MiB on disk. Pieces are long
+# because they compress better. Nearly all held-out pieces are longer than 8 times the context.
 SMALL = Recipe(vocab_size=4096, context=256, recall_share=0.2, piece=32_000, held_out_piece=12_000, tokenizer_texts=8)
 
 
 def build(corpus: Path, tokenizer: Path, splits: Mapping[str, Sequence[str]], recipe: Recipe) -> None:
-  """Writes a corpus of prose and recall documents, and a tokenizer; a corpus that is there already is left as it is.
+  """Writes a corpus of prose and recall documents, and a tokenizer; a corpus that is there already is kept.
 
   Args:
-    splits: the prose: `train`, which is cut into pieces and mixed with recall documents, and those that are held out.
+    splits: the prose: `train`, which is cut into pieces and mixed with recall documents, and the held-out splits.
   """
   if is_built(corpus):
     return
@@ -67,7 +67,7 @@ def build(corpus: Path, tokenizer: Path, splits: Mapping[str, Sequence[str]], re
 
 
 def cut(text: str, characters: int | None) -> Iterator[str]:
-  """`text` cut at paragraphs into pieces of about `characters`; None: the whole of it."""
+  """Cuts a text at paragraphs into pieces of about `characters`; None: a single piece."""
   if characters is None:
     yield text
     return
@@ -81,7 +81,7 @@ def cut(text: str, characters: int | None) -> Iterator[str]:
 
 
 def _recall(lines: Lines, recipe: Recipe, prose_tokens: float) -> Iterator[str]:
-  """Recall documents, all different, that make `recall_share` of all tokens."""
+  """Different recall documents, as many as make up `recall_share` of all tokens."""
   parameters = RecallParameters(tokens=(recipe.context // 2, recipe.context))
   mean_tokens = sum(parameters.tokens) / 2
   count = round(prose_tokens * recipe.recall_share / (1 - recipe.recall_share) / mean_tokens)
@@ -89,7 +89,7 @@ def _recall(lines: Lines, recipe: Recipe, prose_tokens: float) -> Iterator[str]:
 
 
 def build_from(prose: str, corpus: Path, tokenizer: Path, recipe: Recipe) -> None:
-  """`build` from a dataset of prose, at any path that data/sources/at.py knows."""
+  """`build` with the prose of a dataset, at any path that data/sources/at.py knows."""
   if not is_built(corpus):
     splits = {name: list(documents(prose, name)) for name in ("train", "heldout", "fit")}
     build(corpus, tokenizer, splits, recipe)

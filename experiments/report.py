@@ -1,8 +1,8 @@
-"""Tables and plots, from the records alone: `python -m experiments.report runs/quickstart [--formats=png,svg,pdf]`.
+"""Writes a report from records alone: `python -m experiments.report runs/quickstart [--formats=png,svg,pdf]`.
 
-DIR is the workdir of a study, of which study.json, results.jsonl and each run's config.json and metrics.jsonl are read;
-the workdir of a single run; or the output of `experiments.evaluate`, a results.jsonl alone. Writes DIR/report.md, its
-pictures in each of the formats, and every table as CSV and LaTeX (booktabs) in DIR/tables.
+DIR is the workdir of a study (study.json, results.jsonl and each run's config.json and metrics.jsonl are read), the
+workdir of a single run, or the output of `experiments.evaluate`, a results.jsonl alone. Writes DIR/report.md, its
+pictures in each format, and every table as CSV and LaTeX (booktabs) in DIR/tables.
 """
 
 import sys
@@ -19,33 +19,32 @@ from experiments.reporting.records import Records, read_evaluation, read_run, re
 from experiments.reporting.writing import Part, Picture, add_formats, write_markdown
 
 BACKGROUND = """\
-A language model must know in which order its tokens stand. Most get it from **RoPE**: queries and keys are rotated
-by an angle that grows with the position, and beyond the lengths of the training these angles are new to the model.
-**DroPE** (arXiv 2512.12167) trains with RoPE, *drops* the rotations altogether (what remains of the order is that a
-token sees only what precedes it), and *recalibrates*: a short further training at the same length. It never trains
-on anything long. Its fair control is the same model **continued** with RoPE for as many tokens. Other methods need no
-training: they rescale the control's rotations, or cut the text. A model without rotations may spread its attention
-thin over a long text; a **temperature**, a factor β on the attention logits that is fitted on held-out text, is meant
-to sharpen it again."""
+A language model must know the order of its tokens. Most models get it from **RoPE**: queries and keys are rotated
+by an angle that grows with the position, and beyond the training length these angles are new to the model.
+**DroPE** (arXiv 2512.12167) trains with RoPE, *drops* the rotations altogether (the causal mask is all that is left of
+the order), and *recalibrates*: it trains briefly on at the same length. It never trains on long texts. Its fair control
+is the same model **continued** with RoPE for as many tokens. Other methods need no training: they rescale the control's
+rotations, or crop the text. A model without rotations may spread its attention thin over a long text; a
+**temperature**, a factor β on the attention logits that is fitted on held-out text, is meant to sharpen it again."""
 
 ABOUT_TABLES = f"""\
-Lines are rows of the study, columns lengths (as multiples of the training context, and in tokens); a figure has its
-95 % bootstrap interval over samples, and n counts them. Bold: the best of each column. “{tables.LEVEL}”: the lengths at
-which the difference from the best has an interval that holds 0; it is paired, sample by sample, where the records have
-the samples, and wider where they have not. {tables.MISSING}: not measured."""
+Each line is a row of the study, each column a length (as a multiple of the training context, and in tokens). Intervals
+are 95 % bootstrap intervals over the n samples. Bold: the best of each column. “{tables.LEVEL}”: the lengths at which
+the interval of the difference from the best contains 0; differences are paired, sample by sample, where the records
+hold the samples, and their intervals are wider where they do not. {tables.MISSING}: not measured."""
 
 OTHER_TEXT = """\
-The rows read different tokens: other tokenizers, or other documents. Losses and perplexities per token cannot then be
-compared, so that bits per byte stand first, and no row is called the best in the others."""
+The rows read different tokens: their tokenizers or documents differ. Losses and perplexities per token cannot be
+compared then, so bits per byte come first, and no row is marked as the best in the others."""
 
 ABOUT_TEMPERATURE = """\
-β = 1 + c·ln s, the factor on the attention logits (s: the length as a multiple of the training context). Rows that are
-not here have β = 1. Where c was fitted: at each length every β of a grid is tried on held-out text, and c is fitted to
-the best ones by least squares."""
+β = 1 + c·ln s is the factor on the attention logits (s: the length as a multiple of the training context). Rows that
+are not listed have β = 1. To fit c, every β of a grid is tried on held-out text at each length, and c is fitted to the
+best ones by least squares."""
 
 
 def _task(records: Records, task: str, drawn: set[Picture]) -> list[Part]:
-  """The section of a task: its main metric, the others, and what they are divided by."""
+  """The section of a task: its main metric, the other metrics, and their parts."""
   about = [cls.about for cls in task_classes().get(task, []) if cls.about]
   main, *others = records.metrics(task)
   as_text = main == LOSS and tables.is_text(records, task)
@@ -59,7 +58,7 @@ def _task(records: Records, task: str, drawn: set[Picture]) -> list[Part]:
     *([OTHER_TEXT] if tables.is_text(records, task) and not records.same_tokens(task) else []),
     tables.results_table(records, task, main, as_perplexity=as_text),
     *(picture.markdown for picture in pictures if picture in drawn),
-    *(_folded("Other metrics, and parts, in numbers", details) if details else []),
+    *(_folded("Other metrics and parts, in numbers", details) if details else []),
   ]
 
 
@@ -68,7 +67,7 @@ def _folded(title: str, inside: Sequence[Part]) -> list[Part]:
 
 
 def _training(records: Records, drawn: set[Picture]) -> list[Part]:
-  """What was trained, and how the loss went."""
+  """The section of what was trained: runs, arms and their losses."""
   if not records.trained:
     return []
   unfinished = [run.name for run in records.runs.values() if run.last is None and run.pretrained is None]
@@ -85,7 +84,7 @@ def _training(records: Records, drawn: set[Picture]) -> list[Part]:
 
 
 def _temperature(records: Records) -> list[Part]:
-  """The β of every row, and how it was fitted; nothing where every β is 1."""
+  """The section of the temperature: the β of every row, and its fit; empty if every β is 1."""
   betas = tables.betas_table(records)
   shown = [*training_tables.temperature_section(records), *([] if betas is None else [betas])]
   return ["## The temperature", ABOUT_TEMPERATURE, *shown] if shown else []
@@ -97,7 +96,7 @@ def _made(records: Records) -> list[str]:
   took = records.seconds
   said += ["" if took is None else f"The whole study took {training_tables.show_duration(took)}."]
   said += [f"{versions}." if versions else ""]
-  said += ["`python -m experiments.report` writes this report again from the records beside it."]
+  said += ["`python -m experiments.report` regenerates this report from the records beside it."]
   command = [block(records.command)] if records.command else []
   return ["## How this was made", *command, " ".join(one for one in said if one)]
 
@@ -146,10 +145,10 @@ def read(directory: Path) -> Records:
 
 
 def write_report(directory: Path, formats: Sequence[str] = ("png",)) -> Path:
-  """Writes report.md, the plots and the tables of what lies in `directory`; returns the path of report.md.
+  """Writes report.md, the plots and the tables for the records in `directory`; returns the path of report.md.
 
   Args:
-    formats: of the plots, some of writing.FORMATS; report.md shows the PNG, which is always written.
+    formats: of the plots, from writing.FORMATS; report.md shows the PNG, which is always written.
 
   Raises:
     ReportError: as `read`.
@@ -166,7 +165,7 @@ def _parser() -> cli.Parser:
     "directory",
     type=cli.path_argument,
     metavar="DIR",
-    help="workdir of a study or of a run, or output of an evaluation",
+    help="workdir of a study or a run, or output of an evaluation",
   )
   add_formats(parser)
   return parser

@@ -1,8 +1,8 @@
-"""The pages of docs/results: `python -m experiments.results [--out=docs/results]` writes all of them again.
+"""Regenerates the pages of docs/results: `python -m experiments.results [--out=docs/results]`.
 
-A study's page is made of the figures in data/ (experiments/seeds.py --page puts them there) and of what a person has
-written in data/NAME.txt. index.md has the claims of the paper with a verdict on each, by rule, and lists the pages;
-pages that no data belongs to are written by hand. Verdicts on claims that no rule decides, as on a picture, are taken
+A study's page is made from the figures in data/ (experiments/seeds.py --page puts them there) and the findings that a
+person has written in data/NAME.txt. index.md lists the claims of the paper, each with a verdict by rule, and the pages.
+Pages without data are written by hand. Verdicts on claims that no rule decides, such as those on a picture, are read
 from verdicts.json: `{"figure 4": {"evidence": "[figures](figures.md)", "verdict": "holds"}}`.
 """
 
@@ -23,18 +23,18 @@ RESULTS = Path(__file__).parents[1] / "docs" / "results"
 
 ABOUT = """\
 Every figure here comes from the command beside it, with its seeds and hardware. What is not here has not been measured.
-The tables above and those of the studies' pages are generated from the figures in data/; what introduces a page is
-written by a person, and so are verdicts on pictures, which are marked as judged.
+The tables above and those of the studies' pages are generated from the figures in data/. The text that introduces a
+page is written by a person, and so are verdicts on pictures, which are marked as judged.
 `experiments/configs/pretrain.py` and `recalibrate.py`, the paper's own sizes, have not been run."""
 
 
 def pages(directory: Path) -> list[Path]:
-  """The pages that are made of figures in data/."""
+  """The pages that are made from figures in data/."""
   return [directory / f"{path.stem}.md" for path in sorted((directory / DATA).glob("*.json"))]
 
 
 def index_text(directory: Path) -> str:
-  """index.md: claims, verdicts, and the pages that are there."""
+  """The text of index.md: claims, verdicts, and a list of the pages."""
   summaries = {page.stem: read_summary(directory / DATA / f"{page.stem}.json") for page in pages(directory)}
   listed = [f"- [{_title(page)}]({page.name})" for page in sorted(directory.glob("*.md")) if page.stem != "index"]
   parts = [
@@ -63,7 +63,7 @@ def write_index(directory: Path) -> None:
 
 
 def write_all(directory: Path, *, pictures: bool = True) -> list[Path]:
-  """Writes every page, and the index; returns the paths of the pages. Raises ReportError if there is nothing there."""
+  """Writes every page and the index; returns the paths of the pages. Raises ReportError if there is no data."""
   found = pages(directory)
   if not found:
     raise ReportError(
@@ -78,7 +78,11 @@ def write_all(directory: Path, *, pictures: bool = True) -> list[Path]:
 def _parser() -> cli.Parser:
   parser = cli.Parser(prog="python -m experiments.results", about=__doc__)
   parser.add_argument(
-    "--out", type=cli.path_argument, default=str(RESULTS), metavar="DIR", help="of the pages; default: docs/results"
+    "--out",
+    type=cli.path_argument,
+    default=str(RESULTS),
+    metavar="DIR",
+    help="folder of the pages; default: docs/results",
   )
   return parser
 

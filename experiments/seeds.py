@@ -1,15 +1,15 @@
-"""A study over its seeds: `python -m experiments.seeds DIR DIR ... [--control=LABEL --out=DIR --page=FILE]`.
+"""Compares the seeds of a study: `python -m experiments.seeds DIR DIR ... [--control=LABEL --out=DIR --page=FILE]`.
 
 Each DIR is a workdir of the same study with another seed. Markdown is printed; `--out=DIR` writes it to DIR/seeds.md
 instead, with pictures beside it, and every table as CSV and LaTeX in DIR/tables. The first table of a metric has mean ±
-standard deviation. The second has the differences from the control, each taken within a seed, so that what a seed does
-to all rows alike falls out: mean ± standard deviation, and a 95 % interval of the mean (Student's t, n - 1 degrees of
-freedom). The control is the row of this label; by default the run that went on with its embedding from the same
-weights.
+standard deviation. The second has the differences from the control, each taken within a seed, which cancels what a seed
+does to all rows alike: mean ± standard deviation, and a 95 % interval of the mean (Student's t, n - 1 degrees of
+freedom). The control is the row labelled LABEL; by default it is the run that kept its embedding and started from the
+same weights.
 
-`--page=docs/results/NAME.md` writes the study's page, with its figures in data/ beside it, from which `python -m
-experiments.results` writes it again. One seed is enough for a page; its intervals are then those over documents and
-prompts. What there is to say about the result goes into data/NAME.txt, which the page includes.
+`--page=docs/results/NAME.md` writes the study's page and puts its figures into data/ beside it, from which `python -m
+experiments.results` regenerates it. One seed is enough for a page; its intervals are then over documents and prompts.
+Findings are written by hand into data/NAME.txt, which the page includes.
 """
 
 import sys
@@ -22,7 +22,7 @@ from drope_jax.errors import ReportError, check
 from drope_jax.files import check_folder
 from drope_jax.markdown import plain
 from experiments.page import write_numbers
-from experiments.reporting import seed_tables
+from experiments.reporting import seed_curves, seed_tables
 from experiments.reporting.making import making_of
 from experiments.reporting.records import read_study
 from experiments.reporting.study_page import DATA, drawn, write_page
@@ -35,14 +35,14 @@ STUDIES = Path(__file__).parent / "studies"
 
 
 def seed_report(directories: Sequence[Path], control: str | None = None) -> list[Part]:
-  """The tables of all tasks and metrics, as parts of a report.
+  """The tables of all tasks and metrics, as the parts of a report.
 
   Args:
     directories: workdirs of one study, with different seeds.
-    control: the label of the row that the differences are from.
+    control: the label of the row that the others are compared with.
 
   Raises:
-    ReportError: seeds are not different, or a study lacks a figure that the first one has.
+    ReportError: two workdirs have the same seed, or one lacks a figure that another has.
   """
   return _parts(_summary_of_several(directories, control))
 
@@ -57,16 +57,23 @@ def _summary_of_several(directories: Sequence[Path], control: str | None) -> Sum
 def _parts(summary: Summary) -> list[Part]:
   over = f"over seeds {', '.join(map(str, summary.seeds))}"
   base = seed_tables.compared_with(summary)
-  paired = f"difference from {base}, mean ± standard deviation (95 % interval) {over}"
+
+  def difference(other: str) -> str:
+    return f"difference from {other}, mean ± standard deviation (95 % interval) {over}"
+
   parts: list[Part] = []
   for task in summary.tasks:
     for metric in summary.metrics(task):
       about = plain(f"{task}, {metric}")
       parts += [f"{about}: mean ± standard deviation {over}", seed_tables.spread_table(summary, task, metric)]
       if base:
-        parts += [f"{about}: {paired}", seed_tables.spread_table(summary, task, metric, less_control=True)]
-  for table in seed_curves.curve_tables(summary):
-    parts += [f"held-out loss in context while training: {_difference(_base(table))}", table]
+        parts += [f"{about}: {difference(base)}", seed_tables.spread_table(summary, task, metric, less_control=True)]
+  recovery, by_tokens = seed_curves.recovery_table(summary), seed_curves.token_gap_table(summary)
+  if recovery is not None:
+    parts += [f"held-out loss in context while training: {difference(base)}", recovery]
+  if by_tokens is not None:
+    compared = difference(f"“{seed_curves.base_label(summary)}” of the same seed after as many tokens")
+    parts += [f"held-out loss in context of whole arms: {compared}", by_tokens]
   return [*parts, *seed_tables.coefficient_lines(summary)]
 
 
@@ -92,7 +99,7 @@ def summary_of(directories: Sequence[Path], name: str, control: str | None = Non
 
 
 def write_study_page(directories: Sequence[Path], page: Path, control: str | None = None, commit: str = "") -> Path:
-  """Writes a page of docs/results, the figures that it is made of, and the index; returns the page's path."""
+  """Writes a page of docs/results, its figures in data/, and the index; returns the page's path."""
   summary = summary_of(directories, page.stem, control, commit)
   write_summary(summary, page.parent / DATA, page.stem)
   write_page(page)
@@ -108,7 +115,7 @@ def _run(given: Namespace) -> None:
   if given.page is None and given.out is None:
     print(*map(markdown, seed_report(directories, given.control)), sep="\n\n")
   if given.page is not None:
-    check(given.page.endswith(".md"), f"--page is {given.page}; it must be a file of Markdown, as docs/results/NAME.md")
+    check(given.page.endswith(".md"), f"--page is {given.page}; it must be a Markdown file, as docs/results/NAME.md")
     check_folder(Path(given.page).parent, "--page")
   if given.out is not None:
     check_folder(Path(given.out), "--out")
@@ -123,9 +130,11 @@ def _parser() -> cli.Parser:
     "directories", type=cli.path_argument, nargs="+", metavar="DIR", help="workdirs of one study, one per seed"
   )
   parser.add_argument("--control", metavar="LABEL", help="row that the others are compared with")
-  parser.add_argument("--out", type=cli.path_argument, metavar="DIR", help="of seeds.md, its pictures and tables")
-  parser.add_argument("--page", type=cli.path_argument, metavar="FILE", help="docs/results/NAME.md, to write it")
-  parser.add_argument("--commit", default="", metavar="HASH", help="that the study was run at, for the page")
+  parser.add_argument(
+    "--out", type=cli.path_argument, metavar="DIR", help="folder for seeds.md, its pictures and tables"
+  )
+  parser.add_argument("--page", type=cli.path_argument, metavar="FILE", help="page to write, docs/results/NAME.md")
+  parser.add_argument("--commit", default="", metavar="HASH", help="commit that the study was run at, for the page")
   add_formats(parser)
   return parser
 

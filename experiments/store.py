@@ -1,8 +1,8 @@
-"""Runs that several studies share: a folder of runs known by what they are, and a link to each from every study.
+"""Runs that several studies share: a folder of runs, named by their content, with links from each study.
 
 `python -m experiments.study --runs=DIR` trains a run in DIR/KEY and puts a link to it in WORKDIR/runs. The key is a
-digest of the run's config in which the content of its data, and the key of the run that it starts from, stand for the
-paths: two studies that ask for the same run get the same one, and it is trained once.
+digest of the run's config, with paths replaced by the content of its data and the key of the run that it starts from.
+Two studies that ask for the same run therefore share it, and it is trained once.
 """
 
 import contextlib
@@ -41,35 +41,42 @@ def keys(study: Study, workdir: Path) -> dict[str, str]:
         assert run.init is not None  # TrainConfig has checked it
         tokenizer = run.init.checkpoint
       contents[run.data] = Content(open_documents(run.data), load_tokenizer(tokenizer)).record
-    found[name] = by_path[str(run_directory(workdir, name))] = _key(run, contents[run.data], by_path)
+    found[name] = by_path[str(run_directory(workdir, name))] = run_key(run, contents[run.data], by_path)
   return found
 
 
-def _key(run: TrainConfig, content: Mapping[str, Any], by_path: Mapping[str, str]) -> str:
-  said = to_dict(run)
-  for where in ("mesh", "trackers", "model" if run.init is not None else "mesh"):  # not what is computed
-    said.pop(where, None)
-  said["data"] |= {"directory": "", "source": None, "tokenizer": "", "num_workers": 0, "content": content}
+def run_key(run: TrainConfig, content: Mapping[str, Any], by_path: Mapping[str, str]) -> str:
+  """The key of a run.
+
+  Args:
+    content: of its data.
+    by_path: the keys of the study's earlier runs, by workdir; any other start is identified by its checkpoint.
+  """
+  fields = to_dict(run)
+  for where in ("mesh", "trackers"):  # they do not change what is computed
+    fields.pop(where)
+  fields["data"] |= {"directory": "", "source": None, "tokenizer": "", "num_workers": 0, "content": content}
   if run.init is not None:
+    fields.pop("model")  # it follows from the start
     path = run.init.checkpoint
     start = by_path[path] if path in by_path else checkpoint.open_step(path, run.init.step).identity
-    said["init"] |= {"checkpoint": start, "model": None, "source": None}
-  # Fields that were added later: where they are not used, the key stays that of runs from before.
+    fields["init"] |= {"checkpoint": start, "model": None, "source": None}
+  # Fields that were added later: a run that does not use them keeps the key that earlier versions gave it.
   later = {"model": ADDITIONS, "init": ADDITIONS, "compute": ("remat_keep", "remat_offload")}
-  for where, fields in later.items():
-    part = said.get(where) or {}
-    for field in fields:
+  for where, added in later.items():
+    part = fields.get(where) or {}
+    for field in added:
       if not part.get(field):
         part.pop(field, None)
-  if said["compute"]["scan_layers"] is None:  # the default, which was True then
-    said["compute"]["scan_layers"] = True
-  return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()[:16]
+  if fields["compute"]["scan_layers"] is None:  # the default, which was True in earlier versions
+    fields["compute"]["scan_layers"] = True
+  return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def link(study: Study, workdir: Path, store: Path) -> dict[str, Path]:
-  """Puts links to the shared runs into WORKDIR/runs; returns where each run lies.
+  """Links the shared runs into WORKDIR/runs; returns the directory of each.
 
-  A run that the workdir holds itself, begun without a store, stays where it is.
+  A run that was begun in the workdir itself, without a store, stays there.
   """
   places = {}
   for name, key in keys(study, workdir).items():
@@ -77,7 +84,7 @@ def link(study: Study, workdir: Path, store: Path) -> dict[str, Path]:
     if place.is_symlink():
       place.unlink()
     elif place.exists():
-      logger.info("run %s is in the workdir already, and not shared", name)
+      logger.info("run %s is in the workdir itself, and is not shared", name)
       continue
     target.mkdir(parents=True, exist_ok=True)
     place.parent.mkdir(parents=True, exist_ok=True)
@@ -88,12 +95,12 @@ def link(study: Study, workdir: Path, store: Path) -> dict[str, Path]:
 
 @contextlib.contextmanager
 def held(directory: Path) -> Iterator[None]:
-  """Keeps other studies from a shared run while one trains it; they wait."""
+  """Locks a shared run while this study trains it; other studies wait."""
   with directory.with_suffix(".lock").open("w") as file:
     try:
       fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-      logger.info("another study trains %s; waiting for it", directory)
+      logger.info("another study is training %s; waiting for it", directory)
       fcntl.flock(file, fcntl.LOCK_EX)
     yield
 

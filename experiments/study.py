@@ -1,22 +1,22 @@
-"""A study: runs, and the evaluations that turn them into one table of the paper.
+"""Runs a study: its training runs, and the evaluations that turn them into one table of the paper.
 
 `python -m experiments.study --config=experiments/studies/NAME.py:SIZE --workdir=DIR [--seeds=0,1,2 --runs=DIR
 --only=RUN,RUN --dry_run --mesh=context --config.seed=1 ...]`
 
-FILE's `get_config()` returns a dataclass of the study's settings with a method `study(workdir) -> plan.Study`. Whatever
-is finished is not done again: runs go on from their last checkpoint, figures that results.jsonl holds are not measured.
-A workdir that was moved goes on where it lies now. `--data=PATH` names the documents that its runs read and that it
-measures on (data/sources/at.py).
+FILE's `get_config()` returns a dataclass of the study's settings with a method `study(workdir) -> plan.Study`. Finished
+work is not repeated: runs resume from their last checkpoint, and figures that are in results.jsonl are not measured
+again. A workdir may be moved and resumed. `--data=PATH` names the documents to train and measure on
+(data/sources/at.py).
 
-`--dry_run` prints what would be run, its tokens and FLOPs, and about how long it takes here. `--seeds=0,1,2` does the
-study in DIR/seed-0, DIR/seed-1, ..., and writes DIR/seeds.md, their paired differences. `--runs=DIR` keeps the runs in
-a folder that several studies share (store.py). `--only=RUN` does that run, what it starts from, and its measurements.
+`--dry_run` prints the runs with their tokens, FLOPs and estimated time on this machine. `--seeds=0,1,2` runs the study
+in DIR/seed-0, DIR/seed-1, ..., and writes their paired differences to DIR/seeds.md. `--runs=DIR` keeps the runs in a
+folder that several studies share (store.py). `--only=RUN` limits the study to that run, the runs that it starts from,
+and their measurements.
 """
 
 import contextlib
 import dataclasses
 import datetime
-import functools
 import logging
 import os
 import platform
@@ -60,16 +60,16 @@ from experiments.seeds import write_seeds
 
 logger = logging.getLogger("experiments.study")
 
-# Settings of a start whose data is not ready yet. One with other settings may take the workdir over: nothing has been
-# trained in it. Then config.json takes its place.
+# Holds the settings until the data is ready. Until then nothing has been trained, and a start with other settings may
+# take the workdir over; afterwards this file becomes config.json.
 BEGUN = "config.begun.json"
 
 
 def reserve(workdir: Path, settings: Any) -> None:
-  """Makes the workdir this study's; until `confirm`, a start with other settings may still take it over.
+  """Reserves the workdir for this study; until `confirm`, a start with other settings may still take it over.
 
   Raises:
-    CheckpointError: it is another study's.
+    CheckpointError: it belongs to another study.
     ConfigError: it holds something else.
   """
   path, begun = workdir / "config.json", workdir / BEGUN
@@ -79,8 +79,8 @@ def reserve(workdir: Path, settings: Any) -> None:
       raise CheckpointError(f"{workdir} belongs to another study: {found[0]}")
     return
   if begun.exists():
-    if not _says(begun, settings):
-      shutil.rmtree(workdir / "data", ignore_errors=True)  # made for other settings, by a start that went no further
+    if not _holds(begun, settings):
+      shutil.rmtree(workdir / "data", ignore_errors=True)  # prepared for the other settings
       begun.unlink()
   elif not path.exists() and holds_something(workdir):
     raise ConfigError(f"--workdir: {workdir} is not empty and holds no study; choose another")
@@ -88,8 +88,8 @@ def reserve(workdir: Path, settings: Any) -> None:
   save_config(settings, begun)
 
 
-def _says(path: Path, settings: Any) -> bool:
-  """Whether a file has these settings, and not others, another study's, or half of them."""
+def _holds(path: Path, settings: Any) -> bool:
+  """Whether a file holds exactly these settings; False for a file that cannot be read as such settings."""
   try:
     return load_config(type(settings), path) == settings
   except ConfigError:
@@ -97,40 +97,33 @@ def _says(path: Path, settings: Any) -> bool:
 
 
 def confirm(workdir: Path) -> None:
-  """From here on the workdir is this study's alone."""
+  """Makes the reservation final: from here on the workdir belongs to this study."""
   if (workdir / BEGUN).exists():
     (workdir / BEGUN).replace(workdir / "config.json")
 
 
-def _alone(do: Callable[..., None]) -> Callable[..., None]:
-  """`do`, which takes settings and a workdir, as the only one that writes to the workdir; its runs have their own."""
-
-  @functools.wraps(do)
-  def locked(settings: Any, workdir: Path, *arguments: Any, **options: Any) -> None:
-    with sole_writer(workdir, "results"):
-      do(settings, workdir, *arguments, **options)
-
-  return locked
-
-
-@_alone
 def run_study(
   settings: Any, workdir: Path, mesh: Mesh | None = None, *, only: Sequence[str] = (), runs: Path | None = None
 ) -> None:
-  """Does what is still to be done of a study, and writes its report.
+  """Does what is left to do of a study, and writes its report.
 
-  What can be known to be impossible is refused before the first run: data, tasks, methods and lengths.
+  Data, tasks, methods and lengths that cannot work are refused before the first run.
 
   Args:
-    mesh: of the devices that measure; those that train are arranged as the runs' configs say.
-    only: names of runs; all others are left as they are, but for those that these start from. None named: all are done.
-    runs: a folder of runs that other studies share; see store.py.
+    mesh: of the devices that measure; training uses the meshes of the runs' configs.
+    only: names of the runs to do, together with the runs that they start from; empty: all runs.
+    runs: a folder of runs that several studies share; see store.py.
 
   Raises:
     BusyError: another process writes to the workdir.
     cli.Terminated: SIGTERM stopped one of its runs, which is saved.
   """
-  settings = from_dict(type(settings), to_dict(settings))  # checks overrides that were set in place
+  with sole_writer(workdir, "results"):
+    _run_study(settings, workdir, mesh, only, runs)
+
+
+def _run_study(settings: Any, workdir: Path, mesh: Mesh | None, only: Sequence[str], runs: Path | None) -> None:
+  settings = from_dict(type(settings), to_dict(settings))  # checks overrides, which flags set in place
   study: Study = settings.study(workdir)
   models = run_models(study, workdir)
   chosen = needed_runs(study, workdir, only)
@@ -155,27 +148,27 @@ def run_study(
 
 
 def _methods(study: Study) -> dict[str, list[str]]:
-  """By run: the methods that its rows ask for."""
+  """The methods that the rows ask for, by run."""
   rows = {name: [row.method for row in study.rows if row.run == name] for name in study.runs}
   return {name: methods for name, methods in rows.items() if methods}
 
 
 def _train_all(runs: Mapping[str, TrainConfig | Pretrained], workdir: Path, shared: Mapping[str, Path]) -> None:
-  """Every run to its end; `shared`: where those lie that other studies use too."""
+  """Trains every run to its end; `shared`: the directories of runs that other studies use too."""
   for name, run in runs.items():
     if isinstance(run, Pretrained):
       continue
     logger.info("run %s (%d steps)", name, run.steps)
     with store.held(shared[name]) if name in shared else contextlib.nullcontext():
       if name in shared and store.steps_done(shared[name]) >= run.steps:
-        continue  # its config.json is that of the study that trained it, and stays as it is
+        continue  # its config.json, written by the study that trained it, is left alone
       outcome = train(run, run_directory(workdir, name).resolve())
     if not outcome.finished:
       raise cli.Terminated(f"in run {name} at step {outcome.step}")
 
 
 def _load(run: TrainConfig | Pretrained, directory: Path, mesh: Mesh | None) -> checkpoint.Checkpoint:
-  """The last checkpoint of a run, or the pretrained one."""
+  """The last checkpoint of a run, or the pretrained checkpoint under its transition."""
   if isinstance(run, TrainConfig):
     return checkpoint.load(directory, mesh=mesh)
   loaded = checkpoint.load(run.checkpoint, mesh=mesh)
@@ -186,10 +179,10 @@ def _load(run: TrainConfig | Pretrained, directory: Path, mesh: Mesh | None) -> 
 def _described(
   study: Study, models: Mapping[str, ModelConfig], workdir: Path
 ) -> Iterator[Callable[[str], TrainConfig | Pretrained]]:
-  """study.json: what the report needs beside the records, there while the work goes on.
+  """Writes study.json, which the report needs beside the records, before and after the work within.
 
-  How it was made is that of the first start; the seconds of all starts add up, but for those that find nothing to do.
-  Yields a function that settles a run before it is measured (`Pretrained.settled`), and writes down what it is.
+  Command, machine and versions are those of the first start. Seconds add up over all starts that had something to do.
+  Yields a function that settles a run before it is measured (`Pretrained.settled`), and records the result.
   """
   path = workdir / "study.json"
   description = read_json(path) if path.exists() else _provenance()
@@ -225,12 +218,12 @@ def _described(
 
 
 def _stored(run: Pretrained, held: ModelConfig) -> dict[str, Any]:
-  """What study.json says of a checkpoint in the place of a run, and of the model that it holds."""
+  """The entry of study.json on a pretrained checkpoint and the model that it holds."""
   return {**to_dict(run), "model": to_dict(held)}
 
 
 def _held(run: Pretrained, models: Mapping[str, ModelConfig], workdir: Path) -> ModelConfig:
-  """The model that the checkpoint in the place of a run holds."""
+  """The model that a pretrained checkpoint holds."""
   by_path = {str(run_directory(workdir, name)): model for name, model in models.items()}
   return by_path[run.checkpoint] if run.checkpoint in by_path else checkpoint.open_step(run.checkpoint).model
 
@@ -248,25 +241,25 @@ def _provenance() -> dict[str, Any]:
 
 
 def _commit() -> str:
-  """Of the clone that this runs from, with a "+" behind it if files were changed; empty outside of one."""
+  """The commit of the clone that this runs from, followed by "+" if files were changed; empty outside a clone."""
   try:
-    told = subprocess.run(
+    described = subprocess.run(
       ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--exclude=*", "--dirty=+"],
       capture_output=True, text=True, timeout=10, check=True,
     )  # fmt: skip
   except (OSError, subprocess.SubprocessError):
     return ""
-  return told.stdout.strip()
+  return described.stdout.strip()
 
 
 def _records(workdir: Path) -> dict[Path, int]:
-  """How much has been recorded, by file: unchanged after a start that had nothing to do."""
+  """Bytes of every file of records; a start that has nothing to do leaves them unchanged."""
   paths = [workdir / "results.jsonl", *workdir.glob("runs/*/metrics.jsonl")]
   return {path: path.stat().st_size for path in paths if path.exists()}
 
 
 def run_seeds(settings: Any, seeds: Sequence[int], workdir: Path, **how: Any) -> None:
-  """The study for each seed, in WORKDIR/seed-N, and seeds.md: figures over seeds, paired with the control's."""
+  """Runs the study for each seed in WORKDIR/seed-N; writes seeds.md, with differences paired within the seeds."""
   done = []
   for seed in seeds:
     logger.info("seed %d", seed)
@@ -277,7 +270,7 @@ def run_seeds(settings: Any, seeds: Sequence[int], workdir: Path, **how: Any) ->
 
 
 def _of_seed(workdir: Path, seed: int) -> Path:
-  """Where the study of a seed lies; launch/one_gpu.sh uses the same names."""
+  """The workdir of a seed; launch/one_gpu.sh uses the same names."""
   return workdir / f"seed-{seed}"
 
 
@@ -298,7 +291,7 @@ def main(
   data: flags.FlagHolder,
 ) -> None:
   if distributed.asked_for():
-    raise ConfigError("a study runs in one process; of several, start its runs with experiments.train")
+    raise ConfigError("a study runs in one process; start its runs with experiments.train to use several")
   settings = cli.settings(config, "the settings of a study", lambda found: callable(getattr(found, "study", None)))
   if data.value is not None:
     settings = reading(settings, data.value)
@@ -330,13 +323,13 @@ def _parsed_seeds(texts: Sequence[str]) -> list[int]:
 
 if __name__ == "__main__":
   CONFIG = cli.define_config("Settings of the study: FILE[:ARG].")
-  WORKDIR = cli.define_path("workdir", None, "Where everything goes; --dry_run needs none.", local=True)
+  WORKDIR = cli.define_path("workdir", None, "Directory of the study; not needed by --dry_run.", local=True)
   MESH = cli.define_mesh("Devices that measure")
   SEEDS = cli.define_list("seeds", None, "Seeds, each in WORKDIR/seed-N.")
-  ONLY = cli.define_list("only", None, "Runs to do, with those that they start from; default: all.")
-  RUNS = cli.define_path("runs", None, "Folder of runs that several studies share.", local=True)
-  DRY_RUN = flags.DEFINE_bool("dry_run", False, "Print what would be done, and do nothing.")
-  DATA = cli.define_path("data", None, "What its runs read and it measures on: see drope_jax/data/sources/at.py.")
+  ONLY = cli.define_list("only", None, "Runs to do, with the runs they start from; default: all.")
+  RUNS = cli.define_path("runs", None, "Folder of runs shared by several studies.", local=True)
+  DRY_RUN = flags.DEFINE_bool("dry_run", False, "Print what would be done, without doing it.")
+  DATA = cli.define_path("data", None, "Documents to train and measure on; see drope_jax/data/sources/at.py.")
   cli.run(
     lambda: main(CONFIG, WORKDIR, MESH, SEEDS, ONLY, RUNS, DRY_RUN, DATA),
     computes=True,

@@ -1,1 +1,1 @@
-"""What `python -m experiments.report` is made of: records in, sentences, tables and plots out."""
+"""Reports and pages from records: `python -m experiments.report`, `.seeds` and `.results` are built on it."""

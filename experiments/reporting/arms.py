@@ -1,4 +1,4 @@
-"""What an arm of a study is, as its runs' configs say: a control, a drop, another transition, or a run from scratch."""
+"""What the arms of a study are according to their configs: controls, drops, other transitions, runs from scratch."""
 
 import re
 from collections.abc import Iterable
@@ -10,11 +10,11 @@ from experiments.plan import Arm, Row
 from experiments.reporting.records import Records, Run
 
 CONTROL, SCRATCH = "control", "from scratch"
-_KINDS = {"Keep": CONTROL, "Drop": "DroPE"}  # others go by the words of their name, as "partial drop"
+_KINDS = {"Keep": CONTROL, "Drop": "DroPE"}  # other transitions are called by their class name, as "partial drop"
 
 
 def kind(run: Run) -> str:
-  """One or two words: "control", "DroPE", "partial drop", "from scratch"; that of a user's transition is its name."""
+  """The kind of a run in one or two words: "control", "DroPE", "from scratch", or the name of its transition."""
   if run.transition is None:
     return SCRATCH
   name = type(run.transition).__name__
@@ -22,7 +22,7 @@ def kind(run: Run) -> str:
 
 
 def is_control(run: Run) -> bool:
-  """Whether the embedding was kept, by a run that went on from another's weights."""
+  """Whether a run started from another's weights and kept the embedding."""
   return kind(run) == CONTROL
 
 
@@ -32,10 +32,10 @@ def is_from_scratch(run: Run) -> bool:
 
 
 def control_of(records: Records, run: Run) -> Run | None:
-  """The run that went on from the same weights with the embedding kept, for as many steps if there are several.
+  """The run that started from the same weights and kept the embedding; of several, one with as many steps.
 
-  The first control of a start is its own. A run from scratch has a control only where no run of the study goes on from
-  another's weights with the embedding kept: the first of those from scratch (`base_of`).
+  A control may be its own control. A run from scratch has one only in a study without any run that kept its embedding:
+  the first run from scratch (`base_of`).
   """
   controls = [one for one in records.runs.values() if is_control(one)]
   if not controls and is_from_scratch(run):
@@ -46,9 +46,9 @@ def control_of(records: Records, run: Run) -> Run | None:
 
 
 def base_of(records: Records, label: str | None = None) -> Run | None:
-  """What arms are compared with token by token: a run from scratch, where the study has several.
+  """The run from scratch that arms are compared with at the same tokens; None unless the study has several.
 
-  It is the run of the row of this label, if that is one of them, otherwise the first of the study's arms.
+  It is the run of the row with this label if that is from scratch, otherwise the first of the study's arms.
   """
   ends = [records.runs[arm.runs[0]] for arm in records.arms if len(arm.runs) == 1]
   scratch = [run for run in ends if is_from_scratch(run)]
@@ -59,9 +59,9 @@ def base_of(records: Records, label: str | None = None) -> Run | None:
 
 
 def main_control(records: Records) -> Row | None:
-  """The row that others are compared with: the first control as it was trained, one that was trained on if there is.
+  """The row that others are compared with: the first control as it was trained, preferably one that was trained on.
 
-  Without any control it is that of `base_of`.
+  Without any control it is the row of `base_of`.
   """
   runs, base = records.runs, base_of(records)
   plain_rows = [row for row in records.rows if row.plain and row.run in runs]
@@ -72,7 +72,7 @@ def main_control(records: Records) -> Row | None:
 
 
 def _start(run: Run) -> tuple[str | int | None, ...] | None:
-  """What weights a run began from; None: from scratch. Runs that studies share name the same ones by other paths."""
+  """Identifies the weights a run started from, whatever path a shared run knows them by; None: from scratch."""
   if run.pretrained is not None:
     return (run.pretrained.checkpoint, None)
   init = None if run.config is None else run.config.init
@@ -86,7 +86,7 @@ def _steps(run: Run) -> int:
 
 
 def last_runs(records: Records) -> dict[str, Arm]:
-  """The run that ends each arm, with the first arm that it ends."""
+  """The last runs of all arms, each with the first arm that it ends."""
   found: dict[str, Arm] = {}
   for arm in records.arms:
     found.setdefault(arm.runs[-1], arm)
@@ -94,7 +94,7 @@ def last_runs(records: Records) -> dict[str, Arm]:
 
 
 def about(transition: Transition) -> str:
-  """The first sentence of a transition's docstring, with its settings."""
+  """The first sentence of a transition's docstring, followed by its settings."""
   sentence = re.split(r"(?<=[.:])\s", " ".join((type(transition).__doc__ or "").split()))[0].rstrip(".:")
   sentence = sentence[:1].lower() + sentence[1:]
   settings = str(transition).partition("(")[2].rstrip(")")
@@ -102,7 +102,7 @@ def about(transition: Transition) -> str:
 
 
 def described(records: Records, row: Row) -> str:
-  """What a row is: its run, and what the method does to it."""
+  """A description of a row: its run, and what the method does to it."""
   run = records.runs.get(row.run)
   parts = [code(row.run) if run is None else _run(run)]
   text, _, c = row.method.partition("+")
@@ -122,7 +122,7 @@ def _run(run: Run) -> str:
   start = SCRATCH
   if run.transition is not None:
     start = f"{names.get(kind(run), f'{kind(run)}, not the method of the paper')}: {about(run.transition)}"
-  untrained = ", and nothing recalibrated" if run.pretrained is not None else ""
+  untrained = ", not recalibrated" if run.pretrained is not None else ""
   embedding = "" if run.model is None or run.transition is not None else f", {embedding_of(run)}"
   return f"{model}, {start}{embedding}{untrained}"
 
@@ -137,7 +137,7 @@ def embedding_of(run: Run) -> str:
 
 
 def first_drop(records: Records, arms: Iterable[Arm]) -> float | None:
-  """Tokens of its arm after which the first run begins that changes the embedding; None if there is no such run."""
+  """The tokens after which an arm first changes its embedding; None if no arm does."""
   found = []
   for arm in arms:
     for position, name in enumerate(arm.runs):

@@ -54,7 +54,7 @@ def label_ends(axes: Axes, ends: Sequence[tuple[float, str, Look]]) -> None:
 
 
 def log_ticks(low: float, high: float) -> list[float]:
-  """Round numbers in [low, high], three to seven of them, spaced on a log axis as evenly as round numbers are."""
+  """Three to seven round numbers in [low, high], as evenly spaced on a log axis as round numbers can be."""
   for mantissas in (
     (1, 1.2, 1.5, 2, 2.5, 3, 4, 5, 6, 8),
     (1, 1.5, 2, 3, 4, 5, 7),
@@ -69,7 +69,7 @@ def log_ticks(low: float, high: float) -> list[float]:
       break
   if len(ticks) >= 3:
     return ticks
-  # A narrow range, where a log axis is nearly linear.
+  # In a range this narrow a log axis is nearly linear.
   even = MaxNLocator(nbins=6, steps=[1, 2, 2.5, 5, 10]).tick_values(low, high)
   return [float(f"{tick:.12g}") for tick in even if low <= tick <= high]
 
@@ -82,7 +82,7 @@ def plain_ticks(axis: Any, values: Sequence[float]) -> None:
 
 
 def log_axis(axes: Axes, values: Sequence[float]) -> None:
-  """A log axis y around positive values, with ticks however narrow their range."""
+  """A log y axis around positive values, with ticks even in a narrow range."""
   low, high = math.log(min(values)), math.log(max(values))
   margin = max(0.06 * (high - low), 0.03)
   axes.set_yscale("log")
@@ -91,7 +91,7 @@ def log_axis(axes: Axes, values: Sequence[float]) -> None:
 
 
 def length_axis(axes: Axes, records: Lengths, contexts: Sequence[int]) -> None:
-  """Lengths on a log-2 axis, as multiples and in tokens, the training context marked."""
+  """Lengths on a log-2 x axis, in multiples of the training context and in tokens; the training context is marked."""
   axes.set_xscale("log", base=2)
   axes.set_xlim(min(contexts) / 2**0.25, max(contexts) * 2**0.25)
   axes.xaxis.set_major_locator(FixedLocator(list(contexts)))
@@ -108,7 +108,7 @@ def token_axis(axes: Axes, label: str) -> None:
 
 
 def mark_context(axes: Axes, records: Lengths) -> None:
-  """Shades what lies within the training context."""
+  """Shades the training context."""
   left, right = axes.get_xlim()
   if left < records.train_context < right:
     axes.axvspan(left, records.train_context, color=CONTEXT_SHADE, zorder=0)
@@ -116,7 +116,7 @@ def mark_context(axes: Axes, records: Lengths) -> None:
 
 
 def error_bars(axes: Axes, x: Sequence[float] | np.ndarray, y: np.ndarray, ends: np.ndarray, color: str) -> None:
-  """Bars from `ends` (N, 2), the lower and upper end of each interval, NaN where there is none."""
+  """Bars between `ends` (N, 2), the lower and upper end of each interval; NaN: no bar."""
   known = np.isfinite(ends).all(axis=1)
   if known.any():
     spread = np.abs(ends[known].T - y[known])

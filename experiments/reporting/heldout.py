@@ -1,4 +1,4 @@
-"""The held-out loss of runs and arms while they train, less that of another, with intervals over documents."""
+"""The held-out loss of runs and arms during training, and its difference from others, with intervals over documents."""
 
 from collections.abc import Sequence
 from typing import Literal, NamedTuple
@@ -12,19 +12,21 @@ from experiments.reporting.spread import spread
 
 
 class Curve(NamedTuple):
-  """Points against the tokens of a run or of an arm."""
+  """A curve over the tokens of a run or of an arm."""
 
   steps_N: np.ndarray  # of the run that was measured
   tokens_N: np.ndarray
   losses_N: np.ndarray  # nats per token
-  groups: tuple[Sequence[float], ...]  # of each point: the losses of groups of documents; empty in older records
+  groups: tuple[
+    Sequence[float], ...
+  ]  # of each point: the losses of groups of documents; empty where the records lack them
 
   def __bool__(self) -> bool:
     return bool(len(self.tokens_N))
 
   @property
   def ends_N2(self) -> np.ndarray:
-    """Of the 95 % interval over documents; NaN where the records do not have the losses of documents."""
+    """The 95 % interval over documents, NaN where the records lack losses by group of documents."""
     ends = [_ends(*point) for point in zip(self.losses_N.tolist(), self.groups, strict=True)]
     return np.array(ends).reshape(-1, 2)
 
@@ -33,7 +35,7 @@ EMPTY = Curve(np.zeros(0, int), np.zeros(0), np.zeros(0), ())
 
 
 def heldout_curve(run: Run, extension: float = 1) -> Curve:
-  """The held-out loss at so many times the training context."""
+  """The held-out loss at `extension` times the training context."""
   tokens, losses, groups = run.heldout_tokens(), run.heldout_losses(extension), run.heldout_groups(extension)
   steps = [step for step in losses if step in tokens]
   tokens_N, losses_N = (np.array([found[step] for step in steps], float) for found in (tokens, losses))
@@ -41,9 +43,9 @@ def heldout_curve(run: Run, extension: float = 1) -> Curve:
 
 
 def gap_curve(records: Records, run: Run) -> Curve:
-  """The held-out loss in context less that of the control, wherever both were measured; empty without a control.
+  """The held-out loss in context less the control's, at the steps where both were measured; empty without a control.
 
-  The interval is that of the paired differences, where both runs read the same documents.
+  Where both runs read the same documents, the interval is that of the paired differences.
   """
   control = arms.control_of(records, run)
   if control is None or control is run or arms.is_control(run):
@@ -52,9 +54,10 @@ def gap_curve(records: Records, run: Run) -> Curve:
 
 
 def arm_curves(records: Records) -> dict[Arm, Curve]:
-  """The held-out loss in context against the tokens of whole arms, from scratch to their ends.
+  """The held-out loss in context over the tokens of whole arms, from scratch to their ends.
 
-  Only of a study that compares runs from scratch (`arms.base_of`), and of arms whose runs were all measured on the way.
+  Empty for a study that does not compare runs from scratch (`arms.base_of`), and without arms of which a run lacks a
+  curve.
   """
   if arms.base_of(records) is None:
     return {}
@@ -63,7 +66,7 @@ def arm_curves(records: Records) -> dict[Arm, Curve]:
 
 
 def arm_gaps(records: Records, label: str | None = None) -> dict[Arm, Curve]:
-  """`arm_curves` less that of `arms.base_of`, wherever both were measured after the same tokens."""
+  """`arm_curves` less the curve of `arms.base_of`, at the tokens where both were measured."""
   curves, base = arm_curves(records), arms.base_of(records, label)
   theirs = next((arm for arm in curves if base is not None and arm.runs == (base.name,)), None)
   if theirs is None:
@@ -81,7 +84,7 @@ def arm_gaps(records: Records, label: str | None = None) -> dict[Arm, Curve]:
 
 
 def _of_arm(records: Records, arm: Arm) -> Curve:
-  """That of each run up to where the next one begins; empty if one was not measured, or began somewhere unknown."""
+  """The curve of each run up to where the next one starts; empty if a curve or a start is not known."""
   starts = [records.offset(arm, position) for position in range(len(arm.runs))]
   curves = [heldout_curve(records.runs[name]) for name in arm.runs]
   if None in starts or not all(curves) or not arms.is_from_scratch(records.runs[arm.runs[0]]):
@@ -95,13 +98,13 @@ def _of_arm(records: Records, arm: Arm) -> Curve:
 
 
 def _at(curve: Curve, places_M: np.ndarray) -> Curve:
-  """Some of its points."""
+  """The points of a curve at some places."""
   groups = tuple(curve.groups[place] for place in places_M)
   return Curve(curve.steps_N[places_M], curve.tokens_N[places_M], curve.losses_N[places_M], groups)
 
 
 def _less(curve: Curve, base: Curve, by: Literal["steps_N", "tokens_N"], *, paired: bool) -> Curve:
-  """The differences where both have a point; `paired`: both read the same documents, so that groups differ too."""
+  """The differences where both have a point; `paired`: both read the same documents, so groups are subtracted too."""
   ours_N, theirs_N = getattr(curve, by), getattr(base, by)
   _, mine, other = np.intersect1d(ours_N, theirs_N, assume_unique=True, return_indices=True)
   mine, other = _at(curve, mine), _at(base, other)
@@ -113,7 +116,7 @@ def _less(curve: Curve, base: Curve, by: Literal["steps_N", "tokens_N"], *, pair
 
 
 def _choice(run: Run) -> object:
-  """What documents a run measures depends on these, its tokenizer, and the data, which the runs of a study share."""
+  """The settings that a run's held-out documents depend on, besides tokenizer and data, which a study's runs share."""
   config = run.config
   return None if config is None else (config.eval_documents, max(config.eval_extensions), config.data.context)
 
@@ -123,5 +126,5 @@ def _ends(value: float, groups: Sequence[float]) -> tuple[float, float]:
   found = spread(groups) if groups and np.isfinite(groups).all() else None
   if found is None or found.low is None or found.high is None:
     return np.nan, np.nan
-  half = (found.high - found.low) / 2  # around the mean itself: groups may differ by one document
+  half = (found.high - found.low) / 2  # centred on `value`, as groups may differ by one document
   return value - half, value + half

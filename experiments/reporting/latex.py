@@ -1,4 +1,4 @@
-"""Text as LaTeX that pdflatex compiles as it comes: without a package for fonts, encodings or symbols."""
+"""Text as LaTeX that pdflatex compiles without any package for fonts, encodings or symbols."""
 
 import re
 from itertools import pairwise
@@ -6,7 +6,7 @@ from itertools import pairwise
 _ESCAPES = {
   "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
   "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "`": r"\textasciigrave{}",
-  # In the default font these are other characters.
+  # In the default font these would be printed as other characters.
   "<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}", '"': "''",
 }  # fmt: skip
 _SYMBOLS = {
@@ -19,13 +19,13 @@ _SYMBOLS = {
   "Ω": r"$\Omega$", "–": "--", "—": "---", "…": r"\ldots{}", "“": "``", "”": "''", "‘": "`", "’": "'", "§": r"\S{}",
   "\N{NO-BREAK SPACE}": "~", "\N{NARROW NO-BREAK SPACE}": r"\,", "\N{THIN SPACE}": r"\,",
 }  # fmt: skip
-# Letters of Latin with accents compile as they are, except for these, which the default font does not have.
+# Accented Latin letters compile as they are, except for these, which the default font lacks.
 _NO_LETTERS = "×÷ÐÞðþĄąĐđĘęĦħĮįĸĿŀŉŊŋŦŧŲųſ"
 
 
 def latex(text: str) -> str:
-  """One line of text; a character that pdflatex does not have by default is shown by its number, as `[U+4E2D]`."""
-  # Two hyphens would become a dash; a bracket or a star at the start of a row would belong to the command before it.
+  """One line of text; characters that pdflatex lacks by default are shown by number, as `[U+4E2D]`."""
+  # Two hyphens would become a dash; a bracket or a star at the start of a row would be read as an argument of `\\`.
   escaped = "".join("-{}" if pair == "--" else _character(pair[0]) for pair in map("".join, pairwise(f"{text} ")))
   return re.sub(r"^(?=\s*[\[*])", "{}", escaped)
 

@@ -1,10 +1,10 @@
-"""Lengths of what was measured: in tokens, and as multiples of the training context."""
+"""Measured lengths, in tokens and as multiples of the training context."""
 
 from typing import Protocol
 
 
 class Lengths(Protocol):
-  """Records of a study or a summary of several: both know the training context."""
+  """Whatever knows the training context: the records of a study, or a summary of several."""
 
   @property
   def train_context(self) -> int:
@@ -15,7 +15,7 @@ class Lengths(Protocol):
 
 
 def at_length(name: str, context: int) -> str:
-  """`loss (nats per token) at 256 tokens`, as a CSV names a column."""
+  """`loss (nats per token) at 256 tokens`, the name of a CSV column."""
   return f"{name} at {context} tokens"
 
 

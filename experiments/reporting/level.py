@@ -1,4 +1,4 @@
-"""Which rows are level with the best: their difference cannot be told from chance by the samples that were measured."""
+"""Which rows are level with the best: the samples that were measured cannot tell their difference from chance."""
 
 import math
 from collections.abc import Mapping
@@ -19,10 +19,10 @@ class Standing(NamedTuple):
 
 
 def difference(a: Figure, b: Figure, *, same_samples: bool) -> tuple[float, float, float] | None:
-  """a - b with its 95 % interval; None if too little was recorded to say.
+  """a - b with its 95 % interval; None if too little was recorded.
 
-  Paired, sample by sample, if both figures have the values of the same samples. Otherwise the two intervals are added
-  as those of independent samples, which is wider.
+  Paired, sample by sample, if both figures have values of the same samples. Otherwise the two intervals are combined as
+  those of independent samples, which gives a wider interval.
   """
   value = a.value - b.value
   if same_samples and a.values and b.values and len(a.values) == len(b.values):
@@ -38,9 +38,9 @@ def difference(a: Figure, b: Figure, *, same_samples: bool) -> tuple[float, floa
 
 
 def standing(measured: Mapping[Row, Measured], metric: str) -> Standing | None:
-  """The best row by a metric, and those whose difference from it has an interval that holds 0.
+  """The best row by a metric, and the rows whose difference from it has an interval that contains 0.
 
-  None if nothing was measured, or neither more nor less of this metric is better.
+  None if nothing was measured, or if neither higher nor lower values of the metric are better.
   """
   figures = {row: one.whole()[metric] for row, one in measured.items() if metric in one.whole()}
   directions = {figure.better for figure in figures.values()}
@@ -58,7 +58,7 @@ def standing(measured: Mapping[Row, Measured], metric: str) -> Standing | None:
 
 
 def standings(records: Records, task: str, metric: str) -> dict[int, Standing]:
-  """By length; none of a text's loss per token where the rows read different tokens."""
+  """The standing at each length; empty for a loss per token where the rows read different tokens."""
   found: dict[int, Standing] = {}
   if metric == LOSS and BITS_PER_BYTE in records.metrics(task) and not records.same_tokens(task):
     return found

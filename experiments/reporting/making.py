@@ -1,4 +1,4 @@
-"""How a study was made, from its records: command, machine, date and size, without the paths of that machine."""
+"""How a study was made, from its records: command, machine, date and size, without that machine's paths."""
 
 import datetime
 import re
@@ -13,11 +13,11 @@ from experiments.reporting.summary import Making
 
 
 def making_of(studies: Sequence[Records], name: str, commit: str = "") -> Making:
-  """Of workdirs of one study with different seeds.
+  """How a study was made, from the records of its seeds.
 
   Args:
-    name: of the study, for the folder in its command.
-    commit: of this repository, where the records do not name it.
+    name: of the study, for the workdir in its command.
+    commit: of this repository; default: as recorded.
   """
   first = min(studies, key=lambda study: study.seed)
   seconds = [study.seconds for study in studies if study.seconds]
@@ -40,7 +40,7 @@ def making_of(studies: Sequence[Records], name: str, commit: str = "") -> Making
 
 
 def shareable(command: str, name: str, seeds: Sequence[int]) -> str:
-  """A command for any machine: folders by the study's name, and all seeds at once where the command takes them."""
+  """The command as others would type it: a workdir named after the study, no absolute paths, and all seeds at once."""
   numbers = ",".join(map(str, seeds))
   text = re.sub(r" --runs=\S+", "", command)
   text = re.sub(r"--workdir=\S+", f"--workdir=runs/{name}", text)
@@ -53,7 +53,7 @@ def shareable(command: str, name: str, seeds: Sequence[int]) -> str:
 
 
 def _date(workdir: Path) -> str:
-  """That of the last figure, for a study.json that does not say."""
+  """The date of the last figure, for a study.json without a date."""
   path = workdir / "results.jsonl"
   try:
     return datetime.datetime.fromtimestamp(path.stat().st_mtime, datetime.UTC).date().isoformat()

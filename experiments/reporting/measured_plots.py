@@ -1,4 +1,4 @@
-"""Plots of what was measured: every task against length and by its parts, and the rotations behind it."""
+"""Plots of measurements: every task by length and by its parts, and the rotations of each row."""
 
 import math
 
@@ -33,7 +33,7 @@ COLUMNS = 3  # panels beside each other
 
 
 def plot_summary(records: Records) -> Canvas | None:
-  """The main metric of every task against length: one panel per task, one line per row."""
+  """The main metric of every task by length: one panel per task, one line per row."""
   tasks = records.tasks
   if not tasks:
     return None
@@ -55,7 +55,7 @@ def plot_summary(records: Records) -> Canvas | None:
 
 
 def _draw_by_length(axes: Axes, records: Records, task: str) -> dict[Row, Line2D]:
-  """A task's main metric; returns the line of each row."""
+  """Draws a task's main metric; returns the line of each row."""
   contexts, metric, styles = records.contexts(task), records.metrics(task)[0], looks(records)
   as_perplexity = metric == LOSS and is_text(records, task)
   drawn: dict[Row, Line2D] = {}
@@ -66,7 +66,7 @@ def _draw_by_length(axes: Axes, records: Records, task: str) -> dict[Row, Line2D
       continue
     values, ends = _values(list(found.values()), as_perplexity)
     (drawn[row],) = axes.plot(list(found), values, **styles[row].line)
-    beside = 2 ** (0.03 * (index - (len(records.rows) - 1) / 2))  # so that bars of equal values can be told apart
+    beside = 2 ** (0.03 * (index - (len(records.rows) - 1) / 2))  # so that the bars of equal values do not overlap
     error_bars(axes, np.array(list(found)) * beside, values, ends, styles[row].color)
     better = next(iter(found.values())).better
     every += [*values, *ends[np.isfinite(ends)]]
@@ -82,7 +82,7 @@ def _draw_by_length(axes: Axes, records: Records, task: str) -> dict[Row, Line2D
 
 
 def plot_parts(records: Records, task: str, metric: str, by: str) -> Canvas | None:
-  """A metric by its parts: maps over lengths where all lengths have the same parts and it is a share, else lines."""
+  """A metric by its parts: maps over lengths for a share whose parts are the same at all lengths, else lines."""
   contexts = [c for c in records.contexts(task) if _parts_at(records, task, c, metric, by)]
   shared = {frozenset(_parts_at(records, task, c, metric, by)) for c in contexts}
   values = [
@@ -103,7 +103,7 @@ def _parts_at(records: Records, task: str, context: int, metric: str, by: str) -
 
 
 def _draw_lines(records: Records, task: str, metric: str, by: str) -> Canvas:
-  """At the longest length; an interval is drawn at its middle, one without an end at its start."""
+  """Lines at the longest length; a part that is an interval is drawn at its middle, or without an end at its start."""
   context = longest_with(records, task, metric, by)
   assert context is not None
   as_perplexity = metric == LOSS and is_text(records, task)
@@ -173,7 +173,7 @@ def _draw_maps(records: Records, task: str, metric: str, by: str, contexts: list
     axes.tick_params(length=0)
     axes.grid(False)
     axes.spines[:].set_visible(False)
-    # sharex hides the ticks of a panel that has an empty place below it.
+    # sharex would hide the tick labels of a panel with an empty place below it.
     axes.tick_params(labelbottom=index + columns >= len(rows))
   canvas.supxlabel("length (multiple of the training context)", fontsize=10, color="#333333")
   counted = "" if shared_n is None else f", n = {shared_n:,} in each cell"
@@ -182,7 +182,7 @@ def _draw_maps(records: Records, task: str, metric: str, by: str, contexts: list
 
 
 def _in_map(figure: Figure | None, *, counted: bool) -> tuple[str, str]:
-  """A value in %, and below it, smaller, its interval and, where they differ, the number of its samples."""
+  """A value in %, and the small print below it: its interval and, if `counted`, its number of samples."""
   if figure is None:
     return "–", ""
   interval = "" if figure.low is None or figure.high is None else f"{100 * figure.low:.0f}–{100 * figure.high:.0f}"
@@ -193,7 +193,7 @@ def _in_map(figure: Figure | None, *, counted: bool) -> tuple[str, str]:
 def plot_samples(records: Records, task: str) -> Canvas | None:
   """At the longest length: each row less the control, sample by sample; None if the samples were not recorded.
 
-  Only what is measured on a scale, as the loss of a document: of what is right or wrong a mean says all.
+  Also None for samples that are right or wrong: their mean says it all.
   """
   metric, control = records.metrics(task)[0], main_control(records)
   contexts = [c for c in records.contexts(task) if control is not None and records.at(control, task, c) is not None]
@@ -245,7 +245,7 @@ def _values(figures: list[Figure], as_perplexity: bool) -> tuple[np.ndarray, np.
 
 
 def plot_frequencies(records: Records) -> Canvas | None:
-  """gamma_i = omega'_i / omega_i of every row at the longest length, against the wavelength 2 pi / omega_i."""
+  """gamma_i = omega'_i / omega_i of every row at the longest length, by wavelength 2 pi / omega_i."""
   contexts = records.contexts(*records.tasks)
   base = next(
     (omega for run in records.runs.values() if (omega := _omega(run.model)) is not None and omega.all()), None
@@ -294,7 +294,7 @@ def _omega(model: ModelConfig | None, length: int | None = None) -> np.ndarray |
 
 
 def _factors(records: Records, row: Row, length: int, base: np.ndarray) -> np.ndarray | None:
-  """What a row does to the frequencies `base`; None if that cannot be said of its model."""
+  """The factors by which a row changes the frequencies `base`; None if its model's cannot be compared with them."""
   run = records.runs.get(row.run)
   if run is None or run.model is None:
     return None

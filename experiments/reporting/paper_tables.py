@@ -1,4 +1,4 @@
-"""The tables of the paper (arXiv 2512.12167) that studies are set beside; their numbers are in paper_tables.json."""
+"""The tables of the paper (arXiv 2512.12167) that pages show for comparison; paper_tables.json has their numbers."""
 
 import json
 from collections.abc import Sequence
@@ -9,9 +9,9 @@ from experiments.reporting.table import Table
 
 
 class PaperTable(NamedTuple):
-  """A table as the paper has it."""
+  """A table of the paper."""
 
-  study: str  # the study here that does what it did
+  study: str  # the study here that repeats it
   table: str  # as "Table 6"
   caption: str
   header: Sequence[str]

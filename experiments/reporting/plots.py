@@ -1,4 +1,4 @@
-"""All pictures of a report: whatever there are records for, each with its file name and caption."""
+"""All pictures of a report that its records allow, each with its file name and caption."""
 
 from collections.abc import Iterator, Sequence
 
@@ -11,7 +11,7 @@ from experiments.reporting.records import Records
 from experiments.reporting.tables import divisions
 from experiments.reporting.writing import Picture, file_name, save
 
-SUMMARY = Picture("summary.png", "What was measured, against length. Shaded: the training context. Bars: 95 %.")
+SUMMARY = Picture("summary.png", "All tasks by length. Shaded: the training context. Bars: 95 % intervals.")
 LOSS = Picture(
   "loss.png",
   "Training loss of every arm, smoothed; points: the held-out loss in context. Vertical line: where the positional "
@@ -19,19 +19,18 @@ LOSS = Picture(
 )
 RECOVERY = Picture(
   "recovery.png",
-  "Held-out loss in context while recalibrating, and its distance from the control's. Bands, where the records have "
-  "losses by group of documents: 95 % intervals over documents (Student's t), of the distance those of paired "
-  "differences.",
+  "Held-out loss in context during recalibration, and its difference from the control's. Bands, where the records have "
+  "losses by group of documents: 95 % intervals over documents (Student's t), paired for the differences.",
 )
 HELDOUT = Picture(
   "heldout.png",
-  "Held-out loss while training, at the training context and at multiples of it. Bands, where the records have losses "
+  "Held-out loss during training, at the training context and at multiples of it. Bands, where the records have losses "
   "by group of documents: 95 % intervals over documents (Student's t).",
 )
 FREQUENCIES = Picture(
   "frequencies.png",
-  "What each row does to the rotations of the model at the longest length: 1 leaves a rotation as it was trained, "
-  "smaller slows it down, 0 is no rotation.",
+  "What each row does to the rotations of the model at the longest length: 1 keeps the trained frequency, smaller "
+  "factors slow the rotation down, 0 is no rotation.",
 )
 _PLOTS = {
   SUMMARY: measured_plots.plot_summary,
@@ -49,13 +48,13 @@ def of_parts(task: str, by: str) -> Picture:
 
 
 def of_samples(task: str) -> Picture:
-  """What the rows differ by, sample by sample."""
+  """The differences between rows, sample by sample."""
   name = file_name(f"{task}_by_sample.png")
   return Picture(name, f"{task} at the longest length: the difference from the control, one dot per sample. Bar: mean.")
 
 
 def draw_all(records: Records, formats: Sequence[str] = ("png",)) -> set[Picture]:
-  """Draws every plot there are records for, in each format."""
+  """Draws every plot that the records allow, in each format; returns the pictures that were drawn."""
   drawn = set()
   with plt.rc_context(STYLE):
     for picture, canvas in _canvases(records):
@@ -75,7 +74,7 @@ def _canvases(records: Records) -> Iterator[tuple[Picture, Canvas | None]]:
 
 
 def _first_by_each(divided: list[tuple[str, str]]) -> list[tuple[str, str]]:
-  """One metric for each `by`: the first."""
+  """The first metric for each `by`."""
   found: dict[str, str] = {}
   for metric, by in divided:
     found.setdefault(by, metric)

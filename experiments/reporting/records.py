@@ -1,4 +1,4 @@
-"""What a report is written from: study.json, the runs' records and results.jsonl, read and checked."""
+"""The records that a report is written from: study.json, the runs' records and results.jsonl, read and checked."""
 
 import dataclasses
 import math
@@ -23,29 +23,29 @@ from experiments.plan import Arm, Pretrained, Row, run_directory
 from experiments.reporting.stored import check_record, read_description, read_json
 
 Part = tuple[str, str | None, At]  # metric, by, at of a figure
-_MODEL_SETTINGS = {"step", "weights", "beta"}  # settings that tell models apart, and not samples
+_MODEL_SETTINGS = {"step", "weights", "beta"}  # settings that identify the model; all others identify the samples
 
 
 class Measured(NamedTuple):
   """The figures of a row on a task at one length."""
 
   figures: dict[Part, Figure]
-  samples: dict[str, Any]  # the settings that say which samples were measured
+  samples: dict[str, Any]  # the settings that identify the samples
 
   def whole(self) -> dict[str, Figure]:
-    """The figures that are no parts of others, by metric, the one that stands for the task first; without beta."""
+    """By metric, the figures that are not parts of others, the task's main metric first; without beta."""
     return {metric: figure for (metric, by, _), figure in self.figures.items() if by is None and metric != BETA}
 
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-  """A run's config.json and metrics.jsonl; None and empty for a run that has not begun, or is pretrained."""
+  """A run's config.json and metrics.jsonl; None and empty for a run that has not begun or is pretrained."""
 
   name: str
   config: TrainConfig | None
   metrics: tuple[dict[str, Any], ...]  # one record per logged step of training
-  heldout: tuple[dict[str, Any], ...]  # one record per evaluation and extension while it trained
-  model: ModelConfig | None  # what it trains, or the pretrained checkpoint holds, with its embedding
+  heldout: tuple[dict[str, Any], ...]  # one record per evaluation during training and extension
+  model: ModelConfig | None  # that it trains, or that the pretrained checkpoint holds
   pretrained: Pretrained | None = None
 
   @property
@@ -62,13 +62,13 @@ class Run:
 
   @property
   def transition(self) -> Transition | None:
-    """What became of the embedding when it began; None: it started from scratch, or has not begun."""
+    """What happened to the embedding at its start; None: it started from scratch, or has not begun."""
     if self.pretrained is not None:
       return self.pretrained.transition
     return None if self.config is None or self.config.init is None else self.config.init.transition
 
   def tokens_at(self, step: int | None) -> float | None:
-    """Tokens trained on after `step` (None: after all of them); between two logged steps they are interpolated."""
+    """Tokens trained on up to `step` (None: the last step), interpolated between logged steps."""
     if step is None or self.last is None:
       return self.tokens
     steps, tokens = ([0, *(record[name] for record in self.metrics)] for name in ("step", "tokens"))
@@ -76,7 +76,7 @@ class Run:
 
   @property
   def flops(self) -> float | None:
-    """What the steps so far have cost, a teacher's forward passes included; None if that is not recorded."""
+    """FLOPs of the steps so far, including a teacher's forward passes; None if they cannot be known."""
     if self.config is None or self.model is None or self.last is None:
       return None
     objective, context, steps = self.config.objective, self.config.data.context, range(self.last["step"])
@@ -91,24 +91,24 @@ class Run:
     return self.last["tokens"] * each
 
   def heldout_losses(self, extension: float = 1) -> dict[int, float]:
-    """The held-out loss at so many times the training context, by step, where it is finite."""
+    """By step, the held-out loss at `extension` times the training context, where it is finite."""
     found = {one["step"]: one["loss"] for one in self.heldout if one["extension"] == extension}
     return {step: loss for step, loss in sorted(found.items()) if math.isfinite(loss)}
 
   def heldout_tokens(self) -> dict[int, float]:
-    """Tokens of this run by step at which the held-out loss was measured, where they are known."""
-    # Runs before 0.1 did not record them beside the loss.
+    """By step, the tokens of this run when the held-out loss was measured, where they are known."""
+    # Runs before 0.1 did not record tokens beside the loss.
     found = {one["step"]: one.get("tokens", self.tokens_at(one["step"])) for one in self.heldout}
     return {step: tokens for step, tokens in found.items() if tokens is not None}
 
   def heldout_groups(self, extension: float = 1) -> dict[int, list[float]]:
-    """The held-out losses of groups of documents, by step; empty in older records."""
+    """By step, the held-out losses of groups of documents; empty in older records."""
     return {one["step"]: one.get("loss_by_group", []) for one in self.heldout if one["extension"] == extension}
 
 
 @dataclasses.dataclass(frozen=True)
 class Records:
-  """Everything a report is written from: a study, a single run, or an evaluation that belongs to neither."""
+  """Everything a report is written from: a study, a single run, or an evaluation by itself."""
 
   directory: Path
   title: str
@@ -117,7 +117,7 @@ class Records:
   measured: dict[tuple[str, str, str], dict[int, Measured]] = dataclasses.field(default_factory=dict)
   arms: tuple[Arm, ...] = ()
   runs: dict[str, Run] = dataclasses.field(default_factory=dict)
-  command: str = ""  # a line for each, where figures come from several
+  command: str = ""  # one line per command, if figures come from several
   seed: int = 0
   machine: str = ""
   versions: dict[str, str] = dataclasses.field(default_factory=dict)
@@ -126,16 +126,16 @@ class Records:
 
   @property
   def trained(self) -> bool:
-    """Whether anything was, or is to be, trained."""
+    """Whether anything was or will be trained."""
     return any(run.pretrained is None for run in self.runs.values())
 
   @property
   def tasks(self) -> list[str]:
-    """Every task that was measured, in the order of the records; without the fit of the temperature."""
+    """Every task that was measured, in the order of the records, without the temperature fit."""
     return [task for task in dict.fromkeys(task for _, _, task in self.measured) if task != FIT_TASK]
 
   def at(self, row: Row, task: str, context: int) -> Measured | None:
-    """What was measured of a row on a task at a length."""
+    """The measurement of a row on a task at a length."""
     return self.measured.get((row.run, row.method, task), {}).get(context)
 
   def figure(self, row: Row, task: str, context: int, part: Part) -> Figure | None:
@@ -143,7 +143,7 @@ class Records:
     return None if found is None else found.figures.get(part)
 
   def metrics(self, task: str) -> list[str]:
-    """The metrics of a task that are no parts of others, the one that stands for it first."""
+    """The metrics of a task, its main metric first; without those of parts alone."""
     found = [one for row in self.rows for one in self.measured.get((row.run, row.method, task), {}).values()]
     metrics = list(dict.fromkeys(metric for one in found for metric in one.whole()))
     if BITS_PER_BYTE in metrics and not self.same_tokens(task):
@@ -151,7 +151,7 @@ class Records:
     return metrics
 
   def same_tokens(self, task: str) -> bool:
-    """Whether all rows read the same tokens: what a loss per token needs, to be compared."""
+    """Whether all rows read the same tokens, so that their losses per token can be compared."""
     for context in self.contexts(task):
       found = [one for row in self.rows if (one := self.at(row, task, context)) is not None]
       texts = {tuple((name, value) for name, value in one.samples.items() if name.endswith(".text")) for one in found}
@@ -167,7 +167,7 @@ class Records:
     return context / self.train_context
 
   def offset(self, arm: Arm, position: int) -> float | None:
-    """Tokens the arm has seen before its run at `position` begins; None if that is not recorded."""
+    """Tokens the arm has seen before its run at `position` begins; None if they are not recorded."""
     total = 0.0
     for before, name in zip(arm.runs[:position], arm.runs[1 : position + 1], strict=True):
       config = self.runs[name].config
@@ -185,10 +185,10 @@ class Records:
 
 
 def read_study(directory: Path) -> Records:
-  """Reads the workdir of a study.
+  """Reads the workdir of a study; runs need not have begun.
 
   Raises:
-    ReportError: a file is missing, empty or malformed; runs that have not begun are no error.
+    ReportError: a file is missing, empty or malformed.
   """
   said = read_description(directory / "study.json")
   measured = _measured(_read_results(directory / "results.jsonl"))
@@ -211,7 +211,7 @@ def read_study(directory: Path) -> Records:
 
 
 def read_evaluation(directory: Path) -> Records:
-  """Reads the output of `experiments.evaluate`, a results.jsonl alone: neither arms nor runs.
+  """Reads the output of `experiments.evaluate`, a results.jsonl alone, without arms or runs.
 
   Raises:
     ReportError: the file is missing, empty or malformed.
@@ -233,7 +233,7 @@ def read_evaluation(directory: Path) -> Records:
 
 
 def read_run(directory: Path) -> Records:
-  """Reads the workdir of a single run, and what an evaluation has measured into it.
+  """Reads the workdir of a single run, with the results of an evaluation in it.
 
   Raises:
     ReportError: a file is missing, empty or malformed.
@@ -288,7 +288,7 @@ def _read_run(directory: Path, name: str, pretrained: dict[str, Any] | None) -> 
 
 
 def _recorded_model(workdir: Path) -> ModelConfig | None:
-  """The model of a run that is no part of the study; None if its config.json is no longer there."""
+  """The model of a run that does not belong to the study; None if its config.json no longer exists."""
   path = workdir / "config.json"
   return load_config(TrainConfig, path).model if path.exists() else None
 
@@ -302,12 +302,12 @@ def _read_results(path: Path) -> list[Result]:
     raise ReportError(f"{path}: holds no figure; nothing has been evaluated yet")
   empty = next((number for number, record in enumerate(found, 1) if record.n < 1), None)
   if empty is not None:
-    raise ReportError(f"{path}:{empty}: n is {found[empty - 1].n}; a figure stands on at least one sample")
+    raise ReportError(f"{path}:{empty}: n is {found[empty - 1].n}; a figure needs at least one sample")
   return found
 
 
 def _measured(found: Sequence[Result]) -> dict[tuple[str, str, str], dict[int, Measured]]:
-  """By run, method and task, then by length. Of one measured again only the last settings count."""
+  """By run, method and task, then by length. If one was measured again, only its last settings count."""
 
   def place(record: Result) -> Measurement:
     return dataclasses.replace(record.measurement, settings=None)
@@ -339,7 +339,7 @@ def _pooled(by_seed: dict[int, list[Result]]) -> Measured:
 
 
 def _pool(figures: Sequence[Figure]) -> Figure:
-  """One figure of several; it has an interval if the values of all their samples were recorded."""
+  """One figure from several; it has an interval if the values of all their samples were recorded."""
   first = figures[0]
   if len(figures) == 1:
     return first

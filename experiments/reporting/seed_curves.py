@@ -12,32 +12,32 @@ from experiments.reporting.tables import with_unit
 from experiments.reporting.training_tables import show_count
 
 
-def curve_tables(summary: Summary) -> list[Table]:
-  """Held-out losses in context while training, less that of the control or of the base, at every point."""
-  by_step = {run: recovery(summary, run) for run in summary.curves()}
-  by_tokens = {run: token_gap(summary, run) for run in summary.curves(TOKENS)}
-  stored, base = with_unit(LOSS), f"that of {summary.base}"
-  found = [
-    _curve_table("recovery", by_step, lambda at: Column(f"step {at:,}", f"{stored} less the control's at step {at:g}")),
-    _curve_table(
-      "heldout_by_tokens",
-      by_tokens,
-      lambda at: Column(f"{show_count(at)} tokens", f"{stored} less {base} at {at:.0f} tokens"),
-    ),
-  ]
-  return [table for table in found if table.rows]
+def recovery_table(summary: Summary) -> Table | None:
+  """The held-out loss in context while the runs train, less the control's at the same step; None without curves."""
+  curves = {run: recovery(summary, run) for run in summary.curves()}
+  stored = f"{with_unit(LOSS)} less the control's"
+  return _curve_table("recovery", curves, lambda step: Column(f"step {step:,}", f"{stored} at step {step:g}"))
+
+
+def token_gap_table(summary: Summary) -> Table | None:
+  """The held-out loss in context of whole arms less that of the base, wherever both were measured; None without any."""
+  curves = {run: token_gap(summary, run) for run in summary.curves(TOKENS)}
+  stored = f"{with_unit(LOSS)} less that of {summary.base}"
+  return _curve_table(
+    "heldout_by_tokens", curves, lambda at: Column(f"{show_count(at)} tokens", f"{stored} at {at:.0f} tokens")
+  )
 
 
 def _curve_table(
   name: str, curves: Mapping[str, Mapping[float, Spread]], heading: Callable[[float], Column]
-) -> Table:
+) -> Table | None:
   points = sorted({at for curve in curves.values() for at in curve})
   lines = [
     [plain(run), *(spread_cell(show_difference(curve[at]), curve[at]) if at in curve else MISSING for at in points)]
     for run, curve in curves.items()
     if curve
   ]
-  return Table(name, ["run", *map(heading, points)], lines)
+  return Table(name, ["run", *map(heading, points)], lines) if lines else None
 
 
 def recovery(summary: Summary, run: str) -> dict[float, Spread]:
@@ -74,7 +74,7 @@ def tokens_table(summary: Summary) -> Table | None:
   if summary.base is None or not points:
     return None
   shown = sorted({_nearest(points, share * points[-1]) for share in (0.25, 0.5, 0.75, 1)})
-  base = _label(summary, summary.base)
+  base = base_label(summary)
 
   def gap_at(run: str, at: float) -> str:
     return show_interval(gaps[run][at]) if at in gaps[run] else MISSING
@@ -89,6 +89,11 @@ def tokens_table(summary: Summary) -> Table | None:
 
 def _nearest(points: Sequence[float], wanted: float) -> float:
   return min(points, key=lambda point: abs(point - wanted))
+
+
+def base_label(summary: Summary) -> str:
+  """Of what whole arms are compared with, `Summary.base`."""
+  return _label(summary, summary.base or "")
 
 
 def _label(summary: Summary, run: str) -> str:

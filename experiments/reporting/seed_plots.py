@@ -1,4 +1,4 @@
-"""Pictures over seeds: every task against length, and held-out losses while training with a band."""
+"""Pictures over seeds: every task by length, and curves of the held-out loss with bands."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -22,7 +22,7 @@ COLUMNS = 3  # panels beside each other
 
 
 def draw_lengths(summary: Summary, group: Group) -> Canvas:
-  """The main metric of every task against length; bars: standard deviation over seeds, or interval over samples."""
+  """The main metric of every task by length; bars: standard deviation over seeds, or interval over samples."""
   tasks, rows = summary.tasks, group.rows
   columns = min(COLUMNS, len(tasks))
   lines = -(-len(tasks) // columns)
@@ -53,7 +53,7 @@ def _draw_task(axes: Axes, summary: Summary, group: Group, task: str) -> dict[Ro
     points = np.array([_point(summary, row, task, context, metric) for context in lengths])
     points = np.exp(points) if as_perplexity else points
     (drawn[row],) = axes.plot(lengths, points[:, 0], **styles[row].line)
-    beside = 2 ** (0.04 * (index - (len(group.rows) - 1) / 2))  # so that bars of equal values can be told apart
+    beside = 2 ** (0.04 * (index - (len(group.rows) - 1) / 2))  # so that the bars of equal values do not overlap
     error_bars(axes, np.array(lengths) * beside, points[:, 0], points[:, 1:], styles[row].color)
     every += [float(value) for value in points.flat if np.isfinite(value)]
   axes.set_title("perplexity" if as_perplexity else metric if metric == task else f"{task}: {metric}")
@@ -67,10 +67,11 @@ def _draw_task(axes: Axes, summary: Summary, group: Group, task: str) -> dict[Ro
 
 
 def _point(summary: Summary, row: Row, task: str, context: int, metric: str) -> tuple[float, float, float]:
-  """A value with the ends of its bar, NaN where there is none."""
+  """A value and the ends of its bar; NaN: no bar."""
   figures = summary.at(row, task, context, metric) or ()
   found = spread([figure.value for figure in figures])
-  # Seeds move all rows alike, so that intervals of single means would hide what paired differences show.
+  # The standard deviation, not the interval of the mean: seeds move all rows alike, and intervals of single means would
+  # hide what paired differences show.
   low, high = (figures[0].low, figures[0].high) if found.sd is None else (found.mean - found.sd, found.mean + found.sd)
   return found.mean, np.nan if low is None else low, np.nan if high is None else high
 

@@ -11,11 +11,11 @@ from experiments.reporting.summary import Summary
 from experiments.reporting.table import MISSING, Cell, Column, Table
 from experiments.reporting.tables import show_number, with_unit
 
-TASKS_BESIDE = 2  # in one table of a page
+TASKS_BESIDE = 2  # tasks side by side in one table of a page
 
 
 def spread_table(summary: Summary, task: str, metric: str, *, less_control: bool = False) -> Table:
-  """One line per row, one column per length; `less_control`: the differences from the control of each."""
+  """One line per row, one column per length; `less_control`: each row's differences from its control."""
   contexts = summary.contexts(task)
 
   def cell(row: Row, context: int) -> str | Cell:
@@ -39,7 +39,7 @@ def spread_cell(text: str, found: Spread) -> Cell:
 
 
 def difference_at(summary: Summary, row: Row, task: str, context: int, metric: str) -> Spread | None:
-  """A row less its control, paired within the seeds; None if one of them was not measured, or there is no control."""
+  """A row less its control, paired within seeds; None if either was not measured, or there is no control."""
   control = summary.control(row)
   if control is None:
     return None
@@ -48,7 +48,7 @@ def difference_at(summary: Summary, row: Row, task: str, context: int, metric: s
 
 
 def compared_with(summary: Summary) -> str:
-  """In words, what the rows are compared with; empty if they are not."""
+  """What the rows are compared with, in words; empty if they are not compared."""
   labels = dict.fromkeys(control.label for row in summary.rows if (control := summary.control(row)) is not None)
   if len(labels) == 1:
     return f"“{plain(next(iter(labels)))}” of the same seed"
@@ -56,10 +56,10 @@ def compared_with(summary: Summary) -> str:
 
 
 def compact_tables(summary: Summary) -> list[Table]:
-  """What a reader in a hurry wants: the main metric of every task at its shortest and longest length.
+  """A summary for a reader in a hurry: the main metric of every task at its shortest and longest length.
 
-  Of a loss the differences from the control are those at the shortest length, what a drop costs; of any other metric
-  those at the longest, what it gains.
+  Differences from the control are given at the shortest length for a loss, to show what a drop costs, and at the
+  longest for other metrics, to show what it gains.
   """
   tasks = summary.tasks
   groups = [tasks[start : start + TASKS_BESIDE] for start in range(0, len(tasks), TASKS_BESIDE)]
@@ -89,7 +89,7 @@ def _compact(summary: Summary, tasks: Sequence[str]) -> Table:
 
 
 def _value(summary: Summary, row: Row, task: str, context: int, metric: str) -> str:
-  """Mean ± sd over seeds; of one seed, with the interval over its samples."""
+  """Mean ± standard deviation over seeds; with one seed, the value and the interval over its samples."""
   found = summary.at(row, task, context, metric)
   if found is None:
     return MISSING
@@ -101,7 +101,7 @@ def _value(summary: Summary, row: Row, task: str, context: int, metric: str) -> 
 
 
 def coefficient_lines(summary: Summary) -> list[str]:
-  """The fitted c of every run, with its spread over seeds."""
+  """One line per run with a fitted c, with its spread over seeds."""
   lines = []
   for run, figures in summary.coefficients().items():
     found, values = spread([figure.value for figure in figures]), ", ".join(f"{f.value:.3f}" for f in figures)

@@ -1,4 +1,4 @@
-"""Means over seeds: their standard deviation, and the 95 % interval of paired differences."""
+"""Means over seeds with their standard deviation and 95 % interval, also of paired differences."""
 
 import statistics
 from collections.abc import Sequence
@@ -8,7 +8,7 @@ import scipy.special
 
 
 class Spread(NamedTuple):
-  """The mean of one value per seed. With a single seed there is neither `sd` nor interval."""
+  """The mean of one value per seed. With a single seed there is no `sd` and no interval."""
 
   mean: float
   n: int  # seeds
@@ -26,7 +26,7 @@ class Spread(NamedTuple):
 
 
 def spread(values: Sequence[float]) -> Spread:
-  """The spread of at least one value."""
+  """The spread of one or more values."""
   mean, n = statistics.mean(values), len(values)
   if n == 1:
     return Spread(mean, 1)
@@ -36,7 +36,7 @@ def spread(values: Sequence[float]) -> Spread:
 
 
 def paired(values: Sequence[float], base: Sequence[float]) -> Spread:
-  """The spread of the differences, each taken within a seed, so that what a seed does to both falls out."""
+  """The spread of the differences within each seed, which cancel what a seed does to both sides."""
   return spread([value - other for value, other in zip(values, base, strict=True)])
 
 
@@ -46,7 +46,7 @@ def show_spread(found: Spread) -> str:
 
 
 def show_difference(found: Spread) -> str:
-  """`+0.200 ± 0.100 (-0.048 to +0.448)`; as `show_mean` of one seed."""
+  """`+0.200 ± 0.100 (-0.048 to +0.448)`; as `show_mean` for a single seed."""
   if found.sd is None or found.low is None or found.high is None:
     return show_mean(found)
   return f"{found.mean:+.3f} ± {found.sd:.3f} ({found.low:+.3f} to {found.high:+.3f})"
@@ -60,7 +60,7 @@ def show_mean(found: Spread) -> str:
 
 
 def show_interval(found: Spread) -> str:
-  """As `show_mean`, bold where the interval leaves 0 out; `0` where no seed has any difference."""
+  """As `show_mean`, bold where the interval excludes 0; `0` where no seed has any difference."""
   if found.mean == 0 and not found.sd:
     return "0"
   return f"**{show_mean(found)}**" if found.above_zero or found.below_zero else show_mean(found)

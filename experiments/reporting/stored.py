@@ -1,4 +1,4 @@
-"""study.json and the records of metrics.jsonl, as they must be for a report: fields of another type are named."""
+"""What study.json and the records of metrics.jsonl must hold for a report, with errors that name what is wrong."""
 
 import dataclasses
 import json
@@ -14,7 +14,7 @@ from experiments.plan import Arm, Row
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Description:
-  """What study.json says of a study; it may say more."""
+  """The fields of study.json that a report reads; there may be more."""
 
   title: str
   command: str
@@ -33,14 +33,14 @@ class Description:
       raise ConfigError(f"train_context is {self.train_context}; it must be at least 1")
 
 
-# Of a record of training steps, and of one on held-out text.
+# The fields of a record of training steps, and of one on held-out text.
 _NUMBER = int | float
 _TRAINING: dict[str, Any] = {"step": int, "tokens": int, "loss": _NUMBER, "seconds": _NUMBER}
 _HELDOUT: dict[str, Any] = {"step": int, "extension": _NUMBER, "loss": _NUMBER}
 
 
 def read_json(path: Path) -> dict[str, Any]:
-  """The object in a JSON file. Raises ReportError naming a file that holds none."""
+  """The object in a JSON file. Raises ReportError for a file that does not hold one."""
   try:
     data = json.loads(path.read_text(encoding="utf-8"))
   except OSError as error:
@@ -53,9 +53,9 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def read_description(path: Path) -> Description:
-  """What a study.json says. Raises ReportError naming the file, and a field that is missing or mistyped."""
+  """Reads study.json. Raises ReportError naming the file, and a field that is missing or has another type."""
   data = _known(Description, read_json(path))
-  for name, cls in (("arms", Arm), ("rows", Row)):  # of which earlier versions said more
+  for name, cls in (("arms", Arm), ("rows", Row)):  # earlier versions wrote more fields
     if isinstance(data.get(name), list):
       data[name] = [_known(cls, one) for one in data[name]]
   try:
@@ -70,7 +70,7 @@ def read_description(path: Path) -> Description:
 
 
 def _known(cls: type[Any], data: Any) -> Any:
-  """The fields of a class alone, of an object; anything else as it is."""
+  """An object reduced to the fields of a class; anything else unchanged."""
   if not isinstance(data, dict):
     return data
   return {field.name: data[field.name] for field in dataclasses.fields(cls) if field.name in data}
@@ -87,9 +87,9 @@ def _check_names(path: Path, arms: Sequence[Arm], rows: Sequence[Row]) -> None:
 
 
 def check_record(path: Path, number: int, record: Any) -> None:
-  """Raises ReportError naming a record of metrics.jsonl, of training or on held-out text, that a report cannot use."""
+  """Raises ReportError for a record of metrics.jsonl, of training or on held-out text, that a report cannot use."""
   if not isinstance(record, dict):
-    raise ReportError(f"{path}: record {number} is no object")
+    raise ReportError(f"{path}: record {number} is not an object")
   if not is_training(record) and record["kind"] != "eval":
     return
   for name, kind in (_TRAINING if is_training(record) else _HELDOUT).items():

@@ -1,7 +1,7 @@
-"""The page of a study in docs/results: how it was made, its tables and pictures, the paper's tables.
+"""The page of a study in docs/results: findings, how it was made, its tables and pictures, and the paper's tables.
 
-In data/, beside the page, lie NAME.csv and NAME.json (summary_files.py), the pictures, and NAME.txt: what a person has
-to say about the result, in Markdown. The page is made of these, and NAME.txt is never written.
+A page is made from the files in data/ beside it: NAME.csv and NAME.json (summary_files.py), the pictures, and NAME.txt,
+the findings in Markdown. These are written by a person; no command writes NAME.txt.
 """
 
 import hashlib
@@ -47,18 +47,18 @@ def data_of(path: Path) -> Path:
 
 
 def findings(path: Path) -> str:
-  """What a person has written about the study of a page; empty if nobody has."""
+  """The text of NAME.txt; empty if there is none."""
   written = path.parent / DATA / f"{path.stem}.txt"
   return written.read_text(encoding="utf-8").strip() if written.exists() else ""
 
 
-def page_text(summary: Summary, name: str, said: str = "") -> str:
+def page_text(summary: Summary, name: str, written: str = "") -> str:
   """The page as Markdown."""
   making = summary.making
   over = _over(summary)
   parts = [
     f"# {plain(making.title)}",
-    *([said] if said else []),
+    *([written] if written else []),
     _facts(summary),
     block(making.command),
     "## Measured",
@@ -68,14 +68,14 @@ def page_text(summary: Summary, name: str, said: str = "") -> str:
     *seed_tables.coefficient_lines(summary),
     *(picture._replace(name=f"{DATA}/{picture.name}").markdown for picture in _pictures(summary, name)),
     *_paper(name),
-    f"Every figure at every length, by seed: [{name}.csv]({DATA}/{name}.csv). This page is made of it by "
+    f"Every figure at every length, by seed: [{name}.csv]({DATA}/{name}.csv). This page is generated from it by "
     "`python -m experiments.results`.",
   ]
   return "\n\n".join(parts) + "\n"
 
 
 def _over(summary: Summary) -> str:
-  return f"seeds {', '.join(map(str, summary.seeds))}" if len(summary.seeds) > 1 else f"seed {summary.seeds[0]} alone"
+  return f"seeds {', '.join(map(str, summary.seeds))}" if len(summary.seeds) > 1 else f"seed {summary.seeds[0]} only"
 
 
 def _facts(summary: Summary) -> str:
@@ -88,13 +88,13 @@ def _facts(summary: Summary) -> str:
   ]
   where = [making.machine, making.date, f"commit {making.commit}" if making.commit else ""]
   where += [", ".join(f"{name} {version}" for name, version in making.versions.items())]
-  where += [f"{show_duration(making.seconds)} a seed" if making.seconds else ""]
+  where += [f"{show_duration(making.seconds)} per seed" if making.seconds else ""]
   return f"{', '.join(filter(None, parts))}. {plain('; '.join(filter(None, where)))}."
 
 
 def _about(summary: Summary, over: str) -> str:
   if len(summary.seeds) == 1:
-    text = f"Of {over}, with the 95 % bootstrap interval over documents or prompts"
+    text = f"Results of {over}, with the 95 % bootstrap interval over documents or prompts"
   else:
     text = f"Mean ± standard deviation over {over}"
   metrics = {task: summary.metrics(task)[0] for task in summary.tasks}
@@ -104,10 +104,10 @@ def _about(summary: Summary, over: str) -> str:
   if not base:
     return text
   if len(summary.seeds) == 1:
-    return f"{text} “Minus control”: the difference from {base}, of which one seed gives no interval."
+    return f"{text} “Minus control”: the difference from {base}; one seed gives no interval for it."
   return (
     f"{text} “Minus control”: the difference from {base}, with the 95 % interval of its mean (Student's t), bold where "
-    "that leaves 0 out."
+    "the interval excludes 0."
   )
 
 
@@ -119,16 +119,17 @@ def _pictures(summary: Summary, name: str) -> list[Picture]:
   for number in range(1, count + 1):
     part = f" ({number} of {count})" if count > 1 else ""
     stem = f"{name}_lengths" + (f"_{number}" if number > 1 else "")
-    found.append(Picture(f"{stem}.png", f"What was measured, against length{part}. Bars: {bars}."))
+    found.append(Picture(f"{stem}.png", f"All tasks by length{part}. Bars: {bars}."))
   documents = "documents, paired with the control's (Student's t over groups of them)"
   band = f" Band: 95 % interval over {'seeds' if several else documents}."
   by_step = [seed_curves.recovery(summary, run) for run in summary.curves()]
   if any(by_step):
-    shown = "Held-out loss in context less that of the control, which is the line at 0."
+    shown = "Held-out loss in context less that of the control (the line at 0)."
     found.append(Picture(f"{name}_recovery.png", shown + (band if _banded(by_step) else "")))
   by_tokens = [seed_curves.token_gap(summary, run) for run in summary.curves(TOKENS)]
   if any(by_tokens):
-    shown = "Held-out loss in context against the training tokens of each arm, and its distance from a run from scratch."
+    base = seed_curves.base_label(summary)
+    shown = f"Held-out loss in context by training tokens of the whole arm, and its difference from “{base}”."
     found.append(Picture(f"{name}_tokens.png", shown + (band if _banded(by_tokens) else "")))
   return found
 
@@ -145,12 +146,12 @@ def drawn(summary: Summary, name: str) -> list[tuple[Picture, Canvas]]:
 
 
 def digest(summary: Summary) -> str:
-  """Of the figures that the pictures of a page are drawn from."""
+  """A digest of the figures that the pictures of a page are drawn from."""
   return hashlib.sha256(csv_text(summary).encode()).hexdigest()[:16]
 
 
 def picture_digest(path: Path) -> str | None:
-  """What a picture was drawn from, as it says itself."""
+  """The digest that is stored in a picture."""
   with Image.open(path) as image:
     return image.info.get(ABOUT)
 
@@ -162,7 +163,7 @@ def _save(canvas: Canvas, path: Path, drawn_from: str) -> None:
 
 
 def _paper(name: str) -> list[str]:
-  """What the paper has beside it."""
+  """The section of the paper's tables that the study repeats; empty if there are none."""
   found = [table for table in paper_tables() if table.study == name]
   parts = []
   for table in found:

@@ -1,4 +1,4 @@
-"""A study over its seeds: every figure once per seed, and what a reader must know of how it was made."""
+"""A study over its seeds: every figure once per seed, and how the study was made."""
 
 import dataclasses
 import math
@@ -14,14 +14,14 @@ from experiments.reporting.heldout import Curve, arm_curves, arm_gaps, gap_curve
 from experiments.reporting.records import Measured, Part, Records
 
 HELDOUT = "heldout"  # the task of held-out losses in context while training
-STEP, TOKENS = "step", "tokens"  # what these are by: steps of a recalibration, or training tokens of a whole arm
-GAP = "loss_less_control"  # of one seed, beside them: its interval over documents is paired, which two losses cannot be
-# Parts that are not kept: a report of one seed draws them, and over seeds they would be most of the file.
+STEP, TOKENS = "step", "tokens"  # what they are by: steps of a recalibration, or training tokens of a whole arm
+GAP = "loss_less_control"  # likewise less the control's, kept for a single seed: its interval is paired over documents
+# Parts that are not kept, as they would make up most of the file; the reports of the seeds draw them.
 _TOO_FINE = {"position", "depth", BETA}
 
 
 class Place(NamedTuple):
-  """Where a figure stands."""
+  """What a figure is of."""
 
   run: str
   method: str
@@ -42,9 +42,9 @@ class Making:
   date: str  # as 2026-11-26
   commit: str  # of this repository; empty if it is not known
   versions: dict
-  seconds: float | None  # of a seed, on average
+  seconds: float | None  # per seed, on average
   parameters: int | None  # of the model
-  tokens: float | None  # trained on in all runs of a seed
+  tokens: float | None  # training tokens in all runs of a seed
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -55,8 +55,8 @@ class Summary:
   train_context: int  # tokens
   seeds: tuple[int, ...]
   rows: tuple[Row, ...]
-  kinds: Mapping[str, str]  # by run, see arms.kind
-  controls: Mapping[str, str]  # by run: the label of the row that its rows are compared with
+  kinds: Mapping[str, str]  # arms.kind of each run
+  controls: Mapping[str, str]  # by run, the label of the row that its rows are compared with
   figures: Mapping[Place, tuple[Figure, ...]]  # one per seed
 
   def extension(self, context: float) -> float:
@@ -64,11 +64,11 @@ class Summary:
 
   @property
   def tasks(self) -> list[str]:
-    """Every task that a model was measured on, in the order of the records."""
+    """Every task that models were measured on, in the order of the records."""
     return [task for task in dict.fromkeys(place.task for place in self.figures) if task not in (HELDOUT, FIT_TASK)]
 
   def metrics(self, task: str) -> list[str]:
-    """The metrics of a task that are no parts of others, the one that stands for it first."""
+    """The metrics of a task, its main metric first; without those of parts alone."""
     return list(dict.fromkeys(place.metric for place in self.figures if place.task == task and place.by is None))
 
   def contexts(self, task: str) -> list[int]:
@@ -76,7 +76,7 @@ class Summary:
     return sorted({place.context for place in self.figures if place.task == task})
 
   def at(self, row: Row, task: str, context: int, metric: str) -> tuple[Figure, ...] | None:
-    """The whole figure of a row, once per seed."""
+    """The figure of a row as a whole, once per seed."""
     return self.figures.get(Place(row.run, row.method, task, context, metric))
 
   def values(self, row: Row, task: str, context: int, metric: str) -> list[float] | None:
@@ -88,7 +88,7 @@ class Summary:
     return [row for row in self.rows if any(self.at(row, task, c, metric) for c in self.contexts(task))]
 
   def control(self, row: Row) -> Row | None:
-    """What a row is compared with; None for what it is itself, and where there is none."""
+    """The row that a row is compared with; None if that is the row itself, or there is none."""
     label = self.controls.get(row.run)
     return next((other for other in self.rows if other.label == label and other != row), None)
 
@@ -112,7 +112,7 @@ class Summary:
     return next((run for run in scratch if run in controls), next(iter(scratch), None))
 
   def coefficients(self) -> dict[str, tuple[Figure, ...]]:
-    """The fitted c of the temperature by run, one per seed."""
+    """By run, the fitted c of the temperature, one per seed."""
     return {p.run: found for p, found in self.figures.items() if (p.task, p.metric) == (FIT_TASK, "c")}
 
 
@@ -120,13 +120,13 @@ def summarized(studies: Sequence[Records], making: Making, control: str | None =
   """The figures of workdirs of one study with different seeds.
 
   Args:
-    control: the label of the row that all others are compared with. By default it is the run that kept its embedding
-      and started from the same weights; for runs without one, the first of the study, and where all runs are from
-      scratch, the first of them.
+    control: the label of the row that all others are compared with. By default a run is compared with the one that
+      started from the same weights and kept its embedding, or else with the first control of the study; without any
+      control, with the first run from scratch.
 
   Raises:
-    ReportError: seeds are not different, the workdirs are not of one study, there is no such row, or a study lacks a
-      figure that another has.
+    ReportError: two workdirs have the same seed or are of different studies, there is no such row, or one workdir lacks
+      a figure that another has.
   """
   studies = sorted(studies, key=lambda study: study.seed)
   seeds = tuple(study.seed for study in studies)
@@ -167,7 +167,7 @@ def summarized(studies: Sequence[Records], making: Making, control: str | None =
 
 
 def _check_same(first: Records, study: Records) -> None:
-  """Raises ReportError naming what tells a study from the first, or a figure that the first lacks."""
+  """Raises ReportError if a study differs from the first one, or has a figure that the first one lacks."""
   if study.train_context != first.train_context:
     raise ReportError(
       f"{study.directory}: its training context is {study.train_context}, that of {first.directory} "
@@ -192,20 +192,20 @@ def _check_same(first: Records, study: Records) -> None:
 
 
 def _kept(task: str, found: Measured) -> Iterable[Part]:
-  """The figures that a summary keeps, the one that stands for the task first."""
+  """The figures that a summary keeps, the task's main figure first."""
   whole = [part for part in found.figures if part[1] is None and (part[0] != BETA or task == FIT_TASK)]
   return [*whole, *(part for part in found.figures if part[1] is not None and part[1] not in _TOO_FINE)]
 
 
 def _recovery(study: Records, run: str) -> dict[int, float]:
-  """The held-out loss at the training context, by step, of a run that began from another's weights."""
+  """By step, the held-out loss in context of a run that started from another's weights; empty for others."""
   if run not in study.runs or study.runs[run].transition is None:
     return {}
   return study.runs[run].heldout_losses()
 
 
 def _by_tokens(study: Records) -> dict[str, dict[int, float]]:
-  """The held-out loss at the training context by the tokens of the arm that a run ends, see `arm_curves`."""
+  """By the run that ends an arm, its held-out loss in context by tokens (`arm_curves`)."""
   curves = arm_curves(study)
   return {
     arm.runs[-1]: dict(zip(map(round, curve.tokens_N.tolist()), curve.losses_N.tolist(), strict=True))
@@ -213,10 +213,8 @@ def _by_tokens(study: Records) -> dict[str, dict[int, float]]:
   }
 
 
-def _shared(
-  run: str, context: int, by: str, curves: Sequence[Mapping[int, float]]
-) -> dict[Place, tuple[Figure, ...]]:
-  """The points of a run's curve that all seeds have."""
+def _shared(run: str, context: int, by: str, curves: Sequence[Mapping[int, float]]) -> dict[Place, tuple[Figure, ...]]:
+  """The points of a run's curve that every seed has."""
   shared = [at for at in curves[0] if all(at in curve for curve in curves)]
   return {
     Place(run, "", HELDOUT, context, LOSS, by, at): tuple(
@@ -227,7 +225,7 @@ def _shared(
 
 
 def _gaps(study: Records, controls: Mapping[str, str], label: str | None) -> dict[Place, Figure]:
-  """The distance of each curve from what it is compared with, where it has an interval over documents."""
+  """The difference of each curve from what it is compared with, where it has an interval over documents."""
   found = {}
   for name, run in study.runs.items():
     own = arms.control_of(study, run)

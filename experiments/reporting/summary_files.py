@@ -1,9 +1,11 @@
-"""A summary as two small files: NAME.csv, one line per figure and seed, and NAME.json, how it was made.
+"""A summary as two small files: NAME.csv, one line per figure and seed, and NAME.json, how the study was made.
 
 Columns of the CSV: run, method, task, context (tokens), metric, by, at, seed, value, n, low, high. `by` and `at` say
-which part of a figure it is (drope_jax/evaluate/results.py), and are empty for the whole; `low` and `high` are the ends
-of the 95 % interval over the samples of that seed. A recovery curve is the task "heldout" by step; of one seed its
-distance from the control's, with the paired interval over documents, is the metric "loss_less_control".
+which part of a figure it is (drope_jax/evaluate/results.py), and are empty for the whole figure; `low` and `high` are
+the ends of the 95 % interval over the samples of that seed. The task "heldout" is the loss in context during training:
+by step of a recalibration and, in studies that compare runs from scratch, by tokens of the whole arm that the run ends.
+With one seed, the metric "loss_less_control" is its difference from the control's, with the paired interval over
+documents.
 """
 
 import csv
@@ -27,8 +29,8 @@ MOST_BYTES = 200_000  # of a CSV that is kept in the repository
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class _Said:
-  """NAME.json."""
+class _Contents:
+  """The contents of NAME.json."""
 
   making: Making
   train_context: int
@@ -40,7 +42,7 @@ class _Said:
 
 
 def csv_text(summary: Summary) -> str:
-  """The figures, one line per figure and seed; numbers to six digits."""
+  """The text of NAME.csv: one line per figure and seed, numbers to six digits."""
   text = io.StringIO()
   writer = csv.writer(text, lineterminator="\n")
   writer.writerow(COLUMNS)
@@ -61,7 +63,7 @@ def write_summary(summary: Summary, directory: Path, name: str) -> None:
   text = csv_text(summary)
   if len(text.encode()) > MOST_BYTES:
     raise ReportError(f"{name}.csv has {len(text.encode()):,} bytes; at most {MOST_BYTES:,} are kept in the repository")
-  said = _Said(
+  description = _Contents(
     making=summary.making,
     train_context=summary.train_context,
     seeds=summary.seeds,
@@ -72,13 +74,13 @@ def write_summary(summary: Summary, directory: Path, name: str) -> None:
   )
   directory.mkdir(parents=True, exist_ok=True)
   replace_whole(directory / f"{name}.csv", text)
-  write_json(dataclasses.asdict(said), directory / f"{name}.json")
+  write_json(dataclasses.asdict(description), directory / f"{name}.json")
 
 
 def read_summary(path: Path) -> Summary:
-  """The summary in NAME.json, at `path`, and NAME.csv beside it. Raises ReportError naming what cannot be read."""
+  """Reads NAME.json, at `path`, and NAME.csv beside it. Raises ReportError naming what cannot be read."""
   try:
-    said: _Said = from_dict(_Said, read_json(path), path.stem)
+    description: _Contents = from_dict(_Contents, read_json(path), path.stem)
   except ConfigError as error:
     raise ReportError(f"{path}: {error}") from error
   table = path.with_suffix(".csv")
@@ -87,23 +89,23 @@ def read_summary(path: Path) -> Summary:
     with table.open(newline="", encoding="utf-8") as file:
       for number, line in enumerate(csv.DictReader(file), 2):
         try:
-          place, seed, figure = _figure(line, said.better)
+          place, seed, figure = _figure(line, description.better)
         except (KeyError, TypeError, ValueError) as error:
           raise ReportError(f"{table}:{number}: not a figure ({error})") from error
         figures.setdefault(place, {})[seed] = figure
   except OSError as error:
     raise ReportError(f"{table}: cannot be read ({error.strerror})") from error
   for place, by_seed in figures.items():
-    if set(by_seed) != set(said.seeds):
+    if set(by_seed) != set(description.seeds):
       raise ReportError(f"{table}: {place.metric} of {place.run}, {place.method} has seeds {sorted(by_seed)}")
   return Summary(
-    making=said.making,
-    train_context=said.train_context,
-    seeds=said.seeds,
-    rows=said.rows,
-    kinds=said.kinds,
-    controls=said.controls,
-    figures={place: tuple(by_seed[seed] for seed in said.seeds) for place, by_seed in figures.items()},
+    making=description.making,
+    train_context=description.train_context,
+    seeds=description.seeds,
+    rows=description.rows,
+    kinds=description.kinds,
+    controls=description.controls,
+    figures={place: tuple(by_seed[seed] for seed in description.seeds) for place, by_seed in figures.items()},
   )
 
 

@@ -9,24 +9,24 @@ from typing import NamedTuple
 from experiments.reporting.latex import latex
 
 MISSING = "–"
-_BAR = re.compile(r"(?<!\\)\|")  # that would end a cell
+_BAR = re.compile(r"(?<!\\)\|")  # an unescaped bar, which would end a cell
 _ESCAPED = re.compile(r"\\([\\`*\[\]<>|~$_&#+>.\-])")  # as markdown.plain writes it
 _CODE = re.compile(r"(`+) ?(.+?) ?\1")
 
 
-Value = float | str | None  # None: not known
+Value = float | str | None  # None: unknown
 
 
 class Cell(NamedTuple):
-  """A cell that is shown in one way and stored in another: one without any value is not in the CSV."""
+  """A cell that is shown in one way and stored in another; the CSV leaves out columns without any value."""
 
   text: str  # in Markdown and LaTeX
   value: Value = None  # in the CSV
-  beside: Mapping[str, Value] = {}  # in columns of their own, as "low", "high", "n" and "sd"
+  beside: Mapping[str, Value] = {}  # further columns of the CSV, such as "low", "high", "n" and "sd"
 
 
 class Column(NamedTuple):
-  """A heading that is shown in one way, and has another in the CSV, with the unit of its values."""
+  """A heading as it is shown, and the name of the column in the CSV, with the unit of its values."""
 
   text: str
   name: str
@@ -36,12 +36,12 @@ Heading = str | Column
 
 
 class Table(NamedTuple):
-  """A table whose first column is text; texts are Markdown, as drope_jax/markdown.py escapes it."""
+  """A table whose first column is text. Texts are Markdown, escaped as by drope_jax/markdown.py."""
 
   name: str  # of its files, without a suffix
   header: Sequence[Heading]
   rows: Sequence[Sequence[str | Cell]]
-  numbers: bool = True  # whether the other columns are numbers, which stand to the right
+  numbers: bool = True  # whether the other columns are numbers, to be aligned to the right
 
   @property
   def markdown(self) -> str:
@@ -53,7 +53,7 @@ class Table(NamedTuple):
 
   @property
   def csv(self) -> str:
-    """One value per cell, numbers in full and empty where one is not known."""
+    """One value per cell: numbers in full, empty where unknown."""
     columns = list(zip(*self.rows, strict=True)) or [()] * len(self.header)
     stored = [column for heading, cells in zip(self.header, columns, strict=True) for column in _stored(heading, cells)]
     text = io.StringIO()
@@ -62,7 +62,7 @@ class Table(NamedTuple):
 
   @property
   def latex(self) -> str:
-    """A tabular with the rules of booktabs, to be put into a table environment; pdflatex compiles it."""
+    """A tabular with booktabs rules, for a table environment; pdflatex compiles it."""
     lines = [" & ".join(_latex(_markdown(cell)) for cell in row) + r" \\" for row in (self.header, *self.rows)]
     columns = "l" + ("r" if self.numbers else "l") * (len(self.header) - 1)
     inside = [r"\toprule", lines[0], r"\midrule", *lines[1:], r"\bottomrule"]
@@ -71,7 +71,7 @@ class Table(NamedTuple):
 
 
 def _stored(heading: Heading, cells: Sequence[str | Cell]) -> Iterator[list[str]]:
-  """The columns of the CSV that a column becomes: its text, or its values and those beside them."""
+  """The columns of the CSV for a column of the table: its text, or its values and those beside them."""
   name = heading.name if isinstance(heading, Column) else _raw(heading)
   if not any(isinstance(cell, Cell) for cell in cells):
     yield [name, *(_raw(_markdown(cell)) for cell in cells)]

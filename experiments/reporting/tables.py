@@ -1,4 +1,4 @@
-"""The tables of what was measured: for each task and metric, as a whole and by its parts."""
+"""The tables of measurements: for each task and metric, as a whole and by its parts."""
 
 import math
 from collections.abc import Iterable
@@ -12,27 +12,27 @@ from experiments.reporting.records import Records
 from experiments.reporting.table import MISSING, Cell, Column, Heading, Table
 
 LEVEL = "level with the best"
-_UNITS = {LOSS: "nats per token", "position": "tokens", "distance": "tokens"}  # of metrics and of what they are by
+_UNITS = {LOSS: "nats per token", "position": "tokens", "distance": "tokens"}  # of metrics, and of their parts
 
 
 def with_unit(name: str) -> str:
-  """`loss (nats per token)`; others are shares, counts or scores, or say their unit themselves."""
+  """`loss (nats per token)`; names without a known unit are unchanged."""
   return f"{name} ({_UNITS[name]})" if name in _UNITS else name
 
 
 def show_number(value: float) -> str:
-  """To three decimals, or fewer where there are digits enough before the point."""
+  """To three decimals, or fewer for large numbers."""
   size = abs(value)
   return f"{value:.3f}" if size < 10 else f"{value:.1f}" if size < 1000 else f"{value:,.0f}"
 
 
 def show_perplexity(loss: float) -> str:
-  """exp(loss); as a power of e where its digits would say nothing."""
+  """exp(loss); written as a power of e where it is very large."""
   return f"e^{loss:.1f}" if loss > 13 else show_number(math.exp(loss))
 
 
 def show_at(at: At) -> str:
-  """`0.25`, or `128–192` for an interval, whose end is left out where there is none."""
+  """`0.25`, or `128–192` for an interval, or `128–` for one without an end."""
   if isinstance(at, tuple):
     start, stop = at
     return f"{start:,.10g}–" + ("" if stop is None else f"{stop:,.10g}")
@@ -45,9 +45,9 @@ def is_text(records: Records, task: str) -> bool:
 
 
 def results_table(records: Records, task: str, metric: str, as_perplexity: bool = False) -> Table:
-  """Lines are rows, columns lengths; the last column says at which of them a row is level with the best.
+  """One line per row, one column per length; the last column lists the lengths where a row is level with the best.
 
-  In the CSV this is a column per length, of 1 and 0.
+  In the CSV that is one column of 1 and 0 per length.
   """
   contexts = records.contexts(task)
   part = (metric, None, None)
@@ -56,7 +56,7 @@ def results_table(records: Records, task: str, metric: str, as_perplexity: bool 
   standing = standings(records, task, metric)
 
   def stands_out(figure: Figure, context: int) -> bool:
-    """Whether it is the best value of a column, and others are worse."""
+    """Whether it is the best value of a column, and not all values are the same."""
     values = {other.value for other in found[context].values() if other is not None}
     best = None if context not in standing else found[context][standing[context].best]
     return best is not None and figure.value == best.value and len(values) > 1
@@ -87,7 +87,7 @@ def results_table(records: Records, task: str, metric: str, as_perplexity: bool 
 
 
 def divisions(records: Records, task: str) -> list[tuple[str, str]]:
-  """What a task's metrics are divided by: pairs of metric and `by`, in the order of the records."""
+  """The pairs of metric and `by` for which a task has parts, in the order of the records."""
   found: dict[tuple[str, str], None] = {}
   for (_, _, name), by_context in records.measured.items():
     for one in by_context.values() if name == task else ():
@@ -96,7 +96,7 @@ def divisions(records: Records, task: str) -> list[tuple[str, str]]:
 
 
 def parts(records: Records, row: Row, task: str, context: int, metric: str, by: str) -> dict[At, Figure]:
-  """The parts of a metric, ascending."""
+  """The parts of a metric in ascending order."""
   found = records.at(row, task, context)
   figures = {} if found is None else found.figures
   mine = {at: figure for (name, division, at), figure in figures.items() if (name, division) == (metric, by)}
@@ -104,18 +104,18 @@ def parts(records: Records, row: Row, task: str, context: int, metric: str, by: 
 
 
 def start_of(at: At) -> float:
-  """The number of a part, or the start of its interval."""
+  """The number that a part is at, or the start of its interval."""
   return -math.inf if at is None else at[0] if isinstance(at, tuple) else at
 
 
 def longest_with(records: Records, task: str, metric: str, by: str) -> int | None:
-  """The longest length at which a metric was divided so."""
+  """The longest length at which a metric has such parts; None if there is none."""
   found = [c for c in records.contexts(task) if any(parts(records, row, task, c, metric, by) for row in records.rows)]
   return max(found, default=None)
 
 
 def parts_table(records: Records, task: str, metric: str, by: str) -> Table | None:
-  """At the longest length: lines are parts, columns are rows; None if no length has such parts."""
+  """At the longest length: one line per part, one column per row; None if no length has such parts."""
   context = longest_with(records, task, metric, by)
   if context is None:
     return None
@@ -132,7 +132,7 @@ def parts_table(records: Records, task: str, metric: str, by: str) -> Table | No
 
 
 def betas_table(records: Records) -> Table | None:
-  """The factor on the attention logits of every row that had one; None where all are 1."""
+  """The factor on the attention logits of every row with one other than 1; None if there is no such row."""
   contexts = records.contexts(*records.tasks)
   found = {row: [_beta(records, row, context) for context in contexts] for row in records.rows}
   lines = [
@@ -176,10 +176,10 @@ def _cell(text: str, figure: Figure, as_perplexity: bool) -> Cell:
 
 
 def _exp(loss: float) -> float:
-  return math.exp(loss) if loss < 700 else math.inf  # beyond which a float ends
+  return math.exp(loss) if loss < 700 else math.inf  # exp of more overflows
 
 
 def _shared_n(figures: Iterable[Figure | None]) -> int | None:
-  """The number of samples, where all figures have the same."""
+  """The number of samples, if all figures have the same; else None."""
   counts = {figure.n for figure in figures if figure is not None}
   return counts.pop() if len(counts) == 1 else None

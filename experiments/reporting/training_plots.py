@@ -32,14 +32,14 @@ class _Curve:
 
 
 def _smoothed(tokens: np.ndarray, losses: np.ndarray, points: int = 60) -> tuple[np.ndarray, np.ndarray]:
-  """Means of neighbouring records, at most so many, so that noise does not hide the curve."""
+  """Means of neighbouring records, at most `points` of them, so that noise does not hide the curve."""
   size = -(-len(tokens) // points)
   groups = [slice(i, i + size) for i in range(0, len(tokens), size)]
   return np.array([tokens[g].mean() for g in groups]), np.array([losses[g].mean() for g in groups])
 
 
 def _curves(records: Records) -> list[_Curve]:
-  """Each run once, with the first arm it belongs to."""
+  """The curve of each run, with the first arm that it belongs to."""
   found: dict[str, _Curve] = {}
   for arm in records.arms:
     for position, name in enumerate(arm.runs):
@@ -55,7 +55,7 @@ def _curves(records: Records) -> list[_Curve]:
 
 
 def plot_loss(records: Records) -> Canvas | None:
-  """Training loss against the tokens of the arm; beside it, larger, what follows the first drop."""
+  """Training loss by tokens of the arm; in a second panel, enlarged, from the first drop on."""
   curves, looks = _curves(records), arm_looks(records)
   if not curves:
     return None
@@ -85,18 +85,18 @@ def plot_loss(records: Records) -> Canvas | None:
 def _enlarge_after(
   canvas: Canvas, axes: Axes, curves: Sequence[_Curve], drop: float, looks: Mapping[Arm, Look]
 ) -> set[Arm]:
-  """Limits the axes to what follows the drop, and names the curves at their ends; returns the arms that are named."""
+  """Limits the axes to the part after the drop, and labels the curves at their ends; returns the labelled arms."""
   end = max(curve.tokens[-1] for curve in curves)
   first = drop - 0.12 * (end - drop)
   seen = [curve.losses[curve.tokens >= first] for curve in curves]
   seen += [curve.heldout[curve.heldout_tokens >= first] for curve in curves]
-  # The first moments after the drop are far off; the other panel shows them whole.
+  # The first losses after the drop are far above the rest; the other panel shows them.
   settled = np.concatenate([losses[len(losses) // 6 :] for losses in seen if len(losses)])
   low, high = settled.min(), settled.max()
   axes.set_xlim(first, end + 0.01 * (end - drop))
   axes.set_ylim(low - 0.06 * (high - low) - 1e-3, high + 0.12 * (high - low) + 1e-3)
   axes.set_title("from the drop on, enlarged")
-  canvas.draw_without_rendering()  # fixes the layout, which the labels are placed in
+  canvas.draw_without_rendering()  # fixes the layout before the labels are placed
   ends = {curve.arm: curve for curve in curves if curve.tokens[-1] > drop * 1.001}  # the last run of each arm
   label_ends(axes, [(curve.losses[-1], arm.label, looks[arm]) for arm, curve in ends.items()])
   return set(ends)
@@ -110,9 +110,9 @@ def _draw(axes: Axes, curve: Curve, look: Look, of: int, label: str | None = Non
 
 
 def plot_recovery(records: Records) -> Canvas | None:
-  """Held-out loss in context of every arm against its last run's tokens; beside it, its distance from the control's.
+  """Held-out loss in context of every arm by tokens of its last run; in a second panel, less the control's.
 
-  Bands: 95 % intervals over documents; those of the distance are paired.
+  Bands: 95 % intervals over documents, paired for the differences.
   """
   looks = arm_looks(records)
   runs = {arm: records.runs[name] for name, arm in arms.last_runs(records).items()}
@@ -140,7 +140,7 @@ def plot_recovery(records: Records) -> Canvas | None:
 
 
 def plot_heldout(records: Records) -> Canvas | None:
-  """Held-out loss of a single run at every extension that was measured, against its tokens."""
+  """Held-out loss of a single run by tokens, one line per extension that was measured."""
   if len(records.runs) != 1:
     return None
   (run,) = records.runs.values()

@@ -1,4 +1,4 @@
-"""The tables of what was trained: runs, their held-out loss against the control's, and the fit of the temperature."""
+"""The tables of the training: runs, their held-out loss against the control's, and the fit of the temperature."""
 
 import math
 import statistics
@@ -38,7 +38,7 @@ def show_count(count: float) -> str:
 
 
 def runs_table(records: Records) -> Table:
-  """What was trained: one line per run."""
+  """One line per run that was trained."""
   with_mfu = any(record.get("mfu") is not None for run in records.runs.values() for record in run.metrics)
   header: list[Heading] = [
     "run",
@@ -100,7 +100,7 @@ def _median(run: Run, field: str, times: float, form: str, unit: str = "") -> st
 
 
 def arms_described(records: Records) -> str:
-  """The training tokens of each arm, which a fair comparison wants equal."""
+  """The training tokens of each arm; in a fair comparison they are equal."""
   trained = [arm for arm in records.arms if records.runs[arm.runs[-1]].pretrained is None]
   totals = {plain(arm.label): records.arm_tokens(arm) for arm in trained}
   shown = [f"{label} {MISSING if total is None else show_count(total)}" for label, total in totals.items()]
@@ -118,9 +118,9 @@ def pretrained_described(records: Records) -> str:
 
 
 def heldout_table(records: Records) -> Table | None:
-  """Held-out loss in context of every arm, and its distance from the control's at the last step that both measured.
+  """Held-out loss in context of every arm, and its difference from the control's at the last step that both have.
 
-  None if none was measured.
+  None if there is no such loss.
   """
   lines: list[list[str | Cell]] = []
   for name, arm in arms.last_runs(records).items():
@@ -149,7 +149,7 @@ def heldout_table(records: Records) -> Table | None:
 
 
 def _at_point(curve: Curve, index: int, form: str, *, interval: bool = False) -> Cell:
-  """A point of a curve; its interval over documents is shown where that is asked for and known."""
+  """A point of a curve; with `interval`, its interval over documents is shown where it is known."""
   value, ends = float(curve.losses_N[index]), curve.ends_N2[index].tolist()
   low, high = ends if np.isfinite(ends).all() else (None, None)
   shown = f" ({form} to {form})".format(low, high) if interval and low is not None else ""
@@ -157,7 +157,7 @@ def _at_point(curve: Curve, index: int, form: str, *, interval: bool = False) ->
 
 
 class _Fit(NamedTuple):
-  """The temperature fit of one run: c, and by length beta -> loss and the best beta."""
+  """The temperature fit of one run: c, and by length the loss at each beta and the best beta."""
 
   c: Figure | None
   losses: dict[int, dict[float, float]]
@@ -188,7 +188,7 @@ def _fit(records: Records, run: str) -> _Fit:
 
 
 def temperature_section(records: Records) -> list[str | Table]:
-  """For each run whose temperature was fitted: c, and by length the best beta, beta of the fit, and what it gains."""
+  """For each run with a fitted temperature: c, and by length the best beta, the fitted beta, and their losses."""
   runs = dict.fromkeys(run for run, _, task in records.measured if task == FIT_TASK)
   return [part for run in runs for part in _fit_described(records, run)]
 
@@ -235,12 +235,12 @@ def _fit_described(records: Records, run: str) -> Iterator[str | Table]:
   if edges:
     yield (
       f"\\* **Warning:** at {', '.join(edges)} the best β is at the edge of the grid: the true optimum may lie beyond "
-      "it, and c would change with it."
+      "it, and would change c."
     )
 
 
 def config_table(run: Run) -> Table:
-  """Every setting of a run, by its dotted name."""
+  """Every setting of a run by its dotted name."""
 
   def flat(data: dict[str, Any], path: str) -> Iterator[tuple[str, str]]:
     for name, value in data.items():

@@ -1,4 +1,4 @@
-"""Whether a claim holds, by a stated rule, from the summaries of the studies in docs/results/data."""
+"""Whether claims hold according to a stated rule, from the summaries of the studies in docs/results/data."""
 
 import math
 import re
@@ -19,15 +19,15 @@ HOLDS, FAILS, OPEN, UNTESTED = "holds", "does not hold", "open", "not tested"
 
 RULE = """\
 A claim is about a difference between two rows of a study, taken within each seed. It **holds** at our scale if the 95 %
-interval of the mean difference (Student's t over seeds) lies wholly where the claim puts it, **does not hold** if the
-interval lies wholly outside, and is **open** if it reaches both, or if there is one seed. Of several comparisons all
-must be measured and hold; one that fails refutes the claim. Intervals are 95 % each, not corrected for their number.
-The quickstart stands in where the study that is meant has not been run. Studies at `mini` share the trained models of a
-seed: two of them differ in texts and prompts there, and not in training."""
+interval of the mean difference (Student's t over seeds) lies entirely where the claim puts it, **does not hold** if the
+interval lies entirely outside, and is **open** if the interval covers both, or if there is only one seed. If a claim
+has several comparisons, all must be measured and hold; one that fails refutes the claim. Intervals are 95 % each,
+without correction for their number. The quickstart stands in for a study that has not been run. Studies at `mini` share
+the trained models of a seed: two of them differ in texts and prompts, but not in training."""
 
 
 def difference(summary: Summary, asked: Comparison) -> Spread | None:
-  """The difference that a comparison is about; None if the study has not measured it."""
+  """The difference that a comparison asks for; None if the study has not measured it."""
   values = []
   for (run, method), extension in zip((asked.first, asked.second), _extensions(asked), strict=True):
     row, context = _row(summary, run, method), round(extension * summary.train_context)
@@ -36,12 +36,12 @@ def difference(summary: Summary, asked: Comparison) -> Spread | None:
 
 
 def _extensions(asked: Comparison) -> tuple[float, float]:
-  """Of the first and of the second."""
+  """The extensions at which the first and the second row are compared."""
   return asked.extension, asked.extension if asked.second_extension is None else asked.second_extension
 
 
 def verdict(found: Spread, asked: Comparison) -> str:
-  """By the rule."""
+  """The verdict on a comparison by the rule."""
   if found.low is None or found.high is None:
     return OPEN
   above = -math.inf if asked.above is None else asked.above
@@ -52,39 +52,39 @@ def verdict(found: Spread, asked: Comparison) -> str:
 
 
 def overall(verdicts: Sequence[str]) -> str:
-  """The verdict on a claim, of those on its comparisons."""
+  """The verdict on a claim, given the verdicts on its comparisons."""
   if not verdicts:
     return UNTESTED
   return next((one for one in (FAILS, OPEN) if one in verdicts), HOLDS)
 
 
 class Judged(NamedTuple):
-  """A verdict that a person gave, on a claim that no rule decides, as on a picture."""
+  """A person's verdict on a claim that no rule decides, such as one about a picture."""
 
   evidence: str
   verdict: str
 
 
 def judged(path: Path) -> dict[str, Judged]:
-  """The verdicts in a JSON file, by where the claim stands in the paper; none if there is no file.
+  """The verdicts in a JSON file, by the claim's place in the paper; empty if there is no file.
 
   Raises:
-    ReportError: for a verdict that is none, or a claim that is not there or has comparisons, which the rule judges.
+    ReportError: a verdict is malformed, or its claim does not exist or is left to the rule.
   """
   found = read_json(path) if path.exists() else {}
   open_to = [claim.where for claim in PAPER if not claim.comparisons and not claim.tests]
   for where, one in found.items():
     if where not in open_to:
-      raise ReportError(f"{path}: {where!r} is no claim that a person judges; those are: {'; '.join(open_to)}")
+      raise ReportError(f"{path}: {where!r} is not a claim for a person to judge; those are: {'; '.join(open_to)}")
     if not isinstance(one, dict) or set(one) != set(Judged._fields) or one["verdict"] not in (HOLDS, FAILS, OPEN):
-      raise ReportError(f"{path}: {where!r} needs an evidence, and a verdict of {HOLDS!r}, {FAILS!r} or {OPEN!r}")
+      raise ReportError(f"{path}: {where!r} needs `evidence`, and a `verdict` of {HOLDS!r}, {FAILS!r} or {OPEN!r}")
   return {where: Judged(**one) for where, one in found.items()}
 
 
 def claims_table(
   claims: Sequence[Claim], summaries: Mapping[str, Summary], header: str, by_hand: Mapping[str, Judged]
 ) -> str:
-  """One line per claim: where it stands, the evidence, the verdict."""
+  """One line per claim: its place in the paper, the evidence, and the verdict."""
   lines = []
   for claim in claims:
     evidence, found = [], []
@@ -101,7 +101,7 @@ def claims_table(
       evidence, result = [f"checked by `{claim.tests}`"], f"**{HOLDS}**, by a test"
     if claim.where in by_hand:
       evidence, result = [by_hand[claim.where].evidence], f"**{by_hand[claim.where].verdict}** (judged)"
-    missing = f"wants {claim.wants}" if claim.wants else ", ".join(dict.fromkeys(c.study for c in claim.comparisons))
+    missing = f"needs {claim.wants}" if claim.wants else ", ".join(dict.fromkeys(c.study for c in claim.comparisons))
     shown = "<br>".join(evidence) or (missing if claim.wants else f"not run yet: {missing}")
     lines.append([claim.text, *([claim.where] if claim.where else []), shown, result])
   columns = [header, *(["where"] if claims[0].where else []), "our evidence", "verdict"]
@@ -109,12 +109,12 @@ def claims_table(
 
 
 def _kinds(asked: Sequence[Comparison]) -> int:
-  """How many different things are compared; the same in two studies counts once."""
+  """The number of different comparisons; the same one in two studies counts once."""
   return len({one._replace(study="") for one in asked})
 
 
 def _judged_by_rule(claim: Claim, summaries: Mapping[str, Summary]) -> list[Comparison]:
-  """The comparisons of the studies that were run, measured or not; none if none of a claim's is measured."""
+  """A claim's comparisons in studies that were run, measured or not; empty if none of them was measured."""
   for comparisons in (claim.comparisons, claim.otherwise):
     asked = [one for one in comparisons if one.study in summaries]
     if any(difference(summaries[one.study], one) is not None for one in asked):
@@ -125,7 +125,7 @@ def _judged_by_rule(claim: Claim, summaries: Mapping[str, Summary]) -> list[Comp
 def _described(summary: Summary, asked: Comparison, found: Spread | None) -> str:
   """`[controls](controls.md) mini, 5 seeds: “DroPE” minus “RoPE, continued”, loss at 1×: +0.33 (+0.31 to +0.35)`.
 
-  A model that is compared with itself is named once: `“DroPE”, needles at 8× minus 1×`.
+  A row that is compared with itself is named once: `“DroPE”, needles at 8× minus 1×`.
   """
   first, second = (_row(summary, run, method) for run, method in (asked.first, asked.second))
   size = re.search(r"\.py:(\w+)", summary.making.command)

@@ -1,4 +1,4 @@
-"""A report as files: Markdown with its tables and pictures, and each table as CSV and LaTeX in tables/ beside it."""
+"""A report as files: Markdown with tables and pictures, and each table as CSV and LaTeX in tables/ beside it."""
 
 import argparse
 import re
@@ -18,7 +18,7 @@ FORMATS = ("png", "svg", "pdf")  # of pictures; a report shows the PNG
 TABLES = "tables"
 Part = str | Table
 
-ABOUT = "Description"  # the name of a PNG's text
+ABOUT = "Description"  # key of the text that is stored in a PNG
 _METADATA: dict[str, dict[str, str | None]] = {
   "png": {"Software": None},
   "svg": {"Date": None, "Creator": None},
@@ -68,19 +68,19 @@ def markdown(part: Part) -> str:
 
 
 def _with_formats(name: str) -> list[str]:
-  """A file, and a picture's other formats, of which a report shows one."""
+  """A file; for a picture, its files in all formats."""
   stem, _, suffix = name.rpartition(".")
   return [f"{stem}.{one}" for one in FORMATS] if suffix in FORMATS else [name]
 
 
 def add_formats(parser: cli.Parser) -> None:
-  """The flag --formats of a command that draws."""
+  """Adds the flag --formats to a command that draws."""
 
   def formats(text: str) -> tuple[str, ...]:
     chosen = tuple(dict.fromkeys(text.split(",")))
     for one in chosen:
       if one not in FORMATS:
-        raise argparse.ArgumentTypeError(f"{one!r} is no format of pictures; allowed: {', '.join(FORMATS)}")
+        raise argparse.ArgumentTypeError(f"{one!r} is not a picture format; allowed: {', '.join(FORMATS)}")
     return chosen
 
   parser.add_argument(
@@ -89,7 +89,7 @@ def add_formats(parser: cli.Parser) -> None:
 
 
 def file_name(text: str) -> str:
-  """A name that any file system takes."""
+  """The text as a file name that any file system accepts."""
   return re.sub(r"[^\w.-]", "-", text)
 
 

@@ -1,12 +1,12 @@
-"""The controls that the paper lacks: RoPE given every chance that the dropped model has (asked for by its reviewers).
+"""The controls that the paper lacks: RoPE given every chance that the dropped model has (its reviewers asked for them).
 
-Paper: the baselines of tables 1 to 3 and 10, none of which was trained further. Here RoPE goes on from the same trunk
-for the same tokens: at its own best rate (`rates` times the tail's), with Adam's moments kept, rescaled by YaRN and by
-NTK while it trains; and for as many FLOPs as the costliest arm, the drop with a teacher, whose second forward pass is a
-third more. The dropped model gets the same rates, so that neither is favoured.
+Paper: the baselines of tables 1 to 3 and 10, none of which was trained further. Here RoPE is trained on from the same
+trunk for the same tokens: at several rates (`rates` times the tail's), with Adam's moments kept, and rescaled by YaRN
+or NTK; and for as many FLOPs as the costliest arm, the drop with a teacher, whose forward pass adds a third. The
+dropped model gets the same rates, so that neither is favoured.
 
 `python -m experiments.study --config=experiments/studies/controls.py:SIZE --workdir=DIR --seeds=0,1,2,3,4`, and then
-`python -m experiments.seeds DIR/seed-* --control='RoPE, continued'` for differences from another of the controls.
+`python -m experiments.seeds DIR/seed-* --control=LABEL` for differences from another of the controls.
 
 | size  |  parameters |     T | runs | rows |    tokens | FLOPs (PaLM) |    minutes (on) |
 | :---- | ----------: | ----: | ---: | ---: | --------: | -----------: | --------------: |
@@ -14,7 +14,7 @@ third more. The dropped model gets the same rates, so that neither is favoured.
 | small |  15,735,168 |   256 |   10 |   12 |    191.0M |      2.02e16 |    8 (one H200) |
 | paper | 494,005,120 | 1,024 |   12 |   14 | 38,307.6M |      1.25e20 |                 |
 
-Tokens and FLOPs (PaLM) are of all runs of a seed. Numbers to expect: docs/results/controls.md.
+Tokens and FLOPs (PaLM) are totals over the runs of a seed. Numbers to expect: docs/results/controls.md.
 """
 
 import dataclasses
@@ -25,19 +25,19 @@ from drope_jax.objective import Distill
 from drope_jax.scalings import NTK, YaRN
 from drope_jax.transitions import Drop, Keep, Replace
 from experiments.studies import sizes
+from experiments.studies.branching import DROPPED, Branch, BranchingStudy, control, getter, tail
 from experiments.studies.partial_drop import rope_of
-from experiments.studies.shapes import DROPPED, Branch, Shape, control, getter, tail
 
-TEACHER_UNTIL = 0.8  # of the steps
+TEACHER_UNTIL = 0.8  # share of the steps
 
 
 @dataclasses.dataclass(unsafe_hash=True, kw_only=True)
-class Controls(Shape):
-  """Everything that can be set, as `--config.NAME=VALUE`."""
+class Controls(BranchingStudy):
+  """The settings, as `--config.NAME=VALUE`."""
 
   title: ClassVar[str] = "Controls for the drop: RoPE continued at other rates, budgets and scalings"
 
-  rates: tuple[float, ...] = (0.3, 2.0)  # as multiples of the tail's, beside 1
+  rates: tuple[float, ...] = (0.3, 2.0)  # learning rates besides the tail's, as multiples of it
 
   def branches(self) -> Sequence[Branch]:
     longest = float(max(self.extensions))
@@ -54,7 +54,7 @@ class Controls(Shape):
       tail(f"{name}_continued", f"RoPE + {type(how).__name__}, continued", Replace(rope.rescaled(how)), ("rope",))
       for name, how in scaled.items()
     ]
-    # A teacher adds a third to the FLOPs of the steps that it sees.
+    # A teacher adds a third to the FLOPs of its steps.
     longer = round(self.tail_steps * (1 + TEACHER_UNTIL / 3))
     return [
       control(),

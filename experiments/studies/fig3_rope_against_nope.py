@@ -1,12 +1,11 @@
-"""RoPE against NoPE from scratch, and their gap against the tokens seen (paper: figure 3).
+"""RoPE against NoPE from scratch, and their gap by the number of tokens seen (paper: figure 3).
 
-In the paper RoPE's training loss lies below NoPE's throughout 16B tokens. Here the held-out loss is measured 40 times a
-run, so that the gap can be read against tokens, and beside the two stands what the paper lacks: a model that rotates
-only the pairs that turn at least once in the context (`partial`), which tells whether the slow rotations are needed to
-train.
+In the paper RoPE's training loss is below NoPE's throughout 16B tokens. Here the held-out loss is measured 40 times per
+run, so that the gap can be plotted against tokens. A control that the paper lacks is a model that rotates only the
+pairs that turn at least once in the context (`partial`): it shows whether training needs the slow rotations.
 
 `python -m experiments.study --config=experiments/studies/fig3_rope_against_nope.py:SIZE --workdir=DIR --seeds=0,1,2`;
-the report's loss curves are the figure, its table has the ends.
+the report's loss curves are the figure, its table has the final values.
 
 | size  |  parameters |     T | runs | rows |    tokens | FLOPs (PaLM) |    minutes (on) |
 | :---- | ----------: | ----: | ---: | ---: | --------: | -----------: | --------------: |
@@ -14,7 +13,7 @@ the report's loss curves are the figure, its table has the ends.
 | small |  15,735,168 |   256 |    3 |    3 |    300.0M |      3.11e16 |    8 (one H200) |
 | paper | 494,005,120 | 1,024 |    3 |    3 | 50,331.6M |      1.62e20 |                 |
 
-Tokens and FLOPs (PaLM) are of all runs of a seed. Numbers to expect: not yet run.
+Tokens and FLOPs (PaLM) are totals over the runs of a seed. Numbers to expect: not yet run.
 """
 
 import dataclasses
@@ -23,12 +22,12 @@ from typing import ClassVar
 
 from drope_jax.transitions import PartialDrop
 from experiments.studies import sizes
-from experiments.studies.shapes import Branch, Shape, getter, scratch
+from experiments.studies.branching import Branch, BranchingStudy, getter, scratch
 
 
 @dataclasses.dataclass(unsafe_hash=True, kw_only=True)
-class Gap(Shape):
-  """Everything that can be set, as `--config.NAME=VALUE`."""
+class Gap(BranchingStudy):
+  """The settings, as `--config.NAME=VALUE`."""
 
   title: ClassVar[str] = "RoPE against NoPE from scratch (paper: figure 3)"
 

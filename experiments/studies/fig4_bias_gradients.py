@@ -1,21 +1,21 @@
 """How far training can move the attention's positional bias, at initialisation (paper: figure 4).
 
 `python -m experiments.studies.fig4_bias_gradients --out=DIR [--size=mini --layers 0 8 16 23 --seeds 0 1 2]` writes
-bias_gradients.png and .csv: for each layer the norm of the gradient of A^c, of definition 3.1 for diagonal and for
-previous-token heads, with respect to that layer's query and key projections; mean over heads, rows of text and seeds,
+bias_gradients.png and .csv: for each layer the norm of the gradient of A^c (definition 3.1, for diagonal and for
+previous-token heads) with respect to that layer's query and key projections; mean over heads, rows of text and seeds,
 bars: standard deviation over seeds. In the paper it is larger with RoPE in every layer, and the gap grows with depth.
-The figure has no numbers there, and the paper does not say on what text, how long, or by which parameters. The control
-that it lacks is run beside it: the partial drop, which is ours, with the same weights.
+The paper's figure has no numbers, and the paper does not state the text, its length, or the parameters. A control that
+it lacks is measured too: the partial drop, which is ours, with the same weights.
 
 | size  | model                        | rows × tokens |
 |-------|------------------------------|---------------|
 | mini  | the quickstart's, 935,040    | 8 × 128       |
 | paper | the 494M shape of table 4    | 1 × 1,024     |
 
-Parameters: as above, at their initialisation, the same for every embedding. Nothing is trained; FLOPs: for each seed
-and embedding those of one forward pass over the rows' tokens, and of the attention of each layer with its gradient.
-`paper` takes 6.6 GB of memory and, for three seeds, 4.3 minutes of one CPU core. There is no `--workdir`. Numbers to
-expect: docs/results/figures.md.
+Parameters: as above, at their initialisation, the same for every embedding. Nothing is trained. FLOPs: for each seed
+and embedding, one forward pass over the rows' tokens, and the attention of each layer with its gradient. `paper` takes
+6.6 GB of memory and, for three seeds, 4.3 minutes of one CPU core. There is no `--workdir`. Numbers to expect:
+docs/results/figures.md.
 """
 
 import sys
@@ -64,7 +64,7 @@ LOOKS = {"RoPE": (INK, "o"), "NoPE": (VERMILION, "s"), "partial drop": (PURPLE, 
 def norms(
   size: Size, layers: Sequence[int], seeds: Sequence[int], tokenizer: str
 ) -> list[tuple[str, str, int, int, float]]:
-  """(bias, embedding, seed, layer, norm) of everything that the figure shows."""
+  """(bias, embedding, seed, layer, norm) of every value that enters the figure."""
   rope = size.model
   models = {"RoPE": rope, "NoPE": drop(rope), "partial drop": PartialDrop(turns=1.0).apply(rope, size.context)}
   tokens = jnp.asarray(text_rows(load_tokenizer(tokenizer), size.rows, size.length, rope.vocab_size))
@@ -107,10 +107,12 @@ def draw(given: Namespace) -> None:
 
 def _parser() -> cli.Parser:
   parser = cli.Parser(prog="python -m experiments.studies.fig4_bias_gradients", about=__doc__)
-  parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="where the picture and its numbers go")
+  parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for the picture and its numbers")
   parser.add_argument("--size", choices=("mini", "paper"), default="mini", help="of the model: mini, or paper (494M)")
-  parser.add_argument("--layers", type=int, nargs="+", metavar="L", help="to differentiate; default: all")
-  parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], metavar="N", help="of the initialisation")
+  parser.add_argument("--layers", type=int, nargs="+", metavar="L", help="layers to differentiate; default: all")
+  parser.add_argument(
+    "--seeds", type=int, nargs="+", default=[0, 1, 2], metavar="N", help="seeds of the initialisation"
+  )
   parser.add_argument("--tokenizer", default="byte", help="of the text: byte, or a tokenizer.json")
   return parser
 

@@ -1,11 +1,11 @@
 """Is YaRN no more than a crop? Loss and needles from 1 to 2 times the context (paper: figure 5).
 
-In the paper YaRN keeps the perplexity of RoPE beyond its context, as does a model that is shown the last tokens alone,
-and neither finds needles further back. Beside its three rows stand what it lacks: the dropped model, and YaRN that was
-trained on for the same tokens (`yarn_continued`), so that it is not the missing training that makes the crop.
+In the paper both YaRN and a model that is shown only the last tokens keep the perplexity of RoPE beyond its context,
+and neither finds needles further back. Two rows are added to the paper's three: the dropped model, and YaRN trained on
+for the same tokens (`yarn_continued`), to rule out that YaRN acts like a crop for lack of training.
 
 `python -m experiments.study --config=experiments/studies/fig5_yarn_is_a_crop.py:SIZE --workdir=DIR --seeds=0,1,2`; the
-report's table and its picture against length are the figure.
+report's table and its plot by length are the figure.
 
 | size  |  parameters |     T | runs | rows |    tokens | FLOPs (PaLM) |    minutes (on) |
 | :---- | ----------: | ----: | ---: | ---: | --------: | -----------: | --------------: |
@@ -13,7 +13,7 @@ report's table and its picture against length are the figure.
 | small |  15,735,168 |   256 |    4 |    6 |    150.1M |      1.56e16 |    5 (one H200) |
 | paper | 494,005,120 | 1,024 |    4 |    6 | 20,971.5M |      6.77e19 |                 |
 
-Tokens and FLOPs (PaLM) are of all runs of a seed. Numbers to expect: docs/results/fig5_yarn_is_a_crop.md.
+Tokens and FLOPs (PaLM) are totals over the runs of a seed. Numbers to expect: docs/results/fig5_yarn_is_a_crop.md.
 """
 
 import dataclasses
@@ -23,13 +23,13 @@ from typing import ClassVar
 from drope_jax.scalings import YaRN
 from drope_jax.transitions import Drop, Replace
 from experiments.studies import sizes
+from experiments.studies.branching import DROPPED, Branch, BranchingStudy, control, getter, tail
 from experiments.studies.partial_drop import rope_of
-from experiments.studies.shapes import DROPPED, Branch, Shape, control, getter, tail
 
 
 @dataclasses.dataclass(unsafe_hash=True, kw_only=True)
-class Crop(Shape):
-  """Everything that can be set, as `--config.NAME=VALUE`."""
+class Crop(BranchingStudy):
+  """The settings, as `--config.NAME=VALUE`."""
 
   title: ClassVar[str] = "YaRN against cropping (paper: figure 5)"
 

@@ -2,13 +2,13 @@
 
 `python -m experiments.studies.fig6_fig11_frequency_factors --out=DIR [--theta=1e6 --head-dim=64 --context=1024
 --factors 2 3 4]` writes frequency_factors.png and .csv: gamma_m = omega'_m / omega_m of every pair m under PI, NTK and
-YaRN; the default is the shape of the paper's 494M model. Beside the three stand the methods of training that the
-figures leave out: the drop (all zero), the partial drop, which is ours, and CoPE's soft gate; these do not depend on
-the extension. Dotted: the pair beyond which no rotation comes full circle within the context.
+YaRN; the default is the shape of the paper's 494M model. Methods that change the training, which the paper's figures
+leave out, are added: the drop (all zero), the partial drop, which is ours, and CoPE's soft gate; these do not depend on
+the extension. The dotted line is after the last pair that makes a full turn within the context.
 
-It trains nothing, has no parameters and reads no tokens: FLOPs next to none. Numbers to expect (and tested): PI 1 / s
-at every pair; NTK from 1 at the fastest to 1 / s at the slowest pair; YaRN 1 up to a pair and 1 / s from another on.
-There is no table of it in the paper, and no `--workdir`.
+Nothing is trained, there are no parameters and no tokens, and FLOPs are negligible. Numbers to expect (tests check
+them): PI 1 / s at every pair; NTK from 1 at the fastest to 1 / s at the slowest pair; YaRN 1 up to one pair and 1 / s
+from another on. The paper has no table of it, and there is no `--workdir`.
 """
 
 import sys
@@ -49,7 +49,7 @@ def factors(theta: float, head_dim: int, context: int, extension: float) -> dict
 
 
 def turns(theta: float, head_dim: int, context: int) -> np.ndarray:
-  """How often each pair comes full circle within the context, float64 (h/2,)."""
+  """How many turns each pair makes within the context, float64 (h/2,)."""
   return base_frequencies(theta, head_dim) * context / (2 * np.pi)
 
 
@@ -63,7 +63,7 @@ def draw(given: Namespace) -> None:
     for name, gamma in factors(*shape, extension).items():
       axis.plot(gamma, label=name, **LOOKS[name], markersize=4, markevery=2, linewidth=1.4)
       rows += [(extension, name, pair, value) for pair, value in enumerate(gamma)]
-    axis.axvline(full_circle, color=GREY, linestyle=":", label="full circle in context: left")
+    axis.axvline(full_circle, color=GREY, linestyle=":", label="left: full turns in context")
     axis.set(title=f"s = {extension:g}", xlabel="pair m (fastest first)", ylabel="γ = ω′ / ω", ylim=(-0.03, 1.05))
   figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=3, fontsize=8)
   base, head_dim, context = shape
@@ -74,7 +74,7 @@ def draw(given: Namespace) -> None:
 
 def _parser() -> cli.Parser:
   parser = cli.Parser(prog="python -m experiments.studies.fig6_fig11_frequency_factors", about=__doc__)
-  parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="where the picture and its numbers go")
+  parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for the picture and its numbers")
   parser.add_argument("--theta", type=float, default=1e6, help="base of the rotations")
   parser.add_argument("--head-dim", type=int, default=64, help="dimensions of a head")
   parser.add_argument("--context", type=int, default=1024, help="training context, in tokens")

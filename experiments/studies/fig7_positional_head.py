@@ -1,16 +1,16 @@
 """What YaRN does to a positional head, and whether a dropped model has one (paper: figure 7).
 
 `python -m experiments.studies.fig7_positional_head --checkpoint=RUN --out=DIR [--dropped=RUN --length=256 --rows=8]`
-writes positional_head.png and, of every head, positional_head.csv (A^c of definition 3.1) and, of the heads that are
-drawn, positional_head_by_distance.csv. Above: the attention of the most positional head by distance, as the model was
-trained and under YaRN with extension 2. It is the head with the largest A^c, for the diagonal and for the previous
-token, in the model as it was trained: so the paper finds it. The paper shows one head of Qwen2.5-0.5B, little changed.
-What it lacks is beside it: the most positional head of the same model without its embedding, recalibrated (`--dropped`)
-or not. Below it: A^c of all heads, the largest first, so that one picture does not stand for all.
+writes positional_head.png, positional_head.csv (A^c of definition 3.1 of every head) and
+positional_head_by_distance.csv (of the heads that are drawn). The upper panels show the attention of the most
+positional head by distance, as the model was trained and under YaRN with extension 2. As in the paper, this is the head
+with the largest A^c in the model as it was trained, for the diagonal and for the previous token. The paper shows one
+head of Qwen2.5-0.5B, little changed. Added here is the most positional head of the same model without its embedding,
+recalibrated (`--dropped`) or not. The lower panels show A^c of all heads, ranked, since one head is not representative.
 
-RUN is the workdir of any run, or an imported model (`python -m experiments.fetch_smollm2`). Nothing is trained;
-parameters and FLOPs are those of three forward passes of the model over `rows` × `length` tokens. There is no
-`--workdir` and no table of it in the paper. Numbers to expect: docs/results/figures.md.
+RUN is the workdir of any run, or an imported model (`python -m experiments.fetch_smollm2`). Nothing is trained.
+Parameters are those of the model; FLOPs are three forward passes over `rows` × `length` tokens. There is no
+`--workdir`, and the paper has no table of it. Numbers to expect: docs/results/figures.md.
 """
 
 import sys
@@ -43,11 +43,11 @@ from experiments.studies.figures import (
 )
 
 BIASES = {"diagonal": diagonal_weights, "previous token": previous_token_weights}
-DISTANCES = 32  # that are drawn
+DISTANCES = 32  # tokens: the largest distance that is drawn
 
 
 class Heads(NamedTuple):
-  """All heads of a model under a method, averaged over rows of text."""
+  """Measurements of all heads of a model under a method, averaged over rows of text."""
 
   bias_CLH: np.ndarray  # A^c, in the order of BIASES
   by_distance_LHT: np.ndarray  # mean attention weight
@@ -81,7 +81,7 @@ def draw(given: Namespace) -> None:
   for c, bias in enumerate(BIASES):
     above, below = axes[c], axes[len(BIASES) + c]
     for one, seen in zip(compared, found, strict=True):
-      same = found[0] if one.loaded is trained else seen  # YaRN is shown on the head that RoPE chose
+      same = found[0] if one.loaded is trained else seen  # YaRN is shown on the most positional head under RoPE
       layer, head = most_positional(same.bias_CLH[c])
       a, profile = float(seen.bias_CLH[c, layer, head]), seen.by_distance_LHT[layer, head]
       look: dict[str, Any] = {"color": one.color, "marker": one.marker, "markersize": 4, "linewidth": 1.4}

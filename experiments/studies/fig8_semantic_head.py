@@ -1,15 +1,15 @@
 """What YaRN does to a semantic head: the last token's attention over a needle (paper: figure 8).
 
 `python -m experiments.studies.fig8_semantic_head --checkpoint=RUN --out=DIR [--dropped=RUN --length=256 --samples=20]`
-writes semantic_head.png and .csv: how much of the attention of a prompt's last token falls on the needle that it asks
-for, token by token, under the model as it was trained and under YaRN with extension 2. The head is the one that gives
-the needle the most, on average over the samples, as it was trained. The paper shows one head and one prompt, in which
-YaRN moves much of the weight to other tokens. What it lacks is beside it: the mean over many prompts, with its standard
-error, and the head of the same model without its embedding, recalibrated (`--dropped`) or not.
+writes semantic_head.png and .csv: how much attention the last token of a prompt gives to each token of the needle that
+it asks for, in the model as it was trained and under YaRN with extension 2. The head is the one that gives the needle
+the most attention in the model as it was trained, on average over the samples. The paper shows one head and one prompt,
+in which YaRN moves much of the weight to other tokens. Added here are the mean over many prompts, with its standard
+error, and the same for the model without its embedding, recalibrated (`--dropped`) or not.
 
-RUN is the workdir of any run, or an imported model (`python -m experiments.fetch_smollm2`). Nothing is trained;
-parameters and FLOPs are those of three forward passes of the model over `samples` × `length` tokens. There is no
-`--workdir` and no table of it in the paper. Numbers to expect: docs/results/figures.md.
+RUN is the workdir of any run, or an imported model (`python -m experiments.fetch_smollm2`). Nothing is trained.
+Parameters are those of the model; FLOPs are three forward passes over `samples` × `length` tokens. There is no
+`--workdir`, and the paper has no table of it. Numbers to expect: docs/results/figures.md.
 """
 
 import sys
@@ -34,15 +34,15 @@ from experiments.studies.figures import (
   write_csv,
 )
 
-FACTS = 4  # in a prompt, one of which is asked for
-DEPTH = 0.25  # of the one that is asked for
-LEAD = 3  # tokens before the value that are looked at too: its topic, and the arrow
+FACTS = 4  # per prompt, one of which is asked for
+DEPTH = 0.25  # of the fact that is asked for
+LEAD = 3  # tokens before the value that are shown too: its topic and the arrow
 
 
 def prompts(lines: Lines, samples: int, length: int) -> tuple[np.ndarray, np.ndarray]:
-  """Tokens (N, T), and the positions of each prompt's needle (N, n): of the value asked for, and LEAD before it.
+  """Tokens (N, T), and the positions (N, n) of the value that each prompt asks for and of LEAD tokens before it.
 
-  Prompts whose value has another number of tokens than the first one's are left out.
+  Prompts whose value differs from the first one's in its number of tokens are left out.
   """
   drawn = [needle_sample(lines, length, DEPTH, 0, index, FACTS) for index in range(samples)]
   size = len(drawn[0].answer)
@@ -52,7 +52,7 @@ def prompts(lines: Lines, samples: int, length: int) -> tuple[np.ndarray, np.nda
 
 
 def needle_weights(one: Shown, tokens_NT: np.ndarray, places_Nn: np.ndarray) -> np.ndarray:
-  """What the last token of each prompt gives to the needle's tokens, by head: (L, N, H, n)."""
+  """Attention of the last token of each prompt on the tokens of the needle, by head: (L, N, H, n)."""
   how = one.inference(tokens_NT.shape[1])
   found = []
   for row, places in zip(tokens_NT, places_Nn, strict=True):
@@ -70,7 +70,7 @@ def draw(given: Namespace) -> None:
   rows, head, sums = [], None, []
   for number, one in enumerate(compared):
     weights = needle_weights(one, tokens, places)  # (L, N, H, n)
-    if head is None or one.loaded is not compared[0].loaded:  # YaRN is shown on the head that RoPE chose
+    if head is None or one.loaded is not compared[0].loaded:  # YaRN is shown on the head chosen under RoPE
       mass = weights.sum(-1).mean(1)
       layer, index = np.unravel_index(mass.argmax(), mass.shape)
       head = (int(layer), int(index))

@@ -1,4 +1,4 @@
-"""What the figures without a training share: a picture, its numbers as CSV, the models that are looked at."""
+"""What the figures that need no training share: pictures, their numbers as CSV, and the models they compare."""
 
 import csv
 import functools
@@ -24,21 +24,21 @@ from experiments.reporting.axes import STYLE
 from experiments.reporting.looks import GREEN, INK, VERMILION
 
 YARN = "yarn:2"
-CHARACTERS = 16  # of a caption, per inch
+CHARACTERS = 16  # of a caption per inch
 
 
 def parser_of_runs(name: str, about: str | None) -> cli.Parser:
-  """The flags of a figure that looks at a trained model, and the same model dropped."""
+  """The flags of a figure that compares a trained model with the same model dropped."""
   parser = cli.Parser(prog=f"python -m experiments.studies.{name}", about=about)
   parser.add_argument("--checkpoint", type=Path, required=True, metavar="RUN", help="a model with RoPE")
   about_dropped = "the same model, dropped and recalibrated; default: --checkpoint, dropped and not recalibrated"
   parser.add_argument("--dropped", type=Path, metavar="RUN", help=about_dropped)
-  parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="where the picture and its numbers go")
+  parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for the picture and its numbers")
   return parser
 
 
 def styled(draw: Callable[[Namespace], None]) -> Callable[[Namespace], None]:
-  """`draw` in the style of the reports."""
+  """Wraps `draw` so that it draws in the style of the reports."""
 
   @functools.wraps(draw)
   def drawn(given: Namespace) -> None:
@@ -49,13 +49,13 @@ def styled(draw: Callable[[Namespace], None]) -> Callable[[Namespace], None]:
 
 
 def panels(count: int, width: float = 4.8, height: float = 2.9) -> tuple[Any, list[Axes]]:
-  """A figure of so many panels, one below the other so that a phone can show it; sizes in inches."""
+  """A figure with `count` panels below one another, to be readable on a phone; sizes of a panel in inches."""
   figure, axes = plt.subplots(count, 1, figsize=(width, height * count), squeeze=False, layout="constrained")
   return figure, list(axes[:, 0])
 
 
 def save(figure: Any, caption: str, path: Path) -> None:
-  """The picture at `path` with its caption below it."""
+  """Saves a figure with its caption below it."""
   path.parent.mkdir(parents=True, exist_ok=True)
   lines = textwrap.fill(caption, round(figure.get_figwidth() * CHARACTERS))
   figure.supxlabel(lines, fontsize=8, color="#555555")
@@ -65,14 +65,14 @@ def save(figure: Any, caption: str, path: Path) -> None:
 
 
 def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
-  """The numbers of a picture."""
+  """Saves the numbers of a picture."""
   path.parent.mkdir(parents=True, exist_ok=True)
   with writing(path, path), path.open("w", newline="") as file:
     csv.writer(file).writerows([header, *rows])
 
 
 def text_lines(tokenizer: Tokenizer, longest: int) -> Lines:
-  """Prose that comes with Python, in a tokenizer's tokens."""
+  """Prose of Python's own documentation, in a tokenizer's tokens."""
   return EvalData(tokenizer=tokenizer, longest=longest).essay_lines
 
 
@@ -84,7 +84,7 @@ def text_rows(tokenizer: Tokenizer, rows: int, length: int, vocab_size: int) -> 
 
 
 class Shown(NamedTuple):
-  """A model under a method, and how it is drawn."""
+  """A model with a method, and how it is drawn."""
 
   label: str
   method: str  # of evaluate/methods.py
@@ -93,12 +93,12 @@ class Shown(NamedTuple):
   marker: str
 
   def inference(self, length: int) -> Inference:
-    """What is run on texts of `length` tokens."""
+    """The inference on texts of `length` tokens."""
     return inference(self.method, self.loaded.model, self.loaded.context, length)
 
 
 def shown(given: Namespace) -> list[Shown]:
-  """What a figure compares: the model as it was trained, under YaRN, and dropped (see `parser_of_runs`)."""
+  """The models that a figure compares: as trained, under YaRN, and dropped (see `parser_of_runs`)."""
   trained = checkpoint.load(given.checkpoint)
   if given.dropped is None:
     label, dropped = "dropped, not recalibrated", trained._replace(model=drop(trained.model))
@@ -112,7 +112,7 @@ def shown(given: Namespace) -> list[Shown]:
 
 
 def name_of(run: Path) -> str:
-  """The name of a run's workdir; an imported model lies in a folder `checkpoint`, and has the name of the one above."""
+  """The name of a run's workdir; for an imported model, in a folder `checkpoint`, that of the folder above."""
   run = run.absolute()
   return run.parent.name if run.name == "checkpoint" else run.name
 

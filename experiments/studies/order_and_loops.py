@@ -1,9 +1,9 @@
-"""What a model without positions may lose: order, copying from afar, and an end to its own text.
+"""What a model without positions may lose: order, copying from afar, and answers that do not repeat themselves.
 
 Paper: none of its tables. Others saw a dropped model prefer the first of several assignments to the latest, copy less
-the farther back the original lies, and loop more often in long answers. Measured: which assignment wins (`order`),
-copying by distance (`induction`, `copy`), and the share of long greedy answers that end in repetition (`loops`); of the
-control (RoPE continued), the full drop, the partial drop, which is ours, and NoPE from scratch.
+the farther back the original is, and loop more often in long answers. Measured here: which assignment wins (`order`),
+copying by distance (`induction`, `copy`), and the share of long greedy answers that end in repetition (`loops`), for
+the control (RoPE continued), the full drop, the partial drop, which is ours, and NoPE from scratch.
 
 `python -m experiments.study --config=experiments/studies/order_and_loops.py:SIZE --workdir=DIR --seeds=0,1,2`.
 
@@ -13,7 +13,7 @@ control (RoPE continued), the full drop, the partial drop, which is ours, and No
 | small |  15,735,168 |   256 |    5 |    6 |    250.1M |      2.60e16 |    8 (one H200) |
 | paper | 494,005,120 | 1,024 |    5 |    6 | 37,748.7M |      1.22e20 |                 |
 
-Tokens and FLOPs (PaLM) are of all runs of a seed. Numbers to expect: docs/results/order_and_loops.md.
+Tokens and FLOPs (PaLM) are totals over the runs of a seed. Numbers to expect: docs/results/order_and_loops.md.
 """
 
 import dataclasses
@@ -22,12 +22,12 @@ from typing import ClassVar
 
 from drope_jax.transitions import Drop, PartialDrop
 from experiments.studies import sizes
-from experiments.studies.shapes import DROPPED, Branch, Shape, control, getter, scratch, tail
+from experiments.studies.branching import DROPPED, Branch, BranchingStudy, control, getter, scratch, tail
 
 
 @dataclasses.dataclass(unsafe_hash=True, kw_only=True)
-class OrderAndLoops(Shape):
-  """Everything that can be set, as `--config.NAME=VALUE`."""
+class OrderAndLoops(BranchingStudy):
+  """The settings, as `--config.NAME=VALUE`."""
 
   title: ClassVar[str] = "Order, copying by distance, and endless repetition"
 

@@ -1,37 +1,37 @@
-"""Dropping only the rotations that never come full circle in training, beside the full drop and RoPE continued.
+"""Dropping only the rotations that make no full turn in training, compared with the full drop and RoPE continued.
 
-A pair of dimensions whose wavelength is at most the training context has shown all of its angles in training, and
-longer texts bring no new ones. `PartialDrop(turns)` keeps the pairs that make at least so many turns within the
-training context and drops the others. This is ours, and not the paper's method, which drops all of them (`Drop`, the
-limit of many turns).
+A pair of dimensions whose wavelength is at most the training context goes through all of its angles in training, and
+longer texts bring no new ones. `PartialDrop(turns)` keeps the pairs that make at least `turns` turns within the
+training context and drops the others. This is ours and not the paper's method, which drops all pairs (`Drop`, the limit
+of many turns).
 
-Hypotheses, each on differences from the control of the same seed (5 seeds):
+Hypotheses, on differences from the control of the same seed (5 seeds):
   1. With turns of 1 the loss in context rises by less than 0.02 nats (2 % perplexity); the full drop costs more.
   2. The same model finds more needles at 4 and 8 times the context than the control does under RoPE, NTK or YaRN, and
      about as many as the full drop.
   3. More turns, that is fewer pairs kept, cost loss in context and gain needles; fewer turns do the opposite.
-It is refuted if 1 fails, or if the needles at 8 times fall to the control's.
+The idea is refuted if 1 fails, or if the needles at 8 times fall to the control's.
 
 `python -m experiments.study --config=experiments/studies/partial_drop.py:SIZE --workdir=DIR --seeds=0,1,2,3,4`, or
-several seeds on one GPU: `experiments/launch/one_gpu.sh partial_drop:small 600 DIR 0 1 2`. Per seed there is one trunk
-with RoPE, and every arm but the one from scratch is a tail from its weights, on the same tokens in the same order:
+several seeds on one GPU: `experiments/launch/one_gpu.sh partial_drop:small 600 DIR 0 1 2`. Each seed has one trunk
+with RoPE; every arm but the one from scratch is a tail from its weights, on the same tokens in the same order:
 
 | run            | what it is                                                     | measured with                |
 |----------------|----------------------------------------------------------------|------------------------------|
 | control        | Keep()                                                         | as trained, NTK, YaRN        |
 | drop           | Drop(), the paper's method                                     | β = 1, fitted β              |
 | turns_N        | PartialDrop(N)                                                 | as trained, YaRN             |
-| clipped        | the control under PartialDrop(1), nothing recalibrated         | as trained                   |
-| from_scratch   | the pairs that turn once, trained so from the start            | as trained, YaRN             |
-| cope           | CoPE's soft gate in the place of the hard one                  | as trained                   |
-| theta_once     | theta made so small that every pair turns at least once        | as trained, YaRN             |
+| clipped        | the control under PartialDrop(1), not recalibrated             | as trained                   |
+| from_scratch   | only the pairs that turn once, trained from scratch            | as trained, YaRN             |
+| cope           | CoPE's soft gate instead of the hard one                       | as trained                   |
+| theta_once     | theta so small that every pair turns at least once             | as trained, YaRN             |
 | ntk_continued  | RoPE rescaled by NTK for the longest length, and trained on    | as trained                   |
 | yarn_continued | likewise by YaRN                                               | as trained                   |
 
-`extra_controls` of False leaves out those from `clipped` on. How the cost in context falls with the budget is
-recalibration_budget.py; other contexts and bases, where the same rule keeps another number of pairs, are
-partial_drop_rule.py. Each tail's metrics.jsonl has its recovery curve, the held-out loss in context at its start and
-after each fifth of its steps.
+`extra_controls=False` leaves out the runs from `clipped` on. recalibration_budget.py measures how the cost in context
+falls with the budget; partial_drop_rule.py tests other contexts and bases, where the same rule keeps another number of
+pairs. Each tail's metrics.jsonl has its recovery curve, the held-out loss in context at its start and after each fifth
+of its steps.
 
 | size  |  parameters |     T | runs | rows |    tokens | FLOPs (PaLM) |    minutes (on) |
 | :---- | ----------: | ----: | ---: | ---: | --------: | -----------: | --------------: |
@@ -39,9 +39,9 @@ after each fifth of its steps.
 | small |  15,735,168 |   256 |    5 |    9 |    175.1M |      1.82e16 |    7 (one H200) |
 | paper | 494,005,120 | 1,024 |   11 |   19 | 50,331.6M |      1.62e20 |                 |
 
-Runs count the trunk; tokens and FLOPs (PaLM) are of all runs of a seed. Pairs kept by 0.35, 0.5, 1, 2 and 4 turns:
-mini 8, 7, 6, 5, 3 of 16; by 1 and 2: small 13, 11 of 32, paper 12, 11 of 32. mini asks for 400 needles a length and
-seed, 2,000 over five seeds; the others for 1,000.
+Runs include the trunk; tokens and FLOPs (PaLM) are totals over the runs of a seed. Pairs kept by 0.35, 0.5, 1, 2 and 4
+turns: mini 8, 7, 6, 5, 3 of 16; by 1 and 2: small 13, 11 of 32, paper 12, 11 of 32. mini asks for 400 needles per
+length and seed, 2,000 over five seeds; the others for 1,000.
 
 Numbers to expect: docs/results/partial_drop.md (five seeds at mini). Hypothesis 1 is open for one turn: +0.023 nats,
 0.012 to 0.034; 2 holds against the control under each method, and is open against the full drop; 3 is shown from
@@ -59,16 +59,16 @@ from drope_jax.positions import RoPE
 from drope_jax.scalings import NTK, CoPE, YaRN
 from drope_jax.transitions import Drop, PartialDrop, Replace
 from experiments.studies import sizes
-from experiments.studies.shapes import DROPPED, PARTIAL, Branch, Shape, control, getter, scratch, tail
+from experiments.studies.branching import DROPPED, PARTIAL, Branch, BranchingStudy, control, getter, scratch, tail
 
 
 @dataclasses.dataclass(unsafe_hash=True, kw_only=True)
-class PartialDropStudy(Shape):
-  """Everything that can be set, as `--config.NAME=VALUE`."""
+class PartialDropStudy(BranchingStudy):
+  """The settings, as `--config.NAME=VALUE`."""
 
   title: ClassVar[str] = "What dropping costs: all rotations, or only those that make no full turn in training"
 
-  turns: tuple[float, ...]  # of one partial drop each
+  turns: tuple[float, ...]  # one partial drop each
   extra_controls: bool = False
 
   def __post_init__(self) -> None:
@@ -102,13 +102,13 @@ def dropped() -> Branch:
 
 
 def partial(turns: float) -> Branch:
-  """The pairs that turn so many times, kept."""
+  """A partial drop that keeps the pairs with at least `turns` turns in the context."""
   label = f"kept from {turns:g} turn{'s' if turns != 1 else ''} on"
   return tail(f"turns_{turns:g}", label, PartialDrop(turns=turns), PARTIAL)
 
 
 def rope_of(model: ModelConfig) -> RoPE:
-  """The RoPE of a trunk; raises ConfigError if it has another embedding."""
+  """The RoPE of a trunk. Raises ConfigError if the trunk has another embedding."""
   rope = model.positions
   check(isinstance(rope, RoPE), f"ModelConfig.positions is {rope}; the study's trunk needs RoPE(...)")
   assert isinstance(rope, RoPE)
@@ -118,7 +118,9 @@ def rope_of(model: ModelConfig) -> RoPE:
 def theta_once(model: ModelConfig, context: int) -> float:
   """The base with which the slowest of the h/2 pairs, of frequency theta**-((h - 2) / h), turns once in the context."""
   h = model.head_dim
-  return (context / (2 * math.pi)) ** (h / (h - 2)) * (1 - 1e-6)  # and not a rounding error less than once
+  return (context / (2 * math.pi)) ** (h / (h - 2)) * (
+    1 - 1e-6
+  )  # the margin keeps rounding from making it less than a turn
 
 
 SIZES = {

@@ -1,11 +1,12 @@
-"""The rule of the partial drop, or a count of pairs? The same rule at other contexts and other bases of the rotations.
+"""Does the number of turns matter, or the number of pairs? The partial drop's rule at other contexts and RoPE bases.
 
-`PartialDrop(turns=1)` keeps 6 of 16 pairs at a context of 128 and base 1e4. If the rule is right, and not that number,
-then it must also hold where it keeps another one: at base 1e5 it keeps 5, at context 256 it keeps 7, and with both 6
-again. Beside it are half and twice the turns, and, where none of these keeps 6 pairs, those 6 (`fastest_6`).
-Hypothesis: in every place the rule's cost in context is the smallest that keeps the needles at 8 times.
+`PartialDrop(turns=1)` keeps 6 of 16 pairs at a context of 128 and base 1e4. If the rule matters, and not that number,
+then it must also hold where it keeps another number: at base 1e5 it keeps 5, at context 256 it keeps 7, and with both
+it keeps 6 again. Half and twice the turns are run too, and, where none of these keeps 6 pairs, the 6 fastest
+(`fastest_6`). Hypothesis: at every context and base, the rule's cost in context is the smallest that keeps the needles
+at 8 times.
 
-Paper: none of its tables; it drops all rotations. The control that is run beside: RoPE continued, of each base.
+Paper: none of its tables; it drops all rotations. The control for each base is RoPE continued.
 
 `python -m experiments.study --config=experiments/studies/partial_drop_rule.py:SIZE --workdir=DIR --seeds=0,1,2`; one
 trunk per base, and a size per context.
@@ -18,7 +19,7 @@ trunk per base, and a size per context.
 | small_512 |  15,735,168 |   512 |    5 |    6 |    175.1M |      1.98e16 |    7 (one H200) |
 | paper     | 494,005,120 | 1,024 |   14 |   20 | 54,526.0M |      1.76e20 |                 |
 
-Tokens and FLOPs (PaLM) are of all runs of a seed. Numbers to expect: docs/results/partial_drop_rule.md.
+Tokens and FLOPs (PaLM) are totals over the runs of a seed. Numbers to expect: docs/results/partial_drop_rule.md.
 """
 
 import dataclasses
@@ -27,19 +28,19 @@ from typing import ClassVar
 
 from drope_jax.transitions import Drop, Keep, PartialDrop, Transition
 from experiments.studies import sizes
+from experiments.studies.branching import PARTIAL, Branch, BranchingStudy, getter, scratch, tail
 from experiments.studies.partial_drop import partial, rope_of
-from experiments.studies.shapes import PARTIAL, Branch, Shape, getter, scratch, tail
 
 
 @dataclasses.dataclass(unsafe_hash=True, kw_only=True)
-class Rule(Shape):
-  """Everything that can be set, as `--config.NAME=VALUE`."""
+class Rule(BranchingStudy):
+  """The settings, as `--config.NAME=VALUE`."""
 
   title: ClassVar[str] = "The partial drop at other contexts and RoPE bases"
 
   thetas: tuple[float, ...] = (1e4, 1e5)
   turns: tuple[float, ...] = (0.5, 1.0, 2.0)
-  fastest: int = 6  # pairs that are right for a head of 32 at context 128 and base 1e4
+  fastest: int = 6  # the pairs that one turn keeps with head_dim 32, context 128 and base 1e4
 
   def branches(self) -> Sequence[Branch]:
     return [branch for theta in self.thetas for branch in self._of(theta)]

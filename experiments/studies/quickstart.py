@@ -1,13 +1,13 @@
-"""The main job at toy scale: RoPE continued, scaled and cropped; DroPE; a partial drop; NoPE from scratch.
+"""DroPE at toy scale, compared with RoPE continued, scaled and cropped, a partial drop, and NoPE from scratch.
 
-Paper: tables 1 and 6. DroPE is the paper's method: all rotations are dropped, and the model recalibrated. The partial
-drop is ours: the rotations that never come full circle within the training context are dropped, the others stay.
+Paper: tables 1 and 6. DroPE is the paper's method: all rotations are dropped, and the model is recalibrated. The
+partial drop is ours: only the rotations that make no full turn within the training context are dropped.
 
 `python -m experiments.quickstart --workdir=DIR` makes its own data from the documentation strings of the installed
 packages (nothing is downloaded). Every arm sees `pretrain_steps + recalibrate_steps` batches.
 
 Tokens: 1.02M an arm. Parameters: 935,040. FLOPs per token (PaLM, T 128): 6.390e6; an arm: 6.54e12. Numbers to expect:
-docs/results/quickstart.md (three seeds, at 8 times the context: loss 4.17 ± 0.07 of the control and 4.22 ± 0.03 of
+docs/results/quickstart.md (three seeds, at 8 times the context: loss 4.17 ± 0.07 for the control and 4.22 ± 0.03 for
 DroPE, needles found 29 ± 7 and 68 ± 18 %).
 """
 
@@ -28,8 +28,8 @@ from experiments.plan import Arm, EvalPlan, Row, Study, check_at_least_one, run_
 from experiments.recall_corpus import Recipe, build
 
 SPREAD = (
-  "Another seed can change a loss by about as much, and what a model this small has learnt to retrieve by more than "
-  "the number of prompts says: by up to 49 points between three seeds (docs/results/quickstart.md)."
+  "Another seed can change a loss by about as much as its interval, and the needles that a model this small finds by "
+  "more than theirs: by up to 49 points between three seeds (docs/results/quickstart.md)."
 )
 ARMS = (
   Arm("RoPE, continued", ("rope", "rope_continued")),
@@ -60,30 +60,30 @@ def _model() -> ModelConfig:
     head_dim=32,
     d_ff=352,
     positions=RoPE(theta=10_000.0),
-    init_std=0.08,  # about 1 / sqrt(d_model): at 0.02 a model this narrow learns to retrieve too late
+    init_std=0.08,  # about 1 / sqrt(d_model): with 0.02 a model this narrow learns to retrieve too late
   )
 
 
 @dataclasses.dataclass(unsafe_hash=True, kw_only=True)
 class Quickstart:
-  """Everything that can be set, as `--config.NAME=VALUE`."""
+  """The settings, as `--config.NAME=VALUE`."""
 
-  seed: int = 0  # of weights, data and needles
-  model: ModelConfig = dataclasses.field(default_factory=_model)  # that all arms share, at the start
+  seed: int = 0  # for weights, data and needles
+  model: ModelConfig = dataclasses.field(default_factory=_model)  # of all arms; NoPE's without positions
   context: int = 128  # tokens
   batch_size: int = 8  # rows of `context` tokens per step
-  pretrain_steps: int = 750  # of RoPE
-  recalibrate_steps: int = 250  # after the drop; the control goes on for as many
+  pretrain_steps: int = 750  # with RoPE
+  recalibrate_steps: int = 250  # after the drop, and of the control
   peak_lr: float = 3e-3  # of the pretraining
   recalibrate_lr: float = 3e-3  # the peak of the recalibration
   warmup_steps: int = 50  # of both
   qk_norm: QKNorm | None = None  # inserted at the drop
-  recall_share: float = 0.65  # of the training tokens, about
-  extensions: tuple[int, ...] = (1, 2, 4, 8)  # lengths to measure at, in training contexts
+  recall_share: float = 0.65  # approximate share of recall documents in the training tokens
+  extensions: tuple[int, ...] = (1, 2, 4, 8)  # lengths to measure at, as multiples of the context
   documents: int = 24  # held out, to measure the loss on
-  needles_per_depth: int = 20  # samples at each of five depths
-  data: str | None = None  # prose: documents at a path that data/sources/at.py knows; None: docstrings of `packages`
-  packages: tuple[str, ...] = docstrings.PACKAGES  # whose docstrings are the prose
+  needles_per_depth: int = 20  # prompts at each of five depths
+  data: str | None = None  # path of prose, as data/sources/at.py reads it; None: the docstrings of `packages`
+  packages: tuple[str, ...] = docstrings.PACKAGES  # installed packages
   prose_limit: int | None = None  # documents; None: all
 
   def __post_init__(self) -> None:
@@ -127,8 +127,8 @@ class Quickstart:
     )
 
   def _runs(self, data: DataConfig, rope: str) -> dict[str, TrainConfig]:
-    """`rope`: the workdir of the run of this name, which two others start from."""
-    again = (data, self.recalibrate_steps, self.recalibrate_lr, self.seed + 1)  # the same batches for both
+    """`rope`: the workdir of the run of this name, which three others start from."""
+    again = (data, self.recalibrate_steps, self.recalibrate_lr, self.seed + 1)  # the same batches for all
     nope = dataclasses.replace(self.model, positions=None)
     return {
       "rope": self._run(data, self.pretrain_steps, self.peak_lr, self.seed, model=self.model),
@@ -159,7 +159,7 @@ def get_config() -> Quickstart:
 
 
 def prepare(settings: Quickstart, corpus: Path, tokenizer: Path) -> None:
-  """Prose and recall documents as a corpus, and a tokenizer; made once.
+  """Makes the corpus of prose and recall documents, and its tokenizer, unless they exist.
 
   Splits: `train`; `heldout` and `fit`, prose that is in no training document.
   """
@@ -169,8 +169,8 @@ def prepare(settings: Quickstart, corpus: Path, tokenizer: Path) -> None:
   train, held_out = docstrings.split_held_out(prose)
   if not train or len(held_out) < 2:
     raise ConfigError(
-      f"Quickstart.data, packages and prose_limit leave {len(prose)} documents, of which {len(held_out)} are held out; "
-      "there must be one to train on, and two held out"
+      f"Quickstart.data, packages and prose_limit leave {len(prose)} documents, {len(held_out)} of them held out; at "
+      "least one to train on and two held out are needed"
     )
   splits = {"train": train, "heldout": held_out[::2], "fit": held_out[1::2]}
   recipe = Recipe(
@@ -183,7 +183,7 @@ def prepare(settings: Quickstart, corpus: Path, tokenizer: Path) -> None:
 
 
 def _prose(settings: Quickstart) -> list[str]:
-  """The documents of `data`, or the docstrings; at most `prose_limit`."""
+  """The documents of `data`, or the docstrings, at most `prose_limit` of them."""
   if settings.data is None:
     return docstrings.gather(settings.packages)[: settings.prose_limit]
   return list(itertools.islice(documents(settings.data, "train"), settings.prose_limit))

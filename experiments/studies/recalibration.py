@@ -1,15 +1,14 @@
-"""Ways to make the full drop cheap, each beside the plain drop and RoPE continued: pure DroPE, no rotation is kept.
+"""Ways to make the full drop cheap, compared with the plain drop and RoPE continued: pure DroPE, no rotation is kept.
 
 Paper: its recalibration (section 5, appendix C.1) is the row `drop`; it tries no other, though its reviewers asked for
-a gradual removal. Here, by the rows of a list of ideas: 1. the rate, Adam's moments kept, Muon; 2. fades, the slow
-pairs first or all at once; 3. distillation from the trunk, on logits, on the outputs of attention, or on these for a
-fifth of the steps and then on logits; 4. the layers one after the other, the late ones first, or queries and keys alone
-for a tenth of the steps; and a fade with a teacher.
-What ends with some rotation, a window or a token shift (rows 5 to 7) is a hybrid and stands in recalibration_hybrid.py;
-a learnt log-n scale (row 8), which is aimed at length, in recalibration_length.py.
+a gradual removal. Tried here: (1) the learning rate, Adam's moments kept, Muon; (2) fades, the slow pairs first or all
+at once; (3) distillation from the trunk, on logits, on the outputs of attention, or on these for a fifth of the steps
+and then on logits; (4) dropping the layers one after the other, the late ones first, or training queries and keys alone
+for a tenth of the steps; and a fade with a teacher. Models that keep some rotations, windows or a token shift are
+hybrids, in recalibration_hybrid.py; a learnt log-n scale, which aims at length, is in recalibration_length.py.
 
 `python -m experiments.study --config=experiments/studies/recalibration.py:SIZE --workdir=DIR --seeds=0,1,2,3,4`. All
-tails see the same tokens in the same order; the report has every one's recovery curve.
+tails see the same tokens in the same order; the report has the recovery curve of each.
 
 | size  |  parameters |     T | runs | rows |    tokens | FLOPs (PaLM) |    minutes (on) |
 | :---- | ----------: | ----: | ---: | ---: | --------: | -----------: | --------------: |
@@ -17,7 +16,7 @@ tails see the same tokens in the same order; the report has every one's recovery
 | small |  15,735,168 |   256 |   14 |   13 |    168.7M |      1.82e16 |    8 (one H200) |
 | paper | 494,005,120 | 1,024 |   19 |   18 | 52,428.8M |      1.75e20 |                 |
 
-Tokens and FLOPs (PaLM, the teacher's forward passes included) are of all runs of a seed. Numbers to expect:
+Tokens and FLOPs (PaLM, including the teacher's forward passes) are totals over the runs of a seed. Numbers to expect:
 docs/results/recalibration.md.
 """
 
@@ -29,17 +28,17 @@ from drope_jax.objective import Distill, InTurn
 from drope_jax.optimizers import Muon, Staged
 from drope_jax.transitions import Drop, Fade, Transition
 from experiments.studies import sizes
-from experiments.studies.shapes import Branch, Shape, control, getter, tail
+from experiments.studies.branching import Branch, BranchingStudy, control, getter, tail
 
 
 @dataclasses.dataclass(unsafe_hash=True, kw_only=True)
-class PureRecalibration(Shape):
-  """Everything that can be set, as `--config.NAME=VALUE`."""
+class PureRecalibration(BranchingStudy):
+  """The settings, as `--config.NAME=VALUE`."""
 
   title: ClassVar[str] = "Ways to recalibrate after the full drop"
 
-  rates: tuple[float, ...] = (0.1, 0.3, 2.0)  # as multiples of the tail's, beside 1
-  rates_with_moments: tuple[float, ...] = (0.1, 0.3)  # likewise, with Adam's moments of the trunk
+  rates: tuple[float, ...] = (0.1, 0.3, 2.0)  # learning rates besides the tail's, as multiples of it
+  rates_with_moments: tuple[float, ...] = (0.1, 0.3)  # likewise, with the trunk's Adam moments kept
   fades: tuple[float, ...] = (0.25, 0.5)  # shares of the steps
 
   def branches(self) -> Sequence[Branch]:

@@ -1,13 +1,13 @@
-"""How much recalibration a drop needs: the cost in context after budgets from nothing to more than the trunk had.
+"""How much recalibration a drop needs: its cost in context after budgets from nothing to more than the trunk had.
 
 Paper: figures 9 and 10 (SmolLM-360M after 30, 60 and 120B tokens) and the claim that 0.8 % of the pretraining's tokens
-win back 95 %. It has no control: a model that goes on with RoPE for as many tokens. Here every budget is a run of its
-own, with its own schedule to the end, and RoPE continued for the same budget stands beside it. `_0` is measured without
-any recalibration; what keeps rotations then under YaRN too: whether the clipped pairs want training, or rescaling.
+win back 95 %. Its missing control is a model trained on with RoPE for as many tokens. Here every budget is a run of its
+own, with a complete schedule, and RoPE is continued for the same budget. Runs `..._0` are measured without any
+recalibration; those that keep rotations also with YaRN, to see whether the clipped pairs need training or rescaling.
 
 `python -m experiments.study --config=experiments/studies/recalibration_budget.py:SIZE --workdir=DIR --seeds=0,1,2`.
-Per seed one trunk; per budget RoPE continued, the full drop, and the partial drops of `turns`. The size `mini_turns`
-has other turns; with the `--runs=DIR` of `mini` its trunk and controls are trained once.
+There is one trunk per seed, and for each budget RoPE continued, the full drop, and the partial drops of `turns`. The
+size `mini_turns` has other turns; with the `--runs=DIR` of `mini`, trunk and controls are trained only once.
 
 | size       |  parameters |     T | runs | rows |     tokens | FLOPs (PaLM) |    minutes (on) |
 | :--------- | ----------: | ----: | ---: | ---: | ---------: | -----------: | --------------: |
@@ -17,7 +17,7 @@ has other turns; with the `--runs=DIR` of `mini` its trunk and controls are trai
 | paper      | 494,005,120 | 1,024 |   17 |   23 |  46,137.3M |      1.49e20 |                 |
 | paper_360m | 361,821,120 | 2,048 |   16 |   23 | 900,802.3M |      2.64e21 |                 |
 
-Tokens and FLOPs (PaLM) are of all runs of a seed. Numbers to expect: not yet run.
+Tokens and FLOPs (PaLM) are totals over the runs of a seed. Numbers to expect: not yet run.
 """
 
 import dataclasses
@@ -27,19 +27,19 @@ from typing import ClassVar
 from drope_jax.transitions import Drop, Keep, PartialDrop
 from experiments.plan import check_at_least_one
 from experiments.studies import sizes
+from experiments.studies.branching import PARTIAL, Branch, BranchingStudy, getter, tail
 from experiments.studies.partial_drop import partial
-from experiments.studies.shapes import PARTIAL, Branch, Shape, getter, tail
 
 
 @dataclasses.dataclass(unsafe_hash=True, kw_only=True)
-class Budget(Shape):
-  """Everything that can be set, as `--config.NAME=VALUE`."""
+class Budget(BranchingStudy):
+  """The settings, as `--config.NAME=VALUE`."""
 
   title: ClassVar[str] = "Loss in context by recalibration budget"
 
-  steps: tuple[int, ...]  # of the tails of each kind, beside those without any
+  steps: tuple[int, ...]  # the budgets of the tails, besides 0
   turns: tuple[float, ...] = (1.0, 2.0)  # of the partial drops
-  drops: bool = True  # whether the full drop is among them
+  drops: bool = True  # whether to include the full drop
 
   def __post_init__(self) -> None:
     super().__post_init__()

@@ -1,10 +1,10 @@
 """Cheap drops that keep some local order: partial drops, windowed rotations, token shift. Hybrids, and not DroPE.
 
-Paper: it calls p-RoPE and RNoPE-SWA complementary and tests neither. These are rows 5 to 7 of the list of ideas of
-recalibration.py, whose trunk, control and full drop they share (`--runs=DIR`), in a table of their own: keep the pairs
-that turn once or twice within the context, with and without a teacher; keep RoPE in three of four layers, with windows
-of an eighth or a quarter of the context; give keys a learnt share of the key before them (drope_jax/additions.py),
-after a drop, after a partial one, and as its control while RoPE is continued.
+Paper: it calls p-RoPE and RNoPE-SWA complementary and tests neither. With `--runs=DIR` this study shares trunk, control
+and full drop with recalibration.py. Tried here: keeping the pairs that turn once or twice within the context, with and
+without a teacher; keeping RoPE in three of four layers, with windows of an eighth or a quarter of the context; and
+adding to each key a learnt share of the key before it (drope_jax/additions.py), after a full drop, after a partial drop
+and, as the control, while RoPE is continued.
 
 `python -m experiments.study --config=experiments/studies/recalibration_hybrid.py:SIZE --workdir=DIR
 --seeds=0,1,2,3,4`. All tails see the same tokens in the same order.
@@ -15,7 +15,7 @@ after a drop, after a partial one, and as its control while RoPE is continued.
 | small |   15,735,168 to 15,735,176 |   256 |   11 |   13 |    173.3M |      1.83e16 |    8 (one H200) |
 | paper | 494,005,120 to 494,005,144 | 1,024 |   11 |   13 | 35,651.6M |      1.17e20 |                 |
 
-Tokens and FLOPs (PaLM) are of all runs of a seed. Numbers to expect: not yet run.
+Tokens and FLOPs (PaLM) are totals over the runs of a seed. Numbers to expect: not yet run.
 """
 
 import dataclasses
@@ -25,18 +25,18 @@ from typing import ClassVar
 from drope_jax.objective import Distill
 from drope_jax.transitions import Drop, Keep, KeepWindows, PartialDrop, Transition
 from experiments.studies import sizes
+from experiments.studies.branching import Branch, BranchingStudy, control, getter, tail
 from experiments.studies.partial_drop import partial
-from experiments.studies.shapes import Branch, Shape, control, getter, tail
 
 
 @dataclasses.dataclass(unsafe_hash=True, kw_only=True)
-class HybridRecalibration(Shape):
-  """Everything that can be set, as `--config.NAME=VALUE`."""
+class HybridRecalibration(BranchingStudy):
+  """The settings, as `--config.NAME=VALUE`."""
 
   title: ClassVar[str] = "Drops that keep some rotations or some layers"
 
   turns: tuple[float, ...] = (1.0, 2.0)
-  windows: tuple[int, ...] = (8, 4)  # the context is so many times as long
+  windows: tuple[int, ...] = (8, 4)  # each is the context divided by this
 
   def branches(self) -> Sequence[Branch]:
     windowed = [

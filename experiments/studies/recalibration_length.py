@@ -1,12 +1,12 @@
 """A learnt log-n scale on the attention logits, beside the paper's fitted temperature: aimed at length, not at cost.
 
 Paper: after the drop it fits one number c for the whole model, on held-out texts of the lengths that are then measured
-(appendix C.2). Here each head learns s of 1 + s ln n, n being the keys that a query sees, during the recalibration at
-the original context (drope_jax/additions.py; row 8 of the list of ideas of recalibration.py). No longer text is read.
-The control, RoPE continued, has the same scale in a run of its own, and so has the partial drop.
+(appendix C.2). Here each head learns s in 1 + s ln n, where n is the number of keys that a query sees, during the
+recalibration at the original context (drope_jax/additions.py). No longer text is read. The control, RoPE continued, and
+the partial drop are also trained with this scale, in runs of their own.
 
 `python -m experiments.study --config=experiments/studies/recalibration_length.py:SIZE --workdir=DIR
---seeds=0,1,2,3,4`; with the `--runs=DIR` of recalibration.py its trunk, control and full drop are trained once. All
+--seeds=0,1,2,3,4`; with the `--runs=DIR` of recalibration.py, trunk, control and full drop are trained only once. All
 tails see the same tokens in the same order.
 
 | size  |                 parameters |     T | runs | rows |    tokens | FLOPs (PaLM) |     minutes (on) |
@@ -15,7 +15,7 @@ tails see the same tokens in the same order.
 | small |   15,735,168 to 15,735,216 |   256 |    7 |   11 |    150.1M |      1.56e16 |     7 (one H200) |
 | paper | 494,005,120 to 494,005,456 | 1,024 |    7 |   11 | 27,263.0M |      8.80e19 |                  |
 
-Tokens and FLOPs (PaLM) are of all runs of a seed. Numbers to expect: not yet run.
+Tokens and FLOPs (PaLM) are totals over the runs of a seed. Numbers to expect: not yet run.
 """
 
 import dataclasses
@@ -24,13 +24,13 @@ from typing import ClassVar
 
 from drope_jax.transitions import Drop, Keep, PartialDrop, Transition
 from experiments.studies import sizes
+from experiments.studies.branching import Branch, BranchingStudy, control, getter, tail
 from experiments.studies.partial_drop import partial
-from experiments.studies.shapes import Branch, Shape, control, getter, tail
 
 
 @dataclasses.dataclass(unsafe_hash=True, kw_only=True)
-class LengthRecalibration(Shape):
-  """Everything that can be set, as `--config.NAME=VALUE`."""
+class LengthRecalibration(BranchingStudy):
+  """The settings, as `--config.NAME=VALUE`."""
 
   title: ClassVar[str] = "A log-n scale learnt in recalibration, and the fitted temperature"
 

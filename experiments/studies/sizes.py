@@ -1,10 +1,11 @@
-"""The sizes of studies, as settings of shapes.Shape: for two CPU cores, for one GPU, and those of the paper.
+"""The sizes of studies, as settings of branching.BranchingStudy: for two CPU cores, for one GPU, and the paper's.
 
 `mini` has the model, the text and the rates of the quickstart. `small` is for one GPU: the trunk has a constant rate,
-and each tail decays to zero; it reads the corpus in `data`, the same one for all seeds, and makes it of the dataset
-`text` if it is not there (`python -m experiments.prose --out=data/prose`; see experiments/recall_corpus.py). The others
-are the paper's shapes and budgets, there to be compiled ahead of time (`drope_jax.aot --config=STUDY:SIZE/RUN`): the
-494M model on FineWeb (configs/pretrain.py), and pretrained models that are recalibrated (configs/recalibrate.py).
+and each tail decays to zero. It reads the corpus in `data`, the same for all seeds, which is made from the dataset
+`text` if it does not exist (`python -m experiments.prose --out=data/prose`; see experiments/recall_corpus.py). The
+others have the paper's models and budgets, mainly to be compiled ahead of time (`drope_jax.aot
+--config=STUDY:SIZE/RUN`): the 494M model on FineWeb (configs/pretrain.py), and pretrained models to be recalibrated
+(configs/recalibrate.py).
 """
 
 import dataclasses
@@ -15,9 +16,9 @@ from drope_jax.config import ComputeConfig, ModelConfig
 from drope_jax.positions import RoPE
 from experiments.configs import pretrain, recalibrate
 from experiments.studies import quickstart
-from experiments.studies.shapes import DOCSTRINGS, Shape
+from experiments.studies.branching import DOCSTRINGS, BranchingStudy
 
-T = TypeVar("T", bound=Shape)
+T = TypeVar("T", bound=BranchingStudy)
 
 
 def mini() -> dict[str, Any]:
@@ -91,14 +92,14 @@ def paper() -> dict[str, Any]:
 
 
 def recalibrated(recipe: str) -> dict[str, Any]:
-  """A pretrained model with the budget and rate of a recipe of configs/recalibrate.py; the trunk is imported."""
+  """A pretrained model as the trunk, with the budget and rate of a recipe of configs/recalibrate.py."""
   config = recalibrate.get_config(recipe)
   base = recalibrate.RECIPES[recipe].base
   return {
     "model": recalibrate.BASES[base].model,
     "context": config.data.context,
     "batch_size": config.data.batch_size,
-    "trunk_steps": 1,  # none is trained
+    "trunk_steps": 1,  # unused: the trunk is imported
     "tail_steps": config.steps,
     "peak_lr": config.optim.peak_lr,
     "tail_lr": config.optim.peak_lr,
@@ -115,17 +116,17 @@ def recalibrated(recipe: str) -> dict[str, Any]:
 
 
 def of(cls: type[T], size: Callable[[], dict[str, Any]], **changes: Any) -> Callable[[], T]:
-  """A study at a size, with what is its own."""
+  """A study at a size, with the study's own changes to it."""
   return lambda: cls(**size() | changes)
 
 
 def of_recipe(cls: type[T], recipe: str, **changes: Any) -> Callable[[], T]:
-  """A study of a pretrained model."""
+  """A study of a pretrained model, with a recipe of configs/recalibrate.py."""
   return of(cls, lambda: recalibrated(recipe), **changes)
 
 
 def shorter(size: Callable[[], dict[str, Any]], times: int) -> Callable[[], dict[str, Any]]:
-  """A size whose trunk and tails have so many times fewer steps, for studies with many runs."""
+  """A size with the steps of trunk and tails divided by `times`, for studies with many runs."""
 
   def made() -> dict[str, Any]:
     settings = size()
@@ -135,7 +136,7 @@ def shorter(size: Callable[[], dict[str, Any]], times: int) -> Callable[[], dict
 
 
 def with_context(size: Callable[[], dict[str, Any]], context: int, theta: float) -> Callable[[], dict[str, Any]]:
-  """A size at another context, with as many tokens a step, and another base of the rotations."""
+  """A size at another context, with as many tokens per step, and with another RoPE base."""
 
   def made() -> dict[str, Any]:
     settings = size()

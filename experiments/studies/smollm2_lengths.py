@@ -1,16 +1,16 @@
-"""What becomes of a real model beyond its context, without training: SmolLM2-135M to 16,384 tokens, twice its 8,192.
+"""A real model beyond its context, without training: SmolLM2-135M at up to 16,384 tokens, twice its 8,192.
 
-Paper: the rows of table 2 that train nothing, in perplexity and of another model (the paper has no SmolLM2).
+Paper: the rows of table 2 that need no training, here by perplexity and of another model (the paper has no SmolLM2).
 
 `python -m experiments.study --config=experiments/studies/smollm2_lengths.py --workdir=runs/smollm2_lengths`, after
 `python -m experiments.fetch_smollm2` (the model) and `python -m experiments.prose --out=data/prose` (the text). RoPE as
-it is and rescaled by PI, NTK and YaRN, and the same weights with all rotations dropped, or those that make fewer than
-`turns` turns (which is ours, and not the paper's): that is where recalibration would begin. Any imported model with
+it is and rescaled by PI, NTK and YaRN, and the same weights with all rotations dropped, or only those that make fewer
+than `turns` turns (which is ours and not the paper's): recalibration would start from these. Any imported model with
 RoPE will do (`--config.checkpoint`), at any multiples of its context.
 
-No token is trained on; each of the 7 rows reads 16,384 and 8,192. Parameters: 134.5M. FLOPs per token, forward (PaLM,
-T 16,384): 1.401e9. Numbers to expect (docs/results/smollm2.md, loss in nats, positions 14,336 to 16,383): RoPE 6.85,
-PI 3.95, NTK 2.85, YaRN 2.81, dropped 6.10.
+No token is trained on; each of the 7 rows reads 16,384 and 8,192 tokens. Parameters: 134.5M. FLOPs per token, forward
+(PaLM, T 16,384): 1.401e9. Numbers to expect (docs/results/smollm2.md, loss in nats, positions 14,336 to 16,383): RoPE
+6.85, PI 3.95, NTK 2.85, YaRN 2.81, dropped 6.10.
 """
 
 import dataclasses
@@ -24,14 +24,14 @@ from experiments.studies.partial_drop import partial
 
 @dataclasses.dataclass(unsafe_hash=True, kw_only=True)
 class Lengths:
-  """Everything that can be set, as `--config.NAME=VALUE`."""
+  """The settings, as `--config.NAME=VALUE`."""
 
   checkpoint: str = "runs/smollm2_135m/checkpoint"
   dataset: str = "data/prose"  # with a split `heldout` of long documents
   extensions: tuple[int, ...] = (1, 2)  # multiples of the model's context
-  turns: tuple[float, ...] = (1.0, 2.0)  # of one partial drop each
-  documents: int = 1  # each is read alone: more of them take longer, but no more memory
-  block: int = 2048  # positions that one point of the loss by position is the mean of
+  turns: tuple[float, ...] = (1.0, 2.0)  # one partial drop each
+  documents: int = 1  # read one at a time: more of them take more time, not more memory
+  block: int = 2048  # positions averaged in each point of the loss by position
 
   def __post_init__(self) -> None:
     check_at_least_one(self, "extensions", "documents", "block")

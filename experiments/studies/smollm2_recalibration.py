@@ -1,13 +1,13 @@
-"""A real model recalibrated: SmolLM2-135M, dropped and trained on, each run beside its control with RoPE kept.
+"""A real model recalibrated: SmolLM2-135M, dropped and trained on; each run has a control that keeps RoPE.
 
-Paper: tables 2 and 11 (QK-norm and the rate), of another model, with the control that they lack.
+Paper: tables 2 and 11 (QK-norm and the rate), with another model, and with the control that they lack.
 
 `python -m experiments.study --config=experiments/studies/smollm2_recalibration.py --workdir=runs/recalibration`, after
 `python -m experiments.fetch_smollm2` (the model) and `python -m experiments.prose --out=data/prose` (the text). The two
 recipes are those of experiments/configs/recalibrate.py: QK-norm and the high rate, and neither. A partial drop, which
-is ours and not the paper's, goes by the second. It wants an accelerator; `--config.steps` sets the budget.
+is ours and not the paper's, uses the second. The study needs an accelerator; `--config.steps` sets the budget.
 
-Five runs of 400 steps, 0.10B tokens each. That is 10 epochs of data/prose; more steps want a larger
+Five runs of 400 steps, 0.10B tokens each. That is 10 epochs of data/prose; more steps need a larger
 `--config.dataset` (4,000 would be 98 epochs of this one). Parameters: 134.5M. FLOPs per token (PaLM, T 8,192): 2.506e9;
 a run: 2.63e17. Numbers to expect: not yet run.
 """
@@ -20,29 +20,29 @@ from drope_jax.config import TrainConfig
 from drope_jax.transitions import Drop, Keep, PartialDrop, Transition
 from experiments.configs import recalibrate
 from experiments.plan import Arm, EvalPlan, Row, Study, check_at_least_one, require
+from experiments.studies.branching import DROPPED, PARTIAL, method_suffix
 
-RECIPES = {"qk_norm": "smollm2_135m", "plain": "smollm2_135m_moderate"}  # our name -> that of the config
+RECIPES = {"qk_norm": "smollm2_135m", "plain": "smollm2_135m_moderate"}  # name in this study -> name of the config
 LABELS = {"qk_norm": "QK-norm, 1e-3", "plain": "3e-4"}
-PARTIAL_RECIPE = "plain"  # of the partial drop: its pilot had no QK-norm
+PARTIAL_RECIPE = "plain"  # the pilot of the partial drop had no QK-norm
 KINDS = {"rope": "RoPE, continued", "drope": "DroPE", "partial": "Partial drop"}
-METHODS = {"rope": ("rope", "yarn"), "drope": ("nope", "drope"), "partial": ("rope", "yarn")}
-SUFFIXES = {"rope": "", "yarn": " + YaRN", "nope": ", β = 1", "drope": ", fitted β"}
+METHODS = {"rope": PARTIAL, "drope": DROPPED, "partial": PARTIAL}
 
 
 @dataclasses.dataclass(unsafe_hash=True, kw_only=True)
 class Recalibration:
-  """Everything that can be set, as `--config.NAME=VALUE`."""
+  """The settings, as `--config.NAME=VALUE`."""
 
   checkpoint: str = "runs/smollm2_135m/checkpoint"
   dataset: str = "data/prose"  # with the splits `train`, and `heldout` and `fit` of long documents
   steps: int = 400  # of each run
-  # Within the context, of what the partial drop keeps (docs/results/partial_drop_half.md); None: no partial drop.
+  # The partial drop keeps pairs from this many turns on (docs/results/partial_drop_half.md); None: no partial drop.
   turns: float | None = 0.5
-  batch_size: int = 32  # rows of the model's context
+  batch_size: int = 32  # rows, each as long as the model's context
   extensions: tuple[int, ...] = (1, 2, 4)  # multiples of the model's context
   documents: int = 8  # held out, to measure the loss on
   needles_per_depth: int = 20
-  block: int = 2048  # positions that one point of the loss by position is the mean of
+  block: int = 2048  # positions averaged in each point of the loss by position
   seed: int = 0
 
   def __post_init__(self) -> None:
@@ -65,7 +65,7 @@ class Recalibration:
       runs[run] = self._run(RECIPES[recipe], context, self._transition(kept))
       label = f"{KINDS[kept]} ({LABELS[recipe]})"
       arms.append(Arm(label, (run,)))
-      rows += [Row(run, method, label + SUFFIXES[method]) for method in METHODS[kept]]
+      rows += [Row(run, method, label + method_suffix(method)) for method in METHODS[kept]]
     return Study(
       title="A pretrained model, dropped and recalibrated, beside the same model trained on",
       seed=self.seed,
@@ -93,7 +93,7 @@ class Recalibration:
     return Drop() if kept == "drope" else Keep()
 
   def _run(self, recipe: str, context: int, transition: Transition) -> TrainConfig:
-    """The recipe with these settings; its warmup takes no more than a tenth of the steps."""
+    """The recipe with these settings and a warmup of at most a tenth of the steps."""
     config = recalibrate.get_config(recipe)
     assert config.init is not None
     return dataclasses.replace(

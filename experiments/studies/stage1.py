@@ -1,10 +1,10 @@
-"""Another embedding than RoPE before the drop: ALiBi, partial RoPE, RNoPE-SWA.
+"""Other embeddings than RoPE before the drop: ALiBi, partial RoPE, RNoPE-SWA.
 
-Paper: section 6 says that they can take RoPE's place within DroPE, and does not test it. Each kind has a trunk of its
-own, from which one tail drops the embedding and one keeps it, the control that such a test needs.
+Paper: section 6 says that they can take RoPE's place in DroPE, and does not test it. Each kind has a trunk of its own;
+one tail drops the embedding, and one keeps it as the control.
 
 `python -m experiments.study --config=experiments/studies/stage1.py:SIZE --workdir=DIR --seeds=0,1,2`. RNoPE-SWA keeps
-its windows when its rotations are dropped; partial RoPE rotates the pairs that turn at least once in the context.
+its windows when its rotations are dropped; partial RoPE rotates only the pairs that turn at least once in the context.
 
 | size  |  parameters |     T | runs | rows |    tokens | FLOPs (PaLM) |    minutes (on) |
 | :---- | ----------: | ----: | ---: | ---: | --------: | -----------: | --------------: |
@@ -12,7 +12,7 @@ its windows when its rotations are dropped; partial RoPE rotates the pairs that 
 | small |  15,735,168 |   256 |    6 |    6 |    250.1M |      2.60e16 |    8 (one H200) |
 | paper | 494,005,120 | 1,024 |   12 |   12 | 75,497.5M |      2.44e20 |                 |
 
-Tokens and FLOPs (PaLM) are of all runs of a seed. Numbers to expect: not yet run.
+Tokens and FLOPs (PaLM) are totals over the runs of a seed. Numbers to expect: not yet run.
 """
 
 import dataclasses
@@ -22,12 +22,12 @@ from typing import ClassVar
 from drope_jax.positions import ALiBi, Positions, rnope_swa
 from drope_jax.transitions import Drop, Keep, PartialDrop
 from experiments.studies import sizes
-from experiments.studies.shapes import DROPPED, Branch, Shape, getter, scratch, tail
+from experiments.studies.branching import DROPPED, Branch, BranchingStudy, getter, scratch, tail
 
 
 @dataclasses.dataclass(unsafe_hash=True, kw_only=True)
-class Stage1(Shape):
-  """Everything that can be set, as `--config.NAME=VALUE`."""
+class Stage1(BranchingStudy):
+  """The settings, as `--config.NAME=VALUE`."""
 
   title: ClassVar[str] = "Other embeddings before the drop (paper: section 6)"
 

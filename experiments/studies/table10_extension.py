@@ -1,14 +1,14 @@
-"""Needles at 2, 4 and 8 times the context, beside factors that were searched for (paper: table 10).
+"""Needles at 2, 4 and 8 times the context, also with searched factors (paper: table 10).
 
 The paper, SmolLM-360M: NTK 29.84, 14.37, 7.19; YaRN 48.25, 25.62, 12.18; LongRoPE2 44.20, 26.20, 16.45; DroPE 74.92,
-55.00, 52.20 %. Beside its rows stands what they lack: RoPE trained on for the same tokens (`control`), with the same
+55.00, 52.20 %. Added here is the control that it lacks: RoPE trained on for the same tokens (`control`), with the same
 rescalings.
 
 `python -m experiments.study --config=experiments/studies/table10_extension.py:SIZE --workdir=DIR --seeds=0,1,2`.
-LongRoPE2's row is the control with one factor for each pair, searched for at the longest of the lengths when the study
-comes to it (experiments/factor_search.py; `--config.generations=0` leaves the row out). The original also fine-tunes
-with its factors; the paper does not say how it made that row. `mini` and `small` have a trunk of their own, and facts
-by topic as needles.
+LongRoPE2's row is the control with one factor per pair; the study searches for the factors at the longest length
+(experiments/factor_search.py; `--config.generations=0` leaves the row out). The original also fine-tunes with its
+factors; the paper does not say how it made that row. `mini` and `small` train a trunk of their own, and their needles
+are facts by topic.
 
 | size  |  parameters |     T | runs | rows |     tokens | FLOPs (PaLM) |    minutes (on) |
 | :---- | ----------: | ----: | ---: | ---: | ---------: | -----------: | --------------: |
@@ -16,7 +16,7 @@ by topic as needles.
 | small |  15,735,168 |   256 |    3 |    9 |     125.0M |      1.30e16 |    5 (one H200) |
 | paper | 361,862,080 | 2,048 |    2 |    9 | 251,658.2M |      7.36e20 |                 |
 
-Tokens and FLOPs (PaLM) are of all runs of a seed. Numbers to expect: docs/results/table10_extension.md.
+Tokens and FLOPs (PaLM) are totals over the runs of a seed. Numbers to expect: docs/results/table10_extension.md.
 """
 
 import dataclasses
@@ -30,27 +30,27 @@ from drope_jax.transitions import Replace
 from experiments.factor_search import Search, Searched
 from experiments.plan import Pretrained
 from experiments.studies import sizes
+from experiments.studies.branching import Branch, getter, tail
 from experiments.studies.partial_drop import rope_of
-from experiments.studies.shapes import Branch, getter, tail
 from experiments.studies.table2_table3_longbench import LongTasks
 
-SEARCHED = "longrope"  # the run of the row with searched factors
+SEARCHED = "longrope"  # the run with searched factors
 
 
 @dataclasses.dataclass(unsafe_hash=True, kw_only=True)
 class Extension(LongTasks):
-  """Everything that can be set, as `--config.NAME=VALUE`."""
+  """The settings, as `--config.NAME=VALUE`."""
 
   title: ClassVar[str] = "Needles at 2, 4 and 8 times the context (paper: table 10)"
 
   methods: tuple[str, ...] = ("rope", "ntk", "yarn")
-  generations: int = 20  # of the search for factors; 0: no such row
+  generations: int = 20  # of the factor search; 0: no such row
   extensions: tuple[float, ...] = (2, 4, 8)
 
   def branches(self) -> Sequence[Branch]:
     branches = list(super().branches())
     if self.generations:
-      yarn = Replace(rope_of(self.model).rescaled(YaRN(self._longest, self.context)))  # in the place of what is found
+      yarn = Replace(rope_of(self.model).rescaled(YaRN(self._longest, self.context)))  # until the factors are found
       branches.append(tail(SEARCHED, "RoPE + searched factors", yarn, ("rope",), start="control", steps=0))
     return branches
 

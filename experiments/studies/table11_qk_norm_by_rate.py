@@ -1,9 +1,9 @@
 """QK-norm and the learning rate of the recalibration (paper: table 11 and figure 12).
 
 The paper's final training losses, SmolLM-360M, with and without QK-norm: at 1e-3 2.496 and 6.334 (unstable), at 3e-4
-2.555 and 2.530, at 3e-5 3.102 and 2.713. Beside its six runs stand what they lack: RoPE kept with the same norms and
-rates (`kept_...`), so that what the norm costs can be told from what the drop costs, and other norms: of each head, of
-queries only (which the paper mentions without numbers) and of keys only.
+2.555 and 2.530, at 3e-5 3.102 and 2.713. Added to its six runs are controls that keep RoPE with the same norms and
+rates (`kept_...`), to separate the cost of the norm from the cost of the drop, and other norms: per head, of queries
+only (which the paper mentions without numbers) and of keys only.
 
 `python -m experiments.study --config=experiments/studies/table11_qk_norm_by_rate.py:SIZE --workdir=DIR
 --seeds=0,1,2`. Every run is a tail from one trunk.
@@ -14,7 +14,7 @@ queries only (which the paper mentions without numbers) and of keys only.
 | small |   15,735,168 to 15,741,312 |   256 |    7 |    6 |     225.2M |      2.34e16 |    7 (one H200) |
 | paper | 361,821,120 to 361,862,080 | 2,048 |   21 |   21 | 660,602.9M |      1.93e21 |                 |
 
-Tokens and FLOPs (PaLM) are of all runs of a seed. Numbers to expect: docs/results/table11_qk_norm_by_rate.md.
+Tokens and FLOPs (PaLM) are totals over the runs of a seed. Numbers to expect: docs/results/table11_qk_norm_by_rate.md.
 """
 
 import dataclasses
@@ -24,7 +24,7 @@ from typing import ClassVar
 from drope_jax.config import QKNorm
 from drope_jax.transitions import Drop, Keep, Transition
 from experiments.studies import sizes
-from experiments.studies.shapes import Branch, Shape, getter, tail
+from experiments.studies.branching import Branch, BranchingStudy, getter, tail
 
 NORMS = {
   "none": None,
@@ -36,14 +36,14 @@ NORMS = {
 
 
 @dataclasses.dataclass(unsafe_hash=True, kw_only=True)
-class QKNormByRate(Shape):
-  """Everything that can be set, as `--config.NAME=VALUE`."""
+class QKNormByRate(BranchingStudy):
+  """The settings, as `--config.NAME=VALUE`."""
 
   title: ClassVar[str] = "QK-norm by learning rate (paper: table 11)"
 
   rates: tuple[float, ...]
   dropped_norms: tuple[str, ...] = tuple(NORMS)  # of the runs without embedding
-  kept_norms: tuple[str, ...] = ("none", "full")  # and of their controls
+  kept_norms: tuple[str, ...] = ("none", "full")  # of their controls
   extensions: tuple[float, ...] = (1,)
   tasks: tuple[str, ...] = ("perplexity",)
 

@@ -1,19 +1,19 @@
-"""A pretrained model, dropped and recalibrated, on long tasks beside rescaled RoPE (paper: tables 2 and 3).
+"""A pretrained model, dropped and recalibrated, against rescaled RoPE on long tasks (paper: tables 2 and 3).
 
 The paper's averages over MultiFieldQA, MuSiQue, GovReport, LCC and needles: SmolLM-360M as it is 2.98, PI 6.66, NTK
 17.11, YaRN 19.94, DroPE 30.52; without LCC and needles, SmolLM-1.7B 3.11, NTK 18.53, YaRN 16.23, DroPE 21.49, and
-Llama2-7B 20.03, 21.88, 19.14, 26.08. There DroPE alone was trained further. Beside its rows stands what they lack: RoPE
-trained on for the same tokens, as it is and rescaled (`control`).
+Llama2-7B 20.03, 21.88, 19.14, 26.08. There only DroPE was trained further. Added here is the control that they lack:
+RoPE trained on for the same tokens, as it is and rescaled (`control`).
 
 `python -m experiments.study --config=experiments/studies/table2_table3_longbench.py:SIZE --workdir=DIR --seeds=0,1,2`.
-`base` is the pretrained model; `control` and `drop` go on from it. The sizes `paper_...` read an imported model
+`base` is the pretrained model; `control` and `drop` start from it. The sizes `paper...` read an imported model
 (`python -m drope_jax.interop import SRC runs/smollm_360m/checkpoint`), FineWeb-Edu, and LongBench's released files
-(`--config.longbench=DIR`), whole, as the paper does; SmolLM-360M with the recipe of 120B tokens and QK-norm (which of
-its budgets table 2 has the paper does not say).
+(`--config.longbench=DIR`), untruncated as in the paper. SmolLM-360M has the recipe of 120B tokens and QK-norm; the
+paper does not say which of its budgets table 2 has.
 
-`mini` and `small` have a trunk of their own in the place of the pretrained model, and no task of LongBench: their
-models answer none. In its place stand needles, induction, and made-up tasks in LongBench's files, with two of its
-prompts and scores (experiments/made_up_longbench.py). Those figures say `longbench_...` and are not LongBench's.
+`mini` and `small` train a trunk of their own instead of the pretrained model. Models of these sizes cannot answer any
+task of LongBench, so they are measured on needles, induction, and made-up tasks in LongBench's format, with two of its
+prompts and scores (experiments/made_up_longbench.py). Those figures are named `longbench_...` and are not LongBench's.
 
 | size       |    parameters |     T | runs | rows |     tokens | FLOPs (PaLM) |    minutes (on) |
 | :--------- | ------------: | ----: | ---: | ---: | ---------: | -----------: | --------------: |
@@ -23,7 +23,7 @@ prompts and scores (experiments/made_up_longbench.py). Those figures say `longbe
 | paper_1_7b | 1,711,376,384 | 2,048 |    2 |    8 |  39,999.0M |      4.59e20 |                 |
 | paper_7b   | 6,738,415,616 | 4,096 |    2 |    8 |  40,001.1M |      1.84e21 |                 |
 
-Tokens and FLOPs (PaLM) are of all runs of a seed. Numbers to expect: docs/results/table2_table3_longbench.md.
+Tokens and FLOPs (PaLM) are totals over the runs of a seed. Numbers to expect: docs/results/table2_table3_longbench.md.
 """
 
 import dataclasses
@@ -37,29 +37,29 @@ from drope_jax.transitions import Drop, Keep
 from experiments import made_up_longbench
 from experiments.plan import EvalPlan, Study
 from experiments.studies import sizes
-from experiments.studies.shapes import DROPPED, Branch, Shape, getter, tail
+from experiments.studies.branching import DROPPED, Branch, BranchingStudy, getter, tail
 
 TASKS = tuple(f"longbench_{name}_whole" for name in ("multifieldqa_en", "musique", "gov_report", "lcc"))
 AS_IT_IS = ("rope", "pi", "ntk", "yarn")
-BY_LENGTH = ("rope", "dynamic_ntk", "dynamic_yarn")  # scaled for each text, as appendix C.2 has it for LongBench
+BY_LENGTH = ("rope", "dynamic_ntk", "dynamic_yarn")  # scaled for each text, as in appendix C.2 for LongBench
 
 
 @dataclasses.dataclass(unsafe_hash=True, kw_only=True)
-class LongTasks(Shape):
-  """Everything that can be set, as `--config.NAME=VALUE`."""
+class LongTasks(BranchingStudy):
+  """The settings, as `--config.NAME=VALUE`."""
 
   title: ClassVar[str] = "A pretrained model on long tasks (paper: tables 2 and 3)"
 
   methods: tuple[str, ...] = AS_IT_IS  # of the models with RoPE
   qk_norm: bool = False  # inserted in both `control` and `drop`
   extensions: tuple[float, ...] = (2, 8)
-  made_up: bool = False  # the files of `longbench` are made, `samples` records of 1 to 8 times the context in each
+  made_up: bool = False  # makes the files of `longbench`, each with `samples` records of 1 to 8 times the context
 
   def __post_init__(self) -> None:
     super().__post_init__()
     check(
       not (self.made_up and self.longbench),
-      f"LongTasks.made_up is True and longbench {self.longbench!r}; it is one or the other",
+      f"LongTasks.made_up is True and longbench {self.longbench!r}; set one or the other",
     )
 
   def study(self, workdir: Path) -> Study:
@@ -67,7 +67,7 @@ class LongTasks(Shape):
     if not self.made_up:
       return study
     plan = study.eval_data
-    assert isinstance(plan, EvalPlan)  # see Shape
+    assert isinstance(plan, EvalPlan)  # see BranchingStudy.study
     folder = workdir / "data" / "made_up_longbench"
     lengths = [self.context * times for times in (1, 2, 4, 8)]
 

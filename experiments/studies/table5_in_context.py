@@ -1,13 +1,13 @@
 """What the drop costs within the context (paper: table 5, figures 9 and 10).
 
 The paper's averages over ARC-Easy, ARC-Challenge, HellaSwag, OpenBookQA, PIQA and WinoGrande: SmolLM-360M 53.1 as it is
-and 53.4 with DroPE; SmolLM-1.7B 60.25 and 60.62. DroPE was trained further, its base was not. Beside the two stands
-what they lack: RoPE trained on for the same tokens (`control`), and a partial drop, which is ours.
+and 53.4 with DroPE; SmolLM-1.7B 60.25 and 60.62. DroPE was trained further, its base was not. Added here are the
+control that they lack, RoPE trained on for the same tokens (`control`), and a partial drop, which is ours.
 
 `python -m experiments.study --config=experiments/studies/table5_in_context.py:SIZE --workdir=DIR --seeds=0,1,2`. The
 sizes `paper...` read an imported model and the tasks' files (`--config.multiple_choice=DIR`, see
-drope_jax/evaluate/tasks/multiple_choice.py). At `mini` and `small` a trunk of their own stands in the place of the
-pretrained model, and in the place of those tasks: the loss, needles, copying by distance, and which assignment wins.
+drope_jax/evaluate/tasks/multiple_choice.py). `mini` and `small` train a trunk of their own instead of the pretrained
+model, and measure the loss, needles, copying by distance, and which assignment wins instead of those tasks.
 
 | size       |    parameters |     T | runs | rows |     tokens | FLOPs (PaLM) |    minutes (on) |
 | :--------- | ------------: | ----: | ---: | ---: | ---------: | -----------: | --------------: |
@@ -16,7 +16,7 @@ pretrained model, and in the place of those tasks: the loss, needles, copying by
 | paper      |   361,862,080 | 2,048 |    3 |    4 | 377,487.4M |      1.10e21 |                 |
 | paper_1_7b | 1,711,376,384 | 2,048 |    3 |    4 |  59,998.5M |      6.89e20 |                 |
 
-Tokens and FLOPs (PaLM) are of all runs of a seed. Numbers to expect: docs/results/table5_in_context.md.
+Tokens and FLOPs (PaLM) are totals over the runs of a seed. Numbers to expect: docs/results/table5_in_context.md.
 """
 
 import dataclasses
@@ -26,12 +26,12 @@ from typing import ClassVar
 from drope_jax.config import QKNorm
 from drope_jax.transitions import Drop, Keep, PartialDrop
 from experiments.studies import sizes
-from experiments.studies.shapes import Branch, Shape, getter, tail
+from experiments.studies.branching import Branch, BranchingStudy, getter, tail
 
 
 @dataclasses.dataclass(unsafe_hash=True, kw_only=True)
-class InContext(Shape):
-  """Everything that can be set, as `--config.NAME=VALUE`."""
+class InContext(BranchingStudy):
+  """The settings, as `--config.NAME=VALUE`."""
 
   title: ClassVar[str] = "What the drop costs within the context (paper: table 5)"
 

@@ -1,12 +1,12 @@
 """When to drop: never, late, in the middle, or from the start (paper: table 6).
 
 The paper's validation perplexities after 16,000 steps, dropped at step 0 (NoPE), 8,000, 14,000 and never: 23.77, 22.42,
-21.73, 21.72. Beside its rows stand what it lacks: at each branching point RoPE continued (`control`, `control_half`),
-so that the drop can be told from the new schedule that comes with it.
+21.73, 21.72. Added here are the controls that it lacks: RoPE continued from each branching point (`control`,
+`control_half`), to separate the effect of the drop from that of the new schedule that comes with it.
 
 `python -m experiments.study --config=experiments/studies/table6_when_to_drop.py:SIZE --workdir=DIR --seeds=0,1,2`.
-All arms see as many tokens. Where a cosine is the schedule, a trunk ends its own before the tail begins; the paper
-does not say whether its did.
+All arms see as many tokens. With a cosine schedule, a trunk completes its own before the tail begins; the paper does
+not say whether its trunk did.
 
 | size  |  parameters |     T | runs | rows |    tokens | FLOPs (PaLM) |    minutes (on) |
 | :---- | ----------: | ----: | ---: | ---: | --------: | -----------: | --------------: |
@@ -14,7 +14,7 @@ does not say whether its did.
 | small |  15,735,168 |   256 |    8 |    6 |    158.1M |      1.64e16 |    6 (one H200) |
 | paper | 494,005,120 | 1,024 |    8 |    6 | 77,594.6M |      2.50e20 |                 |
 
-Tokens and FLOPs (PaLM) are of all runs of a seed. Numbers to expect: docs/results/table6_when_to_drop.md.
+Tokens and FLOPs (PaLM) are totals over the runs of a seed. Numbers to expect: docs/results/table6_when_to_drop.md.
 """
 
 import dataclasses
@@ -23,12 +23,12 @@ from typing import ClassVar
 
 from drope_jax.transitions import Drop, Keep
 from experiments.studies import sizes
-from experiments.studies.shapes import Branch, Shape, control, getter, scratch, tail
+from experiments.studies.branching import Branch, BranchingStudy, control, getter, scratch, tail
 
 
 @dataclasses.dataclass(unsafe_hash=True, kw_only=True)
-class WhenToDrop(Shape):
-  """Everything that can be set, as `--config.NAME=VALUE`."""
+class WhenToDrop(BranchingStudy):
+  """The settings, as `--config.NAME=VALUE`."""
 
   title: ClassVar[str] = "When to drop the embedding (paper: table 6)"
 

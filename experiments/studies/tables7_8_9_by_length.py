@@ -2,12 +2,12 @@
 
 Table 7, the average over LongBench, SmolLM-360M: as it is 2.59, PI 2.48, NTK 12.21, YaRN 13.07, DroPE 13.81, a far
 smaller lead than on the four tasks of table 2. Tables 8 and 9: MultiFieldQA and MuSiQue in buckets of 0-4K, 4-8K,
-8-16K and 16-32K tokens. As in table2_table3_longbench.py, whose runs these are, RoPE trained on for the same tokens
-stands beside them.
+8-16K and 16-32K tokens. The runs are those of table2_table3_longbench.py, with the same control: RoPE trained on for
+the same tokens.
 
 `python -m experiments.study --config=experiments/studies/tables7_8_9_by_length.py:SIZE --workdir=DIR --seeds=0,1,2`,
-with `--runs=DIR` of the other study nothing is trained again. The buckets are in the report's tables by tokens. `mini`
-and `small` measure loss and needles from 1 to 12 times the context in their place.
+with the `--runs=DIR` of that study nothing is trained again. The buckets are in the report's tables by tokens. Instead,
+`mini` and `small` measure loss and needles from 1 to 12 times the context.
 
 | size  |  parameters |     T | runs | rows |     tokens | FLOPs (PaLM) |    minutes (on) |
 | :---- | ----------: | ----: | ---: | ---: | ---------: | -----------: | --------------: |
@@ -15,20 +15,20 @@ and `small` measure loss and needles from 1 to 12 times the context in their pla
 | small |  15,735,168 |   256 |    3 |   10 |     125.0M |      1.30e16 |    5 (one H200) |
 | paper | 361,862,080 | 2,048 |    2 |    8 | 251,658.2M |      7.36e20 |                 |
 
-Tokens and FLOPs (PaLM) are of all runs of a seed. Numbers to expect: docs/results/tables7_8_9_by_length.md.
+Tokens and FLOPs (PaLM) are totals over the runs of a seed. Numbers to expect: docs/results/tables7_8_9_by_length.md.
 """
 
 import dataclasses
 from typing import ClassVar
 
 from experiments.studies import sizes
-from experiments.studies.shapes import getter
+from experiments.studies.branching import getter
 from experiments.studies.table2_table3_longbench import BY_LENGTH, LongTasks
 
 
 @dataclasses.dataclass(unsafe_hash=True, kw_only=True)
 class ByLength(LongTasks):
-  """Everything that can be set, as `--config.NAME=VALUE`."""
+  """The settings, as `--config.NAME=VALUE`."""
 
   title: ClassVar[str] = "Long tasks by length (paper: tables 7, 8 and 9)"
 

@@ -38,9 +38,9 @@ BATCHES = 100
 def dictionary(debs: Path, folder: Path) -> list[str]:
   """The GNU Collaborative International Dictionary, in pieces of about 20,000 characters."""
   if not list(debs.glob("dict-gcide_*.deb")):
-    prose._run(["apt-get", "download", "dict-gcide"], debs)
+    prose.run_program(["apt-get", "download", "dict-gcide"], debs)
   (package,) = debs.glob("dict-gcide_*.deb")
-  prose._run(["dpkg", "-x", str(package), str(folder)], folder)
+  prose.run_program(["dpkg", "-x", str(package), str(folder)], folder)
   text = gzip.decompress((folder / "usr/share/dictd/gcide.dict.dz").read_bytes()).decode(errors="replace")
   return [text[begin : begin + 20_000] for begin in range(0, len(text), 20_000)]
 
@@ -51,7 +51,7 @@ def texts(tmp_path_factory):
   try:
     if "DEBS" not in os.environ:
       for package in prose.SOURCES:
-        prose._run(["apt-get", "download", package], debs)
+        prose.run_program(["apt-get", "download", package], debs)
     found = [document.text for document in prose.gather(debs)]
     found += dictionary(debs, tmp_path_factory.mktemp("gcide"))
   except (ConfigError, subprocess.SubprocessError) as error:

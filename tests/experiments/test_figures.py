@@ -13,7 +13,7 @@ from drope_jax.data.corpus import build_corpus
 from drope_jax.data.recall import needle_sample
 from drope_jax.data.tokenizers import load_tokenizer
 from drope_jax.train import train
-from experiments.factor_search import Search, _allowed, search
+from experiments.factor_search import Search, nearest_allowed, search
 from experiments.studies import fig4_bias_gradients, fig6_fig11_frequency_factors, fig7_positional_head
 from experiments.studies import fig8_semantic_head as fig8
 from experiments.studies.figures import text_lines
@@ -61,7 +61,7 @@ def test_a_search_keeps_to_what_is_allowed_and_finds_a_known_best():
 
   found = search(loss, [np.full(4, 4.0), np.ones(4)], critical=3, factor=4.0, how=Search(generations=30))
   assert all((np.diff(one) >= 0).all() and one.min() >= 1 and one[3] >= 4 and one.max() <= 8 for one in seen)
-  assert loss(found) < 0.01 < loss(_allowed(np.full(4, 4.0), 3, 4.0))
+  assert loss(found) < 0.01 < loss(nearest_allowed(np.full(4, 4.0), 3, 4.0))
 
 
 @pytest.mark.slow

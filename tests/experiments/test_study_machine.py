@@ -108,9 +108,9 @@ def test_the_key_of_a_run_is_that_of_earlier_versions():
   scratch = tiny_run("corpus")
   tail = tiny_run("corpus", init=InitConfig(checkpoint="runs/trunk", transition=Drop()))
   by_path = {"runs/trunk": "a trunk"}
-  assert [study_module.store._key(run, {"documents": 1}, by_path) for run in (scratch, tail)] == KEYS
+  assert [study_module.store.run_key(run, {"documents": 1}, by_path) for run in (scratch, tail)] == KEYS
   added = dataclasses.replace(tail, init=dataclasses.replace(tail.init, token_shift=True))
-  assert study_module.store._key(added, {"documents": 1}, by_path) not in KEYS
+  assert study_module.store.run_key(added, {"documents": 1}, by_path) not in KEYS
 
 
 def test_a_workdir_that_was_moved_goes_on(settings, tmp_path, monkeypatch):
@@ -156,7 +156,7 @@ def test_a_dry_run_says_what_is_there_and_writes_nothing(settings, shared, tmp_p
   assert cells["trunk"][-3] == "2"  # runs that start from it
   assert "for 3 seeds" in said
   alone = dry_run(settings, tmp_path / "none", 1, ["control"], store)
-  assert "| drop" not in alone and "to do" in alone and "known when the data is there" in alone
+  assert "| drop" not in alone and "to do" in alone and "known once the data is there" in alone
   assert not (tmp_path / "none").exists()
 
 

@@ -174,7 +174,7 @@ def test_pictures_come_in_the_formats_that_are_asked_for(tmp_path, capsys):
   assert main([str(tmp_path / "run"), "--formats=svg,pdf"]) == 0
   assert {path.name for path in (tmp_path / "run").glob("loss.*")} == {"loss.png", "loss.svg", "loss.pdf"}
   assert main([str(tmp_path / "run"), "--formats=gif"]) == 2
-  assert "'gif' is no format of pictures; allowed: png, svg, pdf" in capsys.readouterr().err
+  assert "'gif' is not a picture format; allowed: png, svg, pdf" in capsys.readouterr().err
 
 
 def test_an_evaluation_has_tables_and_pictures_of_its_tasks_alone(tmp_path):

@@ -1,7 +1,7 @@
-"""What the studies share: a trunk with RoPE, runs that branch off from it, their text, and what is measured.
+"""What most studies share: a trunk with RoPE, runs that branch off from it, their data, and what is measured.
 
-A study names its `Branch`es; `Shape` makes the runs, arms and rows of them. Its settings of each size are in sizes.py.
-Every run that starts from the trunk sees the same batches in the same order, with a fresh optimizer unless it says so.
+A study lists its `Branch`es; `BranchingStudy` turns them into runs, arms and rows. sizes.py has the settings of each
+size. All runs that start from the trunk see the same batches in the same order, with a fresh optimizer by default.
 """
 
 import dataclasses
@@ -19,7 +19,7 @@ from experiments.models import run_models
 from experiments.plan import Arm, EvalPlan, Pretrained, Row, Study, check_at_least_one, require, run_directory
 from experiments.studies import quickstart
 
-DOCSTRINGS = "docstrings"  # the text of the quickstart
+DOCSTRINGS = "docstrings"  # value of `text`: the quickstart's text
 SCHEDULES = ("cosine", "wsd")
 TRUNK = "trunk"
 KEPT, DROPPED, PARTIAL = ("rope", "ntk", "yarn"), ("nope", "drope"), ("rope", "yarn")  # methods of models of each kind
@@ -37,7 +37,7 @@ _SUFFIXES = {
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Branch:
-  """A run of a study, and the rows that measure it."""
+  """A run of a study, and how it is measured."""
 
   run: str  # its name
   label: str
@@ -45,18 +45,18 @@ class Branch:
   start: str | None = TRUNK  # the run whose weights it starts from; None: scratch
   transition: Transition = dataclasses.field(default_factory=Keep)
   positions: Positions = None  # of a run from scratch
-  steps: int | None = None  # None: those of a tail, or from scratch of trunk and tail; 0: it is measured untrained
-  is_trunk: bool = False  # whether a run from scratch has the trunk's steps and schedule, for others to start from
+  steps: int | None = None  # None: those of a tail, or of trunk and tail for a run from scratch; 0: no training
+  is_trunk: bool = False  # whether a run from scratch has the trunk's steps and schedule, for others to start from it
   settings: Mapping[str, Any] = dataclasses.field(default_factory=dict)  # of TrainConfig
   init: Mapping[str, Any] = dataclasses.field(default_factory=dict)  # of InitConfig
   optim: Mapping[str, Any] = dataclasses.field(default_factory=dict)  # of OptimConfig
 
   def rows(self) -> list[Row]:
-    return [Row(self.run, method, self.label + _suffix(method)) for method in self.methods]
+    return [Row(self.run, method, self.label + method_suffix(method)) for method in self.methods]
 
 
-def _suffix(method: str) -> str:
-  """What a method adds to a label; a number behind a plus, or drope's, is the c of a temperature."""
+def method_suffix(method: str) -> str:
+  """What a method adds to the label of a row; a number after a plus, or drope's, is the c of a temperature."""
   name, plus, c = method.replace("drope:", "drope+").partition("+")
   if not plus:
     return _SUFFIXES.get(name, "")
@@ -69,18 +69,18 @@ def tail(run: str, label: str, transition: Transition, methods: Sequence[str] = 
 
 
 def scratch(run: str, label: str, positions: Positions, methods: Sequence[str] = (), **more: Any) -> Branch:
-  """A run from scratch, of as many steps as trunk and tail have together."""
+  """A run from scratch, with as many steps as trunk and tail have together."""
   return Branch(run=run, label=label, start=None, positions=positions, methods=tuple(methods), **more)
 
 
 def control(methods: Sequence[str] = KEPT) -> Branch:
-  """RoPE continued: the same tokens as every other tail."""
+  """RoPE continued, on the same tokens as every other tail."""
   return tail("control", "RoPE, continued", Keep(), methods)
 
 
 @dataclasses.dataclass(unsafe_hash=True, kw_only=True)
-class Shape:
-  """Everything that can be set, as `--config.NAME=VALUE`; a study derives from this and has `branches`."""
+class BranchingStudy:
+  """The settings, as `--config.NAME=VALUE`. A study derives from this class and defines `branches`."""
 
   title: ClassVar[str]
 
@@ -89,25 +89,25 @@ class Shape:
   batch_size: int
   trunk_steps: int
   tail_steps: int
-  schedule: str = "cosine"  # of trunk and tails, or "wsd": a constant rate for the trunk, a decay to zero for each tail
+  schedule: str = "cosine"  # for trunk and tails; "wsd": a constant rate for the trunk, a decay to zero for each tail
   peak_lr: float
   tail_lr: float
-  warmup_steps: int  # of the trunk; a tenth of its steps at most
+  warmup_steps: int  # of the trunk; at most a tenth of its steps
   tail_warmup_steps: int  # likewise
-  checkpoint: str = ""  # an imported model of the shape of `model` in the place of the trunk
-  # A folder with `corpus` and `tokenizer`, made if it is not there; "": WORKDIR/data. For an imported model, whose
-  # tokenizer is used, a dataset.
+  checkpoint: str = ""  # an imported model with the config `model`, used instead of a trunk
+  # A folder with `corpus` and `tokenizer`, made if it does not exist; "": WORKDIR/data. With `checkpoint`, whose
+  # tokenizer is used: a dataset.
   data: str = ""
-  text: str = ""  # what they are made from: "docstrings", or a prepared dataset of prose; "": they must be there
-  num_workers: int = 0  # processes that read
+  text: str = ""  # what the corpus is made from: "docstrings", or a dataset of prose; "": the corpus must exist
+  num_workers: int = 0  # processes that read data
   compute: ComputeConfig = dataclasses.field(default_factory=ComputeConfig)
   mesh: MeshConfig = dataclasses.field(default_factory=MeshConfig)
   extensions: tuple[float, ...] = (1, 4, 8)  # multiples of the context
   tasks: tuple[str, ...] = ("perplexity", "needles")
   documents: int = 24  # held out, to measure the loss on
-  budgets: int = 5  # times within a run that the loss in context is measured, for its curve
-  needles_per_depth: int = 40  # prompts; there are five depths
-  samples: int = 100  # of each task that makes its own
+  budgets: int = 5  # number of measurements of the loss in context during a run, for its curve
+  needles_per_depth: int = 40  # prompts at each of five depths
+  samples: int = 100  # per task that generates its samples
   longbench: str = ""  # folder of LongBench's released files, for its tasks
   multiple_choice: str = ""  # folder of the files of multiple-choice tasks
   seed: int = 0
@@ -119,11 +119,12 @@ class Shape:
       raise ConfigError(f"{type(self).__name__}.schedule is {self.schedule!r}; allowed: {', '.join(SCHEDULES)}")
 
   def branches(self) -> Sequence[Branch]:
-    """The runs beside the trunk, in order: one may start from an earlier one."""
+    """The runs besides the trunk, in order: each may start from an earlier one."""
     raise NotImplementedError
 
   def reading(self, path: str) -> Self:
-    return dataclasses.replace(self, text=path, data="")  # else a corpus that is there already would be taken
+    """The settings with the documents at `path`, of which a corpus is made in the workdir."""
+    return dataclasses.replace(self, text=path, data="")
 
   def study(self, workdir: Path) -> Study:
     folder = Path(self.data) if self.data else workdir / "data"
@@ -159,7 +160,7 @@ class Shape:
     )
 
   def run(self, name: str) -> TrainConfig:
-    """The config of one run, which may be compiled before the weights that it starts from are there."""
+    """The config of one run, which can be compiled before the weights that it starts from exist."""
     workdir = Path("runs/study")
     study = self.study(workdir)
     config = study.runs.get(name)
@@ -182,7 +183,7 @@ class Shape:
     )
 
   def _chain(self, branch: Branch, branches: Sequence[Branch]) -> tuple[str, ...]:
-    """The runs that an arm consists of; one that is not trained stands alone."""
+    """The runs that an arm consists of; a run without training is an arm by itself."""
     by_run = {one.run: one for one in branches}
     if branch.start is None or branch.steps == 0:
       return (branch.run,)
@@ -244,7 +245,7 @@ class Shape:
     elif is_built(corpus):
       return
     elif not self.text:
-      raise ConfigError(f"{name}.data: {corpus} is not there, and {name}.text names no text")
+      raise ConfigError(f"{name}.data: {corpus} does not exist, and {name}.text names no text to make it from")
     elif self.text == DOCSTRINGS:
       made = quickstart.Quickstart(seed=self.seed, model=self.model, context=self.context)
       quickstart.prepare(made, corpus, tokenizer)
@@ -255,14 +256,14 @@ class Shape:
 
 
 def _decay(steps: int) -> dict[str, Any]:
-  """The end of a "wsd" schedule: so many steps down to zero."""
+  """The settings of a "wsd" schedule that ends with a decay to zero over so many steps."""
   return {"schedule": "wsd", "decay_steps": steps, "floor": 0.0}
 
 
-def getter(sizes: Mapping[str, Callable[[], Shape]]) -> Callable[[str], Shape | TrainConfig]:
-  """`get_config` of a study: the settings of a size; with SIZE/RUN the config of one run, for `drope_jax.aot`."""
+def getter(sizes: Mapping[str, Callable[[], BranchingStudy]]) -> Callable[[str], BranchingStudy | TrainConfig]:
+  """Makes a study's `get_config`: SIZE gives the settings, SIZE/RUN the config of one run, for `drope_jax.aot`."""
 
-  def get_config(arg: str = "mini") -> Shape | TrainConfig:
+  def get_config(arg: str = "mini") -> BranchingStudy | TrainConfig:
     size, _, run = arg.partition("/")
     if size not in sizes:
       raise ConfigError(f"the study has no size {size!r}; allowed: {', '.join(sizes)}")
