@@ -1,4 +1,4 @@
-"""The held-out loss of runs and arms during training, and its difference from others, with intervals over documents."""
+"""The held-out loss of runs and arms during training, and its differences, with intervals over documents."""
 
 from collections.abc import Sequence
 from typing import Literal, NamedTuple
