@@ -1,6 +1,6 @@
 """Curves over seeds: the held-out loss while training, less that of the control or of a run from scratch."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 
 from drope_jax.evaluate.figures import LOSS
 from drope_jax.markdown import plain
@@ -9,7 +9,7 @@ from experiments.reporting.spread import Spread, paired, show_difference, show_i
 from experiments.reporting.summary import GAP, HELDOUT, STEP, TOKENS, Place, Summary
 from experiments.reporting.table import MISSING, Column, Table
 from experiments.reporting.tables import with_unit
-from experiments.reporting.training_tables import show_count
+from experiments.reporting.training_tables import quarters, show_count
 
 
 def recovery_table(summary: Summary) -> Table | None:
@@ -73,7 +73,7 @@ def tokens_table(summary: Summary) -> Table | None:
   points = sorted({at for gap in gaps.values() for at in gap})
   if summary.base is None or not points:
     return None
-  shown = sorted({_nearest(points, share * points[-1]) for share in (0.25, 0.5, 0.75, 1)})
+  shown = quarters(points)
   base = base_label(summary)
 
   def gap_at(run: str, at: float) -> str:
@@ -85,10 +85,6 @@ def tokens_table(summary: Summary) -> Table | None:
     lines.append([plain(_label(summary, run)), show_spread(end), *(gap_at(run, at) for at in shown)])
   header = ["held-out loss in context", "at the end", *(f"minus {base}, {show_count(at)} tokens" for at in shown)]
   return Table("heldout_by_tokens", list(map(plain, header)), lines)
-
-
-def _nearest(points: Sequence[float], wanted: float) -> float:
-  return min(points, key=lambda point: abs(point - wanted))
 
 
 def base_label(summary: Summary) -> str:

@@ -119,7 +119,8 @@ def draw_recovery(summary: Summary) -> Canvas | None:
 def draw_tokens(summary: Summary) -> Canvas | None:
   """Held-out loss in context of whole arms by tokens, and less that of the base; None without several from scratch.
 
-  The first tenth of the tokens, where the losses are far off, may be cut.
+  Bands: standard deviation over seeds of the losses, and intervals of the differences. The first tenth of the tokens,
+  where losses are far above the rest, may be cut.
   """
   curves, base = summary.curves(TOKENS), summary.base
   gaps = {run: gap for run in curves if (gap := token_gap(summary, run))}
@@ -127,7 +128,7 @@ def draw_tokens(summary: Summary) -> Canvas | None:
     return None
   rows = {run: next((row for row in summary.rows if row.run == run), Row(run, "", run)) for run in (base, *gaps)}
   styles = looks_of(list(rows.values()), summary.kinds)
-  losses = {run: {at: spread(values) for at, values in curves[run].items()} for run in rows}
+  losses = {run: {at: _within_sd(spread(values)) for at, values in curves[run].items()} for run in rows}
   with plt.rc_context(STYLE):
     canvas, panels = plt.subplots(1, 2, figsize=(10, 3.9))
     for axes, shown in zip(panels, (losses, gaps), strict=True):
@@ -147,6 +148,11 @@ def draw_tokens(summary: Summary) -> Canvas | None:
       ncols=min(3, len(rows)), columnspacing=2.0, handlelength=2.8,
     )  # fmt: skip
   return canvas
+
+
+def _within_sd(found: Spread) -> Spread:
+  """With the standard deviation over seeds as its ends: seeds move all arms alike, and only differences show less."""
+  return found if found.sd is None else found._replace(low=found.mean - found.sd, high=found.mean + found.sd)
 
 
 def _draw_band(axes: Axes, curve: Mapping[float, Spread], look: Look) -> None:

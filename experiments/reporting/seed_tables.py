@@ -3,13 +3,14 @@
 from collections.abc import Sequence
 
 from drope_jax.evaluate.figures import LOSS
+from drope_jax.evaluate.tasks.copying import GAIN
 from drope_jax.markdown import plain
 from experiments.plan import Row
 from experiments.reporting.lengths import at_length, show_length
 from experiments.reporting.spread import Spread, paired, show_difference, show_interval, show_spread, spread
 from experiments.reporting.summary import Summary
 from experiments.reporting.table import MISSING, Cell, Column, Table
-from experiments.reporting.tables import show_number, with_unit
+from experiments.reporting.tables import show_at, show_number, start_of, with_unit
 
 TASKS_BESIDE = 2  # tasks side by side in one table of a page
 
@@ -98,6 +99,27 @@ def _value(summary: Summary, row: Row, task: str, context: int, metric: str) -> 
   (one,) = found
   ends = "" if one.low is None or one.high is None else f" ({show_number(one.low)} to {show_number(one.high)})"
   return f"{show_number(one.value)}{ends}"
+
+
+def distance_tables(summary: Summary) -> list[Table]:
+  """What copying gains by distance, at the longest length: it tells models apart where none ever copies exactly."""
+  tables = []
+  for task in summary.tasks:
+    found = [place for place in summary.figures if (place.task, place.metric, place.by) == (task, GAIN, "distance")]
+    context = max((place.context for place in found), default=0)
+    parts = {place: summary.figures[place] for place in found if place.context == context}
+    distances = sorted({place.at for place in parts}, key=start_of)
+    lines = []
+    for row in summary.rows:
+      here = {
+        place.at: figures for place, figures in parts.items() if (place.run, place.method) == (row.run, row.method)
+      }
+      cells = [show_spread(spread([one.value for one in here[at]])) if at in here else MISSING for at in distances]
+      lines += [[plain(row.label), *cells]] if here else []
+    title = f"{task} {summary.extension(context):g}×: gain (nats per token) by distance"
+    header = [plain(title), *(f"{show_at(at)} tokens" for at in distances)]
+    tables += [Table(f"{task}_{GAIN}_by_distance", header, lines)] if lines else []
+  return tables
 
 
 def coefficient_lines(summary: Summary) -> list[str]:

@@ -64,6 +64,7 @@ def page_text(summary: Summary, name: str, written: str = "") -> str:
     "## Measured",
     _about(summary, over),
     *(table.markdown for table in seed_tables.compact_tables(summary)),
+    *_by_distance(summary),
     *([table.markdown] if (table := seed_curves.tokens_table(summary)) is not None else []),
     *seed_tables.coefficient_lines(summary),
     *(picture._replace(name=f"{DATA}/{picture.name}").markdown for picture in _pictures(summary, name)),
@@ -111,6 +112,12 @@ def _about(summary: Summary, over: str) -> str:
   )
 
 
+def _by_distance(summary: Summary) -> list[str]:
+  tables = [table.markdown for table in seed_tables.distance_tables(summary)]
+  about = "Gain: how many nats per token a copied piece is likelier than one that never stood in the text."
+  return [about, *tables] if tables else []
+
+
 def _pictures(summary: Summary, name: str) -> list[Picture]:
   several = len(summary.seeds) > 1
   bars = "standard deviation over seeds" if several else "95 % interval over documents or prompts"
@@ -130,7 +137,8 @@ def _pictures(summary: Summary, name: str) -> list[Picture]:
   if any(by_tokens):
     base = seed_curves.base_label(summary)
     shown = f"Held-out loss in context by training tokens of the whole arm, and its difference from “{base}”."
-    found.append(Picture(f"{name}_tokens.png", shown + (band if _banded(by_tokens) else "")))
+    beside = " Bands: standard deviation over seeds, and 95 % interval of the mean difference." if several else band
+    found.append(Picture(f"{name}_tokens.png", shown + (beside if _banded(by_tokens) else "")))
   return found
 
 

@@ -15,7 +15,7 @@ from matplotlib.lines import Line2D
 from experiments.plan import Arm
 from experiments.reporting import arms
 from experiments.reporting.axes import label_ends, token_axis
-from experiments.reporting.heldout import Curve, gap_curve, heldout_curve
+from experiments.reporting.heldout import Curve, arm_curves, arm_gaps, gap_curve, heldout_curve
 from experiments.reporting.looks import INK, VERMILION, Look, arm_looks
 from experiments.reporting.records import Records
 
@@ -136,6 +136,36 @@ def plot_recovery(records: Records) -> Canvas | None:
   canvas.legend(
     loc="upper center", bbox_to_anchor=(0.5, 0.0), ncols=min(3, len(runs)), columnspacing=2.0, handlelength=2.8
   )
+  return canvas
+
+
+def plot_tokens(records: Records) -> Canvas | None:
+  """Held-out loss in context of whole arms by tokens, and less that of a run from scratch; None without several such.
+
+  Bands: 95 % intervals over documents, paired for the differences. The first tenth of the tokens may be cut.
+  """
+  curves, gaps, base, looks = arm_curves(records), arm_gaps(records), arms.base_of(records), arm_looks(records)
+  if base is None or not gaps:
+    return None
+  canvas, panels = plt.subplots(1, 2, figsize=(10, 3.9))
+  for axes, shown in zip(panels, (curves, gaps), strict=True):
+    for arm, curve in shown.items():
+      _draw(axes, curve, looks[arm], len(shown), arm.label)
+    first = 0.1 * max(curve.tokens_N[-1] for curve in shown.values())
+    seen = np.concatenate([curve.losses_N[curve.tokens_N >= first] for curve in shown.values()])
+    margin = 0.06 * (seen.max() - seen.min()) + 1e-3
+    axes.set_ylim(seen.min() - margin, seen.max() + margin)
+    token_axis(axes, "training tokens of the arm")
+  panels[0].set_title("held-out loss in context")
+  panels[0].set_ylabel("nats per token")
+  panels[1].set_title(f"less that of “{next(arm.label for arm in curves if arm.runs == (base.name,))}”")
+  panels[1].axhline(0, color=INK, linewidth=1, zorder=2)
+  canvas.tight_layout()
+  handles, labels = panels[0].get_legend_handles_labels()
+  canvas.legend(
+    handles, labels, loc="upper center", bbox_to_anchor=(0.5, 0.0), ncols=min(3, len(labels)), columnspacing=2.0,
+    handlelength=2.8,
+  )  # fmt: skip
   return canvas
 
 

@@ -2,7 +2,7 @@
 
 import argparse
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -10,6 +10,7 @@ import matplotlib.pyplot as plt
 from matplotlib.figure import Figure as Canvas
 
 from drope_jax import cli
+from drope_jax.errors import ConfigError, check
 from drope_jax.files import replace_whole, writing
 from drope_jax.markdown import plain
 from experiments.reporting.table import Table
@@ -73,15 +74,21 @@ def _with_formats(name: str) -> list[str]:
   return [f"{stem}.{one}" for one in FORMATS] if suffix in FORMATS else [name]
 
 
+def chosen_formats(names: Sequence[str]) -> tuple[str, ...]:
+  """These formats of pictures, each once. Raises ConfigError for any other."""
+  for name in names:
+    check(name in FORMATS, f"--formats: {name!r} is not a picture format; allowed: {', '.join(FORMATS)}")
+  return tuple(dict.fromkeys(names))
+
+
 def add_formats(parser: cli.Parser) -> None:
   """Adds the flag --formats to a command that draws."""
 
   def formats(text: str) -> tuple[str, ...]:
-    chosen = tuple(dict.fromkeys(text.split(",")))
-    for one in chosen:
-      if one not in FORMATS:
-        raise argparse.ArgumentTypeError(f"{one!r} is not a picture format; allowed: {', '.join(FORMATS)}")
-    return chosen
+    try:
+      return chosen_formats(text.split(","))
+    except ConfigError as error:
+      raise argparse.ArgumentTypeError(str(error)) from error
 
   parser.add_argument(
     "--formats", type=formats, default=("png",), metavar="LIST", help=f"of the pictures: {','.join(FORMATS)}"
