@@ -111,11 +111,13 @@ def distance_tables(summary: Summary) -> list[Table]:
     distances = sorted({place.at for place in parts}, key=start_of)
     lines = []
     for row in summary.rows:
-      here = {
-        place.at: figures for place, figures in parts.items() if (place.run, place.method) == (row.run, row.method)
+      at_distance = {
+        place.at: spread([one.value for one in figures])
+        for place, figures in parts.items()
+        if (place.run, place.method) == (row.run, row.method)
       }
-      cells = [show_spread(spread([one.value for one in here[at]])) if at in here else MISSING for at in distances]
-      lines += [[plain(row.label), *cells]] if here else []
+      cells = [show_spread(at_distance[at]) if at in at_distance else MISSING for at in distances]
+      lines += [[plain(row.label), *cells]] if at_distance else []
     title = f"{task} {summary.extension(context):g}×: gain (nats per token) by distance"
     header = [plain(title), *(f"{show_at(at)} tokens" for at in distances)]
     tables += [Table(f"{task}_{GAIN}_by_distance", header, lines)] if lines else []

@@ -89,7 +89,8 @@ def draw(given: Namespace) -> None:
       a, a_error = seen.bias_CLH[c, layer, head], seen.bias_error_CLH[c, layer, head]
       profile, error = seen.by_distance_LHT[layer, head], seen.by_distance_error_LHT[layer, head]
       look: dict[str, Any] = {"color": one.color, "marker": one.marker, "markersize": 4, "linewidth": 1.4}
-      said = f"{one.label}\n(layer {layer}, head {head}: A = {a:.2f} ± {a_error:.2f})"
+      known = f" ± {a_error:.2f}" if np.isfinite(a_error) else ""
+      said = f"{one.label}\n(layer {layer}, head {head}: A = {a:.2f}{known})"
       shown_to = min(DISTANCES, len(profile))
       above.errorbar(range(shown_to), profile[:shown_to], error[:shown_to], label=said, capsize=2, **look)
       order = np.argsort(seen.bias_CLH[c], axis=None)[::-1]

@@ -71,9 +71,9 @@ def save(figure: Any, caption: str, given: Namespace, stem: str) -> None:
 
 
 def standard_error(values_N: np.ndarray) -> np.ndarray:
-  """Of the mean over the first axis; 0 for a single value, which has none that could be known."""
+  """Of the mean over the first axis; NaN for a single value, whose error is not known."""
   n = len(values_N)
-  return values_N.std(0, ddof=1) / n**0.5 if n > 1 else np.zeros_like(values_N[0], float)
+  return values_N.std(0, ddof=1) / n**0.5 if n > 1 else np.full_like(values_N[0], np.nan)
 
 
 def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
