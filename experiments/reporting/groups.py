@@ -4,6 +4,7 @@ from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from experiments.plan import Row
+from experiments.reporting.arms import CONTROL
 from experiments.reporting.looks import Look, looks_of
 from experiments.reporting.summary import Summary
 
@@ -37,7 +38,15 @@ def groups_of(summary: Summary) -> list[Group]:
 
 def _group(summary: Summary, rows: Sequence[Row]) -> Group:
   shown = _with_controls(summary, rows)
-  return Group(tuple(shown), looks_of(shown, summary.kinds))
+  return Group(tuple(shown), looks_of(shown, _kinds_drawn(summary)))
+
+
+def _kinds_drawn(summary: Summary) -> dict[str, str]:
+  """By run, its kind; of every kind but the control the first run alone has it, so that its look means one thing."""
+  firsts: dict[str, str] = {}
+  for row in summary.rows:
+    firsts.setdefault(summary.kinds.get(row.run, ""), row.run)
+  return {run: kind if kind == CONTROL or firsts.get(kind) == run else "" for run, kind in summary.kinds.items()}
 
 
 def _with_controls(summary: Summary, rows: Iterable[Row]) -> list[Row]:

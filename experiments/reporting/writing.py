@@ -19,7 +19,6 @@ FORMATS = ("png", "svg", "pdf")  # of pictures; a report shows the PNG
 TABLES = "tables"
 Part = str | Table
 
-ABOUT = "Description"  # key of the text that is stored in a PNG
 _METADATA: dict[str, dict[str, str | None]] = {
   "png": {"Software": None},
   "svg": {"Date": None, "Creator": None},
@@ -100,15 +99,11 @@ def file_name(text: str) -> str:
   return re.sub(r"[^\w.-]", "-", text)
 
 
-def save(
-  canvas: Canvas, directory: Path, stem: str, formats: Iterable[str] = ("png",), dpi: int = 150, about: str = ""
-) -> None:
-  """Writes a picture in each format, the same bytes for the same picture; a PNG carries the text `about`."""
+def save(canvas: Canvas, directory: Path, stem: str, formats: Iterable[str] = ("png",), dpi: int = 150) -> None:
+  """Writes a picture in each format, the same bytes for the same picture."""
   with plt.rc_context({"svg.hashsalt": stem, "svg.fonttype": "none"}):
     for suffix in formats:
-      path, metadata = directory / f"{stem}.{suffix}", dict(_METADATA[suffix])
-      if about and suffix == "png":
-        metadata[ABOUT] = about
+      path = directory / f"{stem}.{suffix}"
       with writing(path, path):
-        canvas.savefig(path, dpi=dpi, bbox_inches="tight", pad_inches=0.12, metadata=metadata)
+        canvas.savefig(path, dpi=dpi, bbox_inches="tight", pad_inches=0.12, metadata=_METADATA[suffix])
   plt.close(canvas)
