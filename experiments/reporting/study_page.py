@@ -10,11 +10,10 @@ from pathlib import Path
 
 from matplotlib.figure import Figure as Canvas
 from PIL import Image
-from PIL.PngImagePlugin import PngInfo
 
 from drope_jax.errors import ReportError
 from drope_jax.evaluate.figures import LOSS
-from drope_jax.files import replace_whole, writing
+from drope_jax.files import replace_whole
 from drope_jax.markdown import block, plain
 from experiments.reporting import seed_curves, seed_plots, seed_tables
 from experiments.reporting.groups import groups_of
@@ -23,12 +22,10 @@ from experiments.reporting.spread import Spread
 from experiments.reporting.summary import TOKENS, Summary
 from experiments.reporting.summary_files import csv_text, read_summary
 from experiments.reporting.training_tables import show_count, show_duration
-from experiments.reporting.writing import Picture, save
+from experiments.reporting.writing import ABOUT, Picture, save, shrink
 
 DATA = "data"  # folder beside the pages
-ABOUT = "Description"  # the name of a PNG's text: what it was drawn from
 DPI = 100
-COLORS = 256  # of a picture that is kept in the repository: bands that overlap would have many more
 MOST_BYTES = 150_000  # of a picture that is kept in the repository
 
 
@@ -169,12 +166,7 @@ def picture_digest(path: Path) -> str | None:
 
 def _save(canvas: Canvas, path: Path, drawn_from: str) -> None:
   save(canvas, path.parent, path.stem, dpi=DPI)
-  with Image.open(path) as image:
-    small = image.convert("RGB").quantize(COLORS, dither=Image.Dither.NONE)
-  said = PngInfo()
-  said.add_text(ABOUT, drawn_from)
-  with writing(path, path):
-    small.save(path, optimize=True, dpi=(DPI, DPI), pnginfo=said)
+  shrink(path, drawn_from)
   if path.stat().st_size > MOST_BYTES:
     raise ReportError(f"{path}: has {path.stat().st_size:,} bytes; at most {MOST_BYTES:,} are kept in the repository")
 

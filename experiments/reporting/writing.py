@@ -8,6 +8,8 @@ from typing import NamedTuple
 
 import matplotlib.pyplot as plt
 from matplotlib.figure import Figure as Canvas
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from drope_jax import cli
 from drope_jax.errors import ConfigError, check
@@ -17,6 +19,8 @@ from experiments.reporting.table import Table
 
 FORMATS = ("png", "svg", "pdf")  # of pictures; a report shows the PNG
 TABLES = "tables"
+ABOUT = "Description"  # key of the text that is stored in a PNG
+COLORS = 256
 Part = str | Table
 
 _METADATA: dict[str, dict[str, str | None]] = {
@@ -107,3 +111,14 @@ def save(canvas: Canvas, directory: Path, stem: str, formats: Iterable[str] = ("
       with writing(path, path):
         canvas.savefig(path, dpi=dpi, bbox_inches="tight", pad_inches=0.12, metadata=_METADATA[suffix])
   plt.close(canvas)
+
+
+def shrink(path: Path, about: str = "") -> None:
+  """Gives a PNG a palette, as bands that overlap have more colours than anyone can see, and the text `about`."""
+  with Image.open(path) as image:
+    small, dpi = image.convert("RGB").quantize(COLORS, dither=Image.Dither.NONE), image.info["dpi"]
+  text = PngInfo()
+  if about:
+    text.add_text(ABOUT, about)
+  with writing(path, path):
+    small.save(path, optimize=True, dpi=dpi, pnginfo=text)

@@ -22,7 +22,7 @@ from drope_jax.files import writing
 from drope_jax.transitions import drop
 from experiments.reporting.axes import STYLE
 from experiments.reporting.looks import GREEN, INK, VERMILION
-from experiments.reporting.writing import add_formats
+from experiments.reporting.writing import add_formats, shrink
 from experiments.reporting.writing import save as save_canvas
 
 YARN = "yarn:2"
@@ -68,6 +68,7 @@ def save(figure: Any, caption: str, given: Namespace, stem: str) -> None:
   lines = textwrap.fill(caption, round(figure.get_figwidth() * CHARACTERS))
   figure.supxlabel(lines, fontsize=8, color="#555555")
   save_canvas(figure, given.out, stem, dict.fromkeys(("png", *given.formats)), dpi=110)
+  shrink(given.out / f"{stem}.png")
 
 
 def standard_error(values_N: np.ndarray) -> np.ndarray:
