@@ -10,18 +10,18 @@ import pytest
 from support.tiny_run import tiny_corpus, tiny_model, tiny_run
 
 QUICK_COMPILATION = "--xla_cpu_use_fusion_emitters=false"
-# The same examples at every run, so that a commit passes or fails for good; others: --hypothesis-seed=N with
-# --hypothesis-profile=default.
+# Every run has the same examples, so that a commit always passes or always fails. For others, give --hypothesis-seed=N
+# and --hypothesis-profile=default.
 hypothesis.settings.register_profile("suite", derandomize=True)
 hypothesis.settings.load_profile("suite")
-os.environ["DROPE_JAX_CPU"] = "off"  # commands that tests start compute on one device, bit by bit as the tests do
+os.environ["DROPE_JAX_CPU"] = "off"  # commands that tests start compute on one device, bitwise as the tests do
 
 
 def pytest_configure(config: pytest.Config) -> None:
-  """Without the slow tests, most programs run once: optimising them would take most of the time.
+  """Turns compiler optimisations off, unless slow tests are run: most programs run only once.
 
-  For the same reason XLA's older code generator compiles them, in about half of the time of its fusion emitters (jax
-  0.11 has those alone, and ends at a flag that it does not know). The slow tests compile as users do.
+  For the same reason XLA's older code generator is used, which takes about half the time of its fusion emitters (jax
+  0.11 no longer has it, and fails on the unknown flag). The slow tests compile as users do.
   """
   if config.option.markexpr == "not slow":
     os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"  # of the processes that tests start
@@ -32,7 +32,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_finish() -> None:
-  """The garbage collector passes over what the imports made, and runs less often: it took 7% of the time."""
+  """Exempts imported objects from garbage collection and collects less often: this took 7% of the time."""
   gc.collect()
   gc.freeze()
   gc.set_threshold(50_000, 20, 20)
@@ -47,10 +47,7 @@ def compiled(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="session", autouse=True)
 def compile_once(compiled) -> None:
-  """Each program is compiled once for all tests of this session, whichever process they run in.
-
-  JAX finds it by what it computes and by the options of the compiler.
-  """
+  """Compiles each program once for all tests of this session, whichever process they run in."""
   jax.config.update("jax_compilation_cache_dir", str(compiled))
   jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
   jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
@@ -58,7 +55,7 @@ def compile_once(compiled) -> None:
 
 @pytest.fixture(scope="session")
 def corpus(tmp_path_factory):
-  """The directory of `tiny_corpus`; no test may change it."""
+  """The directory of a `tiny_corpus`; no test may change it."""
   return tiny_corpus(tmp_path_factory.mktemp("corpus") / "corpus")
 
 

@@ -1,17 +1,17 @@
-"""One accelerator in ten minutes: training steps and more under variants, each figure printed and kept as it comes.
+"""Measures one accelerator in ten minutes: training steps and more, in variants; figures are kept as they come.
 
 `python -m experiments.benchmarks.card --seconds=560 --jsonl=FILE [--variants=VARIANT,VARIANT]`
 
-A variant is SHAPE:ROWS, a name of experiments/benchmarks/shapes.py and the rows of a step, with settings of
-ComputeConfig behind it: 494m:16:scan_layers=True:remat=dots (names of remat_keep are joined by +). Layers are unrolled
-unless it says otherwise.
-`documents:SHAPE:ROWS` is the step with a document mask, `decode:SHAPE:ROWS` reads prompts of 512 tokens and answers
-with 128, `kernels:SHAPE:LENGTH` compares the attention kernels with the reference, `text:SHAPE:TOKENS` is the loss of
-one long text. `torch:SHAPE:ROWS` and `torch_compiled:SHAPE:ROWS` are transformers with torch, each in its own process.
-The first training step is profiled: its kernels, by time. The most valuable variants come first.
+A variant is SHAPE:ROWS, a name of experiments/benchmarks/shapes.py and the rows per step, optionally followed by
+settings of ComputeConfig: 494m:16:scan_layers=True:remat=dots (names of remat_keep are joined by +). Layers are
+unrolled by default. `documents:SHAPE:ROWS` is the step with a document mask, `decode:SHAPE:ROWS` reads prompts of 512
+tokens and answers with 128, `kernels:SHAPE:LENGTH` compares the attention kernels with the reference, and
+`text:SHAPE:TOKENS` is the loss of one long text. `torch:SHAPE:ROWS` and `torch_compiled:SHAPE:ROWS` run transformers
+with torch in their own processes. The first variant with a training step is profiled: its kernels are listed by time.
+The most valuable variants come first.
 
-Before each variant the time left is looked at: what would not fit is left out and said to be. A variant that fails
-is recorded with its message, and the next one runs.
+A variant for which too little time is left is skipped and recorded as left out. A variant that fails is recorded with
+its message, and the next one runs.
 """
 
 import collections
@@ -57,23 +57,25 @@ VARIANTS = (
   "494m:16:remat=dots",
   "torch:494m:16",
 )
-OURS = ("documents", "decode", "kernels", "text")  # beside the training step, which has no word before its shape
+OURS = ("documents", "decode", "kernels", "text")  # prefixes of our variants; a training step has none
 TORCH = ("torch", "torch_compiled")
 PROMPT, ANSWER = 512, 128  # tokens
-NEEDED = 25.0  # seconds that a variant is thought to take
+NEEDED = 25.0  # seconds that a variant is expected to take
 
-WHICH = cli.define_list("variants", list(VARIANTS), "What is measured, in this order; see above.")
-SECONDS = cli.define_float("seconds", 560, "No variant begins later than a while before these are over.", lower_bound=1)
+WHICH = cli.define_list("variants", list(VARIANTS), "Variants to measure, in this order; see above.")
+SECONDS = cli.define_float("seconds", 560, "Time limit; no variant starts within its last 25 seconds.", lower_bound=1)
 JSONL = cli.define_path("jsonl", None, "File to which one record per figure is appended.", local=True)
-DTYPE = flags.DEFINE_enum("dtype", "bfloat16", ["bfloat16", "float32"], "Of activations and of the ceiling's product.")
-CEILING = flags.DEFINE_integer("ceiling", 8192, "Size of the square product that is the matmul ceiling.", lower_bound=1)
-STEPS = flags.DEFINE_integer("steps", 8, "Steps of a round.", lower_bound=1)
-ROUNDS = flags.DEFINE_integer("rounds", 3, "Rounds of a variant; the median counts.", lower_bound=1)
-KERNELS = flags.DEFINE_integer("kernels", 25, "Kernels of the profile that are shown; 0: no profile.", lower_bound=0)
+DTYPE = flags.DEFINE_enum(
+  "dtype", "bfloat16", ["bfloat16", "float32"], "Of the activations, and of the matmul ceiling."
+)
+CEILING = flags.DEFINE_integer("ceiling", 8192, "Size of the square matrices of the matmul ceiling.", lower_bound=1)
+STEPS = flags.DEFINE_integer("steps", 8, "Steps per round.", lower_bound=1)
+ROUNDS = flags.DEFINE_integer("rounds", 3, "Rounds per variant; the median counts.", lower_bound=1)
+KERNELS = flags.DEFINE_integer("kernels", 25, "Kernels of the profile to show; 0: no profile.", lower_bound=0)
 
 
 class Variant(NamedTuple):
-  """What is measured: "ours", one of OURS or of TORCH, at a shape, with so many rows (of text and kernels: tokens)."""
+  """A measurement: side ("ours", or one of OURS or TORCH), shape, and rows, or tokens for text and kernels."""
 
   text: str
   side: str
@@ -83,12 +85,12 @@ class Variant(NamedTuple):
 
 
 def parse_variant(text: str) -> Variant:
-  """Raises ConfigError, naming what is wrong with it."""
+  """Parses a variant. Raises ConfigError naming what is wrong with it."""
   words = text.split(":")
   side = words.pop(0) if words[0] in (*TORCH, *OURS) else "ours"
   if len(words) < 2 or not words[1].isdigit():
     raise ConfigError(
-      f"{text!r} is no variant; allowed: [{'|'.join((*TORCH, *OURS))}:]SHAPE:NUMBER[:SETTING=VALUE ...]"
+      f"{text!r} is not a variant; allowed: [{'|'.join((*TORCH, *OURS))}:]SHAPE:NUMBER[:SETTING=VALUE ...]"
     )
   known = {field.name for field in dataclasses.fields(ComputeConfig)}
   compute: dict[str, Any] = {"scan_layers": False}
@@ -109,7 +111,7 @@ def spread_of(seconds: list[float]) -> dict[str, float]:
 
 
 def speed(variant: Variant, seconds: list[float], ceiling: float) -> dict[str, Any]:
-  """Seconds of a step, tokens/s, and the shares of the ceiling by both conventions."""
+  """Seconds per step, tokens/s, and the shares of the ceiling by both conventions."""
   tokens = variant.size * variant.shape.context / statistics.median(seconds)
   shares = {
     f"share_{how}": tokens * flops_per_token(variant.shape.model, variant.shape.context, how) / ceiling
@@ -119,13 +121,13 @@ def speed(variant: Variant, seconds: list[float], ceiling: float) -> dict[str, A
 
 
 def measure_ours(variant: Variant, ceiling: float, profile: bool) -> Iterator[dict[str, Any]]:
-  """The figures of our training step, and then its kernels if they are wanted."""
+  """The figures of our training step, and with `profile` a second record with its kernels."""
   masked = variant.side == "documents"
   data = DataConfig(directory="", context=variant.shape.context, batch_size=variant.size, document_mask=masked)
   compute = {"dtype": DTYPE.value, **variant.compute}
   training = ours.Training(ours.train_config(to_dict(variant.shape.model), data, compute))
   batch = {"tokens": ours.random_tokens(variant.shape.model, variant.size, variant.shape.context + 1)}
-  if masked:  # five documents to a row, and a bit
+  if masked:  # five documents per row, and a rest
     places = np.arange(variant.shape.context + 1, dtype=np.int32)
     size = max(variant.shape.context // 5, 1)
     batch |= {
@@ -154,7 +156,7 @@ def measure_ours(variant: Variant, ceiling: float, profile: bool) -> Iterator[di
 
 
 def kernels(folder: str, steps: int) -> list[dict[str, Any]]:
-  """The kernels of a trace, with milliseconds and calls of a step; none where no accelerator computes."""
+  """The kernels of a trace, with milliseconds and calls per step; empty without a GPU."""
   total: collections.Counter[str] = collections.Counter()
   calls: collections.Counter[str] = collections.Counter()
   traces = list(Path(folder).rglob("*.xplane.pb"))
@@ -206,18 +208,18 @@ def measure_decode(variant: Variant) -> dict[str, Any]:
 
 
 def matmul_ceiling() -> float:
-  """FLOP/s of one square product: the most of three rounds."""
+  """FLOP/s of one square matrix product: the best of three rounds."""
   _, product = ours.matmul(CEILING.value, DTYPE.value)
   return max(product(20)["flops"] for _ in range(3))
 
 
 def line(record: dict[str, Any]) -> str:
-  """A record as a person reads it."""
+  """A record as a line of text, or several for a profile."""
   if "kernels" in record:
     total = sum(kernel["ms"] for kernel in record["kernels"])
     shown = record["kernels"][: KERNELS.value]
     rows = [f"  {kernel['ms']:8.2f} ms x{kernel['calls']:<5.0f} {kernel['name'][:150]}" for kernel in shown]
-    return "\n".join([f"{record['variant']}: kernels {total:.1f} ms a step", *rows])
+    return "\n".join([f"{record['variant']}: kernels {total:.1f} ms per step", *rows])
   if "failure" in record or "left_out" in record:
     return f"{record['variant']}: " + record.get("failure", record.get("left_out", ""))
   if "error" in record:
@@ -235,7 +237,7 @@ def line(record: dict[str, Any]) -> str:
 
 
 def measure(variants: list[Variant], say: Callable[[dict[str, Any]], None], deadline: float) -> None:
-  """Says one record per figure; what fails, or would come too late, too."""
+  """Calls `say` with one record per figure, and per variant that fails or is left out."""
   ceiling = matmul_ceiling()
   say({"variant": "ceiling", "matmul_ceiling": ceiling})
   profiled = KERNELS.value == 0
@@ -261,7 +263,7 @@ def measure(variants: list[Variant], say: Callable[[dict[str, Any]], None], dead
     except (RuntimeError, ValueError, NotImplementedError, WorkerError) as error:  # the device's memory, a kernel
       say({"variant": variant.text, "failure": f"{type(error).__name__}: {error}"[:400]})
     jax.clear_caches()
-    gc.collect()  # whatever still holds a variant's arrays: the next one needs their memory
+    gc.collect()  # frees the arrays of this variant, whose memory the next one needs
 
 
 def main() -> None:

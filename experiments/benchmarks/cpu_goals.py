@@ -1,11 +1,11 @@
-"""Every goal of speed on a CPU in one run, our side and the other in turns: which are met, and by how much.
+"""Checks all speed goals on a CPU, our side and torch's in turns: which are met, and by how much.
 
 `python -m experiments.benchmarks.cpu_goals --jsonl=FILE [--only=NAME,NAME] [--starts=12] [--before=CHECKOUT]`
 
-It takes about 15 minutes on two cores, all of which it needs. Each measurement is printed and kept as soon as it is
-there: a comparison of training steps, of generation or of the loss of a long text, the answers of many processes of
-which none may be slow, and the seconds until a command has trained one step. A goal is met if the median reaches it.
-`--before` is a checkout of an earlier version (`git worktree add ../before 725dc9e`), next to which start-up counts.
+This takes about 15 minutes on two otherwise idle cores. Measurements are printed and kept as they come: training steps,
+generation and the loss of a long text against torch, generation in many processes, none of which may be slow, and the
+seconds that a command takes to train one step. A goal is met if the median reaches it. `--before` is a checkout of an
+earlier version (`git worktree add ../before 725dc9e`) to compare the start-up time with.
 """
 
 import json
@@ -26,17 +26,16 @@ from drope_jax.data.corpus import build_corpus
 from drope_jax.errors import ConfigError
 from drope_jax.files import check_file
 from drope_jax.serialization import library_versions, to_dict
-from experiments.benchmarks.measuring import Side, Spread, Worker, hardware, in_turns, ratios, spread
+from experiments.benchmarks.measuring import SIDES, Side, Spread, Worker, hardware, in_turns, ratios, spread
 from experiments.benchmarks.shapes import shape_named
 from experiments.benchmarks.train_step import jobs
 
 TEXT = 16_384  # tokens of the long text
 PROMPT, ANSWER = 256, 128  # tokens
-SIDES = {"ours": "experiments.benchmarks.ours", "torch": "experiments.benchmarks.theirs"}
 
 
 class Goal(NamedTuple):
-  """One goal: what is measured has to be at least, or at most, so much."""
+  """A bound that a measurement must reach, or must not exceed."""
 
   what: str
   bound: float
@@ -47,7 +46,7 @@ class Goal(NamedTuple):
 
 
 class Figure(NamedTuple):
-  """A measured figure of a goal, with what its ratio was made of."""
+  """A measurement for a goal, with the values that its ratio was made from."""
 
   goal: Goal
   found: Spread
@@ -55,7 +54,7 @@ class Figure(NamedTuple):
 
 
 def training(shape_name: str, rounds: int, steps: int, goals: dict[str, float]) -> Iterator[Figure]:
-  """Speed of a training step relative to both of torch's."""
+  """Speed of a training step relative to torch's, compiled and not."""
   shape = shape_named(shape_name)
   sides = checked(in_turns(jobs(shape, ["ours", *goals], "cpu", {"scan_layers": False}), rounds, {"steps": steps}))
   speeds = {
@@ -78,7 +77,7 @@ def generation(shape_name: str, rounds: int, goals: dict[str, float]) -> Iterato
 
 
 def starts(count: int, shape_name: str = "1m") -> Iterator[Figure]:
-  """Of `count` processes, the slowest at answering relative to their median."""
+  """Generation speed in the slowest of `count` processes, relative to their median."""
   arguments = {"model": to_dict(shape_named(shape_name).model), "batch_size": 1, "prompt": PROMPT, "new_tokens": ANSWER}
   speeds, faults = [], []
   for _ in range(count):
@@ -93,7 +92,7 @@ def starts(count: int, shape_name: str = "1m") -> Iterator[Figure]:
 
 
 def long_text() -> Iterator[Figure]:
-  """Speed and memory of the loss of one text, relative to transformers; each side alone in its process."""
+  """Speed and memory of the loss of one text, relative to transformers; the sides run one after the other."""
   arguments = {"model": to_dict(shape_named("smollm2_135m").model), "directory": None, "length": TEXT}
   sides: dict[str, Side] = {}
   for name, module in SIDES.items():
@@ -124,9 +123,9 @@ def get_config():
 
 
 def start_up(before: str | None, rounds: int = 3) -> Iterator[Figure]:
-  """Seconds of importing the library, and of a command that trains one step of the 0.98M model and saves it.
+  """Seconds to import the library, and seconds of a command that trains the 0.98M model for one step and saves it.
 
-  Its first run, which compiles, is left out. With `before`, a checkout of an earlier version, the two take turns.
+  The first run, which compiles, is left out. With `before`, a checkout of an earlier version, the two take turns.
   """
   sides = {"now": Path(__file__).parents[2]} | ({} if before is None else {"before": Path(before)})
   with tempfile.TemporaryDirectory() as folder:
@@ -165,8 +164,8 @@ def checked(sides: dict[str, Side]) -> dict[str, Side]:
   return sides
 
 
-STARTS = flags.DEFINE_integer("starts", 12, "Processes that answer, one after the other.", lower_bound=2)
-BEFORE = cli.define_path("before", None, "Checkout of an earlier version, whose start-up is measured too.")
+STARTS = flags.DEFINE_integer("starts", 12, "Number of processes that generate, one after the other.", lower_bound=2)
+BEFORE = cli.define_path("before", None, "Checkout of an earlier version to compare start-up with.")
 JSONL = cli.define_path("jsonl", None, "File to which one record per figure is appended.", local=True)
 
 MEASUREMENTS: dict[str, Callable[[], Iterator[Figure]]] = {

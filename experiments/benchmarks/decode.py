@@ -1,4 +1,4 @@
-"""Generation: tokens/s of reading prompts and of greedy answers, ours against transformers with torch.
+"""Speed of generation: tokens/s of reading prompts and of greedy answers, ours against transformers with torch.
 
 `python -m experiments.benchmarks.decode [--shapes=30m --batch=1 --prompt=256 --new_tokens=128 --json=FILE]`
 """
@@ -6,36 +6,31 @@
 from absl import flags
 
 from drope_jax import cli
-from drope_jax.errors import ConfigError
 from drope_jax.serialization import to_dict
 from experiments.benchmarks import measuring
 from experiments.benchmarks.figures import GENERATION_HEADER, generation_figures, generation_rows
-from experiments.benchmarks.measuring import in_turns
+from experiments.benchmarks.measuring import SIDES, in_turns
 from experiments.benchmarks.shapes import shape_named
 
-MODULES = {"ours": "experiments.benchmarks.ours", "torch": "experiments.benchmarks.theirs"}
-
 SHAPES = cli.define_list("shapes", ["1m", "30m"], "Of experiments/benchmarks/shapes.py.")
-SIDES = cli.define_list("sides", list(MODULES), f"Any of {', '.join(MODULES)}.")
+WHICH = cli.define_list("sides", list(SIDES), f"Any of {', '.join(SIDES)}.")
 BATCH = flags.DEFINE_integer("batch", 1, "Prompts that are answered together.", lower_bound=1)
-PROMPT = flags.DEFINE_integer("prompt", 256, "Tokens of a prompt.", lower_bound=2)
-NEW_TOKENS = flags.DEFINE_integer("new_tokens", 128, "Tokens of an answer.", lower_bound=2)
-ROUNDS = flags.DEFINE_integer("rounds", 5, "Times that the sides take turns.", lower_bound=1)
+PROMPT = flags.DEFINE_integer("prompt", 256, "Tokens per prompt.", lower_bound=2)
+NEW_TOKENS = flags.DEFINE_integer("new_tokens", 128, "Tokens per answer.", lower_bound=2)
+ROUNDS = flags.DEFINE_integer("rounds", 5, "Rounds; in each, the sides take turns.", lower_bound=1)
 JSON = cli.define_path("json", None, "Also write the figures to this file, which must not exist.", local=True)
 
 
 def main() -> None:
   measuring.check_free(JSON.value)
   shapes = {name: shape_named(name) for name in SHAPES.value}
-  for name in SIDES.value:
-    if name not in MODULES:
-      raise ConfigError(f"--sides has {name!r}; allowed: {', '.join(MODULES)}")
+  measuring.check_sides(WHICH.value, SIDES)
   tokens = {"prefill": BATCH.value * PROMPT.value, "decode": BATCH.value * NEW_TOKENS.value}
   found, lines, everyone = {}, [], []
   for name, shape in shapes.items():
     arguments = {"model": to_dict(shape.model), "batch_size": BATCH.value, "prompt": PROMPT.value}
     arguments["new_tokens"] = NEW_TOKENS.value
-    sides = in_turns({side: (f"{MODULES[side]}:generation", arguments) for side in SIDES.value}, ROUNDS.value, {})
+    sides = in_turns({side: (f"{SIDES[side]}:generation", arguments) for side in WHICH.value}, ROUNDS.value, {})
     found[name] = generation_figures(sides, tokens)
     lines += generation_rows(name, found[name])
     everyone += list(sides.values())

@@ -1,4 +1,4 @@
-"""From measurements to figures, and to the lines of a table: of each benchmark the pure part."""
+"""The pure part of each benchmark: from measurements to figures, and from figures to the lines of a table."""
 
 from typing import Any
 
@@ -10,7 +10,7 @@ from experiments.benchmarks.shapes import Shape
 
 
 def training_figures(shape: Shape, sides: dict[str, Side], ceiling: float) -> dict[str, dict[str, Any]]:
-  """By side: tokens/s, share of the ceiling by both conventions, memory, and the speed of ours relative to it."""
+  """By side: tokens/s, share of the ceiling by both conventions, memory, and our speed relative to it."""
   tokens = shape.batch_size * shape.context
   out: dict[str, dict[str, Any]] = {}
   for name, side in sides.items():
@@ -73,7 +73,7 @@ TEXT_HEADER = ("side, tokens", "seconds", "tokens/s", "memory peak", "above the 
 
 
 def text_figures(sides: dict[int, Side]) -> dict[str, Any]:
-  """Of one side: seconds and memory by length, and by what power of the length they grow."""
+  """Of one side: seconds and memory by length, and the exponents of their growth."""
   done = {length: side for length, side in sides.items() if side.failure is None}
   seconds = {length: min(side.values("seconds")) for length, side in done.items()}
   extra = {length: max(side.values("memory")) - side.rounds[0]["memory_before"] for length, side in done.items()}
@@ -89,7 +89,7 @@ def text_figures(sides: dict[int, Side]) -> dict[str, Any]:
 
 
 def text_rows(name: str, lengths: list[int], figure: dict[str, Any]) -> list[list[str]]:
-  """The lines of one side, the last of them its exponents."""
+  """The lines of one side; the last has its exponents."""
   lines = []
   for length in lengths:
     label = f"{name}, {length:,}"
@@ -112,7 +112,7 @@ GENERATION_HEADER = ("shape, side", "prefill, tokens/s", "decode, tokens/s", "ou
 
 
 def generation_figures(sides: dict[str, Side], tokens: dict[str, int]) -> dict[str, dict[str, Any]]:
-  """By side and part: tokens/s, and the speed of ours relative to it. `tokens`: of each part, over the batch."""
+  """By side and part: tokens/s, and our speed relative to it. `tokens`: of each part, over the whole batch."""
   out: dict[str, dict[str, Any]] = {}
   for name, side in sides.items():
     if side.failure is not None:
@@ -153,7 +153,7 @@ INPUT_HEADER = (
 
 
 def input_figures(side: Side, tokens: int) -> dict[str, Any]:
-  """Of one shape with `tokens` a step: tokens/s, the share of a step that is waiting, and the host's seconds for it."""
+  """Of one shape with `tokens` per step: tokens/s, the share of a step spent waiting, and seconds to get a batch."""
   if side.failure is not None:
     return {"failure": side.failure}
   pairs = list(zip(side.values("with_data"), side.values("without"), strict=True))

@@ -1,9 +1,9 @@
-"""The data pipeline: its tokens/s, and what of a training step is spent on waiting for data.
+"""Speed of the data pipeline: its tokens/s, and the share of a training step spent waiting for data.
 
 `python -m experiments.benchmarks.input [--shapes=1m,30m --dataset=DIR --tokenizer=SPEC --json=FILE]`
 
-By default the corpus is documentation of the installed packages, as the quickstart's, with the byte tokenizer. "Waits"
-is the step's time on the pipeline's batches less that on one fixed batch, as a share; the two take turns.
+By default the corpus is the documentation of the installed packages, as in the quickstart, with the byte tokenizer.
+"Waits" is the time of a step on the pipeline's batches less that on one fixed batch, as a share; the two take turns.
 """
 
 import tempfile
@@ -31,9 +31,9 @@ DATASET = cli.define_path(
 TOKENIZER = cli.define_path("tokenizer", "byte", "As DataConfig.tokenizer; no larger than the shape's vocabulary.")
 WORKERS = flags.DEFINE_integer("num_workers", 0, "As DataConfig.num_workers.", lower_bound=0)
 DOCUMENT_MASK = flags.DEFINE_bool("document_mask", False, "As DataConfig.document_mask.")
-ROUNDS = flags.DEFINE_integer("rounds", 5, "Times that the measurements take turns.", lower_bound=1)
+ROUNDS = flags.DEFINE_integer("rounds", 5, "Rounds; in each, the measurements take turns.", lower_bound=1)
 STEPS = flags.DEFINE_integer(
-  "steps", SHUFFLED_BATCHES, "Steps of a turn; fewer may miss when rows are read.", lower_bound=1
+  "steps", SHUFFLED_BATCHES, "Steps per round; with fewer, a round may miss the reading of rows.", lower_bound=1
 )
 JSON = cli.define_path("json", None, "Also write the figures to this file, which must not exist.", local=True)
 
@@ -41,7 +41,7 @@ JSON = cli.define_path("json", None, "Also write the figures to this file, which
 def main() -> None:
   measuring.check_free(JSON.value)
   shapes = {name: shape_named(name) for name in SHAPES.value}
-  load_tokenizer(TOKENIZER.value)  # what is not there is named before anything is made
+  load_tokenizer(TOKENIZER.value)  # fails early, before the corpus is made
   if DATASET.value is not None:
     source_at(DATASET.value)
   found, lines, everyone = {}, [], []

@@ -1,4 +1,4 @@
-"""The attention kernels of this device on calls that a model makes: how far from the reference, and how fast."""
+"""The attention kernels of this device on typical calls: their error against the reference, and their speed."""
 
 import itertools
 import statistics
@@ -13,7 +13,7 @@ from drope_jax.attention import Segments, attention
 from drope_jax.attention.accelerators import PLATFORMS, obstacle
 from drope_jax.model_config import ModelConfig
 
-# What is asked of a kernel, beside rows of queries against themselves.
+# The settings of each call; without any, rows attend to themselves.
 CALLS: dict[str, dict[str, Any]] = {
   "documents": {"documents": True},
   "rows": {},
@@ -25,9 +25,10 @@ CALLS: dict[str, dict[str, Any]] = {
 
 
 def kernels_of_calls(model: ModelConfig, length: int, dtype: str, rounds: int = 3) -> Iterator[dict[str, Any]]:
-  """One record per call and kernel: relative error of values and gradients, and seconds of the two together.
+  """One record per call and kernel: relative error of values and gradients, and seconds to compute both.
 
-  The error is the largest, over those of the reference in float32. Against cached keys there are values alone.
+  The error is the largest absolute error over the largest value of the reference in float32. Calls with cached keys
+  have values only.
   """
   for name, call in CALLS.items():
     head_dim, queries = call.get("head_dim", model.head_dim), min(call.get("queries", length), length)
@@ -61,7 +62,7 @@ def kernels_of_calls(model: ModelConfig, length: int, dtype: str, rounds: int = 
 
 
 def values(arrays: list[jax.Array], kernel: str, settings: dict[str, Any]):
-  """A compiled function of nothing: what attention gives, and its gradients if no keys are cached."""
+  """A compiled function without arguments that returns attention's values, and its gradients if no keys are cached."""
   cached = arrays[0].shape[1] != arrays[1].shape[1]
 
   def run(arrays):

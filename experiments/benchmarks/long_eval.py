@@ -1,10 +1,11 @@
-"""Loss of one long text: time and peak memory against its length, ours against transformers with torch.
+"""Loss of one long text: time and peak memory by length, ours against transformers with torch.
 
 `python -m experiments.benchmarks.long_eval [--lengths=2048,4096,8192,16384 --sides=ours,torch --json=FILE]`
 
-SmolLM2-135M's shape with random weights, or `--checkpoint`. Each length has a process of its own, so that its peak is
-its own. Our side shares the text among all devices (with `JAX_NUM_CPU_DEVICES=2` each of two cores is one); torch's is
-`model(tokens, labels=tokens).loss` with sdpa, which makes the logits of the whole text.
+The model is SmolLM2-135M's shape with random weights, or `--checkpoint`. Each length is measured in a process of its
+own, so that memory peaks are separate. Our side shares the text among all devices (with `JAX_NUM_CPU_DEVICES=2`, two
+cores are two devices); torch computes `model(tokens, labels=tokens).loss` with sdpa, which makes the logits of the
+whole text.
 """
 
 from absl import flags
@@ -14,21 +15,19 @@ from drope_jax.errors import ConfigError
 from drope_jax.serialization import to_dict
 from experiments.benchmarks import measuring
 from experiments.benchmarks.figures import TEXT_HEADER, text_figures, text_rows
-from experiments.benchmarks.measuring import Side, in_turns
+from experiments.benchmarks.measuring import SIDES, Side, in_turns
 from experiments.benchmarks.shapes import shape_named
 
-MODULES = {"ours": "experiments.benchmarks.ours", "torch": "experiments.benchmarks.theirs"}
-
 LENGTHS = cli.define_list("lengths", ["2048", "4096", "8192", "16384", "32768", "65536"], "Tokens.")
-SIDES = cli.define_list("sides", list(MODULES), f"Any of {', '.join(MODULES)}.")
+WHICH = cli.define_list("sides", list(SIDES), f"Any of {', '.join(SIDES)}.")
 SHAPE = flags.DEFINE_string("shapes", "smollm2_135m", "One of experiments/benchmarks/shapes.py.")
-CHECKPOINT = cli.define_path("checkpoint", None, "Workdir of a run, or an imported model, in place of --shapes.")
+CHECKPOINT = cli.define_path("checkpoint", None, "Workdir of a run, or an imported model, instead of --shapes.")
 ROUNDS = flags.DEFINE_integer("rounds", 1, "Times that each length is measured.", lower_bound=1)
 JSON = cli.define_path("json", None, "Also write the figures to this file, which must not exist.", local=True)
 
 
 def read_lengths(texts: list[str]) -> list[int]:
-  """Raises ConfigError for what is no length."""
+  """Lengths in tokens. Raises ConfigError for a text that is not one."""
   for text in texts:
     if not text.isdigit() or int(text) < 2:
       raise ConfigError(f"--lengths has {text!r}; it must be a number of tokens, 2 at least")
@@ -38,16 +37,14 @@ def read_lengths(texts: list[str]) -> list[int]:
 def main() -> None:
   measuring.check_free(JSON.value)
   lengths = read_lengths(LENGTHS.value)
-  for name in SIDES.value:
-    if name not in MODULES:
-      raise ConfigError(f"--sides has {name!r}; allowed: {', '.join(MODULES)}")
+  measuring.check_sides(WHICH.value, SIDES)
   directory = CHECKPOINT.value
   model = shape_named(SHAPE.value).model if directory is None else checkpoint.open_step(directory).model
   arguments = {"model": to_dict(model), "directory": directory}
-  measured: dict[str, dict[int, Side]] = {name: {} for name in SIDES.value}
+  measured: dict[str, dict[int, Side]] = {name: {} for name in WHICH.value}
   for length in lengths:
-    for name in SIDES.value:
-      job = (f"{MODULES[name]}:loss_of_a_text", {**arguments, "length": length})
+    for name in WHICH.value:
+      job = (f"{SIDES[name]}:loss_of_a_text", {**arguments, "length": length})
       measured[name][length] = in_turns({name: job}, ROUNDS.value, {})[name]
   found = {name: text_figures(sides) for name, sides in measured.items()}
   lines = [line for name in found for line in text_rows(name, lengths, found[name])]

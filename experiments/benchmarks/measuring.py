@@ -1,8 +1,8 @@
-"""What the benchmarks share: processes that measure in turn, spreads, growth, and how a result is shown and kept.
+"""What the benchmarks share: processes that take turns, spreads, growth exponents, and how results are shown and kept.
 
-Each side of a comparison lives in a process of its own (two runtimes in one would share threads and memory), and only
-one of them computes at a time. They take turns, A B A B, so that what the machine does beside concerns both; a ratio is
-taken within each round.
+Each side of a comparison runs in a process of its own, since two runtimes in one process would share threads and
+memory, and only one computes at a time. They take turns, A B A B, so that disturbances of the machine affect both;
+ratios are taken within each round.
 """
 
 import contextlib
@@ -15,48 +15,45 @@ import statistics
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from drope_jax import cli, cpu
-from drope_jax.errors import ConfigError
+from drope_jax.errors import ConfigError, check
 from drope_jax.files import check_file
+from experiments.reporting.table import Table
 
-SETTINGS = (
-  "JAX_NUM_CPU_DEVICES",
-  "XLA_FLAGS",
-  "LD_PRELOAD",
-  cpu.VARIABLE,
-)  # of the environment, which change how fast a side is
+SIDES = {"ours": "experiments.benchmarks.ours", "torch": "experiments.benchmarks.theirs"}  # and the modules of workers
+SETTINGS = ("JAX_NUM_CPU_DEVICES", "XLA_FLAGS", "LD_PRELOAD", cpu.VARIABLE)  # environment variables that affect speed
 
 
 class WorkerError(Exception):
-  """A worker ended; the message is the last line it wrote, or its exit status."""
+  """A worker ended; the message is the last line that it wrote, or its exit status."""
 
 
 class Worker:
-  """A child process (worker.py) that prepares `function` of `arguments`, and then measures when asked."""
+  """A child process (worker.py) that calls `function` with `arguments` to prepare, and then measures on request."""
 
   def __init__(self, function: str, **arguments: Any):
     self._errors = tempfile.TemporaryFile("w+")  # noqa: SIM115  # closed with the worker
     command = [sys.executable, "-m", "experiments.benchmarks.worker"]
-    # Neither side takes the whole of a GPU's memory, where the other lives too.
+    # JAX must not take all of a GPU's memory, which torch needs too.
     environment = {"XLA_PYTHON_CLIENT_PREALLOCATE": "false", **os.environ}
     if function.startswith("experiments.benchmarks.ours:"):
-      environment |= cpu.settings()  # as our commands start
+      environment |= cpu.settings()  # as for our commands
     self._process = subprocess.Popen(
       command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._errors, text=True, env=environment
     )
     self.about = self._ask({"function": function, "arguments": arguments})
 
   def measure(self, **request: Any) -> dict[str, Any]:
-    """What the worker measured. Raises WorkerError if it ended instead."""
+    """A measurement of the worker. Raises WorkerError if it ended instead."""
     return self._ask(request)
 
   def _ask(self, request: dict[str, Any]) -> dict[str, Any]:
     assert self._process.stdin is not None and self._process.stdout is not None
-    with contextlib.suppress(BrokenPipeError):  # it has ended: that is read below
+    with contextlib.suppress(BrokenPipeError):  # it has ended, which is noticed below
       self._process.stdin.write(json.dumps(request) + "\n")
       self._process.stdin.flush()
     line = self._process.stdout.readline()
@@ -86,7 +83,7 @@ class Worker:
 
 
 class Side(NamedTuple):
-  """One side of a comparison: what it said of itself, its measurements by round, or why there are none."""
+  """One side of a comparison: its description, its measurements by round, or why there are none."""
 
   about: dict[str, Any]
   rounds: list[dict[str, Any]]
@@ -97,7 +94,7 @@ class Side(NamedTuple):
 
 
 def in_turns(jobs: Mapping[str, tuple[str, dict[str, Any]]], rounds: int, request: dict[str, Any]) -> dict[str, Side]:
-  """Measures all jobs (function, arguments) in turn, `rounds` times; one that fails does not keep the others."""
+  """Measures all jobs (function, arguments) in turn, `rounds` times; one that fails does not stop the others."""
   sides: dict[str, Side] = {}
   with contextlib.ExitStack() as stack:
     workers = {}
@@ -136,7 +133,7 @@ def spread(values: Sequence[float]) -> Spread:
 
 
 def ratios(ours: Sequence[float], theirs: Sequence[float]) -> Spread:
-  """ours / theirs, round by round: what disturbs a round disturbs both sides of it."""
+  """The spread of ours / theirs within each round: a disturbance affects both sides of a round."""
   return spread([a / b for a, b in zip(ours, theirs, strict=True)])
 
 
@@ -151,21 +148,21 @@ def growth_exponent(lengths: Sequence[int], values: Sequence[float]) -> float | 
 
 
 def host_memory_peak() -> int:
-  """Most bytes that this process had in memory, since it began.
+  """The most bytes that this process has had in memory.
 
-  Not getrusage's ru_maxrss: a child begins with that of its parent.
+  Not from getrusage: ru_maxrss of a child starts at that of its parent.
   """
   status = Path("/proc/self/status").read_text()
   return int(status.split("VmHWM:")[1].split()[0]) * 1024
 
 
 def page_faults() -> int:
-  """Pages of memory that this process has had to ask the system for, since it began."""
+  """Memory pages that this process has requested from the system so far."""
   return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
 
 
 def hardware() -> str:
-  """Processor, cores that this process may use, and memory."""
+  """The processor, the number of cores that this process may use, and the memory."""
   information = Path("/proc/cpuinfo")
   lines = information.read_text().splitlines() if information.exists() else []
   names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
@@ -174,27 +171,27 @@ def hardware() -> str:
   return f"{names[0] if names else platform.processor()}, {cores} cores, {memory:.0f} GiB"
 
 
-# --- what is shown and kept --------------------------------------------------------------------
-
-
-def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-  """A Markdown table, the first column to the left."""
-  lines = [header, [":--", *["--:"] * (len(header) - 1)], *rows]
-  return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+# --- results ------------------------------------------------------------------------------------
 
 
 def check_free(path: str | None) -> None:
-  """Raises ConfigError if the file of --json is there, before anything is measured."""
+  """Raises ConfigError if the file of --json exists, or cannot be written."""
   if path is not None and Path(path).exists():
     raise ConfigError(f"--json: {path} exists; name another file")
   if path is not None:
     check_file(Path(path), "--json")
 
 
+def check_sides(names: Iterable[str], allowed: Collection[str]) -> None:
+  """Raises ConfigError for a side of --sides that is not allowed."""
+  for name in names:
+    check(name in allowed, f"--sides has {name!r}; allowed: {', '.join(allowed)}")
+
+
 def finish(
   path: str | None, header: Sequence[str], rows: Sequence[Sequence[str]], sides: Iterable[Side], figures: Any
 ) -> None:
-  """Prints the table with the command, the hardware and the versions of all sides, and writes the file of --json."""
+  """Prints command, hardware, versions of all sides and the table, and writes the file of --json."""
   versions: dict[str, str] = {"python": platform.python_version()}
   devices: list[str] = []
   for side in sides:
@@ -205,7 +202,7 @@ def finish(
   machine = "; ".join([hardware(), *devices])
   command = " ".join([*(f"{name}={os.environ[name]}" for name in SETTINGS if name in os.environ), cli.command_line()])
   print(f"\n{command}\n{machine}\n" + ", ".join(f"{name} {v}" for name, v in versions.items()) + "\n")
-  print(table(header, rows), flush=True)
+  print(Table("figures", header, rows).markdown, flush=True)
   if path is not None:
     record = {"command": command, "hardware": machine, "versions": versions, "figures": figures}
     Path(path).write_text(json.dumps(record, indent=2) + "\n")

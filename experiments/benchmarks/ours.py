@@ -1,4 +1,4 @@
-"""What the workers of our side measure; each function is described in worker.py."""
+"""The measurements of our side; worker.py explains what such a function returns."""
 
 import time
 from collections.abc import Callable
@@ -29,7 +29,7 @@ Measure = Callable[..., dict[str, Any]]
 
 ADAMW = AdamW()
 OPTIM = OptimConfig(peak_lr=1e-4, optimizer=ADAMW)
-STEPS = 1_000_000  # of the schedule: its end is out of reach
+STEPS = 1_000_000  # of the schedule, so that its end is never reached
 
 
 def _about(**more: Any) -> dict[str, Any]:
@@ -38,13 +38,13 @@ def _about(**more: Any) -> dict[str, Any]:
 
 
 def memory_peak() -> int:
-  """Bytes: of the device where it keeps count, else of this process."""
+  """Peak bytes of the device if it reports them, else of this process."""
   stats = jax.devices()[0].memory_stats()
   return stats["peak_bytes_in_use"] if stats else host_memory_peak()
 
 
 def matmul(size: int, dtype: str) -> tuple[dict[str, Any], Measure]:
-  """A product of two matrices of size x size: FLOP/s."""
+  """FLOP/s of a product of two size x size matrices."""
   x = jax.random.normal(jax.random.key(0), (size, size), dtype)
   product = jax.jit(lambda x, y: x @ y)
   jax.block_until_ready(product(x, x))
@@ -64,7 +64,7 @@ def random_tokens(model: ModelConfig, *shape: int) -> np.ndarray:
 
 
 class Training:
-  """A compiled train step with a state, as `train` runs it."""
+  """A compiled training step with a state, as `train` runs it."""
 
   def __init__(self, config: TrainConfig):
     run, self._at = resolve(config), step_number(0)
@@ -79,15 +79,15 @@ class Training:
     return jax.tree.map(lambda x: jax.make_array_from_process_local_data(batch_sharding(self.mesh), x), batch)
 
   def compile(self, batch: Any) -> int:
-    """Compiles the step for batches like this one; bytes that it takes on each device, those of the state included."""
+    """Compiles the step for batches like this one; returns its bytes on each device, including the state."""
     with jax.set_mesh(self.mesh):
       self._step = self._step.lower(self.state, batch, self._at, None).compile()
     memory = self._step.memory_analysis()
     sizes = memory.argument_size_in_bytes + memory.output_size_in_bytes + memory.temp_size_in_bytes
-    return sizes - memory.alias_size_in_bytes  # donated arguments are outputs too
+    return sizes - memory.alias_size_in_bytes  # donated arguments would be counted twice
 
   def step(self, batch: Any) -> jax.Array:
-    """Dispatches a step; its loss comes later."""
+    """Dispatches a step, without waiting for its loss."""
     with jax.set_mesh(self.mesh):
       self.state, report = self._step(self.state, batch, self._at, None)
     return report["loss"]
@@ -102,7 +102,7 @@ def train_config(model: dict[str, Any], data: DataConfig, compute: dict[str, Any
 def train_step(
   model: dict[str, Any], context: int, batch_size: int, compute: dict[str, Any], platform: str
 ) -> tuple[dict[str, Any], Measure]:
-  """Seconds of a training step on one fixed batch. Raises RuntimeError where JAX computes on another platform."""
+  """Seconds of a training step on one fixed batch. Raises RuntimeError if JAX runs on another platform."""
   if jax.default_backend() != platform:
     raise RuntimeError(f"JAX computes on {jax.default_backend()} here, not on {platform}")
   config = train_config(model, DataConfig(directory="", context=context, batch_size=batch_size), compute)
@@ -133,7 +133,7 @@ def training_with_data(
   training.step(fixed).block_until_ready()
 
   def timed(steps: int, next_batch: Callable[[], Any]) -> tuple[float, float]:
-    """Seconds of a step, and of these the host's in getting a batch."""
+    """Seconds per step, and the host's share of them spent getting a batch."""
     waited, begin = 0.0, time.perf_counter()
     for _ in range(steps):
       before = time.perf_counter()
@@ -147,7 +147,7 @@ def training_with_data(
     with_data, getting = timed(steps, lambda: training.put(next(batches)))
     without, _ = timed(steps, lambda: fixed)
     begin = time.perf_counter()
-    for _ in range(SHUFFLED_BATCHES):  # a whole window of rows: all of them are read when its first batch is asked for
+    for _ in range(SHUFFLED_BATCHES):  # a whole shuffle window, which is read when its first batch is requested
       next(batches)
     alone = (time.perf_counter() - begin) / SHUFFLED_BATCHES
     return {"with_data": with_data, "getting": getting, "without": without, "alone": alone}
@@ -170,7 +170,7 @@ def _model_and_params(
 def loss_of_a_text(
   length: int, model: dict[str, Any] | None = None, directory: str | None = None
 ) -> tuple[dict[str, Any], Measure]:
-  """The mean loss of one text of `length` tokens as an evaluation takes it: seconds without compiling, and memory.
+  """The mean loss of one text of `length` tokens, as in an evaluation: seconds without compilation, and memory.
 
   All devices share the text, as in an evaluation with `--mesh=context`.
   """

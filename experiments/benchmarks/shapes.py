@@ -1,4 +1,4 @@
-"""What is measured, by name: a model, the tokens of a row, and the rows of a training step."""
+"""The shapes that benchmarks measure, by name: a model, the tokens per row, and the rows of a training step."""
 
 from typing import NamedTuple
 
@@ -8,7 +8,7 @@ from experiments.configs import pretrain, recalibrate
 
 
 class Shape(NamedTuple):
-  """`context` T in tokens, `batch_size` B in rows."""
+  """A model with its context T in tokens and its batch size B in rows."""
 
   model: ModelConfig
   context: int
@@ -16,7 +16,7 @@ class Shape(NamedTuple):
 
 
 def _square(vocab: int, width: int, layers: int, heads: int, d_ff: int) -> ModelConfig:
-  """A model whose heads share no keys and fill its width."""
+  """A model without grouped queries whose heads fill its width."""
   return ModelConfig(
     vocab_size=vocab,
     d_model=width,
@@ -31,9 +31,9 @@ def _square(vocab: int, width: int, layers: int, heads: int, d_ff: int) -> Model
 _PAPER = pretrain.get_config("rope").model
 assert _PAPER is not None
 
-# The first three for a CPU. Of the others `--batch` sets how many rows a card has room for, with both sides on it.
+# The first three are for a CPU. For the others, set `--batch` to the rows that fit on a GPU together with torch's side.
 SHAPES = {
-  "tiny": Shape(_square(64, 16, 2, 2, 32), 16, 2),  # for the tests of these programs
+  "tiny": Shape(_square(64, 16, 2, 2, 32), 16, 2),  # for tests of the benchmarks
   "1m": Shape(_square(1024, 128, 4, 4, 384), 128, 32),
   "30m": Shape(_square(8192, 512, 8, 8, 1408), 256, 8),
   "smollm2_135m": Shape(recalibrate.BASES["smollm2_135m"].model, 2048, 8),
@@ -43,7 +43,7 @@ SHAPES = {
 
 
 def shape_named(name: str) -> Shape:
-  """Raises ConfigError for a name that is none."""
+  """The shape with this name. Raises ConfigError if there is none."""
   if name not in SHAPES:
     raise ConfigError(f"--shapes has {name!r}; allowed: {', '.join(SHAPES)}")
   return SHAPES[name]

@@ -1,7 +1,7 @@
-"""Tokens/s that a run reads from each kind of source: `python -m experiments.benchmarks.sources [--json=FILE ...]`.
+"""Speed of reading from each kind of source: `python -m experiments.benchmarks.sources [--json=FILE ...]`.
 
-The same documents are written as each kind, and read as a run does: shuffled, tokenised, cut into rows. Nothing is
-trained. "tokens" are shards of drope_jax.data.tokenize, and "windows" the same with DataConfig.packing of that name.
+The same documents are stored as each kind, and read as by a run: shuffled, tokenised, cut into rows. Nothing is
+trained. "tokens" are shards of drope_jax.data.tokenize, and "windows" are the same with DataConfig.packing "windows".
 The first opening, which makes indexes and copies, is measured too; memory is that of the whole process.
 """
 
@@ -28,13 +28,15 @@ SOURCES = cli.define_list("sources", list(KINDS), f"Any of {', '.join(KINDS)}.")
 DATASET = cli.define_path(
   "dataset", None, "Documents of any kind that data/sources/at.py knows; docstrings by default."
 )
-LIMIT = flags.DEFINE_integer("limit", None, "Documents to read of it; default: all.", lower_bound=1)
-VOCABULARY = flags.DEFINE_integer("vocab_size", 4096, "Ids of the tokenizer that is trained on them.", lower_bound=257)
+LIMIT = flags.DEFINE_integer("limit", None, "Number of documents to read; default: all.", lower_bound=1)
+VOCABULARY = flags.DEFINE_integer(
+  "vocab_size", 4096, "Ids of the tokenizer that is trained on the documents.", lower_bound=257
+)
 CONTEXT = flags.DEFINE_integer("context", 1024, "As DataConfig.context.", lower_bound=1)
 BATCH_SIZE = flags.DEFINE_integer("batch_size", 8, "As DataConfig.batch_size.", lower_bound=1)
 WORKERS = flags.DEFINE_integer("num_workers", 0, "As DataConfig.num_workers.", lower_bound=0)
-ROUNDS = flags.DEFINE_integer("rounds", 3, "Times that the sources take turns.", lower_bound=1)
-BATCHES = flags.DEFINE_integer("batches", 64, "Batches of a turn.", lower_bound=1)
+ROUNDS = flags.DEFINE_integer("rounds", 3, "Rounds; in each, the sources take turns.", lower_bound=1)
+BATCHES = flags.DEFINE_integer("batches", 64, "Batches per round.", lower_bound=1)
 JSON = cli.define_path("json", None, "Also write the figures to this file, which must not exist.")
 
 

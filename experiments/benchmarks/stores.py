@@ -1,4 +1,4 @@
-"""The same documents in every kind of store, and how fast a run reads them from there."""
+"""The same documents in every kind of store, and how fast a run reads them."""
 
 import json
 import time
@@ -22,11 +22,11 @@ from experiments.benchmarks.ours import Measure
 
 TEXTS = ("text", "parquet", "jsonl", "jsonl.zst", "array_record", "tfds")
 KINDS = (*TEXTS, "tokens", "windows")
-_ROWS = 1000  # of a row group, as Hugging Face writes them
+_ROWS = 1000  # per row group, as Hugging Face writes them
 
 
 def stored(kind: str, texts: Iterable[str], folder: Path, tokenizer: Tokenizer) -> tuple[Source, str]:
-  """Writes the documents, unless they are there; the source that reads them, and how rows are cut (DataConfig)."""
+  """Writes the documents, unless they exist; returns the source that reads them, and DataConfig.packing."""
   if kind in ("tokens", "windows"):
     shards = folder / "shards"
     source, _ = stored("text", texts, folder, tokenizer)
@@ -61,7 +61,7 @@ def stored(kind: str, texts: Iterable[str], folder: Path, tokenizer: Tokenizer) 
 
 
 def reading(data: dict[str, Any]) -> tuple[dict[str, Any], Measure]:
-  """Seconds per batch of a stream, and of its opening; `data`: a DataConfig."""
+  """Seconds per batch of a stream, and seconds to open it; `data`: a DataConfig as a dict."""
   begin = time.perf_counter()
   batches = train_batches(from_dict(DataConfig, data), seed=0)
   next(batches)

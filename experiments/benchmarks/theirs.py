@@ -1,4 +1,4 @@
-"""What the workers of the other side measure: transformers' model with torch (extra `hf`), as ours.py does ours."""
+"""The measurements of the other side, transformers with torch (extra `hf`); the counterpart of ours.py."""
 
 import tempfile
 import time
@@ -24,7 +24,7 @@ def _about(**more: Any) -> dict[str, Any]:
 
 
 def memory_peak() -> int:
-  """Bytes: of the card where there is one, else of this process."""
+  """Peak bytes of the GPU if there is one, else of this process."""
   return torch.cuda.max_memory_allocated() if DEVICE == "cuda" else host_memory_peak()
 
 
@@ -34,7 +34,7 @@ def _wait() -> None:
 
 
 def _model(model: dict[str, Any], max_position: int) -> Any:
-  """The class of transformers that computes `model`, with random float32 weights, attention through sdpa."""
+  """The transformers model equivalent to `model`, with random float32 weights and sdpa attention."""
   config = from_dict(ModelConfig, model)
   name = "qwen2" if config.qkv_bias else "llama"
   settings = formats.write_config(
@@ -53,7 +53,7 @@ def _random_tokens(model: dict[str, Any], *shape: int) -> torch.Tensor:
 
 
 def matmul(size: int, dtype: str) -> tuple[dict[str, Any], Measure]:
-  """A product of two matrices of size x size: FLOP/s."""
+  """FLOP/s of a product of two size x size matrices."""
   x = torch.randn(size, size, dtype=getattr(torch, dtype), device=DEVICE)
   x @ x
   _wait()
@@ -73,7 +73,7 @@ def train_step(
 ) -> tuple[dict[str, Any], Measure]:
   """Seconds of a training step on one fixed batch: forward, backward, clip, AdamW (torch's fused one).
 
-  Raises RuntimeError where torch computes on another platform.
+  Raises RuntimeError if torch runs on another platform.
   """
   if (platform == "gpu") != (DEVICE == "cuda"):
     raise RuntimeError(f"torch computes on {DEVICE} here, not on {platform}")
@@ -124,11 +124,11 @@ def loss_of_a_text(length: int, model: dict[str, Any], directory: str | None = N
       net = transformers.AutoModelForCausalLM.from_pretrained(target, attn_implementation="sdpa")
       net = net.to(DEVICE)
   if DEVICE == "cuda":
-    net = net.bfloat16()  # as ours computes there
-  tokens = _random_tokens(model, 1, length + 1)  # of which all but the first are predicted
+    net = net.bfloat16()  # as our side computes on a GPU
+  tokens = _random_tokens(model, 1, length + 1)  # all but the first are predicted
   if DEVICE == "cuda":
     torch.cuda.empty_cache()
-    torch.cuda.reset_peak_memory_stats()  # the float32 weights above are no part of it
+    torch.cuda.reset_peak_memory_stats()  # without the float32 weights above
   before = memory_peak()
 
   def measure() -> dict[str, Any]:
@@ -141,7 +141,7 @@ def loss_of_a_text(length: int, model: dict[str, Any], directory: str | None = N
 
 
 def generation(model: dict[str, Any], batch_size: int, prompt: int, new_tokens: int) -> tuple[dict[str, Any], Measure]:
-  """Seconds of reading prompts (a `generate` of one token), and of `new_tokens` greedy answers less that."""
+  """Seconds to read prompts (to generate one token), and seconds to generate `new_tokens` greedily, without reading."""
   net = _model(model, prompt + new_tokens)
   if DEVICE == "cuda":
     net = net.bfloat16()
@@ -164,7 +164,7 @@ def generation(model: dict[str, Any], batch_size: int, prompt: int, new_tokens: 
 
   def measure() -> dict[str, Any]:
     reading = seconds(1)
-    # One token came with the reading: the others are scaled up to all.
+    # The reading generates one token too: scale the time of the others up to all.
     return {"prefill": reading, "decode": (seconds(new_tokens) - reading) * new_tokens / (new_tokens - 1)}
 
   return _about(), measure

@@ -2,9 +2,10 @@
 
 `python -m experiments.benchmarks.train_step [--shapes=1m,30m --sides=ours,torch,torch_compiled --json=FILE]`
 
-Needs the extra `hf` for torch's sides. Both compute in float32 on a CPU; on a GPU both hold float32 weights and compute
-in bfloat16. "Share" is of the machine's measured matmul ceiling: of one square product, by JAX or torch, whichever is
-faster, in the same run. Its FLOPs are counted by PaLM's convention and by the causal one (see drope_jax/metrics.py).
+torch's sides need the extra `hf`. Both compute in float32 on a CPU; on a GPU both hold float32 weights and compute in
+bfloat16. "Share" is the share of the machine's matmul ceiling, the speed of one square matrix product by JAX or torch,
+whichever is faster, measured in the same run. FLOPs are counted by PaLM's convention and by the causal one (see
+drope_jax/metrics.py).
 """
 
 import itertools
@@ -13,7 +14,6 @@ from typing import Any
 from absl import flags
 
 from drope_jax import cli
-from drope_jax.errors import ConfigError
 from drope_jax.serialization import to_dict
 from experiments.benchmarks import measuring
 from experiments.benchmarks.figures import TRAINING_HEADER, training_figures, training_rows
@@ -21,21 +21,21 @@ from experiments.benchmarks.measuring import in_turns
 from experiments.benchmarks.shapes import Shape, shape_named
 
 SIDES = ("ours", "torch", "torch_compiled")
-CEILING = {"cpu": (2048, "float32"), "gpu": (8192, "bfloat16")}  # size and dtype of the product that is the ceiling
+CEILING = {"cpu": (2048, "float32"), "gpu": (8192, "bfloat16")}  # size and dtype of the matrices of the matmul ceiling
 
 SHAPES = cli.define_list("shapes", ["1m", "30m"], "Of experiments/benchmarks/shapes.py.")
 WHICH = cli.define_list("sides", list(SIDES), f"Any of {', '.join(SIDES)}.")
-ROUNDS = flags.DEFINE_integer("rounds", 5, "Times that the sides take turns.", lower_bound=1)
-STEPS = flags.DEFINE_integer("steps", 2, "Steps of a turn.", lower_bound=1)
-BATCH = flags.DEFINE_integer("batch", None, "Rows of a step; the shape's own by default.", lower_bound=1)
-SCAN = flags.DEFINE_bool("scan", False, "Ours with its layers scanned; by default they are unrolled.")
-REMAT = flags.DEFINE_enum("remat", "none", ["none", "dots", "full"], "Of ours.")
-PLATFORM = flags.DEFINE_enum("platform", "cpu", sorted(CEILING), "Where both sides compute.")
+ROUNDS = flags.DEFINE_integer("rounds", 5, "Rounds; in each, the sides take turns.", lower_bound=1)
+STEPS = flags.DEFINE_integer("steps", 2, "Steps per round.", lower_bound=1)
+BATCH = flags.DEFINE_integer("batch", None, "Rows per step; default: the shape's.", lower_bound=1)
+SCAN = flags.DEFINE_bool("scan", False, "Scan the layers of our side; by default they are unrolled.")
+REMAT = flags.DEFINE_enum("remat", "none", ["none", "dots", "full"], "Rematerialisation of our side.")
+PLATFORM = flags.DEFINE_enum("platform", "cpu", sorted(CEILING), "Platform of both sides.")
 JSON = cli.define_path("json", None, "Also write the figures to this file, which must not exist.", local=True)
 
 
 def jobs(shape: Shape, sides: list[str], platform: str, compute: dict[str, Any]) -> dict[str, tuple[str, dict]]:
-  """What the workers of one shape are told."""
+  """The function and arguments for the worker of each side."""
   dtype = CEILING[platform][1]
   size = {"context": shape.context, "batch_size": shape.batch_size}
   common = {"model": to_dict(shape.model), **size, "platform": platform}
@@ -44,14 +44,12 @@ def jobs(shape: Shape, sides: list[str], platform: str, compute: dict[str, Any])
     "torch": ("experiments.benchmarks.theirs:train_step", {**common, "dtype": dtype, "compiled": False}),
     "torch_compiled": ("experiments.benchmarks.theirs:train_step", {**common, "dtype": dtype, "compiled": True}),
   }
-  for side in sides:
-    if side not in known:
-      raise ConfigError(f"--sides has {side!r}; allowed: {', '.join(known)}")
+  measuring.check_sides(sides, known)
   return {side: known[side] for side in sides}
 
 
 def matmul_ceiling(platform: str, torch_too: bool, rounds: int) -> float:
-  """FLOP/s of one square product: the most that any round of either library reached."""
+  """FLOP/s of one square matrix product: the best of all rounds and libraries."""
   size, dtype = CEILING[platform]
   modules = ("ours", "theirs") if torch_too else ("ours",)
   products = {name: (f"experiments.benchmarks.{name}:matmul", {"size": size, "dtype": dtype}) for name in modules}

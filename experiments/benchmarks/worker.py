@@ -1,7 +1,7 @@
-"""A process that measures one thing: it is told what by its parent (measuring.Worker), a line of JSON at a time.
+"""A process that measures for its parent (measuring.Worker), which sends it requests as lines of JSON.
 
-The first line names a function and its arguments; that returns what it is (for the record), and a function that
-measures. Every later line holds arguments of the latter, and is answered with what it returned.
+The first line names a function and its arguments. The function returns a description, which is sent back, and a second
+function that measures. Every later line holds arguments for the second function, and is answered with its result.
 """
 
 import importlib
@@ -14,7 +14,7 @@ import sys
 def main() -> None:
   signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent too, which then closes stdin
   replies = os.fdopen(os.dup(1), "w")
-  os.dup2(2, 1)  # whatever a library prints is no reply
+  os.dup2(2, 1)  # output of libraries must not be taken for a reply
 
   def reply(content: dict) -> None:
     replies.write(json.dumps(content) + "\n")

@@ -6,7 +6,7 @@
 | ARG          | run                                                    | steps  | tokens |
 |--------------|--------------------------------------------------------|--------|--------|
 | rope         | RoPE, theta 1e6 (the default)                          | 16,000 | 16.8B  |
-| rope_14k     | its first 14,000 steps: where DroPE starts from        | 14,000 | 14.7B  |
+| rope_14k     | RoPE for 14,000 steps, the start of DroPE              | 14,000 | 14.7B  |
 | nope         | no positional embedding                                | 16,000 | 16.8B  |
 | alibi        | ALiBi, slopes for 14 heads                             | 16,000 | 16.8B  |
 | rnope_swa    | RNoPE-SWA, window 256 (the paper does not state one)   | 16,000 | 16.8B  |
@@ -15,9 +15,9 @@
 Parameters: 494.0M (357.9M without the embedding). FLOPs per token (PaLM, T 1024): 3.228e9; a 16,000-step run: 5.42e19.
 Numbers to expect (table 6, validation perplexity): rope 21.72, drope 21.73, nope 23.77. Not yet run here.
 
-In the paper rope_14k is the checkpoint of `rope` at step 14,000, with the schedule of 16,000 steps; as a run of its own
-it ends its cosine at 14,000. To follow the paper to the letter, train `rope` with `--config.keep_every=14000` and start
-from `--config.init.step=14000`.
+In the paper rope_14k is the checkpoint of `rope` at step 14,000, with the schedule of 16,000 steps; here it is a run of
+its own whose cosine ends at 14,000. To follow the paper exactly, train `rope` with `--config.keep_every=14000` and
+start from `--config.init.step=14000`.
 """
 
 from drope_jax.config import DataConfig, InitConfig, ModelConfig, OptimConfig, TrainConfig
@@ -57,7 +57,7 @@ def get_config(arg: str = "rope") -> TrainConfig:
       data=data,
       optim=OptimConfig(peak_lr=1e-3, warmup_steps=70),
       steps=2_000,
-      seed=1,  # another order of the documents than the pretraining's
+      seed=1,  # documents in another order than in the pretraining
     )
   return TrainConfig(
     model=model,

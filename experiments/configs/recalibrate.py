@@ -1,10 +1,10 @@
-"""Recalibration of pretrained models (sections 5.1 and 5.2, appendices C.1 and D.3): dropped, then trained on briefly.
+"""Recalibration of pretrained models (sections 5.1 and 5.2, appendices C.1 and D.3): dropped, then trained briefly.
 
 `python -m experiments.train --config=experiments/configs/recalibrate.py:ARG --workdir=DIR \
-  --config.init.checkpoint=IMPORTED --config.data.directory=DATASET`, where IMPORTED is the model, imported with
-`python -m drope_jax.interop import`, whose tokenizer is used, and DATASET a TFDS dataset of documents (the paper:
+  --config.init.checkpoint=IMPORTED --config.data.directory=DATASET`. IMPORTED is a model imported with
+`python -m drope_jax.interop import`, whose tokenizer is used; DATASET is a TFDS dataset of documents (the paper:
 fineweb-edu; `python -m experiments.prose` makes a small one). The control is the same command with
-`--config.init.transition=Keep`: RoPE kept, all else alike, the inserted QK-norm too.
+`--config.init.transition=Keep`: RoPE is kept, and everything else is the same, including the inserted QK-norm.
 
 | ARG                          | reading                                | peak rate | QK-norm | steps   | tokens |
 |------------------------------|----------------------------------------|-----------|---------|---------|--------|
@@ -27,15 +27,15 @@ fineweb-edu; `python -m experiments.prose` makes a small one). The control is th
 | smollm2_135m                 | not in the paper: table 4's rate       | 1e-3      | yes     |     400 |   0.1B |
 | smollm2_135m_moderate        | not in the paper: appendix D.3's rate  | 3e-4      | no      |     400 |   0.1B |
 
-The 105M tokens of the last two are 10 epochs over data/prose, whose split `train` is 10.7M tokens: as many as repeated
-text is still said to teach something (arXiv 2305.16264: up to 4 epochs nearly as much as new text, beyond 16 next to
-nothing). With a larger corpus, `--config.data.directory` and `--config.steps` go together.
+The 105M tokens of the last two are 10 epochs over data/prose, whose split `train` is 10.7M tokens. Repeated text is
+reported to help up to about this number of epochs (arXiv 2305.16264: for 4 epochs almost as much as new text, beyond 16
+hardly at all). With a larger corpus, set both `--config.data.directory` and `--config.steps`.
 
 llama2_70b is llama2_7b's recipe with the lower rate that the authors' code has for Llama 2, which is our guess. It is
-meant for a v5p-512 (256 chips) or a v6e-256; whether its step fits there, and what bounds it, is said by
+meant for a v5p-512 (256 chips) or a v6e-256; to see whether its step fits there and what bounds it, run
 `python -m drope_jax.aot --config=experiments/configs/recalibrate.py:llama2_70b --topology=v5p:4x8x8` (or v6e:16x16).
 
-AdamW with beta1 0.9 and gradients clipped at norm 1, and otherwise:
+All use AdamW with beta1 0.9 and clip gradients at norm 1. The other settings:
 
 | ARG                          | schedule | warmup | decay  | floor | beta2 | weight decay |
 |------------------------------|----------|--------|--------|-------|-------|--------------|
@@ -58,14 +58,14 @@ AdamW with beta1 0.9 and gradients clipped at norm 1, and otherwise:
 | smollm2_135m                 | cosine   |     40 |        |   0.1 |  0.95 |          0.1 |
 | smollm2_135m_moderate        | cosine   |     40 |        |   0.1 |  0.95 |          0.1 |
 
-The paper contradicts itself, and its code: table 4 has a rate of 1e-3 where appendix D.3 calls 3e-4 the default of all
-but the long SmolLM-360M runs; table 4 has a cosine where the text has SmolLM's settings, whose schedule is a trapezoid
-(the last fifth decays to 0); the text has SmolLM's data too, smollm-corpus, where table 4 and the code have
-fineweb-edu, as here. The released code has no weight decay, beta2 0.999, and other rates, schedules and budgets; its
-decay for SmolLM-1.7B is half a cosine, here a line; its cosine for Llama 2 ends at 0. What nobody states: the floor of
-the paper's cosine (here a tenth of the peak), its gradient clipping (1), and the warmup of SmolLM-1.7B and Llama2-7B
-(490 steps as for SmolLM-360M, and 100 as in the code). The Llama 2 that the paper says saw 4T tokens saw 2T: its 20B
-are 1 per cent, not half of one.
+The paper contradicts itself and its code. Table 4 has a rate of 1e-3, but appendix D.3 calls 3e-4 the default of all
+but the long SmolLM-360M runs. Table 4 has a cosine, but the text names SmolLM's settings, whose schedule is a trapezoid
+(the last fifth decays to 0). The text also names SmolLM's data, smollm-corpus, but table 4 and the code have
+fineweb-edu, which is used here. The released code has no weight decay, beta2 0.999, and other rates, schedules and
+budgets; its decay for SmolLM-1.7B is half a cosine (linear here), and its cosine for Llama 2 ends at 0. Neither paper
+nor code states the floor of the paper's cosine (here a tenth of the peak), its gradient clipping (here 1), and the
+warmup of SmolLM-1.7B and Llama2-7B (here 490 steps as for SmolLM-360M, and 100 as in the code). The paper says that its
+Llama 2 saw 4T tokens; it saw 2T, so that 20B tokens are 1 per cent, not half of one.
 
 | model        | parameters | context | FLOPs per token (PaLM) | first of its runs |
 |--------------|------------|---------|------------------------|-------------------|
@@ -98,16 +98,16 @@ from drope_jax.positions import RoPE
 
 
 class Base(NamedTuple):
-  """A pretrained model: what its checkpoint holds (to count by: a run reads it from there), and its training rows."""
+  """A pretrained model and its training rows. A run reads the config of the model from its checkpoint."""
 
   model: ModelConfig
-  context: int  # tokens, of pretraining and recalibration
+  context: int  # tokens, in pretraining and recalibration
   batch_size: int  # rows
-  dataset: str = "data/fineweb_edu"  # where a run looks for it
+  dataset: str = "data/fineweb_edu"  # default path
 
 
 class Recipe(NamedTuple):
-  """A line of the table."""
+  """A line of the tables above."""
 
   base: str
   steps: int
@@ -193,7 +193,7 @@ BASES = {
 
 
 def _paper(rate: float, warmup: int) -> OptimConfig:
-  return OptimConfig(peak_lr=rate, warmup_steps=warmup)  # whose other defaults are table 4's
+  return OptimConfig(peak_lr=rate, warmup_steps=warmup)  # the other defaults are table 4's
 
 
 def _released(rate: float, schedule: str = "constant", warmup: int = 0, decay: int = 0) -> OptimConfig:
@@ -249,7 +249,7 @@ def get_config(arg: str = "smollm2_135m") -> TrainConfig:
       context=base.context,
       batch_size=base.batch_size,
     ),
-    optim=dataclasses.replace(recipe.optim),  # a copy, which flags may change
+    optim=dataclasses.replace(recipe.optim),  # a copy, as flags may change it in place
     mesh=MeshConfig(data=1, fsdp=-1),
     compute=ComputeConfig(remat="full"),
     steps=recipe.steps,

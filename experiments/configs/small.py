@@ -1,8 +1,8 @@
-"""A small model for text of one's own, on a laptop or one GPU: pretrained with RoPE, then dropped and recalibrated.
+"""A small model for your own text, on a laptop or one GPU: pretrained with RoPE, then dropped and recalibrated.
 
 `python -m experiments.train --config=experiments/configs/small.py --workdir=runs/mine --data=PATH
---train_tokenizer=4096`; then `small.py:drope` with the same `--data` in another workdir. That starts from runs/mine, or
-what `--config.init.checkpoint` says, and takes its tokenizer. It is of no table of the paper.
+--train_tokenizer=4096`; then `small.py:drope` with the same `--data` in another workdir. It starts from runs/mine, or
+from `--config.init.checkpoint`, and uses its tokenizer. It belongs to no table of the paper.
 
 | ARG   | run                                              | steps | tokens |
 |-------|--------------------------------------------------|-------|--------|

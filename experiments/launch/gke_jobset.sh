@@ -1,18 +1,18 @@
 #!/usr/bin/env bash
-# TPU slices of GKE, by JobSet: prints the manifest. One Job for each slice, a pod for each host of it.
+# Prints a JobSet manifest for TPU slices on GKE: one Job per slice, one pod per host.
 #   IMAGE=region-docker.pkg.dev/p/r/drope:1 SLICES=2 HOSTS=4 CHIPS=4 ACCELERATOR=tpu-v5-lite-podslice TOPOLOGY=4x4 \
 #     CONFIG=experiments/configs/pretrain.py:rope WORKDIR=gs://bucket/rope \
 #     experiments/launch/gke_jobset.sh --mesh=fsdp --config.mesh.dcn_data=2 | kubectl apply -f -
-# HOSTS and CHIPS are of one slice: hosts, and chips a host (TOPOLOGY 4x4 is 4 hosts of 4). The cluster needs JobSet
-# (jobset.sigs.k8s.io) and a node pool for each slice; IMAGE holds a clone of this repository, as
-# its working directory, installed with `-e .[tpu,gcs]`;
-# SERVICE_ACCOUNT (default: default) may write to WORKDIR. A preempted pod gets SIGTERM, the run saves on all hosts and
-# ends with status 75, which is a failure to JobSet: it starts all of them again, and the run goes on.
+# HOSTS is the number of hosts per slice, CHIPS the number of chips per host (TOPOLOGY 4x4: 4 hosts with 4 chips each).
+# The cluster needs JobSet (jobset.sigs.k8s.io) and a node pool for each slice. The working directory of IMAGE is a clone
+# of this repository, installed with `-e .[tpu,gcs]`. SERVICE_ACCOUNT (default: default) needs write access to WORKDIR.
+# When a pod is preempted it gets SIGTERM, the run saves on all hosts and ends with status 75; JobSet takes this for a
+# failure, restarts all pods, and the run resumes.
 set -euo pipefail
 : "${IMAGE:?}" "${HOSTS:?hosts of a slice}" "${CHIPS:?chips of a host}" "${ACCELERATOR:?as tpu-v5-lite-podslice}"
 : "${TOPOLOGY:?as 4x4}" "${CONFIG:?CONFIG=FILE[:ARG]}" "${WORKDIR:?WORKDIR=gs://...}"
 
-quoted() { # as a string of YAML (JSON's is one)
+quoted() { # as a YAML string: JSON strings are valid ones
   python3 -c 'import json, sys; print(json.dumps(sys.argv[1]))' "$1"
 }
 

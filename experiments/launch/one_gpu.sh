@@ -1,11 +1,10 @@
 #!/usr/bin/env bash
-# One GPU (or CPU), without a network: a study for several seeds, one after the other, each in a folder of its own.
+# Runs a study for several seeds, one after the other, on one GPU (or CPU) without a network.
 #   experiments/launch/one_gpu.sh STUDY[:SIZE] SECONDS DIR SEED... [-- --config.NAME=VALUE ...]
-# Seed N goes to DIR/seed-N, its log to DIR/logs; then `python -m experiments.seeds DIR/seed-*` merges the seeds that
-# are done into DIR/seeds.md. After SECONDS the study that runs gets SIGTERM: it saves and ends, no other seed begins,
-# and the same command goes on from there. Compiled programs are kept in JAX_COMPILATION_CACHE_DIR (DIR/compiled unless
-# it is set), so that later seeds need not compile. Exit status: 0 all seeds are done, 75 the time ran out, 1 or 2 one
-# failed.
+# Seed N goes to DIR/seed-N, its log to DIR/logs; then `python -m experiments.seeds DIR/seed-*` compares the finished
+# seeds in DIR/seeds.md. After SECONDS the running study gets SIGTERM: it saves and ends, no other seed starts, and the
+# same command resumes from there. Compiled programs are kept in JAX_COMPILATION_CACHE_DIR (default: DIR/compiled), so
+# that later seeds need not compile. Exit status: 0 if all seeds are done, 75 if the time ran out, 1 or 2 if one failed.
 set -euo pipefail
 usage="usage: one_gpu.sh STUDY[:SIZE] SECONDS DIR SEED... [-- --config.NAME=VALUE ...]"
 study=${1:?$usage} seconds=${2:?$usage} directory=${3:?$usage}
@@ -36,14 +35,14 @@ for seed in "${seeds[@]}"; do
   if [ "$left" -gt 0 ]; then
     echo "seed $seed: $left s left"
     status=0
-    # Status 124: TERM was sent, to the study alone (--foreground): it still needs the processes that read for it.
+    # Status 124: TERM was sent. --foreground: to the study only, which still needs the processes that read data.
     timeout --foreground --kill-after=60 "$left" \
       python3 -m experiments.study --config="experiments/studies/$name.py$size" --workdir="$directory/seed-$seed" \
       --config.seed="$seed" "$@" 2> >(tee -a "$directory/logs/seed-$seed.log" >&2) || status=$?
   fi
   if [ "$status" = 124 ] || [ "$status" = 137 ]; then
     merge
-    echo "the time is over in seed $seed; the same command goes on from there" >&2
+    echo "the time ran out in seed $seed; the same command resumes from there" >&2
     exit 75
   fi
   [ "$status" = 0 ] || exit "$status"

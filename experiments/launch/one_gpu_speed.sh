@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# Speed of one GPU in at most ten minutes, also where no network is: experiments/benchmarks/card.py, which says what it
-# measures; its flags may follow. Figures are appended to $OUT/speed.jsonl as they come.
+# Measures the speed of one GPU in at most ten minutes, without a network. experiments/benchmarks/card.py says what it
+# measures and which flags may follow. Figures are appended to $OUT/speed.jsonl as they come.
 #   OUT=results experiments/launch/one_gpu_speed.sh [--seconds=560] [--variants=494m:16,smollm_1.7b:8]
-# BUNDLE=DIR: wheels of what the machine lacks, installed beside the rest first (DIR/activate.sh, which is sourced).
+# BUNDLE=DIR: a folder whose activate.sh, which is sourced first, installs the wheels that the machine lacks.
 set -euo pipefail
 : "${OUT:?OUT=DIR}"
 mkdir -p "$OUT"
@@ -11,6 +11,6 @@ if [ -n "${BUNDLE:-}" ]; then
   . "$BUNDLE/activate.sh"
 fi
 export PYTHONUNBUFFERED=1 TF_CPP_MIN_LOG_LEVEL=2
-export XLA_PYTHON_CLIENT_PREALLOCATE=false # torch, in a process beside ours, needs memory too
+export XLA_PYTHON_CLIENT_PREALLOCATE=false # torch needs memory too, in a process of its own
 export JAX_COMPILATION_CACHE_DIR=${JAX_COMPILATION_CACHE_DIR:-${TMPDIR:-/tmp}/jax_cache}
 exec python3 -m experiments.benchmarks.card --jsonl="$OUT/speed.jsonl" "$@"

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# One machine: a CPU, or one or more GPUs or TPU chips of one host. All of its devices are used; --mesh says how.
+# Trains on all devices of one machine: its CPU, GPUs or TPU chips; --mesh arranges them.
 #   CONFIG=experiments/configs/pretrain.py:rope WORKDIR=runs/rope experiments/launch/one_machine.sh --mesh=fsdp
 set -euo pipefail
 : "${CONFIG:?CONFIG=FILE[:ARG]}" "${WORKDIR:?WORKDIR=DIR}"

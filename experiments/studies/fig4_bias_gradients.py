@@ -14,8 +14,7 @@ it lacks is measured too: the partial drop, which is ours, with the same weights
 
 Parameters: as above, at their initialisation, the same for every embedding. Nothing is trained. FLOPs: for each seed
 and embedding, one forward pass over the rows' tokens, and the attention of each layer with its gradient. `paper` takes
-6.6 GB of memory and, for three seeds, 4.3 minutes of one CPU core. There is no `--workdir`. Numbers to expect:
-docs/results/figures.md.
+6.6 GB of memory and, for three seeds, 4.3 minutes of one CPU core. Numbers to expect: docs/results/figures.md.
 """
 
 import sys

@@ -8,7 +8,7 @@ the extension. The dotted line is after the last pair that makes a full turn wit
 
 Nothing is trained, there are no parameters and no tokens, and FLOPs are negligible. Numbers to expect (tests check
 them): PI 1 / s at every pair; NTK from 1 at the fastest to 1 / s at the slowest pair; YaRN 1 up to one pair and 1 / s
-from another on. The paper has no table of it, and there is no `--workdir`.
+from another on.
 """
 
 import sys

@@ -9,8 +9,8 @@ head of Qwen2.5-0.5B, little changed. Added here is the most positional head of 
 recalibrated (`--dropped`) or not. The lower panels show A^c of all heads, ranked, since one head is not representative.
 
 RUN is the workdir of any run, or an imported model (`python -m experiments.fetch_smollm2`). Nothing is trained.
-Parameters are those of the model; FLOPs are three forward passes over `rows` × `length` tokens. There is no
-`--workdir`, and the paper has no table of it. Numbers to expect: docs/results/figures.md.
+Parameters are those of the model; FLOPs are three forward passes over `rows` × `length` tokens. Numbers to expect:
+docs/results/figures.md.
 """
 
 import sys

@@ -8,8 +8,8 @@ in which YaRN moves much of the weight to other tokens. Added here are the mean 
 error, and the same for the model without its embedding, recalibrated (`--dropped`) or not.
 
 RUN is the workdir of any run, or an imported model (`python -m experiments.fetch_smollm2`). Nothing is trained.
-Parameters are those of the model; FLOPs are three forward passes over `samples` × `length` tokens. There is no
-`--workdir`, and the paper has no table of it. Numbers to expect: docs/results/figures.md.
+Parameters are those of the model; FLOPs are three forward passes over `samples` × `length` tokens. Numbers to expect:
+docs/results/figures.md.
 """
 
 import sys

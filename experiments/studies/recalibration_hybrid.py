@@ -1,19 +1,19 @@
 """Cheap drops that keep some local order: partial drops, windowed rotations, token shift. Hybrids, and not DroPE.
 
 Paper: it calls p-RoPE and RNoPE-SWA complementary and tests neither. With `--runs=DIR` this study shares trunk, control
-and full drop with recalibration.py. Tried here: keeping the pairs that turn once or twice within the context, with and
-without a teacher; keeping RoPE in three of four layers, with windows of an eighth or a quarter of the context; and
-adding to each key a learnt share of the key before it (drope_jax/additions.py), after a full drop, after a partial drop
-and, as the control, while RoPE is continued.
+and full drop with recalibration.py. Tried here: keeping the pairs that make half a turn, one turn or two within the
+context, one turn also with a teacher; keeping RoPE in three of four layers, with windows of an eighth or a quarter of
+the context; and adding to each key a learnt share of the key before it (drope_jax/additions.py), after a full drop,
+after a partial drop and, as the control, while RoPE is continued.
 
 `python -m experiments.study --config=experiments/studies/recalibration_hybrid.py:SIZE --workdir=DIR
 --seeds=0,1,2,3,4`. All tails see the same tokens in the same order.
 
 | size  |                 parameters |     T | runs | rows |    tokens | FLOPs (PaLM) |    minutes (on) |
 | :---- | -------------------------: | ----: | ---: | ---: | --------: | -----------: | --------------: |
-| mini  |         935,040 to 935,044 |   128 |   11 |   13 |      3.3M |      2.17e13 | 6 (2 CPU cores) |
+| mini  |         935,040 to 935,044 |   128 |   12 |   15 |      3.6M |      2.33e13 | 7 (2 CPU cores) |
 | small |   15,735,168 to 15,735,176 |   256 |   11 |   13 |    173.3M |      1.83e16 |    8 (one H200) |
-| paper | 494,005,120 to 494,005,144 | 1,024 |   11 |   13 | 35,651.6M |      1.17e20 |                 |
+| paper | 494,005,120 to 494,005,144 | 1,024 |   12 |   15 | 37,748.7M |      1.24e20 |                 |
 
 Tokens and FLOPs (PaLM) are totals over the runs of a seed. Numbers to expect: not yet run.
 """
@@ -35,7 +35,7 @@ class HybridRecalibration(BranchingStudy):
 
   title: ClassVar[str] = "Drops that keep some rotations or some layers"
 
-  turns: tuple[float, ...] = (1.0, 2.0)
+  turns: tuple[float, ...] = (0.5, 1.0, 2.0)
   windows: tuple[int, ...] = (8, 4)  # each is the context divided by this
 
   def branches(self) -> Sequence[Branch]:
@@ -62,7 +62,7 @@ def _shifted(run: str, label: str, how: Transition, method: str) -> Branch:
 
 SIZES = {
   "mini": sizes.of(HybridRecalibration, sizes.mini, needles_per_depth=100),
-  "small": sizes.of(HybridRecalibration, sizes.small, needles_per_depth=100, tail_steps=150),
+  "small": sizes.of(HybridRecalibration, sizes.small, turns=(1.0, 2.0), needles_per_depth=100, tail_steps=150),
   "paper": sizes.of(HybridRecalibration, sizes.paper),
 }
 get_config = getter(SIZES)

@@ -17,7 +17,7 @@ from experiments.benchmarks.shapes import SHAPES, shape_named
 
 ROOT = Path(__file__).parents[2]
 
-# Functions for workers, whose measurements are numbered by a file that both sides append to.
+# A function for workers. Both sides append to one file, which records the order of their measurements.
 
 
 def recorder(name, path, fails_in=None):
@@ -79,14 +79,14 @@ def test_growth_exponent(power):
 
 
 @pytest.mark.slow
-def test_the_peak_of_memory_is_this_process_s_and_grows():
+def test_the_memory_peak_is_of_this_process_and_grows():
   before = measuring.host_memory_peak()
   block = b"x" * (2 * before)
   assert measuring.host_memory_peak() > 2 * before
   del block
 
 
-def test_shapes_are_those_of_the_issue_and_the_paper():
+def test_shapes_have_the_parameters_that_their_names_say():
   counts = {name: count_parameters(shape.model) / 1e6 for name, shape in SHAPES.items()}
   assert counts["1m"] == pytest.approx(0.98, abs=0.01) and counts["30m"] == pytest.approx(29.9, abs=0.05)
   assert counts["494m"] == pytest.approx(494.0, abs=0.1) and counts["smollm_1.7b"] == pytest.approx(1711, abs=2)
@@ -163,7 +163,7 @@ def run_and_read(name, arguments, tmp_path):
   assert done.returncode == 0, done.stderr
   record = json.loads((tmp_path / "out.json").read_text())
   assert record["hardware"] and record["versions"]["jax"] and name in record["command"]
-  assert "| :--" in done.stdout
+  assert "|:--" in done.stdout
   assert "did not run" not in done.stdout
   return done.stdout, record
 
@@ -179,7 +179,7 @@ def test_the_programs_with_both_sides(name, tmp_path):
 
 
 @pytest.mark.slow
-def test_the_input_s_program(tmp_path):
+def test_the_input_program(tmp_path):
   _, record = run_and_read("input", ["--shapes=1m", "--steps=1"], tmp_path)
   assert record["figures"]["1m"]["pipeline_tokens_per_second"]["median"] > 0
 
@@ -197,7 +197,7 @@ CARD = ["--dtype=float32", "--ceiling=64", "--steps=1", "--rounds=1"]
 @pytest.mark.slow  # a process for each
 def test_a_card_s_variants_are_checked_before_anything_runs():
   for variant, wrong in (
-    ("494m", "no variant"),
+    ("494m", "not a variant"),
     ("494m:16:remat", "SETTING=VALUE"),
     ("7b:1", "7b"),
     ("1m:2:x=1", "x=1"),

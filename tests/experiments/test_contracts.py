@@ -1,4 +1,4 @@
-"""What every experiment config promises: it builds, its docstring's numbers are true, and its train step lowers."""
+"""Every experiment config builds, its docstring's numbers are true, and its training step lowers."""
 
 import dataclasses
 import math
@@ -19,6 +19,7 @@ from drope_jax.training.preflight import check_layout
 from drope_jax.training.run import Run, start_from
 from drope_jax.transitions import Drop, drop
 from experiments.configs import pretrain, recalibrate
+from experiments.costs import exponent
 from experiments.models import run_models
 from experiments.studies import quickstart, smollm2_lengths, smollm2_recalibration
 
@@ -31,7 +32,7 @@ TRACED = {
 
 
 def with_model(module, arg):
-  """The config, with the model that a recalibration would read from the checkpoint that it is meant for."""
+  """The config, with the model that a recalibration would read from its checkpoint."""
   config = checked(module.get_config(arg))
   return config if config.init is None else start_from(config, config.init.model).config
 
@@ -45,7 +46,7 @@ def test_the_train_step_of_every_model_lowers_on_an_abstract_mesh(name):
 
 @pytest.fixture
 def recalibration(monkeypatch):
-  """The study with its defaults, as if the checkpoint and the data that it names were there."""
+  """The study with its defaults, as if its checkpoint and its data existed."""
   base = recalibrate.BASES["smollm2_135m"]
   saved = checkpoint.SavedStep(Path("nowhere"), 0, {}, None, base.model, base.context)
   monkeypatch.setattr(smollm2_recalibration, "require", lambda *_, **__: None)
@@ -168,10 +169,6 @@ def test_the_numbers_of_the_pretrained_models(base):
   ]
 
 
-def exponent(number, digits):
-  return f"{number:.{digits}e}".replace("e+0", "e").replace("e+", "e")
-
-
 def table_row(module, name):
   *_, row = re.findall(rf"^\| {name} .*$", module.__doc__, re.MULTILINE)  # of the last table that has it
   return row
@@ -211,7 +208,7 @@ def test_each_recipe_is_what_the_docstring_says(arg):
   assert (optim.optimizer.beta1, optim.clip_norm, optim.accumulation) == (0.9, 1.0, 1)
 
 
-READINGS = {  # what the paper and its code say, beyond the budgets: paper.md sections 8.1 and 8.2
+READINGS = {  # what the paper's table 4 and its released code say, beyond the budgets
   "smollm_360m_30b": {"peak_lr": 1e-3, "schedule": "cosine", "warmup_steps": 490, "beta2": 0.95, "weight_decay": 0.1},
   "smollm_360m_released": {"peak_lr": 3e-4, "schedule": "constant", "beta2": 0.999, "weight_decay": 0.0},
   "smollm_1_7b_released": {"schedule": "wsd", "warmup_steps": 600, "decay_steps": 23_400, "floor": 0.1},
@@ -227,7 +224,7 @@ def test_the_readings_are_those_of_the_paper_and_its_code(arg):
 
 
 def test_the_epochs_of_the_small_recipes_are_stated():
-  """Of the tokens that experiments.prose says its split has."""
+  """Computed with the number of tokens in the docstring of experiments.prose."""
   prose = (Path(__file__).parents[2] / "experiments" / "prose.py").read_text()  # to import it would define its flags
   millions = float(re.search(r"([\d.]+)M, [\d.]+M and [\d.]+M tokens", prose).group(1))
   config = recalibrate.get_config("smollm2_135m")

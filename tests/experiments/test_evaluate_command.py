@@ -1,4 +1,4 @@
-"""experiments.evaluate as a person types it."""
+"""The command experiments.evaluate."""
 
 import json
 

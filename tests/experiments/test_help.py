@@ -1,4 +1,4 @@
-"""`--help` of what another library parses; tests/docs/test_commands.py has the other commands."""
+"""`--help` of the command that another library parses; tests/docs/test_commands.py has the other commands."""
 
 import importlib.util
 

@@ -1,4 +1,4 @@
-"""The recipes of experiments/launch: what can be known of them without the machines that they are for."""
+"""The scripts of experiments/launch, as far as they can be tested without the machines that they are for."""
 
 import json
 import os
@@ -19,13 +19,13 @@ JOBSET = {
   "ACCELERATOR": "tpu-v5-lite-podslice", "TOPOLOGY": "4x4",
 }  # fmt: skip
 POD = {**RUN, "PROJECT": "p", "ZONE": "z", "TYPE": "v5litepod-16"}
-# Every one of these in the place of the program that a recipe calls: prints its arguments, and takes its input.
+# Programs that the scripts call, replaced by stubs that print their arguments.
 STUBS = ("gcloud", "srun", "scontrol", "python", "git")
 
 
 @pytest.fixture(scope="module")
 def path(tmp_path_factory):
-  """A PATH on which the machines' commands print their arguments, as a line of JSON."""
+  """A PATH with the stubs, each of which prints its arguments as a line of JSON."""
   directory = tmp_path_factory.mktemp("stubs")
   for name in STUBS:
     write_stub(directory / name)
@@ -95,24 +95,22 @@ def test_one_machine_passes_everything_on(path):
   ]  # fmt: skip
 
 
-def test_the_speed_of_a_gpu_is_kept_and_its_flags_passed_on(path, tmp_path):
+@pytest.fixture
+def stubbed_python3(path, tmp_path):
+  """`path` with a stub of python3, for the scripts that use it to run the project's commands alone."""
+  write_stub(tmp_path / "python3")
+  return f"{tmp_path}{os.pathsep}{path}"
+
+
+def test_the_speed_of_a_gpu_is_kept_and_its_flags_passed_on(stubbed_python3, tmp_path):
   bundle = tmp_path / "bundle"
   bundle.mkdir()
   (bundle / "activate.sh").write_text("echo '[\"activated\"]'\n")
-  write_stub(tmp_path / "python3")  # of this recipe alone: others compute with the real one
-  path = f"{tmp_path}{os.pathsep}{path}"
   environment = {"OUT": str(tmp_path / "out"), "BUNDLE": str(bundle)}
-  activated, call = calls(launch(path, "one_gpu_speed.sh", environment, "--seconds=9"))
+  activated, call = calls(launch(stubbed_python3, "one_gpu_speed.sh", environment, "--seconds=9"))
   assert activated == ["activated"]
   jsonl = f"--jsonl={tmp_path / 'out' / 'speed.jsonl'}"
   assert call == ["python3", "-m", "experiments.benchmarks.card", jsonl, "--seconds=9"] and (tmp_path / "out").is_dir()
-
-
-@pytest.fixture
-def stubbed_python3(path, tmp_path):
-  """`path` with a stub of python3, for the recipes that run nothing else with it."""
-  write_stub(tmp_path / "python3")
-  return f"{tmp_path}{os.pathsep}{path}"
 
 
 def test_one_gpu_runs_the_seeds_one_after_the_other(stubbed_python3, tmp_path):
@@ -140,7 +138,7 @@ def test_one_gpu_ends_at_the_first_seed_that_fails(stubbed_python3, tmp_path):
 
 @pytest.mark.slow
 def test_one_gpu_stops_the_study_when_its_time_is_over(path, tmp_path):
-  """The study gets TERM, and has the time to save; no other seed begins."""
+  """The study gets SIGTERM and time to save; no other seed starts."""
   study = tmp_path / "python3"
   study.write_text("#!/usr/bin/env bash\ntrap 'echo saved; exit 0' TERM\necho begun\nsleep 20 &\nwait\n")
   study.chmod(0o755)

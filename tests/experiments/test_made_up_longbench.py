@@ -1,4 +1,4 @@
-"""Made-up tasks in LongBench's format: what is asked for is there once, and LongBench's own code scores the answer."""
+"""Made-up tasks in LongBench's format: the fact asked for occurs once, and LongBench's own code scores the answer."""
 
 from pathlib import Path
 

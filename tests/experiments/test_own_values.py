@@ -1,4 +1,4 @@
-"""An embedding of a user's own file, from training to evaluation, in real processes."""
+"""An embedding that a user defines in a file, from training to evaluation, by the commands."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""The study of the partial drop: the numbers on its page, the fairness of its arms, and its programs."""
+"""The study of the partial drop: the numbers in its docstring, the fairness of its arms, and its programs."""
 
 import dataclasses
 import math

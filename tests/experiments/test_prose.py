@@ -1,4 +1,4 @@
-"""experiments.prose, from .deb files made on the spot."""
+"""experiments.prose, with .deb files that the tests make."""
 
 import gzip
 import os
@@ -32,7 +32,7 @@ def make_deb(folder, package, files):
 
 @pytest.fixture(scope="module")
 def debs(tmp_path_factory):
-  """A folder with the three packages: many long chapters, pages short and long, an empty one, and what is not read."""
+  """A folder with the three packages: long chapters, short and long pages, an empty page, and files to be ignored."""
   if shutil.which("dpkg-deb") is None:
     pytest.skip("dpkg-deb is not installed")
   folder = tmp_path_factory.mktemp("debs")

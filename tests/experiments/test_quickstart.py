@@ -1,4 +1,4 @@
-"""The main job end to end, in the smallest setting that has all of its parts."""
+"""The quickstart end to end, at the smallest settings that keep all of its parts."""
 
 import json
 from pathlib import Path
@@ -19,7 +19,7 @@ ROWS = [
 
 
 def quickstart(command, workdir, terminate_at=None):
-  """What it says on stderr; SIGTERM comes as soon as the path `terminate_at` is there."""
+  """Runs the quickstart; returns its stderr. SIGTERM is sent as soon as the path `terminate_at` exists."""
   ended = command("experiments.quickstart", f"--workdir={workdir}", *SETTINGS, terminate_at=terminate_at)
   assert ended.status == 0, ended.stderr[-4000:]
   return ended.stderr
@@ -27,7 +27,7 @@ def quickstart(command, workdir, terminate_at=None):
 
 @pytest.fixture(scope="module")
 def first(command, tmp_path_factory):
-  """The workdir of a study that SIGTERM stopped while its data was made, and while it was measured."""
+  """The workdir of a study that SIGTERM stopped while making its data, and again while measuring."""
   workdir = tmp_path_factory.mktemp("quickstart") / "study"
   for path in (workdir / "config.begun.json", workdir / "results.jsonl"):
     said = quickstart(command, workdir, terminate_at=path).splitlines()

@@ -1,4 +1,4 @@
-"""The corpus of prose and recall documents: its splits, its mixture, and that it is a function of its recipe."""
+"""The corpus of prose and recall documents: its splits, its mixture, and that its recipe determines it."""
 
 from drope_jax.data.recall import ARROW
 from drope_jax.data.splits import documents

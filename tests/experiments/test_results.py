@@ -1,4 +1,4 @@
-"""The pages of docs/results are those of the figures beside them, and verdicts follow the rule that they state."""
+"""The pages of docs/results match the figures in data/, and verdicts follow the stated rule."""
 
 import dataclasses
 import importlib
@@ -25,7 +25,7 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 def test_a_page_is_current(page):
-  """`python -m experiments.results` writes it again."""
+  """Otherwise run `python -m experiments.results`."""
   summary = read_summary(page.parent / DATA / f"{page.stem}.json")
   assert page.read_text() == page_text(summary, page.stem, findings(page))
   pictures = list((page.parent / DATA).glob(f"{page.stem}_*.png"))
@@ -56,7 +56,7 @@ def workdirs(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def page(workdirs, tmp_path_factory):
-  """The page of the two, and what lies beside it."""
+  """The page of both seeds, and its files."""
   path = tmp_path_factory.mktemp("results") / "quick.md"
   return seeds.write_study_page(workdirs, path, commit="abc1234")
 

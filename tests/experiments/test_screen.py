@@ -11,7 +11,7 @@ from experiments.generate import Screen
 
 
 def shown(tokenizer, answers, headings=None):
-  """What stands on the screen after each token of every answer."""
+  """The text on the screen after each token of every answer."""
   out = io.StringIO()
   screen = Screen(tokenizer, headings or [""] * len(answers), out)
   states = []

@@ -1,4 +1,4 @@
-"""The spread over seeds is that of the records, and needs seeds that differ."""
+"""The spread over seeds follows from the records, and needs different seeds."""
 
 import json
 

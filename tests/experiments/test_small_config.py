@@ -1,4 +1,4 @@
-"""The small config: what its page says, and that it runs on text of one's own."""
+"""The small config: its docstring's numbers, and that it runs on a user's own text."""
 
 import dataclasses
 

@@ -1,4 +1,4 @@
-"""The studies of a pretrained model at a tiny size: measured as it is, and recalibrated beside its controls."""
+"""The studies of a pretrained model at a tiny size: measured as it is, and recalibrated with its controls."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""How a study is carried out: whose workdir it is, what is refused before the first run, and what its files say."""
+"""How a study runs: who owns its workdir, what is refused before the first run, and what its files record."""
 
 import dataclasses
 import json
@@ -125,7 +125,7 @@ def test_settings_that_were_refused_can_be_corrected(settings, tmp_path):
 
 
 @pytest.mark.parametrize("length", [0, 40])
-def test_a_config_json_that_was_cut_off_is_written_anew(settings, done, length):
+def test_a_config_json_that_was_cut_off_is_written_again(settings, done, length):
   path = done / "config.json"
   whole = path.read_text()
   path.write_text(whole[:length])

@@ -1,4 +1,4 @@
-"""experiments.study and experiments.quickstart as a person types them."""
+"""The commands experiments.study and experiments.quickstart: they name bad input."""
 
 import pytest
 from support.commands import ROOT

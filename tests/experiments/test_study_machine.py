@@ -104,7 +104,7 @@ def test_another_seed_or_another_text_is_another_run(settings, shared, tmp_path)
 
 
 def test_the_key_of_a_run_is_that_of_earlier_versions():
-  """Where it uses nothing that is newer: stores of before go on to serve."""
+  """For runs that use nothing newer, so that existing stores remain usable."""
   scratch = tiny_run("corpus")
   tail = tiny_run("corpus", init=InitConfig(checkpoint="runs/trunk", transition=Drop()))
   by_path = {"runs/trunk": "a trunk"}
@@ -114,7 +114,7 @@ def test_the_key_of_a_run_is_that_of_earlier_versions():
 
 
 def test_a_workdir_that_was_moved_goes_on(settings, tmp_path, monkeypatch):
-  """Part of it is done where it began: the tails find the trunk where it lies now."""
+  """Part of it was done before the move: the tails find the trunk in its new place."""
   run_study(settings, tmp_path / "began", only=["control"])
   assert [path.name for path in sorted((tmp_path / "began" / "runs").iterdir())] == ["control", "trunk"]
   shutil.rmtree(tmp_path / "began" / "runs" / "control" / "checkpoints" / "2")  # as if it had been stopped at step 1
@@ -128,7 +128,7 @@ def test_a_workdir_that_was_moved_goes_on(settings, tmp_path, monkeypatch):
 
 
 def test_weights_of_another_trunk_are_not_mistaken_for_those_it_began_with(settings, shared, tmp_path):
-  """The same config at another path, trained another time."""
+  """A trunk with the same config at another path, trained again."""
   first, _ = shared
   trunk = settings.study(first).runs["trunk"]
   train(trunk, tmp_path / "trunk")

@@ -1,4 +1,4 @@
-"""What every study promises on its page: its sizes, its controls, and that each of its runs can be trained."""
+"""What every study promises in its docstring: its sizes, its controls, and that each of its runs can be trained."""
 
 import dataclasses
 import importlib
@@ -41,7 +41,7 @@ def every_size(name):
     yield size, *made(name, size)
 
 
-def test_every_study_of_the_issue_is_there():
+def test_every_table_and_figure_of_the_paper_has_a_study():
   wanted = """table1_needles fig2_recovery fig3_rope_against_nope fig4_bias_gradients fig5_yarn_is_a_crop
     fig6_fig11_frequency_factors fig7_positional_head fig8_semantic_head table2_table3_longbench table5_in_context
     table6_when_to_drop tables7_8_9_by_length table10_extension table11_qk_norm_by_rate temperature_fit controls
@@ -117,7 +117,7 @@ def test_every_run_fits_its_mesh_and_every_row_can_be_measured(name):
 
 @pytest.mark.parametrize("name", STUDIES)
 def test_every_tail_that_changes_the_embedding_has_a_control_beside_it(name):
-  """One that starts from the same weights, and keeps the embedding."""
+  """A run that starts from the same weights and keeps the embedding."""
   for size, study, _ in every_size(name):
     tails = [run for run in study.runs.values() if isinstance(run, TrainConfig) and run.init is not None]
     kept = {run.init.checkpoint for run in tails if run.init.transition == Keep()}
@@ -138,7 +138,7 @@ def test_tails_of_one_trunk_see_the_same_batches(name):
 
 
 def resolved(config, model, models):
-  """The run, with the model that its start would hold."""
+  """The run, with the model that it would start from."""
   if config.init is None:
     return Run(config, model)
   by_path = {str(WORKDIR / "runs" / name): start for name, start in models.items()}
@@ -146,7 +146,7 @@ def resolved(config, model, models):
 
 
 def program(run):
-  """What makes one compiled step another than the next: not rates, budgets or the numbers of a rotation's table."""
+  """What distinguishes compiled steps: not rates, budgets or the numbers in a table of rotations."""
   config, model = run.config, run.trained
   positions = "rope" if isinstance(model.positions, RoPE) else model.positions
   others = dataclasses.replace(model, positions=None)
@@ -176,9 +176,8 @@ def test_time_here_follows_what_was_measured():
   assert costs.seconds(1.04e8 * 650_000, 1.04e8, "NVIDIA H200") == pytest.approx(1.0)
   assert costs.seconds(1e12, 1e9, "TPU v9") != costs.seconds(1e12, 1e9, "TPU v9")  # nothing has been measured there
   study, models = made("partial_drop", "small")
-  assert costs.estimate(study, models, "NVIDIA H200") == pytest.approx(
-    392, rel=0.1
-  )  # docs/results/partial_drop_small.md
+  measured = 392  # docs/results/partial_drop_small.md
+  assert costs.estimate(study, models, "NVIDIA H200") == pytest.approx(measured, rel=0.1)
 
 
 def test_flops_count_what_a_teacher_reads():

@@ -1,4 +1,4 @@
-"""experiments.train as a person types it: bad input is named in one line, and nothing that is there is lost."""
+"""The command experiments.train: it names bad input in one line, and never loses existing files."""
 
 import shutil
 from pydoc_data import topics

@@ -1,4 +1,4 @@
-"""What the tests of bad input share: a folder of everything that commands read, and what a refusal must be."""
+"""What the tests of bad input share: a folder with everything that commands read, and checks of a refusal."""
 
 import re
 from collections.abc import Callable
@@ -7,10 +7,8 @@ from pathlib import Path
 from support.checkpoints import write_checkpoint
 from support.commands import CONFIG_FILE, Ended
 from support.study_records import figures, write_study
-from support.tiny_run import tiny_corpus, tiny_model, tiny_run
+from support.tiny_run import evaluated_corpus, tiny_corpus, tiny_model, tiny_run
 
-from drope_jax.data.corpus import build_corpus
-from drope_jax.data.splits import documents
 from drope_jax.evaluate import results
 from drope_jax.interop.exporting import export_model
 from drope_jax.positions import RoPE
@@ -35,9 +33,7 @@ Inner = made()
 
 def make_place(place: Path) -> Path:
   """A corpus, a config file (tiny.py), a finished run, an imported model, its exports, a study and own classes."""
-  training = list(documents(tiny_corpus(place / "unevaluated"), "train"))
-  prose = ["\n".join(training[part::8]) for part in range(8)]
-  corpus = str(build_corpus(place / "corpus", {"train": training, "heldout": prose[:4], "fit": prose[4:]}))
+  corpus = evaluated_corpus(tiny_corpus(place / "unevaluated"), place / "corpus")
   (place / "tiny.py").write_text(CONFIG_FILE.format(corpus=corpus))
   (place / "own.py").write_text(OWN)
   train(tiny_run(corpus, steps=2, checkpoint_every=1), place / "finished")
@@ -51,7 +47,7 @@ def make_place(place: Path) -> Path:
 
 
 def digest(folder: Path) -> dict[str, tuple[int, int] | None]:
-  """By file: its size, and when it was written. By folder: None, for a lock may come and go in it."""
+  """The size and time of each file; None for a folder, in which a lock may come and go."""
   found = {str(path.relative_to(folder)): path for path in folder.rglob("*")}
   return {
     name: None if path.is_dir() else (path.stat().st_size, path.stat().st_mtime_ns) for name, path in found.items()
@@ -59,7 +55,7 @@ def digest(folder: Path) -> dict[str, tuple[int, int] | None]:
 
 
 def check_refused(ended: Ended, named: str) -> None:
-  """The command ended with 1 or 2 and one line, which names what is wrong; log lines may come before it."""
+  """Asserts status 1 or 2, and one line that names what is wrong; log lines may come before it."""
   assert ended.status in (1, 2), ended
   *before, last = ended.stderr.splitlines()
   assert last.startswith("error: ") and named in last, ended.stderr
@@ -67,7 +63,7 @@ def check_refused(ended: Ended, named: str) -> None:
 
 
 def check_input(command: Callable[..., Ended], place: Path, out: Path, line: str, named: str) -> None:
-  """The command of a line is refused, and has written neither `out` nor anything in `place`."""
+  """Asserts that the command of a line is refused, and writes neither `out` nor anything in `place`."""
   before = digest(place)
   check_refused(command(*line.format(place=place, out=out).split()), named)
   assert digest(place) == before and not out.exists()

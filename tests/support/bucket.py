@@ -1,4 +1,4 @@
-"""A bucket at gs:// that is this process's memory: what gcsfs is to fsspec, without a network."""
+"""A bucket at gs:// in this process's memory, which takes the place of gcsfs in fsspec."""
 
 import contextlib
 from collections.abc import Iterator
@@ -24,7 +24,7 @@ class Bucket(MemoryFileSystem):
 
 @contextlib.contextmanager
 def fake_bucket() -> Iterator[Bucket]:
-  """gs:// is empty memory while this lasts."""
+  """Within it, gs:// is an empty file system in memory."""
   with pytest.MonkeyPatch.context() as patch:
     for name in Bucket.protocol:
       patch.setitem(_registry, name, Bucket)

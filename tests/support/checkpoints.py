@@ -1,4 +1,4 @@
-"""Checkpoints of models whose weights are random, as an import leaves them."""
+"""Checkpoints of models with random weights, as an import writes them."""
 
 import json
 
@@ -15,7 +15,7 @@ ORIGIN = {"format": "test", "name": "none", "sha256": {}}
 
 
 def random_params(model):
-  """Weights in which none has a special value."""
+  """Weights without special values."""
   rng = np.random.default_rng(0)
 
   def draw(spec):
@@ -26,7 +26,7 @@ def random_params(model):
 
 
 def write_checkpoint(model, directory, context=CONTEXT, tokenizer=True, params=None):
-  """The weights (default: random), and unless `tokenizer` is False the tokenizer that a few words give."""
+  """Writes weights (default: random) and, unless `tokenizer` is False, a tokenizer trained on a few words."""
   params = random_params(model) if params is None else params
   checkpoint.save_weights(directory, model, params, context, ORIGIN)
   if tokenizer:
@@ -35,7 +35,7 @@ def write_checkpoint(model, directory, context=CONTEXT, tokenizer=True, params=N
 
 
 def edit_meta(workdir, step, change):
-  """Does `change` to the meta of a step, and takes away the digest that would tell."""
+  """Applies `change` to the meta of a step, and removes the digest that would reveal it."""
   path = workdir / "checkpoints" / str(step) / "meta" / "metadata"
   meta = json.loads(path.read_text())
   change(meta)

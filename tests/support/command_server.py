@@ -1,9 +1,9 @@
-"""Run by commands.py: imports the library once, then forks a process for each command line that stdin brings.
+"""Run by commands.py: imports the library once, then forks a process for each command line from stdin.
 
 A command is a line of JSON: {"command": [module, arguments ...], "terminate_at": path or null, "cwd": path or null}.
-With the module "-c" the first argument is the program, as with Python itself. Where there is a path to terminate at,
-SIGTERM is sent as soon as it exists. The command runs in `cwd`, with the modules that lie there.
-The answer is a line with the exit status, stdout and stderr.
+With the module "-c" the first argument is the program, as for Python itself. SIGTERM is sent as soon as the path
+`terminate_at` exists. The command runs in `cwd`, and can import the modules there. The answer is a line of JSON with
+the exit status, stdout and stderr.
 """
 
 import json
@@ -29,7 +29,7 @@ import drope_jax.generation
 import drope_jax.train  # noqa: F401
 import experiments.study  # noqa: F401
 
-LONGEST_SECONDS = 600  # that a command may take; then it is killed
+LONGEST_SECONDS = 600  # after which a command is killed
 
 
 def start(module: str, *arguments: str) -> None:
@@ -89,7 +89,7 @@ def run(command: list[str], terminate_at: str | None, cwd: str | None) -> dict:
 
 if __name__ == "__main__":
   warnings.simplefilter("ignore")
-  # No device has been touched yet: that is what makes forking safe.
+  # Forking is safe only as long as no device has been used.
   assert not jax._src.xla_bridge.backends_are_initialized()
   for line in sys.stdin:
     print(json.dumps(run(**json.loads(line))), flush=True)

@@ -1,4 +1,4 @@
-"""What the tests of commands share: a config file, runs to measure, and a server that runs command lines quickly."""
+"""What the tests of commands share: a config file, runs to measure, and a server that runs commands quickly."""
 
 import contextlib
 import json
@@ -9,10 +9,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from support.tiny_run import tiny_corpus, tiny_model, tiny_run
+from support.tiny_run import evaluated_corpus, tiny_corpus, tiny_model, tiny_run
 
-from drope_jax.data.corpus import build_corpus
-from drope_jax.data.splits import documents
 from drope_jax.train import train
 
 ROOT = Path(__file__).parents[2]
@@ -44,18 +42,15 @@ class Ended(NamedTuple):
   stderr: str
 
   def error(self) -> str:
-    """What it says, if that is one line as promised."""
+    """The error message, which must be a single line."""
     lines = self.stderr.splitlines()
     assert len(lines) == 1 and lines[0].startswith("error: "), self.stderr
     return lines[0]
 
 
 def make_files(directory: Path) -> Path:
-  """A corpus, a config file that trains on it (tiny.py), a run that did (finished), one of another shape (wider)."""
-  training = list(documents(tiny_corpus(directory / "unevaluated"), "train"))
-  prose = ["\n".join(training[part::8]) for part in range(8)]  # long enough to be measured on
-  splits = {"train": training, "heldout": prose[:4], "fit": prose[4:]}
-  corpus = str(build_corpus(directory / "corpus", splits))
+  """A corpus, a config file (tiny.py), a finished run (finished), and a run of a wider model (wider)."""
+  corpus = evaluated_corpus(tiny_corpus(directory / "unevaluated"), directory / "corpus")
   (directory / "tiny.py").write_text(CONFIG_FILE.format(corpus=corpus))
   train(tiny_run(corpus), directory / "finished")
   wider = {"model": tiny_model(d_ff=32), "optim": {"warmup_steps": 0}, "steps": 1}
@@ -67,8 +62,8 @@ def make_files(directory: Path) -> Path:
 def serving(compiled: Path, **environment: str) -> Iterator[Callable[..., Ended]]:
   """A function that runs `python -m MODULE ARGUMENTS`, or `python -c PROGRAM ARGUMENTS` where the module is "-c".
 
-  `terminate_at`: SIGTERM is sent as soon as this path exists. `cwd`: where it runs; the repository by default. Compiled
-  programs are kept in `compiled`. `environment`: variables of its processes.
+  That function sends SIGTERM as soon as the path `terminate_at` exists, and runs the command in `cwd`, by default the
+  repository. Compiled programs are kept in `compiled`. `environment`: more variables for the commands.
   """
   server = subprocess.Popen(
     [sys.executable, str(ROOT / "tests" / "support" / "command_server.py")],

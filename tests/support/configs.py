@@ -1,4 +1,4 @@
-"""A small model and run for tests of configs, which nothing computes."""
+"""A small model and run for tests of configs that compute nothing."""
 
 from drope_jax.config import DataConfig, ModelConfig, OptimConfig, TrainConfig
 

@@ -17,7 +17,7 @@ from drope_jax.positions import RoPE
 
 TOKENIZER = ByteTokenizer()
 BOS_TOKENIZER = ByteTokenizer()
-BOS_TOKENIZER.bos_id = 260  # of no text
+BOS_TOKENIZER.bos_id = 260  # an id that no text has
 MODEL = tiny_model(positions=RoPE())
 _RNG = np.random.default_rng(0)
 PARAMS = map_specs(lambda spec: jnp.asarray(_RNG.normal(not spec.decay, 0.3, spec.shape), jnp.float32), MODEL)
@@ -34,7 +34,7 @@ def dropped_checkpoint() -> Checkpoint:
 
 
 class Counting:
-  """A task that counts how often it is measured, and is interrupted once."""
+  """A task that records its measurements, and can be interrupted once."""
 
   def __init__(self, name, fails_at=None, samples=10, bounded=True):
     self.name, self.fails_at, self.samples, self.bounded = name, fails_at, samples, bounded

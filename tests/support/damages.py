@@ -1,4 +1,4 @@
-"""Damages to files, as disks, broken copies and strangers make them; each is a function of the file's path."""
+"""Damage to files, as by disks, broken copies and strangers; each is a function of the file's path."""
 
 import json
 import random
@@ -37,7 +37,7 @@ def noise(path: Path) -> None:
 
 
 def scratched(path: Path) -> None:
-  """Random bytes in the middle; the size stays."""
+  """Random bytes in the middle; the size is unchanged."""
   data = bytearray(path.read_bytes())
   middle = len(data) // 2
   data[middle : middle + 40] = random.Random(1).randbytes(len(data[middle : middle + 40]))
@@ -53,7 +53,7 @@ def text(content: str) -> Damage:
 
 
 def field(place: str, value: Any) -> Damage:
-  """Another value at a dotted place in a JSON file; `...` takes the field away."""
+  """Another value at a dotted path in a JSON file; `...` removes the field."""
 
   def change(path: Path) -> None:
     data = json.loads(path.read_text())
@@ -72,7 +72,7 @@ def field(place: str, value: Any) -> Damage:
 
 
 def record(number: int, changes: Any) -> Damage:
-  """Other fields in a record of a file of JSON lines, or another record."""
+  """Other fields in one record of a file of JSON lines, or another record in its place."""
 
   def change(path: Path) -> None:
     lines = path.read_text().splitlines()
@@ -84,7 +84,7 @@ def record(number: int, changes: Any) -> Damage:
 
 
 def index_naming(file: str) -> Damage:
-  """A model.safetensors.index.json that names one file, which is there, outside of the folder."""
+  """A model.safetensors.index.json that names an existing file outside of the folder."""
 
   def write(path: Path) -> None:
     weights = path.parent / "model.safetensors"

@@ -1,4 +1,4 @@
-"""How the tests of several devices are run: in a process of their own, which has its devices from the start."""
+"""Runs tests of several devices in a process of their own, since the number of devices is fixed at start."""
 
 import json
 import os
@@ -9,7 +9,7 @@ from typing import Any
 
 
 def on_eight_devices(script: str, *arguments: Any, jobs: Any, **environment: str) -> dict:
-  """What a script beside this file, which reads `jobs` as JSON, says in its last line, with eight simulated devices."""
+  """Runs a script of this folder, which reads `jobs` as JSON, on eight devices; returns the JSON of its last line."""
   here = Path(__file__).parent
   done = subprocess.run(
     [sys.executable, str(here / script), *map(str, arguments)],

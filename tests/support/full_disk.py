@@ -1,4 +1,4 @@
-"""Disks that cannot be written: one that is full, for this process, and one that is read-only."""
+"""Disks that cannot be written: one that is full for this process, and one that is read-only."""
 
 import contextlib
 import resource
@@ -22,7 +22,7 @@ def files_of_at_most(size: int) -> Iterator[None]:
 
 @contextlib.contextmanager
 def read_only(folder: Path) -> Iterator[None]:
-  """Mounts a folder read-only, at its own place; skips the test where that needs rights that are not there."""
+  """Mounts a folder read-only in its place; skips the test if this process may not mount."""
   try:
     subprocess.run(["mount", "--bind", folder, folder], check=True, capture_output=True)
   except (OSError, subprocess.CalledProcessError):

@@ -1,4 +1,4 @@
-"""Programs lowered for a GPU that is not here."""
+"""Programs lowered for a GPU that need not be present."""
 
 import contextlib
 from collections.abc import Callable, Iterator
@@ -22,7 +22,7 @@ def h200_mesh(**sizes: int) -> AbstractMesh:
 
 @contextlib.contextmanager
 def on_h200(**sizes: int) -> Iterator[AbstractMesh]:
-  """Traces for H200s. JAX asks the machine for its cuDNN and its GPU; they are said to be there."""
+  """Traces for H200s: JAX's checks for a GPU and cuDNN are patched to find them."""
   with pytest.MonkeyPatch.context() as patch:
     patch.setattr(cudnn, "check_cudnn_version", lambda: 91000)
     patch.setattr(cudnn, "check_compute_capability", lambda least: tuple(map(int, least.split("."))) <= (9, 0))

@@ -1,4 +1,4 @@
-"""Runs that something stops in the middle."""
+"""Ways to interrupt a run."""
 
 import os
 import signal
@@ -7,7 +7,7 @@ from drope_jax import metrics
 
 
 def when_step_is_logged(monkeypatch, step, action):
-  """Does `action` once, when the training record of `step` is written."""
+  """Calls `action` once, when the training record of `step` is written."""
   write = metrics.JsonLines.write
 
   def watched(self, record):

@@ -1,9 +1,9 @@
 """A run that is killed again and again: `python killed_training.py CORPUS DIR SEED KILLS`.
 
-This process imports the library once and forks a process for each start, so that only what a start computes is paid for
-again. Of four starts, three are killed on the way to their first step or shortly after; the fourth has made some
-steps, of which every one is saved. DIR/killed is then trained to its end, and DIR/undisturbed in one go. Prints one
-line of JSON: how often a start was killed while a checkpoint was being written, and the step that each kill found.
+This process imports the library once and forks a process for each start, which saves the time of importing. Of every
+four starts, three are killed on the way to their first step or shortly after; the fourth has made some steps, all of
+which are saved. DIR/killed is then trained to its end, and DIR/undisturbed in one go. Prints one line of JSON: how
+often a start was killed while writing a checkpoint, and the step that each kill found.
 """
 
 import json
@@ -30,7 +30,7 @@ from drope_jax.train import train
 
 
 class Start:
-  """A process that trains; a byte comes out of it for each record that it has written."""
+  """A process that trains, and sends a byte for each record that it writes."""
 
   def __init__(self, config: TrainConfig, workdir: Path):
     self._records, out = os.pipe()
@@ -45,7 +45,7 @@ class Start:
       os.read(self._records, 1)
 
   def end(self, number: int | None) -> int:
-    """How it ended, after this signal if there is one: minus the signal, or its exit status."""
+    """Sends it this signal, if there is one; returns minus the signal that ended it, or its exit status."""
     if number is not None:
       os.kill(self._pid, number)
     os.close(self._records)

@@ -25,7 +25,7 @@ CHUNK = 4  # ragged
 
 
 def arguments(dtype, vocab=VOCAB, width=WIDTH):
-  """Embedding (float32), hidden states of `dtype`, targets, and weights of which some are 0."""
+  """Embedding (float32), hidden states of `dtype`, targets, and weights, some of them 0."""
   rng = np.random.default_rng(0)
   x = jnp.asarray(rng.standard_normal((ROWS, LENGTH, width)), dtype)
   weight = jnp.asarray(rng.standard_normal((vocab, width)) * 0.3, jnp.float32)

@@ -1,4 +1,4 @@
-"""The train step of a config as text, for TPUs that are not here: what the contract tests lower."""
+"""The training step of a config as text, lowered for TPUs that need not be present."""
 
 import jax
 import jax.numpy as jnp

@@ -14,7 +14,7 @@ def mutated_bytes(content: bytes, rng: random.Random, header: int) -> bytes:
   """The content with one fault, mostly within its first `header` bytes.
 
   Args:
-    header: where lengths and names lie; behind it are numbers, any of which is one.
+    header: size of the part with lengths and names; the rest are numbers, where any change is valid.
   """
   data, at = bytearray(content), rng.randrange(max(1, min(header, len(content))))
   kind = rng.choice(("bit", "byte", "length", "length", "short length", "cut", "gap", "insert", "random"))
@@ -38,11 +38,11 @@ def mutated_bytes(content: bytes, rng: random.Random, header: int) -> bytes:
 
 
 def mutated_json(text: str, rng: random.Random) -> str:
-  """The text of a JSON object with one value or key replaced, left out or repeated."""
+  """The text of a JSON object with one value or key replaced, removed or repeated."""
   root = json.loads(text)
   places = list(_places(root))
   parent, key = rng.choice(places)
-  # Deep ones are many (a vocabulary), and mostly alike.
+  # Prefer small objects: the entries of large ones (a vocabulary) are mostly alike.
   for _ in range(rng.randrange(3)):
     parent, key = min((parent, key), rng.choice(places), key=lambda place: len(place[0]))
   kind = rng.choice(("value", "value", "value", "without", "renamed"))
@@ -58,7 +58,7 @@ def mutated_json(text: str, rng: random.Random) -> str:
 
 
 def _places(node: Any):
-  """Every object or list in a value, with each of its keys or places."""
+  """Every object or list in a value, with each of its keys or indices."""
   for key, value in list(node.items()) if isinstance(node, dict) else list(enumerate(node)):
     yield node, key
     if isinstance(value, dict | list):

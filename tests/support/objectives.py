@@ -1,4 +1,4 @@
-"""An objective of one micro-batch, outside of a run; one that needs no model; and one that spoils a run."""
+"""Objectives for tests: evaluated outside of a run, without a model, and one that spoils a run."""
 
 import dataclasses
 
@@ -27,7 +27,7 @@ def sums(objective, model, params, batch, compute=None, *, source=None, frozen=N
 
 @dataclasses.dataclass(unsafe_hash=True)
 class Pull(Objective):
-  """The embeddings of the targets are pulled towards one: to trace a whole model would take most of a start."""
+  """Pulls the embeddings of the targets towards one; it needs no model, whose tracing would take most of the time."""
 
   def __call__(self, inputs):
     total = (((inputs.params["embedding"][inputs.targets_BT] - 1) ** 2).sum(-1) * inputs.weights_BT).sum()
@@ -36,7 +36,7 @@ class Pull(Objective):
 
 @dataclasses.dataclass(unsafe_hash=True, kw_only=True)
 class PoisonedSteps(NextToken):
-  """Next-token loss that is NaN at these steps, from 1 on, as after a bad batch."""
+  """Next-token loss that is NaN at these steps, counted from 1, as after a bad batch."""
 
   steps: tuple[int, ...] = ()
 

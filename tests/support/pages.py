@@ -1,11 +1,11 @@
-"""The pages of the documentation as the tests read them: code blocks with what a comment says of each, and links."""
+"""The pages of the documentation for tests: code blocks with the comments that say how to run them, and links."""
 
 import re
 from pathlib import Path
 from typing import NamedTuple
 
 ROOT = Path(__file__).parents[2]
-# Pages whose code is run: a reader types it. CONTRIBUTING.md has the comments.
+# Pages whose code is run, as readers will type it. CONTRIBUTING.md explains the comments.
 RUN = (
   ROOT / "README.md",
   *(path for path in [ROOT / "docs" / "tutorial.md"] if path.exists()),
@@ -23,11 +23,11 @@ class Block(NamedTuple):
   line: int  # of its fence
   language: str
   code: str
-  says: dict[str, str]  # what the comment above it says, by word
+  says: dict[str, str]  # the words of the comment above it, with their values
 
 
 def blocks_of(path: Path) -> list[Block]:
-  """The fenced blocks of a page, in their order. Fails for a comment that no test understands."""
+  """The fenced blocks of a page in order. Fails for a comment that is not understood."""
   found, text = [], path.read_text()
   pattern = re.compile(r"(?:<!-- test:(?P<says>.*?)-->\s*\n)?^```(?P<language>\w*)\n(?P<code>.*?)^```$", re.S | re.M)
   for match in pattern.finditer(text):
@@ -65,7 +65,7 @@ class Link(NamedTuple):
 
 
 def links_of(path: Path) -> list[Link]:
-  """The relative links of a page, of pictures too, without those in code."""
+  """The relative links of a page, including pictures, without those in code."""
   text = re.sub(r"^```.*?^```$|`[^`\n]*`", "", path.read_text(), flags=re.S | re.M)
   text = re.sub(r"\\\[", "", text)
   found = []
@@ -80,7 +80,7 @@ def links_of(path: Path) -> list[Link]:
 
 
 def anchors_of(path: Path) -> set[str]:
-  """The names of a page's headings, as GitHub and MyST make them."""
+  """The anchors of a page's headings, as GitHub and MyST make them."""
   text = re.sub(r"^```.*?^```$", "", path.read_text(), flags=re.S | re.M)
   titles = [re.sub(r"[`*]|\]\([^)]*\)|\[", "", title).strip() for title in re.findall(r"^#+ (.*)$", text, re.MULTILINE)]
   return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}

@@ -38,9 +38,9 @@ def shaped(**changes) -> ModelConfig:
 
 
 def hugging_face_model(family, rope=None, config=None, **settings):
-  """A model of `family` ("Llama", ...) of SHAPE in which no weight has a special value.
+  """A model of `family` ("Llama", ...) with SHAPE in which no weight has a special value.
 
-  `config` is the family by which its config class is called, if that is another.
+  `config`: the family in the name of its config class, if that is another.
   """
   torch.manual_seed(0)
   sizes = dict(
@@ -83,7 +83,7 @@ def logits_of(model, tokens_BT=TOKENS_BT) -> np.ndarray:
     return model(torch.from_numpy(tokens_BT)).logits.float().numpy()
 
 
-# Names of llama.cpp, and which of its projections it interleaves for architecture `llama`.
+# llama.cpp's names of the arrays of a layer.
 _GGUF_NAMES = {
   "input_layernorm": "attn_norm",
   "self_attn.q_proj": "attn_q",
@@ -100,7 +100,7 @@ _GGUF_NAMES = {
 
 
 def _interleave(array: np.ndarray, heads: int) -> np.ndarray:
-  """llama.cpp's reordering of rows: the row i of a head and the row i + h/2 come to lie side by side."""
+  """llama.cpp's order of rows, in which row i of a head is followed by row i + h/2."""
   return array.reshape(heads, 2, -1, array.shape[-1]).swapaxes(1, 2).reshape(array.shape)
 
 
@@ -108,9 +108,10 @@ def write_gguf(model, path: Path, *, types=None, metadata=None, without=(), raw=
   """The model as a GGUF file.
 
   Args:
-    types: the type of the arrays whose name holds a key ("attn_q": "Q8_0"); float32 for others.
-    metadata: more or other entries; of those in `without`, none.
-    raw: arrays by name: (bytes, type), instead of the model's; or beside them, if called extra or rope_freqs.
+    types: by part of a name ("attn_q": "Q8_0"), the type of arrays; others are float32.
+    metadata: entries to add or change.
+    without: entries and arrays to leave out.
+    raw: by name, (bytes, type) of arrays to replace, or to add if their names begin with extra or rope_freqs.
   """
   gguf = pytest.importorskip("gguf")
   config = model.config
@@ -170,7 +171,7 @@ def write_gguf(model, path: Path, *, types=None, metadata=None, without=(), raw=
 
 
 def error_of(capsys, *arguments) -> tuple[int, str]:
-  """Status and message of a command that fails, with one line and without a traceback."""
+  """Status and message of a command that fails with one line, without a traceback."""
   status = main([str(argument) for argument in arguments])
   lines = capsys.readouterr().err.splitlines()
   assert len(lines) == 1 and lines[0].startswith("error: "), lines

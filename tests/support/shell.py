@@ -1,7 +1,7 @@
 """A shell in a folder like a fresh clone, for the commands of the documentation.
 
-Commands of the project are run by the command server, which has the library imported; bash finds it by a `python` that
-hands them over. `pip install` installs nothing, and fails for an extra that setup.cfg lacks.
+The project's commands are run by the command server, which has imported the library: bash finds a `python` that passes
+them on. `pip install` installs nothing, and fails for an extra that setup.cfg lacks.
 """
 
 import configparser
@@ -45,7 +45,7 @@ for word in sys.argv[2:]:
 
 
 def make_clone(folder: Path) -> Path:
-  """A folder in which the files of the repository lie, as links: a test must not write to them."""
+  """A folder with links to the files of the repository: tests must not write to them."""
   folder.mkdir(parents=True, exist_ok=True)
   for name in ("drope_jax", "experiments", "docs", "README.md", "setup.cfg"):
     (folder / name).symlink_to(ROOT / name)
@@ -54,11 +54,11 @@ def make_clone(folder: Path) -> Path:
 
 @contextlib.contextmanager
 def shell(folder: Path, command: Callable[..., Ended], added: Callable[[list[str]], list[str]]) -> Iterator[Callable]:
-  """A function that runs code by bash in `folder`, and returns how it ended.
+  """A function that runs code with bash in `folder`, and returns how it ended.
 
   Args:
     command: the fixture of this name.
-    added: flags that a command of the project gets beside those that are written.
+    added: more flags for a command of the project.
   """
   tools = folder.parent / f"{folder.name}-bin"
   tools.mkdir()
@@ -100,5 +100,5 @@ def _extras() -> list[str]:
 
 
 def words_of(flags: str) -> list[str]:
-  """Flags that are written as in a shell."""
+  """Splits flags as a shell does."""
   return shlex.split(flags)

@@ -1,4 +1,4 @@
-"""`--import`ed by commands: what they are in the midst of takes long, and `$REACHED` appears when it has begun."""
+"""`--import`ed by commands to slow them down in the middle of writing; the file `$REACHED` appears at that moment."""
 
 import os
 import sys

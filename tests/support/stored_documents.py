@@ -1,4 +1,4 @@
-"""The same documents in every kind of store, for tests that hold for all sources."""
+"""The same documents in every kind of store, for tests of what all sources have in common."""
 
 import dataclasses
 import gzip
@@ -16,12 +16,12 @@ from drope_jax.data.sources import JSONL, TFDS, ArrayRecord, Mixture, Parquet, S
 from drope_jax.data.token_shards import write_shards
 from drope_jax.data.tokenizers import ByteTokenizer
 
-_GROUP = 7  # rows of a row group of parquet
+_GROUP = 7  # rows per row group of parquet
 
 
 @dataclasses.dataclass(unsafe_hash=True)
 class Numbered(Source):
-  """A source that a user defines: a list, and nothing else."""
+  """A source that a user might define: a list of texts."""
 
   path: str
 
@@ -40,7 +40,7 @@ def _tfrecord(folder: Path, texts: Sequence[str]) -> Source:
 
 
 def as_tfrecord(corpus: Path) -> None:
-  """Frames the examples of an array_record dataset as tfrecords are; nobody reads the check sums."""
+  """Rewrites an array_record dataset as tfrecords, with checksums of zero, which are not read."""
   for file in corpus.glob("*array_record*"):
     reader = array_record_module.ArrayRecordReader(str(file))
     examples = reader.read_all()
@@ -137,12 +137,12 @@ def store(kind: str, folder: Path, texts: Sequence[str]) -> Source:
 
 
 def text_of(document) -> str:
-  """A document's text, where it is bytes' ids too."""
+  """The text of a document, which may be given as ids of bytes."""
   return document if isinstance(document, str) else ByteTokenizer().decode(document.tolist())
 
 
 def without_sums(folder: Path) -> None:
-  """Shards as they were written before there were sums."""
+  """Rewrites shards as earlier versions did, without checksums."""
   meta = json.loads((folder / "meta.json").read_text())
   for shard in meta["shards"]:
     (folder / shard.pop("sums_file")).unlink()

@@ -1,4 +1,4 @@
-"""Models whose answers are known, in place of `hidden_states`: tokenizer, prompts, generation and scores are real."""
+"""Models with known answers, to replace `hidden_states`; tokenizer, prompts, generation and scores are real."""
 
 import dataclasses
 import itertools
@@ -19,9 +19,9 @@ _UNUSED = itertools.count(1.0)
 
 
 def reader(continuation: Callable[[str], str], tokenizer, reach: int | None = None):
-  """`hidden_states` of a model that goes on as `continuation` says of the text it sees: of its last `reach` tokens.
+  """`hidden_states` of a model that continues the text it sees, its last `reach` tokens, by `continuation`.
 
-  Tokens seen so far lie in the cache, as keys. An empty continuation ends the answer.
+  The cache holds the tokens seen so far, as keys. An empty continuation ends the answer.
   """
 
   def next_tokens(seen_BS, lengths_B):
@@ -35,7 +35,7 @@ def reader(continuation: Callable[[str], str], tokenizer, reach: int | None = No
     rows, slots_BT = jnp.arange(len(tokens_BT))[:, None], cache.lengths_B[:, None] + jnp.arange(tokens_BT.shape[1])
     keys = cache.k_LBSKh.at[0, rows, slots_BT, 0, 0].set(tokens_BT.astype(jnp.float32), mode="drop")
     cache = dataclasses.replace(cache, k_LBSKh=keys, lengths_B=cache.lengths_B + tokens_BT.shape[1])
-    if tokens_BT.shape[1] > 1:  # prefill, whose hidden states nobody reads
+    if tokens_BT.shape[1] > 1:  # a prefill, whose hidden states are not read
       return Hidden(jnp.zeros((*tokens_BT.shape, config.d_model)), cache, {})
     shape = jax.ShapeDtypeStruct((len(tokens_BT),), jnp.int32)
     token_B = jax.pure_callback(next_tokens, shape, keys[0, :, :, 0, 0], cache.lengths_B)
@@ -45,9 +45,9 @@ def reader(continuation: Callable[[str], str], tokenizer, reach: int | None = No
 
 
 def scorer(logits: Callable[[list[int]], np.ndarray], tail: int = 20):
-  """`hidden_states` of a model whose next token after some tokens has these logits, for likelihood.py.
+  """`hidden_states` for likelihood.py: `logits` maps the tokens so far to the logits of the next one.
 
-  They are asked for at the last `tail` positions of each row only, which are enough to score what follows.
+  It is called for the last `tail` positions of each row only, which is enough for the continuations that are scored.
   """
 
   def hidden_states(params, config, tokens_BT, *, length, **inputs):
@@ -66,7 +66,7 @@ def scorer(logits: Callable[[list[int]], np.ndarray], tail: int = 20):
 
 
 def saying(continuation: Callable[[str], str], tokenizer, sure: float = 100.0):
-  """`scorer` of a model that expects what `continuation` says of the text so far; `sure`: the logit of that token."""
+  """`scorer` of a model that expects the `continuation` of the text so far; `sure`: the logit of its first token."""
 
   def logits(tokens):
     expected = tokenizer.encode(continuation(tokenizer.decode(tokens)))
@@ -76,14 +76,14 @@ def saying(continuation: Callable[[str], str], tokenizer, sure: float = 100.0):
 
 
 def guessing(tokenizer):
-  """`scorer` of a model whose logits are noise, the same after the same tokens."""
+  """`scorer` of a model whose logits are noise, but the same for the same tokens."""
   return scorer(lambda tokens: np.random.default_rng(hash(tuple(tokens)) % 2**32).normal(size=tokenizer.vocab_size))
 
 
 def put(
   monkeypatch, hidden_states, tokenizer, crop: int | None = None, module: str = "drope_jax.generation", **fields
 ) -> Subject:
-  """Puts `hidden_states` into generation.py or `module`; returns what tasks measure."""
+  """Replaces `hidden_states` in `module`; returns a subject for tasks."""
   monkeypatch.setattr(sys.modules[module], "hidden_states", hidden_states)
   size = tokenizer.vocab_size
   config = ModelConfig(
@@ -95,7 +95,7 @@ def put(
     head_dim=1,
     d_ff=1,
     positions=None,
-    init_std=next(_UNUSED),  # another config, so that it gets a program of its own
+    init_std=next(_UNUSED),  # makes each config different, so that each stub gets a compiled program of its own
   )
-  params = {"embedding": jnp.eye(size)}  # so that a hidden state of one-hot is a logit of one-hot
+  params = {"embedding": jnp.eye(size)}  # logits are then equal to the hidden states
   return Subject(params=params, how=Inference(config, crop=crop), tokenizer=tokenizer, train_context=128, **fields)

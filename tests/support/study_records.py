@@ -1,4 +1,4 @@
-"""The records of a study that nobody trained: what a report is written from."""
+"""Made-up records of a study, for tests of reports."""
 
 import dataclasses
 import json
@@ -31,7 +31,7 @@ ROWS = [
   ("drope", "drope", "DroPE"),
   ("nope", "nope", "NoPE from scratch"),
 ]
-# Loss at the four lengths, much as a prototype measured it.
+# Loss at the four lengths, similar to those of a prototype.
 LOSSES = {
   "RoPE, continued": (2.89, 3.00, 3.39, 3.91),
   "RoPE + YaRN": (2.89, 2.98, 3.12, 3.35),
@@ -60,7 +60,7 @@ def write_run(
   positions: Any = None,
   objective: Objective | None = None,
 ) -> None:
-  """A run's config.json and metrics.jsonl; `heldout`: by extension, (step, loss)."""
+  """Writes a run's config.json and metrics.jsonl; `heldout`: (step, loss) by extension."""
   directory.mkdir(parents=True)
   model = ModelConfig(
     vocab_size=1024, d_model=128, num_layers=6, num_heads=4, num_kv_heads=2, head_dim=32, d_ff=384, positions=positions
@@ -84,7 +84,7 @@ def write_run(
 
 
 def write_study(workdir: Path) -> None:
-  """study.json and runs of a study that was trained and never evaluated."""
+  """Writes study.json and the runs of a study that was trained but not evaluated."""
   description = {
     "title": "Dropping positional embeddings, in small",
     "command": "python -m experiments.quickstart --workdir=runs/quickstart",
@@ -107,7 +107,7 @@ def write_study(workdir: Path) -> None:
 
 
 def figures(losses: Mapping[str, Any], accuracies: Mapping[str, Any]) -> list[Result]:
-  """Every figure of the evaluation; a row left out of a mapping, or a None in it, was not measured."""
+  """The figures of an evaluation; rows missing from a mapping, and values of None, were not measured."""
   found: list[Result] = []
   for run, method, label in ROWS:
     for i, context in enumerate(CONTEXTS):
@@ -130,7 +130,7 @@ def figures(losses: Mapping[str, Any], accuracies: Mapping[str, Any]) -> list[Re
 
 
 def temperature_fit(best: Mapping[int, float], betas: tuple[float, ...] = (1.0, 1.2, 1.4, 1.6, 1.8)) -> list[Result]:
-  """The records of a fit whose best factors these are."""
+  """The records of a fit with these best factors, by length."""
   found = []
   common: dict[str, Any] = {"run": "drope", "method": "drope", "task": "temperature", "seed": 0, "n": 5000}
   for context, beta in best.items():
@@ -142,12 +142,12 @@ def temperature_fit(best: Mapping[int, float], betas: tuple[float, ...] = (1.0, 
 
 
 def study_of(workdir: Path, found: Sequence[Result]) -> Records:
-  """The study with these figures."""
+  """The records of the study in `workdir` with these figures added."""
   results.append(workdir / "results.jsonl", found)
   return read_study(workdir)
 
 
 def cells(table: str) -> dict[str, list[str]]:
-  """A Markdown table by its first column."""
+  """The cells of a Markdown table, by the first of each line."""
   rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines()]
   return {row[0]: row[1:] for row in rows}

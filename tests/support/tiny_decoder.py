@@ -1,4 +1,4 @@
-"""What the tests of the decoder share: a tiny model under each kind of positional embedding."""
+"""What the tests of the decoder share: a tiny model with each kind of positional embedding."""
 
 import dataclasses
 import functools
@@ -31,7 +31,7 @@ def tiny(**changes):
 
 
 def random_params(config, seed=0):
-  """Parameters of which none is a special value: norms are not ones, biases not zeros."""
+  """Parameters without special values: norms are not ones, biases not zeros."""
   rng = np.random.default_rng(seed)
 
   def draw(spec):
@@ -51,7 +51,7 @@ def random_tokens(batch, length, seed=0):
 
 
 def logits_of(params, config, tokens_BT, **inputs):
-  """One operation at a time: nothing is compiled for each config. What compilation may change has tests of its own."""
+  """The logits without compilation, whose effects have tests of their own."""
   with jax.disable_jit():
     return unembed(params, hidden_states(params, config, tokens_BT, **inputs)[0], softcap=config.logits_softcap)
 

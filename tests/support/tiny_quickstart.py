@@ -1,7 +1,7 @@
-"""The quickstart in the smallest setting that has all of its parts."""
+"""The smallest settings of the quickstart that keep all of its parts."""
 
 SETTINGS = (
-  "--steps=4",  # and a third of them of recalibration, as ever
+  "--steps=4",  # the recalibration is scaled with them
   "--config.context=32",
   "--config.extensions=(1, 2)",
   "--config.batch_size=2",

@@ -1,4 +1,4 @@
-"""What the tests of training share: a corpus and runs so small that compiling is what takes the time."""
+"""What the tests of training share: a corpus, and runs so small that most of their time is compilation."""
 
 import dataclasses
 import json
@@ -7,6 +7,7 @@ from pathlib import Path
 
 from drope_jax.config import DataConfig, ModelConfig, OptimConfig, TrainConfig
 from drope_jax.data.corpus import build_corpus
+from drope_jax.data.splits import documents
 
 WORDS = [
   "the",
@@ -32,14 +33,21 @@ def tiny_model(**changes) -> ModelConfig:
 
 
 def tiny_corpus(directory: Path, seed: int = 0) -> str:
-  """Documents of 10 to 60 bytes, so that a row of 17 tokens has the end of some, and not of others."""
+  """Documents of 10 to 60 bytes: some end within a row of 17 tokens, others do not."""
   rng = random.Random(seed)
   texts = [" ".join(rng.choices(WORDS, k=rng.randint(2, 10))) for _ in range(80)]
   return str(build_corpus(directory, {"train": texts}))
 
 
+def evaluated_corpus(unevaluated: str, directory: Path) -> str:
+  """A `tiny_corpus`, with splits `heldout` and `fit` added whose documents are long enough to measure on."""
+  training = list(documents(unevaluated, "train"))
+  prose = ["\n".join(training[part::8]) for part in range(8)]
+  return str(build_corpus(directory, {"train": training, "heldout": prose[:4], "fit": prose[4:]}))
+
+
 def tiny_run(corpus: str, *, data=None, optim=None, **changes) -> TrainConfig:
-  """A run of 10 steps with a record each step and checkpoints of steps 5 and 10."""
+  """A run of 10 steps with a record per step and checkpoints at steps 5 and 10."""
   fields = {"steps": 10, "log_every": 1, "checkpoint_every": 5, "trackers": ()}
   if "init" not in changes:
     fields["model"] = tiny_model()

@@ -37,7 +37,7 @@ def everything(corpus: str, rope: str, mesh: dict):
 
 
 def run_that_skips(corpus: str, mesh: dict):
-  """Two bad steps, in two micro-batches each, the updates of which may be skipped."""
+  """Two bad steps, of two micro-batches each, whose updates may be skipped."""
   return tiny_run(
     corpus,
     model=tiny_model(num_kv_heads=4),

@@ -12,7 +12,7 @@ def trained(tmp_path_factory):
 
 @pytest.fixture
 def workdir(trained, tmp_path):
-  """The same with room for results of a test's own."""
+  """The same study, without results: a test adds its own."""
   (tmp_path / "study.json").write_text((trained / "study.json").read_text())
   (tmp_path / "runs").symlink_to(trained / "runs")
   return tmp_path

@@ -1,4 +1,4 @@
-"""What an arm is follows from its run's config, whatever transition a user may have defined."""
+"""The kind of an arm follows from its config, also with a user's transition, and every arm has a look of its own."""
 
 import dataclasses
 

@@ -1,4 +1,4 @@
-"""Axes have ticks, however narrow their range."""
+"""Axes have ticks even in a narrow range."""
 
 import math
 

@@ -59,7 +59,7 @@ def test_records_without_groups_give_a_curve_without_intervals(workdir):
 
 
 def test_intervals_are_over_documents_and_of_differences_they_are_paired(own):
-  """Documents differ much from each other, and alike for both runs: only the paired interval is narrow."""
+  """Documents differ much, but in the same way for both runs: only the paired interval is narrow."""
   spread = {"rope_continued": GROUPS, "drope": GROUPS * 1.01}
   with_groups(own, lambda run, loss: loss + spread[run])
   study = read_study(own)

@@ -1,4 +1,4 @@
-"""The report of a study, a single run and an evaluation: complete, the same again, and clear about bad records."""
+"""Reports of a study, a single run and an evaluation: complete, reproducible, and clear about bad records."""
 
 import csv
 import json
@@ -79,7 +79,7 @@ def test_each_csv_has_one_number_per_cell_outside_of_its_columns_of_text(written
 
 
 def test_latex_has_no_character_that_pdflatex_lacks(written):
-  """In documents of their own these tables were compiled once: booktabs is the only package."""
+  """These tables have been compiled once, with booktabs as the only package."""
   paths = list((written / "tables").glob("*.tex"))
   assert len(paths) == len(list((written / "tables").glob("*.csv")))
   for path in paths:
@@ -154,7 +154,7 @@ def test_an_evaluation_names_every_command_that_measured(tmp_path):
 
 
 def test_perplexities_of_other_tokens_are_not_ranked_and_bits_per_byte_are(tmp_path):
-  """As of two tokenizers: the first has the lower loss per token, and the second the lower one per byte."""
+  """As with two tokenizers: the first has the lower loss per token, the second the lower loss per byte."""
   shared = {"task": "perplexity", "method": "rope", "extension": 2.0, "context": 64, "n": 50, "seed": 0}
   found = []
   for text, run, loss, bits in (("abc", "small", 1.0, 2.0), ("def", "large", 3.0, 1.0)):

@@ -1,4 +1,4 @@
-"""A table says the same in Markdown, CSV and LaTeX, and its files go with the report that names them."""
+"""A table has the same contents in Markdown, CSV and LaTeX; its files are deleted with the report that names them."""
 
 import csv
 import io

@@ -1,4 +1,4 @@
-"""The tables: numbers in the right cells, and nothing left out in silence."""
+"""The tables: numbers are in the right cells, and nothing is left out silently."""
 
 import math
 
