@@ -11,7 +11,7 @@ again. A workdir may be moved and resumed. `--data=PATH` names the documents to 
 `--dry_run` prints the runs with their tokens, FLOPs and estimated time on this machine. `--seeds=0,1,2` runs the study
 in DIR/seed-0, DIR/seed-1, ..., and writes their paired differences to DIR/seeds.md. `--runs=DIR` keeps the runs in a
 folder that several studies share (store.py). `--only=RUN` limits the study to that run, the runs that it starts from,
-and their measurements.
+and their measurements. `--formats=png,svg,pdf` writes the report's pictures in these formats, and always as PNG.
 """
 
 import contextlib
