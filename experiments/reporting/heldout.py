@@ -93,8 +93,12 @@ def _of_arm(records: Records, arm: Arm) -> Curve:
   for curve, start, end in zip(curves, starts, [*starts[1:], None], strict=True):
     moved = curve._replace(tokens_N=curve.tokens_N + start)
     parts.append(moved if end is None else _at(moved, np.flatnonzero(moved.tokens_N < end)))
-  joined = (np.concatenate([getattr(part, name) for part in parts]) for name in ("steps_N", "tokens_N", "losses_N"))
-  return Curve(*joined, tuple(groups for part in parts for groups in part.groups))
+  return Curve(
+    np.concatenate([part.steps_N for part in parts]),
+    np.concatenate([part.tokens_N for part in parts]),
+    np.concatenate([part.losses_N for part in parts]),
+    tuple(groups for part in parts for groups in part.groups),
+  )
 
 
 def _at(curve: Curve, places_M: np.ndarray) -> Curve:
@@ -106,8 +110,8 @@ def _at(curve: Curve, places_M: np.ndarray) -> Curve:
 def _less(curve: Curve, base: Curve, by: Literal["steps_N", "tokens_N"], *, paired: bool) -> Curve:
   """The differences where both have a point; `paired`: both read the same documents, so groups are subtracted too."""
   ours_N, theirs_N = getattr(curve, by), getattr(base, by)
-  _, mine, other = np.intersect1d(ours_N, theirs_N, assume_unique=True, return_indices=True)
-  mine, other = _at(curve, mine), _at(base, other)
+  _, places_M, base_places_M = np.intersect1d(ours_N, theirs_N, assume_unique=True, return_indices=True)
+  mine, other = _at(curve, places_M), _at(base, base_places_M)
   groups = tuple(
     [loss - less for loss, less in zip(*pair, strict=True)] if paired and len(pair[0]) == len(pair[1]) else []
     for pair in zip(mine.groups, other.groups, strict=True)

@@ -226,7 +226,7 @@ def _shared(run: str, context: int, by: str, curves: Sequence[Mapping[int, float
 
 def _gaps(study: Records, controls: Mapping[str, str], label: str | None) -> dict[Place, Figure]:
   """The difference of each curve from what it is compared with, where it has an interval over documents."""
-  found = {}
+  found: dict[Place, Figure] = {}
   for name, run in study.runs.items():
     own = arms.control_of(study, run)
     if run.transition is not None and own is not None and own.name in _runs_of(study, controls.get(name)):
