@@ -71,7 +71,7 @@ def _training(records: Records, drawn: set[Picture]) -> list[Part]:
   if not records.trained:
     return []
   unfinished = [run.name for run in records.runs.values() if run.last is None and run.pretrained is None]
-  heldout = training_tables.heldout_table(records)
+  heldout, gaps = training_tables.heldout_table(records), training_tables.token_gap_table(records)
   return [
     "## The training",
     training_tables.runs_table(records),
@@ -79,7 +79,8 @@ def _training(records: Records, drawn: set[Picture]) -> list[Part]:
     *([f"No training record yet: {', '.join(map(code, unfinished))}."] if unfinished else []),
     *([plots.LOSS.markdown] if plots.LOSS in drawn else []),
     *([heldout] if heldout is not None else []),
-    *([picture.markdown for picture in (plots.RECOVERY, plots.HELDOUT) if picture in drawn]),
+    *([picture.markdown for picture in (plots.RECOVERY, plots.HELDOUT, plots.TOKENS) if picture in drawn]),
+    *([gaps] if gaps is not None else []),
   ]
 
 

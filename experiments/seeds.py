@@ -22,7 +22,7 @@ from drope_jax.errors import ReportError, check
 from drope_jax.files import check_folder
 from drope_jax.markdown import plain
 from experiments.page import write_numbers
-from experiments.reporting import seed_tables
+from experiments.reporting import seed_curves, seed_tables
 from experiments.reporting.making import making_of
 from experiments.reporting.records import read_study
 from experiments.reporting.study_page import DATA, drawn, write_page
@@ -57,17 +57,23 @@ def _summary_of_several(directories: Sequence[Path], control: str | None) -> Sum
 def _parts(summary: Summary) -> list[Part]:
   over = f"over seeds {', '.join(map(str, summary.seeds))}"
   base = seed_tables.compared_with(summary)
-  paired = f"difference from {base}, mean ± standard deviation (95 % interval) {over}"
+
+  def difference(other: str) -> str:
+    return f"difference from {other}, mean ± standard deviation (95 % interval) {over}"
+
   parts: list[Part] = []
   for task in summary.tasks:
     for metric in summary.metrics(task):
       about = plain(f"{task}, {metric}")
       parts += [f"{about}: mean ± standard deviation {over}", seed_tables.spread_table(summary, task, metric)]
       if base:
-        parts += [f"{about}: {paired}", seed_tables.spread_table(summary, task, metric, less_control=True)]
-  recovery = seed_tables.recovery_table(summary)
+        parts += [f"{about}: {difference(base)}", seed_tables.spread_table(summary, task, metric, less_control=True)]
+  recovery, by_tokens = seed_curves.recovery_table(summary), seed_curves.token_gap_table(summary)
   if recovery is not None:
-    parts += [f"held-out loss in context while training: {paired}", recovery]
+    parts += [f"held-out loss in context while training: {difference(base)}", recovery]
+  if by_tokens is not None:
+    compared = difference(f"“{seed_curves.base_label(summary)}” of the same seed after as many tokens")
+    parts += [f"held-out loss in context of whole arms: {compared}", by_tokens]
   return [*parts, *seed_tables.coefficient_lines(summary)]
 
 

@@ -11,7 +11,7 @@ again. A workdir may be moved and resumed. `--data=PATH` names the documents to 
 `--dry_run` prints the runs with their tokens, FLOPs and estimated time on this machine. `--seeds=0,1,2` runs the study
 in DIR/seed-0, DIR/seed-1, ..., and writes their paired differences to DIR/seeds.md. `--runs=DIR` keeps the runs in a
 folder that several studies share (store.py). `--only=RUN` limits the study to that run, the runs that it starts from,
-and their measurements.
+and their measurements. `--formats=png,svg,pdf` writes the report's pictures in these formats, and always as PNG.
 """
 
 import contextlib
@@ -56,6 +56,7 @@ from experiments.models import run_models
 from experiments.plan import Pretrained, Study, needed_runs, reading, run_directory
 from experiments.report import write_report
 from experiments.reporting.stored import read_json
+from experiments.reporting.writing import chosen_formats
 from experiments.seeds import write_seeds
 
 logger = logging.getLogger("experiments.study")
@@ -103,7 +104,13 @@ def confirm(workdir: Path) -> None:
 
 
 def run_study(
-  settings: Any, workdir: Path, mesh: Mesh | None = None, *, only: Sequence[str] = (), runs: Path | None = None
+  settings: Any,
+  workdir: Path,
+  mesh: Mesh | None = None,
+  *,
+  only: Sequence[str] = (),
+  runs: Path | None = None,
+  formats: Sequence[str] = ("png",),
 ) -> None:
   """Does what is left to do of a study, and writes its report.
 
@@ -113,6 +120,7 @@ def run_study(
     mesh: of the devices that measure; training uses the meshes of the runs' configs.
     only: names of the runs to do, together with the runs that they start from; empty: all runs.
     runs: a folder of runs that several studies share; see store.py.
+    formats: of the pictures of its report, see reporting.writing.FORMATS; the PNG is always written.
 
   Raises:
     BusyError: another process writes to the workdir.
@@ -120,6 +128,7 @@ def run_study(
   """
   with sole_writer(workdir, "results"):
     _run_study(settings, workdir, mesh, only, runs)
+    logger.info("report: %s", write_report(workdir, formats))
 
 
 def _run_study(settings: Any, workdir: Path, mesh: Mesh | None, only: Sequence[str], runs: Path | None) -> None:
@@ -144,7 +153,6 @@ def _run_study(settings: Any, workdir: Path, mesh: Mesh | None, only: Sequence[s
       loaded, out = _load(settle(name), run_directory(workdir, name), mesh), workdir / "results.jsonl"
       with using(mesh):
         evaluate(name, loaded, methods, study.lengths, tasks, data, out, command=cli.command_line())
-  logger.info("report: %s", write_report(workdir))
 
 
 def _methods(study: Study) -> dict[str, list[str]]:
@@ -258,15 +266,17 @@ def _records(workdir: Path) -> dict[Path, int]:
   return {path: path.stat().st_size for path in paths if path.exists()}
 
 
-def run_seeds(settings: Any, seeds: Sequence[int], workdir: Path, **how: Any) -> None:
+def run_seeds(
+  settings: Any, seeds: Sequence[int], workdir: Path, *, formats: Sequence[str] = ("png",), **how: Any
+) -> None:
   """Runs the study for each seed in WORKDIR/seed-N; writes seeds.md, with differences paired within the seeds."""
   done = []
   for seed in seeds:
     logger.info("seed %d", seed)
     done.append(_of_seed(workdir, seed))
-    run_study(_with_seed(settings, seed), done[-1], **how)
+    run_study(_with_seed(settings, seed), done[-1], formats=formats, **how)
   if len(done) > 1:
-    logger.info("over seeds: %s", write_seeds(done, workdir))
+    logger.info("over seeds: %s", write_seeds(done, workdir, formats=formats))
 
 
 def _of_seed(workdir: Path, seed: int) -> Path:
@@ -289,6 +299,7 @@ def main(
   runs: flags.FlagHolder,
   dry: flags.FlagHolder,
   data: flags.FlagHolder,
+  formats: flags.FlagHolder,
 ) -> None:
   if distributed.asked_for():
     raise ConfigError("a study runs in one process; start its runs with experiments.train to use several")
@@ -301,13 +312,13 @@ def main(
     check_outside(data.value, workdir.value, "--workdir")
   arranged, directory = cli.mesh_config(mesh), Path(workdir.value or "WORKDIR").resolve()
   chosen, store_directory = only.value or [], Path(runs.value).resolve() if runs.value else None
-  numbers = _parsed_seeds(seeds.value) if seeds.value else None
+  numbers, pictures = _parsed_seeds(seeds.value) if seeds.value else None, chosen_formats(formats.value)
   if dry.value:
     settings = settings if numbers is None else _with_seed(settings, numbers[0])
     where = directory if numbers is None else _of_seed(directory, numbers[0])
     print(dry_run(settings, where, len(numbers or [0]), chosen, store_directory))
     return
-  how: dict[str, Any] = {"only": chosen, "runs": store_directory}
+  how: dict[str, Any] = {"only": chosen, "runs": store_directory, "formats": pictures}
   how["mesh"] = None if arranged is None else make_mesh(arranged)
   if numbers is None:
     run_study(settings, directory, **how)
@@ -330,8 +341,9 @@ if __name__ == "__main__":
   RUNS = cli.define_path("runs", None, "Folder of runs shared by several studies.", local=True)
   DRY_RUN = flags.DEFINE_bool("dry_run", False, "Print what would be done, without doing it.")
   DATA = cli.define_path("data", None, "Documents to train and measure on; see drope_jax/data/sources/at.py.")
+  FORMATS = cli.define_list("formats", ["png"], "Of the report's pictures: png, svg, pdf.")
   cli.run(
-    lambda: main(CONFIG, WORKDIR, MESH, SEEDS, ONLY, RUNS, DRY_RUN, DATA),
+    lambda: main(CONFIG, WORKDIR, MESH, SEEDS, ONLY, RUNS, DRY_RUN, DATA, FORMATS),
     computes=True,
     saves_memory="half of config.batch_size",
   )

@@ -26,20 +26,49 @@ def is_control(run: Run) -> bool:
   return kind(run) == CONTROL
 
 
+def is_from_scratch(run: Run) -> bool:
+  """Whether it began from no other's weights; False for a run that has not begun."""
+  return run.config is not None and kind(run) == SCRATCH
+
+
 def control_of(records: Records, run: Run) -> Run | None:
   """The run that started from the same weights and kept the embedding; of several, one with as many steps.
 
-  A control may be its own control. None for a run from scratch, or without a control.
+  A control may be its own control. A run from scratch has one only in a study without any run that kept its embedding:
+  the first run from scratch (`base_of`).
   """
+  controls = [one for one in records.runs.values() if is_control(one)]
+  if not controls and is_from_scratch(run):
+    return base_of(records)
   start = _start(run)
-  controls = [one for one in records.runs.values() if start is not None and is_control(one) and _start(one) == start]
+  controls = [one for one in controls if start is not None and _start(one) == start]
   return next((one for one in controls if _steps(one) == _steps(run)), next(iter(controls), None))
 
 
+def base_of(records: Records, label: str | None = None) -> Run | None:
+  """The run from scratch that arms are compared with at the same tokens; None unless the study has several.
+
+  It is the run of the row with this label if that is from scratch, otherwise the first of the study's arms.
+  """
+  ends = [records.runs[arm.runs[0]] for arm in records.arms if len(arm.runs) == 1]
+  scratch = [run for run in ends if is_from_scratch(run)]
+  if len(scratch) < 2:
+    return None
+  named = {row.run for row in records.rows if row.label == label}
+  return next((run for run in scratch if run.name in named), scratch[0])
+
+
 def main_control(records: Records) -> Row | None:
-  """The row that others are compared with: the first control as it was trained, preferably one that was trained on."""
-  rows = [row for row in records.rows if row.plain and row.run in records.runs and is_control(records.runs[row.run])]
-  return next((row for row in rows if records.runs[row.run].pretrained is None), next(iter(rows), None))
+  """The row that others are compared with: the first control as it was trained, preferably one that was trained on.
+
+  Without any control it is the row of `base_of`.
+  """
+  runs, base = records.runs, base_of(records)
+  plain_rows = [row for row in records.rows if row.plain and row.run in runs]
+  rows = [row for row in plain_rows if is_control(runs[row.run])]
+  rows.sort(key=lambda row: runs[row.run].pretrained is not None)
+  rows += [row for row in plain_rows if base is not None and row.run == base.name]
+  return next(iter(rows), None)
 
 
 def _start(run: Run) -> tuple[str | int | None, ...] | None:

@@ -14,6 +14,7 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLoca
 
 from experiments.reporting.lengths import Lengths
 from experiments.reporting.looks import Look
+from experiments.reporting.training_tables import show_count
 
 STYLE: dict[Any, Any] = {
   "font.size": 10, "axes.titlesize": 11, "axes.titleweight": "bold", "axes.titlelocation": "left",
@@ -97,6 +98,13 @@ def length_axis(axes: Axes, records: Lengths, contexts: Sequence[int]) -> None:
   axes.xaxis.set_minor_locator(NullLocator())
   axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{records.extension(value):g}×\n{value:,.0f}"))
   mark_context(axes, records)
+
+
+def token_axis(axes: Axes, label: str) -> None:
+  """Tokens on a linear axis x, as 1.5M."""
+  axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: show_count(value) if value else "0"))
+  axes.xaxis.set_major_locator(MaxNLocator(5))
+  axes.set_xlabel(label)
 
 
 def mark_context(axes: Axes, records: Lengths) -> None:

@@ -1,6 +1,7 @@
 """Plots of measurements: every task by length and by its parts, and the rotations of each row."""
 
 import math
+import textwrap
 
 import matplotlib
 import matplotlib.pyplot as plt
@@ -30,6 +31,7 @@ from experiments.reporting.records import Records
 from experiments.reporting.tables import is_text, longest_with, parts, show_at, start_of
 
 COLUMNS = 3  # panels beside each other
+TITLE_CHARACTERS = 10  # per inch of a panel, in bold of 10 points
 
 
 def plot_summary(records: Records) -> Canvas | None:
@@ -145,7 +147,10 @@ def _draw_maps(records: Records, task: str, metric: str, by: str, contexts: list
   shared_n = counts.pop() if len(counts) == 1 else None
   columns = min(4, len(rows))
   lines = -(-len(rows) // columns)
-  size = (1.0 + columns * max(2.2, 0.62 * len(contexts) + 0.2), lines * (0.75 + 0.42 * len(every)) + 0.45)
+  width = max(2.2, 0.62 * len(contexts) + 0.2)  # of a panel, in inches
+  titles = [textwrap.fill(row.label, int(width * TITLE_CHARACTERS)) for row in rows]
+  title_lines = max(title.count("\n") + 1 for title in titles)
+  size = (1.0 + columns * width, lines * (0.57 + 0.18 * title_lines + 0.42 * len(every)) + 0.45)
   canvas, panels = plt.subplots(
     lines, columns, figsize=size, squeeze=False, layout="constrained", sharex=True, sharey=True
   )
@@ -167,7 +172,7 @@ def _draw_maps(records: Records, task: str, metric: str, by: str, contexts: list
     if 0 < within < len(contexts):
       axes.axvline(within - 0.5, color="white", linewidth=3.5)
       axes.axvline(within - 0.5, color="#444444", linestyle="--", linewidth=1.2)
-    axes.set_title(row.label, color=looks(records)[row].color, fontsize=10)
+    axes.set_title(titles[index], color=looks(records)[row].color, fontsize=10)
     axes.set_xticks(range(len(contexts)), [f"{records.extension(context):g}×" for context in contexts])
     axes.set_yticks(range(len(every)), [show_at(at) for at in every])
     axes.tick_params(length=0)

@@ -27,6 +27,12 @@ HELDOUT = Picture(
   "Held-out loss during training, at the training context and at multiples of it. Bands, where the records have losses "
   "by group of documents: 95 % intervals over documents (Student's t).",
 )
+TOKENS = Picture(
+  "heldout_by_tokens.png",
+  "Held-out loss in context by training tokens of the whole arm, and its difference from a run from scratch. Bands, "
+  "where the records have losses by group of documents: 95 % intervals over documents (Student's t), paired for the "
+  "differences.",
+)
 FREQUENCIES = Picture(
   "frequencies.png",
   "What each row does to the rotations of the model at the longest length: 1 keeps the trained frequency, smaller "
@@ -36,6 +42,7 @@ _PLOTS = {
   SUMMARY: measured_plots.plot_summary,
   LOSS: training_plots.plot_loss,
   RECOVERY: training_plots.plot_recovery,
+  TOKENS: training_plots.plot_tokens,
   HELDOUT: training_plots.plot_heldout,
   FREQUENCIES: measured_plots.plot_frequencies,
 }

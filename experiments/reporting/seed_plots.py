@@ -1,6 +1,7 @@
-"""Pictures over seeds: every task by length, and recovery curves with bands."""
+"""Pictures over seeds: every task by length, and curves of the held-out loss with bands."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -10,47 +11,26 @@ from matplotlib.lines import Line2D
 
 from drope_jax.evaluate.figures import BITS_PER_BYTE, LOSS
 from experiments.plan import Row
-from experiments.reporting.arms import CONTROL
-from experiments.reporting.axes import STYLE, error_bars, label_ends, length_axis, log_axis
+from experiments.reporting.axes import STYLE, error_bars, label_ends, length_axis, log_axis, token_axis
+from experiments.reporting.groups import Group, groups_of
 from experiments.reporting.looks import Look, looks_of
-from experiments.reporting.seed_tables import recovery
-from experiments.reporting.spread import spread
-from experiments.reporting.summary import Summary
+from experiments.reporting.seed_curves import recovery, token_gap
+from experiments.reporting.spread import Spread, spread
+from experiments.reporting.summary import TOKENS, Summary
 
-MOST_LINES = 9  # in one panel
 COLUMNS = 3  # panels beside each other
 
 
-def shown_rows(summary: Summary, most: int = MOST_LINES) -> list[Row]:
-  """The rows to draw, at most `most`: preferably the control's and the drop's, then others as they were trained."""
-  controls = set(summary.controls.values())
-  controlling = {row.run for row in summary.rows if row.label in controls}
-
-  def rank(row: Row) -> int:
-    kind = summary.kinds.get(row.run)
-    if row.label in controls or (row.run in controlling and len(controls) == 1):
-      return 0
-    return 1 if kind == "DroPE" and row.method in ("nope", "drope") else 2 if row.plain else 3 if kind == CONTROL else 4
-
-  chosen = set(sorted(summary.rows, key=rank)[:most])
-  return [row for row in summary.rows if row in chosen]
-
-
-def _looks(summary: Summary) -> dict[Row, Look]:
-  """Of the rows that are drawn, so that the others use up no colours."""
-  return looks_of(shown_rows(summary), summary.kinds)
-
-
-def draw_lengths(summary: Summary) -> Canvas:
+def draw_lengths(summary: Summary, group: Group) -> Canvas:
   """The main metric of every task by length; bars: standard deviation over seeds, or interval over samples."""
-  tasks, rows = summary.tasks, shown_rows(summary)
+  tasks, rows = summary.tasks, group.rows
   columns = min(COLUMNS, len(tasks))
   lines = -(-len(tasks) // columns)
   with plt.rc_context(STYLE):
     canvas, panels = plt.subplots(lines, columns, figsize=(max(4.6 * columns, 6), 3.8 * lines), squeeze=False)
     drawn: dict[Row, Line2D] = {}
     for axes, task in zip(panels.flat, tasks, strict=False):
-      drawn |= _draw_task(axes, summary, rows, task)
+      drawn |= _draw_task(axes, summary, group, task)
     for axes in panels.flat[len(tasks) :]:
       axes.axis("off")
     canvas.tight_layout()
@@ -62,18 +42,18 @@ def draw_lengths(summary: Summary) -> Canvas:
   return canvas
 
 
-def _draw_task(axes: Axes, summary: Summary, rows: Sequence[Row], task: str) -> dict[Row, Line2D]:
-  contexts, metric, styles = summary.contexts(task), summary.metrics(task)[0], _looks(summary)
+def _draw_task(axes: Axes, summary: Summary, group: Group, task: str) -> dict[Row, Line2D]:
+  contexts, metric, styles = summary.contexts(task), summary.metrics(task)[0], group.looks
   as_perplexity = metric == LOSS and BITS_PER_BYTE in summary.metrics(task)
   drawn, every = {}, []
-  for index, row in enumerate(rows):
+  for index, row in enumerate(group.rows):
     lengths = [context for context in contexts if summary.at(row, task, context, metric)]
     if not lengths:
       continue
     points = np.array([_point(summary, row, task, context, metric) for context in lengths])
     points = np.exp(points) if as_perplexity else points
     (drawn[row],) = axes.plot(lengths, points[:, 0], **styles[row].line)
-    beside = 2 ** (0.04 * (index - (len(rows) - 1) / 2))  # so that the bars of equal values do not overlap
+    beside = 2 ** (0.04 * (index - (len(group.rows) - 1) / 2))  # so that the bars of equal values do not overlap
     error_bars(axes, np.array(lengths) * beside, points[:, 0], points[:, 1:], styles[row].color)
     every += [float(value) for value in points.flat if np.isfinite(value)]
   axes.set_title("perplexity" if as_perplexity else metric if metric == task else f"{task}: {metric}")
@@ -96,38 +76,103 @@ def _point(summary: Summary, row: Row, task: str, context: int, metric: str) -> 
   return found.mean, np.nan if low is None else low, np.nan if high is None else high
 
 
-def recovery_rows(summary: Summary) -> dict[str, Row]:
-  """The runs whose recovery curves are drawn, each with its first row."""
-  found: dict[str, Row] = {}
-  for row in shown_rows(summary):
-    if row.run not in found and recovery(summary, row.run):
-      found[row.run] = row
+def recovery_groups(summary: Summary) -> list[dict[Row, Look]]:
+  """The rows whose runs have a recovery curve, each run's first, by panel."""
+  found = []
+  for group in groups_of(summary):
+    runs: dict[str, Row] = {}
+    for row in group.rows:
+      if row.run not in runs and recovery(summary, row.run):
+        runs[row.run] = row
+    if runs:
+      found.append({row: group.looks[row] for row in runs.values()})
   return found
 
 
 def draw_recovery(summary: Summary) -> Canvas | None:
   """Held-out loss in context less the control's, by step, with its band (see `recovery`); None without curves."""
-  rows = recovery_rows(summary)
-  if not rows:
+  groups = recovery_groups(summary)
+  if not groups:
     return None
-  styles = _looks(summary)
+  curves = {row: recovery(summary, row.run) for group in groups for row in group}
+  settled = [end for curve in curves.values() for one in list(curve.values())[1:] for end in _ends(one)]
+  margin = 0.08 * (max(*settled, 0) - min(*settled, 0)) + 1e-3
   with plt.rc_context(STYLE):
-    canvas, axes = plt.subplots(figsize=(8.2, 3.9))
-    named, settled = [], []
-    for run, row in rows.items():
-      steps, found = zip(*recovery(summary, run).items(), strict=True)
-      means, look = [one.mean for one in found], styles[row]
-      axes.plot(steps, means, color=look.color, linestyle=look.linestyle, marker=".", linewidth=1.8, zorder=3)
-      ends = np.array([[np.nan if end is None else end for end in (one.low, one.high)] for one in found])
-      axes.fill_between(steps, *ends.T, color=look.color, alpha=0.15)
-      named.append((means[-1], row.label, look))
-      settled += [value for one in found[1:] for value in (one.mean, one.low, one.high) if value is not None]
-    axes.axhline(0, color="#777777", linewidth=1, zorder=2)
-    margin = 0.08 * (max(*settled, 0) - min(*settled, 0)) + 1e-3
-    axes.set_ylim(min(*settled, 0) - margin, max(*settled, 0) + margin)  # the first point, far off, may be cut
-    axes.set_xlabel("step of the recalibration")
-    axes.set_ylabel("held-out loss less the control's (nats)")
-    canvas.subplots_adjust(right=0.72)
+    canvas, panels = plt.subplots(
+      len(groups), 1, figsize=(8.2, max(3.9, 3.2 * len(groups))), squeeze=False, sharex=True, sharey=True
+    )
+    # The first point, far off, may be cut.
+    panels[0, 0].set_ylim(min(*settled, 0) - margin, max(*settled, 0) + margin)
+    for axes, group in zip(panels[:, 0], groups, strict=True):
+      for row, look in group.items():
+        _draw_band(axes, curves[row], look)
+      axes.axhline(0, color="#777777", linewidth=1, zorder=2)
+      axes.set_ylabel("held-out loss less\nthe control's (nats)")
+    panels[-1, 0].set_xlabel("step of the recalibration")
+    canvas.subplots_adjust(right=0.72, hspace=0.12)
     canvas.draw_without_rendering()
-    label_ends(axes, named)
+    for axes, group in zip(panels[:, 0], groups, strict=True):
+      label_ends(axes, [(list(curves[row].values())[-1].mean, row.label, look) for row, look in group.items()])
   return canvas
+
+
+def draw_tokens(summary: Summary) -> Canvas | None:
+  """Held-out loss in context of whole arms by tokens, and less that of the base; None without several from scratch.
+
+  Bands: standard deviation over seeds of the losses, and intervals of the differences. The first tenth of the tokens,
+  where losses are far above the rest, may be cut.
+  """
+  curves, base = summary.curves(TOKENS), summary.base
+  gaps = {run: gap for run in curves if (gap := token_gap(summary, run))}
+  if base is None or not gaps:
+    return None
+  rows = {run: next((row for row in summary.rows if row.run == run), Row(run, "", run)) for run in (base, *gaps)}
+  styles = looks_of(list(rows.values()), summary.kinds)
+  losses = {run: {at: _within_sd(spread(values)) for at, values in curves[run].items()} for run in rows}
+  with plt.rc_context(STYLE):
+    canvas, panels = plt.subplots(1, 2, figsize=(10, 3.9))
+    for axes, shown in zip(panels, (losses, gaps), strict=True):
+      for run, curve in shown.items():
+        _draw_band(axes, curve, styles[rows[run]])
+      first = 0.1 * max(max(curve) for curve in shown.values())
+      _cut(axes, [one for curve in shown.values() for at, one in curve.items() if at >= first])
+      token_axis(axes, "training tokens of the arm")
+    panels[0].set_title("held-out loss in context")
+    panels[0].set_ylabel("nats per token")
+    panels[1].set_title(f"less that of “{rows[base].label}”")
+    panels[1].axhline(0, color="#777777", linewidth=1, zorder=2)
+    canvas.tight_layout()
+    canvas.legend(
+      handles=[Line2D([], [], **_line(styles[row])) for row in rows.values()],
+      labels=[row.label for row in rows.values()], loc="upper center", bbox_to_anchor=(0.5, 0.0),
+      ncols=min(3, len(rows)), columnspacing=2.0, handlelength=2.8,
+    )  # fmt: skip
+  return canvas
+
+
+def _within_sd(found: Spread) -> Spread:
+  """With the standard deviation over seeds as its ends: seeds move all arms alike, and only differences show less."""
+  return found if found.sd is None else found._replace(low=found.mean - found.sd, high=found.mean + found.sd)
+
+
+def _draw_band(axes: Axes, curve: Mapping[float, Spread], look: Look) -> None:
+  """Means against steps or tokens, with the band of their intervals where there are any."""
+  means = [one.mean for one in curve.values()]
+  axes.plot(list(curve), means, **_line(look))
+  ends = np.array([[np.nan if end is None else end for end in (one.low, one.high)] for one in curve.values()])
+  axes.fill_between(list(curve), *ends.T, color=look.color, alpha=0.15, linewidth=0)
+
+
+def _line(look: Look) -> dict[str, Any]:
+  return {"color": look.color, "linestyle": look.linestyle, "marker": ".", "linewidth": 1.8, "zorder": 3}
+
+
+def _ends(one: Spread) -> list[float]:
+  return [value for value in (one.mean, one.low, one.high) if value is not None]
+
+
+def _cut(axes: Axes, shown: Sequence[Spread]) -> None:
+  """Limits the axes to these means and intervals."""
+  every = [value for one in shown for value in _ends(one)]
+  margin = 0.06 * (max(every) - min(every)) + 1e-3
+  axes.set_ylim(min(every) - margin, max(every) + margin)

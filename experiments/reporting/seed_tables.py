@@ -1,15 +1,16 @@
-"""Tables over seeds: figures, their differences from the control, and recovery curves."""
+"""Tables over seeds: every figure, and its differences from the control."""
 
 from collections.abc import Sequence
 
 from drope_jax.evaluate.figures import LOSS
+from drope_jax.evaluate.tasks.copying import GAIN
 from drope_jax.markdown import plain
 from experiments.plan import Row
 from experiments.reporting.lengths import at_length, show_length
 from experiments.reporting.spread import Spread, paired, show_difference, show_interval, show_spread, spread
-from experiments.reporting.summary import GAP, HELDOUT, Place, Summary
-from experiments.reporting.table import MISSING, Cell, Column, Heading, Table
-from experiments.reporting.tables import show_number, with_unit
+from experiments.reporting.summary import Summary
+from experiments.reporting.table import MISSING, Cell, Column, Table
+from experiments.reporting.tables import show_at, show_number, start_of, with_unit
 
 TASKS_BESIDE = 2  # tasks side by side in one table of a page
 
@@ -21,9 +22,9 @@ def spread_table(summary: Summary, task: str, metric: str, *, less_control: bool
   def cell(row: Row, context: int) -> str | Cell:
     if less_control:
       difference = difference_at(summary, row, task, context, metric)
-      return MISSING if difference is None else _cell(show_difference(difference), difference)
+      return MISSING if difference is None else spread_cell(show_difference(difference), difference)
     values = summary.values(row, task, context, metric)
-    return MISSING if values is None else _cell(show_spread(spread(values)), spread(values))
+    return MISSING if values is None else spread_cell(show_spread(spread(values)), spread(values))
 
   rows = [row for row in summary.measured_rows(task, metric) if not less_control or summary.control(row) is not None]
   lines = [[plain(row.label), *(cell(row, context) for context in contexts)] for row in rows]
@@ -33,7 +34,8 @@ def spread_table(summary: Summary, task: str, metric: str, *, less_control: bool
   return Table(name, [Column(plain(metric), "row"), *columns], lines)
 
 
-def _cell(text: str, found: Spread) -> Cell:
+def spread_cell(text: str, found: Spread) -> Cell:
+  """A mean with its interval, number of seeds and standard deviation beside it in the CSV."""
   return Cell(text, found.mean, {"low": found.low, "high": found.high, "n": found.n, "sd": found.sd})
 
 
@@ -44,39 +46,6 @@ def difference_at(summary: Summary, row: Row, task: str, context: int, metric: s
     return None
   values, base = (summary.values(one, task, context, metric) for one in (row, control))
   return None if values is None or base is None else paired(values, base)
-
-
-def recovery_table(summary: Summary) -> Table | None:
-  """The held-out loss in context during training, less the control's at the same step; None without curves."""
-  found = {run: recovery(summary, run) for run in summary.curves}
-  steps = sorted({step for curve in found.values() for step in curve})
-  lines = [
-    [plain(run), *(_cell(show_difference(curve[step]), curve[step]) if step in curve else MISSING for step in steps)]
-    for run, curve in found.items()
-    if curve
-  ]
-  stored = f"{with_unit(LOSS)} less the control's"
-  header: list[Heading] = ["run", *(Column(f"step {step:,}", f"{stored} at step {step:g}") for step in steps)]
-  return Table("recovery", header, lines) if lines else None
-
-
-def recovery(summary: Summary, run: str) -> dict[float, Spread]:
-  """By step, the held-out loss in context of a run less its control's; empty for a control, and without curves.
-
-  The interval is over seeds; with one seed, over documents where the records have it.
-  """
-  row = next((row for row in summary.rows if row.run == run and row.plain), None)
-  control = None if row is None else summary.control(row)
-  if control is None or control.run == run:
-    return {}
-  curve, base = summary.curves.get(run, {}), summary.curves.get(control.run, {})
-  shared = [step for step in curve if step in base]
-  found = {step: paired(curve[step], base[step]) for step in shared} if len(shared) > 1 else {}
-  for step, difference in found.items():
-    gap = summary.figures.get(Place(run, "", HELDOUT, summary.train_context, GAP, "step", step))
-    if gap is not None:
-      found[step] = difference._replace(low=gap[0].low, high=gap[0].high)
-  return found
 
 
 def compared_with(summary: Summary) -> str:
@@ -130,6 +99,29 @@ def _value(summary: Summary, row: Row, task: str, context: int, metric: str) -> 
   (one,) = found
   ends = "" if one.low is None or one.high is None else f" ({show_number(one.low)} to {show_number(one.high)})"
   return f"{show_number(one.value)}{ends}"
+
+
+def distance_tables(summary: Summary) -> list[Table]:
+  """What copying gains by distance, at the longest length: it tells models apart where none ever copies exactly."""
+  tables = []
+  for task in summary.tasks:
+    found = [place for place in summary.figures if (place.task, place.metric, place.by) == (task, GAIN, "distance")]
+    context = max((place.context for place in found), default=0)
+    parts = {place: summary.figures[place] for place in found if place.context == context}
+    distances = sorted({place.at for place in parts}, key=start_of)
+    lines = []
+    for row in summary.rows:
+      at_distance = {
+        place.at: spread([one.value for one in figures])
+        for place, figures in parts.items()
+        if (place.run, place.method) == (row.run, row.method)
+      }
+      cells = [show_spread(at_distance[at]) if at in at_distance else MISSING for at in distances]
+      lines += [[plain(row.label), *cells]] if at_distance else []
+    title = f"{task} {summary.extension(context):g}×: gain (nats per token) by distance"
+    header = [plain(title), *(f"{show_at(at)} tokens" for at in distances)]
+    tables += [Table(f"{task}_{GAIN}_by_distance", header, lines)] if lines else []
+  return tables
 
 
 def coefficient_lines(summary: Summary) -> list[str]:

@@ -5,6 +5,7 @@ the findings in Markdown. These are written by a person; no command writes NAME.
 """
 
 import hashlib
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from matplotlib.figure import Figure as Canvas
@@ -14,12 +15,14 @@ from drope_jax.errors import ReportError
 from drope_jax.evaluate.figures import LOSS
 from drope_jax.files import replace_whole
 from drope_jax.markdown import block, plain
-from experiments.reporting import seed_plots, seed_tables
+from experiments.reporting import seed_curves, seed_plots, seed_tables
+from experiments.reporting.groups import groups_of
 from experiments.reporting.paper_tables import paper_tables
-from experiments.reporting.summary import Summary
+from experiments.reporting.spread import Spread
+from experiments.reporting.summary import TOKENS, Summary
 from experiments.reporting.summary_files import csv_text, read_summary
 from experiments.reporting.training_tables import show_count, show_duration
-from experiments.reporting.writing import ABOUT, Picture, save
+from experiments.reporting.writing import ABOUT, Picture, save, shrink
 
 DATA = "data"  # folder beside the pages
 DPI = 100
@@ -61,6 +64,8 @@ def page_text(summary: Summary, name: str, written: str = "") -> str:
     "## Measured",
     _about(summary, over),
     *(table.markdown for table in seed_tables.compact_tables(summary)),
+    *_by_distance(summary),
+    *([table.markdown] if (table := seed_curves.tokens_table(summary)) is not None else []),
     *seed_tables.coefficient_lines(summary),
     *(picture._replace(name=f"{DATA}/{picture.name}").markdown for picture in _pictures(summary, name)),
     *_paper(name),
@@ -107,23 +112,45 @@ def _about(summary: Summary, over: str) -> str:
   )
 
 
+def _by_distance(summary: Summary) -> list[str]:
+  tables = [table.markdown for table in seed_tables.distance_tables(summary)]
+  about = "Gain: how many nats per token a copied piece is likelier than one that never stood in the text."
+  return [about, *tables] if tables else []
+
+
 def _pictures(summary: Summary, name: str) -> list[Picture]:
   several = len(summary.seeds) > 1
   bars = "standard deviation over seeds" if several else "95 % interval over documents or prompts"
-  cut = " Some rows are left out." if len(seed_plots.shown_rows(summary)) < len(summary.rows) else ""
-  found = [Picture(f"{name}_lengths.png", f"All tasks by length. Bars: {bars}.{cut}")]
-  if seed_plots.recovery_rows(summary):
-    banded = any(one.low is not None for run in summary.curves for one in seed_tables.recovery(summary, run).values())
-    documents = "documents, paired with the control's (Student's t over groups of them)"
-    band = f" Band: 95 % interval over {'seeds' if several else documents}." if banded else ""
-    found.append(Picture(f"{name}_recovery.png", f"Held-out loss in context less that of the control.{band}{cut}"))
+  count = len(groups_of(summary))
+  found = []
+  for number in range(1, count + 1):
+    part = f" ({number} of {count})" if count > 1 else ""
+    stem = f"{name}_lengths" + (f"_{number}" if number > 1 else "")
+    found.append(Picture(f"{stem}.png", f"All tasks by length{part}. Bars: {bars}."))
+  documents = "documents, paired with the control's (Student's t over groups of them)"
+  band = f" Band: 95 % interval over {'seeds' if several else documents}."
+  by_step = [seed_curves.recovery(summary, run) for run in summary.curves()]
+  if any(by_step):
+    shown = "Held-out loss in context less that of the control (the line at 0)."
+    found.append(Picture(f"{name}_recovery.png", shown + (band if _banded(by_step) else "")))
+  by_tokens = [seed_curves.token_gap(summary, run) for run in summary.curves(TOKENS)]
+  if any(by_tokens):
+    base = seed_curves.base_label(summary)
+    shown = f"Held-out loss in context by training tokens of the whole arm, and its difference from “{base}”."
+    beside = " Bands: standard deviation over seeds, and 95 % interval of the mean difference." if several else band
+    found.append(Picture(f"{name}_tokens.png", shown + (beside if _banded(by_tokens) else "")))
   return found
 
 
+def _banded(curves: Iterable[Mapping[float, Spread]]) -> bool:
+  return any(one.low is not None for curve in curves for one in curve.values())
+
+
 def drawn(summary: Summary, name: str) -> list[tuple[Picture, Canvas]]:
-  """Draws the pictures of a study over its seeds; the names of their files begin with `name`."""
-  canvases = [seed_plots.draw_lengths(summary), seed_plots.draw_recovery(summary)]
-  return list(zip(_pictures(summary, name), [canvas for canvas in canvases if canvas is not None], strict=True))
+  """The pictures of a study over its seeds, whose files begin with `name`."""
+  canvases = [seed_plots.draw_lengths(summary, group) for group in groups_of(summary)]
+  canvases += filter(None, (seed_plots.draw_recovery(summary), seed_plots.draw_tokens(summary)))
+  return list(zip(_pictures(summary, name), canvases, strict=True))
 
 
 def digest(summary: Summary) -> str:
@@ -138,7 +165,8 @@ def picture_digest(path: Path) -> str | None:
 
 
 def _save(canvas: Canvas, path: Path, drawn_from: str) -> None:
-  save(canvas, path.parent, path.stem, dpi=DPI, about=drawn_from)
+  save(canvas, path.parent, path.stem, dpi=DPI)
+  shrink(path, drawn_from)
   if path.stat().st_size > MOST_BYTES:
     raise ReportError(f"{path}: has {path.stat().st_size:,} bytes; at most {MOST_BYTES:,} are kept in the repository")
 

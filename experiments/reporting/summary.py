@@ -10,10 +10,11 @@ from drope_jax.evaluate.coefficient import FIT_TASK
 from drope_jax.evaluate.figures import BETA, LOSS, At, Figure
 from experiments.plan import Row
 from experiments.reporting import arms
-from experiments.reporting.heldout import gap_curve
+from experiments.reporting.heldout import Curve, arm_curves, arm_gaps, gap_curve
 from experiments.reporting.records import Measured, Part, Records
 
-HELDOUT = "heldout"  # the task of a recovery curve: the held-out loss in context, by step
+HELDOUT = "heldout"  # the task of held-out losses in context while training
+STEP, TOKENS = "step", "tokens"  # what they are by: steps of a recalibration, or training tokens of a whole arm
 GAP = "loss_less_control"  # likewise less the control's, kept for a single seed: its interval is paired over documents
 # Parts that are not kept, as they would make up most of the file; the reports of the seeds draw them.
 _TOO_FINE = {"position", "depth", BETA}
@@ -91,19 +92,24 @@ class Summary:
     label = self.controls.get(row.run)
     return next((other for other in self.rows if other.label == label and other != row), None)
 
-  def curve(self, run: str) -> dict[float, list[float]]:
-    """By step, the held-out loss in context of a run, one value per seed."""
-    found: dict[float, list[float]] = {}
+  def curves(self, by: str = STEP) -> dict[str, dict[float, list[float]]]:
+    """The held-out loss in context, one value per seed, of every run that has more than one point.
+
+    Args:
+      by: STEP for recalibrations, TOKENS for the arms, from scratch on, that the runs end.
+    """
+    found: dict[str, dict[float, list[float]]] = {}
     for place, figures in self.figures.items():
-      if (place.task, place.run, place.metric) == (HELDOUT, run, LOSS) and isinstance(place.at, int | float):
-        found[place.at] = [figure.value for figure in figures]
-    return dict(sorted(found.items()))
+      if (place.task, place.metric, place.by) == (HELDOUT, LOSS, by) and isinstance(place.at, int | float):
+        found.setdefault(place.run, {})[place.at] = [figure.value for figure in figures]
+    return {run: dict(sorted(curve.items())) for run, curve in found.items() if len(curve) > 1}
 
   @property
-  def curves(self) -> dict[str, dict[float, list[float]]]:
-    """The curves of all runs with more than one point."""
-    runs = dict.fromkeys(place.run for place in self.figures if place.task == HELDOUT)
-    return {run: curve for run in runs if len(curve := self.curve(run)) > 1}
+  def base(self) -> str | None:
+    """The run from scratch that whole arms are compared with: the control of the rows if it is one, else the first."""
+    scratch = [run for run in self.curves(TOKENS) if self.kinds.get(run) == arms.SCRATCH]
+    controls = {row.run for row in self.rows if row.label in self.controls.values()}
+    return next((run for run in scratch if run in controls), next(iter(scratch), None))
 
   def coefficients(self) -> dict[str, tuple[Figure, ...]]:
     """By run, the fitted c of the temperature, one per seed."""
@@ -115,7 +121,8 @@ def summarized(studies: Sequence[Records], making: Making, control: str | None =
 
   Args:
     control: the label of the row that all others are compared with. By default a run is compared with the one that
-      started from the same weights and kept its embedding, or else with the first control of the study.
+      started from the same weights and kept its embedding, or else with the first control of the study; without any
+      control, with the first run from scratch.
 
   Raises:
     ReportError: two workdirs have the same seed or are of different studies, there is no such row, or one workdir lacks
@@ -141,14 +148,13 @@ def summarized(studies: Sequence[Records], making: Making, control: str | None =
           label = next((row.label for row in first.rows if (row.run, row.method) == (run, method)), run)
           raise ReportError(f"{missing.directory}: no {part[0]} of {label} in {task} at {context} tokens")
   for run in first.runs:
-    curves = [_recovery(study, run) for study in studies]
-    for step in curves[0]:
-      if all(step in curve for curve in curves):
-        place = Place(run, "", HELDOUT, first.train_context, LOSS, "step", step)
-        figures[place] = tuple(Figure(LOSS, curve[step], 0, better="lower") for curve in curves)
+    figures |= _shared(run, first.train_context, STEP, [_recovery(study, run) for study in studies])
+  by_tokens = [_by_tokens(study) for study in studies]
+  for run in by_tokens[0]:
+    figures |= _shared(run, first.train_context, TOKENS, [found.get(run, {}) for found in by_tokens])
   controls = _controls(first, control)
   if len(studies) == 1:
-    figures |= {place: (figure,) for place, figure in _gaps(first, controls).items()}
+    figures |= {place: (figure,) for place, figure in _gaps(first, controls, control).items()}
   return Summary(
     making=making,
     train_context=first.train_context,
@@ -198,21 +204,50 @@ def _recovery(study: Records, run: str) -> dict[int, float]:
   return study.runs[run].heldout_losses()
 
 
-def _gaps(study: Records, controls: Mapping[str, str]) -> dict[Place, Figure]:
-  """The difference of each recovery curve from the control's, where it has an interval over documents."""
-  found = {}
+def _by_tokens(study: Records) -> dict[str, dict[int, float]]:
+  """By the run that ends an arm, its held-out loss in context by tokens (`arm_curves`)."""
+  curves = arm_curves(study)
+  return {
+    arm.runs[-1]: dict(zip(map(round, curve.tokens_N.tolist()), curve.losses_N.tolist(), strict=True))
+    for arm, curve in curves.items()
+  }
+
+
+def _shared(run: str, context: int, by: str, curves: Sequence[Mapping[int, float]]) -> dict[Place, tuple[Figure, ...]]:
+  """The points of a run's curve that every seed has."""
+  shared = [at for at in curves[0] if all(at in curve for curve in curves)]
+  return {
+    Place(run, "", HELDOUT, context, LOSS, by, at): tuple(
+      Figure(LOSS, curve[at], 0, better="lower") for curve in curves
+    )
+    for at in shared
+  }
+
+
+def _gaps(study: Records, controls: Mapping[str, str], label: str | None) -> dict[Place, Figure]:
+  """The difference of each curve from what it is compared with, where it has an interval over documents."""
+  found: dict[Place, Figure] = {}
   for name, run in study.runs.items():
     own = arms.control_of(study, run)
-    if own is None or own.name not in {row.run for row in study.rows if row.label == controls.get(name)}:
-      continue  # the rows of this run are compared with another control
-    curve = gap_curve(study, run)
-    for step, gap, (low, high) in zip(
-      *(x.tolist() for x in (curve.steps_N, curve.losses_N, curve.ends_N2)), strict=True
-    ):
-      if math.isfinite(low) and math.isfinite(high):
-        place = Place(name, "", HELDOUT, study.train_context, GAP, "step", step)
-        found[place] = Figure(GAP, gap, 0, low, high, better="lower")
+    if run.transition is not None and own is not None and own.name in _runs_of(study, controls.get(name)):
+      found |= _of_gap(study, name, STEP, gap_curve(study, run))
+  for arm, curve in arm_gaps(study, label).items():
+    found |= _of_gap(study, arm.runs[-1], TOKENS, curve)
   return found
+
+
+def _of_gap(study: Records, run: str, by: str, curve: Curve) -> dict[Place, Figure]:
+  found = {}
+  where = curve.steps_N if by == STEP else curve.tokens_N
+  for at, gap, (low, high) in zip(*(x.tolist() for x in (where, curve.losses_N, curve.ends_N2)), strict=True):
+    if math.isfinite(low) and math.isfinite(high):
+      place = Place(run, "", HELDOUT, study.train_context, GAP, by, round(at))
+      found[place] = Figure(GAP, gap, 0, low, high, better="lower")
+  return found
+
+
+def _runs_of(study: Records, label: str | None) -> set[str]:
+  return {row.run for row in study.rows if row.label == label}
 
 
 def _controls(study: Records, label: str | None) -> dict[str, str]:

@@ -2,8 +2,10 @@
 
 Columns of the CSV: run, method, task, context (tokens), metric, by, at, seed, value, n, low, high. `by` and `at` say
 which part of a figure it is (drope_jax/evaluate/results.py), and are empty for the whole figure; `low` and `high` are
-the ends of the 95 % interval over the samples of that seed. A recovery curve is the task "heldout" by step; with one
-seed, the metric "loss_less_control" is its difference from the control's, with the paired interval over documents.
+the ends of the 95 % interval over the samples of that seed. The task "heldout" is the loss in context during training:
+by step of a recalibration and, in studies that compare runs from scratch, by tokens of the whole arm that the run ends.
+With one seed, the metric "loss_less_control" is its difference from the control's, with the paired interval over
+documents.
 """
 
 import csv

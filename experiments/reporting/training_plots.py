@@ -11,15 +11,13 @@ from matplotlib.axes import Axes
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure as Canvas
 from matplotlib.lines import Line2D
-from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from experiments.plan import Arm
 from experiments.reporting import arms
-from experiments.reporting.axes import label_ends
-from experiments.reporting.heldout import Curve, gap_curve, heldout_curve
+from experiments.reporting.axes import label_ends, token_axis
+from experiments.reporting.heldout import Curve, arm_curves, arm_gaps, gap_curve, heldout_curve
 from experiments.reporting.looks import INK, VERMILION, Look, arm_looks
 from experiments.reporting.records import Records
-from experiments.reporting.training_tables import show_count
 
 
 @dataclasses.dataclass
@@ -71,7 +69,7 @@ def plot_loss(records: Records) -> Canvas | None:
       axes.plot(curve.heldout_tokens, curve.heldout, color=look.color, marker=".", linestyle=":", linewidth=1)
     if drop is not None:
       axes.axvline(drop, color=VERMILION, linestyle=":", linewidth=1.4, zorder=2)
-    _token_axis(axes, "training tokens of the arm")
+    token_axis(axes, "training tokens of the arm")
   whole = panels[0][0]
   whole.set_ylabel("loss (nats per token)")
   whole.set_title("the whole training")
@@ -133,11 +131,41 @@ def plot_recovery(records: Records) -> Canvas | None:
     panels[0][1].axhline(0, color=INK, linewidth=1, zorder=2)
     panels[0][1].set_title("less that of the control at the same tokens")
   for axes in panels[0]:
-    _token_axis(axes, "tokens of recalibration")
+    token_axis(axes, "tokens of recalibration")
   canvas.tight_layout()
   canvas.legend(
     loc="upper center", bbox_to_anchor=(0.5, 0.0), ncols=min(3, len(runs)), columnspacing=2.0, handlelength=2.8
   )
+  return canvas
+
+
+def plot_tokens(records: Records) -> Canvas | None:
+  """Held-out loss in context of whole arms by tokens, and less that of a run from scratch; None without several such.
+
+  Bands: 95 % intervals over documents, paired for the differences. The first tenth of the tokens may be cut.
+  """
+  curves, gaps, base, looks = arm_curves(records), arm_gaps(records), arms.base_of(records), arm_looks(records)
+  if base is None or not gaps:
+    return None
+  canvas, panels = plt.subplots(1, 2, figsize=(10, 3.9))
+  for axes, shown in zip(panels, (curves, gaps), strict=True):
+    for arm, curve in shown.items():
+      _draw(axes, curve, looks[arm], len(shown), arm.label)
+    first = 0.1 * max(curve.tokens_N[-1] for curve in shown.values())
+    seen = np.concatenate([curve.losses_N[curve.tokens_N >= first] for curve in shown.values()])
+    margin = 0.06 * (seen.max() - seen.min()) + 1e-3
+    axes.set_ylim(seen.min() - margin, seen.max() + margin)
+    token_axis(axes, "training tokens of the arm")
+  panels[0].set_title("held-out loss in context")
+  panels[0].set_ylabel("nats per token")
+  panels[1].set_title(f"less that of “{next(arm.label for arm in curves if arm.runs == (base.name,))}”")
+  panels[1].axhline(0, color=INK, linewidth=1, zorder=2)
+  canvas.tight_layout()
+  handles, labels = panels[0].get_legend_handles_labels()
+  canvas.legend(
+    handles, labels, loc="upper center", bbox_to_anchor=(0.5, 0.0), ncols=min(3, len(labels)), columnspacing=2.0,
+    handlelength=2.8,
+  )  # fmt: skip
   return canvas
 
 
@@ -154,12 +182,6 @@ def plot_heldout(records: Records) -> Canvas | None:
   for extension, color in zip(extensions, shades, strict=True):
     _draw(axes, heldout_curve(run, extension), Look(to_hex(color), "."), len(extensions), f"{extension:g}×")
   axes.set_ylabel("held-out loss (nats per token)")
-  _token_axis(axes, "training tokens of the run")
+  token_axis(axes, "training tokens of the run")
   axes.legend(title="length, as a multiple of the training context")
   return canvas
-
-
-def _token_axis(axes: Axes, label: str) -> None:
-  axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: show_count(value) if value else "0"))
-  axes.xaxis.set_major_locator(MaxNLocator(5))
-  axes.set_xlabel(label)

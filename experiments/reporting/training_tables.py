@@ -2,7 +2,7 @@
 
 import math
 import statistics
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,7 +16,7 @@ from drope_jax.markdown import code, plain
 from drope_jax.serialization import to_dict
 from drope_jax.transitions import Keep
 from experiments.reporting import arms
-from experiments.reporting.heldout import Curve, gap_curve, heldout_curve
+from experiments.reporting.heldout import Curve, arm_gaps, gap_curve, heldout_curve
 from experiments.reporting.lengths import show_length
 from experiments.reporting.records import Part, Records, Run
 from experiments.reporting.table import MISSING, Cell, Column, Heading, Table
@@ -146,6 +146,34 @@ def heldout_table(records: Records) -> Table | None:
     Column("less the control's", f"{stored} less the control's"),
   ]
   return Table("heldout", header, lines) if lines else None
+
+
+def token_gap_table(records: Records) -> Table | None:
+  """Held-out loss in context of whole arms less that of a run from scratch, at four points; None without any.
+
+  The points are those nearest to quarters of the tokens at which an arm and the base were both measured.
+  """
+  gaps, base = arm_gaps(records), arms.base_of(records)
+  points = sorted({at for gap in gaps.values() for at in gap.tokens_N.tolist()})
+  if base is None or not points:
+    return None
+  shown = quarters(points)
+
+  def cell(gap: Curve, at: float) -> str | Cell:
+    places = np.flatnonzero(gap.tokens_N == at)
+    return _at_point(gap, int(places[0]), "{:+.3f}", interval=True) if len(places) else MISSING
+
+  lines = [[plain(arm.label), *(cell(gap, at) for at in shown)] for arm, gap in gaps.items()]
+  label = next(arm.label for arm in records.arms if arm.runs == (base.name,))
+  stored = f"held-out {with_unit(LOSS)} less that of {label}"
+  columns = [Column(f"{show_count(at)} tokens", f"{stored} at {at:.0f} tokens") for at in shown]
+  header: list[Heading] = [Column(plain(f"held-out loss less that of {label}"), "arm"), *columns]
+  return Table("heldout_by_tokens", header, lines)
+
+
+def quarters(points: Sequence[float]) -> list[float]:
+  """Of ascending points those nearest to a quarter, a half and three quarters of the last, and the last."""
+  return sorted({min(points, key=lambda point: abs(point - share * points[-1])) for share in (0.25, 0.5, 0.75, 1)})
 
 
 def _at_point(curve: Curve, index: int, form: str, *, interval: bool = False) -> Cell:

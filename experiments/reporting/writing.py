@@ -2,23 +2,27 @@
 
 import argparse
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import matplotlib.pyplot as plt
 from matplotlib.figure import Figure as Canvas
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from drope_jax import cli
+from drope_jax.errors import ConfigError, check
 from drope_jax.files import replace_whole, writing
 from drope_jax.markdown import plain
 from experiments.reporting.table import Table
 
 FORMATS = ("png", "svg", "pdf")  # of pictures; a report shows the PNG
 TABLES = "tables"
+ABOUT = "Description"  # key of the text that is stored in a PNG
+COLORS = 256
 Part = str | Table
 
-ABOUT = "Description"  # key of the text that is stored in a PNG
 _METADATA: dict[str, dict[str, str | None]] = {
   "png": {"Software": None},
   "svg": {"Date": None, "Creator": None},
@@ -73,15 +77,21 @@ def _with_formats(name: str) -> list[str]:
   return [f"{stem}.{one}" for one in FORMATS] if suffix in FORMATS else [name]
 
 
+def chosen_formats(names: Sequence[str]) -> tuple[str, ...]:
+  """These formats of pictures, each once. Raises ConfigError for any other."""
+  for name in names:
+    check(name in FORMATS, f"--formats: {name!r} is not a picture format; allowed: {', '.join(FORMATS)}")
+  return tuple(dict.fromkeys(names))
+
+
 def add_formats(parser: cli.Parser) -> None:
   """Adds the flag --formats to a command that draws."""
 
   def formats(text: str) -> tuple[str, ...]:
-    chosen = tuple(dict.fromkeys(text.split(",")))
-    for one in chosen:
-      if one not in FORMATS:
-        raise argparse.ArgumentTypeError(f"{one!r} is not a picture format; allowed: {', '.join(FORMATS)}")
-    return chosen
+    try:
+      return chosen_formats(text.split(","))
+    except ConfigError as error:
+      raise argparse.ArgumentTypeError(str(error)) from error
 
   parser.add_argument(
     "--formats", type=formats, default=("png",), metavar="LIST", help=f"of the pictures: {','.join(FORMATS)}"
@@ -93,15 +103,22 @@ def file_name(text: str) -> str:
   return re.sub(r"[^\w.-]", "-", text)
 
 
-def save(
-  canvas: Canvas, directory: Path, stem: str, formats: Iterable[str] = ("png",), dpi: int = 150, about: str = ""
-) -> None:
-  """Writes a picture in each format, the same bytes for the same picture; a PNG carries the text `about`."""
+def save(canvas: Canvas, directory: Path, stem: str, formats: Iterable[str] = ("png",), dpi: int = 150) -> None:
+  """Writes a picture in each format, the same bytes for the same picture."""
   with plt.rc_context({"svg.hashsalt": stem, "svg.fonttype": "none"}):
     for suffix in formats:
-      path, metadata = directory / f"{stem}.{suffix}", dict(_METADATA[suffix])
-      if about and suffix == "png":
-        metadata[ABOUT] = about
+      path = directory / f"{stem}.{suffix}"
       with writing(path, path):
-        canvas.savefig(path, dpi=dpi, bbox_inches="tight", pad_inches=0.12, metadata=metadata)
+        canvas.savefig(path, dpi=dpi, bbox_inches="tight", pad_inches=0.12, metadata=_METADATA[suffix])
   plt.close(canvas)
+
+
+def shrink(path: Path, about: str = "") -> None:
+  """Gives a PNG a palette, as bands that overlap have more colours than anyone can see, and the text `about`."""
+  with Image.open(path) as image:
+    small, dpi = image.convert("RGB").quantize(COLORS, dither=Image.Dither.NONE), image.info["dpi"]
+  text = PngInfo()
+  if about:
+    text.add_text(ABOUT, about)
+  with writing(path, path):
+    small.save(path, optimize=True, dpi=dpi, pnginfo=text)

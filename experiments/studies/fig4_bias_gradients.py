@@ -20,7 +20,6 @@ and embedding, one forward pass over the rows' tokens, and the attention of each
 import sys
 from argparse import Namespace
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -38,7 +37,7 @@ from drope_jax.theory import bias_gradient_norms, diagonal_weights, previous_tok
 from drope_jax.transitions import PartialDrop, drop
 from experiments.reporting.looks import INK, PURPLE, VERMILION
 from experiments.studies import sizes
-from experiments.studies.figures import panels, save, styled, text_rows, write_csv
+from experiments.studies.figures import add_out, panels, save, styled, text_rows, write_csv
 
 
 class Size(NamedTuple):
@@ -100,13 +99,13 @@ def draw(given: Namespace) -> None:
   caption = (
     f"{count_parameters(size.model) / 1e6:.0f}M parameters at initialisation; {text}; seeds: {len(given.seeds)}."
   )
-  save(figure, caption, given.out / "bias_gradients.png")
+  save(figure, caption, given, "bias_gradients")
   write_csv(given.out / "bias_gradients.csv", ("bias", "embedding", "seed", "layer", "norm"), rows)
 
 
 def _parser() -> cli.Parser:
   parser = cli.Parser(prog="python -m experiments.studies.fig4_bias_gradients", about=__doc__)
-  parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for the picture and its numbers")
+  add_out(parser)
   parser.add_argument("--size", choices=("mini", "paper"), default="mini", help="of the model: mini, or paper (494M)")
   parser.add_argument("--layers", type=int, nargs="+", metavar="L", help="layers to differentiate; default: all")
   parser.add_argument(

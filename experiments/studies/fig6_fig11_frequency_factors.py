@@ -14,7 +14,6 @@ from another on.
 import sys
 from argparse import Namespace
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -23,7 +22,7 @@ from drope_jax import cli
 from drope_jax.positions import RoPE
 from drope_jax.scalings import NTK, PI, CoPE, Scaling, YaRN, base_frequencies
 from experiments.reporting.looks import GREEN, GREY, INK, ORANGE, PURPLE, SKY, VERMILION
-from experiments.studies.figures import panels, save, styled, write_csv
+from experiments.studies.figures import add_out, panels, save, styled, write_csv
 
 LOOKS: Mapping[str, dict[str, Any]] = {
   "PI": {"color": ORANGE, "marker": "s"},
@@ -68,13 +67,13 @@ def draw(given: Namespace) -> None:
   figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=3, fontsize=8)
   base, head_dim, context = shape
   caption = f"RoPE with base {base:,.0f}, heads of {head_dim} dimensions, context {context:,}."
-  save(figure, caption, given.out / "frequency_factors.png")
+  save(figure, caption, given, "frequency_factors")
   write_csv(given.out / "frequency_factors.csv", ("extension", "method", "pair", "gamma"), rows)
 
 
 def _parser() -> cli.Parser:
   parser = cli.Parser(prog="python -m experiments.studies.fig6_fig11_frequency_factors", about=__doc__)
-  parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for the picture and its numbers")
+  add_out(parser)
   parser.add_argument("--theta", type=float, default=1e6, help="base of the rotations")
   parser.add_argument("--head-dim", type=int, default=64, help="dimensions of a head")
   parser.add_argument("--context", type=int, default=1024, help="training context, in tokens")

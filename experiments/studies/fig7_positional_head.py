@@ -37,6 +37,7 @@ from experiments.studies.figures import (
   parser_of_runs,
   save,
   shown,
+  standard_error,
   styled,
   text_rows,
   write_csv,
@@ -47,10 +48,12 @@ DISTANCES = 32  # tokens: the largest distance that is drawn
 
 
 class Heads(NamedTuple):
-  """Measurements of all heads of a model under a method, averaged over rows of text."""
+  """Measurements of all heads of a model under a method: means over rows of text, and their standard errors."""
 
   bias_CLH: np.ndarray  # A^c, in the order of BIASES
+  bias_error_CLH: np.ndarray
   by_distance_LHT: np.ndarray  # mean attention weight
+  by_distance_error_LHT: np.ndarray
 
 
 def heads(one: Shown, tokens_BT: np.ndarray) -> Heads:
@@ -60,8 +63,8 @@ def heads(one: Shown, tokens_BT: np.ndarray) -> Heads:
     weights = attention_weights(one.loaded.params, how.config, row_T[None], logit_scale=how.logit_scale)
     bias_CLH = [jax.vmap(positional_bias, (0, None))(weights, c)[:, 0] for c in c_CTT]
     found.append((np.stack(bias_CLH), np.asarray(jax.vmap(attention_by_distance)(weights))))
-  biases, profiles = zip(*found, strict=True)
-  return Heads(np.mean(biases, axis=0), np.mean(profiles, axis=0))
+  biases, profiles = map(np.stack, zip(*found, strict=True))
+  return Heads(biases.mean(0), standard_error(biases), profiles.mean(0), standard_error(profiles))
 
 
 def most_positional(bias_LH: np.ndarray) -> tuple[int, int]:
@@ -83,23 +86,31 @@ def draw(given: Namespace) -> None:
     for one, seen in zip(compared, found, strict=True):
       same = found[0] if one.loaded is trained else seen  # YaRN is shown on the most positional head under RoPE
       layer, head = most_positional(same.bias_CLH[c])
-      a, profile = float(seen.bias_CLH[c, layer, head]), seen.by_distance_LHT[layer, head]
+      a, a_error = seen.bias_CLH[c, layer, head], seen.bias_error_CLH[c, layer, head]
+      profile, error = seen.by_distance_LHT[layer, head], seen.by_distance_error_LHT[layer, head]
       look: dict[str, Any] = {"color": one.color, "marker": one.marker, "markersize": 4, "linewidth": 1.4}
-      above.plot(profile[:DISTANCES], label=f"{one.label}\n(layer {layer}, head {head}: A = {a:.2f})", **look)
-      ranked = np.sort(seen.bias_CLH[c], axis=None)[::-1]
-      below.plot(np.arange(1, len(ranked) + 1), ranked, label=one.label, **look, markevery=max(len(ranked) // 16, 1))
-      drawn += [(bias, one.label, layer, head, d, w) for d, w in enumerate(profile)]
-      all_heads += [(bias, one.label, *at, value) for at, value in np.ndenumerate(seen.bias_CLH[c])]
+      known = f" ± {a_error:.2f}" if np.isfinite(a_error) else ""
+      said = f"{one.label}\n(layer {layer}, head {head}: A = {a:.2f}{known})"
+      shown_to = min(DISTANCES, len(profile))
+      above.errorbar(range(shown_to), profile[:shown_to], error[:shown_to], label=said, capsize=2, **look)
+      order = np.argsort(seen.bias_CLH[c], axis=None)[::-1]
+      ranks, ranked, ranked_error = np.arange(1, len(order) + 1), *(x[c].ravel()[order] for x in seen[:2])
+      below.plot(ranks, ranked, label=one.label, **look, markevery=max(len(ranked) // 16, 1))
+      below.fill_between(ranks, ranked - ranked_error, ranked + ranked_error, color=one.color, alpha=0.25, linewidth=0)
+      drawn += [(bias, one.label, layer, head, d, *of) for d, of in enumerate(zip(profile, error, strict=True))]
+      all_heads += [
+        (bias, one.label, *at, value, seen.bias_error_CLH[c][at]) for at, value in np.ndenumerate(seen.bias_CLH[c])
+      ]
     above.set(title=f"most positional: {bias}", xlabel="distance (tokens)", ylabel="mean attention weight")
     below.set(title=f"all heads: {bias}", xlabel="head, by rank", ylabel="positional bias A")
     above.legend(fontsize=8)
     below.legend(fontsize=8)
   caption = f"{given.rows} rows of {given.length} tokens of Python's prose; {name_of(given.checkpoint)}, "
-  caption += f"trained at {trained.context:,}."
-  save(figure, caption, given.out / "positional_head.png")
+  caption += f"trained at {trained.context:,}. Bars, bands and ±: standard error over rows."
+  save(figure, caption, given, "positional_head")
   where = ("bias", "model", "layer", "head")
-  write_csv(given.out / "positional_head.csv", (*where, "A"), all_heads)
-  write_csv(given.out / "positional_head_by_distance.csv", (*where, "distance", "weight"), drawn)
+  write_csv(given.out / "positional_head.csv", (*where, "A", "standard_error"), all_heads)
+  write_csv(given.out / "positional_head_by_distance.csv", (*where, "distance", "weight", "standard_error"), drawn)
 
 
 def _parser() -> cli.Parser:

@@ -29,6 +29,7 @@ from experiments.studies.figures import (
   parser_of_runs,
   save,
   shown,
+  standard_error,
   styled,
   text_lines,
   write_csv,
@@ -75,7 +76,7 @@ def draw(given: Namespace) -> None:
       layer, index = np.unravel_index(mass.argmax(), mass.shape)
       head = (int(layer), int(index))
     chosen = weights[head[0], :, head[1]]  # (N, n)
-    mean, error = chosen.mean(0), chosen.std(0, ddof=1) / len(chosen) ** 0.5 if len(chosen) > 1 else 0 * chosen[0]
+    mean, error = chosen.mean(0), standard_error(chosen)
     at = np.arange(chosen.shape[1]) + 0.25 * number
     sums.append(chosen.sum(1))
     label = f"{one.label} (layer {head[0]}, head {head[1]}: sum {sums[-1].mean():.2f})"
@@ -89,13 +90,13 @@ def draw(given: Namespace) -> None:
   axis.set_xticks(np.arange(len(names)) + 0.25 * (len(compared) - 1) / 2, names)
   axis.legend(fontsize=8, loc="upper left")
   moved = sums[1] - sums[0]  # the same head and prompts
-  spread = f" ± {moved.std(ddof=1) / len(moved) ** 0.5:.2f}" if len(moved) > 1 else ""
+  spread = f" ± {standard_error(moved):.2f}" if len(moved) > 1 else ""
   caption = (
     f"{len(tokens)} prompts of {given.length:,} tokens, the needle at a depth of {DEPTH:g}; "
     f"{name_of(given.checkpoint)}, trained at {compared[0].loaded.context:,}. "
     f"YaRN less RoPE: {moved.mean():+.2f}{spread}; bars and ±: standard error over prompts."
   )
-  save(figure, caption, given.out / "semantic_head.png")
+  save(figure, caption, given, "semantic_head")
   header = ("model", "layer", "head", "token", "weight", "standard_error")
   write_csv(given.out / "semantic_head.csv", header, rows)
 

@@ -22,6 +22,8 @@ from drope_jax.files import writing
 from drope_jax.transitions import drop
 from experiments.reporting.axes import STYLE
 from experiments.reporting.looks import GREEN, INK, VERMILION
+from experiments.reporting.writing import add_formats, shrink
+from experiments.reporting.writing import save as save_canvas
 
 YARN = "yarn:2"
 CHARACTERS = 16  # of a caption per inch
@@ -33,8 +35,14 @@ def parser_of_runs(name: str, about: str | None) -> cli.Parser:
   parser.add_argument("--checkpoint", type=Path, required=True, metavar="RUN", help="a model with RoPE")
   about_dropped = "the same model, dropped and recalibrated; default: --checkpoint, dropped and not recalibrated"
   parser.add_argument("--dropped", type=Path, metavar="RUN", help=about_dropped)
-  parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for the picture and its numbers")
+  add_out(parser)
   return parser
+
+
+def add_out(parser: cli.Parser) -> None:
+  """The flags that say where a figure goes, and in which formats."""
+  parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for the picture and its numbers")
+  add_formats(parser)
 
 
 def styled(draw: Callable[[Namespace], None]) -> Callable[[Namespace], None]:
@@ -54,14 +62,19 @@ def panels(count: int, width: float = 4.8, height: float = 2.9) -> tuple[Any, li
   return figure, list(axes[:, 0])
 
 
-def save(figure: Any, caption: str, path: Path) -> None:
-  """Saves a figure with its caption below it."""
-  path.parent.mkdir(parents=True, exist_ok=True)
+def save(figure: Any, caption: str, given: Namespace, stem: str) -> None:
+  """Saves a figure with its caption below it, where and how the flags of `add_out` say; a PNG is always written."""
+  given.out.mkdir(parents=True, exist_ok=True)
   lines = textwrap.fill(caption, round(figure.get_figwidth() * CHARACTERS))
   figure.supxlabel(lines, fontsize=8, color="#555555")
-  with writing(path, path):
-    figure.savefig(path, dpi=110, pil_kwargs={"optimize": True})
-  plt.close(figure)
+  save_canvas(figure, given.out, stem, dict.fromkeys(("png", *given.formats)), dpi=110)
+  shrink(given.out / f"{stem}.png")
+
+
+def standard_error(values_N: np.ndarray) -> np.ndarray:
+  """Of the mean over the first axis; NaN for a single value, whose error is not known."""
+  n = len(values_N)
+  return values_N.std(0, ddof=1) / n**0.5 if n > 1 else np.full_like(values_N[0], np.nan)
 
 
 def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:

@@ -16,7 +16,7 @@ from drope_jax.train import train
 from experiments.factor_search import Search, nearest_allowed, search
 from experiments.studies import fig4_bias_gradients, fig6_fig11_frequency_factors, fig7_positional_head
 from experiments.studies import fig8_semantic_head as fig8
-from experiments.studies.figures import text_lines
+from experiments.studies.figures import standard_error, text_lines
 from experiments.studies.table10_extension import Extension
 from experiments.study import run_study
 
@@ -33,11 +33,20 @@ def test_the_factors_are_those_of_the_methods(extension):
 
 
 def test_the_picture_of_the_factors_has_its_numbers_beside_it(tmp_path):
-  assert fig6_fig11_frequency_factors.main([f"--out={tmp_path}", "--factors", "2", "--head-dim=8"]) == 0
+  assert (
+    fig6_fig11_frequency_factors.main([f"--out={tmp_path}", "--factors", "2", "--head-dim=8", "--formats=svg"]) == 0
+  )
   assert (tmp_path / "frequency_factors.png").read_bytes().startswith(b"\x89PNG")
+  assert "partial drop" in (tmp_path / "frequency_factors.svg").read_text()
   with (tmp_path / "frequency_factors.csv").open() as file:
     rows = list(csv.DictReader(file))
   assert len(rows) == 6 * 4 and {row["gamma"] for row in rows if row["method"] == "PI"} == {"0.5"}
+
+
+def test_the_error_of_a_mean_needs_two_values():
+  """Of 1, 2 and 3: 1 / sqrt(3), column by column."""
+  np.testing.assert_allclose(standard_error(np.array([[1.0, 5.0], [2.0, 5.0], [3.0, 5.0]])), [3**-0.5, 0])
+  assert np.isnan(standard_error(np.array([[1.0, 5.0]]))).all()
 
 
 def test_the_needle_is_the_fact_that_is_asked_for():
@@ -109,6 +118,10 @@ def test_figures_of_a_run_are_drawn(tmp_path):
     *(f"{name}.{kind}" for name in ("positional_head", "semantic_head", "bias_gradients") for kind in ("png", "csv")),
     "positional_head_by_distance.csv",
   }
+  with (tmp_path / "figures" / "positional_head_by_distance.csv").open() as file:
+    rows = list(csv.DictReader(file))
+  (first, *_) = rows
+  assert all(float(row["standard_error"]) >= 0 for row in rows) and float(first["standard_error"]) > 0
   with (tmp_path / "figures" / "bias_gradients.csv").open() as file:
     norms = {(row["bias"], row["embedding"], row["layer"]): float(row["norm"]) for row in csv.DictReader(file)}
   for bias in fig4_bias_gradients.BIASES:  # figure 4's claim: RoPE above, and more so in the last layer

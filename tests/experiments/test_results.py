@@ -10,6 +10,7 @@ import pytest
 from support.study_records import ACCURACIES, LOSSES, figures, study_of, write_study
 
 from drope_jax.errors import ReportError
+from drope_jax.evaluate.results import Result
 from experiments import results, seeds
 from experiments.reporting import claims, verdicts
 from experiments.reporting.making import shareable
@@ -129,6 +130,30 @@ def test_spoilt_figures_are_named(page, tmp_path, spoil, said):
 def test_commands_lose_the_paths_of_their_machine(command, shown):
   expected = shown or "python -m experiments.study --config=a.py --workdir=runs/a --seeds=1,2"
   assert shareable(command, "a", [1, 2]) == expected
+
+
+def test_a_page_shows_what_copying_gains_by_distance(tmp_path):
+  """At the longest length, where both seeds may have an accuracy of 0."""
+  made = []
+  for seed in (0, 1):
+    made.append(tmp_path / f"seed-{seed}")
+    made[-1].mkdir()
+    write_study(made[-1])
+    description = json.loads((made[-1] / "study.json").read_text())
+    (made[-1] / "study.json").write_text(json.dumps(description | {"seed": seed}))
+    common = {"run": "drope", "method": "nope", "task": "copy", "seed": seed, "n": 10, "better": "higher"}
+    found = []
+    for context in (128, 256):
+      here = {**common, "context": context, "extension": context / 128}
+      found += [Result(metric=metric, value=0.0, **here) for metric in ("accuracy", "gain")]
+      for at in (16, 32):
+        value = (0.1 if at == 16 else 0.5) + 0.2 * seed + context
+        found += [Result(metric="accuracy", value=0.0, by="distance", at=at, **here)]
+        found += [Result(metric="gain", value=value, by="distance", at=at, **here)]
+    study_of(made[-1], found)
+  text = page_text(seeds.summary_of(made, "copying"), "copying")
+  assert "| copy 2×: gain (nats per token) by distance | 16 tokens | 32 tokens |" in text
+  assert "| DroPE, β = 1 | 256.200 ± 0.141 | 256.600 ± 0.141 |" in text
 
 
 # --- claims ------------------------------------------------------------------------------------

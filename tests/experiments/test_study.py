@@ -55,8 +55,13 @@ def settings(study_corpus):
 @pytest.fixture(scope="module")
 def done(settings, tmp_path_factory):
   workdir = tmp_path_factory.mktemp("study") / "done"
-  run_study(settings, workdir)
+  run_study(settings, workdir, formats=("svg",))
   return workdir
+
+
+def test_the_pictures_of_its_report_come_in_the_formats_that_are_asked_for(done):
+  names = {path.name for path in done.iterdir()}
+  assert {"summary.png", "summary.svg"} <= names and not any(name.endswith(".pdf") for name in names)
 
 
 @pytest.mark.slow

@@ -48,3 +48,10 @@ def test_a_config_of_another_command(command, tmp_path, module, config, said):
   assert said in ended.error()
   assert ended.status == 2
   assert not (tmp_path / "study").exists()
+
+
+def test_a_study_refuses_a_picture_format_that_is_none_before_it_begins(command, tmp_path):
+  config = f"--config={ROOT / 'experiments' / 'studies' / 'fig2_recovery.py'}:mini"
+  ended = command("experiments.study", config, f"--workdir={tmp_path / 'study'}", "--formats=png,gif")
+  assert ended.status == 2 and "'gif' is not a picture format; allowed: png, svg, pdf" in ended.error()
+  assert not (tmp_path / "study").exists()

@@ -20,6 +20,7 @@ from drope_jax.evaluate.samples import fingerprint
 from drope_jax.evaluate.subject import Subject
 from drope_jax.evaluate.task import Task, check_room
 
+GAIN = "gain"  # a metric: by how many nats per token a copied piece is likelier than a fresh one
 NEAREST = 16  # shortest distance of a copy in tokens; longer ones are doubled repeatedly
 SIZES = {"induction": (1, 1), "copy": (4, 12)}  # of each probe: tokens of the cue, and tokens predicted
 
@@ -91,7 +92,7 @@ class Copy(Task):
     greedy_N = np.array([one.greedy for one in copied])
     loss_N = -np.array([one.log_prob for one in copied]) / self.predicted
     gain_N = -np.array([one.log_prob for one in fresh]) / self.predicted - loss_N
-    rows = {ACCURACY: greedy_N, LOSS: loss_N, "gain": gain_N}
+    rows = {ACCURACY: greedy_N, LOSS: loss_N, GAIN: gain_N}
     figures = [mean_figure(metric, row_N) for metric, row_N in rows.items()]
     for i, distance in enumerate(distances):
       part = slice(i * each, (i + 1) * each)

@@ -15,7 +15,7 @@ from experiments.reporting import training_plots, training_tables
 from experiments.reporting.axes import STYLE
 from experiments.reporting.heldout import gap_curve, heldout_curve
 from experiments.reporting.records import read_study
-from experiments.reporting.seed_tables import recovery
+from experiments.reporting.seed_curves import recovery
 from experiments.reporting.study_page import DATA
 from experiments.reporting.summary_files import read_summary
 from experiments.seeds import summary_of, write_study_page

@@ -60,3 +60,20 @@ def test_every_task_has_a_panel(workdir):
   canvas = plot_summary(study_of(workdir, [*figures(LOSSES, {}), *others]))
   titles = [axes.get_title() for axes in canvas.axes if axes.axison]
   assert len(titles) == 6 and all(any(task in title for title in titles) for task in tasks)
+
+
+def test_titles_of_maps_do_not_run_into_each_other(workdir):
+  common = {"task": "needles", "metric": "accuracy", "by": "depth", "seed": 0, "n": 10, "value": 0.5}
+  methods = [f"a method whose name is long, number {i}" for i in range(8)]
+  found = [
+    Result(run="drope", method=method, at=at, context=c, extension=c / CONTEXT, **common)
+    for method in methods
+    for c in (128, 256)
+    for at in (0.0, 1.0)
+  ]
+  canvas = plot_parts(study_of(workdir, found), "needles", "accuracy", "depth")
+  canvas.draw_without_rendering()
+  boxes = [axes.title.get_window_extent() for axes in canvas.axes if axes.get_title()]
+  assert len(boxes) == 8 and not any(a.overlaps(b) for i, a in enumerate(boxes) for b in boxes[:i])
+  panels = [axes.get_window_extent() for axes in canvas.axes]
+  assert not any(box.overlaps(panel) for box in boxes for panel in panels)
