@@ -24,6 +24,7 @@ from drope_jax.markdown import plain
 from experiments.page import write_numbers
 from experiments.reporting import seed_tables
 from experiments.reporting.making import making_of
+from experiments.reporting.paper_tables import paper_section, study_name
 from experiments.reporting.records import read_study
 from experiments.reporting.study_page import DATA, drawn, write_page
 from experiments.reporting.summary import Summary, summarized
@@ -68,7 +69,35 @@ def _parts(summary: Summary) -> list[Part]:
   recovery = seed_tables.recovery_table(summary)
   if recovery is not None:
     parts += [f"held-out loss in context while training: {paired}", recovery]
-  return [*parts, *seed_tables.coefficient_lines(summary)]
+  paper = paper_section(study_name(summary.making.command))
+  return [*parts, *seed_tables.coefficient_lines(summary), *paper]
+
+
+def seed_workdirs(directory: Path) -> list[Path]:
+  """The workdirs seed-N in a folder of them, in the order of their seeds, finished or not."""
+  found = [path.parent for path in directory.glob("seed-*/study.json")]
+  return sorted(found, key=lambda workdir: (len(workdir.name), workdir.name))
+
+
+def merge_seeds(directory: Path, formats: Sequence[str] = ("png",)) -> Path:
+  """Writes DIRECTORY/seeds.md over the finished ones of its workdirs seed-N; returns its path.
+
+  A study writes its report.md when everything is measured; workdirs without one are left out, and named.
+
+  Raises:
+    ReportError: none is finished, or as `seed_report`.
+  """
+  workdirs = seed_workdirs(directory)
+  finished = [workdir for workdir in workdirs if (workdir / "report.md").exists()]
+  if not finished:
+    raise ReportError(
+      f"{directory}: no seed-N in it has a report.md, so none is finished; `python -m experiments.report` of a seed-N "
+      "writes one from its records"
+    )
+  for workdir in workdirs:
+    if workdir not in finished:
+      print(f"{workdir}: left out, since it has no report.md: its study is not finished", file=sys.stderr)
+  return write_seeds(finished, directory, formats=formats)
 
 
 def write_seeds(

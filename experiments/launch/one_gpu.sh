@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
 # One GPU (or CPU), without a network: a study for several seeds, one after the other, each in a folder of its own.
 #   experiments/launch/one_gpu.sh STUDY[:SIZE] SECONDS DIR SEED... [-- --config.NAME=VALUE ...]
-# Seed N goes to DIR/seed-N, its log to DIR/logs; then `python -m experiments.seeds DIR/seed-*` merges the seeds that
-# are done into DIR/seeds.md. After SECONDS the study that runs gets SIGTERM: it saves and ends, no other seed begins,
-# and the same command goes on from there. Compiled programs are kept in JAX_COMPILATION_CACHE_DIR (DIR/compiled unless
-# it is set), so that later seeds need not compile. Exit status: 0 all seeds are done, 75 the time ran out, 1 or 2 one
-# failed.
+# Seed N goes to DIR/seed-N, its log to DIR/logs; then `python -m experiments.report DIR` merges all finished seeds in
+# DIR, those of earlier calls too, into DIR/seeds.md. After SECONDS the study that runs gets SIGTERM: it saves and ends,
+# no other seed begins, and the same command goes on from there. Compiled programs are kept in
+# JAX_COMPILATION_CACHE_DIR (DIR/compiled unless it is set), so that later seeds need not compile. Exit status: 0 all
+# seeds are done, 75 the time ran out, 1 or 2 one failed.
 set -euo pipefail
 usage="usage: one_gpu.sh STUDY[:SIZE] SECONDS DIR SEED... [-- --config.NAME=VALUE ...]"
 study=${1:?$usage} seconds=${2:?$usage} directory=${3:?$usage}
@@ -23,11 +23,8 @@ mkdir -p "$directory/logs"
 export PYTHONUNBUFFERED=1 JAX_COMPILATION_CACHE_DIR="${JAX_COMPILATION_CACHE_DIR:-$directory/compiled}"
 
 merge() {
-  local seed finished=()
-  for seed in "${seeds[@]}"; do
-    [ ! -e "$directory/seed-$seed/report.md" ] || finished+=("$directory/seed-$seed")
-  done
-  [ ${#finished[@]} -lt 2 ] || python3 -m experiments.seeds "${finished[@]}" --out="$directory"
+  local reports=("$directory"/seed-*/report.md)
+  [ ${#reports[@]} -lt 2 ] || python3 -m experiments.report "$directory"
 }
 
 for seed in "${seeds[@]}"; do

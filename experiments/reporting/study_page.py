@@ -16,11 +16,11 @@ from drope_jax.evaluate.figures import LOSS
 from drope_jax.files import replace_whole
 from drope_jax.markdown import block, plain
 from experiments.reporting import seed_plots, seed_tables
-from experiments.reporting.paper_tables import paper_tables
+from experiments.reporting.paper_tables import paper_section
 from experiments.reporting.summary import Summary
 from experiments.reporting.summary_files import csv_text, read_summary
 from experiments.reporting.training_tables import show_count, show_duration
-from experiments.reporting.writing import ABOUT, save
+from experiments.reporting.writing import ABOUT, markdown, save
 
 DATA = "data"  # folder beside the pages
 DPI = 100
@@ -71,7 +71,7 @@ def page_text(summary: Summary, name: str, said: str = "") -> str:
     *(table.markdown for table in seed_tables.compact_tables(summary)),
     *seed_tables.coefficient_lines(summary),
     *(f"![{one.caption}]({DATA}/{one.name})\n\n*{one.caption}*" for one in _pictures(summary, name)),
-    *_paper(name),
+    *map(markdown, paper_section(name)),
     f"Every figure at every length, by seed: [{name}.csv]({DATA}/{name}.csv). This page is made of it by "
     "`python -m experiments.results`.",
   ]
@@ -149,12 +149,3 @@ def _save(canvas: Canvas, path: Path, drawn_from: str) -> None:
   save(canvas, path.parent, path.stem, dpi=DPI, about=drawn_from)
   if path.stat().st_size > MOST_BYTES:
     raise ReportError(f"{path}: has {path.stat().st_size:,} bytes; at most {MOST_BYTES:,} are kept in the repository")
-
-
-def _paper(name: str) -> list[str]:
-  """What the paper has beside it."""
-  found = [table for table in paper_tables() if table.study == name]
-  parts = []
-  for table in found:
-    parts += [f"**{table.table} of the paper.** {table.caption}", table.markdown]
-  return ["## The paper", *parts] if parts else []
