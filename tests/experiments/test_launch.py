@@ -127,7 +127,7 @@ def test_one_gpu_runs_the_seeds_one_after_the_other(stubbed_python3, tmp_path):
 
 
 @pytest.mark.parametrize(("finished", "merged"), [("0", False), ("01", True), ("07", True)])
-def test_one_gpu_merges_all_seeds_that_are_finished_whichever_call_ran_them(stubbed_python3, tmp_path, finished, merged):
+def test_one_gpu_merges_the_finished_seeds_of_all_calls(stubbed_python3, tmp_path, finished, merged):
   for seed in finished:
     (tmp_path / f"seed-{seed}").mkdir()
     (tmp_path / f"seed-{seed}" / "report.md").touch()
