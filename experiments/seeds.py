@@ -1,6 +1,7 @@
 """A study over its seeds: `python -m experiments.seeds DIR DIR ... [--control=LABEL --out=DIR --page=FILE]`.
 
-Each DIR is a workdir of the same study with another seed. Markdown is printed; `--out=DIR` writes it to DIR/seeds.md
+Each DIR is a workdir of the same study with another seed; a single docs/results/data/NAME.json stands for the workdirs
+that the page NAME was made of. Markdown is printed; `--out=DIR` writes it to DIR/seeds.md
 instead, with pictures beside it, and every table as CSV and LaTeX in DIR/tables. The first table of a metric has mean ±
 standard deviation. The second has the differences from the control, each taken within a seed, so that what a seed does
 to all rows alike falls out: mean ± standard deviation, and a 95 % interval of the mean (Student's t, n - 1 degrees of
@@ -28,7 +29,7 @@ from experiments.reporting.paper_tables import paper_section, study_name
 from experiments.reporting.records import read_study
 from experiments.reporting.study_page import DATA, drawn, write_page
 from experiments.reporting.summary import Summary, summarized
-from experiments.reporting.summary_files import write_summary
+from experiments.reporting.summary_files import read_summary, write_summary
 from experiments.reporting.writing import Part, add_formats, markdown, save, write_markdown
 from experiments.results import RESULTS, write_index
 
@@ -39,7 +40,7 @@ def seed_report(directories: Sequence[Path], control: str | None = None) -> list
   """The tables of all tasks and metrics, as parts of a report.
 
   Args:
-    directories: workdirs of one study, with different seeds.
+    directories: workdirs of one study, with different seeds, or the NAME.json of a page alone.
     control: the label of the row that the differences are from.
 
   Raises:
@@ -49,6 +50,9 @@ def seed_report(directories: Sequence[Path], control: str | None = None) -> list
 
 
 def _summary_of_several(directories: Sequence[Path], control: str | None) -> Summary:
+  if len(directories) == 1 and directories[0].suffix == ".json":
+    check(control is None, "--control belongs to workdirs; the figures of a page have their control already")
+    return read_summary(directories[0])
   summary = summary_of(directories, "study", control)
   if len(summary.seeds) < 2:
     raise ReportError(f"seeds are {list(summary.seeds)}; a spread needs at least two, all different")
@@ -56,14 +60,17 @@ def _summary_of_several(directories: Sequence[Path], control: str | None) -> Sum
 
 
 def _parts(summary: Summary) -> list[Part]:
-  over = f"over seeds {', '.join(map(str, summary.seeds))}"
-  base = seed_tables.compared_with(summary)
-  paired = f"difference from {base}, mean ± standard deviation (95 % interval) {over}"
+  seeds, base = ", ".join(map(str, summary.seeds)), seed_tables.compared_with(summary)
+  if len(summary.seeds) > 1:
+    over = f"mean ± standard deviation over seeds {seeds}"
+    paired = f"difference from {base}, mean ± standard deviation (95 % interval) over seeds {seeds}"
+  else:
+    over, paired = f"seed {seeds} alone", f"difference from {base}, seed {seeds} alone"
   parts: list[Part] = []
   for task in summary.tasks:
     for metric in summary.metrics(task):
       about = plain(f"{task}, {metric}")
-      parts += [f"{about}: mean ± standard deviation {over}", seed_tables.spread_table(summary, task, metric)]
+      parts += [f"{about}: {over}", seed_tables.spread_table(summary, task, metric)]
       if base:
         parts += [f"{about}: {paired}", seed_tables.spread_table(summary, task, metric, less_control=True)]
   recovery = seed_tables.recovery_table(summary)
@@ -150,7 +157,11 @@ def _run(given: Namespace) -> None:
 def _parser() -> cli.Parser:
   parser = cli.Parser(prog="python -m experiments.seeds", about=__doc__)
   parser.add_argument(
-    "directories", type=cli.path_argument, nargs="+", metavar="DIR", help="workdirs of one study, one per seed"
+    "directories",
+    type=cli.path_argument,
+    nargs="+",
+    metavar="DIR",
+    help="workdirs of one study, one per seed, or the NAME.json of a page",
   )
   parser.add_argument("--control", metavar="LABEL", help="row that the others are compared with")
   parser.add_argument("--out", type=cli.path_argument, metavar="DIR", help="of seeds.md, its pictures and tables")

@@ -2,6 +2,7 @@
 
 import json
 
+import pytest
 from support.study_records import write_study
 
 from drope_jax.evaluate import results
@@ -142,3 +143,16 @@ def test_the_table_of_the_paper_stands_beside_ours(tmp_path, capsys):
     assert (path.parent / "tables" / "paper_table_1.csv").read_text().startswith("method,multi-query,")
   other = study(tmp_path / "other", 0, 3.0, 0.5, command=command.replace("table1_needles", "mine"))
   assert report.main([other]) == 0 and "paper" not in (tmp_path / "other" / "report.md").read_text()
+
+
+@pytest.mark.parametrize("seeds", [(0,), (0, 1)])
+def test_the_data_of_a_page_gives_its_tables_as_latex(tmp_path, capsys, seeds):
+  studies = [study(tmp_path / f"seed-{seed}", seed, 3.0 + seed, None, 3.25 + seed) for seed in seeds]
+  assert main([*studies, "--control=RoPE", f"--page={tmp_path / 'mine.md'}"]) == 0
+  data = str(tmp_path / "data" / "mine.json")
+  assert main([data, f"--out={tmp_path}"]) == 0
+  found = (tmp_path / "tables" / "perplexity_loss_less_control.tex").read_text()
+  assert r"\begin{tabular}" in found and "RoPE + YaRN & +0.250" in found
+  assert ("seed 0 alone" in (tmp_path / "seeds.md").read_text()) == (len(seeds) == 1)
+  capsys.readouterr()
+  assert main([data, "--control=RoPE"]) == 2 and "--control" in capsys.readouterr().err
