@@ -3,6 +3,9 @@
 DIR is the workdir of a study (study.json, results.jsonl and each run's config.json and metrics.jsonl are read), the
 workdir of a single run, or the output of `experiments.evaluate`, a results.jsonl alone. Writes DIR/report.md, its
 pictures in each format, and every table as CSV and LaTeX (booktabs) in DIR/tables.
+
+DIR may also be a folder of one study's seeds, DIR/seed-0, DIR/seed-1, ..., as `experiments.study --seeds` and
+experiments/launch/one_gpu.sh leave it. The finished seeds are then merged into DIR/seeds.md, as by `experiments.seeds`.
 """
 
 import sys
@@ -15,8 +18,10 @@ from drope_jax.evaluate.tasks import task_classes
 from drope_jax.markdown import block, code, plain
 from experiments.reporting import plots, tables, training_tables
 from experiments.reporting.arms import described, is_control
+from experiments.reporting.paper_tables import paper_section, study_name
 from experiments.reporting.records import Records, read_evaluation, read_run, read_study
 from experiments.reporting.writing import Part, Picture, add_formats, write_markdown
+from experiments.seeds import merge_seeds, seed_workdirs
 
 BACKGROUND = """\
 A language model must know the order of its tokens. Most models get it from **RoPE**: queries and keys are rotated
@@ -119,6 +124,7 @@ def _compose(records: Records, drawn: set[Picture]) -> list[Part]:
     *([pretrained] if pretrained else []),
     *([" ".join(filter(None, about))] if measured else []),
     *measured,
+    *paper_section(study_name(records.command)),
     *_temperature(records),
     *_training(records, drawn),
     *(["## The rotations", plots.FREQUENCIES.markdown] if plots.FREQUENCIES in drawn else []),
@@ -133,11 +139,7 @@ def read(directory: Path) -> Records:
   Raises:
     ReportError: records are missing, empty or malformed; the message names the file.
   """
-  there = {
-    name
-    for name in ("study.json", "runs", "metrics.jsonl", "config.json", "results.jsonl")
-    if (directory / name).exists()
-  }
+  there = _recorded(directory)
   if there & {"study.json", "runs"}:
     return read_study(directory)
   if "metrics.jsonl" in there or ("config.json" in there and "results.jsonl" not in there):
@@ -145,15 +147,25 @@ def read(directory: Path) -> Records:
   return read_evaluation(directory) if "results.jsonl" in there else read_study(directory)
 
 
+def _recorded(directory: Path) -> set[str]:
+  """The names of what may be reported that are there."""
+  names = ("study.json", "runs", "metrics.jsonl", "config.json", "results.jsonl")
+  return {name for name in names if (directory / name).exists()}
+
+
 def write_report(directory: Path, formats: Sequence[str] = ("png",)) -> Path:
   """Writes report.md, the plots and the tables for the records in `directory`; returns the path of report.md.
+
+  Of a folder of seeds it is seeds.md instead: see seeds.merge_seeds.
 
   Args:
     formats: of the plots, from writing.FORMATS; report.md shows the PNG, which is always written.
 
   Raises:
-    ReportError: as `read`.
+    ReportError: as `read`, or as seeds.merge_seeds.
   """
+  if not _recorded(directory) and seed_workdirs(directory):
+    return merge_seeds(directory, formats)
   path, records = directory / "report.md", read(directory)
   drawn = plots.draw_all(records, tuple(dict.fromkeys(("png", *formats))))
   write_markdown(path, _compose(records, drawn))
@@ -166,7 +178,7 @@ def _parser() -> cli.Parser:
     "directory",
     type=cli.path_argument,
     metavar="DIR",
-    help="workdir of a study or a run, or output of an evaluation",
+    help="workdir of a study or a run, folder of a study's seeds, or output of an evaluation",
   )
   add_formats(parser)
   return parser

@@ -1,6 +1,7 @@
 """Compares the seeds of a study: `python -m experiments.seeds DIR DIR ... [--control=LABEL --out=DIR --page=FILE]`.
 
-Each DIR is a workdir of the same study with another seed. Markdown is printed; `--out=DIR` writes it to DIR/seeds.md
+Each DIR is a workdir of the same study with another seed; a single docs/results/data/NAME.json stands for the workdirs
+that the page NAME was made of. Markdown is printed; `--out=DIR` writes it to DIR/seeds.md
 instead, with pictures beside it, and every table as CSV and LaTeX in DIR/tables. The first table of a metric has mean ±
 standard deviation. The second has the differences from the control, each taken within a seed, which cancels what a seed
 does to all rows alike: mean ± standard deviation, and a 95 % interval of the mean (Student's t, n - 1 degrees of
@@ -24,10 +25,11 @@ from drope_jax.markdown import plain
 from experiments.page import write_numbers
 from experiments.reporting import seed_curves, seed_tables
 from experiments.reporting.making import making_of
+from experiments.reporting.paper_tables import paper_section, study_name
 from experiments.reporting.records import read_study
 from experiments.reporting.study_page import DATA, drawn, write_page
 from experiments.reporting.summary import Summary, summarized
-from experiments.reporting.summary_files import write_summary
+from experiments.reporting.summary_files import read_summary, write_summary
 from experiments.reporting.writing import Part, add_formats, markdown, save, write_markdown
 from experiments.results import RESULTS, write_index
 
@@ -38,7 +40,7 @@ def seed_report(directories: Sequence[Path], control: str | None = None) -> list
   """The tables of all tasks and metrics, as the parts of a report.
 
   Args:
-    directories: workdirs of one study, with different seeds.
+    directories: workdirs of one study, with different seeds, or the NAME.json of a page alone.
     control: the label of the row that the others are compared with.
 
   Raises:
@@ -48,6 +50,9 @@ def seed_report(directories: Sequence[Path], control: str | None = None) -> list
 
 
 def _summary_of_several(directories: Sequence[Path], control: str | None) -> Summary:
+  if len(directories) == 1 and directories[0].suffix == ".json":
+    check(control is None, "--control belongs to workdirs; the figures of a page have their control already")
+    return read_summary(directories[0])
   summary = summary_of(directories, "study", control)
   if len(summary.seeds) < 2:
     raise ReportError(f"seeds are {list(summary.seeds)}; a spread needs at least two, all different")
@@ -55,17 +60,19 @@ def _summary_of_several(directories: Sequence[Path], control: str | None) -> Sum
 
 
 def _parts(summary: Summary) -> list[Part]:
-  over = f"over seeds {', '.join(map(str, summary.seeds))}"
-  base = seed_tables.compared_with(summary)
+  base, seeds = seed_tables.compared_with(summary), ", ".join(map(str, summary.seeds))
+  alone = len(summary.seeds) == 1
+  over = f"seed {seeds} alone" if alone else f"mean ± standard deviation over seeds {seeds}"
 
   def difference(other: str) -> str:
-    return f"difference from {other}, mean ± standard deviation (95 % interval) {over}"
+    spread = f"seed {seeds} alone" if alone else f"mean ± standard deviation (95 % interval) over seeds {seeds}"
+    return f"difference from {other}, {spread}"
 
   parts: list[Part] = []
   for task in summary.tasks:
     for metric in summary.metrics(task):
       about = plain(f"{task}, {metric}")
-      parts += [f"{about}: mean ± standard deviation {over}", seed_tables.spread_table(summary, task, metric)]
+      parts += [f"{about}: {over}", seed_tables.spread_table(summary, task, metric)]
       if base:
         parts += [f"{about}: {difference(base)}", seed_tables.spread_table(summary, task, metric, less_control=True)]
   recovery, by_tokens = seed_curves.recovery_table(summary), seed_curves.token_gap_table(summary)
@@ -74,7 +81,35 @@ def _parts(summary: Summary) -> list[Part]:
   if by_tokens is not None:
     compared = difference(f"“{seed_curves.base_label(summary)}” of the same seed after as many tokens")
     parts += [f"held-out loss in context of whole arms: {compared}", by_tokens]
-  return [*parts, *seed_tables.coefficient_lines(summary)]
+  paper = paper_section(study_name(summary.making.command))
+  return [*parts, *seed_tables.coefficient_lines(summary), *paper]
+
+
+def seed_workdirs(directory: Path) -> list[Path]:
+  """The workdirs seed-N in a folder of them, in the order of their seeds, finished or not."""
+  found = [path.parent for path in directory.glob("seed-*/study.json")]
+  return sorted(found, key=lambda workdir: (len(workdir.name), workdir.name))
+
+
+def merge_seeds(directory: Path, formats: Sequence[str] = ("png",)) -> Path:
+  """Writes DIRECTORY/seeds.md over the finished ones of its workdirs seed-N; returns its path.
+
+  A study writes its report.md when everything is measured; workdirs without one are left out, and named.
+
+  Raises:
+    ReportError: none is finished, or as `seed_report`.
+  """
+  workdirs = seed_workdirs(directory)
+  finished = [workdir for workdir in workdirs if (workdir / "report.md").exists()]
+  if not finished:
+    raise ReportError(
+      f"{directory}: no seed-N in it has a report.md, so none is finished; `python -m experiments.report` of a seed-N "
+      "writes one from its records"
+    )
+  for workdir in workdirs:
+    if workdir not in finished:
+      print(f"{workdir}: left out, since it has no report.md: its study is not finished", file=sys.stderr)
+  return write_seeds(finished, directory, formats=formats)
 
 
 def write_seeds(
@@ -127,7 +162,11 @@ def _run(given: Namespace) -> None:
 def _parser() -> cli.Parser:
   parser = cli.Parser(prog="python -m experiments.seeds", about=__doc__)
   parser.add_argument(
-    "directories", type=cli.path_argument, nargs="+", metavar="DIR", help="workdirs of one study, one per seed"
+    "directories",
+    type=cli.path_argument,
+    nargs="+",
+    metavar="DIR",
+    help="workdirs of one study, one per seed, or the NAME.json of a page",
   )
   parser.add_argument("--control", metavar="LABEL", help="row that the others are compared with")
   parser.add_argument(

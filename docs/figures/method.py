@@ -14,7 +14,8 @@ from drope_jax.model_config import ModelConfig
 from drope_jax.positions import RoPE
 from drope_jax.scalings import NTK, PI, YaRN
 from drope_jax.transitions import Fade, PartialDrop
-from experiments.reporting.axes import BLUE, GREEN, GREY, INK, ORANGE, PURPLE, SKY, STYLE, VERMILION
+from experiments.reporting.axes import STYLE
+from experiments.reporting.looks import BLUE, GREEN, GREY, INK, ORANGE, PURPLE, SKY, VERMILION
 
 HERE = Path(__file__).parent
 # Letters of about 11 px where a phone shows a figure 360 px wide; text stays text, so that it can be searched.

@@ -1,10 +1,11 @@
 #!/usr/bin/env bash
 # Runs a study for several seeds, one after the other, on one GPU (or CPU) without a network.
 #   experiments/launch/one_gpu.sh STUDY[:SIZE] SECONDS DIR SEED... [-- --config.NAME=VALUE ...]
-# Seed N goes to DIR/seed-N, its log to DIR/logs; then `python -m experiments.seeds DIR/seed-*` compares the finished
-# seeds in DIR/seeds.md. After SECONDS the running study gets SIGTERM: it saves and ends, no other seed starts, and the
-# same command resumes from there. Compiled programs are kept in JAX_COMPILATION_CACHE_DIR (default: DIR/compiled), so
-# that later seeds need not compile. Exit status: 0 if all seeds are done, 75 if the time ran out, 1 or 2 if one failed.
+# Seed N goes to DIR/seed-N, its log to DIR/logs; then `python -m experiments.report DIR` merges all finished seeds of
+# DIR, also those of earlier calls, in DIR/seeds.md. After SECONDS the running study gets SIGTERM: it saves and ends, no
+# other seed starts, and the same command resumes from there. Compiled programs are kept in JAX_COMPILATION_CACHE_DIR
+# (default: DIR/compiled), so that later seeds need not compile. Exit status: 0 if all seeds are done, 75 if the time ran
+# out, 1 or 2 if one failed.
 set -euo pipefail
 usage="usage: one_gpu.sh STUDY[:SIZE] SECONDS DIR SEED... [-- --config.NAME=VALUE ...]"
 study=${1:?$usage} seconds=${2:?$usage} directory=${3:?$usage}
@@ -22,11 +23,8 @@ mkdir -p "$directory/logs"
 export PYTHONUNBUFFERED=1 JAX_COMPILATION_CACHE_DIR="${JAX_COMPILATION_CACHE_DIR:-$directory/compiled}"
 
 merge() {
-  local seed finished=()
-  for seed in "${seeds[@]}"; do
-    [ ! -e "$directory/seed-$seed/report.md" ] || finished+=("$directory/seed-$seed")
-  done
-  [ ${#finished[@]} -lt 2 ] || python3 -m experiments.seeds "${finished[@]}" --out="$directory"
+  local reports=("$directory"/seed-*/report.md)
+  [ ${#reports[@]} -lt 2 ] || python3 -m experiments.report "$directory"
 }
 
 for seed in "${seeds[@]}"; do

@@ -3,14 +3,16 @@
 import re
 from collections.abc import Iterable
 
-from drope_jax.evaluate.methods import METHODS, allowed_methods
+from drope_jax.evaluate.methods import METHODS, allowed_methods, is_as_trained
 from drope_jax.markdown import code, plain
-from drope_jax.transitions import Transition
+from drope_jax.transitions import PartialDrop, Transition
 from experiments.plan import Arm, Row
+from experiments.reporting import wording
 from experiments.reporting.records import Records, Run
 
 CONTROL, SCRATCH = "control", "from scratch"
 _KINDS = {"Keep": CONTROL, "Drop": "DroPE"}  # other transitions are called by their class name, as "partial drop"
+_NAMES = {"Replace": "another embedding", "KeepWindows": "RNoPE-SWA"}  # where the class name says too little
 
 
 def kind(run: Run) -> str:
@@ -93,24 +95,17 @@ def last_runs(records: Records) -> dict[str, Arm]:
   return found
 
 
-def about(transition: Transition) -> str:
-  """The first sentence of a transition's docstring, followed by its settings."""
-  sentence = re.split(r"(?<=[.:])\s", " ".join((type(transition).__doc__ or "").split()))[0].rstrip(".:")
-  sentence = sentence[:1].lower() + sentence[1:]
-  settings = str(transition).partition("(")[2].rstrip(")")
-  return sentence if not settings else f"{sentence} ({settings})"
-
-
 def described(records: Records, row: Row) -> str:
   """A description of a row: its run, and what the method does to it."""
   run = records.runs.get(row.run)
   parts = [code(row.run) if run is None else _run(run)]
   text, _, c = row.method.partition("+")
   name, _, number = text.partition(":")
-  if not row.plain:
-    parts.append(f"with {METHODS.get(name, f'method {code(name)}')}" + (f", {plain(number)}" if number else ""))
+  if not is_as_trained(text):
+    setting = f", {'c' if name == 'drope' else 'factor'} = {number}" if number else ""
+    parts.append(f"with {METHODS.get(name, f'method {code(name)}')}{plain(setting)}")
   if c:
-    parts.append(f"at β = 1 + {plain(c)}·ln s")
+    parts.append(plain(f"at β = 1 + {c}·ln s"))
   return "; ".join(parts)
 
 
@@ -118,22 +113,32 @@ def _run(run: Run) -> str:
   model = f"the pretrained model ({code(run.name)})" if run.pretrained is not None else code(run.name)
   if run.pretrained is not None and is_control(run):
     return f"{model} as it is"
-  names = {CONTROL: "the control", "DroPE": "DroPE, the paper's method"}
-  start = SCRATCH
-  if run.transition is not None:
-    start = f"{names.get(kind(run), f'{kind(run)}, not the method of the paper')}: {about(run.transition)}"
-  untrained = ", not recalibrated" if run.pretrained is not None else ""
-  embedding = "" if run.model is None or run.transition is not None else f", {embedding_of(run)}"
-  return f"{model}, {start}{embedding}{untrained}"
+  if run.transition is None:
+    return f"{model}, {SCRATCH}" + ("" if run.model is None else f", {embedding_of(run)}")
+  changes = [] if run.config is None else wording.changes(run.config)
+  changes += ["nothing is recalibrated"] if run.pretrained is not None else []
+  words = [wording.transition(run.transition), *changes]
+  return f"{model}, {plain(_whose(run, run.transition, bool(changes)))}: {plain('; '.join(words))}"
+
+
+def _whose(run: Run, transition: Transition, changed: bool) -> str:
+  """What a method is, and whether it is the paper's."""
+  if is_control(run):
+    return "a control of a variant" if changed else "the control"
+  if wording.is_papers(transition):
+    return "a variant of DroPE, not as in the paper" if changed else "DroPE, the paper's method"
+  name = _NAMES.get(type(transition).__name__, kind(run))
+  whose = "ours and not the paper's" if isinstance(transition, PartialDrop) else "not the paper's method"
+  return f"{name}, {whose}"
 
 
 def embedding_of(run: Run) -> str:
-  """The positional embedding of a run's model, as a value."""
+  """The positional embedding of a run's model, in words behind "trained"."""
   if run.model is None:
     return "an unknown embedding"
   if allowed_methods(run.model)[0] == "nope":
     return "without any positional embedding"
-  return f"with {run.model.positions}"
+  return plain(f"with {wording.embedding(run.model.positions)}")
 
 
 def first_drop(records: Records, arms: Iterable[Arm]) -> float | None:

@@ -17,12 +17,12 @@ from drope_jax.files import replace_whole
 from drope_jax.markdown import block, plain
 from experiments.reporting import seed_curves, seed_plots, seed_tables
 from experiments.reporting.groups import groups_of
-from experiments.reporting.paper_tables import paper_tables
+from experiments.reporting.paper_tables import paper_section
 from experiments.reporting.spread import Spread
 from experiments.reporting.summary import TOKENS, Summary
 from experiments.reporting.summary_files import csv_text, read_summary
 from experiments.reporting.training_tables import show_count, show_duration
-from experiments.reporting.writing import ABOUT, Picture, save, shrink
+from experiments.reporting.writing import ABOUT, Picture, markdown, save, shrink
 
 DATA = "data"  # folder beside the pages
 DPI = 100
@@ -68,7 +68,7 @@ def page_text(summary: Summary, name: str, written: str = "") -> str:
     *([table.markdown] if (table := seed_curves.tokens_table(summary)) is not None else []),
     *seed_tables.coefficient_lines(summary),
     *(picture._replace(name=f"{DATA}/{picture.name}").markdown for picture in _pictures(summary, name)),
-    *_paper(name),
+    *map(markdown, paper_section(name)),
     f"Every figure at every length, by seed: [{name}.csv]({DATA}/{name}.csv). This page is generated from it by "
     "`python -m experiments.results`.",
   ]
@@ -169,12 +169,3 @@ def _save(canvas: Canvas, path: Path, drawn_from: str) -> None:
   shrink(path, drawn_from)
   if path.stat().st_size > MOST_BYTES:
     raise ReportError(f"{path}: has {path.stat().st_size:,} bytes; at most {MOST_BYTES:,} are kept in the repository")
-
-
-def _paper(name: str) -> list[str]:
-  """The section of the paper's tables that the study repeats; empty if there are none."""
-  found = [table for table in paper_tables() if table.study == name]
-  parts = []
-  for table in found:
-    parts += [f"**{table.table} of the paper.** {table.caption}", table.markdown]
-  return ["## The paper", *parts] if parts else []

@@ -123,12 +123,14 @@ def test_one_gpu_runs_the_seeds_one_after_the_other(stubbed_python3, tmp_path):
   # Nothing is merged: no report of a seed is there.
   assert sorted(path.name for path in tmp_path.glob("seed*")) == []  # logs are elsewhere: `seed-*` names workdirs alone
 
-  for seed in "34":
+
+@pytest.mark.parametrize(("finished", "merged"), [("0", False), ("01", True), ("07", True)])
+def test_one_gpu_merges_the_finished_seeds_of_all_calls(stubbed_python3, tmp_path, finished, merged):
+  for seed in finished:
     (tmp_path / f"seed-{seed}").mkdir()
     (tmp_path / f"seed-{seed}" / "report.md").touch()
-  *_, merged = calls(launch(stubbed_python3, "one_gpu.sh", {}, *given))
-  directories = [f"{tmp_path}/seed-3", f"{tmp_path}/seed-4"]
-  assert merged == ["python3", "-m", "experiments.seeds", *directories, f"--out={tmp_path}"]
+  done = calls(launch(stubbed_python3, "one_gpu.sh", {}, "quickstart", "60", str(tmp_path), "0"))
+  assert (["python3", "-m", "experiments.report", str(tmp_path)] in done) == merged
 
 
 def test_one_gpu_ends_at_the_first_seed_that_fails(stubbed_python3, tmp_path):

@@ -2,19 +2,21 @@
 
 import json
 
+import pytest
 from support.study_records import write_study
 
 from drope_jax.evaluate import results
 from drope_jax.evaluate.results import Result
+from experiments import report
 from experiments.reporting.writing import markdown
 from experiments.seeds import main, seed_report
 
 
-def study(directory, seed: int, loss: float, accuracy: float | None, yarn: float | None = None):
+def study(directory, seed: int, loss: float, accuracy: float | None, yarn: float | None = None, command: str = "none"):
   directory.mkdir()
   record = {
     "title": "A study",
-    "command": "none",
+    "command": command,
     "seed": seed,
     "train_context": 128,
     "machine": "",
@@ -113,3 +115,44 @@ def test_seeds_md_has_pictures_and_each_table_as_files(tmp_path, capsys):
   name = "loss (nats per token) less the control's at 256 tokens"
   assert first[0] == ",".join(["row", name, *(f"{name} {one}" for one in ("low", "high", "n", "sd"))])
   assert first[1].startswith("RoPE + YaRN,0.2,") and first[1].endswith(",2,0")
+
+
+def test_report_merges_the_finished_seeds_of_a_folder(tmp_path, capsys):
+  for seed in (2, 10, 3):
+    study(tmp_path / f"seed-{seed}", seed, 3.0 + seed / 10, 0.5)
+    (tmp_path / f"seed-{seed}" / "report.md").touch()
+  (tmp_path / "seed-3" / "report.md").unlink()  # a study that is still at work
+  assert report.main([str(tmp_path), "--formats=svg"]) == 0
+  out, err = capsys.readouterr()
+  assert out.strip() == str(tmp_path / "seeds.md") and (tmp_path / "seeds_lengths.svg").exists()
+  assert "| RoPE | 3.600 ± 0.566 |" in (tmp_path / "seeds.md").read_text()  # of 3.2 and 4.0
+  assert str(tmp_path / "seed-3") in err and err.count("\n") == 1
+  for seed in (2, 10):
+    (tmp_path / f"seed-{seed}" / "report.md").unlink()
+  assert report.main([str(tmp_path)]) == 1
+  assert f"{tmp_path}: no seed-N in it has a report.md" in capsys.readouterr().err
+
+
+def test_the_table_of_the_paper_stands_beside_ours(tmp_path, capsys):
+  command = "python -m experiments.study --config=/a/studies/table1_needles.py:mini --workdir='a b'"
+  studies = [study(tmp_path / f"seed-{seed}", seed, 3.0, 0.5, command=command) for seed in (0, 1)]
+  assert main([*studies, f"--out={tmp_path}"]) == report.main([studies[0]]) == 0
+  capsys.readouterr()
+  for path in (tmp_path / "seeds.md", tmp_path / "seed-0" / "report.md"):
+    assert "| DroPE | 28.0 | 41.6 | 23.3 |" in path.read_text()  # Table 1
+    assert (path.parent / "tables" / "paper_table_1.csv").read_text().startswith("method,multi-query,")
+  other = study(tmp_path / "other", 0, 3.0, 0.5, command=command.replace("table1_needles", "mine"))
+  assert report.main([other]) == 0 and "paper" not in (tmp_path / "other" / "report.md").read_text()
+
+
+@pytest.mark.parametrize("seeds", [(0,), (0, 1)])
+def test_the_data_of_a_page_gives_its_tables_as_latex(tmp_path, capsys, seeds):
+  studies = [study(tmp_path / f"seed-{seed}", seed, 3.0 + seed, None, 3.25 + seed) for seed in seeds]
+  assert main([*studies, "--control=RoPE", f"--page={tmp_path / 'mine.md'}"]) == 0
+  data = str(tmp_path / "data" / "mine.json")
+  assert main([data, f"--out={tmp_path}"]) == 0
+  found = (tmp_path / "tables" / "perplexity_loss_less_control.tex").read_text()
+  assert r"\begin{tabular}" in found and "RoPE + YaRN & +0.250" in found
+  assert ("seed 0 alone" in (tmp_path / "seeds.md").read_text()) == (len(seeds) == 1)
+  capsys.readouterr()
+  assert main([data, "--control=RoPE"]) == 2 and "--control" in capsys.readouterr().err

@@ -2,18 +2,24 @@
 
 import dataclasses
 import importlib
+import math
 import pkgutil
 import re
 from pathlib import Path
+from typing import NamedTuple
 
+import jax
 import pytest
 from jax.sharding import AbstractMesh, AxisType
-from support.lowering import lower_run
+from support.lowering import lowered_run, traced_run
 
+from drope_jax.aot.traced_flops import traced_flops
 from drope_jax.config import TrainConfig
 from drope_jax.evaluate.methods import inference
 from drope_jax.evaluate.tasks import task_classes, task_groups
 from drope_jax.metrics import flops_per_token
+from drope_jax.objective import NextToken
+from drope_jax.optimizers import AdamW
 from drope_jax.positions import RoPE
 from drope_jax.sharding import AXES
 from drope_jax.training.preflight import check_layout
@@ -28,6 +34,7 @@ MODULES = {name: importlib.import_module(f"experiments.studies.{name}") for name
 STUDIES = {name: module for name, module in MODULES.items() if hasattr(module, "SIZES")}
 FIGURES = [name for name in NAMES if name.startswith(("fig4", "fig6", "fig7", "fig8"))]
 WORKDIR = Path("study")
+MESH = AbstractMesh((1, 2, 1, 1), AXES, axis_types=(AxisType.Auto,) * 4)
 FROM_SCRATCH = {"fig3_rope_against_nope"}  # it has no tail: RoPE itself is the control
 
 
@@ -156,18 +163,80 @@ def program(run):
           config.data.batch_size, config.data.context)  # fmt: skip
 
 
+class Held(NamedTuple):
+  """What a lowered train step takes in."""
+
+  parameters: int
+  context: int  # tokens of a row, without the one more that is the last target
+  tokens: int  # of a step
+
+
+def held(lowered):
+  state, batch, *_ = lowered.in_avals[0]
+  rows, length = batch["tokens"].shape
+  return Held(sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(state.params)), length - 1, rows * (length - 1))
+
+
+def step_flops(run, objective):
+  """FLOPs of the matrix products in a traced step, as PaLM counts them.
+
+  That is with all of the scores, and without what is computed a second time or belongs to the optimizer.
+  """
+  once = {"attention": "reference", "scan_layers": True, "remat": "none", "loss_chunk": run.config.data.context}
+  compute = dataclasses.replace(run.config.compute, **once)
+  optim = dataclasses.replace(run.config.optim, optimizer=AdamW())
+  config = dataclasses.replace(run.config, compute=compute, optim=optim, objective=objective)
+  return traced_flops(traced_run(dataclasses.replace(run, config=config), MESH).jaxpr).flops
+
+
+def run_flops(run, known):
+  """Of all steps; `known` keeps what has been traced, by all that makes the products of a step others."""
+  config, steps = run.config, run.config.steps
+
+  def of(objective):
+    key = (str(dataclasses.replace(run.trained, positions=None)), str(objective), config.data.batch_size,
+           config.data.context)  # fmt: skip
+    if key not in known:
+      known[key] = step_flops(run, objective)
+    return known[key]
+
+  own, objective = of(NextToken()), config.objective
+  if objective.frozen() is None:
+    return steps * own
+  # The traced step always has the teacher; the run asks it for a share of the steps.
+  return steps * own + sum(objective.extra_forwards(step, steps) for step in range(steps)) * (of(objective) - own)
+
+
+def promised(name, size):
+  """The row of a size in the table of a study's docstring, by its headings."""
+  table = page.TABLE.search(MODULES[name].__doc__)[0]
+  header, _, *rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in table.splitlines()]
+  (row,) = [row for row in rows if row[0] == size]
+  return dict(zip(header, row, strict=True))
+
+
 @pytest.mark.slow
-def test_every_program_of_every_size_lowers_on_an_abstract_mesh():
-  lowered = set()
+def test_every_run_of_every_size_lowers_and_holds_what_its_page_promises():
+  """Each run is lowered, or has the program of one that is; what a page says is counted in these programs."""
+  lowered, known = {}, {}
   for name in STUDIES:
-    for _, study, models in every_size(name):
-      for name_of_run, config in study.runs.items():
-        if isinstance(config, Pretrained):
-          continue
-        run = resolved(config, models[name_of_run], models)
+    for size, study, models in every_size(name):
+      trained = [run for run, config in study.runs.items() if not isinstance(config, Pretrained)]
+      found, tokens, flops = [], 0, 0.0
+      for run in (resolved(study.runs[one], models[one], models) for one in trained):
         if program(run) not in lowered:
-          lowered.add(program(run))
-          assert "sharding" in lower_run(run, AbstractMesh((1, 2, 1, 1), AXES, axis_types=(AxisType.Auto,) * 4))
+          step = lowered_run(run, MESH)
+          assert "sharding" in step.as_text()
+          lowered[program(run)] = held(step)
+        found.append(lowered[program(run)])
+        tokens += found[-1].tokens * run.config.steps
+        flops += run_flops(run, known)
+      said = promised(name, size)
+      sizes = sorted({one.parameters for one in found})
+      assert said["parameters"] == " to ".join(f"{number:,}" for number in dict.fromkeys((sizes[0], sizes[-1])))
+      assert {f"{one.context:,}" for one in found} == {said["T"]}
+      assert (said["runs"], said["tokens"]) == (str(len(found)), f"{tokens / 1e6:,.1f}M")
+      assert float(said["FLOPs (PaLM)"]) == pytest.approx(flops, rel=0.01), (name, size)
   assert len(lowered) > 20
 
 

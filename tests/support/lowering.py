@@ -17,7 +17,18 @@ def lower(config, mesh, platform="tpu"):
 
 
 def lower_run(run, mesh, platform="tpu"):
-  """The train step of a run, with the weights of its teacher if it has one."""
+  """The train step of a run, with the weights of its teacher if it has one, as text."""
+  return lowered_run(run, mesh, platform).as_text()
+
+
+def lowered_run(run, mesh, platform="tpu"):
+  """The same as JAX has it lowered, with its inputs' shapes: (state, batch, step, the teacher's weights)."""
+  with jax.sharding.use_abstract_mesh(mesh):
+    return traced_run(run, mesh).lower(lowering_platforms=(platform,))
+
+
+def traced_run(run, mesh):
+  """The same traced, for whichever platform."""
   config = run.config
 
   def abstract(spec):
@@ -32,4 +43,4 @@ def lower_run(run, mesh, platform="tpu"):
   frozen = None if run.teacher is None else map_specs(abstract, run.teacher)
   step = jax.jit(make_train_step(run, optimizer, config.objective), donate_argnums=0)
   with jax.sharding.use_abstract_mesh(mesh):
-    return step.trace(state, batch, step_number(0), frozen).lower(lowering_platforms=(platform,)).as_text()
+    return step.trace(state, batch, step_number(0), frozen)

@@ -18,6 +18,9 @@ from experiments.reporting.records import Records, read_study
 
 CONTEXT = 128
 CONTEXTS = (128, 256, 512, 1024)
+MODEL = ModelConfig(
+  vocab_size=1024, d_model=128, num_layers=6, num_heads=4, num_kv_heads=2, head_dim=32, d_ff=384, positions=None
+)
 ARMS = [
   {"label": "RoPE, continued", "runs": ["rope", "rope_continued"]},
   {"label": "DroPE", "runs": ["rope", "drope"]},
@@ -62,9 +65,7 @@ def write_run(
 ) -> None:
   """Writes a run's config.json and metrics.jsonl; `heldout`: (step, loss) by extension."""
   directory.mkdir(parents=True)
-  model = ModelConfig(
-    vocab_size=1024, d_model=128, num_layers=6, num_heads=4, num_kv_heads=2, head_dim=32, d_ff=384, positions=positions
-  )  # fmt: skip
+  model = dataclasses.replace(MODEL, positions=positions)
   if init is not None and init.model is None:  # a run records what its checkpoint held
     init = dataclasses.replace(init, model=dataclasses.replace(model, positions=RoPE()))
   data, optim = DataConfig(directory="corpus", context=CONTEXT, batch_size=32), OptimConfig(peak_lr=1e-3)

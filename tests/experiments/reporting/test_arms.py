@@ -1,16 +1,27 @@
 """The kind of an arm follows from its config, also with a user's transition, and every arm has a look of its own."""
 
 import dataclasses
+import importlib
+import math
+import pkgutil
+import re
+from pathlib import Path
 
 import pytest
-from support.study_records import LOSSES, figures, study_of, write_run
+from support.study_records import LOSSES, MODEL, figures, study_of, write_run
 
 from drope_jax.config import InitConfig
-from drope_jax.positions import RoPE
-from drope_jax.transitions import Drop, Fade, Keep, PartialDrop, Transition
-from experiments.plan import Arm, Row
+from drope_jax.model_config import QKNorm
+from drope_jax.objective import Distill
+from drope_jax.positions import ALiBi, RoPE
+from drope_jax.scalings import YaRN
+from drope_jax.transitions import Drop, Fade, Keep, KeepWindows, PartialDrop, Replace, Transition
+from experiments import studies
+from experiments.models import run_models
+from experiments.plan import Arm, Pretrained, Row
 from experiments.reporting import arms
 from experiments.reporting.looks import UNTEMPERED, arm_looks, looks
+from experiments.reporting.records import Records, Run
 
 
 @dataclasses.dataclass(unsafe_hash=True)
@@ -20,30 +31,78 @@ class SlowGoodbye(Transition):
   pace: int = 3
 
 
-@pytest.mark.parametrize(
-  ("transition", "kind"),
-  [
-    (None, "from scratch"),
-    (Keep(), "control"),
-    (Drop(), "DroPE"),
-    (PartialDrop(turns=0.5), "partial drop"),
-    (Fade(share=0.5), "fade"),
-    (SlowGoodbye(), "slow goodbye"),
-  ],
-)
-def test_a_run_is_what_its_transition_says(tmp_path, transition, kind):
-  init = None if transition is None else InitConfig(checkpoint="runs/rope", transition=transition)
-  write_run(tmp_path / "runs" / "new", init=init)
+def described(tmp_path, init, **settings):
+  """The kind of a run that starts so, and how a report describes it."""
+  write_run(tmp_path / "runs" / "new", init=init, **settings)
   (tmp_path / "study.json").write_text(
     '{"title": "", "command": "", "seed": 0, "train_context": 128, "machine": "", "versions": {}, '
     '"arms": [{"label": "New", "runs": ["new"]}], "rows": [{"run": "new", "method": "nope", "label": "New"}]}'
   )
   found = [dataclasses.replace(figures(LOSSES, {})[0], run="new", method="nope")]
   study = study_of(tmp_path, found)
-  assert arms.kind(study.runs["new"]) == kind
-  described = arms.described(study, study.rows[0])
-  assert kind in described and ("pace=3" in described) == (kind == "slow goodbye")
-  assert ("not the method of the paper" in described) == (kind not in ("from scratch", "control", "DroPE"))
+  return arms.kind(study.runs["new"]), arms.described(study, study.rows[0])
+
+
+@pytest.mark.parametrize(
+  ("transition", "kind", "said"),
+  [
+    (None, "from scratch", ["`new`, from scratch, without any positional embedding"]),
+    (Keep(), "control", ["the control"]),
+    (Drop(), "DroPE", ["the paper's method"]),
+    (PartialDrop(turns=math.inf), "partial drop", ["the paper's method", "all rotations"]),
+    (PartialDrop(turns=1.0), "partial drop", ["ours and not the paper's", "less than 1 full turn within"]),
+    (PartialDrop(fastest=5), "partial drop", ["ours and not the paper's", "all rotations but the 5 fastest"]),
+    (Fade(share=0.25), "fade", ["not the paper's method", "25 % of the steps"]),
+    (
+      Replace(RoPE(theta=500_000.0, scaling=YaRN(8.0, 128))),
+      "replace",
+      ["not the paper's method", "base 500,000", "YaRN"],
+    ),
+    (KeepWindows(window=64), "keep windows", ["RNoPE-SWA, not the paper's method", "64 tokens", "one layer of 4"]),
+    (SlowGoodbye(), "slow goodbye", ["slow goodbye, not the paper's method: the embedding leaves slowly (pace=3)"]),
+  ],
+)
+def test_a_run_is_what_its_transition_says_and_whose_method_it_is(tmp_path, transition, kind, said):
+  init = None if transition is None else InitConfig(checkpoint="runs/rope", transition=transition)
+  found, text = described(tmp_path, init)
+  assert found == kind and all(part in text for part in said), text
+  paper, not_papers = "DroPE, the paper's method" in text, "not the paper's" in text
+  assert (paper, not_papers) == ("the paper's method" in said, "not the paper's" in said[0])
+
+
+@pytest.mark.parametrize(
+  ("start", "objective", "said"),
+  [
+    ({"token_shift": True}, None, "token shift"),
+    ({"keep_optimizer": True}, None, "moments"),
+    ({"qk_norm": QKNorm(keys=False)}, None, "QK-norm of queries as a whole"),
+    ({"model": dataclasses.replace(MODEL, positions=ALiBi())}, None, "ALiBi"),
+    ({}, Distill(what="attention"), "attention outputs"),
+  ],
+)
+def test_a_drop_that_does_more_is_not_called_the_papers(tmp_path, start, objective, said):
+  _, text = described(tmp_path, InitConfig(checkpoint="runs/rope", **start), objective=objective)
+  assert "a variant of DroPE, not as in the paper" in text and said in text
+
+
+def test_no_row_of_any_study_is_described_in_python():
+  """A report is read by people: not RoPE(theta=10000.0, scaling=None)."""
+  for module in pkgutil.iter_modules(studies.__path__):
+    sizes = getattr(importlib.import_module(f"experiments.studies.{module.name}"), "SIZES", None)
+    if sizes is None:
+      continue
+    study = sizes["mini"]().study(Path("study"))
+    models = run_models(study, Path("study"))
+    runs = {
+      name: Run(
+        name, *((None, (), (), models[name], run) if isinstance(run, Pretrained) else (run, (), (), models[name]))
+      )
+      for name, run in study.runs.items()
+    }
+    records = Records(directory=Path("study"), title="", train_context=study.train_context, rows=study.rows, runs=runs)
+    for row in study.rows:
+      text = arms.described(records, row)
+      assert not re.search(r"\w\(|\w=|None", text), text
 
 
 def test_the_control_is_the_run_from_the_same_weights_that_keeps_the_embedding(workdir):
