@@ -1,8 +1,8 @@
 """Studies at size `small` with their budgets cut: same models, arms, tasks, dtype and schedules, in minutes on CPUs.
 
-`python -m support.cut_studies OUT [STUDY ...]`, from the repository with `tests` on PYTHONPATH, runs each study (default:
-all that have this size) to its report in OUT/STUDY, and appends a line to OUT/cut_studies.jsonl. Runs are shared in
-OUT/runs. A study that has its line is not run again.
+`PYTHONPATH=tests python -m support.cut_studies OUT [STUDY ...]` runs each study (default: all that have this size) to
+its report in OUT/STUDY, and appends a line to OUT/cut_studies.jsonl. Runs are shared in OUT/runs. A study that has its
+line is not run again.
 """
 
 import importlib
