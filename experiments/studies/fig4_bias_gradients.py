@@ -52,11 +52,11 @@ class Size(NamedTuple):
   length: int  # tokens
 
 
-SIZES = {"mini": (sizes.mini, 8, 128), "small": (sizes.small, 8, 256), "paper": (sizes.paper, 1, 1024)}
+_SIZES = {"mini": (sizes.mini, 8, 128), "small": (sizes.small, 8, 256), "paper": (sizes.paper, 1, 1024)}
 
 
 def sized(name: str) -> Size:
-  of, rows, length = SIZES[name]
+  of, rows, length = _SIZES[name]
   settings = of()
   return Size(settings["model"], settings["context"], rows, length)
 
@@ -113,7 +113,7 @@ def _parser() -> cli.Parser:
   parser = cli.Parser(prog="python -m experiments.studies.fig4_bias_gradients", about=__doc__)
   parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="where the picture and its numbers go")
   about_size = "of the model: mini, small, or paper (494M)"
-  parser.add_argument("--size", choices=tuple(SIZES), default="mini", help=about_size)
+  parser.add_argument("--size", choices=tuple(_SIZES), default="mini", help=about_size)
   parser.add_argument("--layers", type=int, nargs="+", metavar="L", help="to differentiate; default: all")
   parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], metavar="N", help="of the initialisation")
   parser.add_argument("--tokenizer", default="byte", help="of the text: byte, or a tokenizer.json")
