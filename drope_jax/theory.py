@@ -47,9 +47,16 @@ def _favouring(length: int, distance: int) -> np.ndarray:
   return np.where((i >= 1) & (i - j == distance), 1.0, np.where(i >= 1, others, 0.0))
 
 
-def positional_bias(weights_BHTT: Array, c_TT: Any) -> Array:
-  """A^c (B, H) of attention weights: the mean over queries of sum_j c_ij alpha_ij (definition 3.1)."""
-  return jnp.einsum("BHTS,TS->BH", weights_BHTT, c_TT) / weights_BHTT.shape[-2]
+def positional_bias(weights_TT: Array, c_TT: Any) -> Array:
+  """A^c of attention weights: the mean over queries of sum_j c_ij alpha_ij (definition 3.1).
+
+  Args:
+    weights_TT: (..., T, T), as (B, H, T, T) or (L, B, H, T, T).
+
+  Returns:
+    The leading axes.
+  """
+  return jnp.einsum("...TS,TS->...", weights_TT, c_TT) / weights_TT.shape[-2]
 
 
 def score_gradients(weights_BHTT: Array, c_TT: Any) -> Array:
@@ -244,8 +251,12 @@ def attention_by_distance(weights_BHTT: Array) -> Array:
   return at_BHTd.sum((0, 2)) / (weights_BHTT.shape[0] * np.arange(length, 0, -1))
 
 
-def positional_heads(weights_LBHTT: Array, c_TT: Any, count: int = 1) -> list[tuple[int, int]]:
-  """The `count` (layer, head) pairs with the largest mean A^c, largest first: how the paper finds positional heads."""
-  bias_LH = np.asarray(jax.vmap(lambda weights: positional_bias(weights, c_TT).mean(0))(weights_LBHTT))
+def positional_heads(bias_LH: Any, count: int = 1) -> list[tuple[int, int]]:
+  """The `count` (layer, head) pairs with the largest A^c, largest first: how the paper finds positional heads.
+
+  Args:
+    bias_LH: `positional_bias` of each head, averaged over texts.
+  """
+  bias_LH = np.asarray(bias_LH)
   order = np.argsort(-bias_LH, axis=None, kind="stable")[:count]
   return [(int(layer), int(head)) for layer, head in zip(*np.unravel_index(order, bias_LH.shape), strict=True)]

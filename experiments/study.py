@@ -51,6 +51,7 @@ from drope_jax.sharding import make_mesh, using
 from drope_jax.train import train
 from drope_jax.workdir import sole_writer
 from experiments import store
+from experiments.commands import COMMANDS
 from experiments.dry_run import dry_run
 from experiments.models import run_models
 from experiments.plan import Pretrained, Study, needed_runs, reading, run_directory
@@ -303,6 +304,7 @@ def main(
 ) -> None:
   if distributed.asked_for():
     raise ConfigError("a study runs in one process; start its runs with experiments.train to use several")
+  _check_is_no_figure(Path(config.value.partition(":")[0]))
   settings = cli.settings(config, "the settings of a study", lambda found: callable(getattr(found, "study", None)))
   if data.value is not None:
     settings = reading(settings, data.value)
@@ -324,6 +326,13 @@ def main(
     run_study(settings, directory, **how)
   else:
     run_seeds(settings, numbers, directory, **how)
+
+
+def _check_is_no_figure(file: Path) -> None:
+  """Raises ConfigError for a figure of the paper that looks at models and trains none."""
+  command = f"experiments.studies.{file.stem}"
+  if command in COMMANDS["Figures of the paper"] and file.resolve().parent == Path(__file__).parent / "studies":
+    raise ConfigError(f"--config: {file.name} trains nothing and is a command of its own: `python -m {command} --help`")
 
 
 def _parsed_seeds(texts: Sequence[str]) -> list[int]:

@@ -109,8 +109,21 @@ PAPER = (
     tests="tests/test_theory.py",
   ),
   Claim(
-    "Without positions, inputs that are nearly alike stay so through the layers.",
-    "theorem 3.4, lemmas B.3 to B.10",
+    "Without positions, a layer's attention is the more even, and what it gives the more alike, the more alike its "
+    "inputs are.",
+    "lemmas B.3 to B.7",
+    tests="tests/test_prefix_spread.py",
+  ),
+  Claim(
+    "Without positions, inputs that are nearly alike stay so through the layers, and the positional bias and its "
+    "gradients stay as small as their spread (for the spread of the residual, and an ε that is smaller than that of "
+    "B.9 from three layers on; what the paper says with high probability is measured on the models at hand).",
+    "theorem 3.4, lemmas B.8 and B.9",
+    tests="tests/test_prefix_spread.py",
+  ),
+  Claim(
+    "The gradients of the positional bias have the paper's closed forms.",
+    "appendix B, equation B.10",
     tests="tests/test_theory.py",
   ),
   Claim(

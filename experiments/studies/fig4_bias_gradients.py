@@ -10,6 +10,7 @@ it lacks is measured too: the partial drop, which is ours, with the same weights
 | size  | model                        | rows × tokens |
 |-------|------------------------------|---------------|
 | mini  | the quickstart's, 935,040    | 8 × 128       |
+| small | that of `small`, 15,735,168  | 8 × 256       |
 | paper | the 494M shape of table 4    | 1 × 1,024     |
 
 Parameters: as above, at their initialisation, the same for every embedding. Nothing is trained. FLOPs: for each seed
@@ -49,9 +50,12 @@ class Size(NamedTuple):
   length: int  # tokens
 
 
+_SIZES = {"mini": (sizes.mini, 8, 128), "small": (sizes.small, 8, 256), "paper": (sizes.paper, 1, 1024)}
+
+
 def sized(name: str) -> Size:
-  settings = {"mini": sizes.mini, "paper": sizes.paper}[name]()
-  rows, length = {"mini": (8, 128), "paper": (1, 1024)}[name]
+  of, rows, length = _SIZES[name]
+  settings = of()
   return Size(settings["model"], settings["context"], rows, length)
 
 
@@ -106,7 +110,8 @@ def draw(given: Namespace) -> None:
 def _parser() -> cli.Parser:
   parser = cli.Parser(prog="python -m experiments.studies.fig4_bias_gradients", about=__doc__)
   add_out(parser)
-  parser.add_argument("--size", choices=("mini", "paper"), default="mini", help="of the model: mini, or paper (494M)")
+  about_size = "of the model: mini, small, or paper (494M)"
+  parser.add_argument("--size", choices=tuple(_SIZES), default="mini", help=about_size)
   parser.add_argument("--layers", type=int, nargs="+", metavar="L", help="layers to differentiate; default: all")
   parser.add_argument(
     "--seeds", type=int, nargs="+", default=[0, 1, 2], metavar="N", help="seeds of the initialisation"

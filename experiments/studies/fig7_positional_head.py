@@ -28,6 +28,7 @@ from drope_jax.theory import (
   attention_weights,
   diagonal_weights,
   positional_bias,
+  positional_heads,
   previous_token_weights,
 )
 from experiments.studies.figures import (
@@ -61,16 +62,10 @@ def heads(one: Shown, tokens_BT: np.ndarray) -> Heads:
   found = []
   for row_T in tokens_BT:  # one at a time: the weights of all layers are large
     weights = attention_weights(one.loaded.params, how.config, row_T[None], logit_scale=how.logit_scale)
-    bias_CLH = [jax.vmap(positional_bias, (0, None))(weights, c)[:, 0] for c in c_CTT]
+    bias_CLH = [positional_bias(weights, c)[:, 0] for c in c_CTT]
     found.append((np.stack(bias_CLH), np.asarray(jax.vmap(attention_by_distance)(weights))))
   biases, profiles = map(np.stack, zip(*found, strict=True))
   return Heads(biases.mean(0), standard_error(biases), profiles.mean(0), standard_error(profiles))
-
-
-def most_positional(bias_LH: np.ndarray) -> tuple[int, int]:
-  """(layer, head) of the largest A^c."""
-  layer, head = np.unravel_index(bias_LH.argmax(), bias_LH.shape)
-  return int(layer), int(head)
 
 
 @styled
@@ -85,7 +80,7 @@ def draw(given: Namespace) -> None:
     above, below = axes[c], axes[len(BIASES) + c]
     for one, seen in zip(compared, found, strict=True):
       same = found[0] if one.loaded is trained else seen  # YaRN is shown on the most positional head under RoPE
-      layer, head = most_positional(same.bias_CLH[c])
+      ((layer, head),) = positional_heads(same.bias_CLH[c])
       a, a_error = seen.bias_CLH[c, layer, head], seen.bias_error_CLH[c, layer, head]
       profile, error = seen.by_distance_LHT[layer, head], seen.by_distance_error_LHT[layer, head]
       look: dict[str, Any] = {"color": one.color, "marker": one.marker, "markersize": 4, "linewidth": 1.4}
