@@ -8,8 +8,8 @@ The cores are devices only with DROPE_JAX_CPU=devices, since XLA once aborted su
 devices did not reach an all-reduce within XLA's 40 seconds. It was not reproduced, so whether that device was late or
 stuck is not known. A late one is now waited for as long as ten minutes; with a stuck one the run ends after these.
 
-A program that imports this library is left alone. To get the same there, set what `settings()` returns in its
-environment: `LD_PRELOAD`, `MIMALLOC_PURGE_DELAY` and `XLA_FLAGS`.
+A program that imports this library is left alone. It gets the same if it begins with `restart()`, or if what
+`settings()` returns is in its environment (docs/howto/gpu.md, "No GPU?").
 """
 
 import glob
@@ -52,10 +52,14 @@ def settings(environment: Mapping[str, str] | None = None) -> dict[str, str]:
   return found and {**found, VARIABLE: _DONE}
 
 
-def restart() -> None:
-  """Starts this command once more with `settings()`, where there are any, and says so in one line.
+def restart(command: bool = False) -> None:
+  """Starts this program once more with `settings()`, where there are any, and says so in one line.
 
-  To be called before JAX computes anything, and by a command alone: what the process has done is lost.
+  To be called before JAX computes anything: what the process has done is lost. Not in a notebook, whose kernel it would
+  start again.
+
+  Args:
+    command: whether this is a command of ours. Signals then wait until its second start can say what they have stopped.
   """
   found = settings()
   if not found:
@@ -63,7 +67,8 @@ def restart() -> None:
   what = ["mimalloc keeps memory"] if "LD_PRELOAD" in found else []
   what += [f"{len(os.sched_getaffinity(0))} cores are devices"] if "XLA_FLAGS" in found else []
   print(f"on a CPU: {', '.join(what)} ({VARIABLE}=off turns it off)", file=sys.stderr, flush=True)
-  interrupts.block()  # until the next start can say what a signal has stopped
+  if command:
+    interrupts.block()
   os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], {**os.environ, **found})
 
 
