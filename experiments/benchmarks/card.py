@@ -1,14 +1,15 @@
 """One accelerator in ten minutes: training steps and more under variants, each figure printed and kept as it comes.
 
-`python -m experiments.benchmarks.card --seconds=560 --jsonl=FILE [--variants=VARIANT,VARIANT]`
+`python -m experiments.benchmarks.card --seconds=560 --json=FILE [--variants=VARIANT,VARIANT]`
 
 A variant is SHAPE:ROWS, a name of experiments/benchmarks/shapes.py and the rows of a step, with settings of
 ComputeConfig behind it: 494m:16:scan_layers=True:remat=dots (names of remat_keep are joined by +). Layers are unrolled
 unless it says otherwise.
 `documents:SHAPE:ROWS` is the step with a document mask, `decode:SHAPE:ROWS` reads prompts of 512 tokens and answers
 with 128, `kernels:SHAPE:LENGTH` compares the attention kernels with the reference, `text:SHAPE:TOKENS` is the loss of
-one long text. `torch:SHAPE:ROWS` and `torch_compiled:SHAPE:ROWS` are transformers with torch, each in its own process.
-The first training step is profiled: its kernels, by time. The most valuable variants come first.
+one long text. `torch:SHAPE:ROWS`, `torch_compiled:SHAPE:ROWS` and `torch_text:SHAPE:TOKENS` are transformers with
+torch, each in its own process, which needs its memory beside what ours has taken.
+The variants that decide a goal come first. Ours are profiled if they have no settings: their kernels, by time.
 
 Before each variant the time left is looked at: what would not fit is left out and said to be. A variant that fails
 is recorded with its message, and the next one runs.
@@ -17,7 +18,6 @@ is recorded with its message, and the next one runs.
 import collections
 import dataclasses
 import gc
-import json
 import statistics
 import tempfile
 import time
@@ -32,44 +32,50 @@ from absl import flags
 from drope_jax import cli
 from drope_jax.config import ComputeConfig, DataConfig
 from drope_jax.errors import ConfigError
-from drope_jax.files import check_file
 from drope_jax.metrics import flops_per_token
 from drope_jax.serialization import library_versions, to_dict
 from experiments.benchmarks import ours
 from experiments.benchmarks.kernels import kernels_of_calls
-from experiments.benchmarks.measuring import Worker, WorkerError, hardware
+from experiments.benchmarks.measuring import Records, Worker, WorkerError, check_free, hardware
 from experiments.benchmarks.shapes import Shape, shape_named
 
 VARIANTS = (
-  "kernels:494m:1024",
   "494m:16",
-  "documents:494m:16",
-  "smollm_1.7b:8",
   "torch_compiled:494m:16",
-  "decode:494m:8",
-  "decode:494m:8:attention=reference",
   "smollm2_135m:16",
+  "text:smollm2_135m:131072",
+  "torch_text:smollm2_135m:131072",
+  "smollm_1.7b:8",
+  "documents:494m:16",
+  "decode:494m:8",
+  "kernels:494m:1024",  # heads of 256 among them
+  "decode:494m:8:attention=reference",
+  "documents:494m:16:attention=blockwise",
   "494m:16:scan_layers=True",
   "494m:32",
   "494m:32:remat=full:remat_keep=attention+qkv",
-  "text:smollm2_135m:131072",
-  "documents:494m:16:attention=blockwise",
   "494m:16:remat=dots",
   "torch:494m:16",
 )
 OURS = ("documents", "decode", "kernels", "text")  # beside the training step, which has no word before its shape
-TORCH = ("torch", "torch_compiled")
+TORCH = {"torch": "ours", "torch_compiled": "ours", "torch_text": "text"}  # and what of ours each is compared with
 PROMPT, ANSWER = 512, 128  # tokens
-NEEDED = 25.0  # seconds that a variant is thought to take
+NEEDED = 25.0  # seconds that a variant is thought to take, or a profile
 
 WHICH = cli.define_list("variants", list(VARIANTS), "What is measured, in this order; see above.")
 SECONDS = cli.define_float("seconds", 560, "No variant begins later than a while before these are over.", lower_bound=1)
-JSONL = cli.define_path("jsonl", None, "File to which one record per figure is appended.", local=True)
+JSON = cli.define_path("json", None, "Also write the figures to this file, which must not exist.", local=True)
+JSONL = cli.define_path(
+  "jsonl", None, "Also append each figure to this file, as one line: several runs may share it.", local=True
+)
 DTYPE = flags.DEFINE_enum("dtype", "bfloat16", ["bfloat16", "float32"], "Of activations and of the ceiling's product.")
 CEILING = flags.DEFINE_integer("ceiling", 8192, "Size of the square product that is the matmul ceiling.", lower_bound=1)
 STEPS = flags.DEFINE_integer("steps", 8, "Steps of a round.", lower_bound=1)
 ROUNDS = flags.DEFINE_integer("rounds", 3, "Rounds of a variant; the median counts.", lower_bound=1)
 KERNELS = flags.DEFINE_integer("kernels", 25, "Kernels of the profile that are shown; 0: no profile.", lower_bound=0)
+
+
+PLAIN: dict[str, Any] = {"scan_layers": False}
 
 
 class Variant(NamedTuple):
@@ -81,6 +87,11 @@ class Variant(NamedTuple):
   size: int
   compute: dict[str, Any]
 
+  @property
+  def is_plain(self) -> bool:
+    """Whether it has no settings of its own."""
+    return self.compute == PLAIN
+
 
 def parse_variant(text: str) -> Variant:
   """Raises ConfigError, naming what is wrong with it."""
@@ -91,7 +102,7 @@ def parse_variant(text: str) -> Variant:
       f"{text!r} is no variant; allowed: [{'|'.join((*TORCH, *OURS))}:]SHAPE:NUMBER[:SETTING=VALUE ...]"
     )
   known = {field.name for field in dataclasses.fields(ComputeConfig)}
-  compute: dict[str, Any] = {"scan_layers": False}
+  compute = dict(PLAIN)
   for word in words[2:]:
     name, _, value = word.partition("=")
     if name not in known or not value:
@@ -118,8 +129,8 @@ def speed(variant: Variant, seconds: list[float], ceiling: float) -> dict[str, A
   return {"tokens_per_second": tokens, **spread_of(seconds), **shares}
 
 
-def measure_ours(variant: Variant, ceiling: float, profile: bool) -> Iterator[dict[str, Any]]:
-  """The figures of our training step, and then its kernels if they are wanted."""
+def measure_ours(variant: Variant, ceiling: float) -> tuple[dict[str, Any], Callable[[], Any]]:
+  """The figures of our training step, and a function that runs one more round."""
   masked = variant.side == "documents"
   data = DataConfig(directory="", context=variant.shape.context, batch_size=variant.size, document_mask=masked)
   compute = {"dtype": DTYPE.value, **variant.compute}
@@ -145,16 +156,20 @@ def measure_ours(variant: Variant, ceiling: float, profile: bool) -> Iterator[di
     return (time.perf_counter() - begin) / steps
 
   found = [seconds(STEPS.value) for _ in range(ROUNDS.value)]
-  yield {**speed(variant, found, ceiling), "memory": memory, "compile_seconds": compiled}
-  if profile:
-    with tempfile.TemporaryDirectory() as folder:
-      with jax.profiler.trace(folder):
-        seconds(3)
-      yield {"kernels": kernels(folder, 3)}
+  return {**speed(variant, found, ceiling), "memory": memory, "compile_seconds": compiled}, lambda: seconds(1)
 
 
-def kernels(folder: str, steps: int) -> list[dict[str, Any]]:
-  """The kernels of a trace, with milliseconds and calls of a step; none where no accelerator computes."""
+def profile(run: Callable[[], Any], times: int = 2) -> dict[str, Any]:
+  """The kernels of one run, by time."""
+  with tempfile.TemporaryDirectory() as folder:
+    with jax.profiler.trace(folder):
+      for _ in range(times):
+        run()
+    return {"kernels": kernels(folder, times)}
+
+
+def kernels(folder: str, runs: int) -> list[dict[str, Any]]:
+  """The kernels of a trace of `runs`, with milliseconds and calls of each; none where no accelerator computes."""
   total: collections.Counter[str] = collections.Counter()
   calls: collections.Counter[str] = collections.Counter()
   traces = list(Path(folder).rglob("*.xplane.pb"))
@@ -163,7 +178,7 @@ def kernels(folder: str, steps: int) -> list[dict[str, Any]]:
       for event in line.events if "Stream" in line.name else ():
         total[event.name] += event.duration_ns
         calls[event.name] += 1
-  return [{"ms": ns / 1e6 / steps, "calls": calls[name] / steps, "name": name} for name, ns in total.most_common()]
+  return [{"ms": ns / 1e6 / runs, "calls": calls[name] / runs, "name": name} for name, ns in total.most_common()]
 
 
 def measure_torch(variant: Variant, ceiling: float) -> dict[str, Any]:
@@ -182,27 +197,42 @@ def measure_torch(variant: Variant, ceiling: float) -> dict[str, Any]:
   return {**found, "memory": max(one["memory"] for one in rounds), "first_step_seconds": first}
 
 
-def measure_text(variant: Variant) -> dict[str, Any]:
+def measure_text(variant: Variant) -> tuple[dict[str, Any], Callable[[], Any]]:
+  """The figures of the loss of a text, and a function that computes it once more."""
   _, measure = ours.loss_of_a_text(variant.size, to_dict(variant.shape.model))
-  rounds = [measure() for _ in range(1 + ROUNDS.value)][1:]
-  seconds = [one["seconds"] for one in rounds]
+  return text_figures(variant, [measure() for _ in range(1 + ROUNDS.value)]), measure
+
+
+def measure_torch_text(variant: Variant) -> dict[str, Any]:
+  arguments = {"model": to_dict(variant.shape.model), "length": variant.size}
+  with Worker("experiments.benchmarks.theirs:loss_of_a_text", **arguments) as worker:
+    return text_figures(variant, [worker.measure() for _ in range(1 + ROUNDS.value)])
+
+
+def text_figures(variant: Variant, measured: list[dict[str, Any]]) -> dict[str, Any]:
+  """Of all rounds but the first, in which kernels are loaded."""
+  seconds = [one["seconds"] for one in measured[1:]]
   return {
     **spread_of(seconds),
     "tokens_per_second": variant.size / statistics.median(seconds),
-    "loss": rounds[0]["loss"],
+    "memory": measured[-1]["memory"],
+    "memory_above_weights": measured[-1]["memory"] - measured[-1]["memory_before"],
+    "loss": measured[0]["loss"],
   }
 
 
-def measure_decode(variant: Variant) -> dict[str, Any]:
+def measure_decode(variant: Variant) -> tuple[dict[str, Any], Callable[[], Any]]:
+  """The figures of generation, and a function that generates once more."""
   compute = {"dtype": DTYPE.value, **variant.compute}
   _, measure = ours.generation(to_dict(variant.shape.model), variant.size, PROMPT, ANSWER, compute)
   rounds = [measure() for _ in range(ROUNDS.value)]
   prefill, decode = ([one[part] for one in rounds] for part in ("prefill", "decode"))
-  return {
+  figures = {
     **spread_of(decode),
     "tokens_per_second": variant.size * ANSWER / statistics.median(decode),
     "prefill_tokens_per_second": variant.size * PROMPT / statistics.median(prefill),
   }
+  return figures, measure
 
 
 def matmul_ceiling() -> float:
@@ -213,11 +243,13 @@ def matmul_ceiling() -> float:
 
 def line(record: dict[str, Any]) -> str:
   """A record as a person reads it."""
+  if "matmul_ceiling" in record:
+    return f"ceiling {record['matmul_ceiling'] / 1e12:.3f} TFLOP/s ({DTYPE.value}, {CEILING.value})"
   if "kernels" in record:
     total = sum(kernel["ms"] for kernel in record["kernels"])
     shown = record["kernels"][: KERNELS.value]
     rows = [f"  {kernel['ms']:8.2f} ms x{kernel['calls']:<5.0f} {kernel['name'][:150]}" for kernel in shown]
-    return "\n".join([f"{record['variant']}: kernels {total:.1f} ms a step", *rows])
+    return "\n".join([f"{record['variant']}: kernels {total:.1f} ms a run", *rows])
   if "failure" in record or "left_out" in record:
     return f"{record['variant']}: " + record.get("failure", record.get("left_out", ""))
   if "error" in record:
@@ -231,33 +263,49 @@ def line(record: dict[str, Any]) -> str:
     parts.append(f"prompts {record['prefill_tokens_per_second']:,.0f} tokens/s")
   if "memory" in record:
     parts.append(f"{record['memory'] / 2**30:.1f} GiB")
+  if "ours_relative" in record:
+    parts.append(f"ours is {record['ours_relative']:.2f} × as fast")
   return f"{record['variant']}: " + ", ".join(parts)
+
+
+def figures_of(variant: Variant, ceiling: float, deadline: float) -> Iterator[dict[str, Any]]:
+  """One record per figure of a variant, and its kernels where they are wanted and there is time."""
+  run: Callable[[], Any] | None = None
+  match variant.side:
+    case "kernels":
+      yield from kernels_of_calls(variant.shape.model, variant.size, DTYPE.value)
+      return
+    case "ours" | "documents":
+      found, run = measure_ours(variant, ceiling)
+    case "decode":
+      found, run = measure_decode(variant)
+    case "text":
+      found, run = measure_text(variant)
+    case "torch_text":
+      found = measure_torch_text(variant)
+    case _:
+      found = measure_torch(variant, ceiling)
+  yield found
+  if run is not None and variant.is_plain and KERNELS.value > 0 and time.monotonic() < deadline - NEEDED:
+    yield profile(run)
 
 
 def measure(variants: list[Variant], say: Callable[[dict[str, Any]], None], deadline: float) -> None:
   """Says one record per figure; what fails, or would come too late, too."""
   ceiling = matmul_ceiling()
   say({"variant": "ceiling", "matmul_ceiling": ceiling})
-  profiled = KERNELS.value == 0
+  speeds: dict[tuple[str, Shape, int], float] = {}  # of ours without settings, by side
   for variant in variants:
     if time.monotonic() > deadline - NEEDED:
       say({"variant": variant.text, "left_out": "no time is left"})
       continue
     try:
-      match variant.side:
-        case "ours" | "documents":
-          for record in measure_ours(variant, ceiling, profile=not profiled):
-            say({"variant": variant.text, **record})
-          profiled = True
-        case "kernels":
-          for record in kernels_of_calls(variant.shape.model, variant.size, DTYPE.value):
-            say({"variant": variant.text, **record})
-        case "decode":
-          say({"variant": variant.text, **measure_decode(variant)})
-        case "text":
-          say({"variant": variant.text, **measure_text(variant)})
-        case _:
-          say({"variant": variant.text, **measure_torch(variant, ceiling)})
+      for record in figures_of(variant, ceiling, deadline):
+        if "tokens_per_second" in record and variant.is_plain:
+          speeds[variant.side, variant.shape, variant.size] = record["tokens_per_second"]
+        own = speeds.get((TORCH.get(variant.side, ""), variant.shape, variant.size))
+        relative = {} if own is None else {"ours_relative": own / record["tokens_per_second"]}
+        say({"variant": variant.text, **record, **relative})
     except (RuntimeError, ValueError, NotImplementedError, WorkerError) as error:  # the device's memory, a kernel
       say({"variant": variant.text, "failure": f"{type(error).__name__}: {error}"[:400]})
     jax.clear_caches()
@@ -267,20 +315,15 @@ def measure(variants: list[Variant], say: Callable[[dict[str, Any]], None], dead
 def main() -> None:
   deadline = time.monotonic() + SECONDS.value
   variants = [parse_variant(text) for text in WHICH.value]
-  if JSONL.value is not None:
-    check_file(Path(JSONL.value), "--jsonl")
-  about = {"device": jax.devices()[0].device_kind, "hardware": hardware(), "versions": library_versions()}
-  print(f"{cli.command_line()}\n{about['device']}; {about['hardware']}", flush=True)
+  check_free(JSON.value, JSONL.value)
+  device = jax.devices()[0].device_kind
+  about = {"command": cli.command_line(), "device": device, "hardware": hardware(), "versions": library_versions()}
+  records = Records(JSON.value, JSONL.value, about)
+  print(f"{about['command']}\n{device}; {about['hardware']}", flush=True)
 
   def say(record: dict[str, Any]) -> None:
-    if "matmul_ceiling" in record:
-      record |= about
-      print(f"ceiling {record['matmul_ceiling'] / 1e12:.3f} TFLOP/s ({DTYPE.value}, {CEILING.value})", flush=True)
-    else:
-      print(line(record), flush=True)
-    if JSONL.value is not None:
-      with open(JSONL.value, "a") as file:
-        file.write(json.dumps(record) + "\n")
+    print(line(record), flush=True)
+    records.add(record)
 
   measure(variants, say, deadline)
 

@@ -1,14 +1,14 @@
 """Every goal of speed on a CPU in one run, our side and the other in turns: which are met, and by how much.
 
-`python -m experiments.benchmarks.cpu_goals --jsonl=FILE [--only=NAME,NAME] [--starts=12] [--before=CHECKOUT]`
+`python -m experiments.benchmarks.cpu_goals --json=FILE [--only=NAME,NAME] [--rounds=N] [--before=CHECKOUT]`
 
 It takes about 15 minutes on two cores, all of which it needs. Each measurement is printed and kept as soon as it is
 there: a comparison of training steps, of generation or of the loss of a long text, the answers of many processes of
 which none may be slow, and the seconds until a command has trained one step. A goal is met if the median reaches it.
+Memory is the peak of each side's process, compiling included; start-up is measured without it.
 `--before` is a checkout of an earlier version (`git worktree add ../before 725dc9e`), next to which start-up counts.
 """
 
-import json
 import math
 import os
 import subprocess
@@ -24,15 +24,23 @@ from absl import flags
 from drope_jax import cli
 from drope_jax.data.corpus import build_corpus
 from drope_jax.errors import ConfigError
-from drope_jax.files import check_file
 from drope_jax.serialization import library_versions, to_dict
-from experiments.benchmarks.measuring import Side, Spread, Worker, hardware, in_turns, ratios, spread
+from experiments.benchmarks.measuring import (
+  Records,
+  Side,
+  Spread,
+  Worker,
+  check_free,
+  hardware,
+  in_turns,
+  ratios,
+  spread,
+)
 from experiments.benchmarks.shapes import shape_named
-from experiments.benchmarks.train_step import jobs
+from experiments.benchmarks.sides import MODULES, training_jobs
 
 TEXT = 16_384  # tokens of the long text
 PROMPT, ANSWER = 256, 128  # tokens
-SIDES = {"ours": "experiments.benchmarks.ours", "torch": "experiments.benchmarks.theirs"}
 
 
 class Goal(NamedTuple):
@@ -51,59 +59,83 @@ class Figure(NamedTuple):
 
   goal: Goal
   found: Spread
+  rounds: int  # that `found` is of
+  memory: dict[str, int]  # by side: the peak of its process, in bytes, compiling included
   details: dict[str, Any]
 
 
 def training(shape_name: str, rounds: int, steps: int, goals: dict[str, float]) -> Iterator[Figure]:
   """Speed of a training step relative to both of torch's."""
   shape = shape_named(shape_name)
-  sides = checked(in_turns(jobs(shape, ["ours", *goals], "cpu", {"scan_layers": False}), rounds, {"steps": steps}))
+  sides = checked(
+    in_turns(training_jobs(shape, ["ours", *goals], "cpu", {"scan_layers": False}), rounds, {"steps": steps})
+  )
   speeds = {
     name: [shape.batch_size * shape.context / seconds for seconds in side.values("seconds")]
     for name, side in sides.items()
   }
   for name, bound in goals.items():
     details = {side: {"tokens_per_second": spread(speeds[side])._asdict()} for side in ("ours", name)}
-    yield Figure(Goal(f"training step, {shape_name}, × {name}", bound), ratios(speeds["ours"], speeds[name]), details)
+    found = ratios(speeds["ours"], speeds[name])
+    yield Figure(
+      Goal(f"training step, {shape_name}, × {name}", bound), found, rounds, peaks(sides, "ours", name), details
+    )
 
 
 def generation(shape_name: str, rounds: int, goals: dict[str, float]) -> Iterator[Figure]:
   """Speed of reading a prompt and of answering, relative to transformers."""
-  arguments = {"model": to_dict(shape_named(shape_name).model), "batch_size": 1, "prompt": PROMPT, "new_tokens": ANSWER}
-  sides = checked(in_turns({name: (f"{module}:generation", arguments) for name, module in SIDES.items()}, rounds, {}))
+  sides = checked(
+    in_turns({name: (f"{module}:generation", one_prompt(shape_name)) for name, module in MODULES.items()}, rounds, {})
+  )
   for part, bound in goals.items():
-    own, theirs = (sides[name].values(part) for name in SIDES)
+    own, theirs = (sides[name].values(part) for name in MODULES)
     details = {name: {"seconds": spread(side.values(part))._asdict()} for name, side in sides.items()}
-    yield Figure(Goal(f"{part}, {shape_name}, × torch", bound), ratios(theirs, own), details)
+    goal = Goal(f"{part}, {shape_name}, × torch", bound)
+    yield Figure(goal, ratios(theirs, own), rounds, peaks(sides, *MODULES), details)
 
 
 def starts(count: int, shape_name: str = "1m") -> Iterator[Figure]:
   """Of `count` processes, the slowest at answering relative to their median."""
-  arguments = {"model": to_dict(shape_named(shape_name).model), "batch_size": 1, "prompt": PROMPT, "new_tokens": ANSWER}
-  speeds, faults = [], []
+  speeds, faults, memory = [], [], []
   for _ in range(count):
-    with Worker(f"{SIDES['ours']}:generation", **arguments) as worker:
+    with Worker(f"{MODULES['ours']}:generation", **one_prompt(shape_name)) as worker:
       rounds = [worker.measure() for _ in range(3)]
     speeds.append(ANSWER / min(one["decode"] for one in rounds))
     faults.append([one["page_faults"] for one in rounds])
+    memory += [one["memory"] for one in rounds]
   found = spread(speeds)
-  share = found.least / found.median
   details = {"tokens_per_second": speeds, "page_faults": faults}
-  yield Figure(Goal(f"decode, {shape_name}, slowest of {count} starts / median", 0.8), Spread(*(share,) * 3), details)
+  goal = Goal(f"decode, {shape_name}, slowest of {count} starts / median", 0.8)
+  yield Figure(goal, once(found.least / found.median), count, {"ours": max(memory)}, details)
 
 
-def long_text() -> Iterator[Figure]:
-  """Speed and memory of the loss of one text, relative to transformers; each side alone in its process."""
-  arguments = {"model": to_dict(shape_named("smollm2_135m").model), "directory": None, "length": TEXT}
+def one_prompt(shape_name: str) -> dict[str, Any]:
+  """Arguments of the workers that generate."""
+  return {"model": to_dict(shape_named(shape_name).model), "batch_size": 1, "prompt": PROMPT, "new_tokens": ANSWER}
+
+
+def long_text(rounds: int, shape_name: str = "smollm2_135m", length: int = TEXT) -> Iterator[Figure]:
+  """Speed and memory of the loss of one text, relative to transformers; each side alone on the machine."""
+  arguments = {"model": to_dict(shape_named(shape_name).model), "directory": None, "length": length}
   sides: dict[str, Side] = {}
-  for name, module in SIDES.items():
-    sides |= checked(in_turns({name: (f"{module}:loss_of_a_text", arguments)}, 1, {}))
-  seconds, memory = ({name: side.values(field)[0] for name, side in sides.items()} for field in ("seconds", "memory"))
-  details = {name: {"seconds": seconds[name], "memory": memory[name]} for name in SIDES}
-  for what, values, goal in (("", seconds, (1.2, True)), (", memory", memory, (0.5, False))):
-    ratio = values["torch"] / values["ours"] if goal[1] else values["ours"] / values["torch"]
-    text = f"loss of {TEXT:,} tokens, smollm2_135m, × torch{what}"
-    yield Figure(Goal(text, *goal), Spread(*(ratio,) * 3), details)
+  for name, module in MODULES.items():
+    sides |= checked(in_turns({name: (f"{module}:loss_of_a_text", arguments)}, rounds, {}))
+  memory, what = peaks(sides, *MODULES), f"loss of {length:,} tokens, {shape_name}, × torch"
+  details = {name: {"seconds": spread(side.values("seconds"))._asdict()} for name, side in sides.items()}
+  own, theirs = (sides[name].values("seconds") for name in MODULES)
+  yield Figure(Goal(what, 1.2), ratios(theirs, own), rounds, memory, details)
+  share = once(memory["ours"] / memory["torch"])
+  yield Figure(Goal(f"{what}, memory", 0.5, at_least=False), share, rounds, memory, details)
+
+
+def peaks(sides: dict[str, Side], *names: str) -> dict[str, int]:
+  """Bytes: the memory peak of the process of each side."""
+  return {name: int(max(sides[name].values("memory"))) for name in names}
+
+
+def once(value: float) -> Spread:
+  """A figure that is not one of several rounds."""
+  return Spread(value, value, value)
 
 
 ONE_STEP = """
@@ -123,7 +155,7 @@ def get_config():
 """
 
 
-def start_up(before: str | None, rounds: int = 3) -> Iterator[Figure]:
+def start_up(before: str | None, rounds: int) -> Iterator[Figure]:
   """Seconds of importing the library, and of a command that trains one step of the 0.98M model and saves it.
 
   Its first run, which compiles, is left out. With `before`, a checkout of an earlier version, the two take turns.
@@ -152,9 +184,10 @@ def start_up(before: str | None, rounds: int = 3) -> Iterator[Figure]:
         steps[side].append(one_step(side, number))
   for what, found in (("import drope_jax", imports), ("one step trained and saved", steps)):
     details = {side: {"seconds": spread(values)._asdict(), "first": first[side]} for side, values in found.items()}
-    yield Figure(Goal(f"{what}, seconds", math.inf, at_least=False), spread(found["now"]), details)
+    yield Figure(Goal(f"{what}, seconds", math.inf, at_least=False), spread(found["now"]), rounds, {}, details)
     if before is not None:
-      yield Figure(Goal(f"{what}, × before", 0.5, at_least=False), ratios(found["now"], found["before"]), details)
+      ratio = ratios(found["now"], found["before"])
+      yield Figure(Goal(f"{what}, × before", 0.5, at_least=False), ratio, rounds, {}, details)
 
 
 def checked(sides: dict[str, Side]) -> dict[str, Side]:
@@ -166,20 +199,31 @@ def checked(sides: dict[str, Side]) -> dict[str, Side]:
 
 
 STARTS = flags.DEFINE_integer("starts", 12, "Processes that answer, one after the other.", lower_bound=2)
+ROUNDS = flags.DEFINE_integer("rounds", None, "Rounds of every comparison; by default 3 to 8.", lower_bound=1)
+TEXT_ROUNDS = flags.DEFINE_integer("text_rounds", 1, "Rounds of the long text, of three minutes each.", lower_bound=1)
 BEFORE = cli.define_path("before", None, "Checkout of an earlier version, whose start-up is measured too.")
-JSONL = cli.define_path("jsonl", None, "File to which one record per figure is appended.", local=True)
+JSON = cli.define_path("json", None, "Also write the figures to this file, which must not exist.", local=True)
+JSONL = cli.define_path(
+  "jsonl", None, "Also append each figure to this file, as one line: several runs may share it.", local=True
+)
+
+
+def _rounds(usual: int) -> int:
+  return usual if ROUNDS.value is None else ROUNDS.value
+
 
 MEASUREMENTS: dict[str, Callable[[], Iterator[Figure]]] = {
-  "train_1m": lambda: training("1m", 8, 4, {"torch": 1.5, "torch_compiled": 1.25}),
-  "decode_1m": lambda: generation("1m", 5, {"prefill": 1.0, "decode": 2.0}),
-  "decode_30m": lambda: generation("30m", 4, {"prefill": 1.0, "decode": 1.2}),
-  "train_30m": lambda: training("30m", 4, 2, {"torch": 1.0, "torch_compiled": 1.0}),
-  "start_up": lambda: start_up(BEFORE.value),
+  "train_1m": lambda: training("1m", _rounds(8), 4, {"torch": 1.5, "torch_compiled": 1.25}),
+  "decode_1m": lambda: generation("1m", _rounds(5), {"prefill": 1.0, "decode": 2.0}),
+  "decode_30m": lambda: generation("30m", _rounds(4), {"prefill": 1.0, "decode": 1.2}),
+  "train_30m": lambda: training("30m", _rounds(4), 2, {"torch": 1.0, "torch_compiled": 1.0}),
+  "start_up": lambda: start_up(BEFORE.value, _rounds(3)),
   "starts": lambda: starts(STARTS.value),
-  "text": long_text,
+  "text": lambda: long_text(TEXT_ROUNDS.value),
 }
 
 ONLY = cli.define_list("only", list(MEASUREMENTS), f"Any of {', '.join(MEASUREMENTS)}, in this order.")
+HEADER = "| what | goal | found (least to greatest) | | memory peak |\n|:--|--:|--:|:--|--:|"
 
 
 def line(figure: Figure) -> str:
@@ -187,25 +231,35 @@ def line(figure: Figure) -> str:
   without = math.isinf(figure.goal.bound)
   goal = "" if without else f"{'≥' if figure.goal.at_least else '≤'} {figure.goal.bound:g}"
   met = "" if without else "met" if figure.goal.met(figure.found) else "missed"
-  return f"| {figure.goal.what} | {goal} | {figure.found.show(2)} | {met} |"
+  found, single = figure.found.show(2), figure.found.least == figure.found.greatest
+  if single:
+    found = f"{figure.found.median:,.2f}" + (" (one round)" if figure.rounds == 1 else "")
+  memory = ", ".join(f"{name.replace('_', ' ')} {peak / 2**30:.2f} GiB" for name, peak in figure.memory.items())
+  return f"| {figure.goal.what} | {goal} | {found} | {met} | {memory} |"
+
+
+def record(figure: Figure) -> dict[str, Any]:
+  """What is kept of a figure."""
+  goal, more = figure.goal, {"rounds": figure.rounds, "memory": figure.memory}
+  return {**goal._asdict(), **figure.found._asdict(), "met": goal.met(figure.found), **more, **figure.details}
 
 
 def main() -> None:
   for name in ONLY.value:
     if name not in MEASUREMENTS:
       raise ConfigError(f"--only has {name!r}; allowed: {', '.join(MEASUREMENTS)}")
-  if JSONL.value is not None:
-    check_file(Path(JSONL.value), "--jsonl")
+  check_free(JSON.value, JSONL.value)
   about = {"command": cli.command_line(), "hardware": hardware(), "versions": library_versions()}
-  print(f"{about['command']}\n{about['hardware']}\n")
-  print("| what | goal | found (least to greatest) | |\n|:--|--:|--:|:--|", flush=True)
+  records = Records(JSON.value, JSONL.value, about)
+  print(f"{about['command']}\n{about['hardware']}\n\n{HEADER}", flush=True)
+  seconds = {}
   for name in ONLY.value:
+    begin = time.monotonic()
     for figure in MEASUREMENTS[name]():
       print(line(figure), flush=True)
-      record = {**figure.goal._asdict(), **figure.found._asdict(), "met": figure.goal.met(figure.found)}
-      if JSONL.value is not None:
-        with open(JSONL.value, "a") as file:
-          file.write(json.dumps({**record, **figure.details, **about}) + "\n")
+      records.add(record(figure))
+    seconds[name] = time.monotonic() - begin
+  print("\nseconds: " + ", ".join(f"{name} {taken:.0f}" for name, taken in seconds.items()))
 
 
 if __name__ == "__main__":

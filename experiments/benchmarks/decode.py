@@ -6,14 +6,12 @@
 from absl import flags
 
 from drope_jax import cli
-from drope_jax.errors import ConfigError
 from drope_jax.serialization import to_dict
 from experiments.benchmarks import measuring
 from experiments.benchmarks.figures import GENERATION_HEADER, generation_figures, generation_rows
 from experiments.benchmarks.measuring import in_turns
 from experiments.benchmarks.shapes import shape_named
-
-MODULES = {"ours": "experiments.benchmarks.ours", "torch": "experiments.benchmarks.theirs"}
+from experiments.benchmarks.sides import MODULES, check_sides
 
 SHAPES = cli.define_list("shapes", ["1m", "30m"], "Of experiments/benchmarks/shapes.py.")
 SIDES = cli.define_list("sides", list(MODULES), f"Any of {', '.join(MODULES)}.")
@@ -27,9 +25,7 @@ JSON = cli.define_path("json", None, "Also write the figures to this file, which
 def main() -> None:
   measuring.check_free(JSON.value)
   shapes = {name: shape_named(name) for name in SHAPES.value}
-  for name in SIDES.value:
-    if name not in MODULES:
-      raise ConfigError(f"--sides has {name!r}; allowed: {', '.join(MODULES)}")
+  check_sides(SIDES.value)
   tokens = {"prefill": BATCH.value * PROMPT.value, "decode": BATCH.value * NEW_TOKENS.value}
   found, lines, everyone = {}, [], []
   for name, shape in shapes.items():

@@ -165,6 +165,7 @@ def generation(model: dict[str, Any], batch_size: int, prompt: int, new_tokens: 
   def measure() -> dict[str, Any]:
     reading = seconds(1)
     # One token came with the reading: the others are scaled up to all.
-    return {"prefill": reading, "decode": (seconds(new_tokens) - reading) * new_tokens / (new_tokens - 1)}
+    decode = (seconds(new_tokens) - reading) * new_tokens / (new_tokens - 1)
+    return {"prefill": reading, "decode": decode, "memory": memory_peak()}
 
   return _about(), measure
