@@ -16,49 +16,27 @@ is recorded with its message, and the next one runs.
 """
 
 import collections
-import dataclasses
 import gc
 import statistics
 import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import numpy as np
 from absl import flags
 
 from drope_jax import cli
-from drope_jax.config import ComputeConfig, DataConfig
-from drope_jax.errors import ConfigError
+from drope_jax.config import DataConfig
 from drope_jax.metrics import flops_per_token
 from drope_jax.serialization import library_versions, to_dict
 from experiments.benchmarks import ours
 from experiments.benchmarks.kernels import kernels_of_calls
 from experiments.benchmarks.measuring import Records, Worker, WorkerError, check_free, hardware
-from experiments.benchmarks.shapes import Shape, shape_named
+from experiments.benchmarks.variants import VARIANTS, Comparison, Variant, parse_variant
 
-VARIANTS = (
-  "494m:16",
-  "torch_compiled:494m:16",
-  "smollm2_135m:16",
-  "text:smollm2_135m:131072",
-  "torch_text:smollm2_135m:131072",
-  "smollm_1.7b:8",
-  "documents:494m:16",
-  "decode:494m:8",
-  "kernels:494m:1024",  # heads of 256 among them
-  "decode:494m:8:attention=reference",
-  "documents:494m:16:attention=blockwise",
-  "494m:16:scan_layers=True",
-  "494m:32",
-  "494m:32:remat=full:remat_keep=attention+qkv",
-  "494m:16:remat=dots",
-  "torch:494m:16",
-)
-OURS = ("documents", "decode", "kernels", "text")  # beside the training step, which has no word before its shape
-TORCH = {"torch": "ours", "torch_compiled": "ours", "torch_text": "text"}  # and what of ours each is compared with
 PROMPT, ANSWER = 512, 128  # tokens
 NEEDED = 25.0  # seconds that a variant is thought to take, or a profile
 
@@ -73,46 +51,6 @@ CEILING = flags.DEFINE_integer("ceiling", 8192, "Size of the square product that
 STEPS = flags.DEFINE_integer("steps", 8, "Steps of a round.", lower_bound=1)
 ROUNDS = flags.DEFINE_integer("rounds", 3, "Rounds of a variant; the median counts.", lower_bound=1)
 KERNELS = flags.DEFINE_integer("kernels", 25, "Kernels of the profile that are shown; 0: no profile.", lower_bound=0)
-
-
-PLAIN: dict[str, Any] = {"scan_layers": False}
-
-
-class Variant(NamedTuple):
-  """What is measured: "ours", one of OURS or of TORCH, at a shape, with so many rows (of text and kernels: tokens)."""
-
-  text: str
-  side: str
-  shape: Shape
-  size: int
-  compute: dict[str, Any]
-
-  @property
-  def is_plain(self) -> bool:
-    """Whether it has no settings of its own."""
-    return self.compute == PLAIN
-
-
-def parse_variant(text: str) -> Variant:
-  """Raises ConfigError, naming what is wrong with it."""
-  words = text.split(":")
-  side = words.pop(0) if words[0] in (*TORCH, *OURS) else "ours"
-  if len(words) < 2 or not words[1].isdigit():
-    raise ConfigError(
-      f"{text!r} is no variant; allowed: [{'|'.join((*TORCH, *OURS))}:]SHAPE:NUMBER[:SETTING=VALUE ...]"
-    )
-  known = {field.name for field in dataclasses.fields(ComputeConfig)}
-  compute = dict(PLAIN)
-  for word in words[2:]:
-    name, _, value = word.partition("=")
-    if name not in known or not value:
-      raise ConfigError(f"{text!r} has {word!r}; allowed: SETTING=VALUE, with SETTING of {', '.join(sorted(known))}")
-    if name in ("remat_keep", "remat_offload"):
-      compute[name] = tuple(value.split("+"))
-    else:
-      compute[name] = int(value) if value.isdigit() else {"True": True, "False": False}.get(value, value)
-  ComputeConfig(**compute)
-  return Variant(text, side, shape_named(words[0]), int(words[1]), compute)
 
 
 def spread_of(seconds: list[float]) -> dict[str, float]:
@@ -294,18 +232,14 @@ def measure(variants: list[Variant], say: Callable[[dict[str, Any]], None], dead
   """Says one record per figure; what fails, or would come too late, too."""
   ceiling = matmul_ceiling()
   say({"variant": "ceiling", "matmul_ceiling": ceiling})
-  speeds: dict[tuple[str, Shape, int], float] = {}  # of ours without settings, by side
+  comparison = Comparison()
   for variant in variants:
     if time.monotonic() > deadline - NEEDED:
       say({"variant": variant.text, "left_out": "no time is left"})
       continue
     try:
       for record in figures_of(variant, ceiling, deadline):
-        if "tokens_per_second" in record and variant.is_plain:
-          speeds[variant.side, variant.shape, variant.size] = record["tokens_per_second"]
-        own = speeds.get((TORCH.get(variant.side, ""), variant.shape, variant.size))
-        relative = {} if own is None else {"ours_relative": own / record["tokens_per_second"]}
-        say({"variant": variant.text, **record, **relative})
+        say({"variant": variant.text, **record, **comparison.of(variant, record)})
     except (RuntimeError, ValueError, NotImplementedError, WorkerError) as error:  # the device's memory, a kernel
       say({"variant": variant.text, "failure": f"{type(error).__name__}: {error}"[:400]})
     jax.clear_caches()

@@ -2,13 +2,12 @@
 # Speed of one GPU in at most ten minutes, also where no network is: experiments/benchmarks/card.py, which says what it
 # measures; its flags may follow. Figures are appended to $OUT/speed.jsonl as they come.
 #   OUT=results experiments/launch/one_gpu_speed.sh [--seconds=560] [--variants=494m:16,smollm_1.7b:8]
-# BUNDLE=DIR: wheels of what the machine lacks, installed beside the rest first (DIR/activate.sh, which is sourced).
+# BUNDLE=DIR: wheels of what the machine lacks, which are installed first, without a network (docs/howto/gpu.md).
 set -euo pipefail
 : "${OUT:?OUT=DIR}"
 mkdir -p "$OUT"
 if [ -n "${BUNDLE:-}" ]; then
-  # shellcheck disable=SC1091
-  . "$BUNDLE/activate.sh"
+  python3 -m pip install --quiet --no-index --no-deps "$BUNDLE"/*.whl
 fi
 export PYTHONUNBUFFERED=1 TF_CPP_MIN_LOG_LEVEL=2
 export XLA_PYTHON_CLIENT_PREALLOCATE=false # torch, in a process beside ours, needs memory too
