@@ -93,11 +93,11 @@ def one_prompt(shape_name: str) -> dict[str, Any]:
 
 
 def long_text(rounds: int, shape_name: str = "smollm2_135m", length: int = TEXT) -> Iterator[Figure]:
-  """Speed and memory of the loss of one text, relative to transformers; each side alone on the machine."""
+  """Speed and memory of the loss of one text, relative to transformers."""
   arguments = {"model": to_dict(shape_named(shape_name).model), "directory": None, "length": length}
-  sides: dict[str, Side] = {}
-  for name, module in MODULES.items():
-    sides |= checked(in_turns({name: (f"{module}:loss_of_a_text", arguments)}, rounds, {}))
+  sides = checked(
+    in_turns({name: (f"{module}:loss_of_a_text", arguments) for name, module in MODULES.items()}, rounds, {})
+  )
   memory, what = peaks(sides, *MODULES), f"loss of {length:,} tokens, {shape_name}, × torch"
   details = {name: {"seconds": spread(side.values("seconds"))._asdict()} for name, side in sides.items()}
   own, theirs = (sides[name].values("seconds") for name in MODULES)
