@@ -98,7 +98,7 @@ def measure_ours(variant: Variant, ceiling: float) -> tuple[dict[str, Any], Call
 
 
 def profile(run: Callable[[], Any], times: int = 2) -> dict[str, Any]:
-  """The kernels of one run, by time."""
+  """The kernels of a run, by time."""
   with tempfile.TemporaryDirectory() as folder:
     with jax.profiler.trace(folder):
       for _ in range(times):
@@ -144,7 +144,8 @@ def measure_text(variant: Variant) -> tuple[dict[str, Any], Callable[[], Any]]:
 def measure_torch_text(variant: Variant) -> dict[str, Any]:
   arguments = {"model": to_dict(variant.shape.model), "length": variant.size}
   with Worker("experiments.benchmarks.theirs:loss_of_a_text", **arguments) as worker:
-    return text_figures(variant, [worker.measure() for _ in range(1 + ROUNDS.value)])
+    measured = [worker.measure() for _ in range(1 + ROUNDS.value)]
+  return {**text_figures(variant, measured), "memory": measured[-1]["memory"]}  # ours has the peak of all variants
 
 
 def text_figures(variant: Variant, measured: list[dict[str, Any]]) -> dict[str, Any]:
@@ -153,8 +154,6 @@ def text_figures(variant: Variant, measured: list[dict[str, Any]]) -> dict[str, 
   return {
     **spread_of(seconds),
     "tokens_per_second": variant.size / statistics.median(seconds),
-    "memory": measured[-1]["memory"],
-    "memory_above_weights": measured[-1]["memory"] - measured[-1]["memory_before"],
     "loss": measured[0]["loss"],
   }
 

@@ -78,7 +78,7 @@ class Comparison:
     speed = record.get("tokens_per_second")
     if speed is None:
       return {}
-    if variant.is_plain:
+    if variant.is_plain and variant.side not in TORCH:
       self._speeds[variant.side, variant.shape, variant.size] = speed
     own = self._speeds.get((TORCH.get(variant.side, ""), variant.shape, variant.size))
     return {} if own is None else {"ours_relative": own / speed}
