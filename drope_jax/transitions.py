@@ -66,17 +66,22 @@ class Drop(Transition):
 class Fade(Transition):
   """The embedding is dropped step by step: every frequency is multiplied by a gate that falls from 1 to 0.
 
+  With `order` "theta" the gate is an exponent instead: theta becomes theta ** (1 / gate), which slows down a pair the
+  more, the slower it is; the fastest pair keeps its frequency of 1 until the gate is 0.
+
   From `share` of the steps on all gates are exactly zero: the model that is trained then, and saved at the end, has no
   embedding.
   """
 
   share: float  # of the steps, after which nothing is left
-  order: str = "all"  # "all" at once, "slow_first": one pair after the other, "late_first": one layer after the other
+  # "all" at once, "slow_first": one pair after the other, "late_first": one layer after the other, "theta": all at
+  # once, by the base of the rotations, which grows to infinity.
+  order: str = "all"
   shape: str = "linear"  # how a gate falls: "linear" or "cosine"
 
   def __post_init__(self) -> None:
     check(0 < self.share <= 1, f"Fade.share is {self.share}; it must lie in (0, 1]")
-    for field, allowed in (("order", ("all", "slow_first", "late_first")), ("shape", ("linear", "cosine"))):
+    for field, allowed in (("order", ("all", "slow_first", "late_first", "theta")), ("shape", ("linear", "cosine"))):
       value = getattr(self, field)
       check(value in allowed, f"Fade.{field} is {value!r}; allowed: {', '.join(allowed)}")
 
@@ -102,11 +107,17 @@ class Fade(Transition):
       "all": (1, np.zeros((1, 1))),
       "slow_first": (turning, np.maximum(turning - 1 - np.arange(pairs), 0)[None]),
       "late_first": (layers, np.arange(layers)[::-1][:, None]),
+      "theta": (1, np.zeros((1, 1))),
     }
     count, number = turns[self.order]
     passed = jnp.clip(progress * count - number, 0.0, 1.0)
     gate = 1 - passed if self.shape == "linear" else jnp.where(passed < 1, 0.5 + 0.5 * jnp.cos(jnp.pi * passed), 0.0)
-    return Frequencies(omega * gate, 1.0)
+    if self.order != "theta":
+      return Frequencies(omega * gate, 1.0)
+    # omega is a power of 1 / theta, and omega ** (1 / gate) the same power of 1 / theta ** (1 / gate).
+    log_omega = np.log(table, where=table > 0, out=np.zeros_like(table))
+    slower = jnp.asarray(log_omega, jnp.float32) * (1 / jnp.maximum(gate, 1e-6) - 1)
+    return Frequencies(jnp.where(gate > 0, omega * jnp.exp(slower), 0.0), 1.0)
 
 
 @dataclasses.dataclass(unsafe_hash=True)

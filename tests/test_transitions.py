@@ -146,7 +146,7 @@ def omega_at(fade, step):
   return np.asarray(fade.frequencies(MODEL, jnp.asarray(step), STEPS).omega)
 
 
-@pytest.mark.parametrize("order", ["all", "slow_first", "late_first"])
+@pytest.mark.parametrize("order", ["all", "slow_first", "late_first", "theta"])
 @pytest.mark.parametrize("shape", ["linear", "cosine"])
 def test_a_fade_begins_with_rope_and_ends_with_nothing_exactly(order, shape):
   fade = Fade(0.5, order, shape)
@@ -181,6 +181,14 @@ def test_the_orders_of_a_fade():
   np.testing.assert_allclose(half["all"], 0.5, atol=1e-6)
   np.testing.assert_allclose(half["slow_first"], np.broadcast_to([1] * 4 + [0] * 4, whole.shape), atol=1e-6)
   np.testing.assert_allclose(half["late_first"], [[1] * 8, [0] * 8], atol=1e-6)
+  doubled = RoPE(ROPE.theta**2).frequencies(HEAD_DIM).omega
+  np.testing.assert_allclose(omega_at(Fade(0.5, "theta"), 10)[0], doubled, rtol=1e-5)
+
+
+def test_a_fade_by_theta_leaves_pairs_that_were_dropped_before_dropped():
+  model = dataclasses.replace(MODEL, positions=RoPE(pairs=3))
+  table = np.asarray(Fade(0.5, "theta").frequencies(model, jnp.asarray(10), STEPS).omega)
+  assert (table[:, :3] > 0).all() and (table[:, 3:] == 0).all()
 
 
 @pytest.mark.parametrize("scan_layers", [False, pytest.param(True, marks=pytest.mark.slow)])

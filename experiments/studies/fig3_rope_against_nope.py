@@ -14,7 +14,7 @@ the report's loss curves are the figure, its table has the ends.
 | small |  15,735,168 |   256 |    3 |    3 |    300.0M |      3.11e16 |    8 (one H200) |
 | paper | 494,005,120 | 1,024 |    3 |    3 | 50,331.6M |      1.62e20 |                 |
 
-Tokens and FLOPs (PaLM) are of all runs of a seed. Numbers to expect: not yet run.
+Tokens and FLOPs (PaLM) are of all runs of a seed. Numbers to expect: docs/results/fig3_rope_against_nope.md.
 """
 
 import dataclasses

@@ -3,15 +3,15 @@
 Paper: none of its tables. Others saw a dropped model prefer the first of several assignments to the latest, copy less
 the farther back the original lies, and loop more often in long answers. Measured: which assignment wins (`order`),
 copying by distance (`induction`, `copy`), and the share of long greedy answers that end in repetition (`loops`); of the
-control (RoPE continued), the full drop, the partial drop, which is ours, and NoPE from scratch.
+control (RoPE continued), the full drop, the partial drops, which are ours, and NoPE from scratch.
 
 `python -m experiments.study --config=experiments/studies/order_and_loops.py:SIZE --workdir=DIR --seeds=0,1,2`.
 
 | size  |  parameters |     T | runs | rows |    tokens | FLOPs (PaLM) |    minutes (on) |
 | :---- | ----------: | ----: | ---: | ---: | --------: | -----------: | --------------: |
-| mini  |     935,040 |   128 |    5 |    6 |      2.6M |      1.64e13 | 3 (2 CPU cores) |
+| mini  |     935,040 |   128 |    6 |    7 |      2.8M |      1.80e13 | 3 (2 CPU cores) |
 | small |  15,735,168 |   256 |    5 |    6 |    250.1M |      2.60e16 |    8 (one H200) |
-| paper | 494,005,120 | 1,024 |    5 |    6 | 37,748.7M |      1.22e20 |                 |
+| paper | 494,005,120 | 1,024 |    6 |    7 | 39,845.9M |      1.29e20 |                 |
 
 Tokens and FLOPs (PaLM) are of all runs of a seed. Numbers to expect: docs/results/order_and_loops.md.
 """
@@ -22,6 +22,7 @@ from typing import ClassVar
 
 from drope_jax.transitions import Drop, PartialDrop
 from experiments.studies import sizes
+from experiments.studies.partial_drop import partial
 from experiments.studies.shapes import DROPPED, Branch, Shape, control, getter, scratch, tail
 
 
@@ -32,19 +33,20 @@ class OrderAndLoops(Shape):
   title: ClassVar[str] = "Order, copying by distance, and endless repetition"
 
   tasks: tuple[str, ...] = ("order", "induction", "copy", "loops")
+  turns: tuple[float, ...] = (0.5, 1.0)  # of one partial drop each
 
   def branches(self) -> Sequence[Branch]:
     return [
       control(("rope", "yarn")),
       tail("drop", "DroPE", Drop(), DROPPED),
-      tail("turns_1", "kept from 1 turn on", PartialDrop(turns=1.0), ("rope",)),
+      *(tail(f"turns_{turns:g}", partial(turns).label, PartialDrop(turns=turns), ("rope",)) for turns in self.turns),
       scratch("nope", "NoPE from scratch", None, ("nope",)),
     ]
 
 
 SIZES = {
   "mini": sizes.of(OrderAndLoops, sizes.mini, extensions=(1, 2, 4)),
-  "small": sizes.of(OrderAndLoops, sizes.small, extensions=(1, 2, 4), samples=200),
+  "small": sizes.of(OrderAndLoops, sizes.small, extensions=(1, 2, 4), samples=200, turns=(0.5,)),
   "paper": sizes.of(OrderAndLoops, sizes.paper, extensions=(1, 2, 4)),
 }
 get_config = getter(SIZES)

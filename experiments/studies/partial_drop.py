@@ -21,10 +21,11 @@ with RoPE, and every arm but the one from scratch is a tail from its weights, on
 | control        | Keep()                                                         | as trained, NTK, YaRN        |
 | drop           | Drop(), the paper's method                                     | β = 1, fitted β              |
 | turns_N        | PartialDrop(N)                                                 | as trained, YaRN             |
-| clipped        | the control under PartialDrop(1), nothing recalibrated         | as trained                   |
+| clipped        | the control under PartialDrop(1), nothing recalibrated         | as trained, YaRN             |
 | from_scratch   | the pairs that turn once, trained so from the start            | as trained, YaRN             |
 | cope           | CoPE's soft gate in the place of the hard one                  | as trained                   |
 | theta_once     | theta made so small that every pair turns at least once        | as trained, YaRN             |
+| theta_once_cut | likewise, and only as many pairs rotate as turns_1 keeps       | as trained, YaRN             |
 | ntk_continued  | RoPE rescaled by NTK for the longest length, and trained on    | as trained                   |
 | yarn_continued | likewise by YaRN                                               | as trained                   |
 
@@ -35,9 +36,9 @@ after each fifth of its steps.
 
 | size  |  parameters |     T | runs | rows |    tokens | FLOPs (PaLM) |    minutes (on) |
 | :---- | ----------: | ----: | ---: | ---: | --------: | -----------: | --------------: |
-| mini  |     935,040 |   128 |   13 |   23 |      4.6M |      2.94e13 | 9 (2 CPU cores) |
+| mini  |     935,040 |   128 |   14 |   26 |      4.9M |      3.11e13 | 9 (2 CPU cores) |
 | small |  15,735,168 |   256 |    5 |    9 |    175.1M |      1.82e16 |    7 (one H200) |
-| paper | 494,005,120 | 1,024 |   11 |   19 | 50,331.6M |      1.62e20 |                 |
+| paper | 494,005,120 | 1,024 |   12 |   22 | 52,428.8M |      1.69e20 |                 |
 
 Runs count the trunk; tokens and FLOPs (PaLM) are of all runs of a seed. Pairs kept by 0.35, 0.5, 1, 2 and 4 turns:
 mini 8, 7, 6, 5, 3 of 16; by 1 and 2: small 13, 11 of 32, paper 12, 11 of 32. mini asks for 400 needles a length and
@@ -81,14 +82,16 @@ class PartialDropStudy(Shape):
     return [control(), dropped(), *kept, *(self._controls() if self.extra_controls else [])]
 
   def _controls(self) -> list[Branch]:
-    rope, once = rope_of(self.model), PartialDrop(turns=1.0)
-    longest = float(max(self.extensions))
+    rope, longest = rope_of(self.model), float(max(self.extensions))
     scaled = {"ntk": NTK(longest), "yarn": YaRN(longest, self.context)}
+    all_turn = RoPE(theta_once(self.model, self.context))
+    cut = dataclasses.replace(all_turn, pairs=pairs_kept(self.model, self.context, 1.0))
     return [
-      tail("clipped", "clipped below 1 turn, not recalibrated", once, ("rope",), start="control", steps=0),
-      scratch("from_scratch", "from 1 turn on, from scratch", once.apply(self.model, self.context).positions, PARTIAL),
+      clipped(1.0),
+      partial_from_scratch(1.0, self.model, self.context),
       tail("cope", "CoPE's soft gate", Replace(dataclasses.replace(rope, scaling=CoPE(self.context))), ("rope",)),
-      tail("theta_once", "theta so small that all turn", Replace(RoPE(theta_once(self.model, self.context))), PARTIAL),
+      tail("theta_once", "theta so small that all turn", Replace(all_turn), PARTIAL),
+      tail("theta_once_cut", f"likewise, the {cut.pairs} fastest pairs alone", Replace(cut), PARTIAL),
       *(
         tail(f"{name}_continued", f"RoPE + {type(how).__name__}, continued", Replace(rope.rescaled(how)), ("rope",))
         for name, how in scaled.items()
@@ -105,6 +108,25 @@ def partial(turns: float) -> Branch:
   """The pairs that turn so many times, kept."""
   label = f"kept from {turns:g} turn{'s' if turns != 1 else ''} on"
   return tail(f"turns_{turns:g}", label, PartialDrop(turns=turns), PARTIAL)
+
+
+def clipped(turns: float) -> Branch:
+  """The control with the pairs that `partial` drops dropped, and not trained after that."""
+  label = f"clipped below {turns:g} turn{'s' if turns != 1 else ''}, not recalibrated"
+  return tail("clipped", label, PartialDrop(turns=turns), PARTIAL, start="control", steps=0)
+
+
+def partial_from_scratch(turns: float, model: ModelConfig, context: int) -> Branch:
+  """The pairs that `partial` keeps, as the only ones that were ever rotated."""
+  positions = PartialDrop(turns=turns).apply(model, context).positions
+  return scratch("from_scratch", f"from {turns:g} turn{'s' if turns != 1 else ''} on, from scratch", positions, PARTIAL)
+
+
+def pairs_kept(model: ModelConfig, context: int, turns: float) -> int:
+  """How many of a head's pairs make so many turns within the context."""
+  kept = rope_of(PartialDrop(turns=turns).apply(model, context))
+  assert kept.pairs is not None
+  return kept.pairs
 
 
 def rope_of(model: ModelConfig) -> RoPE:

@@ -2,18 +2,18 @@
 
 Paper: it calls p-RoPE and RNoPE-SWA complementary and tests neither. These are rows 5 to 7 of the list of ideas of
 recalibration.py, whose trunk, control and full drop they share (`--runs=DIR`), in a table of their own: keep the pairs
-that turn once or twice within the context, with and without a teacher; keep RoPE in three of four layers, with windows
-of an eighth or a quarter of the context; give keys a learnt share of the key before them (drope_jax/additions.py),
-after a drop, after a partial one, and as its control while RoPE is continued.
+that make half a turn, one or two within the context, that of one turn with a teacher too; keep RoPE in three of four
+layers, with windows of an eighth or a quarter of the context; give keys a learnt share of the key before them
+(drope_jax/additions.py), after a drop, after a partial one, and as its control while RoPE is continued.
 
 `python -m experiments.study --config=experiments/studies/recalibration_hybrid.py:SIZE --workdir=DIR
 --seeds=0,1,2,3,4`. All tails see the same tokens in the same order.
 
 | size  |                 parameters |     T | runs | rows |    tokens | FLOPs (PaLM) |    minutes (on) |
 | :---- | -------------------------: | ----: | ---: | ---: | --------: | -----------: | --------------: |
-| mini  |         935,040 to 935,044 |   128 |   11 |   13 |      3.3M |      2.17e13 | 6 (2 CPU cores) |
+| mini  |         935,040 to 935,044 |   128 |   12 |   15 |      3.6M |      2.33e13 | 7 (2 CPU cores) |
 | small |   15,735,168 to 15,735,176 |   256 |   11 |   13 |    173.3M |      1.83e16 |    8 (one H200) |
-| paper | 494,005,120 to 494,005,144 | 1,024 |   11 |   13 | 35,651.6M |      1.17e20 |                 |
+| paper | 494,005,120 to 494,005,144 | 1,024 |   12 |   15 | 37,748.7M |      1.24e20 |                 |
 
 Tokens and FLOPs (PaLM) are of all runs of a seed. Numbers to expect: not yet run.
 """
@@ -35,7 +35,7 @@ class HybridRecalibration(Shape):
 
   title: ClassVar[str] = "Drops that keep some rotations, or some layers'"
 
-  turns: tuple[float, ...] = (1.0, 2.0)
+  turns: tuple[float, ...] = (0.5, 1.0, 2.0)
   windows: tuple[int, ...] = (8, 4)  # the context is so many times as long
 
   def branches(self) -> Sequence[Branch]:
@@ -62,7 +62,7 @@ def _shifted(run: str, label: str, how: Transition, method: str) -> Branch:
 
 SIZES = {
   "mini": sizes.of(HybridRecalibration, sizes.mini, needles_per_depth=100),
-  "small": sizes.of(HybridRecalibration, sizes.small, needles_per_depth=100, tail_steps=150),
+  "small": sizes.of(HybridRecalibration, sizes.small, turns=(1.0, 2.0), needles_per_depth=100, tail_steps=150),
   "paper": sizes.of(HybridRecalibration, sizes.paper),
 }
 get_config = getter(SIZES)

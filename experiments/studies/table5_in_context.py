@@ -2,7 +2,7 @@
 
 The paper's averages over ARC-Easy, ARC-Challenge, HellaSwag, OpenBookQA, PIQA and WinoGrande: SmolLM-360M 53.1 as it is
 and 53.4 with DroPE; SmolLM-1.7B 60.25 and 60.62. DroPE was trained further, its base was not. Beside the two stands
-what they lack: RoPE trained on for the same tokens (`control`), and a partial drop, which is ours.
+what they lack: RoPE trained on for the same tokens (`control`), and partial drops, which are ours.
 
 `python -m experiments.study --config=experiments/studies/table5_in_context.py:SIZE --workdir=DIR --seeds=0,1,2`. The
 sizes `paper...` read an imported model and the tasks' files (`--config.multiple_choice=DIR`, see
@@ -11,8 +11,8 @@ pretrained model, and in the place of those tasks: the loss, needles, copying by
 
 | size       |    parameters |     T | runs | rows |     tokens | FLOPs (PaLM) |    minutes (on) |
 | :--------- | ------------: | ----: | ---: | ---: | ---------: | -----------: | --------------: |
-| mini       |       935,040 |   128 |    4 |    4 |       1.5M |      9.81e12 | 2 (2 CPU cores) |
-| small      |    15,735,168 |   256 |    4 |    4 |     150.1M |      1.56e16 |    5 (one H200) |
+| mini       |       935,040 |   128 |    5 |    5 |       1.8M |      1.15e13 | 2 (2 CPU cores) |
+| small      |    15,735,168 |   256 |    5 |    5 |     175.1M |      1.82e16 |    6 (one H200) |
 | paper      |   361,862,080 | 2,048 |    3 |    4 | 377,487.4M |      1.10e21 |                 |
 | paper_1_7b | 1,711,376,384 | 2,048 |    3 |    4 |  59,998.5M |      6.89e20 |                 |
 
@@ -26,6 +26,7 @@ from typing import ClassVar
 from drope_jax.config import QKNorm
 from drope_jax.transitions import Drop, Keep, PartialDrop
 from experiments.studies import sizes
+from experiments.studies.partial_drop import partial
 from experiments.studies.shapes import Branch, Shape, getter, tail
 
 
@@ -36,6 +37,7 @@ class InContext(Shape):
   title: ClassVar[str] = "What the drop costs within the context (paper: table 5)"
 
   qk_norm: bool = False  # inserted in all runs that are trained
+  turns: tuple[float, ...] = (0.5, 1.0)  # of one partial drop each
   extensions: tuple[float, ...] = (1,)
   tasks: tuple[str, ...] = ("perplexity", "needles", "induction", "copy", "order")
 
@@ -45,11 +47,14 @@ class InContext(Shape):
       tail("base", "as it is", Keep(), ("rope",), steps=0),
       tail("control", "RoPE, continued", Keep(), ("rope",), init=init),
       tail("drop", "DroPE", Drop(), ("nope",), init=init),
-      tail("turns_1", "kept from 1 turn on", PartialDrop(turns=1.0), ("rope",), init=init),
+      *(
+        tail(f"turns_{turns:g}", partial(turns).label, PartialDrop(turns=turns), ("rope",), init=init)
+        for turns in self.turns
+      ),
     ]
 
 
-_PAPER = {"tasks": ("perplexity", "multiple_choice"), "multiple_choice": "data/multiple_choice"}
+_PAPER = {"turns": (0.5,), "tasks": ("perplexity", "multiple_choice"), "multiple_choice": "data/multiple_choice"}
 SIZES = {
   "mini": sizes.of(InContext, sizes.mini, samples=500, needles_per_depth=100),
   "small": sizes.of(InContext, sizes.small, samples=500),

@@ -101,7 +101,7 @@ def test_a_checkpoint_within_the_fade_is_of_the_model_that_was_trained(corpus, r
   assert checkpoint.open_step(faded, step=3).model == run.model  # from here on there is no embedding
 
 
-@pytest.mark.parametrize("order", ["all", "slow_first", "late_first"])
+@pytest.mark.parametrize("order", ["all", "slow_first", "late_first", "theta"])
 def test_the_model_under_way_has_the_frequencies_of_its_step(order):
   source, fade = tiny_model(num_layers=3, positions=RoPE(500.0, scaling=PI(2.0))), Fade(share=0.5, order=order)
   run = drop(source)
