@@ -12,7 +12,7 @@ from experiments.benchmarks.kernels import CALLS
 from experiments.benchmarks.shapes import SHAPES
 from experiments.benchmarks.variants import TORCH, VARIANTS, Comparison, parse_variant
 
-CARD = ["--dtype=float32", "--ceiling=64", "--steps=1", "--rounds=1"]
+CARD = ["--dtype=float32", "--ceiling=64", "--steps=1", "--rounds=1", "--seconds=10000"]
 
 
 @pytest.mark.parametrize(
