@@ -8,8 +8,8 @@ Cores become devices only with DROPE_JAX_CPU=devices, because XLA once aborted s
 two devices did not reach an all-reduce within XLA's 40 seconds. This was not reproduced, so it is unknown whether that
 device was slow or stuck. The limit is now ten minutes, after which a run with a stuck device ends.
 
-Programs that import this library are not restarted. For the same effect, set the variables that `settings()` returns in
-their environment: `LD_PRELOAD`, `MIMALLOC_PURGE_DELAY` and `XLA_FLAGS`.
+A program that imports this library is left alone. It gets the same if it begins with `restart()`, or if what
+`settings()` returns is in its environment (docs/howto/gpu.md, "No GPU?").
 """
 
 import glob
@@ -58,10 +58,14 @@ def settings(environment: Mapping[str, str] | None = None) -> dict[str, str]:
   return found and {**found, VARIABLE: _DONE}
 
 
-def restart() -> None:
-  """Restarts this command with `settings()`, if there are any, and prints one line about it.
+def restart(command: bool = False) -> None:
+  """Starts this program once more with `settings()`, where there are any, and says so in one line.
 
-  Only for commands, and before JAX computes anything: the state of the process is lost.
+  To be called before JAX computes anything: what the process has done is lost. Not in a notebook, whose kernel it would
+  start again.
+
+  Args:
+    command: whether this is a command of ours. Signals then wait until its second start can say what they have stopped.
   """
   found = settings()
   if not found:
@@ -69,7 +73,8 @@ def restart() -> None:
   what = ["mimalloc keeps memory"] if "LD_PRELOAD" in found else []
   what += [f"{len(os.sched_getaffinity(0))} cores are devices"] if "XLA_FLAGS" in found else []
   print(f"on a CPU: {', '.join(what)} ({VARIABLE}=off turns it off)", file=sys.stderr, flush=True)
-  interrupts.block()  # until the restarted process can report that a signal stopped it
+  if command:
+    interrupts.block()
   os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], {**os.environ, **found})
 
 

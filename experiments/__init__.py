@@ -4,10 +4,20 @@ import sys
 
 from drope_jax import cpu
 
-COMPUTING = ("evaluate", "generate", "quickstart", "study", "train")  # the commands that run models
+COMPUTING = (  # the commands that run models
+  "evaluate",
+  "factor_search",
+  "generate",
+  "quickstart",
+  "studies.fig4_bias_gradients",
+  "studies.fig7_positional_head",
+  "studies.fig8_semantic_head",
+  "study",
+  "train",
+)
 
 # argv[0] is "-m" while Python imports the package of a command. This is the cheapest moment to restart the process: no
 # library that the restarted one would have to import again has been loaded yet.
 _asked = {f"{__name__}.{name}" for name in COMPUTING} & set(sys.orig_argv)
 if sys.argv[:1] == ["-m"] and _asked and "--help" not in sys.argv:
-  cpu.restart()
+  cpu.restart(command=True)

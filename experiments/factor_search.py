@@ -203,7 +203,7 @@ def _parser() -> cli.Parser:
 
 def main(arguments: Sequence[str] | None = None) -> int:
   """The command; returns its exit status."""
-  return cli.run_parsed(_parser(), _print_factors, arguments)
+  return cli.run_parsed(_parser(), _print_factors, arguments, computes=True)
 
 
 if __name__ == "__main__":

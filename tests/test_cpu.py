@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from support.pages import ROOT, blocks_of
 
 import experiments
 from drope_jax import cpu
@@ -62,30 +63,44 @@ import sys
 from pathlib import Path
 from drope_jax import cpu
 cpu.restart()
-import jax
-print(jax.device_count(), "libmimalloc" in open("/proc/self/maps").read(), *sys.argv[1:])
+import jax, signal
+blocked = signal.SIGINT in signal.pthread_sigmask(signal.SIG_BLOCK, [])
+print(jax.device_count(), "libmimalloc" in open("/proc/self/maps").read(), blocked, *sys.argv[1:])
 """
 
 
-def test_a_command_starts_once_more_with_its_arguments(tmp_path):
+@pytest.fixture
+def outside():
+  """The environment of a program that a user starts."""
+  environment = {name: value for name, value in os.environ.items() if name not in ("XLA_FLAGS", "LD_PRELOAD")}
+  return environment | CPU | {"PYTHONPATH": os.pathsep.join(sys.path)}
+
+
+def test_a_program_starts_once_more_with_its_arguments(tmp_path, outside):
   path = tmp_path / "program.py"
   path.write_text(PROGRAM)
-  environment = {name: value for name, value in os.environ.items() if name not in ("XLA_FLAGS", "LD_PRELOAD")}
-  environment |= {**CPU, "PYTHONPATH": os.pathsep.join(sys.path)}
 
   def run(**more):
-    done = subprocess.run(
-      [sys.executable, str(path), "--a=b c"], env=environment | more, capture_output=True, text=True
-    )
+    done = subprocess.run([sys.executable, str(path), "--a=b c"], env=outside | more, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return done
 
   cores = subprocess.run(["nproc"], capture_output=True, text=True, check=True).stdout.strip()
   done = run(DROPE_JAX_CPU="devices")
-  assert done.stdout.split(maxsplit=2) == [cores, "True", "--a=b c\n"]
+  assert done.stdout.split(maxsplit=3) == [cores, "True", "False", "--a=b c\n"]
   assert run(DROPE_JAX_CPU="").stdout.split()[:2] == ["1", "True"]
   assert done.stderr.count("DROPE_JAX_CPU=off") == 1
   assert run(DROPE_JAX_CPU="off").stdout.split()[:2] == ["1", "False"]
+
+
+def test_the_page_s_command_gives_a_program_the_allocator(tmp_path, outside):
+  (call,) = (block.code for block in blocks_of(ROOT / "docs/howto/gpu.md") if "cpu.settings()" in block.code)
+  (tmp_path / "my_program.py").write_text('print("libmimalloc" in open("/proc/self/maps").read())')
+  path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+  for setting, expected in (("", "True"), ("off", "False")):
+    more = {"DROPE_JAX_CPU": setting, "PATH": path}
+    done = subprocess.run(["bash", "-c", call], env=outside | more, cwd=tmp_path, capture_output=True, text=True)
+    assert (done.stdout, done.stderr) == (f"{expected}\n", "")
 
 
 def test_a_mesh_that_nobody_asked_for_takes_the_devices_that_divide_the_rows():
@@ -104,6 +119,34 @@ print(make_mesh(MeshConfig()).size, make_mesh(MeshConfig(data=2, fsdp=2), rows=7
 
 def test_the_commands_that_start_early_are_those_that_compute():
   """Those are listed apart, since they start once more before anything of theirs is imported."""
-  commands = Path(experiments.__file__).parent.glob("*.py")
-  computing = [path.stem for path in commands if "computes=True" in path.read_text()]
-  assert sorted(computing) == sorted(experiments.COMPUTING)
+  folder = Path(experiments.__file__).parent
+  computing = [path.relative_to(folder) for path in folder.rglob("*.py") if "computes=True" in path.read_text()]
+  assert sorted(".".join(path.with_suffix("").parts) for path in computing) == sorted(experiments.COMPUTING)
+
+
+@pytest.mark.parametrize(
+  ("words", "starts"),
+  [
+    *((("-m", f"experiments.{name}", "--out=x"), True) for name in experiments.COMPUTING),
+    (("-m", "experiments.study", "--help"), False),
+    (("-m", "experiments.report", "runs/x"), False),
+  ],
+)
+def test_a_computing_command_starts_again_before_it_imports_anything(monkeypatch, words, starts):
+  calls = []
+  monkeypatch.setattr(cpu, "restart", lambda command: calls.append(words))
+  monkeypatch.setattr(sys, "argv", ["-m", *words[2:]])  # as Python has it while it imports the package
+  monkeypatch.setattr(sys, "orig_argv", [sys.executable, *words])
+  path = Path(experiments.__file__)
+  exec(compile(path.read_text(), str(path), "exec"), {"__name__": "experiments"})
+  assert bool(calls) == starts
+
+
+@pytest.mark.slow
+def test_a_figure_s_command_starts_again_and_says_so_once(tmp_path, outside):
+  command = [sys.executable, "-m", "experiments.studies.fig4_bias_gradients", f"--out={tmp_path}", "--layers=0"]
+  done = subprocess.run(
+    [*command, "--seeds=0"], env=outside | {"DROPE_JAX_CPU": ""}, cwd=ROOT, capture_output=True, text=True
+  )
+  assert done.returncode == 0, done.stderr
+  assert done.stderr.count("mimalloc keeps memory") == 1 and (tmp_path / "bias_gradients.csv").exists()

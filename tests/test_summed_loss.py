@@ -10,11 +10,16 @@ import jax.extend
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import AbstractMesh, AxisType
 from support.eight_devices import on_eight_devices
 from support.loss_mesh_script import JOBS, LENGTH, ROWS, VOCAB, WIDTH, arguments, loss_and_gradients
+from support.lowering import lower
+from support.tiny_run import tiny_model, tiny_run
 
 from drope_jax import loss, platforms
-from drope_jax.loss import chunk_length, one_pass_logsumexp, summed_token_losses
+from drope_jax.config import ComputeConfig
+from drope_jax.loss import chunk_length, summed_token_losses
+from drope_jax.sharding import AXES
 
 FLOAT32, BFLOAT16 = arguments(jnp.float32), arguments(jnp.bfloat16)
 
@@ -163,16 +168,33 @@ def test_a_vocabulary_of_152k_costs_the_memory_of_a_few_chunks():
 
 
 DOT = re.compile(r"stablehlo\.dot_general.*: \(tensor<([^>]*)>, tensor<([^>]*)>\) -> tensor<([^>]*)>")
+ACCELERATORS = pytest.mark.parametrize("platform", ["cuda", "tpu"])
 
 
-@pytest.mark.parametrize("platform", ["cuda", "tpu"])
+def dtypes_of_products(text, size):
+  """Of every product in a lowered program that has an operand or a result with a dimension of `size`: their dtypes."""
+  types = [[(shape.split("x")[:-1], shape.split("x")[-1]) for shape in found] for found in DOT.findall(text)]
+  return [[dtype for _, dtype in product] for product in types if any(str(size) in sizes for sizes, _ in product)]
+
+
+@ACCELERATORS
 def test_products_over_the_vocabulary_take_bfloat16_and_add_up_in_float32(platform):
   """As lowered for an accelerator, which this machine need not have."""
   step = jax.jit(functools.partial(loss_and_gradients, chunk=4))
   text = step.trace(*BFLOAT16).lower(lowering_platforms=(platform,)).as_text()
-  types = [[(shape.split("x")[:-1], shape.split("x")[-1]) for shape in found] for found in DOT.findall(text)]
-  over_vocabulary = [t for t in types if any(str(VOCAB) in sizes for sizes, _ in t)]
-  assert [[dtype for _, dtype in t] for t in over_vocabulary] == [["bf16", "bf16", "f32"]] * 3
+  assert dtypes_of_products(text, VOCAB) == [["bf16", "bf16", "f32"]] * 3
+
+
+@ACCELERATORS
+@pytest.mark.parametrize("tied", [True, False])
+def test_the_train_step_has_no_other_products_over_the_vocabulary(platform, tied):
+  """Embedding, layers, loss and optimizer included; the logits of a chunk are made once there too."""
+  model = tiny_model(tie_embeddings=tied)
+  compute = ComputeConfig(dtype="bfloat16", attention="reference", loss_chunk=4)
+  config = tiny_run("", model=model, compute=compute)
+  text = lower(config, AbstractMesh((1,) * len(AXES), AXES, axis_types=(AxisType.Auto,) * len(AXES)), platform)
+  assert dtypes_of_products(text, model.vocab_size) == [["bf16", "bf16", "f32"]] * 3
+  assert len(dtypes_of_products(text, model.d_ff)) >= 9  # of the layers: gate, up and down, and the gradients of each
 
 
 @pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="compiling for TPUs needs libtpu")

@@ -58,7 +58,7 @@ def _command(module: str) -> Command:
     found.extend(absl_flags(sys.argv[0]))
     raise _Shown
 
-  def run_parsed(parser: Any, *_: Any) -> None:
+  def run_parsed(parser: Any, *_: Any, **__: Any) -> None:
     main.update(vars(sys.modules["__main__"]))
     found.extend(parser_flags(parser))
     raise _Shown

@@ -66,13 +66,12 @@ def run(
     import_modules(IMPORT.value)
     main()
 
-  if any(argument in HELP for argument in sys.argv[1:]):
+  if _asks_for_help(sys.argv[1:]):
     print(_help())
     sys.exit(0)
   if computes:
-    cpu.restart()
-    compiled.keep()
-  gc.freeze()  # imported objects stay, so that collections during tracing need not visit them
+    _prepare_to_compute()
+  gc.freeze()  # what is imported stays: it need not be looked through again with all that tracing makes
   status = _framed(parsed, stopped_status, _resumes(main), saves_memory)
   if leave is not None:
     leave(status)
@@ -95,9 +94,14 @@ class Parser(argparse.ArgumentParser):
 
 
 def run_parsed(
-  parser: Parser, main: Callable[[argparse.Namespace], Any], arguments: Sequence[str] | None = None
+  parser: Parser,
+  main: Callable[[argparse.Namespace], Any],
+  arguments: Sequence[str] | None = None,
+  computes: bool = False,
 ) -> int:
   """Parses `arguments` (default: the command line), imports the modules of `--import`, and runs `main` on them.
+
+  `computes` is as for `run`, and counts where `arguments` are those of the command line.
 
   Returns:
     The exit status.
@@ -112,6 +116,8 @@ def run_parsed(
     import_modules(imported)
     main(found)
 
+  if arguments is None and computes and not _asks_for_help(given):
+    _prepare_to_compute()
   return _framed(parsed, None, _resumes(main))
 
 
@@ -151,6 +157,16 @@ def run_first(*parts: Callable[[], Any]) -> None:
 def command_line() -> str:
   """The running command, as one would type it in a shell."""
   return f"{_program()} {shlex.join(sys.argv[1:])}".rstrip()
+
+
+def _asks_for_help(words: Sequence[str]) -> bool:
+  return any(word in HELP for word in words)
+
+
+def _prepare_to_compute() -> None:
+  """Starts the command once more where that is faster (cpu.py), and keeps what it compiles (compiled.py)."""
+  cpu.restart(command=True)
+  compiled.keep()
 
 
 def _program() -> str:

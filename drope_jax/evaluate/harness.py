@@ -17,9 +17,13 @@ from drope_jax import cli
 if __name__ == "__main__":  # before the libraries of the harness are imported
   import sys
 
-  from drope_jax.evaluate.harness_call import check_call, prepare_network
+  from drope_jax import cpu
+  from drope_jax.evaluate.harness_call import check_call, prepare_network, runs_our_model
 
-  cli.run_first(lambda: check_call(sys.argv[1:]), prepare_network)
+  cli.run_first(lambda: check_call(sys.argv[1:]))
+  if runs_our_model(sys.argv[1:]):
+    cpu.restart(command=True)
+  cli.run_first(prepare_network)
 
 try:
   from lm_eval.api.instance import Instance

@@ -34,9 +34,14 @@ ARGUMENTS: Mapping[str, Callable[[str], Any]] = {
 }
 
 
+def runs_our_model(words: Sequence[str]) -> bool:
+  """Whether the call evaluates a checkpoint of ours: the harness has other subcommands, and other models."""
+  return "run" in words and _value(words, "--model") == "drope_jax"
+
+
 def check_call(words: Sequence[str]) -> None:
-  """Raises ConfigError or CheckpointError for errors in the `--model_args` of a call with our model."""
-  if "run" not in words or _value(words, "--model") != "drope_jax":
+  """Raises ConfigError or CheckpointError for what is wrong in the `--model_args` of a call with our model."""
+  if not runs_our_model(words):
     return
   said = dict(part.partition("=")[::2] for part in _value(words, "--model_args").split(",") if part)
   for name, text in said.items():

@@ -11,6 +11,7 @@ from experiments.benchmarks import measuring
 from experiments.benchmarks.figures import GENERATION_HEADER, generation_figures, generation_rows
 from experiments.benchmarks.measuring import SIDES, in_turns
 from experiments.benchmarks.shapes import shape_named
+from experiments.benchmarks.sides import MODULES, check_sides
 
 SHAPES = cli.define_list("shapes", ["1m", "30m"], "Of experiments/benchmarks/shapes.py.")
 WHICH = cli.define_list("sides", list(SIDES), f"Any of {', '.join(SIDES)}.")
@@ -24,7 +25,7 @@ JSON = cli.define_path("json", None, "Also write the figures to this file, which
 def main() -> None:
   measuring.check_free(JSON.value)
   shapes = {name: shape_named(name) for name in SHAPES.value}
-  measuring.check_sides(WHICH.value, SIDES)
+  check_sides(SIDES.value)
   tokens = {"prefill": BATCH.value * PROMPT.value, "decode": BATCH.value * NEW_TOKENS.value}
   found, lines, everyone = {}, [], []
   for name, shape in shapes.items():

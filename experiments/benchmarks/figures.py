@@ -108,11 +108,21 @@ def text_rows(name: str, lengths: list[int], figure: dict[str, Any]) -> list[lis
 # --- generation ---
 
 PARTS = ("prefill", "decode")
-GENERATION_HEADER = ("shape, side", "prefill, tokens/s", "decode, tokens/s", "ours is × as fast: prefill", "decode")
+GENERATION_HEADER = (
+  "shape, side",
+  "prefill, tokens/s",
+  "decode, tokens/s",
+  "ours is × as fast: prefill",
+  "decode",
+  "memory peak",
+)
 
 
 def generation_figures(sides: dict[str, Side], tokens: dict[str, int]) -> dict[str, dict[str, Any]]:
-  """By side and part: tokens/s, and our speed relative to it. `tokens`: of each part, over the whole batch."""
+  """By side: memory, and of each part tokens/s and the speed of ours relative to it.
+
+  `tokens`: of each part, over the batch.
+  """
   out: dict[str, dict[str, Any]] = {}
   for name, side in sides.items():
     if side.failure is not None:
@@ -120,6 +130,7 @@ def generation_figures(sides: dict[str, Side], tokens: dict[str, int]) -> dict[s
       continue
     speeds = {part: [tokens[part] / seconds for seconds in side.values(part)] for part in PARTS}
     out[name] = {part: spread(speeds[part])._asdict() for part in PARTS}
+    out[name]["memory"] = max(side.values("memory"))
     ours = sides.get("ours")
     if name != "ours" and ours is not None and ours.failure is None:
       own = {part: [tokens[part] / seconds for seconds in ours.values(part)] for part in PARTS}
@@ -132,12 +143,12 @@ def generation_rows(name: str, sides: dict[str, dict[str, Any]]) -> list[list[st
   lines = []
   for side, figure in sides.items():
     if "failure" in figure:
-      lines.append([f"{name}, {side}", f"did not run: {figure['failure']}", "", "", ""])
+      lines.append([f"{name}, {side}", f"did not run: {figure['failure']}", *[""] * (len(GENERATION_HEADER) - 2)])
       continue
     speeds = [Spread(**figure[part]).show() for part in PARTS]
     relative = [figure.get(f"ours_relative_{part}") for part in PARTS]
     shown = ["" if one is None else Spread(**one).show(2) for one in relative]
-    lines.append([f"{name}, {side}", *speeds, *shown])
+    lines.append([f"{name}, {side}", *speeds, *shown, f"{figure['memory'] / 2**30:.2f} GiB"])
   return lines
 
 

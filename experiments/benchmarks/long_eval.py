@@ -17,6 +17,7 @@ from experiments.benchmarks import measuring
 from experiments.benchmarks.figures import TEXT_HEADER, text_figures, text_rows
 from experiments.benchmarks.measuring import SIDES, Side, in_turns
 from experiments.benchmarks.shapes import shape_named
+from experiments.benchmarks.sides import MODULES, check_sides
 
 LENGTHS = cli.define_list("lengths", ["2048", "4096", "8192", "16384", "32768", "65536"], "Tokens.")
 WHICH = cli.define_list("sides", list(SIDES), f"Any of {', '.join(SIDES)}.")
@@ -37,7 +38,7 @@ def read_lengths(texts: list[str]) -> list[int]:
 def main() -> None:
   measuring.check_free(JSON.value)
   lengths = read_lengths(LENGTHS.value)
-  measuring.check_sides(WHICH.value, SIDES)
+  check_sides(SIDES.value)
   directory = CHECKPOINT.value
   model = shape_named(SHAPE.value).model if directory is None else checkpoint.open_step(directory).model
   arguments = {"model": to_dict(model), "directory": directory}

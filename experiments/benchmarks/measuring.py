@@ -20,9 +20,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from drope_jax import cli, cpu
-from drope_jax.errors import ConfigError, check
-from drope_jax.files import check_file
-from experiments.reporting.table import Table
+from drope_jax.errors import ConfigError
+from drope_jax.files import append_json_lines, check_file, write_json
 
 SIDES = {"ours": "experiments.benchmarks.ours", "torch": "experiments.benchmarks.theirs"}  # and the modules of workers
 SETTINGS = ("JAX_NUM_CPU_DEVICES", "XLA_FLAGS", "LD_PRELOAD", cpu.VARIABLE)  # environment variables that affect speed
@@ -174,12 +173,30 @@ def hardware() -> str:
 # --- results ------------------------------------------------------------------------------------
 
 
-def check_free(path: str | None) -> None:
-  """Raises ConfigError if the file of --json exists, or cannot be written."""
+def check_free(path: str | None, jsonl_path: str | None = None) -> None:
+  """Raises ConfigError, before anything is measured, if the file of --json is there or one cannot be written."""
   if path is not None and Path(path).exists():
     raise ConfigError(f"--json: {path} exists; name another file")
-  if path is not None:
-    check_file(Path(path), "--json")
+  for flag, name in (("--json", path), ("--jsonl", jsonl_path)):
+    if name is not None:
+      check_file(Path(name), flag)
+
+
+class Records:
+  """What a long run measures, kept as it comes: whole in the file of --json, and line by line in that of --jsonl."""
+
+  def __init__(self, json_path: str | None, jsonl_path: str | None, about: Mapping[str, Any]):
+    """`about`: command, hardware and versions, once in the one file and in every line of the other."""
+    self._json, self._jsonl, self._about = json_path, jsonl_path, dict(about)
+    self._figures: list[dict[str, Any]] = []
+
+  def add(self, record: dict[str, Any]) -> None:
+    """Raises FileError if a file cannot be written."""
+    self._figures.append(record)
+    if self._json is not None:
+      write_json({**self._about, "figures": self._figures}, self._json)
+    if self._jsonl is not None:
+      append_json_lines([{**record, **self._about}], Path(self._jsonl))
 
 
 def check_sides(names: Iterable[str], allowed: Collection[str]) -> None:
@@ -204,5 +221,4 @@ def finish(
   print(f"\n{command}\n{machine}\n" + ", ".join(f"{name} {v}" for name, v in versions.items()) + "\n")
   print(Table("figures", header, rows).markdown, flush=True)
   if path is not None:
-    record = {"command": command, "hardware": machine, "versions": versions, "figures": figures}
-    Path(path).write_text(json.dumps(record, indent=2) + "\n")
+    write_json({"command": command, "hardware": machine, "versions": versions, "figures": figures}, path)

@@ -212,7 +212,9 @@ def generation(
     faults = page_faults()
     batch.decode(new_tokens)
     times.append(time.perf_counter())
-    return {"prefill": times[1] - times[0], "decode": times[2] - times[1], "page_faults": page_faults() - faults}
+    faults = page_faults() - faults
+    seconds = {"prefill": times[1] - times[0], "decode": times[2] - times[1]}
+    return {**seconds, "page_faults": faults, "memory": memory_peak()}
 
   warm = measure()
   return _about(first=warm, dtype=str(compute_dtype(ComputeConfig())), parameters=count_parameters(config)), measure

@@ -164,7 +164,8 @@ def generation(model: dict[str, Any], batch_size: int, prompt: int, new_tokens: 
 
   def measure() -> dict[str, Any]:
     reading = seconds(1)
-    # The reading generates one token too: scale the time of the others up to all.
-    return {"prefill": reading, "decode": (seconds(new_tokens) - reading) * new_tokens / (new_tokens - 1)}
+    # One token came with the reading: the others are scaled up to all.
+    decode = (seconds(new_tokens) - reading) * new_tokens / (new_tokens - 1)
+    return {"prefill": reading, "decode": decode, "memory": memory_peak()}
 
   return _about(), measure

@@ -9,50 +9,32 @@ drope_jax/metrics.py).
 """
 
 import itertools
-from typing import Any
 
 from absl import flags
 
 from drope_jax import cli
-from drope_jax.serialization import to_dict
 from experiments.benchmarks import measuring
 from experiments.benchmarks.figures import TRAINING_HEADER, training_figures, training_rows
 from experiments.benchmarks.measuring import in_turns
-from experiments.benchmarks.shapes import Shape, shape_named
-
-SIDES = ("ours", "torch", "torch_compiled")
-CEILING = {"cpu": (2048, "float32"), "gpu": (8192, "bfloat16")}  # size and dtype of the matrices of the matmul ceiling
+from experiments.benchmarks.shapes import shape_named
+from experiments.benchmarks.sides import CEILING, MODULES, TRAINING, training_jobs
 
 SHAPES = cli.define_list("shapes", ["1m", "30m"], "Of experiments/benchmarks/shapes.py.")
-WHICH = cli.define_list("sides", list(SIDES), f"Any of {', '.join(SIDES)}.")
-ROUNDS = flags.DEFINE_integer("rounds", 5, "Rounds; in each, the sides take turns.", lower_bound=1)
-STEPS = flags.DEFINE_integer("steps", 2, "Steps per round.", lower_bound=1)
-BATCH = flags.DEFINE_integer("batch", None, "Rows per step; default: the shape's.", lower_bound=1)
-SCAN = flags.DEFINE_bool("scan", False, "Scan the layers of our side; by default they are unrolled.")
-REMAT = flags.DEFINE_enum("remat", "none", ["none", "dots", "full"], "Rematerialisation of our side.")
-PLATFORM = flags.DEFINE_enum("platform", "cpu", sorted(CEILING), "Platform of both sides.")
+WHICH = cli.define_list("sides", list(TRAINING), f"Any of {', '.join(TRAINING)}.")
+ROUNDS = flags.DEFINE_integer("rounds", 5, "Times that the sides take turns.", lower_bound=1)
+STEPS = flags.DEFINE_integer("steps", 2, "Steps of a turn.", lower_bound=1)
+BATCH = flags.DEFINE_integer("batch", None, "Rows of a step; the shape's own by default.", lower_bound=1)
+SCAN = flags.DEFINE_bool("scan", False, "Ours with its layers scanned; by default they are unrolled.")
+REMAT = flags.DEFINE_enum("remat", "none", ["none", "dots", "full"], "Of ours.")
+PLATFORM = flags.DEFINE_enum("platform", "cpu", sorted(CEILING), "Where both sides compute.")
 JSON = cli.define_path("json", None, "Also write the figures to this file, which must not exist.", local=True)
-
-
-def jobs(shape: Shape, sides: list[str], platform: str, compute: dict[str, Any]) -> dict[str, tuple[str, dict]]:
-  """The function and arguments for the worker of each side."""
-  dtype = CEILING[platform][1]
-  size = {"context": shape.context, "batch_size": shape.batch_size}
-  common = {"model": to_dict(shape.model), **size, "platform": platform}
-  known = {
-    "ours": ("experiments.benchmarks.ours:train_step", {**common, "compute": {**compute, "dtype": dtype}}),
-    "torch": ("experiments.benchmarks.theirs:train_step", {**common, "dtype": dtype, "compiled": False}),
-    "torch_compiled": ("experiments.benchmarks.theirs:train_step", {**common, "dtype": dtype, "compiled": True}),
-  }
-  measuring.check_sides(sides, known)
-  return {side: known[side] for side in sides}
 
 
 def matmul_ceiling(platform: str, torch_too: bool, rounds: int) -> float:
   """FLOP/s of one square matrix product: the best of all rounds and libraries."""
   size, dtype = CEILING[platform]
-  modules = ("ours", "theirs") if torch_too else ("ours",)
-  products = {name: (f"experiments.benchmarks.{name}:matmul", {"size": size, "dtype": dtype}) for name in modules}
+  names = ("ours", "torch") if torch_too else ("ours",)
+  products = {name: (f"{MODULES[name]}:matmul", {"size": size, "dtype": dtype}) for name in names}
   sides = in_turns(products, rounds, {"repeats": 5})
   return max(itertools.chain.from_iterable(side.values("flops") for side in sides.values()))
 
@@ -63,7 +45,7 @@ def main() -> None:
   if BATCH.value is not None:
     shapes = {name: shape._replace(batch_size=BATCH.value) for name, shape in shapes.items()}
   compute = {"scan_layers": SCAN.value, "remat": REMAT.value}
-  todo = {name: jobs(shape, WHICH.value, PLATFORM.value, compute) for name, shape in shapes.items()}
+  todo = {name: training_jobs(shape, WHICH.value, PLATFORM.value, compute) for name, shape in shapes.items()}
   ceiling = matmul_ceiling(PLATFORM.value, any(side != "ours" for side in WHICH.value), ROUNDS.value)
   found, lines, everyone = {}, [], []
   for name, shape in shapes.items():

@@ -122,7 +122,7 @@ def _parser() -> cli.Parser:
 
 def main(arguments: Sequence[str] | None = None) -> int:
   """The command; returns its exit status."""
-  return cli.run_parsed(_parser(), draw, arguments)
+  return cli.run_parsed(_parser(), draw, arguments, computes=True)
 
 
 if __name__ == "__main__":

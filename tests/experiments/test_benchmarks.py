@@ -11,7 +11,6 @@ import pytest
 from drope_jax.errors import ConfigError
 from drope_jax.parameters import count_parameters
 from experiments.benchmarks import figures, measuring
-from experiments.benchmarks.kernels import CALLS
 from experiments.benchmarks.measuring import Side, Worker, WorkerError, growth_exponent, in_turns, ratios, spread
 from experiments.benchmarks.shapes import SHAPES, shape_named
 
@@ -124,12 +123,16 @@ def test_figures_of_long_texts():
 
 
 def test_figures_of_decoding():
-  ours, torch = Side({}, [{"prefill": 1.0, "decode": 2.0}]), Side({}, [{"prefill": 2.0, "decode": 8.0}])
+  ours = Side({}, [{"prefill": 1.0, "decode": 2.0, "memory": 3}, {"prefill": 1.0, "decode": 2.0, "memory": 4}])
+  torch = Side({}, [{"prefill": 2.0, "decode": 8.0, "memory": 2**30}] * 2)
   found = figures.generation_figures({"ours": ours, "torch": torch}, {"prefill": 100, "decode": 20})
   assert found["ours"]["decode"]["median"] == 10
   assert (
     found["torch"]["ours_relative_prefill"]["median"] == 2 and found["torch"]["ours_relative_decode"]["median"] == 4
   )
+  assert found["ours"]["memory"] == 4
+  lines = figures.generation_rows("tiny", {**found, "other": {"failure": "no memory"}})
+  assert lines[1][-1] == "1.00 GiB" and {len(line) for line in lines} == {len(figures.GENERATION_HEADER)}
 
 
 def test_figures_of_the_input():
@@ -149,6 +152,20 @@ def test_a_file_that_exists_is_refused_before_anything_is_measured(command, tmp_
   ended = command("experiments.benchmarks.decode", "--rounds=1", f"--json={tmp_path / 'old.json'}")
   assert ended.status == 2 and "old.json exists" in ended.stderr
   assert (tmp_path / "old.json").read_text() == "{}"
+
+
+def test_records_are_kept_as_they_come(tmp_path):
+  whole, lines = tmp_path / "out.json", tmp_path / "out.jsonl"
+  lines.write_text('{"of": "an earlier run"}\n')
+  measuring.check_free(str(whole), str(lines))
+  records = measuring.Records(str(whole), str(lines), {"command": "c"})
+  for number in (1, 2):
+    records.add({"number": number})
+    assert json.loads(whole.read_text()) == {"command": "c", "figures": [{"number": n + 1} for n in range(number)]}
+  kept = [json.loads(line) for line in lines.read_text().splitlines()]
+  assert kept == [{"of": "an earlier run"}, *({"number": n, "command": "c"} for n in (1, 2))]
+  with pytest.raises(ConfigError, match=r"--json: .* exists"):
+    measuring.check_free(str(whole), str(lines))
 
 
 PROGRAMS = {
@@ -189,40 +206,3 @@ def test_a_program_with_our_side_alone(tmp_path):
   *arguments, sides = PROGRAMS["decode"]
   _, record = run_and_read("decode", [*arguments, f"{sides}ours"], tmp_path)
   assert record["figures"]["tiny"]["ours"]["decode"]["median"] > 0
-
-
-CARD = ["--dtype=float32", "--ceiling=64", "--steps=1", "--rounds=1"]
-
-
-@pytest.mark.slow  # a process for each
-def test_a_card_s_variants_are_checked_before_anything_runs():
-  for variant, wrong in (
-    ("494m", "not a variant"),
-    ("494m:16:remat", "SETTING=VALUE"),
-    ("7b:1", "7b"),
-    ("1m:2:x=1", "x=1"),
-  ):
-    command = [sys.executable, "-m", "experiments.benchmarks.card", f"--variants=tiny:2,{variant}"]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
-    assert done.returncode == 2 and wrong in done.stderr and not done.stdout
-
-
-@pytest.mark.slow
-def test_a_card_s_figures_are_kept_as_they_come_and_a_failure_stops_nothing(tmp_path):
-  kept = tmp_path / "speed.jsonl"
-  variants = "--variants=tiny:2,tiny:2:attention=cudnn,tiny:2:remat=dots:scan_layers=True,text:tiny:32"
-  variants += ",documents:tiny:2,decode:tiny:2,kernels:tiny:32"
-  command = [sys.executable, "-m", "experiments.benchmarks.card", *CARD, variants, f"--jsonl={kept}"]
-  done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
-  assert done.returncode == 0, done.stderr
-  records = [json.loads(line) for line in kept.read_text().splitlines()]
-  by_variant = {record["variant"]: record for record in records if "kernels" not in record}
-  assert list(by_variant) == ["ceiling", *variants.split("=", 1)[1].split(",")]
-  assert by_variant["ceiling"]["matmul_ceiling"] > 0 and by_variant["ceiling"]["versions"]["jax"]
-  assert "cudnn" in by_variant["tiny:2:attention=cudnn"]["failure"]
-  assert by_variant["tiny:2"]["tokens_per_second"] > 0 and by_variant["tiny:2"]["memory"] > 0
-  assert by_variant["text:tiny:32"]["loss"] > 0
-  assert by_variant["documents:tiny:2"]["tokens_per_second"] > 0
-  assert by_variant["decode:tiny:2"]["prefill_tokens_per_second"] > 0
-  calls = {record["call"]: record for record in records if "call" in record}
-  assert calls.keys() == CALLS.keys() and all(record["error"] < 1e-2 for record in calls.values())

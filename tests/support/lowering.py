@@ -1,4 +1,4 @@
-"""The training step of a config as text, lowered for TPUs that need not be present."""
+"""The train step of a config as lowered text, for accelerators that are not here."""
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +12,7 @@ from drope_jax.training.step import make_train_step, step_number
 
 
 def lower(config, mesh, platform="tpu"):
-  """The train step of a config, which has its model, for TPUs or another platform, as text."""
+  """The train step of a config, which must have its model, lowered for a platform, as text."""
   return lower_run(Run(config, config.model), mesh, platform)
 
 
