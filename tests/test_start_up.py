@@ -21,7 +21,7 @@ def imported_by(module):
     ("drope_jax", ("jax", "numpy")),
     ("experiments.train", ("tensorflow_datasets", "tensorflow", "matplotlib", "torch", "transformers")),
     ("experiments.evaluate", ("tensorflow_datasets", "tensorflow", "matplotlib", "torch", "transformers")),
-    ("experiments.studies.shapes", ("tensorflow_datasets", "tensorflow", "torch", "transformers")),
+    ("experiments.studies.branching", ("tensorflow_datasets", "tensorflow", "torch", "transformers")),
   ],
 )
 def test_a_command_imports_no_library_that_it_may_not_need(module, unneeded):

@@ -18,7 +18,7 @@ from support.tiny_run import tiny_model, tiny_run
 
 from drope_jax import loss, platforms
 from drope_jax.config import ComputeConfig
-from drope_jax.loss import chunk_length, summed_token_losses
+from drope_jax.loss import chunk_length, one_pass_logsumexp, summed_token_losses
 from drope_jax.sharding import AXES
 
 FLOAT32, BFLOAT16 = arguments(jnp.float32), arguments(jnp.bfloat16)

@@ -9,12 +9,12 @@ from drope_jax import cli
 from drope_jax.serialization import to_dict
 from experiments.benchmarks import measuring
 from experiments.benchmarks.figures import GENERATION_HEADER, generation_figures, generation_rows
-from experiments.benchmarks.measuring import SIDES, in_turns
+from experiments.benchmarks.measuring import in_turns
 from experiments.benchmarks.shapes import shape_named
 from experiments.benchmarks.sides import MODULES, check_sides
 
 SHAPES = cli.define_list("shapes", ["1m", "30m"], "Of experiments/benchmarks/shapes.py.")
-WHICH = cli.define_list("sides", list(SIDES), f"Any of {', '.join(SIDES)}.")
+WHICH = cli.define_list("sides", list(MODULES), f"Any of {', '.join(MODULES)}.")
 BATCH = flags.DEFINE_integer("batch", 1, "Prompts that are answered together.", lower_bound=1)
 PROMPT = flags.DEFINE_integer("prompt", 256, "Tokens per prompt.", lower_bound=2)
 NEW_TOKENS = flags.DEFINE_integer("new_tokens", 128, "Tokens per answer.", lower_bound=2)
@@ -25,13 +25,13 @@ JSON = cli.define_path("json", None, "Also write the figures to this file, which
 def main() -> None:
   measuring.check_free(JSON.value)
   shapes = {name: shape_named(name) for name in SHAPES.value}
-  check_sides(SIDES.value)
+  check_sides(WHICH.value)
   tokens = {"prefill": BATCH.value * PROMPT.value, "decode": BATCH.value * NEW_TOKENS.value}
   found, lines, everyone = {}, [], []
   for name, shape in shapes.items():
     arguments = {"model": to_dict(shape.model), "batch_size": BATCH.value, "prompt": PROMPT.value}
     arguments["new_tokens"] = NEW_TOKENS.value
-    sides = in_turns({side: (f"{SIDES[side]}:generation", arguments) for side in WHICH.value}, ROUNDS.value, {})
+    sides = in_turns({side: (f"{MODULES[side]}:generation", arguments) for side in WHICH.value}, ROUNDS.value, {})
     found[name] = generation_figures(sides, tokens)
     lines += generation_rows(name, found[name])
     everyone += list(sides.values())

@@ -15,12 +15,12 @@ from drope_jax.errors import ConfigError
 from drope_jax.serialization import to_dict
 from experiments.benchmarks import measuring
 from experiments.benchmarks.figures import TEXT_HEADER, text_figures, text_rows
-from experiments.benchmarks.measuring import SIDES, Side, in_turns
+from experiments.benchmarks.measuring import Side, in_turns
 from experiments.benchmarks.shapes import shape_named
 from experiments.benchmarks.sides import MODULES, check_sides
 
 LENGTHS = cli.define_list("lengths", ["2048", "4096", "8192", "16384", "32768", "65536"], "Tokens.")
-WHICH = cli.define_list("sides", list(SIDES), f"Any of {', '.join(SIDES)}.")
+WHICH = cli.define_list("sides", list(MODULES), f"Any of {', '.join(MODULES)}.")
 SHAPE = flags.DEFINE_string("shapes", "smollm2_135m", "One of experiments/benchmarks/shapes.py.")
 CHECKPOINT = cli.define_path("checkpoint", None, "Workdir of a run, or an imported model, instead of --shapes.")
 ROUNDS = flags.DEFINE_integer("rounds", 1, "Times that each length is measured.", lower_bound=1)
@@ -38,14 +38,14 @@ def read_lengths(texts: list[str]) -> list[int]:
 def main() -> None:
   measuring.check_free(JSON.value)
   lengths = read_lengths(LENGTHS.value)
-  check_sides(SIDES.value)
+  check_sides(WHICH.value)
   directory = CHECKPOINT.value
   model = shape_named(SHAPE.value).model if directory is None else checkpoint.open_step(directory).model
   arguments = {"model": to_dict(model), "directory": directory}
   measured: dict[str, dict[int, Side]] = {name: {} for name in WHICH.value}
   for length in lengths:
     for name in WHICH.value:
-      job = (f"{SIDES[name]}:loss_of_a_text", {**arguments, "length": length})
+      job = (f"{MODULES[name]}:loss_of_a_text", {**arguments, "length": length})
       measured[name][length] = in_turns({name: job}, ROUNDS.value, {})[name]
   found = {name: text_figures(sides) for name, sides in measured.items()}
   lines = [line for name in found for line in text_rows(name, lengths, found[name])]

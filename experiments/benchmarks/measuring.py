@@ -15,15 +15,15 @@ import statistics
 import subprocess
 import sys
 import tempfile
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from drope_jax import cli, cpu
 from drope_jax.errors import ConfigError
 from drope_jax.files import append_json_lines, check_file, write_json
+from experiments.reporting.table import Table
 
-SIDES = {"ours": "experiments.benchmarks.ours", "torch": "experiments.benchmarks.theirs"}  # and the modules of workers
 SETTINGS = ("JAX_NUM_CPU_DEVICES", "XLA_FLAGS", "LD_PRELOAD", cpu.VARIABLE)  # environment variables that affect speed
 
 
@@ -197,12 +197,6 @@ class Records:
       write_json({**self._about, "figures": self._figures}, self._json)
     if self._jsonl is not None:
       append_json_lines([{**record, **self._about}], Path(self._jsonl))
-
-
-def check_sides(names: Iterable[str], allowed: Collection[str]) -> None:
-  """Raises ConfigError for a side of --sides that is not allowed."""
-  for name in names:
-    check(name in allowed, f"--sides has {name!r}; allowed: {', '.join(allowed)}")
 
 
 def finish(

@@ -107,10 +107,8 @@ def test_the_speed_of_a_gpu_is_kept_and_its_flags_passed_on(stubbed_python3, tmp
   bundle.mkdir()
   for name in ("b.whl", "a.whl", "notes.txt"):
     (bundle / name).touch()
-  write_stub(tmp_path / "python3")  # of this recipe alone: others compute with the real one
-  path = f"{tmp_path}{os.pathsep}{path}"
   environment = {"OUT": str(tmp_path / "out"), "BUNDLE": str(bundle)}
-  installed, call = calls(launch(path, "one_gpu_speed.sh", environment, "--seconds=9"))
+  installed, call = calls(launch(stubbed_python3, "one_gpu_speed.sh", environment, "--seconds=9"))
   assert installed[:4] == ["python3", "-m", "pip", "install"] and "--no-index" in installed
   assert [word for word in installed if word.startswith(str(bundle))] == [str(bundle / "a.whl"), str(bundle / "b.whl")]
   jsonl = f"--jsonl={tmp_path / 'out' / 'speed.jsonl'}"
