@@ -13,7 +13,12 @@ from drope_jax.scalings import Scaling
 from drope_jax.transitions import Drop, Fade, Keep, KeepWindows, PartialDrop, Replace, Transition
 from drope_jax.values import Value
 
-_FADES = {"all": "all at once", "slow_first": "slow ones first", "late_first": "late layers first"}
+_FADES = {
+  "all": "all at once",
+  "slow_first": "slow ones first",
+  "late_first": "late layers first",
+  "theta": "by a base that grows to infinity",
+}
 
 
 def embedding(positions: Positions) -> str:

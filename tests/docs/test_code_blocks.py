@@ -17,7 +17,13 @@ NOT_RUN = {
   "docs/howto/curves.md": ("a server that runs until it is stopped",),
   "docs/howto/evaluate.md": ("needs the extra eval, and a network for the task",),
   "docs/howto/export.md": ("needs llama.cpp",),
-  "docs/howto/gpu.md": ("needs a GPU", "downloads gigabytes", "needs these wheels", "needs a GPU"),
+  "docs/howto/gpu.md": (
+    "compiles for minutes, with JAX's CUDA plugin",
+    "needs a GPU",
+    "downloads gigabytes",
+    "needs these wheels",
+    "needs a GPU",
+  ),
   "docs/howto/model.md": ("needs an accelerator",),
   "docs/howto/pod.md": ("compiles for minutes", "needs a TPU pod"),
 }

@@ -85,7 +85,7 @@ def test_report_and_plots(first):
   assert all(label in report for label in ("RoPE, continued", "RoPE + YaRN", "DroPE, fitted β", "NoPE from scratch"))
   about = {line.split(":")[0]: line for line in report.splitlines() if line.startswith("- **")}
   assert "DroPE, the paper's method" in about["- **DroPE, β = 1**"]
-  assert "partial drop, not the method of the paper" in about["- **Partial drop**"]
+  assert "partial drop, ours and not the paper's" in about["- **Partial drop**"]
 
 
 def test_the_lines_of_the_readme_continue_a_prompt_and_give_logits(first, capsys):
