@@ -17,7 +17,7 @@ size `mini_turns` has other turns; with the `--runs=DIR` of `mini`, trunk and co
 | paper      | 494,005,120 | 1,024 |   17 |   23 |  46,137.3M |      1.49e20 |                 |
 | paper_360m | 361,821,120 | 2,048 |   16 |   23 | 900,802.3M |      2.64e21 |                 |
 
-Tokens and FLOPs (PaLM) are totals over the runs of a seed. Numbers to expect: not yet run.
+Tokens and FLOPs (PaLM) are totals over the runs of a seed. Numbers to expect: docs/results/recalibration_budget.md.
 """
 
 import dataclasses
