@@ -86,7 +86,7 @@ def test_the_report_is_of_what_was_measured(study):
   dropped = next(line for line in report.splitlines() if line.startswith("- **Dropped, not recalibrated**"))
   assert "`dropped`" in dropped and "nothing is recalibrated" in dropped.partition(":")[2]
   parameters = count_parameters(checkpoint.open_step(study[0].checkpoint).model)
-  assert f"`{study[0].checkpoint}`: {parameters:,} parameters, trained with RoPE(" in report
+  assert f"`{study[0].checkpoint}`: {parameters:,} parameters, trained with RoPE (" in report
   assert "| RoPE + YaRN |" in report
 
 
