@@ -2,6 +2,7 @@
 
 import gc
 import os
+import signal
 from pathlib import Path
 
 import hypothesis
@@ -14,6 +15,9 @@ QUICK_COMPILATION = "--xla_cpu_use_fusion_emitters=false"
 # and --hypothesis-profile=default.
 hypothesis.settings.register_profile("suite", derandomize=True)
 hypothesis.settings.load_profile("suite")
+# A shell lets what it starts in the background ignore Ctrl-C, and so would the commands that tests stop with it.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+  signal.signal(signal.SIGINT, signal.default_int_handler)
 os.environ["DROPE_JAX_CPU"] = "off"  # commands that tests start compute on one device, bitwise as the tests do
 
 
