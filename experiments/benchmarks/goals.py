@@ -1,6 +1,5 @@
 """The goals of speed on a CPU: what is measured for each, and how a figure is shown and kept (cpu_goals.py)."""
 
-import math
 import os
 import subprocess
 import sys
@@ -22,13 +21,15 @@ PROMPT, ANSWER = 256, 128  # tokens
 
 
 class Goal(NamedTuple):
-  """One goal: what is measured has to be at least, or at most, so much."""
+  """A bound that a measurement must reach, or must not exceed."""
 
   what: str
-  bound: float
+  bound: float | None  # None: it is measured, and nothing is asked of it
   at_least: bool = True
 
-  def met(self, found: Spread) -> bool:
+  def met(self, found: Spread) -> bool | None:
+    if self.bound is None:
+      return None
     return found.median >= self.bound if self.at_least else found.median <= self.bound
 
 
@@ -163,7 +164,7 @@ def start_up(before: str | None, rounds: int) -> Iterator[Figure]:
         steps[side].append(one_step(side, number))
   for what, found in (("import drope_jax", imports), ("one step trained and saved", steps)):
     details = {side: {"seconds": spread(values)._asdict(), "first": first[side]} for side, values in found.items()}
-    yield Figure(Goal(f"{what}, seconds", math.inf, at_least=False), spread(found["now"]), rounds, {}, details)
+    yield Figure(Goal(f"{what}, seconds", None, at_least=False), spread(found["now"]), rounds, {}, details)
     if before is not None:
       ratio = ratios(found["now"], found["before"])
       yield Figure(Goal(f"{what}, × before", 0.5, at_least=False), ratio, rounds, {}, details)
@@ -182,9 +183,8 @@ HEADER = "| what | goal | found (least to greatest) | | memory peak |\n|:--|--:|
 
 def line(figure: Figure) -> str:
   """A row of the table."""
-  without = math.isinf(figure.goal.bound)
-  goal = "" if without else f"{'≥' if figure.goal.at_least else '≤'} {figure.goal.bound:g}"
-  met = "" if without else "met" if figure.goal.met(figure.found) else "missed"
+  goal = "" if figure.goal.bound is None else f"{'≥' if figure.goal.at_least else '≤'} {figure.goal.bound:g}"
+  met = {None: "", True: "met", False: "missed"}[figure.goal.met(figure.found)]
   found, single = figure.found.show(2), figure.found.least == figure.found.greatest
   if single:
     found = f"{figure.found.median:,.2f}" + (" (one round)" if figure.rounds == 1 else "")
