@@ -15,7 +15,7 @@ tails see the same tokens in the same order.
 | small |   15,735,168 to 15,735,216 |   256 |    7 |   11 |    150.1M |      1.56e16 |     7 (one H200) |
 | paper | 494,005,120 to 494,005,456 | 1,024 |    7 |   11 | 27,263.0M |      8.80e19 |                  |
 
-Tokens and FLOPs (PaLM) are totals over the runs of a seed. Numbers to expect: not yet run.
+Tokens and FLOPs (PaLM) are totals over the runs of a seed. Numbers to expect: docs/results/recalibration_length.md.
 """
 
 import dataclasses
