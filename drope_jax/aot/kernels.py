@@ -4,6 +4,7 @@ import re
 from typing import NamedTuple
 
 from drope_jax.aot.hlo import Instruction, Program, executed, instructions
+from drope_jax.aot.traffic import updated_bytes
 
 KINDS = ("products", "attention", "reductions", "loops")
 # What runs no kernel, or none of this device alone.
@@ -39,7 +40,8 @@ def kernel_traffic(program: Program) -> dict[str, Traffic]:
     kind = _kind(instruction, body)
     so_far = found[kind]
     read = sum(_read(body, place, sizes.get(name, 0), sizes) for place, name in enumerate(instruction.operands))
-    written = _written(body, sizes[instruction.name], sizes)
+    size = sizes[instruction.name]
+    written = min(size, updated_bytes(program, instruction) or size)
     found[kind] = Traffic(so_far.kernels + times, so_far.read + times * read, so_far.written + times * written)
   return found
 
@@ -68,9 +70,3 @@ def _read(body: list[Instruction], place: int, size: int, sizes: dict[str, int])
   if users and all(user.opcode == "dynamic-update-slice" and user.operands[0] in names for user in users):
     return 0  # it is updated in place
   return size
-
-
-def _written(body: list[Instruction], size: int, sizes: dict[str, int]) -> int:
-  """Bytes that a fusion writes of its results, which have `size`: of what it updates in place the update."""
-  updates = [inner for inner in body if inner.opcode == "dynamic-update-slice"]
-  return min(size, sum(sizes[update.operands[1]] for update in updates)) if updates else size

@@ -125,13 +125,13 @@ def hbm_bytes(program: Program) -> int:
     if instruction.opcode in ("copy-start", "slice-start"):
       total += times * (2 * size if size else result[0].bytes)
       continue
-    if update := _update(program, instruction):
+    if update := updated_bytes(program, instruction):
       size = min(size, update)
     total += times * 2 * size
   return total
 
 
-def _update(program: Program, instruction: Instruction) -> int | None:
+def updated_bytes(program: Program, instruction: Instruction) -> int | None:
   """Bytes written by a dynamic-update-slice, or by a fusion that contains some; None for others."""
   called = program.computations.get(instruction.attribute(r"calls=%?([\w.-]+)") or "", [])
   inner = [instruction] if instruction.opcode == "dynamic-update-slice" else called
