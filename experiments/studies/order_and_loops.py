@@ -20,7 +20,7 @@ import dataclasses
 from collections.abc import Sequence
 from typing import ClassVar
 
-from drope_jax.transitions import Drop, PartialDrop
+from drope_jax.transitions import Drop
 from experiments.studies import sizes
 from experiments.studies.branching import DROPPED, Branch, BranchingStudy, control, getter, scratch, tail
 from experiments.studies.partial_drop import partial
@@ -39,7 +39,7 @@ class OrderAndLoops(BranchingStudy):
     return [
       control(("rope", "yarn")),
       tail("drop", "DroPE", Drop(), DROPPED),
-      *(tail(f"turns_{turns:g}", partial(turns).label, PartialDrop(turns=turns), ("rope",)) for turns in self.turns),
+      *(partial(turns, ("rope",)) for turns in self.turns),
       scratch("nope", "NoPE from scratch", None, ("nope",)),
     ]
 

@@ -52,7 +52,7 @@ half a turn to one. At small, one seed, without the extra controls: docs/results
 import dataclasses
 import math
 from collections.abc import Sequence
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from drope_jax.config import ModelConfig
 from drope_jax.errors import ConfigError, check
@@ -104,22 +104,25 @@ def dropped() -> Branch:
   return tail("drop", "dropped", Drop(), DROPPED)
 
 
-def partial(turns: float) -> Branch:
-  """A partial drop that keeps the pairs with at least `turns` turns in the context."""
-  label = f"kept from {turns:g} turn{'s' if turns != 1 else ''} on"
-  return tail(f"turns_{turns:g}", label, PartialDrop(turns=turns), PARTIAL)
+def partial(turns: float, methods: Sequence[str] = PARTIAL, **more: Any) -> Branch:
+  """A partial drop that keeps the pairs with at least `turns` turns in the context; `more` as for `tail`."""
+  return tail(f"turns_{turns:g}", f"kept from {_said(turns)} on", PartialDrop(turns=turns), methods, **more)
 
 
 def clipped(turns: float) -> Branch:
   """The control with the pairs dropped that `partial` drops, without recalibration."""
-  label = f"clipped below {turns:g} turn{'s' if turns != 1 else ''}, not recalibrated"
+  label = f"clipped below {_said(turns)}, not recalibrated"
   return tail("clipped", label, PartialDrop(turns=turns), PARTIAL, start="control", steps=0)
 
 
 def partial_from_scratch(turns: float, model: ModelConfig, context: int) -> Branch:
   """A model from scratch that rotates only the pairs that `partial` keeps."""
   positions = PartialDrop(turns=turns).apply(model, context).positions
-  return scratch("from_scratch", f"from {turns:g} turn{'s' if turns != 1 else ''} on, from scratch", positions, PARTIAL)
+  return scratch("from_scratch", f"from {_said(turns)} on, from scratch", positions, PARTIAL)
+
+
+def _said(turns: float) -> str:
+  return f"{turns:g} turn{'s' if turns != 1 else ''}"
 
 
 def pairs_kept(model: ModelConfig, context: int, turns: float) -> int:

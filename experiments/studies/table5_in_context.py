@@ -24,7 +24,7 @@ from collections.abc import Sequence
 from typing import ClassVar
 
 from drope_jax.config import QKNorm
-from drope_jax.transitions import Drop, Keep, PartialDrop
+from drope_jax.transitions import Drop, Keep
 from experiments.studies import sizes
 from experiments.studies.branching import Branch, BranchingStudy, getter, tail
 from experiments.studies.partial_drop import partial
@@ -47,10 +47,7 @@ class InContext(BranchingStudy):
       tail("base", "as it is", Keep(), ("rope",), steps=0),
       tail("control", "RoPE, continued", Keep(), ("rope",), init=init),
       tail("drop", "DroPE", Drop(), ("nope",), init=init),
-      *(
-        tail(f"turns_{turns:g}", partial(turns).label, PartialDrop(turns=turns), ("rope",), init=init)
-        for turns in self.turns
-      ),
+      *(partial(turns, ("rope",), init=init) for turns in self.turns),
     ]
 
 
