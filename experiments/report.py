@@ -167,7 +167,7 @@ def write_report(directory: Path, formats: Sequence[str] = ("png",)) -> Path:
   if not _recorded(directory) and seed_workdirs(directory):
     return merge_seeds(directory, formats)
   path, records = directory / "report.md", read(directory)
-  drawn = plots.draw_all(records, tuple(dict.fromkeys(("png", *formats))))
+  drawn = plots.draw_all(records, formats)
   write_markdown(path, _compose(records, drawn))
   return path
 

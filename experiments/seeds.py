@@ -120,7 +120,7 @@ def write_seeds(
   out.mkdir(parents=True, exist_ok=True)
   pictures = []
   for picture, canvas in drawn(summary, "seeds"):
-    save(canvas, out, picture.stem, dict.fromkeys(("png", *formats)))
+    save(canvas, out, picture.stem, formats)
     pictures.append(picture.markdown)
   path = out / "seeds.md"
   write_markdown(path, [f"# {plain(summary.making.title)}", *pictures, *_parts(summary)])

@@ -2,7 +2,7 @@
 
 `python -m experiments.benchmarks.cpu_goals --json=FILE [--only=NAME,NAME] [--rounds=N] [--before=CHECKOUT]`
 
-It takes about 15 minutes on two cores, all of which it needs; the long text, which comes last, takes ten of them. Each
+It takes about 12 minutes on two cores, all of which it needs; the long text, which comes last, takes eight. Each
 measurement is printed and kept as soon as it is there: a comparison of training steps, of generation or of the loss of
 a long text, the answers of many processes of which none may be slow, and the seconds until a command has trained one
 step. A goal is met if the median reaches it. Memory is the peak of each side's process, compiling included; that of

@@ -24,6 +24,16 @@ STYLE: dict[Any, Any] = {
   "grid.color": "#e4e4e4", "grid.linewidth": 0.8, "legend.frameon": False, "figure.facecolor": "white",
 }  # fmt: skip
 CONTEXT_SHADE = "#f1f1f1"
+# Of a legend below all panels, beside its number of columns.
+LEGEND_BELOW: dict[str, Any] = {
+  "loc": "upper center", "bbox_to_anchor": (0.5, 0.0), "columnspacing": 2.0, "handlelength": 2.8
+}  # fmt: skip
+
+
+def limit_to(axes: Axes, values: Sequence[float]) -> None:
+  """Limits the y axis to these values, with a margin."""
+  margin = 0.06 * (max(values) - min(values)) + 1e-3
+  axes.set_ylim(min(values) - margin, max(values) + margin)
 
 
 def label_ends(axes: Axes, ends: Sequence[tuple[float, str, Look]]) -> None:

@@ -17,9 +17,8 @@ class Curve(NamedTuple):
   steps_N: np.ndarray  # of the run that was measured
   tokens_N: np.ndarray
   losses_N: np.ndarray  # nats per token
-  groups: tuple[
-    Sequence[float], ...
-  ]  # of each point: the losses of groups of documents; empty where the records lack them
+  # Of each point: the losses of groups of documents; empty where the records lack them.
+  groups: tuple[Sequence[float], ...]
 
   def __bool__(self) -> bool:
     return bool(len(self.tokens_N))

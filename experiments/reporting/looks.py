@@ -97,8 +97,9 @@ def arm_looks(records: Records) -> dict[Arm, Look]:
 
   Lines of arms have no markers, and no two of them share colour and dashes.
   """
-  rows = {row.run: look for row, look in looks(records).items() if row.method == "drope"}
-  rows |= {row.run: look for row, look in looks(records).items() if row.plain and row.run not in rows}
+  by_row = looks(records)
+  rows = {row.run: look for row, look in by_row.items() if row.method == "drope"}
+  rows |= {row.run: look for row, look in by_row.items() if row.plain and row.run not in rows}
   found: dict[Arm, Look] = {}
   for arm in records.arms:
     usual = KIND_LOOKS.get(arms.kind(records.runs[arm.runs[-1]]))

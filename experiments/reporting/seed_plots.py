@@ -1,6 +1,6 @@
 """Pictures over seeds: every task by length, and curves of the held-out loss with bands."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import matplotlib.pyplot as plt
@@ -11,7 +11,16 @@ from matplotlib.lines import Line2D
 
 from drope_jax.evaluate.figures import BITS_PER_BYTE, LOSS
 from experiments.plan import Row
-from experiments.reporting.axes import STYLE, error_bars, label_ends, length_axis, log_axis, token_axis
+from experiments.reporting.axes import (
+  LEGEND_BELOW,
+  STYLE,
+  error_bars,
+  label_ends,
+  length_axis,
+  limit_to,
+  log_axis,
+  token_axis,
+)
 from experiments.reporting.groups import Group, groups_of
 from experiments.reporting.looks import Look, looks_of
 from experiments.reporting.seed_curves import recovery, token_gap
@@ -35,10 +44,7 @@ def draw_lengths(summary: Summary, group: Group) -> Canvas:
       axes.axis("off")
     canvas.tight_layout()
     named = [row for row in rows if row in drawn]
-    canvas.legend(
-      handles=[drawn[row] for row in named], labels=[row.label for row in named], loc="upper center",
-      bbox_to_anchor=(0.5, 0.0), ncols=min(3, len(named)), columnspacing=2.0, handlelength=2.8,
-    )  # fmt: skip
+    canvas.legend([drawn[row] for row in named], [row.label for row in named], ncols=min(3, len(named)), **LEGEND_BELOW)
   return canvas
 
 
@@ -135,7 +141,7 @@ def draw_tokens(summary: Summary) -> Canvas | None:
       for run, curve in shown.items():
         _draw_band(axes, curve, styles[rows[run]])
       first = 0.1 * max(max(curve) for curve in shown.values())
-      _cut(axes, [one for curve in shown.values() for at, one in curve.items() if at >= first])
+      limit_to(axes, [y for curve in shown.values() for at, one in curve.items() if at >= first for y in _ends(one)])
       token_axis(axes, "training tokens of the arm")
     panels[0].set_title("held-out loss in context")
     panels[0].set_ylabel("nats per token")
@@ -143,10 +149,11 @@ def draw_tokens(summary: Summary) -> Canvas | None:
     panels[1].axhline(0, color="#777777", linewidth=1, zorder=2)
     canvas.tight_layout()
     canvas.legend(
-      handles=[Line2D([], [], **_line(styles[row])) for row in rows.values()],
-      labels=[row.label for row in rows.values()], loc="upper center", bbox_to_anchor=(0.5, 0.0),
-      ncols=min(3, len(rows)), columnspacing=2.0, handlelength=2.8,
-    )  # fmt: skip
+      [Line2D([], [], **_line(styles[row])) for row in rows.values()],
+      [row.label for row in rows.values()],
+      ncols=min(3, len(rows)),
+      **LEGEND_BELOW,
+    )
   return canvas
 
 
@@ -169,10 +176,3 @@ def _line(look: Look) -> dict[str, Any]:
 
 def _ends(one: Spread) -> list[float]:
   return [value for value in (one.mean, one.low, one.high) if value is not None]
-
-
-def _cut(axes: Axes, shown: Sequence[Spread]) -> None:
-  """Limits the axes to these means and intervals."""
-  every = [value for one in shown for value in _ends(one)]
-  margin = 0.06 * (max(every) - min(every)) + 1e-3
-  axes.set_ylim(min(every) - margin, max(every) + margin)

@@ -14,7 +14,7 @@ from matplotlib.lines import Line2D
 
 from experiments.plan import Arm
 from experiments.reporting import arms
-from experiments.reporting.axes import label_ends, token_axis
+from experiments.reporting.axes import LEGEND_BELOW, label_ends, limit_to, token_axis
 from experiments.reporting.heldout import Curve, arm_curves, arm_gaps, gap_curve, heldout_curve
 from experiments.reporting.looks import INK, VERMILION, Look, arm_looks
 from experiments.reporting.records import Records
@@ -133,9 +133,7 @@ def plot_recovery(records: Records) -> Canvas | None:
   for axes in panels[0]:
     token_axis(axes, "tokens of recalibration")
   canvas.tight_layout()
-  canvas.legend(
-    loc="upper center", bbox_to_anchor=(0.5, 0.0), ncols=min(3, len(runs)), columnspacing=2.0, handlelength=2.8
-  )
+  canvas.legend(ncols=min(3, len(runs)), **LEGEND_BELOW)
   return canvas
 
 
@@ -152,9 +150,7 @@ def plot_tokens(records: Records) -> Canvas | None:
     for arm, curve in shown.items():
       _draw(axes, curve, looks[arm], len(shown), arm.label)
     first = 0.1 * max(curve.tokens_N[-1] for curve in shown.values())
-    seen = np.concatenate([curve.losses_N[curve.tokens_N >= first] for curve in shown.values()])
-    margin = 0.06 * (seen.max() - seen.min()) + 1e-3
-    axes.set_ylim(seen.min() - margin, seen.max() + margin)
+    limit_to(axes, np.concatenate([curve.losses_N[curve.tokens_N >= first] for curve in shown.values()]).tolist())
     token_axis(axes, "training tokens of the arm")
   panels[0].set_title("held-out loss in context")
   panels[0].set_ylabel("nats per token")
@@ -162,10 +158,7 @@ def plot_tokens(records: Records) -> Canvas | None:
   panels[1].axhline(0, color=INK, linewidth=1, zorder=2)
   canvas.tight_layout()
   handles, labels = panels[0].get_legend_handles_labels()
-  canvas.legend(
-    handles, labels, loc="upper center", bbox_to_anchor=(0.5, 0.0), ncols=min(3, len(labels)), columnspacing=2.0,
-    handlelength=2.8,
-  )  # fmt: skip
+  canvas.legend(handles, labels, ncols=min(3, len(labels)), **LEGEND_BELOW)
   return canvas
 
 

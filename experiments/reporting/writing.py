@@ -104,9 +104,9 @@ def file_name(text: str) -> str:
 
 
 def save(canvas: Canvas, directory: Path, stem: str, formats: Iterable[str] = ("png",), dpi: int = 150) -> None:
-  """Writes a picture in each format, the same bytes for the same picture."""
+  """Writes a picture as PNG and in each format, the same bytes for the same picture."""
   with plt.rc_context({"svg.hashsalt": stem, "svg.fonttype": "none"}):
-    for suffix in formats:
+    for suffix in dict.fromkeys(("png", *formats)):
       path = directory / f"{stem}.{suffix}"
       with writing(path, path):
         canvas.savefig(path, dpi=dpi, bbox_inches="tight", pad_inches=0.12, metadata=_METADATA[suffix])

@@ -67,7 +67,7 @@ def save(figure: Any, caption: str, given: Namespace, stem: str) -> None:
   given.out.mkdir(parents=True, exist_ok=True)
   lines = textwrap.fill(caption, round(figure.get_figwidth() * CHARACTERS))
   figure.supxlabel(lines, fontsize=8, color="#555555")
-  save_canvas(figure, given.out, stem, dict.fromkeys(("png", *given.formats)), dpi=110)
+  save_canvas(figure, given.out, stem, given.formats, dpi=110)
   shrink(given.out / f"{stem}.png")
 
 
