@@ -23,9 +23,8 @@ from drope_jax import interrupts
 VARIABLE = "DROPE_JAX_CPU"  # "off": no restart; "devices": every core becomes a device, too
 _DONE = "set"  # its value after the restart, and in all child processes
 _DEVICES = "--xla_force_host_platform_device_count"
-_PATIENCE = (
-  "--xla_cpu_collective_call_terminate_timeout_seconds"  # seconds that a device waits for the others before XLA aborts
-)
+# Seconds that a device waits for the others before XLA aborts.
+_PATIENCE = "--xla_cpu_collective_call_terminate_timeout_seconds"
 _ACCELERATORS = ("/dev/nvidia[0-9]*", "/dev/kfd", "/dev/dxg", "/dev/accel*", "/dev/vfio/[0-9]*")  # GPUs, then TPUs
 
 

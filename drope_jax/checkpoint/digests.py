@@ -29,11 +29,8 @@ from drope_jax.parameters import named_leaves
 
 VARIABLE = "DROPE_JAX_DIGESTS"  # "off": digests are neither computed nor checked
 _BLOCK = 1 << 20  # words per block
-_GOLDEN, _FIRST, _SECOND = (
-  0x9E3779B9,
-  0x85EBCA6B,
-  0xC2B2AE35,
-)  # constants of Fibonacci hashing, and of MurmurHash3's finaliser
+# Constants of Fibonacci hashing, and of MurmurHash3's finaliser.
+_GOLDEN, _FIRST, _SECOND = 0x9E3779B9, 0x85EBCA6B, 0xC2B2AE35
 
 
 def enabled() -> bool:

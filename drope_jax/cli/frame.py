@@ -29,11 +29,8 @@ from drope_jax.errors import ConfigError, ToolError, UserError
 
 logger = logging.getLogger(__name__)
 
-FAILURES = (
-  ModuleNotFoundError,
-  FloatingPointError,
-  OSError,
-)  # exceptions of others whose messages are useful as they are
+# Exceptions of others whose messages are useful as they are.
+FAILURES = (ModuleNotFoundError, FloatingPointError, OSError)
 RESUMABLE = (
   "drope_jax.data.tokenize",
   "experiments.evaluate",

@@ -14,9 +14,8 @@ from drope_jax.files import is_local
 SPLIT = "heldout"  # the split of a TFDS dataset that is named without one
 MOST_CHARACTERS = 4_000_000  # taken from a dataset: about a million tokens; longer haystacks repeat them
 
-_OTHER = re.compile(
-  r"\.(parquet|jsonl|ndjson|array_record|gz|zst)\b|[*?\[#]"
-)  # names of files or patterns that are not plain text
+# Names of files or patterns that are not plain text.
+_OTHER = re.compile(r"\.(parquet|jsonl|ndjson|array_record|gz|zst)\b|[*?\[#]")
 _DIR_AND_SPLIT = re.compile(r"(.*[^:]):(\w+(?:\[.*\])?)")
 _SENTENCE_END = re.compile(r"[.!?][\"')\]]*(\s+)(?=[A-Z0-9\"'(\[])")
 
