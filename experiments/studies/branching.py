@@ -5,12 +5,16 @@ size. All runs that start from the trunk see the same batches in the same order,
 """
 
 import dataclasses
+import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
 from drope_jax.config import ComputeConfig, DataConfig, InitConfig, MeshConfig, ModelConfig, OptimConfig, TrainConfig
 from drope_jax.data.corpus import is_built
+from drope_jax.data.sources import TFDS, Splits, Tokens
+from drope_jax.data.token_shards import write_shards
+from drope_jax.data.tokenizers import load_tokenizer
 from drope_jax.errors import ConfigError
 from drope_jax.positions import Positions
 from drope_jax.transitions import Keep, Transition
@@ -22,6 +26,7 @@ from experiments.studies import quickstart
 DOCSTRINGS = "docstrings"  # value of `text`: the quickstart's text
 SCHEDULES = ("cosine", "wsd")
 TRUNK = "trunk"
+TOKENS = "tokens"  # the folder of a tokenised corpus, beside the corpus
 KEPT, DROPPED, PARTIAL = ("rope", "ntk", "yarn"), ("nope", "drope"), ("rope", "yarn")  # methods of models of each kind
 _SUFFIXES = {
   "pi": " + PI",
@@ -99,7 +104,7 @@ class BranchingStudy:
   # tokenizer is used: a dataset.
   data: str = ""
   text: str = ""  # what the corpus is made from: "docstrings", or a dataset of prose; "": the corpus must exist
-  num_workers: int = 0  # processes that read data
+  tokenize: bool = False  # once, into `data`/tokens, for models that train faster than a process tokenises
   compute: ComputeConfig = dataclasses.field(default_factory=ComputeConfig)
   mesh: MeshConfig = dataclasses.field(default_factory=MeshConfig)
   extensions: tuple[float, ...] = (1, 4, 8)  # multiples of the context
@@ -127,8 +132,7 @@ class BranchingStudy:
     return dataclasses.replace(self, text=path, data="")
 
   def study(self, workdir: Path) -> Study:
-    folder = Path(self.data) if self.data else workdir / "data"
-    data = self._data(folder)
+    data = self._data(workdir)
     lengths = [round(extension * self.context) for extension in self.extensions]
     branches = self.branches()
     runs: dict[str, TrainConfig | Pretrained] = {}
@@ -140,7 +144,7 @@ class BranchingStudy:
       title=self.title,
       seed=self.seed,
       train_context=self.context,
-      prepare=lambda: self._prepare(folder),
+      prepare=lambda: self._prepare(workdir),
       runs=runs,
       arms=[Arm(branch.label, self._chain(branch, branches)) for branch in branches if not branch.is_trunk],
       rows=[row for branch in branches for row in branch.rows()],
@@ -148,7 +152,7 @@ class BranchingStudy:
       tasks=self.tasks,
       eval_data=EvalPlan(
         tokenizer=self.checkpoint or data.tokenizer,
-        dataset=data.directory,
+        dataset=self.corpus(workdir),
         longest=max(lengths),
         num_documents=self.documents,
         needles_per_depth=self.needles_per_depth,
@@ -172,15 +176,23 @@ class BranchingStudy:
     models = {str(run_directory(workdir, run)): model for run, model in run_models(study, workdir).items()}
     return dataclasses.replace(config, init=dataclasses.replace(config.init, model=models[config.init.checkpoint]))
 
-  def _data(self, folder: Path) -> DataConfig:
-    directory, tokenizer = folder / "corpus", str(folder / "tokenizer" / "tokenizer.json")
-    return DataConfig(
-      directory=self.data if self.checkpoint else str(directory),
-      tokenizer="init" if self.checkpoint else tokenizer,
-      context=self.context,
-      batch_size=self.batch_size,
-      num_workers=self.num_workers,
-    )
+  def corpus(self, workdir: Path) -> str:
+    """The path of the text that the study trains and measures on."""
+    return self.data if self.checkpoint else str(self._folder(workdir) / "corpus")
+
+  def _folder(self, workdir: Path) -> Path:
+    return Path(self.data) if self.data else workdir / "data"
+
+  def _data(self, workdir: Path) -> DataConfig:
+    rows = DataConfig(context=self.context, batch_size=self.batch_size)
+    if self.checkpoint:
+      return dataclasses.replace(rows, directory=self.data, tokenizer="init")
+    folder, corpus = self._folder(workdir), self.corpus(workdir)
+    tokenizer = str(folder / "tokenizer" / "tokenizer.json")
+    if not self.tokenize:
+      return dataclasses.replace(rows, directory=corpus, tokenizer=tokenizer)
+    held_out, fit = TFDS(corpus, split="heldout"), TFDS(corpus, split="fit")
+    return dataclasses.replace(rows, source=Splits(Tokens(str(folder / TOKENS)), held_out, fit), tokenizer=tokenizer)
 
   def _chain(self, branch: Branch, branches: Sequence[Branch]) -> tuple[str, ...]:
     """The runs that an arm consists of; a run without training is an arm by itself."""
@@ -237,16 +249,23 @@ class BranchingStudy:
     settings |= branch.settings
     return TrainConfig(**where_from, data=data, optim=optim, steps=steps, seed=self.seed + later, **settings)
 
-  def _prepare(self, folder: Path) -> None:
-    corpus, tokenizer = folder / "corpus", folder / "tokenizer"
-    name = type(self).__name__
+  def _prepare(self, workdir: Path) -> None:
     if self.checkpoint:
       require(self, checkpoint="drope_jax.interop import SRC DIR", data="experiments.prose --out=DIR")
-    elif is_built(corpus):
       return
-    elif not self.text:
+    folder = self._folder(workdir)
+    corpus, tokenizer = folder / "corpus", folder / "tokenizer"
+    if not is_built(corpus):
+      self._build(corpus, tokenizer)
+    if self.tokenize:
+      text, processes = TFDS(str(corpus)).documents(), os.cpu_count() or 1
+      write_shards(text, load_tokenizer(tokenizer), folder / TOKENS, processes=processes)
+
+  def _build(self, corpus: Path, tokenizer: Path) -> None:
+    name = type(self).__name__
+    if not self.text:
       raise ConfigError(f"{name}.data: {corpus} does not exist, and {name}.text names no text to make it from")
-    elif self.text == DOCSTRINGS:
+    if self.text == DOCSTRINGS:
       made = quickstart.Quickstart(seed=self.seed, model=self.model, context=self.context)
       quickstart.prepare(made, corpus, tokenizer)
     else:

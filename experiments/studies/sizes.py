@@ -63,7 +63,7 @@ def small() -> dict[str, Any]:
     "tail_warmup_steps": 20,
     "data": "data/recall_prose",
     "text": "data/prose",
-    "num_workers": 6,  # one process tokenises more slowly than a GPU trains this model
+    "tokenize": True,
     "compute": ComputeConfig(dtype="bfloat16", scan_layers=False),
     "documents": 128,
     "needles_per_depth": 200,

@@ -4,10 +4,11 @@ Paper: tables 2 and 11 (QK-norm and the rate), with another model, and with the 
 
 `python -m experiments.study --config=experiments/studies/smollm2_recalibration.py --workdir=runs/recalibration`, after
 `python -m experiments.fetch_smollm2` (the model) and `python -m experiments.prose --out=data/prose` (the text). The two
-recipes are those of experiments/configs/recalibrate.py: QK-norm and the high rate, and neither. A partial drop, which
-is ours and not the paper's, uses the second. The study needs an accelerator; `--config.steps` sets the budget.
+recipes are those of experiments/configs/recalibrate.py: QK-norm and the high rate, and neither. Partial drops, which
+are ours and not the paper's, use the second. The study needs an accelerator; `--config.steps` and `--config.batch_size`
+set the budget, and `--only` names the runs.
 
-Five runs of 400 steps, 0.10B tokens each. That is 10 epochs of data/prose; more steps need a larger
+Six runs of 400 steps, 0.10B tokens each. That is 10 epochs of data/prose; more steps need a larger
 `--config.dataset` (4,000 would be 98 epochs of this one). Parameters: 134.5M. FLOPs per token (PaLM, T 8,192): 2.506e9;
 a run: 2.63e17. Numbers to expect: not yet run.
 """
@@ -16,17 +17,16 @@ import dataclasses
 from pathlib import Path
 
 from drope_jax import checkpoint
-from drope_jax.config import TrainConfig
-from drope_jax.transitions import Drop, Keep, PartialDrop, Transition
+from drope_jax.config import ComputeConfig, TrainConfig
+from drope_jax.transitions import Transition
 from experiments.configs import recalibrate
-from experiments.plan import Arm, EvalPlan, Row, Study, check_at_least_one, require
-from experiments.studies.branching import DROPPED, PARTIAL, method_suffix
+from experiments.plan import Arm, EvalPlan, Study, check_at_least_one, require
+from experiments.studies.branching import control
+from experiments.studies.partial_drop import dropped, partial
 
 RECIPES = {"qk_norm": "smollm2_135m", "plain": "smollm2_135m_moderate"}  # name in this study -> name of the config
 LABELS = {"qk_norm": "QK-norm, 1e-3", "plain": "3e-4"}
 PARTIAL_RECIPE = "plain"  # the pilot of the partial drop had no QK-norm
-KINDS = {"rope": "RoPE, continued", "drope": "DroPE", "partial": "Partial drop"}
-METHODS = {"rope": PARTIAL, "drope": DROPPED, "partial": PARTIAL}
 
 
 @dataclasses.dataclass(unsafe_hash=True, kw_only=True)
@@ -36,17 +36,18 @@ class Recalibration:
   checkpoint: str = "runs/smollm2_135m/checkpoint"
   dataset: str = "data/prose"  # with the splits `train`, and `heldout` and `fit` of long documents
   steps: int = 400  # of each run
-  # The partial drop keeps pairs from this many turns on (docs/results/partial_drop_half.md); None: no partial drop.
-  turns: float | None = 0.5
+  turns: tuple[float, ...] = (0.5, 1.0)  # one partial drop each (docs/results/partial_drop_half.md)
   batch_size: int = 32  # rows, each as long as the model's context
   extensions: tuple[int, ...] = (1, 2, 4)  # multiples of the model's context
   documents: int = 8  # held out, to measure the loss on
+  budgets: int = 5  # number of measurements of the loss in context during a run, for its curve
   needles_per_depth: int = 20
   block: int = 2048  # positions averaged in each point of the loss by position
+  compute: ComputeConfig = dataclasses.field(default_factory=lambda: ComputeConfig(remat="full"))
   seed: int = 0
 
   def __post_init__(self) -> None:
-    check_at_least_one(self, "steps", "batch_size", "extensions", "documents", "needles_per_depth", "block")
+    check_at_least_one(self, "steps", "batch_size", "extensions", "documents", "budgets", "needles_per_depth", "block")
 
   def reading(self, path: str) -> "Recalibration":
     return dataclasses.replace(self, dataset=path)
@@ -55,17 +56,14 @@ class Recalibration:
     require(self, checkpoint="experiments.fetch_smollm2", dataset="experiments.prose --out=DIR")
     context = checkpoint.open_step(self.checkpoint).context
     lengths = [extension * context for extension in self.extensions]
-    ways = [
-      *((kept, recipe) for recipe in RECIPES for kept in ("rope", "drope")),
-      *([("partial", PARTIAL_RECIPE)] if self.turns is not None else []),
-    ]
+    branches = [(recipe, branch) for recipe in RECIPES for branch in (control(), dropped())]
+    branches += [(PARTIAL_RECIPE, partial(turns)) for turns in self.turns]
     runs, arms, rows = {}, [], []
-    for kept, recipe in ways:
-      run = f"{kept}_{recipe}"
-      runs[run] = self._run(RECIPES[recipe], context, self._transition(kept))
-      label = f"{KINDS[kept]} ({LABELS[recipe]})"
+    for recipe, branch in branches:
+      run, label = f"{branch.run}_{recipe}", f"{branch.label} ({LABELS[recipe]})"
+      runs[run] = self._run(RECIPES[recipe], context, branch.transition)
       arms.append(Arm(label, (run,)))
-      rows += [Row(run, method, label + method_suffix(method)) for method in METHODS[kept]]
+      rows += dataclasses.replace(branch, run=run, label=label).rows()
     return Study(
       title="A pretrained model, dropped and recalibrated, beside the same model trained on",
       seed=self.seed,
@@ -87,11 +85,6 @@ class Recalibration:
       ),
     )
 
-  def _transition(self, kept: str) -> Transition:
-    if kept == "partial" and self.turns is not None:
-      return PartialDrop(turns=self.turns)
-    return Drop() if kept == "drope" else Keep()
-
   def _run(self, recipe: str, context: int, transition: Transition) -> TrainConfig:
     """The recipe with these settings and a warmup of at most a tenth of the steps."""
     config = recalibrate.get_config(recipe)
@@ -101,9 +94,12 @@ class Recalibration:
       init=dataclasses.replace(config.init, checkpoint=self.checkpoint, transition=transition),
       data=dataclasses.replace(config.data, directory=self.dataset, context=context, batch_size=self.batch_size),
       optim=dataclasses.replace(config.optim, warmup_steps=min(config.optim.warmup_steps, self.steps // 10)),
+      compute=self.compute,
       steps=self.steps,
       seed=self.seed,
       log_every=10,
+      eval_every=max(self.steps // self.budgets, 1),
+      eval_documents=self.documents,
     )
 
 

@@ -59,8 +59,8 @@ class Extension(LongTasks):
     if branch.run != SEARCHED:
       return run
     assert isinstance(run, Pretrained)
-    how = Search(generations=self.generations, seed=self.seed)
-    return Searched(run.checkpoint, run.transition, run.model, factor=self._longest, dataset=data.directory, how=how)
+    how, corpus = Search(generations=self.generations, seed=self.seed), self.corpus(workdir)
+    return Searched(run.checkpoint, run.transition, run.model, factor=self._longest, dataset=corpus, how=how)
 
   @property
   def _longest(self) -> float:

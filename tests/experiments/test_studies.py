@@ -149,7 +149,7 @@ def test_a_recalibration_names_a_setting_that_cannot_be(changes):
     Recalibration(**changes)
 
 
-@pytest.mark.slow  # four runs
+@pytest.mark.slow  # six runs
 def test_a_recalibration_is_measured_beside_its_controls(tmp_path):
   train(tiny_run(tiny_corpus(tmp_path / "corpus"), data={"context": 256}, steps=5), tmp_path / "model")
   rng = random.Random(0)
@@ -162,13 +162,13 @@ def test_a_recalibration_is_measured_beside_its_controls(tmp_path):
   run_study(settings, tmp_path / "study")
   whole = [r for r in results(tmp_path / "study") if r["by"] is None]
   found = [(r["run"], r["method"], r["context"], r["metric"]) for r in whole]
-  methods = {"rope": ("rope", "yarn"), "drope": ("nope", "drope")}
+  methods = {"control": ("rope", "ntk", "yarn"), "drop": ("nope", "drope")}
   rows = [(f"{kept}_{name}", method) for name in ("qk_norm", "plain") for kept in methods for method in methods[kept]]
-  rows += [("partial_plain", method) for method in methods["rope"]]
+  rows += [(f"turns_{turns}_plain", method) for turns in (0.5, 1) for method in ("rope", "yarn")]
   measured = [row for row in found if row[3] in ("loss", "accuracy")]
   assert sorted(measured) == sorted(
     (*row, n, metric) for row in rows for n in (256, 512) for metric in ("loss", "accuracy")
   )
-  assert checkpoint.load(tmp_path / "study" / "runs" / "rope_qk_norm").model.qk_norm is not None
+  assert checkpoint.load(tmp_path / "study" / "runs" / "control_qk_norm").model.qk_norm is not None
   report = (tmp_path / "study" / "report.md").read_text()
-  assert "DroPE (QK-norm, 1e-3), fitted β" in report and "RoPE, continued (3e-4) + YaRN" in report
+  assert "dropped (QK-norm, 1e-3), fitted β" in report and "RoPE, continued (3e-4) + YaRN" in report

@@ -29,7 +29,6 @@ CUT = {
   "budgets": 1,
   "needles_per_depth": 1,
   "samples": 2,
-  "num_workers": 0,
 }
 CUT_OF_STUDY = {"recalibration_budget": {"steps": (1, 2)}, "table10_extension": {"generations": 1}}
 QUICKLY_COMPILED = {"JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}  # most programs run a few times
