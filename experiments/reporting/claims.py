@@ -8,7 +8,7 @@ Model = tuple[str, str]  # run and method of a row
 class Comparison(NamedTuple):
   """A difference, first less second, between two rows of a study, and where the claim puts it."""
 
-  study: str
+  study: str  # its page in docs/results: a study at mini, or at the size that the name ends with
   first: Model
   second: Model
   task: str
@@ -34,7 +34,7 @@ MARGIN = 0.02  # nats, 2 % of perplexity: what "as good as" allows
 SHARE = 0.05  # of needles, likewise
 CONTROL, YARN, NTK, CROP = ("control", "rope"), ("control", "yarn"), ("control", "ntk"), ("control", "crop")
 DROPPED, FITTED, NOPE = ("drop", "nope"), ("drop", "drope"), ("nope", "nope")
-PARTIAL, HALF = ("turns_1", "rope"), ("turns_0.5", "rope")
+PARTIAL, HALF, TWICE = ("turns_1", "rope"), ("turns_0.5", "rope"), ("turns_2", "rope")
 BASE = "theta_1e5"  # what the runs of partial_drop_rule begin with
 
 
@@ -250,6 +250,26 @@ OURS = (
     "On those seeds it finds more needles at 8× than RoPE continued, as it is and under NTK and YaRN.",
     "",
     tuple(_more("partial_drop_half", HALF, one, 8) for one in (CONTROL, NTK, YARN)),
+  ),
+  Claim(
+    "At 15.7M parameters one turn and two turns cost less than 0.02 nats in context.",
+    "",
+    tuple(_less("partial_drop_small", one, CONTROL, 1, MARGIN) for one in (PARTIAL, TWICE)),
+  ),
+  Claim(
+    "There two turns find more needles at 4× and 8× than RoPE continued under YaRN.",
+    "",
+    tuple(_more("partial_drop_small", TWICE, YARN, times) for times in (4, 8)),
+  ),
+  Claim(
+    "There two turns keep their needles: at 4× and 8× they find as many as in context (within 5 points).",
+    "",
+    tuple(_more("partial_drop_small", TWICE, TWICE, times, SHARE)._replace(second_extension=1) for times in (4, 8)),
+  ),
+  Claim(
+    "There the loss of one turn and of two turns at 8× is lower than that of RoPE continued with YaRN.",
+    "",
+    tuple(_less("partial_drop_small", one, YARN, 8) for one in (PARTIAL, TWICE)),
   ),
   Claim(
     "With a theta of 1e5 half a turn costs less than 0.02 nats in context too.",

@@ -128,7 +128,7 @@ def _described(summary: Summary, asked: Comparison, found: Spread | None) -> str
   A row that is compared with itself is named once: `“DroPE”, needles at 8× minus 1×`.
   """
   first, second = (_row(summary, run, method) for run, method in (asked.first, asked.second))
-  size = re.search(r"\.py:(\w+)", summary.making.command)
+  size = re.search(r"(?:\.py|one_gpu\.sh \w+):(\w+)", summary.making.command)
   seeds = f"{len(summary.seeds)} seeds" if len(summary.seeds) > 1 else "one seed"
   rows = dict.fromkeys(f"“{plain(row.label)}”" if row is not None else MISSING for row in (first, second))
   lengths = dict.fromkeys(f"{extension:g}×" for extension in _extensions(asked))

@@ -11,7 +11,7 @@ dropped model gets the same rates, so that neither is favoured.
 | size  |  parameters |     T | runs | rows |    tokens | FLOPs (PaLM) |    minutes (on) |
 | :---- | ----------: | ----: | ---: | ---: | --------: | -----------: | --------------: |
 | mini  |     935,040 |   128 |   12 |   14 |      3.7M |      2.38e13 | 5 (2 CPU cores) |
-| small |  15,735,168 |   256 |   10 |   12 |    191.0M |      2.02e16 |    8 (one H200) |
+| small |  15,735,168 |   256 |   10 |   12 |    191.0M |      2.02e16 |    6 (one H200) |
 | paper | 494,005,120 | 1,024 |   12 |   14 | 38,307.6M |      1.25e20 |                 |
 
 Tokens and FLOPs (PaLM) are totals over the runs of a seed. Numbers to expect: docs/results/controls.md.

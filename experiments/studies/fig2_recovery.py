@@ -10,7 +10,7 @@ report's loss and recovery curves are the figure, its table has the final values
 | size  |  parameters |     T | runs | rows |    tokens | FLOPs (PaLM) |    minutes (on) |
 | :---- | ----------: | ----: | ---: | ---: | --------: | -----------: | --------------: |
 | mini  |     935,040 |   128 |    5 |    4 |      3.3M |      2.13e13 | 2 (2 CPU cores) |
-| small |  15,735,168 |   256 |    5 |    4 |    162.5M |      1.69e16 |    5 (one H200) |
+| small |  15,735,168 |   256 |    5 |    4 |    162.5M |      1.69e16 |    3 (one H200) |
 | paper | 494,005,120 | 1,024 |    5 |    4 | 52,428.8M |      1.69e20 |                 |
 
 Tokens and FLOPs (PaLM) are totals over the runs of a seed. Numbers to expect: docs/results/fig2_recovery.md.

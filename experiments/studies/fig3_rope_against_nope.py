@@ -10,7 +10,7 @@ the report's loss curves are the figure, its table has the final values.
 | size  |  parameters |     T | runs | rows |    tokens | FLOPs (PaLM) |    minutes (on) |
 | :---- | ----------: | ----: | ---: | ---: | --------: | -----------: | --------------: |
 | mini  |     935,040 |   128 |    3 |    3 |     12.3M |      7.85e13 | 6 (2 CPU cores) |
-| small |  15,735,168 |   256 |    3 |    3 |    300.0M |      3.11e16 |    8 (one H200) |
+| small |  15,735,168 |   256 |    3 |    3 |    300.0M |      3.11e16 |    5 (one H200) |
 | paper | 494,005,120 | 1,024 |    3 |    3 | 50,331.6M |      1.62e20 |                 |
 
 Tokens and FLOPs (PaLM) are totals over the runs of a seed. Numbers to expect: docs/results/fig3_rope_against_nope.md.

@@ -10,7 +10,7 @@ report's table and its plot by length are the figure.
 | size  |  parameters |     T | runs | rows |    tokens | FLOPs (PaLM) |    minutes (on) |
 | :---- | ----------: | ----: | ---: | ---: | --------: | -----------: | --------------: |
 | mini  |     935,040 |   128 |    4 |    6 |      1.5M |      9.81e12 | 2 (2 CPU cores) |
-| small |  15,735,168 |   256 |    4 |    6 |    150.1M |      1.56e16 |    5 (one H200) |
+| small |  15,735,168 |   256 |    4 |    6 |    150.1M |      1.56e16 |    3 (one H200) |
 | paper | 494,005,120 | 1,024 |    4 |    6 | 20,971.5M |      6.77e19 |                 |
 
 Tokens and FLOPs (PaLM) are totals over the runs of a seed. Numbers to expect: docs/results/fig5_yarn_is_a_crop.md.

@@ -10,7 +10,7 @@ the control (RoPE continued), the full drop, the partial drops, which are ours, 
 | size  |  parameters |     T | runs | rows |    tokens | FLOPs (PaLM) |    minutes (on) |
 | :---- | ----------: | ----: | ---: | ---: | --------: | -----------: | --------------: |
 | mini  |     935,040 |   128 |    6 |    7 |      2.8M |      1.80e13 | 3 (2 CPU cores) |
-| small |  15,735,168 |   256 |    5 |    6 |    250.1M |      2.60e16 |    8 (one H200) |
+| small |  15,735,168 |   256 |    5 |    6 |    250.1M |      2.60e16 |    5 (one H200) |
 | paper | 494,005,120 | 1,024 |    6 |    7 | 39,845.9M |      1.29e20 |                 |
 
 Tokens and FLOPs (PaLM) are totals over the runs of a seed. Numbers to expect: docs/results/order_and_loops.md.

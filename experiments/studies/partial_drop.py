@@ -37,7 +37,7 @@ of its steps.
 | size  |  parameters |     T | runs | rows |    tokens | FLOPs (PaLM) |    minutes (on) |
 | :---- | ----------: | ----: | ---: | ---: | --------: | -----------: | --------------: |
 | mini  |     935,040 |   128 |   14 |   26 |      4.9M |      3.11e13 | 9 (2 CPU cores) |
-| small |  15,735,168 |   256 |    6 |   11 |    200.1M |      2.08e16 |    8 (one H200) |
+| small |  15,735,168 |   256 |    6 |   11 |    200.1M |      2.08e16 |    5 (one H200) |
 | paper | 494,005,120 | 1,024 |   12 |   22 | 52,428.8M |      1.69e20 |                 |
 
 Runs include the trunk; tokens and FLOPs (PaLM) are totals over the runs of a seed. Pairs kept by 0.35, 0.5, 1, 2 and 4

@@ -19,7 +19,7 @@ Paper: none of its tables; it drops all rotations. `python -m experiments.study 
 | size  |  parameters |     T | runs | rows |    tokens | FLOPs (PaLM) |    minutes (on) |
 | :---- | ----------: | ----: | ---: | ---: | --------: | -----------: | --------------: |
 | mini  |     935,040 |   128 |    6 |   12 |      3.6M |      2.29e13 | 5 (2 CPU cores) |
-| small |  15,735,168 |   256 |    4 |    6 |    225.1M |      2.34e16 |    7 (one H200) |
+| small |  15,735,168 |   256 |    4 |    6 |    225.1M |      2.34e16 |    4 (one H200) |
 | paper | 494,005,120 | 1,024 |    6 |   12 | 54,526.0M |      1.76e20 |                 |
 
 Tokens and FLOPs (PaLM) are totals over the runs of a seed. Numbers to expect: docs/results/partial_drop_half.md.

@@ -15,8 +15,8 @@ trunk per base, and a size per context.
 | :-------- | ----------: | ----: | ---: | ---: | --------: | -----------: | --------------: |
 | mini      |     935,040 |   128 |    6 |   10 |      2.0M |      1.31e13 | 3 (2 CPU cores) |
 | mini_256  |     935,040 |   256 |   12 |   20 |      4.1M |      2.94e13 | 7 (2 CPU cores) |
-| small     |  15,735,168 |   256 |    5 |    7 |    175.1M |      1.82e16 |    6 (one H200) |
-| small_512 |  15,735,168 |   512 |    5 |    7 |    175.1M |      1.98e16 |    7 (one H200) |
+| small     |  15,735,168 |   256 |    5 |    7 |    175.1M |      1.82e16 |    4 (one H200) |
+| small_512 |  15,735,168 |   512 |    5 |    7 |    175.1M |      1.98e16 |    4 (one H200) |
 | paper     | 494,005,120 | 1,024 |   14 |   22 | 54,526.0M |      1.76e20 |                 |
 
 Tokens and FLOPs (PaLM) are totals over the runs of a seed. Numbers to expect: docs/results/partial_drop_rule.md.

@@ -14,7 +14,7 @@ tails see the same tokens in the same order; the report has the recovery curve o
 | size  |  parameters |     T | runs | rows |    tokens | FLOPs (PaLM) |    minutes (on) |
 | :---- | ----------: | ----: | ---: | ---: | --------: | -----------: | --------------: |
 | mini  |     935,040 |   128 |   20 |   19 |      5.6M |      3.74e13 | 7 (2 CPU cores) |
-| small |  15,735,168 |   256 |   15 |   14 |    166.7M |      1.79e16 |    8 (one H200) |
+| small |  15,735,168 |   256 |   15 |   14 |    166.7M |      1.79e16 |    6 (one H200) |
 | paper | 494,005,120 | 1,024 |   20 |   19 | 54,526.0M |      1.82e20 |                 |
 
 Tokens and FLOPs (PaLM, including the teacher's forward passes) are totals over the runs of a seed. Numbers to expect:

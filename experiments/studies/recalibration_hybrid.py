@@ -12,7 +12,7 @@ after a partial drop and, as the control, while RoPE is continued.
 | size  |                 parameters |     T | runs | rows |    tokens | FLOPs (PaLM) |    minutes (on) |
 | :---- | -------------------------: | ----: | ---: | ---: | --------: | -----------: | --------------: |
 | mini  |         935,040 to 935,044 |   128 |   12 |   15 |      3.6M |      2.33e13 | 7 (2 CPU cores) |
-| small |   15,735,168 to 15,735,176 |   256 |   11 |   13 |    173.3M |      1.83e16 |    8 (one H200) |
+| small |   15,735,168 to 15,735,176 |   256 |   11 |   13 |    173.3M |      1.83e16 |    6 (one H200) |
 | paper | 494,005,120 to 494,005,144 | 1,024 |   12 |   15 | 37,748.7M |      1.24e20 |                 |
 
 Tokens and FLOPs (PaLM) are totals over the runs of a seed. Numbers to expect: docs/results/recalibration_hybrid.md.

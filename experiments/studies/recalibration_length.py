@@ -12,7 +12,7 @@ tails see the same tokens in the same order.
 | size  |                 parameters |     T | runs | rows |    tokens | FLOPs (PaLM) |     minutes (on) |
 | :---- | -------------------------: | ----: | ---: | ---: | --------: | -----------: | ---------------: |
 | mini  |         935,040 to 935,056 |   128 |    7 |   11 |      2.3M |      1.47e13 | 11 (2 CPU cores) |
-| small |   15,735,168 to 15,735,216 |   256 |    7 |   11 |    150.1M |      1.56e16 |     7 (one H200) |
+| small |   15,735,168 to 15,735,216 |   256 |    7 |   11 |    150.1M |      1.56e16 |     5 (one H200) |
 | paper | 494,005,120 to 494,005,456 | 1,024 |    7 |   11 | 27,263.0M |      8.80e19 |                  |
 
 Tokens and FLOPs (PaLM) are totals over the runs of a seed. Numbers to expect: docs/results/recalibration_length.md.

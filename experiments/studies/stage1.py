@@ -9,7 +9,7 @@ its windows when its rotations are dropped; partial RoPE rotates only the pairs 
 | size  |  parameters |     T | runs | rows |    tokens | FLOPs (PaLM) |    minutes (on) |
 | :---- | ----------: | ----: | ---: | ---: | --------: | -----------: | --------------: |
 | mini  |     935,040 |   128 |   12 |   12 |      5.1M |      3.27e13 | 5 (2 CPU cores) |
-| small |  15,735,168 |   256 |    6 |    6 |    250.1M |      2.60e16 |    8 (one H200) |
+| small |  15,735,168 |   256 |    6 |    6 |    250.1M |      2.60e16 |    5 (one H200) |
 | paper | 494,005,120 | 1,024 |   12 |   12 | 75,497.5M |      2.44e20 |                 |
 
 Tokens and FLOPs (PaLM) are totals over the runs of a seed. Numbers to expect: docs/results/stage1.md.

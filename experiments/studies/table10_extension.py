@@ -13,7 +13,7 @@ are facts by topic.
 | size  |  parameters |     T | runs | rows |     tokens | FLOPs (PaLM) |    minutes (on) |
 | :---- | ----------: | ----: | ---: | ---: | ---------: | -----------: | --------------: |
 | mini  |     935,040 |   128 |    3 |    9 |       1.3M |      8.18e12 | 5 (2 CPU cores) |
-| small |  15,735,168 |   256 |    3 |    9 |     125.0M |      1.30e16 |    5 (one H200) |
+| small |  15,735,168 |   256 |    3 |    9 |     125.0M |      1.30e16 |    4 (one H200) |
 | paper | 361,862,080 | 2,048 |    2 |    9 | 251,658.2M |      7.36e20 |                 |
 
 Tokens and FLOPs (PaLM) are totals over the runs of a seed. Numbers to expect: docs/results/table10_extension.md.

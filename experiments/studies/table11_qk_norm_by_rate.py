@@ -11,7 +11,7 @@ only (which the paper mentions without numbers) and of keys only.
 | size  |                 parameters |     T | runs | rows |     tokens | FLOPs (PaLM) |    minutes (on) |
 | :---- | -------------------------: | ----: | ---: | ---: | ---------: | -----------: | --------------: |
 | mini  |         935,040 to 936,064 |   128 |   22 |   21 |       6.1M |      3.93e13 | 5 (2 CPU cores) |
-| small |   15,735,168 to 15,741,312 |   256 |    7 |    6 |     225.2M |      2.34e16 |    7 (one H200) |
+| small |   15,735,168 to 15,741,312 |   256 |    7 |    6 |     225.2M |      2.34e16 |    5 (one H200) |
 | paper | 361,821,120 to 361,862,080 | 2,048 |   21 |   21 | 660,602.9M |      1.93e21 |                 |
 
 Tokens and FLOPs (PaLM) are totals over the runs of a seed. Numbers to expect: docs/results/table11_qk_norm_by_rate.md.

@@ -13,7 +13,7 @@ context of `mini`, and models of these sizes do not answer them (docs/results/qu
 | size  |  parameters |     T | runs | rows |    tokens | FLOPs (PaLM) |    minutes (on) |
 | :---- | ----------: | ----: | ---: | ---: | --------: | -----------: | --------------: |
 | mini  |     935,040 |   128 |    7 |   13 |      5.4M |      3.44e13 | 5 (2 CPU cores) |
-| small |  15,735,168 |   256 |    7 |   13 |    174.8M |      1.81e16 |    8 (one H200) |
+| small |  15,735,168 |   256 |    7 |   13 |    174.8M |      1.81e16 |    5 (one H200) |
 | paper | 494,005,120 | 1,024 |    7 |   13 | 85,983.2M |      2.78e20 |                 |
 
 Tokens and FLOPs (PaLM) are totals over the runs of a seed. RNoPE-SWA has windows of a quarter of the context; the paper

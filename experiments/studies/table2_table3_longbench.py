@@ -18,7 +18,7 @@ prompts and scores (experiments/made_up_longbench.py). Those figures are named `
 | size       |    parameters |     T | runs | rows |     tokens | FLOPs (PaLM) |    minutes (on) |
 | :--------- | ------------: | ----: | ---: | ---: | ---------: | -----------: | --------------: |
 | mini       |       935,040 |   128 |    3 |   10 |       1.3M |      8.18e12 | 5 (2 CPU cores) |
-| small      |    15,735,168 |   256 |    3 |   10 |     125.0M |      1.30e16 |    6 (one H200) |
+| small      |    15,735,168 |   256 |    3 |   10 |     125.0M |      1.30e16 |    4 (one H200) |
 | paper      |   361,862,080 | 2,048 |    2 |    8 | 251,658.2M |      7.36e20 |                 |
 | paper_1_7b | 1,711,376,384 | 2,048 |    2 |    8 |  39,999.0M |      4.59e20 |                 |
 | paper_7b   | 6,738,415,616 | 4,096 |    2 |    8 |  40,001.1M |      1.84e21 |                 |

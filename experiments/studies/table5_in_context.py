@@ -12,7 +12,7 @@ model, and measure the loss, needles, copying by distance, and which assignment 
 | size       |    parameters |     T | runs | rows |     tokens | FLOPs (PaLM) |    minutes (on) |
 | :--------- | ------------: | ----: | ---: | ---: | ---------: | -----------: | --------------: |
 | mini       |       935,040 |   128 |    5 |    5 |       1.8M |      1.15e13 | 2 (2 CPU cores) |
-| small      |    15,735,168 |   256 |    5 |    5 |     175.1M |      1.82e16 |    6 (one H200) |
+| small      |    15,735,168 |   256 |    5 |    5 |     175.1M |      1.82e16 |    4 (one H200) |
 | paper      |   361,862,080 | 2,048 |    3 |    4 | 377,487.4M |      1.10e21 |                 |
 | paper_1_7b | 1,711,376,384 | 2,048 |    3 |    4 |  59,998.5M |      6.89e20 |                 |
 

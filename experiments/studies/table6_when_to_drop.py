@@ -11,7 +11,7 @@ not say whether its trunk did.
 | size  |  parameters |     T | runs | rows |    tokens | FLOPs (PaLM) |    minutes (on) |
 | :---- | ----------: | ----: | ---: | ---: | --------: | -----------: | --------------: |
 | mini  |     935,040 |   128 |    8 |    6 |      4.9M |      3.11e13 | 4 (2 CPU cores) |
-| small |  15,735,168 |   256 |    8 |    6 |    158.1M |      1.64e16 |    6 (one H200) |
+| small |  15,735,168 |   256 |    8 |    6 |    158.1M |      1.64e16 |    4 (one H200) |
 | paper | 494,005,120 | 1,024 |    8 |    6 | 77,594.6M |      2.50e20 |                 |
 
 Tokens and FLOPs (PaLM) are totals over the runs of a seed. Numbers to expect: docs/results/table6_when_to_drop.md.

@@ -12,7 +12,7 @@ with the `--runs=DIR` of that study nothing is trained again. The buckets are in
 | size  |  parameters |     T | runs | rows |     tokens | FLOPs (PaLM) |    minutes (on) |
 | :---- | ----------: | ----: | ---: | ---: | ---------: | -----------: | --------------: |
 | mini  |     935,040 |   128 |    3 |   10 |       1.3M |      8.18e12 | 3 (2 CPU cores) |
-| small |  15,735,168 |   256 |    3 |   10 |     125.0M |      1.30e16 |    5 (one H200) |
+| small |  15,735,168 |   256 |    3 |   10 |     125.0M |      1.30e16 |    4 (one H200) |
 | paper | 361,862,080 | 2,048 |    2 |    8 | 251,658.2M |      7.36e20 |                 |
 
 Tokens and FLOPs (PaLM) are totals over the runs of a seed. Numbers to expect: docs/results/tables7_8_9_by_length.md.

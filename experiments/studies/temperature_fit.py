@@ -11,7 +11,7 @@ report has the grid of the fit, with the loss at each beta and length.
 | size  |  parameters |     T | runs | rows |    tokens | FLOPs (PaLM) |    minutes (on) |
 | :---- | ----------: | ----: | ---: | ---: | --------: | -----------: | --------------: |
 | mini  |     935,040 |   128 |    4 |   12 |      2.3M |      1.47e13 | 3 (2 CPU cores) |
-| small |  15,735,168 |   256 |    4 |   12 |    225.1M |      2.34e16 |    8 (one H200) |
+| small |  15,735,168 |   256 |    4 |   12 |    225.1M |      2.34e16 |    5 (one H200) |
 | paper | 494,005,120 | 1,024 |    4 |   12 | 35,651.6M |      1.15e20 |                 |
 
 Tokens and FLOPs (PaLM) are totals over the runs of a seed. Numbers to expect: docs/results/temperature_fit.md. With

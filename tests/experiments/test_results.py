@@ -229,12 +229,18 @@ def test_a_person_judges_what_no_rule_decides(tmp_path):
       verdicts.judged(path)
 
 
+def settings_of(page):
+  """Of the study of a page: `partial_drop` is at mini, `partial_drop_small` at small."""
+  studies = ROOT / "experiments" / "studies"
+  name = next(name for name in (page, page.rpartition("_")[0]) if (studies / f"{name}.py").exists())
+  module, size = importlib.import_module(f"experiments.studies.{name}"), page.removeprefix(name).strip("_") or "mini"
+  return module.SIZES[size]() if hasattr(module, "SIZES") else module.get_config()
+
+
 def test_claims_are_about_rows_that_their_studies_measure():
   every = [one for claim in (*claims.PAPER, *claims.OURS) for one in (*claim.comparisons, *claim.otherwise)]
   for name in {one.study for one in every}:
-    module = importlib.import_module(f"experiments.studies.{name}")
-    settings = module.SIZES["mini"]() if hasattr(module, "SIZES") else module.get_config()
-    study = settings.study(Path("study"))
+    study = settings_of(name).study(Path("study"))
     rows = {(row.run, row.method) for row in study.rows}
     for one in every:
       if one.study == name:

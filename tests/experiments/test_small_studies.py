@@ -7,6 +7,8 @@ import pytest
 from support import cut_studies
 
 from drope_jax.config import TrainConfig
+from drope_jax.data.pipeline import train_batches
+from drope_jax.data.splits import documents
 
 NAMES = cut_studies.with_size("small")
 WORKDIR = Path("study")
@@ -21,7 +23,7 @@ def kept(run):
   """What no budget changes: of a run, or of a checkpoint that stands in the place of one."""
   if not isinstance(run, TrainConfig):
     return run.transition
-  batch = dataclasses.replace(run.data, batch_size=1, num_workers=0)
+  batch = dataclasses.replace(run.data, batch_size=1)
   init = None if run.init is None else dataclasses.replace(run.init, checkpoint="start")
   rates = (run.optim.peak_lr, run.optim.schedule, run.optim.floor, type(run.optim.optimizer))
   return run.model, init, run.compute, run.objective, batch, rates, run.seed
@@ -34,6 +36,25 @@ def test_a_cut_study_has_the_models_arms_tasks_and_lengths_of_the_whole(name):
   assert [row.method for row in less.rows] == [row.method for row in whole.rows]
   assert (less.lengths, less.tasks) == (whole.lengths, whole.tasks)
   assert max(run.steps for run in less.runs.values() if isinstance(run, TrainConfig)) <= 4
+
+
+def test_a_tokenised_study_trains_on_the_batches_of_its_text(tmp_path):
+  """At `small` the corpus is tokenised once: runs read tokens, held-out documents stay text."""
+  cut_studies.prose(tmp_path / "prose", ("absl",))
+  batches, held_out = {}, {}
+  for tokenize in (True, False):
+    settings = dataclasses.replace(
+      cut("fig2_recovery"), data=str(tmp_path / "data"), text=str(tmp_path / "prose"), tokenize=tokenize
+    )
+    study = settings.study(tmp_path / "study")
+    study.prepare()
+    data = study.runs["control"].data
+    stream = train_batches(data, seed=1)
+    batches[tokenize] = [next(stream)["tokens"].tolist() for _ in range(3)]
+    held_out[tokenize] = list(documents(data.source or data.directory, "heldout"))
+    assert list(documents(study.eval_data().dataset, "heldout")) == held_out[tokenize]
+  assert (tmp_path / "data" / "tokens" / "meta.json").exists()
+  assert batches[True] == batches[False] and held_out[True] == held_out[False]
 
 
 @pytest.mark.slow
