@@ -24,7 +24,8 @@ from experiments.plan import EvalPlan, Pretrained, Study, run_directory
 # records), and partial_drop:small on an H200 (the 306 s of a seed without evaluation and compilation). The second pairs
 # (29.9M on two cores, 494M) are from docs/results/speed.md. FLOP/s of other models are interpolated in logarithms, and
 # constant beyond the ends. Two studies side by side, each pinned to one of the two cores (`taskset -c 0` and `-c 1`),
-# train at 18,800 tokens/s each (partial_drop:mini, seeds 0 and 1): one seed takes 1.8 times as long, two seeds 0.9 times.
+# train at 18,800 tokens/s each (partial_drop:mini, seeds 0 and 1): one seed takes 1.8 times as long, two seeds 0.9
+# times.
 SPEEDS: Mapping[str, Sequence[tuple[float, float]]] = {
   "cpu": [(6.39e6, 34_000), (1.92e8, 889)],
   "NVIDIA H200": [(1.04e8, 1_300_000), (3.23e9, 145_000)],

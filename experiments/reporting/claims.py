@@ -277,12 +277,28 @@ OURS = (
     (_less("partial_drop_rule", (f"{BASE}_turns_0.5", "rope"), (f"{BASE}_control", "rope"), 1, MARGIN),),
   ),
   Claim(
-    "With that base a full turn costs less than 0.02 nats.",
+    "At twice the context half a turn costs less than 0.02 nats with either base.",
+    "",
+    tuple(
+      _less("partial_drop_rule_256", (f"{base}_turns_0.5", "rope"), (f"{base}_control", "rope"), 1, MARGIN)
+      for base in ("theta_1e4", BASE)
+    ),
+  ),
+  Claim(
+    "At twice the context two turns find more needles at 8× than RoPE continued under YaRN, with either base.",
+    "",
+    tuple(
+      _more("partial_drop_rule_256", (f"{base}_turns_2", "rope"), (f"{base}_control", "yarn"), 8)
+      for base in ("theta_1e4", BASE)
+    ),
+  ),
+  Claim(
+    "With a theta of 1e5 a full turn costs less than 0.02 nats.",
     "",
     (_less("partial_drop_rule", (f"{BASE}_turns_1", "rope"), (f"{BASE}_control", "rope"), 1, MARGIN),),
   ),
   Claim(
-    "With that base half a turn finds more needles at 8× than RoPE continued, as it is and under YaRN.",
+    "With a theta of 1e5 half a turn finds more needles at 8× than RoPE continued, as it is and under YaRN.",
     "",
     tuple(
       _more("partial_drop_rule", (f"{BASE}_turns_0.5", "rope"), (f"{BASE}_control", how), 8) for how in ("rope", "yarn")

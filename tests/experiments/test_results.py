@@ -230,11 +230,13 @@ def test_a_person_judges_what_no_rule_decides(tmp_path):
 
 
 def settings_of(page):
-  """Of the study of a page: `partial_drop` is at mini, `partial_drop_small` at small."""
+  """Of the study of a page: `partial_drop` is at mini, `partial_drop_small` at small, `..._256` at mini_256."""
   studies = ROOT / "experiments" / "studies"
   name = next(name for name in (page, page.rpartition("_")[0]) if (studies / f"{name}.py").exists())
-  module, size = importlib.import_module(f"experiments.studies.{name}"), page.removeprefix(name).strip("_") or "mini"
-  return module.SIZES[size]() if hasattr(module, "SIZES") else module.get_config()
+  module, size = importlib.import_module(f"experiments.studies.{name}"), page.removeprefix(name).strip("_")
+  if not hasattr(module, "SIZES"):
+    return module.get_config()
+  return module.SIZES[size if size in module.SIZES else f"mini_{size}".strip("_")]()
 
 
 def test_claims_are_about_rows_that_their_studies_measure():
