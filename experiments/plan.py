@@ -89,7 +89,9 @@ class Study:
   arms: Sequence[Arm]  # the lines of the loss plot
   rows: Sequence[Row]  # the rows of the tables
   lengths: Sequence[int]  # in tokens
-  tasks: Sequence[str]  # see drope_jax.evaluate.tasks.make_tasks
+  # See drope_jax.evaluate.tasks.make_tasks. The first, usually the loss, is quick: it is measured for all runs before
+  # the others, so that a study which is stopped has it for each row.
+  tasks: Sequence[str]
   eval_data: Callable[[], EvalData]  # the data to measure on; see EvalPlan
   spread: str = ""  # for the report: a sentence on how much other seeds differ, if that is known
 

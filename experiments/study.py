@@ -17,6 +17,7 @@ and their measurements. `--formats=png,svg,pdf` writes the report's pictures in 
 import contextlib
 import dataclasses
 import datetime
+import itertools
 import logging
 import os
 import platform
@@ -150,10 +151,11 @@ def _run_study(settings: Any, workdir: Path, mesh: Mesh | None, only: Sequence[s
   shared = {} if runs is None else store.link(study, workdir, runs)
   with _described(study, models, workdir) as settle:
     _train_all({name: study.runs[name] for name in chosen}, workdir, shared)
-    for name, methods in methods_of.items():
+    passes = [part for part in (tasks[:1], tasks[1:]) if part]  # see Study.tasks
+    for part, (name, methods) in itertools.product(passes, methods_of.items()):
       loaded, out = _load(settle(name), run_directory(workdir, name), mesh), workdir / "results.jsonl"
       with using(mesh):
-        evaluate(name, loaded, methods, study.lengths, tasks, data, out, command=cli.command_line())
+        evaluate(name, loaded, methods, study.lengths, part, data, out, command=cli.command_line())
 
 
 def _methods(study: Study) -> dict[str, list[str]]:

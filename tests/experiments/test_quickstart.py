@@ -59,6 +59,12 @@ def test_every_row_is_measured_at_every_length_on_every_task(first):
   assert [r["extension"] for r in results if (r["task"], r["metric"]) == ("temperature", "c")] == [2.0]
 
 
+def test_the_losses_of_all_runs_are_measured_before_any_needle(first):
+  """So a study that is stopped while it reads answers has the loss of every row."""
+  tasks = [json.loads(line)["task"] for line in (first / "results.jsonl").read_text().splitlines()]
+  assert "perplexity" not in tasks[tasks.index("needles") :]
+
+
 def test_methods_agree_within_the_training_context_and_differ_beyond(first):
   workdir = first
   results = [json.loads(line) for line in (workdir / "results.jsonl").read_text().splitlines()]
