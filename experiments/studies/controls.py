@@ -54,8 +54,6 @@ class Controls(BranchingStudy):
       tail(f"{name}_continued", f"RoPE + {type(how).__name__}, continued", Replace(rope.rescaled(how)), ("rope",))
       for name, how in scaled.items()
     ]
-    # A teacher adds a third to the FLOPs of its steps.
-    longer = round(self.tail_steps * (1 + TEACHER_UNTIL / 3))
     return [
       control(),
       tail("drop", "DroPE", Drop(), DROPPED),
@@ -63,8 +61,18 @@ class Controls(BranchingStudy):
       tail("control_moments", "RoPE, continued, moments kept", Keep(), ("rope",), init={"keep_optimizer": True}),
       *rescaled,
       tail("drop_taught", "DroPE, distilled", Drop(), ("nope",), settings={"objective": Distill(until=TEACHER_UNTIL)}),
-      tail("control_flops", "RoPE, continued for the FLOPs of that", Keep(), ("rope",), steps=longer),
+      control_flops(self.tail_steps),
     ]
+
+
+def taught_steps(steps: int) -> int:
+  """As many steps without a teacher as take the FLOPs of `steps` with one, whose forward pass adds a third."""
+  return round(steps * (1 + TEACHER_UNTIL / 3))
+
+
+def control_flops(steps: int) -> Branch:
+  """The control of `steps` with a teacher at equal FLOPs."""
+  return tail("control_flops", "RoPE, continued for a teacher's FLOPs", Keep(), ("rope",), steps=taught_steps(steps))
 
 
 SIZES = {

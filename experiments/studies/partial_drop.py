@@ -23,7 +23,7 @@ with RoPE; every arm but the one from scratch is a tail from its weights, on the
 | turns_N        | PartialDrop(N)                                                 | as trained, YaRN             |
 | clipped        | the control under PartialDrop(1), not recalibrated             | as trained, YaRN             |
 | from_scratch   | only the pairs that turn once, trained from scratch            | as trained, YaRN             |
-| cope           | CoPE's soft gate instead of the hard one                       | as trained                   |
+| cope           | CoPE's soft gate (a scaling, so that YaRN cannot be added)     | as trained                   |
 | theta_once     | theta so small that every pair turns at least once             | as trained, YaRN             |
 | theta_once_cut | likewise, but rotating only as many pairs as turns_1 keeps     | as trained, YaRN             |
 | ntk_continued  | RoPE rescaled by NTK for the longest length, and trained on    | as trained                   |

@@ -4,7 +4,8 @@ Paper: its recalibration (section 5, appendix C.1) is the row `drop`; it tries n
 a gradual removal. Tried here: (1) the learning rate, Adam's moments kept, Muon; (2) fades, the slow pairs first, all at
 once, or by a theta that grows to infinity; (3) distillation from the trunk, on logits, on the outputs of attention, or
 on these for a fifth of the steps and then on logits; (4) dropping the layers one after the other, the late ones first,
-or training queries and keys alone for a tenth of the steps; and a fade with a teacher. Models that keep some rotations,
+or training queries and keys alone for a tenth of the steps; and a fade with a teacher. Two runs without a teacher take
+as many FLOPs as one with it. Models that keep some rotations,
 windows or a token shift are hybrids, in recalibration_hybrid.py; a learnt log-n scale, which aims at length, is in
 recalibration_length.py.
 
@@ -13,9 +14,9 @@ tails see the same tokens in the same order; the report has the recovery curve o
 
 | size  |  parameters |     T | runs | rows |    tokens | FLOPs (PaLM) |    minutes (on) |
 | :---- | ----------: | ----: | ---: | ---: | --------: | -----------: | --------------: |
-| mini  |     935,040 |   128 |   20 |   19 |      5.6M |      3.74e13 | 7 (2 CPU cores) |
-| small |  15,735,168 |   256 |   15 |   14 |    166.7M |      1.79e16 |    6 (one H200) |
-| paper | 494,005,120 | 1,024 |   20 |   19 | 54,526.0M |      1.82e20 |                 |
+| mini  |     935,040 |   128 |   22 |   21 |      6.3M |      4.16e13 | 7 (2 CPU cores) |
+| small |  15,735,168 |   256 |   17 |   16 |    183.4M |      1.96e16 |    7 (one H200) |
+| paper | 494,005,120 | 1,024 |   22 |   21 | 59,838.0M |      1.99e20 |                 |
 
 Tokens and FLOPs (PaLM, including the teacher's forward passes) are totals over the runs of a seed. Numbers to expect:
 docs/results/recalibration.md.
@@ -30,6 +31,7 @@ from drope_jax.optimizers import Muon, Staged
 from drope_jax.transitions import Drop, Fade, Transition
 from experiments.studies import sizes
 from experiments.studies.branching import Branch, BranchingStudy, control, getter, tail
+from experiments.studies.controls import TEACHER_UNTIL, control_flops, taught_steps
 
 
 @dataclasses.dataclass(unsafe_hash=True, kw_only=True)
@@ -43,7 +45,7 @@ class PureRecalibration(BranchingStudy):
   fades: tuple[float, ...] = (0.25, 0.5)  # shares of the steps
 
   def branches(self) -> Sequence[Branch]:
-    on_logits, on_attention = Distill(until=0.8), Distill(what="attention", until=0.2)
+    on_logits, on_attention = Distill(until=TEACHER_UNTIL), Distill(what="attention", until=0.2)
     in_turn = InTurn(first=on_attention, then=on_logits, share=on_attention.until)
     slow_first = Fade(share=0.5, order="slow_first")
     alone = Staged(first=("q", "k"), steps=max(self.tail_steps // 10, 1))
@@ -62,6 +64,8 @@ class PureRecalibration(BranchingStudy):
       _pure("taught_attention", "distilled (attention)", settings={"objective": on_attention}),
       _pure("taught_in_turn", "distilled (attention, then logits)", settings={"objective": in_turn}),
       _pure("fade_taught", "faded, slow first, and distilled", slow_first, settings={"objective": on_logits}),
+      _pure("drop_flops", "dropped, for a teacher's FLOPs", steps=taught_steps(self.tail_steps)),
+      control_flops(self.tail_steps),
     ]
 
   def _with_moments(self, rate: float) -> Branch:

@@ -3,7 +3,7 @@
 Paper: figures 9 and 10 (SmolLM-360M after 30, 60 and 120B tokens) and the claim that 0.8 % of the pretraining's tokens
 win back 95 %. Its missing control is a model trained on with RoPE for as many tokens. Here every budget is a run of its
 own, with a complete schedule, and RoPE is continued for the same budget. Runs `..._0` are measured without any
-recalibration; those that keep rotations also with YaRN, to see whether the clipped pairs need training or rescaling.
+recalibration. Models that keep rotations are measured with YaRN too.
 
 `python -m experiments.study --config=experiments/studies/recalibration_budget.py:SIZE --workdir=DIR --seeds=0,1,2`.
 There is one trunk per seed, and for each budget RoPE continued, the full drop, and the partial drops of `turns`. The
@@ -11,11 +11,11 @@ size `mini_turns` has other turns; with the `--runs=DIR` of `mini`, trunk and co
 
 | size       |  parameters |     T | runs | rows |     tokens | FLOPs (PaLM) |    minutes (on) |
 | :--------- | ----------: | ----: | ---: | ---: | ---------: | -----------: | --------------: |
-| mini       |     935,040 |   128 |   17 |   23 |       8.4M |      5.40e13 | 7 (2 CPU cores) |
-| mini_turns |     935,040 |   128 |   17 |   24 |       8.4M |      5.40e13 | 8 (2 CPU cores) |
-| small      |  15,735,168 |   256 |    7 |   11 |     131.2M |      1.36e16 |    4 (one H200) |
-| paper      | 494,005,120 | 1,024 |   17 |   23 |  46,137.3M |      1.49e20 |                 |
-| paper_360m | 361,821,120 | 2,048 |   16 |   23 | 900,802.3M |      2.64e21 |                 |
+| mini       |     935,040 |   128 |   17 |   35 |       8.4M |      5.40e13 | 9 (2 CPU cores) |
+| mini_turns |     935,040 |   128 |   17 |   40 |       8.4M |      5.40e13 | 9 (2 CPU cores) |
+| small      |  15,735,168 |   256 |    7 |   15 |     131.2M |      1.36e16 |    5 (one H200) |
+| paper      | 494,005,120 | 1,024 |   17 |   35 |  46,137.3M |      1.49e20 |                 |
+| paper_360m | 361,821,120 | 2,048 |   16 |   35 | 900,802.3M |      2.64e21 |                 |
 
 Tokens and FLOPs (PaLM) are totals over the runs of a seed. Numbers to expect: docs/results/recalibration_budget.md.
 """
@@ -47,19 +47,15 @@ class Budget(BranchingStudy):
 
   def branches(self) -> Sequence[Branch]:
     ways = {
-      "control": (Keep(), "RoPE, continued", "rope"),
-      **({"drop": (Drop(), "dropped", "nope")} if self.drops else {}),
-      **{f"turns_{turns:g}": (PartialDrop(turns=turns), partial(turns).label, "rope") for turns in self.turns},
+      "control": (Keep(), "RoPE, continued", PARTIAL),
+      **({"drop": (Drop(), "dropped", ("nope",))} if self.drops else {}),
+      **{f"turns_{turns:g}": (PartialDrop(turns=turns), partial(turns).label, PARTIAL) for turns in self.turns},
     }
     return [
-      tail(f"{name}_{steps}", f"{label}, {steps:,} steps", how, self._methods(method, steps), steps=steps)
+      tail(f"{name}_{steps}", f"{label}, {steps:,} steps", how, methods, steps=steps)
       for steps in (0, *self.steps)
-      for name, (how, label, method) in ways.items()
+      for name, (how, label, methods) in ways.items()
     ]
-
-  @staticmethod
-  def _methods(method: str, steps: int) -> tuple[str, ...]:
-    return PARTIAL if method == "rope" and steps == 0 else (method,)
 
 
 _MINI = {"steps": (125, 250, 500, 1000), "needles_per_depth": 20}
