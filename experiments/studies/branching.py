@@ -104,6 +104,7 @@ class BranchingStudy:
   # tokenizer is used: a dataset.
   data: str = ""
   text: str = ""  # what the corpus is made from: "docstrings", or a dataset of prose; "": the corpus must exist
+  num_workers: int = 0  # processes that read data
   tokenize: bool = False  # once, into `data`/tokens, for models that train faster than a process tokenises
   compute: ComputeConfig = dataclasses.field(default_factory=ComputeConfig)
   mesh: MeshConfig = dataclasses.field(default_factory=MeshConfig)
@@ -184,7 +185,7 @@ class BranchingStudy:
     return Path(self.data) if self.data else workdir / "data"
 
   def _data(self, workdir: Path) -> DataConfig:
-    rows = DataConfig(context=self.context, batch_size=self.batch_size)
+    rows = DataConfig(context=self.context, batch_size=self.batch_size, num_workers=self.num_workers)
     if self.checkpoint:
       return dataclasses.replace(rows, directory=self.data, tokenizer="init")
     folder, corpus = self._folder(workdir), self.corpus(workdir)
