@@ -9,7 +9,7 @@ from typing import NamedTuple
 from drope_jax.errors import ReportError
 from drope_jax.markdown import plain
 from experiments.plan import Row
-from experiments.reporting.claims import PAPER, Claim, Comparison
+from experiments.reporting.claims import OURS, PAPER, Claim, Comparison
 from experiments.reporting.spread import Spread, paired, show_mean
 from experiments.reporting.stored import read_json
 from experiments.reporting.summary import Summary
@@ -21,9 +21,11 @@ RULE = """\
 A claim is about a difference between two rows of a study, taken within each seed. It **holds** at our scale if the 95 %
 interval of the mean difference (Student's t over seeds) lies entirely where the claim puts it, **does not hold** if the
 interval lies entirely outside, and is **open** if the interval covers both, or if there is only one seed. If a claim
-has several comparisons, all must be measured and hold; one that fails refutes the claim. Intervals are 95 % each,
-without correction for their number. The quickstart stands in for a study that has not been run. Studies at `mini` share
-the trained models of a seed: two of them differ in texts and prompts, but not in training."""
+has several comparisons, all must be measured and hold; one that fails refutes the claim; sizes whose verdicts differ
+have one each (`mini` has 0.9M parameters, `small` 15.7M). Intervals are 95 % each, without correction for their number.
+The quickstart stands in for a study that has not been run. Studies at `mini` share the trained models of a seed: two of
+them differ in texts and prompts, but not in training. Prompts are pooled over the seeds: needles at `mini` rest on 500
+to 4,000 per row and length, at `small` on 3,000."""
 
 
 def difference(summary: Summary, asked: Comparison) -> Spread | None:
@@ -66,13 +68,13 @@ class Judged(NamedTuple):
 
 
 def judged(path: Path) -> dict[str, Judged]:
-  """The verdicts in a JSON file, by the claim's place in the paper; empty if there is no file.
+  """The verdicts in a JSON file, by the claim's place in the paper, or the text of one of ours; empty without a file.
 
   Raises:
     ReportError: a verdict is malformed, or its claim does not exist or is left to the rule.
   """
   found = read_json(path) if path.exists() else {}
-  open_to = [claim.where for claim in PAPER if not claim.comparisons and not claim.tests]
+  open_to = [_key(claim) for claim in (*PAPER, *OURS) if not claim.comparisons and not claim.tests]
   for where, one in found.items():
     if where not in open_to:
       raise ReportError(f"{path}: {where!r} is not a claim for a person to judge; those are: {'; '.join(open_to)}")
@@ -81,31 +83,52 @@ def judged(path: Path) -> dict[str, Judged]:
   return {where: Judged(**one) for where, one in found.items()}
 
 
+def _key(claim: Claim) -> str:
+  return claim.where or claim.text
+
+
 def claims_table(
   claims: Sequence[Claim], summaries: Mapping[str, Summary], header: str, by_hand: Mapping[str, Judged]
 ) -> str:
   """One line per claim: its place in the paper, the evidence, and the verdict."""
   lines = []
   for claim in claims:
-    evidence, found = [], []
+    evidence: list[str] = []
+    found: dict[str, list[str]] = {}  # verdicts by size of the study
     comparisons = _judged_by_rule(claim, summaries)
     for asked in comparisons:
       here = difference(summaries[asked.study], asked)
-      found.append(OPEN if here is None else verdict(here, asked))
-      evidence.append(f"{_described(summaries[asked.study], asked, here)}: {found[-1]}")
+      one = OPEN if here is None else verdict(here, asked)
+      found.setdefault(_size(summaries[asked.study]), []).append(one)
+      evidence.append(f"{_described(summaries[asked.study], asked, here)}: {one}")
     if found and _kinds(comparisons) < _kinds(claim.comparisons):
       evidence.append("the claim's other comparisons are not measured")
-      found.append(OPEN)
-    result = f"**{overall(found)}**" + (" at our scale" if found and overall(found) in (HOLDS, FAILS) else "")
+      found = {size: [*verdicts, OPEN] for size, verdicts in found.items()}
+    result = _result(found)
     if claim.tests:
       evidence, result = [f"checked by `{claim.tests}`"], f"**{HOLDS}**, by a test"
-    if claim.where in by_hand:
-      evidence, result = [by_hand[claim.where].evidence], f"**{by_hand[claim.where].verdict}** (judged)"
+    if _key(claim) in by_hand:
+      evidence, result = [by_hand[_key(claim)].evidence], f"**{by_hand[_key(claim)].verdict}** (judged)"
     missing = f"needs {claim.wants}" if claim.wants else ", ".join(dict.fromkeys(c.study for c in claim.comparisons))
     shown = "<br>".join(evidence) or (missing if claim.wants else f"not run yet: {missing}")
     lines.append([claim.text, *([claim.where] if claim.where else []), shown, result])
   columns = [header, *(["where"] if claims[0].where else []), "our evidence", "verdict"]
   return Table("claims", columns, lines, numbers=False).markdown
+
+
+def _result(found: Mapping[str, Sequence[str]]) -> str:
+  """The verdict on a claim from those on its comparisons, by size: one, or one per size where they differ."""
+  by_size = {size: overall(verdicts) for size, verdicts in found.items()}
+  if len(set(by_size.values())) > 1:
+    return ", ".join(f"**{one}** at {f'`{size}`' if size else 'the quickstart'}" for size, one in by_size.items())
+  one = next(iter(by_size.values()), UNTESTED)
+  return f"**{one}**" + (" at our scale" if one in (HOLDS, FAILS) else "")
+
+
+def _size(summary: Summary) -> str:
+  """The size of a study, from its command; "" for one that has none."""
+  found = re.search(r"(?:\.py|one_gpu\.sh \w+):(\w+)", summary.making.command)
+  return found[1] if found else ""
 
 
 def _kinds(asked: Sequence[Comparison]) -> int:
@@ -128,14 +151,14 @@ def _described(summary: Summary, asked: Comparison, found: Spread | None) -> str
   A row that is compared with itself is named once: `“DroPE”, needles at 8× minus 1×`.
   """
   first, second = (_row(summary, run, method) for run, method in (asked.first, asked.second))
-  size = re.search(r"(?:\.py|one_gpu\.sh \w+):(\w+)", summary.making.command)
+  size = _size(summary)
   seeds = f"{len(summary.seeds)} seeds" if len(summary.seeds) > 1 else "one seed"
   rows = dict.fromkeys(f"“{plain(row.label)}”" if row is not None else MISSING for row in (first, second))
   lengths = dict.fromkeys(f"{extension:g}×" for extension in _extensions(asked))
   what = asked.metric if asked.metric == "loss" else asked.task
   value = "not measured" if found is None else show_mean(found)
   return (
-    f"[{asked.study}]({asked.study}.md){f' {size[1]}' if size else ''}, {seeds}: "
+    f"[{asked.study}]({asked.study}.md){f' {size}' if size else ''}, {seeds}: "
     f"{' minus '.join(rows)}, {what} at {' minus '.join(lengths)}: {value}"
   )
 
