@@ -27,6 +27,7 @@ from drope_jax.theory import (
   positional_bias,
   prefix_means,
   prefix_spread,
+  prefix_spreads,
   previous_token_weights,
   projection_gradients,
 )
@@ -125,6 +126,15 @@ def test_the_decoder_written_out_is_the_model():
   np.testing.assert_allclose(taps["residual"], np.stack(entering), atol=1e-4)
   found = np.stack([heads(block, x / rms(x))[1] for block, x in zip(layers, entering, strict=True)])
   np.testing.assert_allclose(taps["weights"], found, atol=1e-5)
+
+
+def test_the_spreads_of_a_model_are_those_of_its_normalised_residuals():
+  params, tokens = random_params(NOPE), random_tokens(2, 12)
+  with jax.disable_jit():
+    found = prefix_spreads(params, NOPE, tokens, layers=(0, 3))
+  entering = residuals(blocks(params, NOPE), np.asarray(params["embedding"], np.float64)[tokens])
+  expected = [[spread(row[None] / rms(row[None])) for row in entering[layer]] for layer in (0, 3)]
+  np.testing.assert_allclose(found, expected, rtol=1e-4)
 
 
 # --- the constants ----------------------------------------------------------------------------------
