@@ -8,8 +8,8 @@ The paper's figure has no numbers, and the paper does not state the text, its le
 it lacks is measured too: the partial drop, which is ours, with the same weights.
 
 The command also writes prefix_spread.png and .csv: by layer the prefix spread of the attention's inputs, which theorem
-3.4 bounds without positions if it is small in the first layer. On text it is not, so that a second panel shows the same
-text after its embeddings were moved towards one of them, until they were a thousandth as far from it.
+3.4 bounds without positions if it is small in the first layer. It is not small on text, so a second panel shows the same
+text with all embeddings moved towards one of them, to a thousandth of their distance.
 
 | size  | model                        | rows × tokens |
 |-------|------------------------------|---------------|
@@ -19,7 +19,7 @@ text after its embeddings were moved towards one of them, until they were a thou
 
 Parameters: as above, at their initialisation, the same for every embedding. Nothing is trained. FLOPs: for each seed
 and embedding, three forward passes over the rows' tokens, and the attention of each layer with its gradient. `paper`
-takes 6.6 GB of memory and, for three seeds, 4.3 minutes of one CPU core. Numbers to expect: docs/results/figures.md.
+takes 10.8 GB of memory and, for three seeds, 4 minutes of one CPU core. Numbers to expect: docs/results/figures.md.
 """
 
 import sys
@@ -135,7 +135,7 @@ def draw(given: Namespace) -> None:
     check(0 <= layer < size.model.num_layers, f"--layers has {layer}; the model's are 0 to {size.model.num_layers - 1}")
   norms, spreads = measure(size, layers, given.seeds, given.tokenizer)
   caption = (
-    f"{count_parameters(size.model) / 1e6:.0f}M parameters at initialisation; {size.rows} × {size.length:,} tokens of "
+    f"{count_parameters(size.model) / 1e6:.0f}M parameters, not trained; {size.rows} × {size.length:,} tokens of "
     f"Python's prose; seeds: {len(given.seeds)}."
   )
   where = ("embedding", "seed", "layer")
