@@ -8,8 +8,8 @@ The paper's figure has no numbers, and the paper does not state the text, its le
 it lacks is measured too: the partial drop, which is ours, with the same weights.
 
 The command also writes prefix_spread.png and .csv: by layer the prefix spread of the attention's inputs, which theorem
-3.4 bounds without positions if it is small in the first layer. It is not small on text, so a second panel shows the same
-text with all embeddings moved towards one of them, to a thousandth of their distance.
+3.4 bounds without positions if it is small in the first layer. It is not small on text, so a second panel shows the
+same text with all embeddings moved towards one of them, to a thousandth of their distance.
 
 | size  | model                        | rows × tokens |
 |-------|------------------------------|---------------|
@@ -87,7 +87,8 @@ def measure(size: Size, layers: Sequence[int], seeds: Sequence[int], tokenizer: 
   models = {"RoPE": rope, "NoPE": drop(rope), "partial drop": PartialDrop(turns=1.0).apply(rope, size.context)}
   tokens = jnp.asarray(text_rows(load_tokenizer(tokenizer), size.rows, size.length, rope.vocab_size))
   c_CTT = np.stack([weights(size.length) for weights in BIASES.values()])
-  norms, spreads = [], []
+  norms: list[Value] = []
+  spreads: list[Value] = []
   for seed in seeds:
     params = init_params(rope, jax.random.key(seed))
     for embedding, model in models.items():

@@ -110,9 +110,9 @@ def draw(given: Namespace) -> None:
     f"YaRN less RoPE: {moved.mean():+.2f}{spread}; bars and ±: standard error over prompts."
   )
   save(figure, caption, given, "semantic_head")
-  header = ("model", "layer", "head", "token", "weight", "standard_error")
-  write_csv(given.out / "semantic_head.csv", header, rows)
-  header = ("model", "layer", "head", "weight", "standard_error", "change", "standard_error_of_change")
+  where, how_much = ("model", "layer", "head"), ("weight", "standard_error")
+  write_csv(given.out / "semantic_head.csv", (*where, "token", *how_much), rows)
+  header = (*where, *how_much, "change", "standard_error_of_change")
   write_csv(given.out / "semantic_head_all.csv", header, of_all_heads(compared, found))
 
 
