@@ -145,9 +145,31 @@ def prefix_spread(x_BTD: Array) -> Array:
 
   All T x T distances are materialised, so it is for short texts.
   """
+  x_BTD = x_BTD - x_BTD.mean(1, keepdims=True)  # then no norm exceeds Delta, and the squares below cancel harmlessly
   means_BTD = prefix_means(x_BTD)
-  distances_BTT = jnp.linalg.norm(means_BTD[:, :, None] - x_BTD[:, None], axis=-1)
-  return jnp.where(np.tri(x_BTD.shape[1], dtype=bool), distances_BTT, 0).max((1, 2))
+  products_BTT = jnp.einsum("BTD,BSD->BTS", means_BTD, x_BTD, precision="highest")
+  squares_BTT = (means_BTD**2).sum(-1)[:, :, None] + (x_BTD**2).sum(-1)[:, None] - 2 * products_BTT
+  return jnp.sqrt(jnp.where(np.tri(x_BTD.shape[1], dtype=bool), squares_BTT, 0).max((1, 2)))
+
+
+def prefix_spreads(
+  params: Params, config: ModelConfig, tokens_BT: Array, layers: Sequence[int] | None = None
+) -> np.ndarray:
+  """Delta_h of each layer, float32 (L, B): the prefix spread of h, the residual divided by its root mean square.
+
+  That is the input of the layer's attention if the norm's scale is 1, as at initialisation. |h| is sqrt(D), so that no
+  spread exceeds 2 sqrt(D).
+
+  Args:
+    layers: which layers, in this order; None: all.
+  """
+  chosen = tuple(range(config.num_layers) if layers is None else layers)
+  return np.stack([_spread_of_directions(x, config.norm_eps) for x in _residuals(params, config, tokens_BT, chosen)])
+
+
+@jax.jit
+def _spread_of_directions(x_BTD: Array, eps: float) -> Array:
+  return prefix_spread(x_BTD * jax.lax.rsqrt((x_BTD**2).mean(-1, keepdims=True) + eps))
 
 
 # --- heads (section 4) -------------------------------------------------------------------------

@@ -10,6 +10,7 @@ The lemmas leave open what a layer consists of beside its attention. For the dec
   of x. r is what the paper's "with high probability" leaves open, and it is measured here.
 """
 
+import dataclasses
 import functools
 from typing import NamedTuple
 
@@ -27,6 +28,7 @@ from drope_jax.theory import (
   positional_bias,
   prefix_means,
   prefix_spread,
+  prefix_spreads,
   previous_token_weights,
   projection_gradients,
 )
@@ -125,6 +127,15 @@ def test_the_decoder_written_out_is_the_model():
   np.testing.assert_allclose(taps["residual"], np.stack(entering), atol=1e-4)
   found = np.stack([heads(block, x / rms(x))[1] for block, x in zip(layers, entering, strict=True)])
   np.testing.assert_allclose(taps["weights"], found, atol=1e-5)
+
+
+def test_the_spreads_of_a_model_are_those_of_its_normalised_residuals():
+  model = dataclasses.replace(NOPE, num_layers=2)
+  params, tokens = random_params(model), random_tokens(2, 12)
+  with jax.disable_jit():
+    (found,) = prefix_spreads(params, model, tokens, layers=(1,))
+  _, entering = residuals(blocks(params, model), np.asarray(params["embedding"], np.float64)[tokens])
+  np.testing.assert_allclose(found, [spread(row[None] / rms(row[None])) for row in entering], rtol=1e-4)
 
 
 # --- the constants ----------------------------------------------------------------------------------

@@ -5,7 +5,8 @@ writes semantic_head.png and .csv: how much attention the last token of a prompt
 it asks for, in the model as it was trained and under YaRN with extension 2. The head is the one that gives the needle
 the most attention in the model as it was trained, on average over the samples. The paper shows one head and one prompt,
 in which YaRN moves much of the weight to other tokens. Added here are the mean over many prompts, with its standard
-error, and the same for the model without its embedding, recalibrated (`--dropped`) or not.
+error, and the same for the model without its embedding, recalibrated (`--dropped`) or not. semantic_head_all.csv has
+every head's attention to the whole needle, and its difference from the same head of the model as it was trained.
 
 RUN is the workdir of any run, or an imported model (`python -m experiments.fetch_smollm2`). Nothing is trained.
 Parameters are those of the model; FLOPs are three forward passes over `samples` × `length` tokens. Numbers to expect:
@@ -15,6 +16,7 @@ docs/results/figures.md.
 import sys
 from argparse import Namespace
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -62,15 +64,26 @@ def needle_weights(one: Shown, tokens_NT: np.ndarray, places_Nn: np.ndarray) -> 
   return np.stack(found, axis=1)
 
 
+def of_all_heads(compared: Sequence[Shown], weights_LNHn: Sequence[np.ndarray]) -> list[tuple[Any, ...]]:
+  """(model, layer, head, weight on the needle, its error, change from the first model, its error) of every head."""
+  of_needle = [weights.sum(-1).swapaxes(0, 1) for weights in weights_LNHn]  # (N, L, H) each
+  rows: list[tuple[Any, ...]] = []
+  for one, of_NLH in zip(compared, of_needle, strict=True):
+    moved_NLH = of_NLH - of_needle[0]
+    columns = (of_NLH.mean(0), standard_error(of_NLH), moved_NLH.mean(0), standard_error(moved_NLH))
+    rows += [(one.label, *at, *(column[at] for column in columns)) for at in np.ndindex(of_NLH.shape[1:])]
+  return rows
+
+
 @styled
 def draw(given: Namespace) -> None:
   compared = shown(given)
   lines = text_lines(load_tokenizer(str(given.checkpoint)), given.length)
   tokens, places = prompts(lines, given.samples, given.length)
   figure, (axis,) = panels(1, width=5.6, height=3.8)
+  found = [needle_weights(one, tokens, places) for one in compared]  # (L, N, H, n) each
   rows, head, sums = [], None, []
-  for number, one in enumerate(compared):
-    weights = needle_weights(one, tokens, places)  # (L, N, H, n)
+  for number, (one, weights) in enumerate(zip(compared, found, strict=True)):
     if head is None or one.loaded is not compared[0].loaded:  # YaRN is shown on the head chosen under RoPE
       mass = weights.sum(-1).mean(1)
       layer, index = np.unravel_index(mass.argmax(), mass.shape)
@@ -97,8 +110,10 @@ def draw(given: Namespace) -> None:
     f"YaRN less RoPE: {moved.mean():+.2f}{spread}; bars and ±: standard error over prompts."
   )
   save(figure, caption, given, "semantic_head")
-  header = ("model", "layer", "head", "token", "weight", "standard_error")
-  write_csv(given.out / "semantic_head.csv", header, rows)
+  where, how_much = ("model", "layer", "head"), ("weight", "standard_error")
+  write_csv(given.out / "semantic_head.csv", (*where, "token", *how_much), rows)
+  header = (*where, *how_much, "change", "standard_error_of_change")
+  write_csv(given.out / "semantic_head_all.csv", header, of_all_heads(compared, found))
 
 
 def _parser() -> cli.Parser:

@@ -103,6 +103,9 @@ def test_table_10_searches_for_the_factors_of_its_row(tmp_path):
   assert contents(workdir) == before
 
 
+DRAWN = ("positional_head", "semantic_head", "bias_gradients", "prefix_spread")
+
+
 @pytest.mark.slow
 def test_figures_of_a_run_are_drawn(tmp_path):
   """Of a model with RoPE, and the same model dropped."""
@@ -115,8 +118,9 @@ def test_figures_of_a_run_are_drawn(tmp_path):
   assert fig8.main([*runs, "--length=512", "--samples=3"]) == 0
   assert fig4_bias_gradients.main([f"--out={tmp_path / 'figures'}", "--layers", "0", "3", "--seeds", "0"]) == 0
   assert {path.name for path in (tmp_path / "figures").iterdir()} == {
-    *(f"{name}.{kind}" for name in ("positional_head", "semantic_head", "bias_gradients") for kind in ("png", "csv")),
+    *(f"{name}.{kind}" for name in DRAWN for kind in ("png", "csv")),
     "positional_head_by_distance.csv",
+    "semantic_head_all.csv",
   }
   with (tmp_path / "figures" / "positional_head_by_distance.csv").open() as file:
     rows = list(csv.DictReader(file))
@@ -127,3 +131,20 @@ def test_figures_of_a_run_are_drawn(tmp_path):
   for bias in fig4_bias_gradients.BIASES:  # figure 4's claim: RoPE above, and more so in the last layer
     gap = [norms[bias, "RoPE", layer] / norms[bias, "NoPE", layer] for layer in ("0", "3")]
     assert 1 < gap[0] < gap[1]
+  with (tmp_path / "figures" / "semantic_head.csv").open() as file:
+    tokens = list(csv.DictReader(file))
+  with (tmp_path / "figures" / "semantic_head_all.csv").open() as file:
+    of_all = {(row["model"], row["layer"], row["head"]): row for row in csv.DictReader(file)}
+  assert len(of_all) == 3 * model.num_layers * model.num_heads
+  for label in {row["model"] for row in tokens}:
+    ((layer, head),) = {(row["layer"], row["head"]) for row in tokens if row["model"] == label}
+    drawn = sum(float(row["weight"]) for row in tokens if row["model"] == label)
+    one, trained = of_all[label, layer, head], of_all["RoPE, as trained", layer, head]
+    assert float(one["weight"]) == pytest.approx(drawn, rel=1e-4)
+    assert float(one["change"]) == pytest.approx(float(one["weight"]) - float(trained["weight"]), abs=1e-6)
+  with (tmp_path / "figures" / "prefix_spread.csv").open() as file:
+    spreads = {(row["text"], row["embedding"], row["layer"]): float(row["spread"]) for row in csv.DictReader(file)}
+  text, nearly_equal = fig4_bias_gradients.TEXTS
+  for embedding in fig4_bias_gradients.LOOKS:  # Delta / sqrt(d) is 2 at most; the theorem is about small ones
+    for layer in ("0", "3"):
+      assert 0 < spreads[nearly_equal, embedding, layer] < 0.01 < 0.5 < spreads[text, embedding, layer] <= 2
