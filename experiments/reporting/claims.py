@@ -274,7 +274,7 @@ OURS = (
     (_less("recalibration_hybrid", TAUGHT, CONTROL, 1, MARGIN),),
   ),
   Claim(
-    "At equal FLOPs too, a full turn with a teacher costs less than 0.02 nats in context, and no more than one without.",
+    "At equal FLOPs too, a full turn with a teacher costs less than 0.02 nats in context, and no more than without.",
     "",
     (
       _less("recalibration_hybrid", TAUGHT, ("control_flops", "rope"), 1, MARGIN),
