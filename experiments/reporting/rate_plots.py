@@ -25,7 +25,7 @@ def rate_lines(summary: Summary) -> dict[Row, Line]:
   for rows in _sweeps(summary):
     line = {rate: point for rate, row in rows.items() if (point := _loss(summary, row)) is not None}
     if len(line) > 1:
-      found[next(iter(rows.values()))] = line
+      found[min(rows.values(), key=summary.rows.index)] = line
   return found
 
 
