@@ -25,8 +25,8 @@ ABOUT = """\
 Every figure here comes from the command beside it, with its seeds and hardware. What is not here has not been measured.
 The tables above and those of the studies' pages are generated from the figures in data/. The text that introduces a
 page is written by a person, and so are verdicts on pictures, which are marked as judged. The minutes per seed on a page
-of size mini are those of one of two studies that shared two cores, with pauses; alone they take fewer, as the docstrings
-of the studies say.
+of size mini are those of one of two studies that shared two cores, with pauses; alone it takes fewer, see the table in
+the study's docstring.
 `experiments/configs/pretrain.py` and `recalibrate.py`, the paper's own sizes, have not been run."""
 
 PRIZE = """\

@@ -35,6 +35,7 @@ SHARE = 0.05  # of needles, likewise
 CONTROL, YARN, NTK, CROP = ("control", "rope"), ("control", "yarn"), ("control", "ntk"), ("control", "crop")
 DROPPED, FITTED, NOPE = ("drop", "nope"), ("drop", "drope"), ("nope", "nope")
 PARTIAL, HALF, TWICE = ("turns_1", "rope"), ("turns_0.5", "rope"), ("turns_2", "rope")
+TAUGHT = ("turns_1_taught", "rope")
 SMALL = "partial_drop_small"
 BASE = "theta_1e5"  # what the runs of partial_drop_rule begin with
 
@@ -270,7 +271,15 @@ OURS = (
     "With a teacher a full turn costs less than 0.02 nats in context, against RoPE continued without one on the same "
     "tokens.",
     "",
-    (_less("recalibration_hybrid", ("turns_1_taught", "rope"), CONTROL, 1, MARGIN),),
+    (_less("recalibration_hybrid", TAUGHT, CONTROL, 1, MARGIN),),
+  ),
+  Claim(
+    "At equal FLOPs too, a full turn with a teacher costs less than 0.02 nats in context, and no more than one without.",
+    "",
+    (
+      _less("recalibration_hybrid", TAUGHT, ("control_flops", "rope"), 1, MARGIN),
+      _less("recalibration_hybrid", TAUGHT, ("turns_1_flops", "rope"), 1),
+    ),
   ),
   Claim(
     "Kept from half a turn on (the threshold that looked best in those runs), it costs less than 0.02 nats in context "
