@@ -35,7 +35,8 @@ def dots_of(axes, label):
   """The value across and the height of the dot, and of the ends of its bar, for the row with this label."""
   labels = [text.get_text() for text in axes.get_yticklabels()]
   height = axes.get_yticks()[labels.index(label)]
-  values = [line.get_xdata()[0] for line in axes.lines if len(line.get_xdata()) == 1 and line.get_ydata()[0] == height]
+  dots = [line for line in axes.lines if line.get_marker() not in "|_"]  # which are the caps of bars
+  values = [line.get_xdata()[0] for line in dots if line.get_ydata()[0] == height]
   (bar,) = (part for one in axes.collections for part in one.get_segments() if part[0, 1] == part[1, 1] == height)
   return values, bar[:, 0]
 
