@@ -34,7 +34,10 @@ def draw_rates(summary: Summary) -> Canvas | None:
   lines = rate_lines(summary)
   if not lines:
     return None
-  names = {row: sweep_label([one.label for one in rows.values()]) for rows in _sweeps(summary) for row in rows.values()}
+  names = {}
+  for rows in _sweeps(summary):
+    in_order = [row for row in summary.rows if row in rows.values()]
+    names[in_order[0]] = sweep_label([row.label for row in in_order])
   across = {row: point for row in _single_controls(summary, lines) if (point := _loss(summary, row)) is not None}
   styles = looks_of([row for row in summary.rows if row in lines or row in across], kinds_drawn(summary))
   rates = sorted({rate for line in lines.values() for rate in line})
@@ -62,7 +65,7 @@ def draw_rates(summary: Summary) -> Canvas | None:
 
 
 def sweep_label(labels: Sequence[str]) -> str:
-  """What the labels of a sweep share at their beginning and end, in whole words; without either, the first label."""
+  """The beginning and the end that the labels of a sweep share, in whole words; without a beginning, the first."""
   start = _shared_start(labels)
   if any(re.match(r"[\w.]", label[len(start) :]) for label in labels):
     start = re.sub(r"[\w.]*$", "", start)
@@ -71,8 +74,9 @@ def sweep_label(labels: Sequence[str]) -> str:
   if any(re.search(r"[\w.]$", text.removesuffix(end)) for text in rest):
     end = re.sub(r"^[\w.]*", "", end)
   start, end = start.rstrip(" ,×"), end.strip()
-  between = ", " if start and re.match(r"\w", end) else ""
-  return start + between + end or labels[0]
+  if not start:
+    return labels[0]
+  return start + (", " if re.match(r"\w", end) else "") + end
 
 
 def _shared_start(texts: Sequence[str]) -> str:

@@ -73,6 +73,7 @@ def test_a_page_says_that_controls_have_the_same_rate_only_where_they_do(summary
     (["DroPE, β = 1", "DroPE, rate × 0.3, β = 1"], "DroPE, β = 1"),
     (["rate × 0.1, β = 1", "rate × 0.2, β = 1"], "rate, β = 1"),
     (["slow", "fast"], "slow"),
+    (["dropped, β = 1", "rate × 2, β = 1"], "dropped, β = 1"),
   ],
 )
 def test_the_name_of_a_sweep_is_what_its_labels_share(labels, shared):
