@@ -117,7 +117,7 @@ def _compose(records: Records, drawn: set[Picture]) -> list[Part]:
   about = [ABOUT_TABLES, f"One seed of training. {plain(records.spread)}".rstrip() if records.trained else ""]
   return [
     f"# {plain(records.title)}",
-    *([plots.SUMMARY.markdown] if plots.SUMMARY in drawn else []),
+    *([summary.markdown] if (summary := plots.of_summary(records)) in drawn else []),
     *(["## What is compared"] if study else []),
     *([BACKGROUND] if study else []),
     *([rows] if rows else []),

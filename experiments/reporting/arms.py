@@ -1,8 +1,11 @@
 """What the arms of a study are according to their configs: controls, drops, other transitions, runs from scratch."""
 
+import dataclasses
 import re
 from collections.abc import Iterable
+from pathlib import Path
 
+from drope_jax.config import TrainConfig
 from drope_jax.evaluate.methods import METHODS, allowed_methods, is_as_trained
 from drope_jax.markdown import code, plain
 from drope_jax.transitions import PartialDrop, Transition
@@ -34,17 +37,20 @@ def is_from_scratch(run: Run) -> bool:
 
 
 def control_of(records: Records, run: Run) -> Run | None:
-  """The run that started from the same weights and kept the embedding; of several, one with as many steps.
+  """The run that started from the same weights and kept the embedding.
 
-  A control may be its own control. A run from scratch has one only in a study without any run that kept its embedding:
-  the first run from scratch (`base_of`).
+  Of several it is the first with as many steps, and among these with the same peak learning rate. A control with as
+  many steps as an earlier one is compared with that at any rate; the first is its own control. A run from scratch has
+  one only in a study without any run that kept its embedding: the first run from scratch (`base_of`).
   """
   controls = [one for one in records.runs.values() if is_control(one)]
   if not controls and is_from_scratch(run):
     return base_of(records)
   start = _start(run)
   controls = [one for one in controls if start is not None and _start(one) == start]
-  return next((one for one in controls if _steps(one) == _steps(run)), next(iter(controls), None))
+  alike = [one for one in controls if _steps(one) == _steps(run)]
+  at_rate = next((one for one in alike if peak_rate(one) == peak_rate(run)), run)
+  return at_rate if at_rate is not run else next(iter(alike or controls), None)
 
 
 def base_of(records: Records, label: str | None = None) -> Run | None:
@@ -85,6 +91,35 @@ def _start(run: Run) -> tuple[str | int | None, ...] | None:
 
 def _steps(run: Run) -> int:
   return 0 if run.config is None else run.config.steps
+
+
+def peak_rate(run: Run) -> float | None:
+  """The peak learning rate; None for a run that was not trained."""
+  return None if run.config is None else run.config.optim.peak_lr
+
+
+def rate_sweeps(records: Records) -> list[dict[str, float]]:
+  """Runs whose configs differ in the peak learning rate alone: by run, its rate; of at least two rates each."""
+  sweeps: list[tuple[TrainConfig, dict[str, float]]] = []
+  for name, run in records.runs.items():
+    if run.config is None:
+      continue
+    rate, config = run.config.optim.peak_lr, _without_rate(run.config)
+    found = next((sweep for other, sweep in sweeps if other == config), None)
+    if found is None:
+      sweeps.append((config, {name: rate}))
+    else:
+      found[name] = rate
+  return [sweep for _, sweep in sweeps if len(set(sweep.values())) > 1]
+
+
+def _without_rate(config: TrainConfig) -> TrainConfig:
+  """At a rate of 1, with file names for paths: a run that several studies share has those of the first."""
+  data, init = config.data, config.init
+  data = dataclasses.replace(data, directory=Path(data.directory).name, tokenizer=Path(data.tokenizer).name)
+  if init is not None and init.source is not None:
+    init = dataclasses.replace(init, checkpoint=init.source)
+  return dataclasses.replace(config, optim=dataclasses.replace(config.optim, peak_lr=1.0), data=data, init=init)
 
 
 def last_runs(records: Records) -> dict[str, Arm]:

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import matplotlib
 
@@ -91,13 +91,13 @@ def plain_ticks(axis: Any, values: Sequence[float]) -> None:
   axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.6g}" if value < 1e6 else f"{value:,.0f}"))
 
 
-def log_axis(axes: Axes, values: Sequence[float]) -> None:
-  """A log y axis around positive values, with ticks even in a narrow range."""
+def log_axis(axes: Axes, values: Sequence[float], name: Literal["x", "y"] = "y") -> None:
+  """A log axis around positive values, with ticks even in a narrow range."""
   low, high = math.log(min(values)), math.log(max(values))
   margin = max(0.06 * (high - low), 0.03)
-  axes.set_yscale("log")
-  axes.set_ylim(math.exp(low - margin), math.exp(high + margin))
-  plain_ticks(axes.yaxis, log_ticks(*axes.get_ylim()))
+  limits = math.exp(low - margin), math.exp(high + margin)
+  axes.set(**{f"{name}scale": "log", f"{name}lim": limits})
+  plain_ticks(axes.xaxis if name == "x" else axes.yaxis, log_ticks(*limits))
 
 
 def length_axis(axes: Axes, records: Lengths, contexts: Sequence[int]) -> None:
@@ -125,11 +125,14 @@ def mark_context(axes: Axes, records: Lengths) -> None:
     axes.axvline(records.train_context, color="#777777", linestyle="--", linewidth=1, zorder=1)
 
 
-def error_bars(axes: Axes, x: Sequence[float] | np.ndarray, y: np.ndarray, ends: np.ndarray, color: str) -> None:
-  """Bars between `ends` (N, 2), the lower and upper end of each interval; NaN: no bar."""
-  known = np.isfinite(ends).all(axis=1)
+def error_bars(
+  axes: Axes, x: Sequence[float] | np.ndarray, y: np.ndarray, ends: np.ndarray, color: str, *, across: bool = False
+) -> None:
+  """Bars between `ends` (N, 2), the lower and upper end of each interval; NaN: no bar. `across`: of x, not of y."""
+  known, x = np.isfinite(ends).all(axis=1), np.asarray(x)
   if known.any():
-    spread = np.abs(ends[known].T - y[known])
+    spread = np.abs(ends[known].T - (x if across else y)[known])
     axes.errorbar(
-      np.asarray(x)[known], y[known], spread, fmt="none", ecolor=color, elinewidth=1, capsize=2, alpha=0.5, zorder=2
-    )
+      x[known], y[known], **{"xerr" if across else "yerr": spread}, fmt="none", ecolor=color, elinewidth=1, capsize=2,
+      alpha=0.5, zorder=2,
+    )  # fmt: skip

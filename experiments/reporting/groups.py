@@ -36,12 +36,20 @@ def groups_of(summary: Summary) -> list[Group]:
   return [_group(summary, part) for part in parts]
 
 
+def whole(summary: Summary) -> Group:
+  """All rows, for a picture that names each at its place: their looks are those of the groups, and may repeat."""
+  looks: dict[Row, Look] = {}
+  for group in groups_of(summary):
+    looks = {**group.looks, **looks}
+  return Group(summary.rows, looks)
+
+
 def _group(summary: Summary, rows: Sequence[Row]) -> Group:
   shown = _with_controls(summary, rows)
-  return Group(tuple(shown), looks_of(shown, _kinds_drawn(summary)))
+  return Group(tuple(shown), looks_of(shown, kinds_drawn(summary)))
 
 
-def _kinds_drawn(summary: Summary) -> dict[str, str]:
+def kinds_drawn(summary: Summary) -> dict[str, str]:
   """By run, its kind; of every kind but the control the first run alone has it, so that its look means one thing."""
   firsts: dict[str, str] = {}
   for row in summary.rows:

@@ -26,6 +26,7 @@ from experiments.reporting.axes import (
   mark_context,
   plain_ticks,
 )
+from experiments.reporting.dots import Dots, at_one_length, draw_dots, draw_panel, length_in_words
 from experiments.reporting.looks import INK, looks
 from experiments.reporting.records import Records
 from experiments.reporting.tables import is_text, longest_with, parts, show_at, start_of
@@ -35,16 +36,24 @@ TITLE_CHARACTERS = 10  # per inch of a panel, in bold of 10 points
 
 
 def plot_summary(records: Records) -> Canvas | None:
-  """The main metric of every task by length: one panel per task, one line per row."""
-  tasks = records.tasks
+  """The main metric of every task by length: one panel per task, one line per row.
+
+  A task with one length has a dot per row instead.
+  """
+  tasks, styles = records.tasks, looks(records)
   if not tasks:
     return None
+  if all(at_one_length(records, task) for task in tasks):
+    return draw_dots([_dots(records, task) for task in tasks], records.rows, styles)
   columns = min(COLUMNS, len(tasks))
   lines = -(-len(tasks) // columns)
   canvas, panels = plt.subplots(lines, columns, figsize=(max(5.0 * columns, 6), 4.2 * lines), squeeze=False)
   drawn: dict[Row, Line2D] = {}
   for axes, task in zip(panels.flat, tasks, strict=False):
-    drawn |= _draw_by_length(axes, records, task)
+    if at_one_length(records, task):
+      drawn |= draw_panel(axes, _dots(records, task), records.rows, styles)
+    else:
+      drawn |= _draw_by_length(axes, records, task)
   for axes in panels.flat[len(tasks) :]:
     axes.axis("off")
   rows = [row for row in records.rows if row in drawn]
@@ -56,24 +65,49 @@ def plot_summary(records: Records) -> Canvas | None:
   return canvas
 
 
+def _main(records: Records, row: Row, task: str, contexts: list[int]) -> dict[int, Figure]:
+  """A row's main figure of a task by length, where it was measured."""
+  metric = records.metrics(task)[0]
+  return {c: figure for c in contexts if (figure := records.figure(row, task, c, (metric, None, None)))}
+
+
+def _as_perplexity(records: Records, task: str) -> bool:
+  return records.metrics(task)[0] == LOSS and is_text(records, task)
+
+
+def _title(records: Records, task: str) -> str:
+  """The main metric of a task, and which values of it are better."""
+  metric, contexts = records.metrics(task)[0], records.contexts(task)
+  better = [one.better for row in records.rows for one in _main(records, row, task, contexts).values() if one.better]
+  name = "perplexity" if _as_perplexity(records, task) else metric if task == metric else f"{task}: {metric}"
+  return name + (f" ({better[0]} is better)" if better else "")
+
+
+def _dots(records: Records, task: str) -> Dots:
+  points, as_perplexity = {}, _as_perplexity(records, task)
+  for row in records.rows:
+    for figure in _main(records, row, task, records.contexts(task)).values():
+      values, ends = _values([figure], as_perplexity)
+      points[row] = (float(values[0]), float(ends[0, 0]), float(ends[0, 1]))
+  return Dots(_title(records, task), points, length_in_words(records, task), as_perplexity)
+
+
 def _draw_by_length(axes: Axes, records: Records, task: str) -> dict[Row, Line2D]:
   """Draws a task's main metric; returns the line of each row."""
-  contexts, metric, styles = records.contexts(task), records.metrics(task)[0], looks(records)
-  as_perplexity = metric == LOSS and is_text(records, task)
+  contexts, styles = records.contexts(task), looks(records)
+  as_perplexity = _as_perplexity(records, task)
   drawn: dict[Row, Line2D] = {}
-  better, every = None, []
+  every: list[float] = []
   for index, row in enumerate(records.rows):
-    found = {c: figure for c in contexts if (figure := records.figure(row, task, c, (metric, None, None)))}
+    found = _main(records, row, task, contexts)
     if not found:
       continue
     values, ends = _values(list(found.values()), as_perplexity)
     (drawn[row],) = axes.plot(list(found), values, **styles[row].line)
     beside = 2 ** (0.03 * (index - (len(records.rows) - 1) / 2))  # so that the bars of equal values do not overlap
     error_bars(axes, np.array(list(found)) * beside, values, ends, styles[row].color)
-    better = next(iter(found.values())).better
     every += [*values, *ends[np.isfinite(ends)]]
-  name = "perplexity" if as_perplexity else metric if task == metric else f"{task}: {metric}"
-  axes.set_title(name + (f" ({better} is better)" if better else ""))
+  axes.set_title(_title(records, task))
   if as_perplexity:
     log_axis(axes, every)
   elif every and min(every) >= 0 and max(every) <= 1:

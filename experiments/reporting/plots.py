@@ -7,11 +7,11 @@ from matplotlib.figure import Figure as Canvas
 
 from experiments.reporting import measured_plots, training_plots
 from experiments.reporting.axes import STYLE
+from experiments.reporting.dots import about_lengths, at_one_length
 from experiments.reporting.records import Records
 from experiments.reporting.tables import divisions
 from experiments.reporting.writing import Picture, file_name, save
 
-SUMMARY = Picture("summary.png", "All tasks by length. Shaded: the training context. Bars: 95 % intervals.")
 LOSS = Picture(
   "loss.png",
   "Training loss of every arm, smoothed; points: the held-out loss in context. Vertical line: where the positional "
@@ -39,13 +39,18 @@ FREQUENCIES = Picture(
   "factors slow the rotation down, 0 is no rotation.",
 )
 _PLOTS = {
-  SUMMARY: measured_plots.plot_summary,
   LOSS: training_plots.plot_loss,
   RECOVERY: training_plots.plot_recovery,
   TOKENS: training_plots.plot_tokens,
   HELDOUT: training_plots.plot_heldout,
   FREQUENCIES: measured_plots.plot_frequencies,
 }
+
+
+def of_summary(records: Records) -> Picture:
+  """All tasks by length."""
+  shaded = "" if all(at_one_length(records, task) for task in records.tasks) else " Shaded: the training context."
+  return Picture("summary.png", f"{about_lengths(records)}{shaded} Bars: 95 % intervals.")
 
 
 def of_parts(task: str, by: str) -> Picture:
@@ -72,6 +77,7 @@ def draw_all(records: Records, formats: Sequence[str] = ("png",)) -> set[Picture
 
 
 def _canvases(records: Records) -> Iterator[tuple[Picture, Canvas | None]]:
+  yield of_summary(records), measured_plots.plot_summary(records)
   for picture, plot in _PLOTS.items():
     yield picture, plot(records)
   for task in records.tasks:

@@ -1,4 +1,4 @@
-"""Pictures over seeds: every task by length, and curves of the held-out loss with bands."""
+"""Pictures over seeds: every task by length, or by row where it has one, and curves of the held-out loss with bands."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -21,25 +21,36 @@ from experiments.reporting.axes import (
   log_axis,
   token_axis,
 )
-from experiments.reporting.groups import Group, groups_of
+from experiments.reporting.dots import Dots, Point, at_one_length, draw_dots, draw_panel, length_in_words
+from experiments.reporting.groups import Group, groups_of, whole
 from experiments.reporting.looks import Look, looks_of
 from experiments.reporting.seed_curves import recovery, token_gap
-from experiments.reporting.spread import Spread, spread
+from experiments.reporting.spread import Spread, over_seeds, spread, within_sd
 from experiments.reporting.summary import TOKENS, Summary
 
 COLUMNS = 3  # panels beside each other
 
 
+def lengths_groups(summary: Summary) -> list[Group]:
+  """The rows of each picture of all tasks: one picture is enough where no task has a second length."""
+  return [whole(summary)] if _without_lengths(summary) else groups_of(summary)
+
+
 def draw_lengths(summary: Summary, group: Group) -> Canvas:
   """The main metric of every task by length; bars: standard deviation over seeds, or interval over samples."""
   tasks, rows = summary.tasks, group.rows
+  if _without_lengths(summary):
+    return draw_dots([_dots(summary, group, task) for task in tasks], rows, group.looks)
   columns = min(COLUMNS, len(tasks))
   lines = -(-len(tasks) // columns)
   with plt.rc_context(STYLE):
     canvas, panels = plt.subplots(lines, columns, figsize=(max(4.6 * columns, 6), 3.8 * lines), squeeze=False)
     drawn: dict[Row, Line2D] = {}
     for axes, task in zip(panels.flat, tasks, strict=False):
-      drawn |= _draw_task(axes, summary, group, task)
+      if at_one_length(summary, task):
+        drawn |= draw_panel(axes, _dots(summary, group, task), rows, group.looks)
+      else:
+        drawn |= _draw_task(axes, summary, group, task)
     for axes in panels.flat[len(tasks) :]:
       axes.axis("off")
     canvas.tight_layout()
@@ -48,22 +59,39 @@ def draw_lengths(summary: Summary, group: Group) -> Canvas:
   return canvas
 
 
+def _without_lengths(summary: Summary) -> bool:
+  return all(at_one_length(summary, task) for task in summary.tasks)
+
+
+def _dots(summary: Summary, group: Group, task: str) -> Dots:
+  (context,) = summary.contexts(task)
+  points = {row: point for row in group.rows if (point := _point(summary, row, task, context)) is not None}
+  return Dots(_title(summary, task), points, length_in_words(summary, task), _as_perplexity(summary, task))
+
+
+def _as_perplexity(summary: Summary, task: str) -> bool:
+  return summary.metrics(task)[0] == LOSS and BITS_PER_BYTE in summary.metrics(task)
+
+
+def _title(summary: Summary, task: str) -> str:
+  metric = summary.metrics(task)[0]
+  return "perplexity" if _as_perplexity(summary, task) else metric if metric == task else f"{task}: {metric}"
+
+
 def _draw_task(axes: Axes, summary: Summary, group: Group, task: str) -> dict[Row, Line2D]:
-  contexts, metric, styles = summary.contexts(task), summary.metrics(task)[0], group.looks
-  as_perplexity = metric == LOSS and BITS_PER_BYTE in summary.metrics(task)
+  contexts, styles = summary.contexts(task), group.looks
   drawn, every = {}, []
   for index, row in enumerate(group.rows):
-    lengths = [context for context in contexts if summary.at(row, task, context, metric)]
-    if not lengths:
+    found = {at: point for at in contexts if (point := _point(summary, row, task, at)) is not None}
+    if not found:
       continue
-    points = np.array([_point(summary, row, task, context, metric) for context in lengths])
-    points = np.exp(points) if as_perplexity else points
+    lengths, points = list(found), np.array(list(found.values()))
     (drawn[row],) = axes.plot(lengths, points[:, 0], **styles[row].line)
     beside = 2 ** (0.04 * (index - (len(group.rows) - 1) / 2))  # so that the bars of equal values do not overlap
     error_bars(axes, np.array(lengths) * beside, points[:, 0], points[:, 1:], styles[row].color)
     every += [float(value) for value in points.flat if np.isfinite(value)]
-  axes.set_title("perplexity" if as_perplexity else metric if metric == task else f"{task}: {metric}")
-  if as_perplexity:
+  axes.set_title(_title(summary, task))
+  if _as_perplexity(summary, task):
     log_axis(axes, every)
   elif every and min(every) >= -0.5 and max(every) <= 1.5:  # a share, whose interval may leave 0 to 1
     axes.set_ylim(-0.04, 1.04)
@@ -72,14 +100,15 @@ def _draw_task(axes: Axes, summary: Summary, group: Group, task: str) -> dict[Ro
   return drawn
 
 
-def _point(summary: Summary, row: Row, task: str, context: int, metric: str) -> tuple[float, float, float]:
-  """A value and the ends of its bar; NaN: no bar."""
-  figures = summary.at(row, task, context, metric) or ()
-  found = spread([figure.value for figure in figures])
-  # The standard deviation, not the interval of the mean: seeds move all rows alike, and intervals of single means would
-  # hide what paired differences show.
-  low, high = (figures[0].low, figures[0].high) if found.sd is None else (found.mean - found.sd, found.mean + found.sd)
-  return found.mean, np.nan if low is None else low, np.nan if high is None else high
+def _point(summary: Summary, row: Row, task: str, context: int) -> Point | None:
+  """The main metric of a task, with its bar; None if it was not measured."""
+  figures = summary.at(row, task, context, summary.metrics(task)[0])
+  if figures is None:
+    return None
+  found = over_seeds(figures)
+  point = [np.nan if value is None else value for value in (found.mean, found.low, found.high)]
+  value, low, high = np.exp(point) if _as_perplexity(summary, task) else point
+  return value, low, high
 
 
 def recovery_groups(summary: Summary) -> list[dict[Row, Look]]:
@@ -134,7 +163,7 @@ def draw_tokens(summary: Summary) -> Canvas | None:
     return None
   rows = {run: next((row for row in summary.rows if row.run == run), Row(run, "", run)) for run in (base, *gaps)}
   styles = looks_of(list(rows.values()), summary.kinds)
-  losses = {run: {at: _within_sd(spread(values)) for at, values in curves[run].items()} for run in rows}
+  losses = {run: {at: within_sd(spread(values)) for at, values in curves[run].items()} for run in rows}
   with plt.rc_context(STYLE):
     canvas, panels = plt.subplots(1, 2, figsize=(10, 3.9))
     for axes, shown in zip(panels, (losses, gaps), strict=True):
@@ -155,11 +184,6 @@ def draw_tokens(summary: Summary) -> Canvas | None:
       **LEGEND_BELOW,
     )
   return canvas
-
-
-def _within_sd(found: Spread) -> Spread:
-  """With the standard deviation over seeds as its ends: seeds move all arms alike, and only differences show less."""
-  return found if found.sd is None else found._replace(low=found.mean - found.sd, high=found.mean + found.sd)
 
 
 def _draw_band(axes: Axes, curve: Mapping[float, Spread], look: Look) -> None:

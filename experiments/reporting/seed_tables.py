@@ -50,10 +50,15 @@ def difference_at(summary: Summary, row: Row, task: str, context: int, metric: s
 
 def compared_with(summary: Summary) -> str:
   """What the rows are compared with, in words; empty if they are not compared."""
-  labels = dict.fromkeys(control.label for row in summary.rows if (control := summary.control(row)) is not None)
-  if len(labels) == 1:
-    return f"“{plain(next(iter(labels)))}” of the same seed"
-  return "the control of the same start, steps and seed" if labels else ""
+  controls = dict.fromkeys(control for row in summary.rows if (control := summary.control(row)) is not None)
+  if len(controls) == 1:
+    return f"“{plain(next(iter(controls)).label)}” of the same seed"
+  if not controls:
+    return ""
+  swept = any(sum(control.run in sweep for control in controls) > 1 for sweep in summary.sweeps)
+  if swept:
+    return "the control of the same start, steps, peak rate and seed (itself compared with the first control)"
+  return "the control of the same start, steps and seed"
 
 
 def compact_tables(summary: Summary) -> list[Table]:

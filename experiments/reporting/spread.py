@@ -6,6 +6,8 @@ from typing import NamedTuple
 
 import scipy.special
 
+from drope_jax.evaluate.figures import Figure
+
 
 class Spread(NamedTuple):
   """The mean of one value per seed. With a single seed there is no `sd` and no interval."""
@@ -38,6 +40,20 @@ def spread(values: Sequence[float]) -> Spread:
 def paired(values: Sequence[float], base: Sequence[float]) -> Spread:
   """The spread of the differences within each seed, which cancel what a seed does to both sides."""
   return spread([value - other for value, other in zip(values, base, strict=True)])
+
+
+def within_sd(found: Spread) -> Spread:
+  """With the standard deviation over seeds as its ends, where there are several seeds.
+
+  For pictures: seeds move all rows alike, and intervals of single means would hide what paired differences show.
+  """
+  return found if found.sd is None else found._replace(low=found.mean - found.sd, high=found.mean + found.sd)
+
+
+def over_seeds(figures: Sequence[Figure]) -> Spread:
+  """One figure per seed, `within_sd`; of a single seed, with its interval over samples."""
+  found = spread([figure.value for figure in figures])
+  return found._replace(low=figures[0].low, high=figures[0].high) if found.sd is None else within_sd(found)
 
 
 def show_spread(found: Spread) -> str:

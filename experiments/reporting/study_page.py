@@ -15,8 +15,8 @@ from drope_jax.errors import ReportError
 from drope_jax.evaluate.figures import LOSS
 from drope_jax.files import replace_whole
 from drope_jax.markdown import block, plain
-from experiments.reporting import seed_curves, seed_plots, seed_tables
-from experiments.reporting.groups import groups_of
+from experiments.reporting import rate_plots, seed_curves, seed_plots, seed_tables
+from experiments.reporting.dots import about_lengths
 from experiments.reporting.paper_tables import paper_section
 from experiments.reporting.spread import Spread
 from experiments.reporting.summary import TOKENS, Summary
@@ -121,12 +121,15 @@ def _by_distance(summary: Summary) -> list[str]:
 def _pictures(summary: Summary, name: str) -> list[Picture]:
   several = len(summary.seeds) > 1
   bars = "standard deviation over seeds" if several else "95 % interval over documents or prompts"
-  count = len(groups_of(summary))
+  count = len(seed_plots.lengths_groups(summary))
   found = []
   for number in range(1, count + 1):
     part = f" ({number} of {count})" if count > 1 else ""
     stem = f"{name}_lengths" + (f"_{number}" if number > 1 else "")
-    found.append(Picture(f"{stem}.png", f"All tasks by length{part}. Bars: {bars}."))
+    found.append(Picture(f"{stem}.png", f"{about_lengths(summary, part)} Bars: {bars}."))
+  if rate_plots.rate_lines(summary):
+    shown = "Loss in context by peak learning rate: runs that differ in it alone are joined."
+    found.append(Picture(f"{name}_rates.png", f"{shown} Bars: {bars}."))
   documents = "documents, paired with the control's (Student's t over groups of them)"
   band = f" Band: 95 % interval over {'seeds' if several else documents}."
   by_step = [seed_curves.recovery(summary, run) for run in summary.curves()]
@@ -148,8 +151,10 @@ def _banded(curves: Iterable[Mapping[float, Spread]]) -> bool:
 
 def drawn(summary: Summary, name: str) -> list[tuple[Picture, Canvas]]:
   """The pictures of a study over its seeds, whose files begin with `name`."""
-  canvases = [seed_plots.draw_lengths(summary, group) for group in groups_of(summary)]
-  canvases += filter(None, (seed_plots.draw_recovery(summary), seed_plots.draw_tokens(summary)))
+  canvases = [seed_plots.draw_lengths(summary, group) for group in seed_plots.lengths_groups(summary)]
+  canvases += filter(
+    None, (rate_plots.draw_rates(summary), seed_plots.draw_recovery(summary), seed_plots.draw_tokens(summary))
+  )
   return list(zip(_pictures(summary, name), canvases, strict=True))
 
 

@@ -58,6 +58,7 @@ class Summary:
   kinds: Mapping[str, str]  # arms.kind of each run
   controls: Mapping[str, str]  # by run, the label of the row that its rows are compared with
   figures: Mapping[Place, tuple[Figure, ...]]  # one per seed
+  sweeps: tuple[Mapping[str, float], ...] = ()  # runs that differ in their peak learning rate alone, with that rate
 
   def extension(self, context: float) -> float:
     return context / self.train_context
@@ -120,9 +121,9 @@ def summarized(studies: Sequence[Records], making: Making, control: str | None =
   """The figures of workdirs of one study with different seeds.
 
   Args:
-    control: the label of the row that all others are compared with. By default a run is compared with the one that
-      started from the same weights and kept its embedding, or else with the first control of the study; without any
-      control, with the first run from scratch.
+    control: the label of the row that all others are compared with. By default a run is compared with its control
+      (`arms.control_of`), or else with the first control of the study; without any control, with the first run from
+      scratch.
 
   Raises:
     ReportError: two workdirs have the same seed or are of different studies, there is no such row, or one workdir lacks
@@ -163,6 +164,7 @@ def summarized(studies: Sequence[Records], making: Making, control: str | None =
     kinds={name: arms.kind(run) for name, run in first.runs.items()},
     controls=controls,
     figures=figures,
+    sweeps=tuple(arms.rate_sweeps(first)),
   )
 
 

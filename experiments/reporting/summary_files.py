@@ -39,6 +39,7 @@ class _Contents:
   kinds: dict
   controls: dict  # run -> label
   better: dict  # metric -> "higher", "lower" or null
+  sweeps: tuple[dict, ...] = ()  # of run -> peak learning rate; earlier versions did not store them
 
 
 def csv_text(summary: Summary) -> str:
@@ -70,6 +71,7 @@ def write_summary(summary: Summary, directory: Path, name: str) -> None:
     rows=summary.rows,
     kinds=dict(summary.kinds),
     controls=dict(summary.controls),
+    sweeps=tuple(map(dict, summary.sweeps)),
     better={place.metric: figures[0].better for place, figures in summary.figures.items()},
   )
   directory.mkdir(parents=True, exist_ok=True)
@@ -106,6 +108,7 @@ def read_summary(path: Path) -> Summary:
     kinds=description.kinds,
     controls=description.controls,
     figures={place: tuple(by_seed[seed] for seed in description.seeds) for place, by_seed in figures.items()},
+    sweeps=description.sweeps,
   )
 
 

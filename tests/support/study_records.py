@@ -62,13 +62,14 @@ def write_run(
   heldout: Mapping[int, Sequence[tuple[int, float]]] | None = None,
   positions: Any = None,
   objective: Objective | None = None,
+  peak_lr: float = 1e-3,
 ) -> None:
   """Writes a run's config.json and metrics.jsonl; `heldout`: (step, loss) by extension."""
   directory.mkdir(parents=True)
   model = dataclasses.replace(MODEL, positions=positions)
   if init is not None and init.model is None:  # a run records what its checkpoint held
     init = dataclasses.replace(init, model=dataclasses.replace(model, positions=RoPE()))
-  data, optim = DataConfig(directory="corpus", context=CONTEXT, batch_size=32), OptimConfig(peak_lr=1e-3)
+  data, optim = DataConfig(directory="corpus", context=CONTEXT, batch_size=32), OptimConfig(peak_lr=peak_lr)
   settings = {"model": model, "init": init, "data": data, "optim": optim, "objective": objective or NextToken()}
   save_config(TrainConfig(**settings, steps=steps), directory / "config.json")
   records: list[dict[str, Any]] = []

@@ -124,6 +124,22 @@ def test_of_several_controls_that_of_as_many_steps_is_taken(workdir):
   assert arms.main_control(study).label == "RoPE, continued"
 
 
+def test_of_several_controls_of_as_many_steps_that_at_the_same_rate_is_taken(workdir):
+  """Also where a run that studies share knows its trunk by another path."""
+  (workdir / "runs").unlink()
+  runs = (("rope", 3e-4, Keep()), ("rope_continued", 1e-3, Keep()), ("nope", 2e-3, Drop()), ("drope", 1e-3, Drop()))
+  for name, rate, transition in runs:
+    checkpoint = "runs/trunk" if name == "rope" else "elsewhere/runs/trunk"
+    init = InitConfig(checkpoint=checkpoint, source="abc", transition=transition)
+    write_run(workdir / "runs" / name, init=init, peak_lr=rate, positions=RoPE() if transition == Keep() else None)
+  study = study_of(workdir, figures(LOSSES, {}))
+  rope, continued, dropped, nope = (study.runs[name] for name in ("rope", "rope_continued", "drope", "nope"))
+  assert arms.control_of(study, dropped) is continued
+  assert arms.control_of(study, nope) is rope  # none at its rate: the first
+  assert arms.control_of(study, continued) is rope and arms.control_of(study, rope) is rope
+  assert arms.rate_sweeps(study) == [{"rope": 3e-4, "rope_continued": 1e-3}, {"nope": 2e-3, "drope": 1e-3}]
+
+
 def test_without_a_control_from_the_same_step_there_is_none(workdir):
   (workdir / "runs").unlink()
   write_run(workdir / "runs" / "rope", positions=RoPE())
