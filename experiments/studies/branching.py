@@ -13,6 +13,7 @@ from typing import Any, ClassVar, Self
 from drope_jax.config import ComputeConfig, DataConfig, InitConfig, MeshConfig, ModelConfig, OptimConfig, TrainConfig
 from drope_jax.data.corpus import is_built
 from drope_jax.data.sources import TFDS, Splits, Tokens
+from drope_jax.data.sources.tokens import META
 from drope_jax.data.token_shards import write_shards
 from drope_jax.data.tokenizers import load_tokenizer
 from drope_jax.errors import ConfigError
@@ -258,7 +259,7 @@ class BranchingStudy:
     corpus, tokenizer = folder / "corpus", folder / "tokenizer"
     if not is_built(corpus):
       self._build(corpus, tokenizer)
-    if self.tokenize:
+    if self.tokenize and not (folder / TOKENS / META).exists():  # kept, as the corpus is; studies may share them
       text, processes = TFDS(str(corpus)).documents(), os.cpu_count() or 1
       write_shards(text, load_tokenizer(tokenizer), folder / TOKENS, processes=processes)
 
