@@ -268,6 +268,24 @@ OURS = (
     (_less("recalibration_budget", ("turns_1_1000", "rope"), ("control_1000", "rope"), 8),),
   ),
   Claim(
+    "After as many steps it is lower than that of RoPE continued with YaRN.",
+    "",
+    (_less("recalibration_budget", ("turns_1_1000", "rope"), ("control_1000", "yarn"), 8),),
+  ),
+  Claim(
+    "After as many steps it finds more needles at 8× than RoPE continued with YaRN.",
+    "",
+    (_more("recalibration_budget", ("turns_1_1000", "rope"), ("control_1000", "yarn"), 8),),
+  ),
+  Claim(
+    "Half a turn costs less than 0.02 nats in context without any recalibration, and after 125 to 1,000 steps of it.",
+    "",
+    tuple(
+      _less("recalibration_budget_turns", (f"turns_0.5_{n}", "rope"), (f"control_{n}", "rope"), 1, MARGIN)
+      for n in (0, 125, 250, 500, 1000)
+    ),
+  ),
+  Claim(
     "With a teacher a full turn costs less than 0.02 nats in context, against RoPE continued without one on the same "
     "tokens.",
     "",
