@@ -157,8 +157,8 @@ def prefix_spreads(
 ) -> np.ndarray:
   """Delta_h of each layer, float32 (L, B): the prefix spread of h, the residual divided by its root mean square.
 
-  That is the input of the layer's attention if the norm's scale is 1, as at initialisation. The norm of h is sqrt(D), so that
-  no spread exceeds 2 sqrt(D).
+  That is the input of the layer's attention if the norm's scale is 1, as at initialisation. The norm of h is sqrt(D),
+  so that no spread exceeds 2 sqrt(D).
 
   Args:
     layers: which layers, in this order; None: all.
