@@ -24,6 +24,8 @@ from drope_jax.rotation import Frequencies
 from drope_jax.sharding import round_up_to_shards
 
 _SMALLEST_CAPACITY = 64  # tokens; a smaller cache would save less than another compilation costs
+_PREFILL_CHUNK = 512  # prompt tokens of a row that are read at a time, if the batch has many rows
+_PREFILL_TOKENS = 4096  # of a batch, read at a time if its prompts are long enough: fewer leave most of a GPU idle
 
 
 class _Sampler(NamedTuple):
@@ -66,7 +68,7 @@ def generate(
   eos_id: int | Sequence[int] | None = None,
   logit_scale: float | Array = 1.0,
   compute: ComputeConfig | None = None,
-  prefill_chunk: int = 512,
+  prefill_chunk: int | None = None,
 ) -> list[list[int]]:
   """Continues every prompt; the result of a row does not depend on the other rows.
 
@@ -84,7 +86,8 @@ def generate(
     eos_id: the token or tokens that end a row; None: rows only end at `max_new_tokens`.
     logit_scale: beta of paper appendix C.2, a scalar or (H,); see `drope_jax.temperature`.
     compute: how to compute it; the default ComputeConfig if None.
-    prefill_chunk: prompt tokens processed at a time; bounds memory, does not change the result.
+    prefill_chunk: tokens of each prompt that are read at a time, which bounds memory and does not change the result;
+      None: 512, or more if the batch has fewer than 8 rows.
 
   Returns:
     For each prompt the new tokens, up to and including the first that ends its row.
@@ -131,7 +134,7 @@ class Generation:
     eos_id: int | Sequence[int] | None = None,
     logit_scale: float | Array = 1.0,
     compute: ComputeConfig | None = None,
-    prefill_chunk: int = 512,
+    prefill_chunk: int | None = None,
   ):
     eos_ids = None if eos_id is None else np.atleast_1d(np.asarray(eos_id, np.int32))
     _check_arguments(config, prompts, max_new_tokens, eos_ids, prefill_chunk)
@@ -148,7 +151,8 @@ class Generation:
     config, frequencies = separate_frequencies(config)
     self._request = _Request(lengths_B, max_new_tokens, eos_ids, logit_scale, sampler, frequencies)
     self._how: dict[str, Any] = {"config": config, "compute": compute or ComputeConfig()}
-    self._chunk = min(round_up_to_shards(prefill_chunk, "length"), padded_size(longest, "length"))
+    chunk = prefill_chunk or max(_PREFILL_CHUNK, _PREFILL_TOKENS // num_rows)
+    self._chunk = min(round_up_to_shards(chunk, "length"), padded_size(longest, "length"))
     self._state: _State | None = None  # None until `prefill`
 
   @property
@@ -208,7 +212,7 @@ def _check_arguments(
   prompts: Sequence[Sequence[int] | np.ndarray],
   max_new_tokens: int,
   eos_ids: np.ndarray | None,
-  prefill_chunk: int,
+  prefill_chunk: int | None,
 ) -> None:
   for i, prompt in enumerate(prompts):
     if len(prompt) == 0:
@@ -221,7 +225,7 @@ def _check_arguments(
   for eos_id in () if eos_ids is None else eos_ids:
     if not 0 <= eos_id < config.vocab_size:
       raise ValueError(f"eos_id is {eos_id}; the model's vocab_size is {config.vocab_size}")
-  if prefill_chunk < 1:
+  if prefill_chunk is not None and prefill_chunk < 1:
     raise ValueError(f"prefill_chunk is {prefill_chunk}; it must be at least 1")
 
 

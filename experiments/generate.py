@@ -48,7 +48,12 @@ COEFFICIENT = cli.define_float("c", None, "c of beta = 1 + c ln s; required by m
 BOS = flags.DEFINE_bool("bos", False, "Begin each prompt with the tokenizer's BOS, as Llama 2 was trained.")
 CHAT = flags.DEFINE_bool("chat", False, "Each prompt is a user's message, written by the tokenizer's chat template.")
 DTYPE = flags.DEFINE_enum("dtype", "auto", ["auto", "float32", "bfloat16"], "Of the activations.")
-PREFILL_CHUNK = flags.DEFINE_integer("prefill_chunk", 512, "Prompt tokens read at a time.", lower_bound=1)
+PREFILL_CHUNK = flags.DEFINE_integer(
+  "prefill_chunk",
+  None,
+  "Tokens of each prompt read at a time; default: 512, or more for fewer than 8 prompts.",
+  lower_bound=1,
+)
 flags.register_validator("top_p", lambda top_p: 0 < top_p <= 1, "must lie in (0, 1]")
 
 logger = logging.getLogger("experiments.generate")

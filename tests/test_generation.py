@@ -129,7 +129,7 @@ def test_the_blockwise_kernel_answers_long_prompts_as_recomputation(method, chun
   assert generate(params, how.config, prompts, prefill_chunk=chunk, **asked) == expected
 
 
-@pytest.mark.parametrize("chunk", [1, 8, 512])
+@pytest.mark.parametrize("chunk", [1, 8, 512, None])
 def test_chunk_boundaries_do_not_matter(chunk):
   config, params = tiny(RoPE())
   expected = generate(params, config, PROMPTS, max_new_tokens=NEW, prefill_chunk=5)

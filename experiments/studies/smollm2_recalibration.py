@@ -8,7 +8,7 @@ recipes are those of experiments/configs/recalibrate.py: QK-norm and the high ra
 are ours and not the paper's, use the second. The study needs an accelerator; `--config.steps` and `--config.batch_size`
 set the budget, and `--only` names the runs.
 
-Six runs of 400 steps, 0.10B tokens each. That is 10 epochs of data/prose; more steps need a larger
+Seven runs of 400 steps, 0.10B tokens each. That is 10 epochs of data/prose; more steps need a larger
 `--config.dataset` (4,000 would be 98 epochs of this one). Parameters: 134.5M. FLOPs per token (PaLM, T 8,192): 2.506e9;
 a run: 2.63e17. Numbers to expect: docs/results/smollm2.md (200 steps of 8 rows, without QK-norm: half a
 turn 0.050 nats above RoPE continued in context, the full drop 1.897).
@@ -37,7 +37,7 @@ class Recalibration:
   checkpoint: str = "runs/smollm2_135m/checkpoint"
   dataset: str = "data/prose"  # with the splits `train`, and `heldout` and `fit` of long documents
   steps: int = 400  # of each run
-  turns: tuple[float, ...] = (0.5, 1.0)  # one partial drop each (docs/results/partial_drop_half.md)
+  turns: tuple[float, ...] = (0.5, 1.0, 2.0)  # one partial drop each
   batch_size: int = 32  # rows, each as long as the model's context
   extensions: tuple[int, ...] = (1, 2, 4)  # multiples of the model's context
   documents: int = 8  # held out, to measure the loss on
