@@ -151,7 +151,7 @@ class Generation:
     config, frequencies = separate_frequencies(config)
     self._request = _Request(lengths_B, max_new_tokens, eos_ids, logit_scale, sampler, frequencies)
     self._how: dict[str, Any] = {"config": config, "compute": compute or ComputeConfig()}
-    chunk = prefill_chunk or max(_PREFILL_CHUNK, _PREFILL_TOKENS // num_rows)
+    chunk = prefill_chunk or max(_PREFILL_CHUNK, _PREFILL_TOKENS // max(num_rows, 1))
     self._chunk = min(round_up_to_shards(chunk, "length"), padded_size(longest, "length"))
     self._state: _State | None = None  # None until `prefill`
 
