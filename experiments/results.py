@@ -32,9 +32,8 @@ the study's docstring.
 PRIZE = """\
 The aim was a drop that costs less than 2 % of perplexity in context, against RoPE continued, and keeps its needles at 4
 and 8 times the context. Half a turn reaches it at 0.9M parameters, confirmed on seeds that did not choose it; two turns
-reach it at 15.7M, where three thresholds were measured on the same seeds, so that a confirmation is missing.
-SmolLM2-135M does not reach it in context within 13M tokens, and was not measured beyond. No threshold reaches it at
-both sizes."""
+reach it at 15.7M, on three seeds that chose them among three thresholds and on two that did not. SmolLM2-135M does not
+reach it within 13M tokens, neither in context nor beyond it. No threshold reaches it at two sizes."""
 
 
 def pages(directory: Path) -> list[Path]:

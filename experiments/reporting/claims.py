@@ -263,6 +263,11 @@ OURS = (
     wants="`experiments/studies/smollm2_recalibration.py`",
   ),
   Claim(
+    "SmolLM2-135M: after 13M tokens two turns find more needles at 4× than RoPE continued with YaRN.",
+    "",
+    wants="`experiments/studies/smollm2_recalibration.py`",
+  ),
+  Claim(
     "After four times as many steps its loss at 8× is lower than that of RoPE continued.",
     "",
     (_less("recalibration_budget", ("turns_1_1000", "rope"), ("control_1000", "rope"), 8),),

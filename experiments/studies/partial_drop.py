@@ -46,7 +46,7 @@ turns: mini 8, 7, 6, 5, 3 of 16; by 0.5, 1 and 2: small 16, 13, 11 of 32; by 1 a
 
 Numbers to expect: docs/results/partial_drop.md (five seeds at mini). Hypothesis 1 is open for one turn: +0.023 nats,
 0.012 to 0.034; 2 holds against the control under each method, and is open against the full drop; 3 is shown from
-half a turn to one. At small, three seeds, without the extra controls, 1 holds for one turn and two:
+half a turn to one. At small, five seeds, without the extra controls, 1 holds for one turn and two:
 docs/results/partial_drop_small.md.
 """
 

@@ -11,7 +11,7 @@ set the budget, and `--only` names the runs.
 Seven runs of 400 steps, 0.10B tokens each. That is 10 epochs of data/prose; more steps need a larger
 `--config.dataset` (4,000 would be 98 epochs of this one). Parameters: 134.5M. FLOPs per token (PaLM, T 8,192): 2.506e9;
 a run: 2.63e17. Numbers to expect: docs/results/smollm2.md (200 steps of 8 rows, without QK-norm: half a
-turn 0.050 nats above RoPE continued in context, the full drop 1.897).
+turn 0.050 nats above RoPE continued in context, the full drop 1.897; beyond it RoPE continued with YaRN is ahead).
 """
 
 import dataclasses
