@@ -16,9 +16,9 @@ from drope_jax import cli
 from drope_jax.evaluate.figures import LOSS
 from drope_jax.evaluate.tasks import task_classes
 from drope_jax.markdown import block, code, plain
-from experiments.reporting import plots, tables, training_tables
+from experiments.reporting import plots, study_command, tables, training_tables
 from experiments.reporting.arms import described, is_control
-from experiments.reporting.paper_tables import paper_section, study_name
+from experiments.reporting.paper_tables import paper_section
 from experiments.reporting.records import Records, read_evaluation, read_run, read_study
 from experiments.reporting.writing import Part, Picture, add_formats, write_markdown
 from experiments.seeds import merge_seeds, seed_workdirs
@@ -124,7 +124,7 @@ def _compose(records: Records, drawn: set[Picture]) -> list[Part]:
     *([pretrained] if pretrained else []),
     *([" ".join(filter(None, about))] if measured else []),
     *measured,
-    *paper_section(study_name(records.command)),
+    *paper_section(study_command.parse(records.command).name),
     *_temperature(records),
     *_training(records, drawn),
     *(["## The rotations", plots.FREQUENCIES.markdown] if plots.FREQUENCIES in drawn else []),

@@ -1,7 +1,6 @@
 """The tables of the paper (arXiv 2512.12167) that pages show for comparison; paper_tables.json has their numbers."""
 
 import json
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -37,9 +36,3 @@ def paper_section(study: str) -> list[str | Table]:
     if one.study == study:
       parts += [f"**{one.table} of the paper.** {one.caption}", one.beside]
   return ["## The paper", *parts] if parts else []
-
-
-def study_name(command: str) -> str:
-  """The name of the study that a command runs, which is that of its file; empty if it runs no study's file."""
-  found = re.search(r"experiments\.study\b.*?--config[= ]'?(?:\S*/)?(\w+)\.py\b", command)
-  return found[1] if found else ""

@@ -1,7 +1,6 @@
 """Whether claims hold according to a stated rule, from the summaries of the studies in docs/results/data."""
 
 import math
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -9,6 +8,7 @@ from typing import NamedTuple
 from drope_jax.errors import ReportError
 from drope_jax.markdown import plain
 from experiments.plan import Row
+from experiments.reporting import study_command
 from experiments.reporting.claims import OURS, PAPER, Claim, Comparison
 from experiments.reporting.spread import Spread, paired, show_mean
 from experiments.reporting.stored import read_json
@@ -25,7 +25,7 @@ has several comparisons, all must be measured and hold; one that fails refutes t
 have one each (`mini` has 0.9M parameters, `small` 15.7M). Intervals are 95 % each, without correction for their number.
 The quickstart stands in for a study that has not been run. Studies at `mini` share the trained models of a seed: two of
 them differ in texts and prompts, but not in training. Prompts are pooled over the seeds: needles at `mini` rest on 500
-to 4,000 per row and length, at `small` on 3,000."""
+to 4,000 per row and length, at `small` on 5,000 (half a turn: 2,000)."""
 
 
 def difference(summary: Summary, asked: Comparison) -> Spread | None:
@@ -99,7 +99,7 @@ def claims_table(
     for asked in comparisons:
       here = difference(summaries[asked.study], asked)
       one = OPEN if here is None else verdict(here, asked)
-      found.setdefault(_size(summaries[asked.study]), []).append(one)
+      found.setdefault(study_command.parse(summaries[asked.study].making.command).size, []).append(one)
       evidence.append(f"{_described(summaries[asked.study], asked, here)}: {one}")
     if found and _kinds(comparisons) < _kinds(claim.comparisons):
       evidence.append("the claim's other comparisons are not measured")
@@ -125,12 +125,6 @@ def _result(found: Mapping[str, Sequence[str]]) -> str:
   return f"**{one}**" + (" at our scale" if one in (HOLDS, FAILS) else "")
 
 
-def _size(summary: Summary) -> str:
-  """The size of a study, from its command; "" for one that has none."""
-  found = re.search(r"(?:\.py|one_gpu\.sh \w+):(\w+)", summary.making.command)
-  return found[1] if found else ""
-
-
 def _kinds(asked: Sequence[Comparison]) -> int:
   """The number of different comparisons; the same one in two studies counts once."""
   return len({one._replace(study="") for one in asked})
@@ -151,7 +145,7 @@ def _described(summary: Summary, asked: Comparison, found: Spread | None) -> str
   A row that is compared with itself is named once: `“DroPE”, needles at 8× minus 1×`.
   """
   first, second = (_row(summary, run, method) for run, method in (asked.first, asked.second))
-  size = _size(summary)
+  size = study_command.parse(summary.making.command).size
   seeds = f"{len(summary.seeds)} seeds" if len(summary.seeds) > 1 else "one seed"
   rows = dict.fromkeys(f"“{plain(row.label)}”" if row is not None else MISSING for row in (first, second))
   lengths = dict.fromkeys(f"{extension:g}×" for extension in _extensions(asked))
