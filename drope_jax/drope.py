@@ -8,6 +8,8 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 
 import jax.numpy as jnp
+import numpy as np
+from numpy.typing import ArrayLike
 
 from drope_jax.errors import ConfigError
 from drope_jax.model_config import ModelConfig, QKNorm
@@ -59,16 +61,18 @@ def temperature(extension: float, c: float) -> float:
 class TemperatureFit:
   """The result of `fit_temperature`."""
 
-  c: float  # of beta = 1 + c ln s, by least squares over `best`
+  c: float  # of beta = 1 + c ln s, by least squares over `optimal_betas`
   losses: Mapping[float, Mapping[float, float]]  # extension -> beta -> loss, for the whole grid
-  best: Mapping[float, float]  # extension -> the beta with the lowest loss
+  best: Mapping[float, float]  # extension -> the beta of the grid with the lowest loss
   on_edge: tuple[float, ...]  # extensions whose best beta is at an end of the grid: the true optimum may lie beyond
 
 
 def fit_temperature(
   loss_of: Callable[[float, float], float], extensions: Sequence[float], betas: Sequence[float]
 ) -> TemperatureFit:
-  """Fits c of `temperature` as the paper does (appendix C.2): a grid search at each length, then least squares.
+  """Fits c of `temperature`: the best beta at each length, then least squares over the lengths (paper appendix C.2).
+
+  The paper searches a grid. `optimal_betas` also looks between its points, so that c does not depend on its spacing.
 
   Args:
     loss_of: (extension, beta) -> mean loss on held-out long documents at that multiple of the training context.
@@ -89,6 +93,35 @@ def fit_temperature(
       if not math.isfinite(loss):
         raise ValueError(f"the loss at extension {extension:g} and beta {beta:g} is {loss}")
   best = {extension: min(row, key=row.__getitem__) for extension, row in losses.items()}
-  logs = {extension: math.log(extension) for extension in best}
-  c = sum((best[s] - 1) * logs[s] for s in best) / sum(log**2 for log in logs.values())
+  optimal_S = optimal_betas([[row[beta] for beta in betas] for row in losses.values()], betas)
+  c = least_squares_coefficient(optimal_S, list(losses))
   return TemperatureFit(c, losses, best, tuple(s for s in best if best[s] in (betas[0], betas[-1])))
+
+
+def optimal_betas(losses_SB: ArrayLike, betas_B: ArrayLike) -> np.ndarray:
+  """The beta of the lowest loss at each extension, float64 (S,).
+
+  It is the vertex of the parabola through the lowest loss on the grid and its two neighbours; the end of the grid if
+  the lowest loss is there.
+
+  Args:
+    losses_SB: by extension and beta.
+    betas_B: the grid, in ascending order, at least three values.
+  """
+  losses_SB, betas_B = np.asarray(losses_SB, np.float64), np.asarray(betas_B, np.float64)
+  lowest_S = losses_SB.argmin(axis=1)
+  middle_S = lowest_S.clip(1, len(betas_B) - 2)
+  rows = np.arange(len(losses_SB))
+  below, above = betas_B[middle_S] - betas_B[middle_S - 1], betas_B[middle_S + 1] - betas_B[middle_S]
+  at_middle = losses_SB[rows, middle_S]
+  down = (losses_SB[rows, middle_S - 1] - at_middle) * above  # both are at least 0 around a lowest loss
+  up = (losses_SB[rows, middle_S + 1] - at_middle) * below
+  curved = down + up > 0
+  shift = np.where(curved, (down * above - up * below) / (2 * np.where(curved, down + up, 1)), 0)
+  return np.where(lowest_S == middle_S, betas_B[middle_S] + shift, betas_B[lowest_S])
+
+
+def least_squares_coefficient(betas_S: ArrayLike, extensions_S: Sequence[float]) -> float:
+  """c of beta = 1 + c ln s, by least squares over the extensions."""
+  logs_S = np.log(extensions_S)
+  return float(((np.asarray(betas_S) - 1) * logs_S).sum() / (logs_S**2).sum())

@@ -122,12 +122,11 @@ def coefficient_interval(
   count = losses_SBN.shape[-1]
   if count < 2:
     return None, None
-  rng, logs_S = np.random.default_rng(0), np.log(extensions)
-  betas_B, fits = np.array(BETAS), []
+  rng, fits = np.random.default_rng(0), []
   for _ in range(RESAMPLES):
     weights_N = np.bincount(rng.integers(0, count, count), minlength=count)
-    best_S = betas_B[(losses_SBN @ weights_N).argmin(axis=1)]
-    fits.append(((best_S - 1) * logs_S).sum() / (logs_S**2).sum())
+    optimal_S = drope.optimal_betas(losses_SBN @ weights_N, BETAS)
+    fits.append(drope.least_squares_coefficient(optimal_S, extensions))
   low, high = np.percentile(fits, [2.5, 97.5])
   return float(low), float(high)
 
