@@ -32,8 +32,8 @@ the study's docstring.
 PRIZE = """\
 The aim was a drop that costs less than 2 % of perplexity in context, against RoPE continued, and keeps its needles at 4
 and 8 times the context. Half a turn reaches it at 0.9M parameters, confirmed on seeds that did not choose it; two turns
-reach it at 15.7M, on three seeds that chose them among three thresholds and on two that did not. SmolLM2-135M does not
-reach it within 13M tokens, neither in context nor beyond it. No threshold reaches it at two sizes."""
+reach it at 15.7M, on three seeds that chose them and on two that did not. SmolLM2-135M does not reach it within 13M
+tokens, neither in context nor beyond it, with one turn or two. No single threshold reaches the aim at both sizes."""
 
 
 def pages(directory: Path) -> list[Path]:

@@ -84,6 +84,11 @@ PAPER = (
     tuple(_quick(FITTED, YARN, times, needles=True) for times in (4, 8)),
   ),
   Claim(
+    "It finds more needles than RoPE with factors searched as LongRoPE2 does (without LongRoPE2's training).",
+    "table 10",
+    tuple(_more("table10_extension", FITTED, ("longrope", "rope"), times) for times in (2, 4, 8)),
+  ),
+  Claim(
     "In context, recalibration brings the dropped model level with RoPE (within 0.02 nats of RoPE continued).",
     "figure 2, table 6",
     (

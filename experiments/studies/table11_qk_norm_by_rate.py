@@ -5,6 +5,8 @@ The paper's final training losses, SmolLM-360M, with and without QK-norm: at 1e-
 rates (`kept_...`), to separate the cost of the norm from the cost of the drop, and other norms: per head, of queries
 only (which the paper mentions without numbers) and of keys only.
 
+At `small` there are two rates, and the drop with the full norm and without a norm; the controls have no norm.
+
 `python -m experiments.study --config=experiments/studies/table11_qk_norm_by_rate.py:SIZE --workdir=DIR
 --seeds=0,1,2`. Every run is a tail from one trunk.
 
