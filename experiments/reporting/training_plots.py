@@ -14,7 +14,7 @@ from matplotlib.lines import Line2D
 
 from experiments.plan import Arm
 from experiments.reporting import arms
-from experiments.reporting.axes import LEGEND_BELOW, label_ends, limit_to, token_axis
+from experiments.reporting.axes import LEGEND_BELOW, label_ends, limit_to, log_axis, token_axis
 from experiments.reporting.heldout import Curve, arm_curves, arm_gaps, gap_curve, heldout_curve
 from experiments.reporting.looks import INK, VERMILION, Look, arm_looks
 from experiments.reporting.records import Records
@@ -128,13 +128,23 @@ def plot_recovery(records: Records) -> Canvas | None:
   for arm, gap in gaps.items():
     _draw(panels[0][1], gap, looks[arm], len(gaps))
   if gaps:
-    panels[0][1].axhline(0, color=INK, linewidth=1, zorder=2)
+    _scale_gaps(panels[0][1], list(gaps.values()))
     panels[0][1].set_title("less that of the control at the same tokens")
   for axes in panels[0]:
     token_axis(axes, "tokens of recalibration")
   canvas.tight_layout()
   canvas.legend(ncols=min(3, len(runs)), **LEGEND_BELOW)
   return canvas
+
+
+def _scale_gaps(axes: Axes, gaps: Sequence[Curve]) -> None:
+  """A log axis for gaps that are positive and differ more than tenfold, else a line at 0: small ones stay visible."""
+  values = np.concatenate([np.r_[gap.losses_N, gap.ends_N2.ravel()] for gap in gaps])
+  values = values[np.isfinite(values)]
+  if min(values) > 0 and max(values) > 10 * min(values):
+    log_axis(axes, values.tolist())
+  else:
+    axes.axhline(0, color=INK, linewidth=1, zorder=2)
 
 
 def plot_tokens(records: Records) -> Canvas | None:

@@ -103,6 +103,22 @@ def test_the_recovery_plot_of_one_seed_has_a_band_for_each_curve(own):
   plt.close(canvas)
 
 
+@pytest.mark.parametrize(
+  ("last", "scale", "lines"), [(2.9, "log", []), (3.2, "linear", [[0, 0]]), (2.8, "linear", [[0, 0]])]
+)
+def test_positive_gaps_that_differ_more_than_tenfold_have_a_log_axis(own, last, scale, lines):
+  path = own / "runs" / "drope" / "metrics.jsonl"
+  records = [json.loads(line) for line in path.read_text().splitlines()]
+  next(r for r in reversed(records) if r.get("kind") == "eval" and r["extension"] == 1)["loss"] = last
+  path.write_text("".join(json.dumps(record) + "\n" for record in records))
+  with plt.rc_context(STYLE):
+    canvas = training_plots.plot_recovery(read_study(own))
+  gaps = canvas.axes[1]
+  assert gaps.get_yscale() == scale
+  assert [list(line.get_ydata()) for line in gaps.lines if len(line.get_ydata()) == 2] == lines
+  plt.close(canvas)
+
+
 def test_the_page_of_one_seed_has_the_band_and_says_of_what(own, tmp_path_factory):
   with_groups(own, lambda run, loss: loss + GROUPS * (1.01 if run == "drope" else 1))
   path = write_study_page([own], tmp_path_factory.mktemp("results") / "quick.md")
