@@ -61,10 +61,10 @@ def temperature(extension: float, c: float) -> float:
 class TemperatureFit:
   """The result of `fit_temperature`."""
 
-  c: float  # of beta = 1 + c ln s, by least squares over `optimal_betas`
+  c: float  # of beta = 1 + c ln s, by least squares over `best`
   losses: Mapping[float, Mapping[float, float]]  # extension -> beta -> loss, for the whole grid
-  best: Mapping[float, float]  # extension -> the beta of the grid with the lowest loss
-  on_edge: tuple[float, ...]  # extensions whose best beta is at an end of the grid: the true optimum may lie beyond
+  best: Mapping[float, float]  # extension -> the beta with the lowest loss, see `best_betas`
+  on_edge: tuple[float, ...]  # extensions whose best beta is an end of the grid: the true optimum may lie beyond
 
 
 def fit_temperature(
@@ -72,7 +72,7 @@ def fit_temperature(
 ) -> TemperatureFit:
   """Fits c of `temperature`: the best beta at each length, then least squares over the lengths (paper appendix C.2).
 
-  The paper searches a grid. `optimal_betas` also looks between its points, so that c does not depend on its spacing.
+  The paper searches a grid. `best_betas` also looks between its points, so that c depends less on their spacing.
 
   Args:
     loss_of: (extension, beta) -> mean loss on held-out long documents at that multiple of the training context.
@@ -92,33 +92,39 @@ def fit_temperature(
     for beta, loss in row.items():
       if not math.isfinite(loss):
         raise ValueError(f"the loss at extension {extension:g} and beta {beta:g} is {loss}")
-  best = {extension: min(row, key=row.__getitem__) for extension, row in losses.items()}
-  optimal_S = optimal_betas([[row[beta] for beta in betas] for row in losses.values()], betas)
-  c = least_squares_coefficient(optimal_S, list(losses))
-  return TemperatureFit(c, losses, best, tuple(s for s in best if best[s] in (betas[0], betas[-1])))
+  best_S = best_betas([[row[beta] for beta in betas] for row in losses.values()], betas).tolist()
+  c = least_squares_coefficient(best_S, list(losses))
+  best = dict(zip(losses, best_S, strict=True))
+  return TemperatureFit(c, losses, best, tuple(s for s, beta in best.items() if ends_grid(beta, betas)))
 
 
-def optimal_betas(losses_SB: ArrayLike, betas_B: ArrayLike) -> np.ndarray:
-  """The beta of the lowest loss at each extension, float64 (S,).
+def best_betas(losses_SB: ArrayLike, betas_B: ArrayLike) -> np.ndarray:
+  """The beta with the lowest loss at each extension, float64 (S,).
 
-  It is the vertex of the parabola through the lowest loss on the grid and its two neighbours; the end of the grid if
-  the lowest loss is there.
+  It is the vertex of the parabola through the lowest loss of the grid and its neighbours (at an end of the grid,
+  through the three losses there), or the end of the grid if the vertex lies beyond.
 
   Args:
-    losses_SB: by extension and beta.
+    losses_SB: by extension and beta, finite.
     betas_B: the grid, in ascending order, at least three values.
   """
   losses_SB, betas_B = np.asarray(losses_SB, np.float64), np.asarray(betas_B, np.float64)
   lowest_S = losses_SB.argmin(axis=1)
   middle_S = lowest_S.clip(1, len(betas_B) - 2)
-  rows = np.arange(len(losses_SB))
-  below, above = betas_B[middle_S] - betas_B[middle_S - 1], betas_B[middle_S + 1] - betas_B[middle_S]
-  at_middle = losses_SB[rows, middle_S]
-  down = (losses_SB[rows, middle_S - 1] - at_middle) * above  # both are at least 0 around a lowest loss
-  up = (losses_SB[rows, middle_S + 1] - at_middle) * below
-  curved = down + up > 0
-  shift = np.where(curved, (down * above - up * below) / (2 * np.where(curved, down + up, 1)), 0)
-  return np.where(lowest_S == middle_S, betas_B[middle_S] + shift, betas_B[lowest_S])
+  first_S, center_S, last_S = (betas_B[middle_S + i] for i in (-1, 0, 1))
+  left_S, loss_S, right_S = (losses_SB[np.arange(len(losses_SB)), middle_S + i] for i in (-1, 0, 1))
+  falls_S = (left_S - loss_S) * (last_S - center_S)
+  rises_S = (right_S - loss_S) * (center_S - first_S)
+  curved_S = falls_S + rises_S > 0  # three equal losses are not
+  shift_S = (falls_S * (last_S - center_S) - rises_S * (center_S - first_S)) / np.where(
+    curved_S, 2 * (falls_S + rises_S), 1
+  )
+  return np.where(curved_S, (center_S + shift_S).clip(first_S, last_S), betas_B[lowest_S])
+
+
+def ends_grid(beta: float, betas: Sequence[float]) -> bool:
+  """Whether a best beta is an end of the grid, in ascending order, so that the true optimum may lie beyond."""
+  return any(math.isclose(beta, end) for end in (betas[0], betas[-1]))
 
 
 def least_squares_coefficient(betas_S: ArrayLike, extensions_S: Sequence[float]) -> float:

@@ -21,11 +21,11 @@ from drope_jax.model import Array, hidden_states, scans, separate_frequencies, u
 from drope_jax.model_config import ComputeConfig, ModelConfig
 from drope_jax.parameters import Params
 from drope_jax.rotation import Frequencies
-from drope_jax.sharding import round_up_to_shards
+from drope_jax.sharding import num_shards, round_up_to_shards
 
 _SMALLEST_CAPACITY = 64  # tokens; a smaller cache would save less than another compilation costs
-_PREFILL_CHUNK = 512  # prompt tokens of a row that are read at a time, if the batch has many rows
-_PREFILL_TOKENS = 4096  # of a batch, read at a time if its prompts are long enough: fewer leave most of a GPU idle
+_PREFILL_CHUNK = 512  # prompt tokens of a row that are read at a time, if a device has many rows
+_PREFILL_TOKENS = 4096  # of all rows of a device: fewer leave most of a GPU idle
 
 
 class _Sampler(NamedTuple):
@@ -87,7 +87,7 @@ def generate(
     logit_scale: beta of paper appendix C.2, a scalar or (H,); see `drope_jax.temperature`.
     compute: how to compute it; the default ComputeConfig if None.
     prefill_chunk: tokens of each prompt that are read at a time, which bounds memory and does not change the result;
-      None: 512, or more if the batch has fewer than 8 rows.
+      None: as `default_prefill_chunk`.
 
   Returns:
     For each prompt the new tokens, up to and including the first that ends its row.
@@ -151,8 +151,9 @@ class Generation:
     config, frequencies = separate_frequencies(config)
     self._request = _Request(lengths_B, max_new_tokens, eos_ids, logit_scale, sampler, frequencies)
     self._how: dict[str, Any] = {"config": config, "compute": compute or ComputeConfig()}
-    chunk = prefill_chunk or max(_PREFILL_CHUNK, _PREFILL_TOKENS // max(num_rows, 1))
-    self._chunk = min(round_up_to_shards(chunk, "length"), padded_size(longest, "length"))
+    padded = padded_size(longest, "length")
+    chunk = prefill_chunk or default_prefill_chunk(padded, num_rows // num_shards("batch"))
+    self._chunk = min(round_up_to_shards(chunk, "length"), padded)
     self._state: _State | None = None  # None until `prefill`
 
   @property
@@ -240,6 +241,17 @@ def _make_sampler(temperature: float, top_p: float, key: Array | None) -> _Sampl
   if key is None:
     raise ValueError(f"temperature is {temperature}; sampling needs `key`, a jax.random key")
   return _Sampler(temperature, None if top_p == 1 else top_p, key)
+
+
+def default_prefill_chunk(length: int, rows: int) -> int:
+  """The tokens of each prompt that are read at a time: equal pieces of about 512, or of more for less than 8 rows.
+
+  Args:
+    length: of the longest prompt, padded.
+    rows: of the batch, on each device.
+  """
+  largest = max(_PREFILL_CHUNK, _PREFILL_TOKENS // max(rows, 1))
+  return -(-length // -(-length // largest))
 
 
 def round_up(size: int) -> int:

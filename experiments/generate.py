@@ -51,7 +51,7 @@ DTYPE = flags.DEFINE_enum("dtype", "auto", ["auto", "float32", "bfloat16"], "Of 
 PREFILL_CHUNK = flags.DEFINE_integer(
   "prefill_chunk",
   None,
-  "Tokens of each prompt read at a time; default: 512, or more for fewer than 8 prompts.",
+  "Tokens of each prompt read at a time; default: up to 512, or more for fewer than 8 prompts.",
   lower_bound=1,
 )
 flags.register_validator("top_p", lambda top_p: 0 < top_p <= 1, "must lie in (0, 1]")

@@ -44,8 +44,8 @@ compared then, so bits per byte come first, and no row is marked as the best in 
 
 ABOUT_TEMPERATURE = """\
 β = 1 + c·ln s is the factor on the attention logits (s: the length as a multiple of the training context). Rows that
-are not listed have β = 1. To fit c, every β of a grid is tried on held-out text at each length, and c is fitted to the
-best ones by least squares."""
+are not listed have β = 1. To fit c, every β of a grid is tried on held-out text at each length; the best, between the
+points of the grid, is the vertex of the parabola through the three lowest; c is fitted to these by least squares."""
 
 
 def _task(records: Records, task: str, drawn: set[Picture]) -> list[Part]:

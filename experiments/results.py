@@ -30,10 +30,11 @@ the study's docstring.
 `experiments/configs/pretrain.py` and `recalibrate.py`, the paper's own sizes, have not been run."""
 
 PRIZE = """\
-The aim was a drop that costs less than 2 % of perplexity in context, against RoPE continued, and keeps its needles at 4
-and 8 times the context. Half a turn reaches it at 0.9M parameters, confirmed on seeds that did not choose it; two turns
-reach it at 15.7M, on three seeds that chose them and on two that did not. SmolLM2-135M does not reach it within 13M
-tokens, neither in context nor beyond it, with one turn or two. No single threshold reaches the aim at both sizes."""
+The aim was a drop that costs less than 2 % of perplexity in context, against RoPE continued, and keeps its needles at
+4 and 8 times the context. Half a turn reaches it at 0.9M parameters, confirmed on seeds that did not choose it; two
+turns reach it at 15.7M, over five seeds, three of which chose them; the two others agree. SmolLM2-135M does not reach
+it within 13M tokens, neither in context nor beyond it, with one turn or two. No single threshold reaches the aim at
+both sizes."""
 
 
 def pages(directory: Path) -> list[Path]:

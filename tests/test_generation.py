@@ -8,7 +8,16 @@ import pytest
 
 from drope_jax.config import ComputeConfig, ModelConfig
 from drope_jax.evaluate.methods import METHODS, Inference, Method, inference
-from drope_jax.generation import Generation, _choose, _decode, _prefill, _Sampler, generate, round_up
+from drope_jax.generation import (
+  Generation,
+  _choose,
+  _decode,
+  _prefill,
+  _Sampler,
+  default_prefill_chunk,
+  generate,
+  round_up,
+)
 from drope_jax.model import hidden_states, unembed
 from drope_jax.parameters import map_specs
 from drope_jax.positions import ALiBi, Layer, LayerPattern, RoPE, layer_cycle
@@ -134,6 +143,24 @@ def test_chunk_boundaries_do_not_matter(chunk):
   config, params = tiny(RoPE())
   expected = generate(params, config, PROMPTS, max_new_tokens=NEW, prefill_chunk=5)
   assert generate(params, config, PROMPTS, max_new_tokens=NEW, prefill_chunk=chunk) == expected
+
+
+@pytest.mark.parametrize(
+  ("length", "rows", "chunk"),
+  [
+    *((4096, 1, 4096), (5120, 1, 2560), (32768, 1, 4096), (40, 1, 40)),  # 5,120 in two equal pieces, not 4,096 twice
+    *((4096, 2, 2048), (2048, 3, 1024), (1024, 8, 512), (640, 64, 320), (4096, 0, 4096)),
+  ],
+)
+def test_few_long_prompts_are_read_in_large_and_equal_pieces(length, rows, chunk):
+  assert default_prefill_chunk(length, rows) == chunk
+
+
+def test_a_long_prompt_is_read_as_it_is_in_small_pieces():
+  config, params = tiny(RoPE())
+  prompt = np.random.default_rng(0).integers(0, 61, 1300)
+  expected = generate(params, config, [prompt], max_new_tokens=NEW, prefill_chunk=100)
+  assert generate(params, config, [prompt], max_new_tokens=NEW) == expected
 
 
 def test_the_last_chunk_fits_into_a_full_cache():

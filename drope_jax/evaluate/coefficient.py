@@ -85,7 +85,8 @@ def fitted_coefficient(
       recorder.write(at[length], [figure])
       known[length, beta] = figure
   fit = drope.fit_temperature(lambda s, beta: known[beyond[s], beta].value, list(beyond), BETAS)
-  count, whole = len(documents), {(r.context, r.metric) for r in recorded if r.by is None}
+  # An earlier version took the best beta of the grid itself, so what is recorded may be another fit of these losses.
+  count, whole = len(documents), {(r.context, r.metric): r.figure.value for r in recorded if r.by is None}
   for extension, length in beyond.items():
     if extension in fit.on_edge:
       logger.warning(
@@ -95,9 +96,9 @@ def fitted_coefficient(
         extension,
         fit.best[extension],
       )
-    if (length, BETA) not in whole:
+    if whole.get((length, BETA)) != fit.best[extension]:
       recorder.write(at[length], [Figure(BETA, fit.best[extension], count * length)])
-  if (lengths[-1], "c") not in whole:
+  if whole.get((lengths[-1], "c")) != fit.c:
     values = [[known[length, beta].values for beta in BETAS] for length in lengths]
     low, high = coefficient_interval(values, list(beyond))
     recorder.write(at[lengths[-1]], [Figure("c", fit.c, count, low, high)])
@@ -125,8 +126,8 @@ def coefficient_interval(
   rng, fits = np.random.default_rng(0), []
   for _ in range(RESAMPLES):
     weights_N = np.bincount(rng.integers(0, count, count), minlength=count)
-    optimal_S = drope.optimal_betas(losses_SBN @ weights_N, BETAS)
-    fits.append(drope.least_squares_coefficient(optimal_S, extensions))
+    best_S = drope.best_betas(losses_SBN @ weights_N, BETAS)
+    fits.append(drope.least_squares_coefficient(best_S, extensions))
   low, high = np.percentile(fits, [2.5, 97.5])
   return float(low), float(high)
 

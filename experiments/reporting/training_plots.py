@@ -130,6 +130,7 @@ def plot_recovery(records: Records) -> Canvas | None:
   if gaps:
     _scale_gaps(panels[0][1], list(gaps.values()))
     panels[0][1].set_title("less that of the control at the same tokens")
+    panels[0][1].set_ylabel("nats per token" + (", log axis" if panels[0][1].get_yscale() == "log" else ""))
   for axes in panels[0]:
     token_axis(axes, "tokens of recalibration")
   canvas.tight_layout()
@@ -141,7 +142,7 @@ def _scale_gaps(axes: Axes, gaps: Sequence[Curve]) -> None:
   """A log axis for gaps that are positive and differ more than tenfold, else a line at 0: small ones stay visible."""
   values = np.concatenate([np.r_[gap.losses_N, gap.ends_N2.ravel()] for gap in gaps])
   values = values[np.isfinite(values)]
-  if min(values) > 0 and max(values) > 10 * min(values):
+  if values.size and values.min() > 0 and values.max() > 10 * values.min():
     log_axis(axes, values.tolist())
   else:
     axes.axhline(0, color=INK, linewidth=1, zorder=2)

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from drope_jax.additions import ADDITIONS
-from drope_jax.drope import FROM_SCRATCH_COEFFICIENT, SMOLLM_COEFFICIENT, temperature
+from drope_jax.drope import FROM_SCRATCH_COEFFICIENT, SMOLLM_COEFFICIENT, best_betas, ends_grid, temperature
 from drope_jax.evaluate.coefficient import FIT_TASK
 from drope_jax.evaluate.figures import BETA, LOSS, Figure
 from drope_jax.markdown import code, plain
@@ -193,7 +193,7 @@ class _Fit(NamedTuple):
 
   def on_edge(self, context: int) -> bool:
     betas = list(self.losses[context])
-    return bool(betas) and self.best[context] in (betas[0], betas[-1])
+    return bool(betas) and ends_grid(self.best[context], betas)
 
 
 def _fit(records: Records, run: str) -> _Fit:
@@ -208,8 +208,8 @@ def _fit(records: Records, run: str) -> _Fit:
     betas = [(at, one.value) for (metric, by, at), one in found.items() if (metric, by) == (LOSS, BETA)]
     grid = {beta: loss for beta, loss in betas if isinstance(beta, int | float)}
     losses[context] = dict(sorted(grid.items()))
-    if grid:
-      best[context] = min(grid, key=grid.__getitem__)
+    if len(grid) > 2:
+      best[context] = float(best_betas([list(losses[context].values())], list(losses[context]))[0])
     elif (BETA, None, None) in found:
       best[context] = found[BETA, None, None].value
   return _Fit(c, losses, best)
@@ -240,13 +240,14 @@ def _fit_described(records: Records, run: str) -> Iterator[str | Table]:
     beta = None if fit.c is None else temperature(extension, fit.c.value)
     tried = (min(losses), max(losses)) if losses else None
     at_one = next((loss for beta, loss in losses.items() if math.isclose(beta, 1.0)), None)
+    lowest = min(losses.values(), default=None)
     lines.append(
       [
         Cell(show_length(records, context), context),
         MISSING if tried is None else Cell("{:g} to {:g}".format(*tried), None, {"from": tried[0], "to": tried[1]}),
         Cell(f"{best:.2f}" + ("*" if edge else ""), best, {"on the edge of the grid": int(edge)}),
         MISSING if beta is None else Cell(f"{beta:.2f}", beta),
-        *(MISSING if loss is None else Cell(f"{loss:.3f}", loss) for loss in (at_one, losses.get(best))),
+        *(MISSING if loss is None else Cell(f"{loss:.3f}", loss) for loss in (at_one, lowest)),
       ]
     )
     edges += [f"{extension:g}×"] if edge else []
@@ -257,7 +258,7 @@ def _fit_described(records: Records, run: str) -> Iterator[str | Table]:
       "best β",
       "β = 1 + c·ln s",
       Column("loss at β = 1", f"{with_unit(LOSS)} at β = 1"),
-      Column("loss at best β", f"{with_unit(LOSS)} at best β"),
+      Column("lowest loss tried", f"{with_unit(LOSS)}, lowest tried"),
     ]
     yield Table(f"temperature_{run}", header, lines)
   if edges:

@@ -101,9 +101,10 @@ def test_what_was_measured_without_being_a_row_of_the_study_gets_one(workdir):
 
 
 def test_the_temperature_fit_warns_at_the_edge_of_its_grid(workdir):
-  study = study_of(workdir, temperature_fit({256: 1.2, 512: 1.4, 1024: 1.8}))
+  study = study_of(workdir, temperature_fit({256: 1.3, 512: 1.4, 1024: 1.8}))
   text = "\n\n".join(map(markdown, training_tables.temperature_section(study)))
   assert "c = **0.290**" in text
+  assert "| 2× (256) | 1 to 1.8 | 1.30 | 1.20 | 3.490 | 3.410 |" in text  # between 1.2 and 1.4
   assert "| 4× (512) | 1 to 1.8 | 1.40 | 1.40 | 3.560 | 3.400 |" in text
   assert "| 8× (1,024) | 1 to 1.8 | 1.80* | 1.60 |" in text and "**Warning:** at 8× the best β" in text
   (workdir / "results.jsonl").unlink()
