@@ -127,7 +127,8 @@ def require(settings: Any, **commands: str) -> None:
   for field, command in commands.items():
     path = getattr(settings, field)
     if not _is_there(path):
-      raise ConfigError(f"{type(settings).__name__}.{field}: {path} is not there; `python -m {command}`")
+      made = f"`python -m {command.replace('DIR', path)}` makes it"
+      raise ConfigError(f"{type(settings).__name__}.{field}: {path} is not there; {made}")
 
 
 def _is_there(path: str) -> bool:

@@ -145,6 +145,8 @@ def described(records: Records, row: Row) -> str:
 
 
 def _run(run: Run) -> str:
+  if not run.begun:
+    return f"{code(run.name)}, which has not begun"
   model = f"the pretrained model ({code(run.name)})" if run.pretrained is not None else code(run.name)
   if run.pretrained is not None and is_control(run):
     return f"{model} as it is"

@@ -49,6 +49,10 @@ class Run:
   pretrained: Pretrained | None = None
 
   @property
+  def begun(self) -> bool:
+    return self.config is not None or self.pretrained is not None
+
+  @property
   def last(self) -> dict[str, Any] | None:
     return self.metrics[-1] if self.metrics else None
 

@@ -156,11 +156,12 @@ def summarized(studies: Sequence[Records], making: Making, control: str | None =
   controls = _controls(first, control)
   if len(studies) == 1:
     figures |= {place: (figure,) for place, figure in _gaps(first, controls, control).items()}
+  measured = {(place.run, place.method) for place in figures}
   return Summary(
     making=making,
     train_context=first.train_context,
     seeds=seeds,
-    rows=first.rows,
+    rows=tuple(row for row in first.rows if (row.run, row.method) in measured),
     kinds={name: arms.kind(run) for name, run in first.runs.items()},
     controls=controls,
     figures=figures,

@@ -109,7 +109,9 @@ def arms_described(records: Records) -> str:
 
 def pretrained_described(records: Records) -> str:
   """A bullet for each checkpoint that was measured without training."""
-  found = {run.pretrained.checkpoint: run for run in records.runs.values() if run.pretrained is not None}
+  measured = {run for run, _, _ in records.measured}
+  runs = [run for name, run in records.runs.items() if name in measured]
+  found = {run.pretrained.checkpoint: run for run in runs if run.pretrained is not None}
   return "\n".join(
     f"- {code(path)}: {run.parameters:,} parameters, trained {arms.embedding_of(run)}, "
     f"at {records.train_context:,} tokens."

@@ -142,13 +142,18 @@ def test_one_gpu_ends_at_the_first_seed_that_fails(stubbed_python3, tmp_path):
 
 @pytest.mark.slow
 def test_one_gpu_stops_the_study_when_its_time_is_over(path, tmp_path):
-  """The study gets SIGTERM and time to save; no other seed starts."""
+  """The study gets SIGTERM and time to save; no other seed starts, and seeds that cannot be merged change nothing."""
+  merge = 'case "$*" in *experiments.report*) echo refused; exit 1;; esac'
   study = tmp_path / "python3"
-  study.write_text("#!/usr/bin/env bash\ntrap 'echo saved; exit 0' TERM\necho begun\nsleep 20 &\nwait\n")
+  study.write_text(f"#!/usr/bin/env bash\n{merge}\ntrap 'echo saved; exit 0' TERM\necho begun\nsleep 20 &\nwait\n")
   study.chmod(0o755)
+  for seed in "34":
+    (tmp_path / "out" / f"seed-{seed}").mkdir(parents=True)
+    (tmp_path / "out" / f"seed-{seed}" / "report.md").touch()
   done = launch(f"{tmp_path}{os.pathsep}{path}", "one_gpu.sh", {}, "quickstart", "1", str(tmp_path / "out"), "0", "1")
   assert done.returncode == 75
-  assert [line for line in done.stdout.splitlines() if " " not in line] == ["begun", "saved"]
+  assert [line for line in done.stdout.splitlines() if " " not in line] == ["begun", "saved", "refused"]
+  assert "the time ran out in seed 0" in done.stderr
 
 
 def test_slurm_runs_a_process_for_each_gpu(path):

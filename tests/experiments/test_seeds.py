@@ -47,6 +47,7 @@ def test_mean_and_spread(tmp_path, capsys):
   assert "| RoPE | 3.500 ± 0.500 |" in printed
   assert "| RoPE | 0.700 ± 0.200 |" in printed
   assert "2× (256)" in printed and "over seeds 0, 1, 2" in printed
+  assert "YaRN" not in printed  # a row that no seed has measured, as with --only
 
 
 def test_bad_input_is_one_line(tmp_path, capsys):

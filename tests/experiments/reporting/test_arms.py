@@ -5,10 +5,11 @@ import importlib
 import math
 import pkgutil
 import re
+import shutil
 from pathlib import Path
 
 import pytest
-from support.study_records import LOSSES, MODEL, figures, study_of, write_run
+from support.study_records import LOSSES, MODEL, figures, study_of, write_run, write_study
 
 from drope_jax.config import InitConfig
 from drope_jax.model_config import QKNorm
@@ -41,6 +42,15 @@ def described(tmp_path, init, **settings):
   found = [dataclasses.replace(figures(LOSSES, {})[0], run="new", method="nope")]
   study = study_of(tmp_path, found)
   return arms.kind(study.runs["new"]), arms.described(study, study.rows[0])
+
+
+def test_a_run_that_has_not_begun_is_not_described_as_from_scratch(tmp_path):
+  """As with --only."""
+  write_study(tmp_path)
+  shutil.rmtree(tmp_path / "runs" / "rope_continued")
+  study = study_of(tmp_path, figures(LOSSES, {}))
+  row = next(row for row in study.rows if row.run == "rope_continued")
+  assert arms.described(study, row) == "`rope_continued`, which has not begun"
 
 
 @pytest.mark.parametrize(
