@@ -11,13 +11,13 @@ Paper: none of its tables; it drops all rotations. The control for each base is 
 `python -m experiments.study --config=experiments/studies/partial_drop_rule.py:SIZE --workdir=DIR --seeds=0,1,2`; one
 trunk per base, and a size per context.
 
-| size      |  parameters |     T | runs | rows |    tokens | FLOPs (PaLM) |    minutes (on) |
-| :-------- | ----------: | ----: | ---: | ---: | --------: | -----------: | --------------: |
-| mini      |     935,040 |   128 |    6 |   10 |      2.0M |      1.31e13 | 3 (2 CPU cores) |
-| mini_256  |     935,040 |   256 |   12 |   20 |      4.1M |      2.94e13 | 7 (2 CPU cores) |
-| small     |  15,735,168 |   256 |    5 |    7 |    175.1M |      1.82e16 |    4 (one H200) |
-| small_512 |  15,735,168 |   512 |    5 |    7 |    175.1M |      1.98e16 |    4 (one H200) |
-| paper     | 494,005,120 | 1,024 |   14 |   22 | 54,526.0M |      1.76e20 |                 |
+| size      |  parameters |     T | runs | rows |    tokens | FLOPs (PaLM) |     minutes (on) |
+| :-------- | ----------: | ----: | ---: | ---: | --------: | -----------: | ---------------: |
+| mini      |     935,040 |   128 |    6 |   10 |      2.0M |      1.31e13 |  3 (2 CPU cores) |
+| mini_256  |     935,040 |   256 |   12 |   20 |      4.1M |      2.94e13 | 10 (2 CPU cores) |
+| small     |  15,735,168 |   256 |    5 |    7 |    175.1M |      1.82e16 |     4 (one H200) |
+| small_512 |  15,735,168 |   512 |    5 |    7 |    175.1M |      1.98e16 |     4 (one H200) |
+| paper     | 494,005,120 | 1,024 |   14 |   22 | 54,526.0M |      1.76e20 |                  |
 
 Tokens and FLOPs (PaLM) are totals over the runs of a seed. Numbers to expect: docs/results/partial_drop_rule.md.
 """
@@ -68,7 +68,7 @@ class Rule(BranchingStudy):
 
 SIZES = {
   "mini": sizes.of(Rule, sizes.mini, thetas=(1e5,), needles_per_depth=40),
-  "mini_256": sizes.of(Rule, sizes.with_context(sizes.mini, 256, 1e4), needles_per_depth=20),
+  "mini_256": sizes.of(Rule, sizes.with_context(sizes.mini, 256, 1e4), needles_per_depth=40),
   "small": sizes.of(Rule, sizes.small, fastest=13, turns=(1.0,), thetas=(1e5,)),
   "small_512": sizes.of(Rule, sizes.with_context(sizes.small, 512, 1e4), fastest=13, turns=(1.0,), thetas=(1e4,)),
   "paper": sizes.of(Rule, sizes.paper, fastest=12, thetas=(1e4, 1e5)),
