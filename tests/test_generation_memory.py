@@ -23,12 +23,12 @@ def test_prefill_of_a_long_prompt_needs_little_beside_its_cache(positions):
   batch = Generation(params, model, [np.zeros(32_700, np.int32)], max_new_tokens=64)
   compiled = _prefill.lower(*batch._prompts(), **batch._how, chunk=batch._chunk).compile()
   batch_size, capacity = batch._tokens_BS.shape
-  assert (batch_size, capacity, batch._chunk) == (1, 32_768, 512)
+  assert (batch_size, capacity, batch._chunk) == (1, 32_768, 4096)
   keys = model.num_layers * capacity * model.num_kv_heads * model.head_dim  # elements; as many values
   cache_bytes = 2 * keys * 4
   assert cache_bytes <= compiled.memory_analysis().output_size_in_bytes < 1.1 * cache_bytes
   assert compiled.memory_analysis().temp_size_in_bytes < 2 * cache_bytes
-  # No scores of a chunk against everything: 512 x 32,768 of one head alone are 16 times the keys.
+  # No scores of a chunk against everything: 4,096 x 32,768 of one head alone are 128 times the keys.
   sizes = [
     math.prod(map(int, shape.split(","))) for shape in re.findall(r"\b[a-z]+\d*\[([\d,]+)\]", compiled.as_text())
   ]
