@@ -164,7 +164,7 @@ def test_a_recalibration_is_measured_beside_its_controls(tmp_path):
   found = [(r["run"], r["method"], r["context"], r["metric"]) for r in whole]
   methods = {"control": ("rope", "ntk", "yarn"), "drop": ("nope", "drope")}
   rows = [(f"{kept}_{name}", method) for name in ("qk_norm", "plain") for kept in methods for method in methods[kept]]
-  rows += [(f"turns_{turns}_plain", method) for turns in (0.5, 1) for method in ("rope", "yarn")]
+  rows += [(f"turns_{turns}_plain", method) for turns in (0.5, 1, 2) for method in ("rope", "yarn")]
   measured = [row for row in found if row[3] in ("loss", "accuracy")]
   assert sorted(measured) == sorted(
     (*row, n, metric) for row in rows for n in (256, 512) for metric in ("loss", "accuracy")
