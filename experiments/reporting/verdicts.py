@@ -24,7 +24,7 @@ interval lies entirely outside, and is **open** if the interval covers both, or 
 has several comparisons, all must be measured and hold; one that fails refutes the claim; sizes whose verdicts differ
 have one each (`mini` has 0.9M parameters, `small` 15.7M). Intervals are 95 % each, without correction for their number.
 The quickstart stands in for a study that has not been run. Studies at `mini` share the trained models of a seed: two of
-them differ in texts and prompts, but not in training. Prompts are pooled over the seeds: needles at `mini` rest on 500
+them differ in texts and prompts, but not in training. Prompts are pooled over the seeds: needles at `mini` rest on 300
 to 4,000 per row and length, at `small` on 5,000 (half a turn: 2,000)."""
 
 
