@@ -151,6 +151,8 @@ def test_fit_recovers_the_coefficient_of_losses_that_have_one():
   assert fit.on_edge == ()
   assert set(fit.losses) == {2, 4, 8}
   assert set(fit.losses[8]) == set(betas.tolist())
+  lowest = min(fit.losses[8], key=fit.losses[8].__getitem__)
+  assert fit.best[8] == pytest.approx(lowest, abs=0.005)  # half the spacing of the grid
 
 
 def test_fit_finds_a_coefficient_whose_betas_are_not_on_the_grid():

@@ -39,7 +39,7 @@ for seed in "${seeds[@]}"; do
       --config.seed="$seed" "$@" 2> >(tee -a "$directory/logs/seed-$seed.log" >&2) || status=$?
   fi
   if [ "$status" = 124 ] || [ "$status" = 137 ]; then
-    merge || true # it has said why; a seed that is not finished may lack what others have
+    merge || true  # it has said why; a seed that is not finished may lack what others have
     echo "the time ran out in seed $seed; the same command resumes from there" >&2
     exit 75
   fi
