@@ -9,9 +9,6 @@ COMPUTING = (  # the commands that run models
   "factor_search",
   "generate",
   "quickstart",
-  "studies.fig4_bias_gradients",
-  "studies.fig7_positional_head",
-  "studies.fig8_semantic_head",
   "study",
   "train",
 )

@@ -29,12 +29,6 @@ COMMANDS = {
     "experiments.recall_corpus",
   ),
   "Before a chip is booked": ("drope_jax.aot",),
-  "Figures of the paper": (
-    "experiments.studies.fig4_bias_gradients",
-    "experiments.studies.fig6_fig11_frequency_factors",
-    "experiments.studies.fig7_positional_head",
-    "experiments.studies.fig8_semantic_head",
-  ),
   "Speed": (
     "experiments.benchmarks.cpu_goals",
     "experiments.benchmarks.train_step",

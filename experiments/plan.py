@@ -1,4 +1,4 @@
-"""What a study consists of, as data: its runs, the arms that they form, and the rows of its tables.
+"""What a study consists of, as data: its runs, the arms that they form, the rows of its tables, and its own figures.
 
 The files in experiments/studies/ declare studies, experiments/study.py runs them, and reports read arms and rows again.
 """
@@ -77,6 +77,14 @@ class EvalPlan:
     return EvalData(**fields | {"tokenizer": load_tokenizer(self.tokenizer)})
 
 
+@dataclasses.dataclass(frozen=True)
+class Figures:
+  """Pictures that a study draws itself, besides those of every report; report.md shows them too."""
+
+  names: tuple[str, ...]  # of the files, without their endings
+  draw: Callable[[Path, Sequence[str]], None]  # into a directory, in these formats; called when all runs are done
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Study:
   """What to prepare, train and measure."""
@@ -93,6 +101,7 @@ class Study:
   # the others, so that a study which is stopped has it for each row.
   tasks: Sequence[str]
   eval_data: Callable[[], EvalData]  # the data to measure on; see EvalPlan
+  figures: Figures | None = None
   spread: str = ""  # for the report: a sentence on how much other seeds differ, if that is known
 
 

@@ -96,6 +96,16 @@ def _temperature(records: Records) -> list[Part]:
   return ["## The temperature", ABOUT_TEMPERATURE, *shown] if shown else []
 
 
+def _figures(records: Records) -> list[Part]:
+  """The section of the figures that the study drew itself; their captions are parts of the pictures."""
+  drawn = [name for name in records.figures if (records.directory / f"{name}.png").exists()]
+  return (
+    ["## Figures of this study", *(f"![{plain(name.replace('_', ' '))}]({name}.png)" for name in drawn)]
+    if drawn
+    else []
+  )
+
+
 def _made(records: Records) -> list[str]:
   versions = plain(", ".join(f"{name} {version}" for name, version in records.versions.items()))
   said = [f"Seed {records.seed}.", f"{plain(records.machine.rstrip('.'))}." if records.machine else ""]
@@ -125,6 +135,7 @@ def _compose(records: Records, drawn: set[Picture]) -> list[Part]:
     *([" ".join(filter(None, about))] if measured else []),
     *measured,
     *paper_section(study_command.parse(records.command).name),
+    *_figures(records),
     *_temperature(records),
     *_training(records, drawn),
     *(["## The rotations", plots.FREQUENCIES.markdown] if plots.FREQUENCIES in drawn else []),

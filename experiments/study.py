@@ -8,6 +8,9 @@ work is not repeated: runs resume from their last checkpoint, and figures that a
 again. A workdir may be moved and resumed. `--data=PATH` names the documents to train and measure on
 (data/sources/at.py).
 
+A study that has figures of its own draws them when its runs are done (not under `--only`), and again at each start;
+some have nothing to train or to measure.
+
 `--dry_run` prints the runs with their tokens, FLOPs and estimated time on this machine. `--seeds=0,1,2` runs the study
 in DIR/seed-0, DIR/seed-1, ..., and writes their paired differences to DIR/seeds.md. `--runs=DIR` keeps the runs in a
 folder that several studies share (store.py). `--only=RUN` limits the study to that run, the runs that it starts from,
@@ -52,7 +55,6 @@ from drope_jax.sharding import make_mesh, using
 from drope_jax.train import train
 from drope_jax.workdir import sole_writer
 from experiments import store
-from experiments.commands import COMMANDS
 from experiments.dry_run import dry_run
 from experiments.models import run_models
 from experiments.plan import Pretrained, Study, needed_runs, reading, run_directory
@@ -129,11 +131,13 @@ def run_study(
     cli.Terminated: SIGTERM stopped one of its runs, which is saved.
   """
   with sole_writer(workdir, "results"):
-    _run_study(settings, workdir, mesh, only, runs)
+    _run_study(settings, workdir, mesh, only, runs, formats)
     logger.info("report: %s", write_report(workdir, formats))
 
 
-def _run_study(settings: Any, workdir: Path, mesh: Mesh | None, only: Sequence[str], runs: Path | None) -> None:
+def _run_study(
+  settings: Any, workdir: Path, mesh: Mesh | None, only: Sequence[str], runs: Path | None, formats: Sequence[str]
+) -> None:
   settings = from_dict(type(settings), to_dict(settings))  # checks overrides, which flags set in place
   study: Study = settings.study(workdir)
   models = run_models(study, workdir)
@@ -156,6 +160,8 @@ def _run_study(settings: Any, workdir: Path, mesh: Mesh | None, only: Sequence[s
       loaded, out = _load(settle(name), run_directory(workdir, name), mesh), workdir / "results.jsonl"
       with using(mesh):
         evaluate(name, loaded, methods, study.lengths, part, data, out, command=cli.command_line())
+    if study.figures is not None and not only:
+      study.figures.draw(workdir, formats)
 
 
 def _methods(study: Study) -> dict[str, list[str]]:
@@ -204,6 +210,7 @@ def _described(
     "spread": study.spread,
     "arms": [dataclasses.asdict(arm) for arm in study.arms],
     "rows": [dataclasses.asdict(row) for row in study.rows],
+    "figures": [] if study.figures is None else list(study.figures.names),
     "pretrained": {
       name: _stored(Pretrained(run.checkpoint, run.transition), _held(run, models, workdir))
       for name, run in study.runs.items()
@@ -224,7 +231,7 @@ def _described(
   try:
     yield settle
   finally:
-    if _records(workdir) != before:
+    if _records(workdir) != before or not study.runs:
       write_json(description | {"seconds": description["seconds"] + time.monotonic() - started}, path)
 
 
@@ -306,7 +313,6 @@ def main(
 ) -> None:
   if distributed.asked_for():
     raise ConfigError("a study runs in one process; start its runs with experiments.train to use several")
-  _check_is_no_figure(Path(config.value.partition(":")[0]))
   settings = cli.settings(config, "the settings of a study", lambda found: callable(getattr(found, "study", None)))
   if data.value is not None:
     settings = reading(settings, data.value)
@@ -328,13 +334,6 @@ def main(
     run_study(settings, directory, **how)
   else:
     run_seeds(settings, numbers, directory, **how)
-
-
-def _check_is_no_figure(file: Path) -> None:
-  """Raises ConfigError for a figure of the paper that looks at models and trains none."""
-  command = f"experiments.studies.{file.stem}"
-  if command in COMMANDS["Figures of the paper"] and file.resolve().parent == Path(__file__).parent / "studies":
-    raise ConfigError(f"--config: {file.name} trains nothing and is a command of its own: `python -m {command} --help`")
 
 
 def _parsed_seeds(texts: Sequence[str]) -> list[int]:

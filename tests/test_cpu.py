@@ -143,10 +143,14 @@ def test_a_computing_command_starts_again_before_it_imports_anything(monkeypatch
 
 
 @pytest.mark.slow
-def test_a_figure_s_command_starts_again_and_says_so_once(tmp_path, outside):
-  command = [sys.executable, "-m", "experiments.studies.fig4_bias_gradients", f"--out={tmp_path}", "--layers=0"]
+def test_a_study_starts_again_and_says_so_once(tmp_path, outside):
+  command = [sys.executable, "-m", "experiments.study", "--config=experiments/studies/fig4_bias_gradients.py"]
   done = subprocess.run(
-    [*command, "--seeds=0"], env=outside | {"DROPE_JAX_CPU": ""}, cwd=ROOT, capture_output=True, text=True
+    [*command, f"--workdir={tmp_path}", "--config.layers=(0,)", "--config.seeds=(0,)"],
+    env=outside | {"DROPE_JAX_CPU": ""},
+    cwd=ROOT,
+    capture_output=True,
+    text=True,
   )
   assert done.returncode == 0, done.stderr
   assert done.stderr.count("mimalloc keeps memory") == 1 and (tmp_path / "bias_gradients.csv").exists()

@@ -144,7 +144,7 @@ PAPER = (
   Claim(
     "At initialisation the gradients towards positional heads are larger with RoPE, in every layer.",
     "figure 4",
-    wants="`python -m experiments.studies.fig4_bias_gradients`",
+    wants="`experiments/studies/fig4_bias_gradients.py:paper`",
   ),
   Claim(
     "PI, NTK and YaRN slow down the slow rotations by the extension factor; NTK and YaRN leave the fast ones.",

@@ -127,6 +127,7 @@ class Records:
   versions: dict[str, str] = dataclasses.field(default_factory=dict)
   seconds: float | None = None
   spread: str = ""  # a sentence on how much other seeds differ, if that is known
+  figures: tuple[str, ...] = ()  # the names of the study's own pictures, see plan.Figures
 
   @property
   def trained(self) -> bool:
@@ -189,13 +190,13 @@ class Records:
 
 
 def read_study(directory: Path) -> Records:
-  """Reads the workdir of a study; runs need not have begun.
+  """Reads the workdir of a study; runs need not have begun. A study of figures alone has no results.jsonl.
 
   Raises:
     ReportError: a file is missing, empty or malformed.
   """
   said = read_description(directory / "study.json")
-  measured = _measured(_read_results(directory / "results.jsonl"))
+  measured = _measured(_read_results(directory / "results.jsonl")) if said.rows else {}
   names = dict.fromkeys(name for arm in said.arms for name in arm.runs)
   return Records(
     directory=directory,
@@ -207,6 +208,7 @@ def read_study(directory: Path) -> Records:
     versions=said.versions,
     seconds=said.seconds,
     spread=said.spread,
+    figures=said.figures,
     arms=said.arms,
     rows=_with_others(said.rows, measured),
     runs={name: _read_run(run_directory(directory, name), name, said.pretrained.get(name)) for name in names},

@@ -26,6 +26,7 @@ class Description:
   rows: tuple[Row, ...]
   seconds: float | None = None
   pretrained: dict = dataclasses.field(default_factory=dict)
+  figures: tuple[str, ...] = ()
   spread: str = ""
 
   def __post_init__(self) -> None:

@@ -1,13 +1,14 @@
 """How far training can move the attention's positional bias, at initialisation (paper: figure 4).
 
-`python -m experiments.studies.fig4_bias_gradients --out=DIR [--size=mini --layers 0 8 16 23 --seeds 0 1 2]` writes
-bias_gradients.png and .csv: for each layer the norm of the gradient of A^c (definition 3.1, for diagonal and for
-previous-token heads) with respect to that layer's query and key projections; mean over heads, rows of text and seeds,
-bars: standard deviation over seeds. In the paper it is larger with RoPE in every layer, and the gap grows with depth.
-The paper's figure has no numbers, and the paper does not state the text, its length, or the parameters. A control that
-it lacks is measured too: the partial drop, which is ours, with the same weights.
+`python -m experiments.study --config=experiments/studies/fig4_bias_gradients.py:SIZE --workdir=DIR` writes
+bias_gradients.png and .csv (`--config.layers=0,8,16,23`: of these layers only): for each layer the norm of the gradient
+of A^c (definition 3.1, for diagonal and for previous-token heads) with respect to that layer's query and key
+projections; mean over heads, rows of text and seeds, bars: standard deviation over seeds. In the paper it is larger
+with RoPE in every layer, and the gap grows with depth. The paper's figure has no numbers, and the paper does not state
+the text, its length, or the parameters. A control that it lacks is measured too: the partial drop, which is ours, with
+the same weights.
 
-The command also writes prefix_spread.png and .csv: by layer the prefix spread of the attention's inputs, which theorem
+The study also writes prefix_spread.png and .csv: by layer the prefix spread of the attention's inputs, which theorem
 3.4 bounds without positions if it is small in the first layer. It is not small on text, so a second panel shows the
 same text with all embeddings moved towards one of them, to a thousandth of their distance.
 
@@ -22,9 +23,9 @@ and embedding, three forward passes over the rows' tokens, and the attention of 
 takes 10.8 GB of memory and, for three seeds, 4 minutes of one CPU core. Numbers to expect: docs/results/figures.md.
 """
 
-import sys
-from argparse import Namespace
-from collections.abc import Iterable, Sequence
+import dataclasses
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -32,7 +33,6 @@ import jax.numpy as jnp
 import numpy as np
 from matplotlib.ticker import MaxNLocator
 
-from drope_jax import cli
 from drope_jax.data.tokenizers import load_tokenizer
 from drope_jax.errors import check
 from drope_jax.model import init_params
@@ -40,32 +40,14 @@ from drope_jax.model_config import ModelConfig
 from drope_jax.parameters import Params, count_parameters
 from drope_jax.theory import bias_gradient_norms, diagonal_weights, prefix_spreads, previous_token_weights
 from drope_jax.transitions import PartialDrop, drop
+from experiments.plan import Study, check_at_least_one
 from experiments.reporting.looks import INK, PURPLE, VERMILION
 from experiments.studies import sizes
-from experiments.studies.figures import add_out, panels, save, styled, text_rows, write_csv
-
-
-class Size(NamedTuple):
-  """A model, and the text that it reads."""
-
-  model: ModelConfig
-  context: int
-  rows: int
-  length: int  # tokens
-
-
-_SIZES = {"mini": (sizes.mini, 8, 128), "small": (sizes.small, 8, 256), "paper": (sizes.paper, 1, 1024)}
-
-
-def sized(name: str) -> Size:
-  of, rows, length = _SIZES[name]
-  settings = of()
-  return Size(settings["model"], settings["context"], rows, length)
-
+from experiments.studies.branching import getter
+from experiments.studies.figures import Out, Untrained, only_drawn, panels, save, text_rows, write_csv
 
 BIASES = {"diagonal head": diagonal_weights, "previous-token head": previous_token_weights}
 LOOKS = {"RoPE": (INK, "o"), "NoPE": (VERMILION, "s"), "partial drop": (PURPLE, "^")}
-
 
 # The distance of all embeddings from one of them, as a share of what it is in the model.
 TEXTS = {"text": 1.0, "text, embeddings a thousandth as far apart": 1e-3}
@@ -81,17 +63,57 @@ class Value(NamedTuple):
   value: float
 
 
-def measure(size: Size, layers: Sequence[int], seeds: Sequence[int], tokenizer: str) -> tuple[list[Value], list[Value]]:
+@dataclasses.dataclass(unsafe_hash=True, kw_only=True)
+class BiasGradients(Untrained):
+  """The settings, as `--config.NAME=VALUE`."""
+
+  model: ModelConfig
+  context: int  # tokens; the partial drop keeps the pairs that make a full turn in them
+  rows: int  # of text
+  length: int  # of a row, in tokens
+  layers: tuple[int, ...] = ()  # to differentiate; none: all
+  seeds: tuple[int, ...] = (0, 1, 2)  # of the initialisation
+  tokenizer: str = "byte"  # of the text: byte, or a tokenizer.json
+
+  def __post_init__(self) -> None:
+    check_at_least_one(self, "context", "rows", "length")
+    check(bool(self.seeds), "BiasGradients.seeds is empty; it needs at least one seed")
+    last = self.model.num_layers - 1
+    for layer in self.layers:
+      check(0 <= layer <= last, f"BiasGradients.layers has {layer}; the model's are 0 to {last}")
+
+  def study(self, workdir: Path) -> Study:
+    title = "Gradients of the positional bias at initialisation (paper: figure 4)"
+    return only_drawn(title, self.context, ("bias_gradients", "prefix_spread"), self.draw)
+
+  def models(self) -> Mapping[str, ModelConfig]:
+    """The models that are compared, by the names of LOOKS; they have the same parameters."""
+    partial = PartialDrop(turns=1.0).apply(self.model, self.context)
+    return {"RoPE": self.model, "NoPE": drop(self.model), "partial drop": partial}
+
+  def draw(self, out: Out) -> None:
+    norms, spreads = measure(self)
+    caption = (
+      f"{count_parameters(self.model) / 1e6:.0f}M parameters, not trained; {self.rows} × {self.length:,} tokens of "
+      f"Python's prose; seeds: {len(self.seeds)}."
+    )
+    where = ("embedding", "seed", "layer")
+    save(curves(norms, BIASES, "norm of ∇A by W_Q, W_K"), caption, out, "bias_gradients")
+    write_csv(out.folder / "bias_gradients.csv", ("bias", *where, "norm"), norms)
+    save(curves(spreads, TEXTS, "prefix spread Δ / √d"), caption, out, "prefix_spread")
+    write_csv(out.folder / "prefix_spread.csv", ("text", *where, "spread"), spreads)
+
+
+def measure(how: BiasGradients) -> tuple[list[Value], list[Value]]:
   """Norms of gradients, and prefix spreads as a share of the inputs' norm."""
-  rope = size.model
-  models = {"RoPE": rope, "NoPE": drop(rope), "partial drop": PartialDrop(turns=1.0).apply(rope, size.context)}
-  tokens = jnp.asarray(text_rows(load_tokenizer(tokenizer), size.rows, size.length, rope.vocab_size))
-  c_CTT = np.stack([weights(size.length) for weights in BIASES.values()])
+  layers = how.layers or tuple(range(how.model.num_layers))
+  tokens = jnp.asarray(text_rows(load_tokenizer(how.tokenizer), how.rows, how.length, how.model.vocab_size))
+  c_CTT = np.stack([weights(how.length) for weights in BIASES.values()])
   norms: list[Value] = []
   spreads: list[Value] = []
-  for seed in seeds:
-    params = init_params(rope, jax.random.key(seed))
-    for embedding, model in models.items():
+  for seed in how.seeds:
+    params = init_params(how.model, jax.random.key(seed))
+    for embedding, model in how.models().items():
       norms_CL = bias_gradient_norms(params, model, tokens, c_CTT, layers)
       spreads_XL = [
         prefix_spreads(alike(params, share), model, tokens, layers).mean(1) / model.d_model**0.5
@@ -128,43 +150,14 @@ def curves(values: Sequence[Value], titles: Iterable[str], ylabel: str) -> Any:
   return figure
 
 
-@styled
-def draw(given: Namespace) -> None:
-  size = sized(given.size)
-  layers = given.layers or list(range(size.model.num_layers))
-  for layer in layers:
-    check(0 <= layer < size.model.num_layers, f"--layers has {layer}; the model's are 0 to {size.model.num_layers - 1}")
-  norms, spreads = measure(size, layers, given.seeds, given.tokenizer)
-  caption = (
-    f"{count_parameters(size.model) / 1e6:.0f}M parameters, not trained; {size.rows} × {size.length:,} tokens of "
-    f"Python's prose; seeds: {len(given.seeds)}."
-  )
-  where = ("embedding", "seed", "layer")
-  figure = curves(norms, BIASES, "norm of ∇A by W_Q, W_K")
-  save(figure, caption, given, "bias_gradients")
-  write_csv(given.out / "bias_gradients.csv", ("bias", *where, "norm"), norms)
-  figure = curves(spreads, TEXTS, "prefix spread Δ / √d")
-  save(figure, caption, given, "prefix_spread")
-  write_csv(given.out / "prefix_spread.csv", ("text", *where, "spread"), spreads)
+def _of(size: sizes.Size, rows: int, length: int) -> BiasGradients:
+  settings = size()
+  return BiasGradients(model=settings["model"], context=settings["context"], rows=rows, length=length)
 
 
-def _parser() -> cli.Parser:
-  parser = cli.Parser(prog="python -m experiments.studies.fig4_bias_gradients", about=__doc__)
-  add_out(parser)
-  about_size = "of the model: mini, small, or paper (494M)"
-  parser.add_argument("--size", choices=tuple(_SIZES), default="mini", help=about_size)
-  parser.add_argument("--layers", type=int, nargs="+", metavar="L", help="layers to differentiate; default: all")
-  parser.add_argument(
-    "--seeds", type=int, nargs="+", default=[0, 1, 2], metavar="N", help="seeds of the initialisation"
-  )
-  parser.add_argument("--tokenizer", default="byte", help="of the text: byte, or a tokenizer.json")
-  return parser
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-  """The command; returns its exit status."""
-  return cli.run_parsed(_parser(), draw, arguments, computes=True)
-
-
-if __name__ == "__main__":
-  sys.exit(main())
+SIZES = {
+  "mini": lambda: _of(sizes.mini, 8, 128),
+  "small": lambda: _of(sizes.small, 8, 256),
+  "paper": lambda: _of(sizes.paper, 1, 1024),
+}
+get_config = getter(SIZES)

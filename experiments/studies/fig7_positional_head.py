@@ -1,28 +1,35 @@
 """What YaRN does to a positional head, and whether a dropped model has one (paper: figure 7).
 
-`python -m experiments.studies.fig7_positional_head --checkpoint=RUN --out=DIR [--dropped=RUN --length=256 --rows=8]`
-writes positional_head.png, positional_head.csv (A^c of definition 3.1 of every head) and
-positional_head_by_distance.csv (of the heads that are drawn). The upper panels show the attention of the most
-positional head by distance, as the model was trained and under YaRN with extension 2. As in the paper, this is the head
-with the largest A^c in the model as it was trained, for the diagonal and for the previous token. The paper shows one
-head of Qwen2.5-0.5B, little changed. Added here is the most positional head of the same model without its embedding,
-recalibrated (`--dropped`) or not. The lower panels show A^c of all heads, ranked, since one head is not representative.
+`python -m experiments.study --config=experiments/studies/fig7_positional_head.py:SIZE --workdir=DIR` trains a model
+with RoPE and the same model dropped and recalibrated, and writes positional_head.png, positional_head.csv (A^c of
+definition 3.1 of every head) and positional_head_by_distance.csv (of the heads that are drawn). The upper panels show
+the attention of the most positional head by distance, as the model was trained and under YaRN with extension 2. As in
+the paper, this is the head with the largest A^c in the model as it was trained, for the diagonal and for the previous
+token. The paper shows one head of Qwen2.5-0.5B, little changed. Added here is the most positional head of the dropped
+model. The lower panels show A^c of all heads, ranked, since one head is not representative.
 
-RUN is the workdir of any run, or an imported model (`python -m experiments.fetch_smollm2`). Nothing is trained.
-Parameters are those of the model; FLOPs are three forward passes over `rows` × `length` tokens. Numbers to expect:
-docs/results/figures.md.
+`--config.trained=RUN` looks into a model that exists, and trains nothing: RUN is the workdir of any run with RoPE, or
+an imported model (`python -m experiments.fetch_smollm2`). `--config.dropped=RUN` is then the same model dropped and
+recalibrated; without it, the model is dropped and not recalibrated.
+
+| size  |  parameters |     T | runs | rows |    tokens | FLOPs (PaLM) |    minutes (on) |
+| :---- | ----------: | ----: | ---: | ---: | --------: | -----------: | --------------: |
+| mini  |     935,040 |   128 |    3 |    3 |      1.3M |      8.18e12 | 1 (2 CPU cores) |
+| small |  15,735,168 |   256 |    3 |    3 |    125.0M |      1.30e16 |    2 (one H200) |
+| paper | 494,005,120 | 1,024 |    3 |    3 | 18,874.4M |      6.09e19 |                 |
+
+Tokens and FLOPs (PaLM) are totals over the runs of a seed, whose losses within and beyond the context are measured too.
+The figure takes three forward passes over `rows` × `length` tokens. Numbers to expect: docs/results/figures.md.
 """
 
-import sys
-from argparse import Namespace
-from collections.abc import Sequence
-from typing import Any, NamedTuple
+import dataclasses
+from typing import Any, ClassVar, NamedTuple
 
 import jax
 import numpy as np
 
-from drope_jax import cli
 from drope_jax.data.tokenizers import load_tokenizer
+from drope_jax.errors import check
 from drope_jax.theory import (
   attention_by_distance,
   attention_weights,
@@ -31,18 +38,10 @@ from drope_jax.theory import (
   positional_heads,
   previous_token_weights,
 )
-from experiments.studies.figures import (
-  Shown,
-  name_of,
-  panels,
-  parser_of_runs,
-  save,
-  shown,
-  standard_error,
-  styled,
-  text_rows,
-  write_csv,
-)
+from experiments.plan import check_at_least_one
+from experiments.studies import sizes
+from experiments.studies.branching import getter
+from experiments.studies.figures import Compared, Inside, Out, Shown, panels, save, standard_error, text_rows, write_csv
 
 BIASES = {"diagonal": diagonal_weights, "previous token": previous_token_weights}
 DISTANCES = 32  # tokens: the largest distance that is drawn
@@ -68,57 +67,64 @@ def heads(one: Shown, tokens_BT: np.ndarray) -> Heads:
   return Heads(biases.mean(0), standard_error(biases), profiles.mean(0), standard_error(profiles))
 
 
-@styled
-def draw(given: Namespace) -> None:
-  compared = shown(given)
-  trained = compared[0].loaded
-  tokens_BT = text_rows(load_tokenizer(str(given.checkpoint)), given.rows, given.length, trained.model.vocab_size)
-  found = [heads(one, tokens_BT) for one in compared]
-  figure, axes = panels(2 * len(BIASES), height=2.6)
-  all_heads, drawn = [], []
-  for c, bias in enumerate(BIASES):
-    above, below = axes[c], axes[len(BIASES) + c]
-    for one, seen in zip(compared, found, strict=True):
-      same = found[0] if one.loaded is trained else seen  # YaRN is shown on the most positional head under RoPE
-      ((layer, head),) = positional_heads(same.bias_CLH[c])
-      a, a_error = seen.bias_CLH[c, layer, head], seen.bias_error_CLH[c, layer, head]
-      profile, error = seen.by_distance_LHT[layer, head], seen.by_distance_error_LHT[layer, head]
-      look: dict[str, Any] = {"color": one.color, "marker": one.marker, "markersize": 4, "linewidth": 1.4}
-      known = f" ± {a_error:.2f}" if np.isfinite(a_error) else ""
-      said = f"{one.label}\n(layer {layer}, head {head}: A = {a:.2f}{known})"
-      shown_to = min(DISTANCES, len(profile))
-      above.errorbar(range(shown_to), profile[:shown_to], error[:shown_to], label=said, capsize=2, **look)
-      order = np.argsort(seen.bias_CLH[c], axis=None)[::-1]
-      ranks, ranked, ranked_error = np.arange(1, len(order) + 1), *(x[c].ravel()[order] for x in seen[:2])
-      below.plot(ranks, ranked, label=one.label, **look, markevery=max(len(ranked) // 16, 1))
-      below.fill_between(ranks, ranked - ranked_error, ranked + ranked_error, color=one.color, alpha=0.25, linewidth=0)
-      drawn += [(bias, one.label, layer, head, d, *of) for d, of in enumerate(zip(profile, error, strict=True))]
-      all_heads += [
-        (bias, one.label, *at, value, seen.bias_error_CLH[c][at]) for at, value in np.ndenumerate(seen.bias_CLH[c])
-      ]
-    above.set(title=f"most positional: {bias}", xlabel="distance (tokens)", ylabel="mean attention weight")
-    below.set(title=f"all heads: {bias}", xlabel="head, by rank", ylabel="positional bias A")
-    above.legend(fontsize=8)
-    below.legend(fontsize=8)
-  caption = f"{given.rows} rows of {given.length} tokens of Python's prose; {name_of(given.checkpoint)}, "
-  caption += f"trained at {trained.context:,}. Bars, bands and ±: standard error over rows."
-  save(figure, caption, given, "positional_head")
-  where = ("bias", "model", "layer", "head")
-  write_csv(given.out / "positional_head.csv", (*where, "A", "standard_error"), all_heads)
-  write_csv(given.out / "positional_head_by_distance.csv", (*where, "distance", "weight", "standard_error"), drawn)
+@dataclasses.dataclass(unsafe_hash=True, kw_only=True)
+class PositionalHead(Inside):
+  """The settings, as `--config.NAME=VALUE`."""
+
+  title: ClassVar[str] = "Positional heads with and without RoPE (paper: figure 7)"
+  names: ClassVar[tuple[str, ...]] = ("positional_head",)
+
+  tasks: tuple[str, ...] = ("perplexity",)
+  rows: int = 16  # of text, to average over
+  length: int = 128  # of a row, in tokens
+
+  def __post_init__(self) -> None:
+    super().__post_init__()
+    check_at_least_one(self, "rows")
+    check(self.length > 1, f"PositionalHead.length is {self.length}; a row needs at least 2 tokens")
+
+  def draw(self, compared: Compared, out: Out) -> None:
+    trained = compared.trained
+    tokens_BT = text_rows(load_tokenizer(compared.path), self.rows, self.length, trained.model.vocab_size)
+    found = [heads(one, tokens_BT) for one in compared.models]
+    figure, axes = panels(2 * len(BIASES), height=2.6)
+    all_heads, drawn = [], []
+    for c, bias in enumerate(BIASES):
+      above, below = axes[c], axes[len(BIASES) + c]
+      for one, seen in zip(compared.models, found, strict=True):
+        same = found[0] if one.loaded is trained else seen  # YaRN is shown on the most positional head under RoPE
+        ((layer, head),) = positional_heads(same.bias_CLH[c])
+        a, a_error = seen.bias_CLH[c, layer, head], seen.bias_error_CLH[c, layer, head]
+        profile, error = seen.by_distance_LHT[layer, head], seen.by_distance_error_LHT[layer, head]
+        look: dict[str, Any] = {"color": one.color, "marker": one.marker, "markersize": 4, "linewidth": 1.4}
+        known = f" ± {a_error:.2f}" if np.isfinite(a_error) else ""
+        said = f"{one.label}\n(layer {layer}, head {head}: A = {a:.2f}{known})"
+        shown_to = min(DISTANCES, len(profile))
+        above.errorbar(range(shown_to), profile[:shown_to], error[:shown_to], label=said, capsize=2, **look)
+        order = np.argsort(seen.bias_CLH[c], axis=None)[::-1]
+        ranks, ranked, ranked_error = np.arange(1, len(order) + 1), *(x[c].ravel()[order] for x in seen[:2])
+        below.plot(ranks, ranked, label=one.label, **look, markevery=max(len(ranked) // 16, 1))
+        low, high = ranked - ranked_error, ranked + ranked_error
+        below.fill_between(ranks, low, high, color=one.color, alpha=0.25, linewidth=0)
+        drawn += [(bias, one.label, layer, head, d, *of) for d, of in enumerate(zip(profile, error, strict=True))]
+        all_heads += [
+          (bias, one.label, *at, value, seen.bias_error_CLH[c][at]) for at, value in np.ndenumerate(seen.bias_CLH[c])
+        ]
+      above.set(title=f"most positional: {bias}", xlabel="distance (tokens)", ylabel="mean attention weight")
+      below.set(title=f"all heads: {bias}", xlabel="head, by rank", ylabel="positional bias A")
+      above.legend(fontsize=8)
+      below.legend(fontsize=8)
+    caption = f"{self.rows} rows of {self.length} tokens of Python's prose; {compared.about}. "
+    caption += "Bars, bands and ±: standard error over rows."
+    save(figure, caption, out, "positional_head")
+    where = ("bias", "model", "layer", "head")
+    write_csv(out.folder / "positional_head.csv", (*where, "A", "standard_error"), all_heads)
+    write_csv(out.folder / "positional_head_by_distance.csv", (*where, "distance", "weight", "standard_error"), drawn)
 
 
-def _parser() -> cli.Parser:
-  parser = parser_of_runs("fig7_positional_head", __doc__)
-  parser.add_argument("--length", type=int, default=256, help="tokens of a row")
-  parser.add_argument("--rows", type=int, default=8, help="rows of text")
-  return parser
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-  """The command; returns its exit status."""
-  return cli.run_parsed(_parser(), draw, arguments, computes=True)
-
-
-if __name__ == "__main__":
-  sys.exit(main())
+SIZES = {
+  "mini": sizes.of(PositionalHead, sizes.mini),
+  "small": sizes.of(PositionalHead, sizes.small),
+  "paper": sizes.of(PositionalHead, sizes.paper),
+}
+get_config = getter(SIZES)

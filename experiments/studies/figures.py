@@ -1,59 +1,77 @@
-"""What the figures that need no training share: pictures, their numbers as CSV, and the models they compare."""
+"""What the studies with figures of their own share: pictures, their numbers as CSV, and the models they look into."""
 
 import csv
-import functools
+import dataclasses
 import textwrap
-from argparse import Namespace
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple, NoReturn
 
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
 
-from drope_jax import checkpoint, cli
+from drope_jax import checkpoint
 from drope_jax.checkpoint import Checkpoint
 from drope_jax.data.recall import Lines
 from drope_jax.data.tokenizers import Tokenizer
+from drope_jax.errors import ConfigError, check
 from drope_jax.evaluate.eval_data import EvalData
 from drope_jax.evaluate.methods import Inference, allowed_methods, inference
 from drope_jax.files import writing
-from drope_jax.transitions import drop
+from drope_jax.parameters import count_parameters
+from drope_jax.transitions import Drop, drop
+from experiments.plan import EvalPlan, Figures, Study, run_directory
 from experiments.reporting.axes import STYLE
 from experiments.reporting.looks import GREEN, INK, VERMILION
-from experiments.reporting.writing import add_formats, shrink
 from experiments.reporting.writing import save as save_canvas
+from experiments.reporting.writing import shrink
+from experiments.studies.branching import Branch, BranchingStudy, control, tail
 
 YARN = "yarn:2"
 CHARACTERS = 16  # of a caption per inch
 
 
-def parser_of_runs(name: str, about: str | None) -> cli.Parser:
-  """The flags of a figure that compares a trained model with the same model dropped."""
-  parser = cli.Parser(prog=f"python -m experiments.studies.{name}", about=about)
-  parser.add_argument("--checkpoint", type=Path, required=True, metavar="RUN", help="a model with RoPE")
-  about_dropped = "the same model, dropped and recalibrated; default: --checkpoint, dropped and not recalibrated"
-  parser.add_argument("--dropped", type=Path, metavar="RUN", help=about_dropped)
-  add_out(parser)
-  return parser
+class Out(NamedTuple):
+  """Where figures go, and in which formats; a PNG is always written."""
+
+  folder: Path
+  formats: Sequence[str]
 
 
-def add_out(parser: cli.Parser) -> None:
-  """The flags that say where a figure goes, and in which formats."""
-  parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for the picture and its numbers")
-  add_formats(parser)
+def only_drawn(title: str, context: int, names: tuple[str, ...], draw: Callable[[Out], None]) -> Study:
+  """A study that trains and measures nothing, and draws figures of these names about models of this context."""
+  return Study(
+    title=title,
+    seed=0,
+    train_context=context,
+    prepare=lambda: None,
+    runs={},
+    arms=(),
+    rows=(),
+    lengths=(),
+    tasks=(),
+    eval_data=EvalPlan(tokenizer="byte", dataset="", longest=1),
+    figures=_figures(names, draw),
+  )
 
 
-def styled(draw: Callable[[Namespace], None]) -> Callable[[Namespace], None]:
-  """Wraps `draw` so that it draws in the style of the reports."""
-
-  @functools.wraps(draw)
-  def drawn(given: Namespace) -> None:
+def _figures(names: tuple[str, ...], draw: Callable[[Out], None]) -> Figures:
+  def styled(folder: Path, formats: Sequence[str]) -> None:
     with plt.rc_context(STYLE):
-      draw(given)
+      draw(Out(folder, formats))
 
-  return drawn
+  return Figures(names, styled)
+
+
+class Untrained:
+  """Settings of a study that trains nothing; see branching.getter."""
+
+  def run(self, name: str) -> NoReturn:
+    raise ConfigError(f"{type(self).__name__} trains nothing, so it has no run {name!r}")
+
+
+# --- pictures and their numbers ----------------------------------------------------------------
 
 
 def panels(count: int, width: float = 4.8, height: float = 2.9) -> tuple[Any, list[Axes]]:
@@ -62,13 +80,12 @@ def panels(count: int, width: float = 4.8, height: float = 2.9) -> tuple[Any, li
   return figure, list(axes[:, 0])
 
 
-def save(figure: Any, caption: str, given: Namespace, stem: str) -> None:
-  """Saves a figure with its caption below it, where and how the flags of `add_out` say; a PNG is always written."""
-  given.out.mkdir(parents=True, exist_ok=True)
+def save(figure: Any, caption: str, out: Out, stem: str) -> None:
+  """Saves a figure with its caption below it."""
   lines = textwrap.fill(caption, round(figure.get_figwidth() * CHARACTERS))
   figure.supxlabel(lines, fontsize=8, color="#555555")
-  save_canvas(figure, given.out, stem, given.formats, dpi=110)
-  shrink(given.out / f"{stem}.png")
+  save_canvas(figure, out.folder, stem, out.formats, dpi=110)
+  shrink(out.folder / f"{stem}.png")
 
 
 def standard_error(values_N: np.ndarray) -> np.ndarray:
@@ -79,9 +96,11 @@ def standard_error(values_N: np.ndarray) -> np.ndarray:
 
 def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
   """Saves the numbers of a picture."""
-  path.parent.mkdir(parents=True, exist_ok=True)
   with writing(path, path), path.open("w", newline="") as file:
     csv.writer(file).writerows([header, *rows])
+
+
+# --- texts -------------------------------------------------------------------------------------
 
 
 def text_lines(tokenizer: Tokenizer, longest: int) -> Lines:
@@ -94,6 +113,9 @@ def text_rows(tokenizer: Tokenizer, rows: int, length: int, vocab_size: int) -> 
   ids = [token for filler in text_lines(tokenizer, length).fillers for token in filler.ids]
   repeated = np.resize(np.asarray(ids, np.int32), rows * length).reshape(rows, length)
   return repeated % vocab_size
+
+
+# --- a look into a model -----------------------------------------------------------------------
 
 
 class Shown(NamedTuple):
@@ -110,18 +132,75 @@ class Shown(NamedTuple):
     return inference(self.method, self.loaded.model, self.loaded.context, length)
 
 
-def shown(given: Namespace) -> list[Shown]:
-  """The models that a figure compares: as trained, under YaRN, and dropped (see `parser_of_runs`)."""
-  trained = checkpoint.load(given.checkpoint)
-  if given.dropped is None:
+class Compared(NamedTuple):
+  """The models of a figure: one with RoPE as it was trained, the same under YaRN, and dropped."""
+
+  name: str  # of the model, for the caption
+  path: Path  # of the model with RoPE, which has the tokenizer
+  models: tuple[Shown, Shown, Shown]
+
+  @property
+  def trained(self) -> Checkpoint:
+    return self.models[0].loaded
+
+  @property
+  def about(self) -> str:
+    size = f"{count_parameters(self.trained.model) / 1e6:.1f}M parameters"
+    return f"{self.name}, {size}, trained at {self.trained.context:,} tokens"
+
+
+@dataclasses.dataclass(unsafe_hash=True, kw_only=True)
+class Inside(BranchingStudy):
+  """The settings of a study that looks into RoPE's heads and those of the same model dropped.
+
+  Both models are trained, from one trunk and on the same tokens, or `trained` and `dropped` name them. A study derives
+  from this class and defines `draw`.
+  """
+
+  names: ClassVar[tuple[str, ...]]  # of its pictures
+
+  extensions: tuple[float, ...] = (1, 2)
+  trained: str = ""  # a model with RoPE to look into, instead of training one: a run's workdir, or an imported model
+  dropped: str = ""  # the same model, dropped and recalibrated; "": `trained`, dropped and not recalibrated
+
+  def __post_init__(self) -> None:
+    super().__post_init__()
+    name = type(self).__name__
+    check(bool(self.trained) or not self.dropped, f"{name}.dropped is set, but not {name}.trained, to compare it with")
+
+  def branches(self) -> Sequence[Branch]:
+    return [control(("rope", "yarn")), tail("drop", "DroPE", Drop(), ("nope",))]
+
+  def study(self, workdir: Path) -> Study:
+    if self.trained:
+      context = checkpoint.open_step(self.trained).context
+      return only_drawn(self.title, context, self.names, lambda out: self.draw(self._given(), out))
+    figures = _figures(self.names, lambda out: self.draw(self._own(workdir), out))
+    return dataclasses.replace(super().study(workdir), figures=figures)
+
+  def draw(self, compared: Compared, out: Out) -> None:
+    """Draws the figures."""
+    raise NotImplementedError
+
+  def _own(self, workdir: Path) -> Compared:
+    control, dropped = (run_directory(workdir, run) for run in ("control", "drop"))
+    return compare(f"seed {self.seed}", control, dropped)
+
+  def _given(self) -> Compared:
+    path = Path(self.trained)
+    return compare(name_of(path), path, Path(self.dropped) if self.dropped else None)
+
+
+def compare(name: str, path: Path, dropped_path: Path | None) -> Compared:
+  """Loads the models; without `dropped_path` the dropped one is not recalibrated."""
+  trained = checkpoint.load(path)
+  if dropped_path is None:
     label, dropped = "dropped, not recalibrated", trained._replace(model=drop(trained.model))
   else:
-    label, dropped = "dropped and recalibrated", checkpoint.load(given.dropped)
-  return [
-    Shown("RoPE, as trained", as_trained(trained), trained, INK, "o"),
-    Shown("YaRN for twice the context", YARN, trained, GREEN, "D"),
-    Shown(label, as_trained(dropped), dropped, VERMILION, "s"),
-  ]
+    label, dropped = "dropped and recalibrated", checkpoint.load(dropped_path)
+  as_trained, yarn = Shown("RoPE, as trained", _unchanged(trained), trained, INK, "o"), "YaRN for twice the context"
+  shown = as_trained, Shown(yarn, YARN, trained, GREEN, "D"), Shown(label, _unchanged(dropped), dropped, VERMILION, "s")
+  return Compared(name, path, shown)
 
 
 def name_of(run: Path) -> str:
@@ -130,6 +209,6 @@ def name_of(run: Path) -> str:
   return run.parent.name if run.name == "checkpoint" else run.name
 
 
-def as_trained(loaded: Checkpoint) -> str:
+def _unchanged(loaded: Checkpoint) -> str:
   """The method that runs a model unchanged."""
   return allowed_methods(loaded.model)[0]

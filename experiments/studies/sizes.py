@@ -19,6 +19,7 @@ from experiments.studies import quickstart
 from experiments.studies.branching import DOCSTRINGS, BranchingStudy
 
 T = TypeVar("T", bound=BranchingStudy)
+Size = Callable[[], dict[str, Any]]  # makes settings of BranchingStudy
 
 
 def mini() -> dict[str, Any]:
@@ -115,7 +116,7 @@ def recalibrated(recipe: str) -> dict[str, Any]:
   }
 
 
-def of(cls: type[T], size: Callable[[], dict[str, Any]], **changes: Any) -> Callable[[], T]:
+def of(cls: type[T], size: Size, **changes: Any) -> Callable[[], T]:
   """A study at a size, with the study's own changes to it."""
   return lambda: cls(**size() | changes)
 
@@ -125,7 +126,7 @@ def of_recipe(cls: type[T], recipe: str, **changes: Any) -> Callable[[], T]:
   return of(cls, lambda: recalibrated(recipe), **changes)
 
 
-def shorter(size: Callable[[], dict[str, Any]], times: int) -> Callable[[], dict[str, Any]]:
+def shorter(size: Size, times: int) -> Size:
   """A size with the steps of trunk and tails divided by `times`, for studies with many runs."""
 
   def made() -> dict[str, Any]:
@@ -135,7 +136,7 @@ def shorter(size: Callable[[], dict[str, Any]], times: int) -> Callable[[], dict
   return made
 
 
-def with_context(size: Callable[[], dict[str, Any]], context: int, theta: float) -> Callable[[], dict[str, Any]]:
+def with_context(size: Size, context: int, theta: float) -> Size:
   """A size at another context, with as many tokens per step, and with another RoPE base."""
 
   def made() -> dict[str, Any]:

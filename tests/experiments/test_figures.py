@@ -1,20 +1,26 @@
-"""Figures 4, 6, 7, 8 and 11, which need no training: their numbers follow the paper's formulas, and they are drawn."""
+"""Figures 4, 6, 7, 8 and 11: their numbers follow the paper's formulas, and their studies draw them."""
 
 import csv
+import dataclasses
 import json
 import random
+from pathlib import Path
 
 import numpy as np
 import pytest
 from support.tiny_run import WORDS, contents, tiny_corpus, tiny_model, tiny_run
 
-from drope_jax.config import InitConfig
+from drope_jax.config import InitConfig, TrainConfig
 from drope_jax.data.corpus import build_corpus
 from drope_jax.data.recall import needle_sample
 from drope_jax.data.tokenizers import load_tokenizer
+from drope_jax.errors import ConfigError
+from drope_jax.parameters import count_parameters
 from drope_jax.train import train
 from experiments.factor_search import Search, nearest_allowed, search
-from experiments.studies import fig4_bias_gradients, fig6_fig11_frequency_factors, fig7_positional_head
+from experiments.studies import fig4_bias_gradients as fig4
+from experiments.studies import fig6_fig11_frequency_factors as fig6
+from experiments.studies import fig7_positional_head as fig7
 from experiments.studies import fig8_semantic_head as fig8
 from experiments.studies.figures import standard_error, text_lines
 from experiments.studies.table10_extension import Extension
@@ -24,7 +30,8 @@ from experiments.study import run_study
 @pytest.mark.parametrize("extension", [2.0, 4.0])
 def test_the_factors_are_those_of_the_methods(extension):
   """The paper's 494M shape: YaRN keeps pairs 0 to 3 and divides by s from 12 on; 12 pairs make a full turn."""
-  found = fig6_fig11_frequency_factors.factors(1e6, 64, 1024, extension)
+  paper = fig6.get_config("paper")
+  found = fig6.factors(paper.theta, paper.head_dim, paper.context, extension)
   np.testing.assert_allclose(found["PI"], 1 / extension)
   np.testing.assert_allclose(found["NTK"], extension ** (-2 * np.arange(32) / 62))
   assert (found["YaRN"][:4] == 1).all() and np.allclose(found["YaRN"][12:], 1 / extension)
@@ -32,15 +39,61 @@ def test_the_factors_are_those_of_the_methods(extension):
   assert not found["drop"].any() and found["CoPE"][-1] == 0
 
 
-def test_the_picture_of_the_factors_has_its_numbers_beside_it(tmp_path):
-  assert (
-    fig6_fig11_frequency_factors.main([f"--out={tmp_path}", "--factors", "2", "--head-dim=8", "--formats=svg"]) == 0
-  )
+def rows_of(path):
+  with path.open() as file:
+    return list(csv.DictReader(file))
+
+
+def test_the_picture_of_the_factors_has_its_numbers_beside_it_and_a_report_around_it(tmp_path):
+  settings = fig6.FrequencyFactors(theta=1e4, head_dim=8, context=128, extensions=(2,))
+  run_study(settings, tmp_path, formats=("svg",))
   assert (tmp_path / "frequency_factors.png").read_bytes().startswith(b"\x89PNG")
   assert "partial drop" in (tmp_path / "frequency_factors.svg").read_text()
-  with (tmp_path / "frequency_factors.csv").open() as file:
-    rows = list(csv.DictReader(file))
+  rows = rows_of(tmp_path / "frequency_factors.csv")
   assert len(rows) == 6 * 4 and {row["gamma"] for row in rows if row["method"] == "PI"} == {"0.5"}
+  assert "(frequency_factors.png)" in (tmp_path / "report.md").read_text()
+  run_study(settings, tmp_path)  # draws again
+  assert rows_of(tmp_path / "frequency_factors.csv") == rows
+
+
+@pytest.mark.parametrize("module", [fig4, fig6])
+def test_what_trains_nothing_has_all_sizes_and_no_run(module):
+  for size in ("mini", "small", "paper"):
+    assert not module.get_config(size).study(Path("study")).runs
+  with pytest.raises(ConfigError, match="trains nothing, so it has no run 'trunk'"):
+    module.get_config("mini/trunk")
+
+
+def test_the_sizes_of_figure_4_are_those_of_its_docstring():
+  for size in fig4.SIZES:
+    settings = fig4.get_config(size)
+    (line,) = [line for line in fig4.__doc__.splitlines() if line.startswith(f"| {size} ")]
+    held = count_parameters(settings.model)
+    assert f"{held:,}" in line or f"{held / 1e6:.0f}M" in line
+    assert f"| {settings.rows} × {settings.length:,} " in line
+
+
+@pytest.mark.parametrize(
+  ("module", "changes", "said"),
+  [
+    (fig4, {"layers": (4,)}, r"BiasGradients.layers has 4; the model's are 0 to 3"),
+    (fig4, {"seeds": ()}, r"BiasGradients.seeds is empty"),
+    (fig6, {"head_dim": 7}, r"FrequencyFactors.head_dim is 7; it must be even"),
+    (fig7, {"length": 1}, r"PositionalHead.length is 1"),
+    (fig8, {"dropped": "runs/drop"}, r"SemanticHead.dropped is set, but not SemanticHead.trained"),
+  ],
+)
+def test_settings_that_cannot_be_drawn_are_refused(module, changes, said):
+  with pytest.raises(ConfigError, match=said):
+    dataclasses.replace(module.get_config("mini"), **changes)
+
+
+def test_all_values_of_the_prompts_have_as_many_tokens():
+  tokenizer = load_tokenizer("byte")
+  tokens, places = fig8.prompts(text_lines(tokenizer, 512), 5, 512)
+  assert tokens.shape == (5, 512) and len(places) == 5
+  values = {tokenizer.decode(row[at][fig8.LEAD :].tolist()) for row, at in zip(tokens, places, strict=True)}
+  assert len(values) > 1 and all(value[0] == " " and value[1:].isalpha() for value in values), values
 
 
 def test_the_error_of_a_mean_needs_two_values():
@@ -103,48 +156,85 @@ def test_table_10_searches_for_the_factors_of_its_row(tmp_path):
   assert contents(workdir) == before
 
 
-DRAWN = ("positional_head", "semantic_head", "bias_gradients", "prefix_spread")
+@pytest.fixture(scope="module")
+def models(tmp_path_factory):
+  """The workdirs of a model with RoPE, and of the same model dropped and trained on."""
+  place = tmp_path_factory.mktemp("models")
+  corpus = tiny_corpus(place / "corpus")
+  train(tiny_run(corpus, model=tiny_model(head_dim=8), steps=2), place / "rope")
+  train(tiny_run(corpus, init=InitConfig(checkpoint=str(place / "rope")), steps=2), place / "drope")
+  return {"trained": str(place / "rope"), "dropped": str(place / "drope")}
 
 
 @pytest.mark.slow
-def test_figures_of_a_run_are_drawn(tmp_path):
-  """Of a model with RoPE, and the same model dropped."""
-  corpus = tiny_corpus(tmp_path / "corpus")
-  model = tiny_model(head_dim=8)
-  train(tiny_run(corpus, model=model, steps=2), tmp_path / "rope")
-  train(tiny_run(corpus, init=InitConfig(checkpoint=str(tmp_path / "rope")), steps=2), tmp_path / "drope")
-  runs = [f"--checkpoint={tmp_path / 'rope'}", f"--dropped={tmp_path / 'drope'}", f"--out={tmp_path / 'figures'}"]
-  assert fig7_positional_head.main([*runs, "--length=64", "--rows=2"]) == 0
-  assert fig8.main([*runs, "--length=512", "--samples=3"]) == 0
-  assert fig4_bias_gradients.main([f"--out={tmp_path / 'figures'}", "--layers", "0", "3", "--seeds", "0"]) == 0
-  assert {path.name for path in (tmp_path / "figures").iterdir()} == {
-    *(f"{name}.{kind}" for name in DRAWN for kind in ("png", "csv")),
-    "positional_head_by_distance.csv",
-    "semantic_head_all.csv",
+def test_figure_4_is_drawn(tmp_path):
+  """Its claim: the gradients are larger with RoPE, and more so in the last layer."""
+  run_study(dataclasses.replace(fig4.get_config("mini"), layers=(0, 3), seeds=(0,)), tmp_path)
+  norms = {
+    (row["bias"], row["embedding"], row["layer"]): float(row["norm"])
+    for row in rows_of(tmp_path / "bias_gradients.csv")
   }
-  with (tmp_path / "figures" / "positional_head_by_distance.csv").open() as file:
-    rows = list(csv.DictReader(file))
-  (first, *_) = rows
-  assert all(float(row["standard_error"]) >= 0 for row in rows) and float(first["standard_error"]) > 0
-  with (tmp_path / "figures" / "bias_gradients.csv").open() as file:
-    norms = {(row["bias"], row["embedding"], row["layer"]): float(row["norm"]) for row in csv.DictReader(file)}
-  for bias in fig4_bias_gradients.BIASES:  # figure 4's claim: RoPE above, and more so in the last layer
+  for bias in fig4.BIASES:
     gap = [norms[bias, "RoPE", layer] / norms[bias, "NoPE", layer] for layer in ("0", "3")]
     assert 1 < gap[0] < gap[1]
-  with (tmp_path / "figures" / "semantic_head.csv").open() as file:
-    tokens = list(csv.DictReader(file))
-  with (tmp_path / "figures" / "semantic_head_all.csv").open() as file:
-    of_all = {(row["model"], row["layer"], row["head"]): row for row in csv.DictReader(file)}
-  assert len(of_all) == 3 * model.num_layers * model.num_heads
-  for label in {row["model"] for row in tokens}:
-    ((layer, head),) = {(row["layer"], row["head"]) for row in tokens if row["model"] == label}
-    drawn = sum(float(row["weight"]) for row in tokens if row["model"] == label)
-    one, trained = of_all[label, layer, head], of_all["RoPE, as trained", layer, head]
-    assert float(one["weight"]) == pytest.approx(drawn, rel=1e-4)
-    assert float(one["change"]) == pytest.approx(float(one["weight"]) - float(trained["weight"]), abs=1e-6)
-  with (tmp_path / "figures" / "prefix_spread.csv").open() as file:
-    spreads = {(row["text"], row["embedding"], row["layer"]): float(row["spread"]) for row in csv.DictReader(file)}
-  text, nearly_equal = fig4_bias_gradients.TEXTS
-  for embedding in fig4_bias_gradients.LOOKS:  # Delta / sqrt(d) is 2 at most; the theorem is about small ones
+  spreads = {
+    (row["text"], row["embedding"], row["layer"]): float(row["spread"])
+    for row in rows_of(tmp_path / "prefix_spread.csv")
+  }
+  text, nearly_equal = fig4.TEXTS
+  for embedding in fig4.LOOKS:  # Delta / sqrt(d) is 2 at most; the theorem is about small ones
     for layer in ("0", "3"):
       assert 0 < spreads[nearly_equal, embedding, layer] < 0.01 < 0.5 < spreads[text, embedding, layer] <= 2
+  assert {"bias_gradients.png", "prefix_spread.png"} <= {path.name for path in tmp_path.iterdir()}
+
+
+@pytest.mark.slow
+def test_figure_7_of_models_that_exist(tmp_path, models):
+  settings = dataclasses.replace(fig7.get_config("mini"), **models, length=64, rows=2)
+  run_study(settings, tmp_path)
+  assert not (tmp_path / "runs").exists() and not (tmp_path / "data").exists()  # nothing was trained
+  rows = rows_of(tmp_path / "positional_head_by_distance.csv")
+  assert all(float(row["standard_error"]) >= 0 for row in rows) and float(rows[0]["standard_error"]) > 0
+  assert {row["model"] for row in rows} >= {"RoPE, as trained", "dropped and recalibrated"}
+  assert (tmp_path / "positional_head.png").exists()
+
+
+@pytest.mark.slow
+def test_figure_8_of_models_that_exist(tmp_path, models):
+  """The head is chosen at the first length; the sums that are drawn are among those of all heads."""
+  settings = dataclasses.replace(fig8.get_config("mini"), **models, lengths=(512, 300), prompts=3)
+  run_study(settings, tmp_path)
+  tokens = rows_of(tmp_path / "semantic_head.csv")
+  of_all = {
+    (row["length"], row["model"], row["layer"], row["head"]): row for row in rows_of(tmp_path / "semantic_head_all.csv")
+  }
+  labels = {row["model"] for row in tokens}
+  model = tiny_model(head_dim=8)
+  assert len(of_all) == 2 * len(labels) * model.num_layers * model.num_heads and len(labels) == 3
+  for label in labels:
+    ((layer, head),) = {(row["layer"], row["head"]) for row in tokens if row["model"] == label}
+    if not label.startswith("YaRN"):
+      weights = {key[2:]: float(row["weight"]) for key, row in of_all.items() if key[:2] == ("512", label)}
+      assert max(weights, key=weights.get) == (layer, head)
+    for length in ("512", "300"):
+      drawn = sum(float(row["weight"]) for row in tokens if (row["length"], row["model"]) == (length, label))
+      one, trained = of_all[length, label, layer, head], of_all[length, "RoPE, as trained", layer, head]
+      assert float(one["weight"]) == pytest.approx(drawn, rel=1e-4)
+      assert float(one["change"]) == pytest.approx(float(one["weight"]) - float(trained["weight"]), abs=1e-6)
+
+
+@pytest.mark.slow
+def test_figure_7_trains_its_models_and_draws_them(tmp_path):
+  """With a report of their losses; `--only` draws nothing."""
+  whole = fig7.get_config("mini")
+  settings = dataclasses.replace(whole, trunk_steps=4, tail_steps=2, documents=2, budgets=1, rows=2)
+  run_study(settings, tmp_path, only=("control",))
+  assert not (tmp_path / "positional_head.png").exists()
+  run_study(settings, tmp_path)
+  runs = settings.study(tmp_path).runs
+  assert list(runs) == ["trunk", "control", "drop"] and all(isinstance(run, TrainConfig) for run in runs.values())
+  rows = rows_of(tmp_path / "positional_head.csv")
+  heads = whole.model.num_layers * whole.model.num_heads
+  assert len(rows) == len(fig7.BIASES) * 3 * heads
+  report = (tmp_path / "report.md").read_text()
+  assert "(positional_head.png)" in report and "## perplexity" in report

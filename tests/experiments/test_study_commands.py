@@ -40,7 +40,6 @@ def test_quickstart_names_a_package_that_is_not_installed(command, tmp_path):
   [
     ("study", "configs/pretrain.py:rope", "the file has a TrainConfig; this command needs the settings of a study"),
     ("quickstart", "studies/smollm2_lengths.py", "the file has a Lengths; this command needs a Quickstart"),
-    ("study", "studies/fig7_positional_head.py:mini", "`python -m experiments.studies.fig7_positional_head --help`"),
   ],
 )
 def test_a_config_of_another_command(command, tmp_path, module, config, said):

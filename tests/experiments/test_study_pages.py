@@ -28,11 +28,13 @@ from drope_jax.transitions import Keep, Transition
 from experiments import costs, page, studies
 from experiments.models import run_models
 from experiments.plan import Pretrained
+from experiments.studies.branching import BranchingStudy
 
 NAMES = [module.name for module in pkgutil.iter_modules(studies.__path__)]
 MODULES = {name: importlib.import_module(f"experiments.studies.{name}") for name in NAMES}
-STUDIES = {name: module for name, module in MODULES.items() if hasattr(module, "SIZES")}
-FIGURES = [name for name in NAMES if name.startswith(("fig4", "fig6", "fig7", "fig8"))]
+SIZED = {name: module for name, module in MODULES.items() if hasattr(module, "SIZES")}
+STUDIES = {name: module for name, module in SIZED.items() if isinstance(module.get_config("mini"), BranchingStudy)}
+DRAWN_ALONE = {"fig4_bias_gradients", "fig6_fig11_frequency_factors"}  # without runs
 WORKDIR = Path("study")
 MESH = AbstractMesh((1, 2, 1, 1), AXES, axis_types=(AxisType.Auto,) * 4)
 FROM_SCRATCH = {"fig3_rope_against_nope"}  # it has no tail: RoPE itself is the control
@@ -54,13 +56,18 @@ def test_every_table_and_figure_of_the_paper_has_a_study():
     table6_when_to_drop tables7_8_9_by_length table10_extension table11_qk_norm_by_rate temperature_fit controls
     recalibration recalibration_hybrid recalibration_budget stage1 order_and_loops partial_drop partial_drop_rule
     partial_drop_half"""
-  assert set(wanted.split()) <= {*STUDIES, *FIGURES}
+  assert set(wanted.split()) <= {*STUDIES, *DRAWN_ALONE}
+  assert set(SIZED) - set(STUDIES) == DRAWN_ALONE
+
+
+@pytest.mark.parametrize("name", SIZED)
+def test_every_study_has_the_three_sizes(name):
+  assert {"mini", "small", "paper"} <= set(SIZED[name].SIZES)
 
 
 @pytest.mark.parametrize("name", STUDIES)
 def test_the_table_of_sizes_is_that_of_the_configs(name):
   module = STUDIES[name]
-  assert {"mini", "small", "paper"} <= set(module.SIZES)
   table = page.size_table(module)
   assert table in module.__doc__, f"python -m experiments.page {module.__file__}"
   minutes = {
@@ -71,7 +78,7 @@ def test_the_table_of_sizes_is_that_of_the_configs(name):
       assert int(number) <= most and named == machine
 
 
-@pytest.mark.parametrize("name", [*STUDIES, *FIGURES])
+@pytest.mark.parametrize("name", SIZED)
 def test_a_page_names_what_the_contract_asks_for(name):
   text = " ".join(MODULES[name].__doc__.split())
   for part in ("python -m experiments.", "oken", "arameters", "FLOPs", "Numbers to expect"):
@@ -79,7 +86,7 @@ def test_a_page_names_what_the_contract_asks_for(name):
   assert re.search(r"[Pp]aper", text)
 
 
-@pytest.mark.parametrize("name", STUDIES)
+@pytest.mark.parametrize("name", SIZED)
 def test_a_docstring_says_where_its_numbers_are(name):
   """`python -m experiments.page experiments/studies/NAME.py` writes it."""
   found = page.NUMBERS.search(MODULES[name].__doc__)

@@ -30,15 +30,21 @@ CUT = {
   "needles_per_depth": 1,
   "samples": 2,
 }
-CUT_OF_STUDY = {"recalibration_budget": {"steps": (1, 2)}, "table10_extension": {"generations": 1}}
+CUT_OF_STUDY = {
+  "recalibration_budget": {"steps": (1, 2)},
+  "table10_extension": {"generations": 1},
+  "fig7_positional_head": {"rows": 2},
+  "fig8_semantic_head": {"prompts": 2},
+}
 QUICKLY_COMPILED = {"JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}  # most programs run a few times
 _LONG = 20_000  # characters of a document of prose; a held-out piece of 12,000 is longer than the longest row
 
 
 def with_size(size: str) -> list[str]:
-  """The names of the studies that have a size."""
+  """The names of the studies that have a size and train at it."""
   modules = {path.stem: importlib.import_module(f"experiments.studies.{path.stem}") for path in STUDIES.glob("*.py")}
-  return sorted(name for name, module in modules.items() if size in getattr(module, "SIZES", ()))
+  sized = {name: module for name, module in modules.items() if size in getattr(module, "SIZES", ())}
+  return sorted(name for name, module in sized.items() if isinstance(module.get_config(size), BranchingStudy))
 
 
 def whole(name: str) -> BranchingStudy:
