@@ -23,7 +23,7 @@ from drope_jax.errors import ReportError, check
 from drope_jax.files import check_folder
 from drope_jax.markdown import plain
 from experiments.page import write_numbers
-from experiments.reporting import seed_curves, seed_tables, study_command
+from experiments.reporting import seed_curves, seed_tables
 from experiments.reporting.making import making_of
 from experiments.reporting.paper_tables import paper_section
 from experiments.reporting.records import read_study
@@ -81,7 +81,7 @@ def _parts(summary: Summary) -> list[Part]:
   if by_tokens is not None:
     compared = difference(f"“{seed_curves.base_label(summary)}” of the same seed after as many tokens")
     parts += [f"held-out loss in context of whole arms: {compared}", by_tokens]
-  paper = paper_section(study_command.parse(summary.making.command).name)
+  paper = paper_section(summary.making.study.name)
   return [*parts, *seed_tables.coefficient_lines(summary), *paper]
 
 

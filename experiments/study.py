@@ -79,6 +79,9 @@ def reserve(workdir: Path, settings: Any) -> None:
   """
   path, begun = workdir / "config.json", workdir / BEGUN
   if path.exists() and not is_cut_off(path, type(settings)):
+    held, own = read_json(path).get("type"), type(settings).__name__
+    if held != own:
+      raise CheckpointError(f"{workdir} belongs to another study: its settings are a {held}, and these a {own}")
     found = differences(to_dict(load_config(type(settings), path)), to_dict(settings))
     if found:
       raise CheckpointError(f"{workdir} belongs to another study: {found[0]}")

@@ -9,9 +9,10 @@ from drope_jax.errors import ReportError
 from drope_jax.evaluate.coefficient import FIT_TASK
 from drope_jax.evaluate.figures import BETA, LOSS, At, Figure
 from experiments.plan import Row
-from experiments.reporting import arms
+from experiments.reporting import arms, study_command
 from experiments.reporting.heldout import Curve, arm_curves, arm_gaps, gap_curve
 from experiments.reporting.records import Measured, Part, Records
+from experiments.reporting.study_command import StudyCommand
 
 HELDOUT = "heldout"  # the task of held-out losses in context while training
 STEP, TOKENS = "step", "tokens"  # what they are by: steps of a recalibration, or training tokens of a whole arm
@@ -45,6 +46,11 @@ class Making:
   seconds: float | None  # per seed, on average
   parameters: int | None  # of the model
   tokens: float | None  # training tokens in all runs of a seed
+
+  @property
+  def study(self) -> StudyCommand:
+    """The study that the command runs."""
+    return study_command.parse(self.command)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -8,7 +8,6 @@ from typing import NamedTuple
 from drope_jax.errors import ReportError
 from drope_jax.markdown import plain
 from experiments.plan import Row
-from experiments.reporting import study_command
 from experiments.reporting.claims import OURS, PAPER, Claim, Comparison
 from experiments.reporting.spread import Spread, paired, show_mean
 from experiments.reporting.stored import read_json
@@ -99,7 +98,7 @@ def claims_table(
     for asked in comparisons:
       here = difference(summaries[asked.study], asked)
       one = OPEN if here is None else verdict(here, asked)
-      found.setdefault(study_command.parse(summaries[asked.study].making.command).size, []).append(one)
+      found.setdefault(summaries[asked.study].making.study.size, []).append(one)
       evidence.append(f"{_described(summaries[asked.study], asked, here)}: {one}")
     if found and _kinds(comparisons) < _kinds(claim.comparisons):
       evidence.append("the claim's other comparisons are not measured")
@@ -145,7 +144,7 @@ def _described(summary: Summary, asked: Comparison, found: Spread | None) -> str
   A row that is compared with itself is named once: `“DroPE”, needles at 8× minus 1×`.
   """
   first, second = (_row(summary, run, method) for run, method in (asked.first, asked.second))
-  size = study_command.parse(summary.making.command).size
+  size = summary.making.study.size
   seeds = f"{len(summary.seeds)} seeds" if len(summary.seeds) > 1 else "one seed"
   rows = dict.fromkeys(f"“{plain(row.label)}”" if row is not None else MISSING for row in (first, second))
   lengths = dict.fromkeys(f"{extension:g}×" for extension in _extensions(asked))

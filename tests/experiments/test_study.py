@@ -16,6 +16,7 @@ from experiments import study as study_module
 from experiments.plan import Arm, Row, Study
 from experiments.report import write_report
 from experiments.reporting.records import read_study
+from experiments.studies import fig4_bias_gradients
 from experiments.study import run_study
 
 
@@ -79,6 +80,13 @@ def test_a_workdir_of_another_study_is_refused_by_the_field(settings, done):
   other = dataclasses.replace(settings, model=tiny_model(d_ff=32))
   with pytest.raises(CheckpointError, match=r"done belongs to another study: model.d_ff: 24 there, 32 here"):
     run_study(other, done)
+  assert contents(done) == before
+
+
+def test_a_workdir_of_another_kind_of_study_is_refused_by_its_name(done):
+  before = contents(done)
+  with pytest.raises(CheckpointError, match=r"done belongs to another study: its settings are a \w+, and these a Bias"):
+    run_study(fig4_bias_gradients.get_config("mini"), done)
   assert contents(done) == before
 
 
