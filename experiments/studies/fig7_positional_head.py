@@ -41,7 +41,7 @@ from drope_jax.theory import (
 from experiments.plan import check_at_least_one
 from experiments.studies import sizes
 from experiments.studies.branching import getter
-from experiments.studies.figures import Compared, Inside, Out, Shown, panels, save, standard_error, text_rows, write_csv
+from experiments.studies.figures import Compared, HeadStudy, Out, Shown, panels, save, standard_error, text_rows, write_csv
 
 BIASES = {"diagonal": diagonal_weights, "previous token": previous_token_weights}
 DISTANCES = 32  # tokens: the largest distance that is drawn
@@ -68,7 +68,7 @@ def heads(one: Shown, tokens_BT: np.ndarray) -> Heads:
 
 
 @dataclasses.dataclass(unsafe_hash=True, kw_only=True)
-class PositionalHead(Inside):
+class PositionalHead(HeadStudy):
   """The settings, as `--config.NAME=VALUE`."""
 
   title: ClassVar[str] = "Positional heads with and without RoPE (paper: figure 7)"

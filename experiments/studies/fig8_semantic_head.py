@@ -40,7 +40,7 @@ from experiments.studies import sizes
 from experiments.studies.branching import getter
 from experiments.studies.figures import (
   Compared,
-  Inside,
+  HeadStudy,
   Out,
   Shown,
   panels,
@@ -108,7 +108,7 @@ def of_all_heads(compared: Sequence[Shown], weights_LNHn: Sequence[np.ndarray]) 
 
 
 @dataclasses.dataclass(unsafe_hash=True, kw_only=True)
-class SemanticHead(Inside):
+class SemanticHead(HeadStudy):
   """The settings, as `--config.NAME=VALUE`."""
 
   title: ClassVar[str] = "A semantic head with and without RoPE (paper: figure 8)"

@@ -150,7 +150,7 @@ class Compared(NamedTuple):
 
 
 @dataclasses.dataclass(unsafe_hash=True, kw_only=True)
-class Inside(BranchingStudy):
+class HeadStudy(BranchingStudy):
   """The settings of a study that looks into RoPE's heads and those of the same model dropped.
 
   Both models are trained, from one trunk and on the same tokens, or `trained` and `dropped` name them. A study derives
