@@ -54,10 +54,13 @@ def write_numbers(path: Path) -> None:
 
 
 def write_table(path: Path) -> None:
-  """Updates the table of sizes in a study's docstring. Raises FileError if the file has none."""
+  """Updates the table of sizes in a study's docstring, if it trains. Raises FileError if the file has none."""
   module = load(str(path), "FILE")
   if not hasattr(module, "SIZES"):
     raise FileError(f"{path}: has no SIZES to make a table of")
+  if not any(make().study(WORKDIR).runs for make in module.SIZES.values()):
+    write_numbers(path)
+    return
   table, text = size_table(module), path.read_text()
   written, count = TABLE.subn(lambda _: table + "\n", text, count=1)
   if not count:

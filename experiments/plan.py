@@ -101,7 +101,7 @@ class Study:
   # the others, so that a study which is stopped has it for each row.
   tasks: Sequence[str]
   eval_data: Callable[[], EvalData]  # the data to measure on; see EvalPlan
-  figures: Figures | None = None
+  figures: Figures | None = None  # of its own, besides those of every report
   spread: str = ""  # for the report: a sentence on how much other seeds differ, if that is known
 
 
@@ -118,7 +118,7 @@ def needed_runs(study: Study, workdir: Path, only: Sequence[str]) -> list[str]:
   """
   for name in only:
     if name not in study.runs:
-      raise ConfigError(f"--only has {name!r}; allowed: {', '.join(study.runs)}")
+      raise ConfigError(f"--only has {name!r}; allowed: {', '.join(study.runs) or 'nothing, as there are no runs'}")
   by_path = {str(run_directory(workdir, name)): name for name in study.runs}
   needed, waiting = set(), list(only or study.runs)
   while waiting:

@@ -108,11 +108,14 @@ def _figures(records: Records) -> list[Part]:
 
 def _made(records: Records) -> list[str]:
   versions = plain(", ".join(f"{name} {version}" for name, version in records.versions.items()))
-  said = [f"Seed {records.seed}.", f"{plain(records.machine.rstrip('.'))}." if records.machine else ""]
+  said = [
+    f"Seed {records.seed}." if records.rows else "",
+    f"{plain(records.machine.rstrip('.'))}." if records.machine else "",
+  ]
   took = records.seconds
   said += ["" if took is None else f"The whole study took {training_tables.show_duration(took)}."]
   said += [f"{versions}." if versions else ""]
-  said += ["`python -m experiments.report` regenerates this report from the records beside it."]
+  said += ["`python -m experiments.report` regenerates this report from the records beside it."] if records.rows else []
   command = [block(records.command)] if records.command else []
   return ["## How this was made", *command, " ".join(one for one in said if one)]
 

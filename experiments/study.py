@@ -283,6 +283,8 @@ def run_seeds(
   settings: Any, seeds: Sequence[int], workdir: Path, *, formats: Sequence[str] = ("png",), **how: Any
 ) -> None:
   """Runs the study for each seed in WORKDIR/seed-N; writes seeds.md, with differences paired within the seeds."""
+  if not _with_seed(settings, seeds[0]).study(_of_seed(workdir, seeds[0])).runs:
+    raise ConfigError("--seeds: the study trains nothing with these settings, so seeds change nothing")
   done = []
   for seed in seeds:
     logger.info("seed %d", seed)
@@ -299,7 +301,7 @@ def _of_seed(workdir: Path, seed: int) -> Path:
 
 def _with_seed(settings: Any, seed: int) -> Any:
   if "seed" not in {field.name for field in dataclasses.fields(settings)}:
-    raise ConfigError(f"--seeds: {type(settings).__name__} has no seed: the study trains nothing and draws nothing")
+    raise ConfigError(f"--seeds: {type(settings).__name__} has no field `seed`: the study trains nothing")
   return dataclasses.replace(settings, seed=seed)
 
 

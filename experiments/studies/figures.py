@@ -5,7 +5,7 @@ import dataclasses
 import textwrap
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple, NoReturn
+from typing import Any, ClassVar, NamedTuple, NoReturn, Self
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -153,8 +153,8 @@ class Compared(NamedTuple):
 class HeadStudy(BranchingStudy):
   """The settings of a study that looks into RoPE's heads and those of the same model dropped.
 
-  Both models are trained, from one trunk and on the same tokens, or `trained` and `dropped` name them. A study derives
-  from this class and defines `draw`.
+  Both models are trained, from one trunk and on the same tokens. Or `trained` and `dropped` name them, and the settings
+  of training and measuring are not used. A study derives from this class and defines `draw`.
   """
 
   names: ClassVar[tuple[str, ...]]  # of its pictures
@@ -167,6 +167,10 @@ class HeadStudy(BranchingStudy):
     super().__post_init__()
     name = type(self).__name__
     check(bool(self.trained) or not self.dropped, f"{name}.dropped is set, but not {name}.trained, to compare it with")
+
+  def reading(self, path: str) -> Self:
+    check(not self.trained, f"--data: {type(self).__name__}.trained is set, so that no documents are read")
+    return super().reading(path)
 
   def branches(self) -> Sequence[Branch]:
     return [control(("rope", "yarn")), tail("drop", "DroPE", Drop(), ("nope",))]
