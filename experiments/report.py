@@ -16,7 +16,7 @@ from drope_jax import cli
 from drope_jax.evaluate.figures import LOSS
 from drope_jax.evaluate.tasks import task_classes
 from drope_jax.markdown import block, code, plain
-from experiments.reporting import plots, study_command, tables, training_tables
+from experiments.reporting import own_figures, plots, study_command, tables, training_tables
 from experiments.reporting.arms import described, is_control
 from experiments.reporting.paper_tables import paper_section
 from experiments.reporting.records import Records, read_evaluation, read_run, read_study
@@ -96,16 +96,6 @@ def _temperature(records: Records) -> list[Part]:
   return ["## The temperature", ABOUT_TEMPERATURE, *shown] if shown else []
 
 
-def _figures(records: Records) -> list[Part]:
-  """The section of the figures that the study drew itself; their captions are parts of the pictures."""
-  drawn = [name for name in records.figures if (records.directory / f"{name}.png").exists()]
-  return (
-    ["## Figures of this study", *(f"![{plain(name.replace('_', ' '))}]({name}.png)" for name in drawn)]
-    if drawn
-    else []
-  )
-
-
 def _made(records: Records) -> list[str]:
   versions = plain(", ".join(f"{name} {version}" for name, version in records.versions.items()))
   said = [
@@ -127,6 +117,7 @@ def _compose(records: Records, drawn: set[Picture]) -> list[Part]:
   rows = "\n".join(f"- **{plain(row.label)}**: {described(records, row)}." for row in records.rows if records.runs)
   pretrained = training_tables.pretrained_described(records)
   measured = [part for task in records.tasks for part in _task(records, task, drawn)]
+  drawn_itself = own_figures.pictures(records.directory, records.directory)
   about = [ABOUT_TABLES, f"One seed of training. {plain(records.spread)}".rstrip() if records.trained else ""]
   return [
     f"# {plain(records.title)}",
@@ -138,7 +129,7 @@ def _compose(records: Records, drawn: set[Picture]) -> list[Part]:
     *([" ".join(filter(None, about))] if measured else []),
     *measured,
     *paper_section(study_command.parse(records.command).name),
-    *_figures(records),
+    *(["## Figures of this study", *drawn_itself] if drawn_itself else []),
     *_temperature(records),
     *_training(records, drawn),
     *(["## The rotations", plots.FREQUENCIES.markdown] if plots.FREQUENCIES in drawn else []),

@@ -23,7 +23,7 @@ from drope_jax.errors import ReportError, check
 from drope_jax.files import check_folder
 from drope_jax.markdown import plain
 from experiments.page import write_numbers
-from experiments.reporting import seed_curves, seed_tables
+from experiments.reporting import own_figures, seed_curves, seed_tables
 from experiments.reporting.making import making_of
 from experiments.reporting.paper_tables import paper_section
 from experiments.reporting.records import read_study
@@ -122,6 +122,9 @@ def write_seeds(
   for picture, canvas in drawn(summary, "seeds"):
     save(canvas, out, picture.stem, formats)
     pictures.append(picture.markdown)
+  for directory in directories:
+    itself = own_figures.pictures(directory, out)
+    pictures += [f"Figures of the study itself, {plain(directory.name)}:", *itself] if itself else []
   path = out / "seeds.md"
   write_markdown(path, [f"# {plain(summary.making.title)}", *pictures, *_parts(summary)])
   return path

@@ -127,7 +127,6 @@ class Records:
   versions: dict[str, str] = dataclasses.field(default_factory=dict)
   seconds: float | None = None
   spread: str = ""  # a sentence on how much other seeds differ, if that is known
-  figures: tuple[str, ...] = ()  # the names of the study's own pictures, see plan.Figures
 
   @property
   def trained(self) -> bool:
@@ -208,7 +207,6 @@ def read_study(directory: Path) -> Records:
     versions=said.versions,
     seconds=said.seconds,
     spread=said.spread,
-    figures=said.figures,
     arms=said.arms,
     rows=_with_others(said.rows, measured),
     runs={name: _read_run(run_directory(directory, name), name, said.pretrained.get(name)) for name in names},

@@ -1,6 +1,7 @@
 """The spread over seeds follows from the records, and needs different seeds."""
 
 import json
+from pathlib import Path
 
 import pytest
 from support.study_records import write_study
@@ -116,6 +117,21 @@ def test_seeds_md_has_pictures_and_each_table_as_files(tmp_path, capsys):
   name = "loss (nats per token) less the control's at 256 tokens"
   assert first[0] == ",".join(["row", name, *(f"{name} {one}" for one in ("low", "high", "n", "sd"))])
   assert first[1].startswith("RoPE + YaRN,0.2,") and first[1].endswith(",2,0")
+
+
+def test_seeds_md_shows_the_figures_that_the_study_of_each_seed_drew(tmp_path):
+  for seed in (0, 1):
+    workdir = Path(study(tmp_path / f"seed-{seed}", seed, 3.0, 0.5))
+    path = workdir / "study.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"figures": ["my_heads", "not_drawn"]}))
+    for name in ("report.md", "my_heads.png"):
+      (workdir / name).touch()
+  assert report.main([str(tmp_path)]) == 0
+  text = (tmp_path / "seeds.md").read_text()
+  assert "![my heads](seed-0/my_heads.png)" in text and "![my heads](seed-1/my_heads.png)" in text
+  assert "not_drawn" not in text
+  assert report.main([str(tmp_path)]) == 0  # which deletes pictures that it no longer shows, and not these
+  assert (tmp_path / "seed-0" / "my_heads.png").exists()
 
 
 def test_report_merges_the_finished_seeds_of_a_folder(tmp_path, capsys):
