@@ -24,7 +24,7 @@ from experiments.studies import fig7_positional_head as fig7
 from experiments.studies import fig8_semantic_head as fig8
 from experiments.studies.figures import standard_error, text_lines
 from experiments.studies.table10_extension import Extension
-from experiments.study import run_study
+from experiments.study import run_seeds, run_study
 
 
 @pytest.mark.parametrize("extension", [2.0, 4.0])
@@ -197,6 +197,16 @@ def test_figure_7_of_models_that_exist(tmp_path, models):
   assert all(float(row["standard_error"]) >= 0 for row in rows) and float(rows[0]["standard_error"]) > 0
   assert {row["model"] for row in rows} >= {"RoPE, as trained", "dropped and recalibrated"}
   assert (tmp_path / "positional_head.png").exists()
+
+
+@pytest.mark.slow
+def test_seeds_and_data_are_refused_where_nothing_is_trained(tmp_path, models):
+  settings = dataclasses.replace(fig7.get_config("mini"), **models)
+  with pytest.raises(ConfigError, match="--seeds: the study trains nothing with these settings"):
+    run_seeds(settings, [0, 1], tmp_path)
+  with pytest.raises(ConfigError, match=r"--data: PositionalHead.trained is set"):
+    settings.reading("texts")
+  assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.slow

@@ -185,6 +185,6 @@ def test_a_study_without_seed_has_no_seeds(tmp_path):
   class Seedless:
     name: str = "none"
 
-  with pytest.raises(ConfigError, match="--seeds: Seedless has no seed"):
+  with pytest.raises(ConfigError, match="--seeds: Seedless has no field `seed`"):
     run_seeds(Seedless(), [0], tmp_path)
   assert not list(tmp_path.iterdir())
