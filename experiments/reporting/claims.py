@@ -25,7 +25,6 @@ class Claim(NamedTuple):
   text: str
   where: str  # in the paper
   comparisons: tuple[Comparison, ...] = ()
-  otherwise: tuple[Comparison, ...] = ()  # where none of these has been measured
   tests: str = ""  # a file of tests that show it, of what is a matter of mathematics
   wants: str = ""  # what testing it would take, where nothing here does
 
@@ -40,7 +39,7 @@ SMALL = "partial_drop_small"
 BASE = "theta_1e5"  # what the runs of partial_drop_rule begin with
 
 
-def _less(study: str, first: Model, second: Model, extension: float, margin: float = 0.0) -> Comparison:
+def less(study: str, first: Model, second: Model, extension: float, margin: float = 0.0) -> Comparison:
   """The loss of the first is lower, or higher by no more than the margin."""
   return Comparison(study, first, second, "perplexity", "loss", extension, below=margin)
 
@@ -50,17 +49,9 @@ def _more(study: str, first: Model, second: Model, extension: float, margin: flo
   return Comparison(study, first, second, "needles", "accuracy", extension, above=-margin)
 
 
-def _kept(study: str, model: Model, extension: float) -> Comparison:
+def kept(study: str, model: Model, extension: float) -> Comparison:
   """The model finds as many needles as in context, or fewer by no more than the share that counts as equal."""
   return _more(study, model, model, extension, SHARE)._replace(second_extension=1)
-
-
-def _quick(first: Model, second: Model, extension: float, *, needles: bool = False, margin: float = 0.0) -> Comparison:
-  """The quickstart, whose runs have names of their own."""
-  names = {"control": "rope_continued", "drop": "drope", "turns_1": "partial"}
-  (a, how), (b, other) = first, second
-  pair = (names.get(a, a), how), (names.get(b, b), other)
-  return (_more if needles else _less)("quickstart", *pair, extension, margin)
 
 
 PAPER = (
@@ -68,20 +59,17 @@ PAPER = (
     "Beyond its context, DroPE finds more needles than RoPE under PI, NTK and YaRN.",
     "table 1, figure 1",
     tuple(_more("table1_needles", FITTED, ("rope", how), 2) for how in ("pi", "ntk", "yarn")),
-    tuple(_quick(FITTED, ("control", how), 2, needles=True) for how in ("pi", "ntk", "yarn")),
   ),
   Claim(
     "It also finds more than models pretrained with NoPE, ALiBi or RNoPE-SWA.",
     "table 1, figure 1",
     tuple(_more("table1_needles", FITTED, one, 2) for one in (NOPE, ("alibi", "alibi"), ("rnope_swa", "pattern"))),
-    (_quick(FITTED, NOPE, 2, needles=True),),
   ),
   Claim(
     "It stays ahead at 4× and 8×; here against YaRN on RoPE continued for as many tokens, a control that the paper "
     "lacks.",
     "table 10",
     tuple(_more(study, FITTED, YARN, times) for study in ("table10_extension", "controls", SMALL) for times in (4, 8)),
-    tuple(_quick(FITTED, YARN, times, needles=True) for times in (4, 8)),
   ),
   Claim(
     "It finds more needles than RoPE with factors searched as LongRoPE2 does (without LongRoPE2's training).",
@@ -92,31 +80,28 @@ PAPER = (
     "In context, recalibration brings the dropped model level with RoPE (within 0.02 nats of RoPE continued).",
     "figure 2, table 6",
     (
-      *(_less(study, DROPPED, CONTROL, 1, MARGIN) for study in ("fig2_recovery", "controls", SMALL)),
-      _less("recalibration_budget", ("drop_1000", "nope"), ("control_1000", "rope"), 1, MARGIN),
+      *(less(study, DROPPED, CONTROL, 1, MARGIN) for study in ("fig2_recovery", "controls", SMALL)),
+      less("recalibration_budget", ("drop_1000", "nope"), ("control_1000", "rope"), 1, MARGIN),
     ),
-    (_quick(DROPPED, CONTROL, 1, margin=MARGIN),),
   ),
   Claim(
     "In context, the dropped model has a lower loss than NoPE from scratch on as many tokens (which has one schedule, "
     "the dropped model two).",
     "figure 2, table 6",
-    tuple(_less(study, DROPPED, NOPE, 1) for study in ("fig2_recovery", "table6_when_to_drop")),
-    (_quick(DROPPED, NOPE, 1),),
+    tuple(less(study, DROPPED, NOPE, 1) for study in ("fig2_recovery", "table6_when_to_drop")),
   ),
   Claim(
     "The later the drop, the lower the loss (here each drop begins a new schedule, so that two things differ).",
     "table 6",
     (
-      _less("table6_when_to_drop", DROPPED, ("drop_half", "nope"), 1),
-      _less("table6_when_to_drop", ("drop_half", "nope"), NOPE, 1),
+      less("table6_when_to_drop", DROPPED, ("drop_half", "nope"), 1),
+      less("table6_when_to_drop", ("drop_half", "nope"), NOPE, 1),
     ),
   ),
   Claim(
     "A model with RoPE has a lower loss than one without after the same tokens.",
     "figure 3, observation 1",
-    tuple(_less(study, ("rope", "rope"), NOPE, 1) for study in ("fig3_rope_against_nope", "fig2_recovery")),
-    (_quick(CONTROL, NOPE, 1),),
+    tuple(less(study, ("rope", "rope"), NOPE, 1) for study in ("fig3_rope_against_nope", "fig2_recovery")),
   ),
   Claim(
     "On a constant sequence NoPE has no positional bias and no gradient towards one; RoPE has both.",
@@ -155,13 +140,11 @@ PAPER = (
     "YaRN acts like cropping: at 2× its loss is within 0.02 nats of the cropped model's.",
     "figure 5",
     (Comparison("fig5_yarn_is_a_crop", YARN, CROP, "perplexity", "loss", 2, -MARGIN, MARGIN),),
-    (_quick(YARN, CROP, 2)._replace(above=-MARGIN, below=MARGIN),),
   ),
   Claim(
     "YaRN acts like cropping: at 2× it finds no more needles (within 5 points).",
     "figure 5",
     (Comparison("fig5_yarn_is_a_crop", YARN, CROP, "needles", "accuracy", 2, below=SHARE),),
-    (_quick(YARN, CROP, 2, needles=True)._replace(above=None, below=SHARE),),
   ),
   Claim(
     "YaRN leaves positional heads as they are and shifts semantic ones.",
@@ -178,7 +161,6 @@ PAPER = (
     "Needles within the context are still found, within 5 points of RoPE continued (a stand-in for six benchmarks).",
     "table 5",
     tuple(_more(study, DROPPED, CONTROL, 1, SHARE) for study in ("table5_in_context", "controls", SMALL)),
-    (_quick(DROPPED, CONTROL, 1, needles=True, margin=SHARE),),
   ),
   Claim(
     "95 % of SmolLM-360M's scores are back after less than 1 % of its training tokens.",
@@ -188,21 +170,20 @@ PAPER = (
   Claim(
     "At the highest of three rates, recalibration ends lower with QK-norm than without.",
     "table 11, figure 12",
-    (_less("table11_qk_norm_by_rate", ("drop_full_0.01", "nope"), ("drop_none_0.01", "nope"), 1),),
+    (less("table11_qk_norm_by_rate", ("drop_full_0.01", "nope"), ("drop_none_0.01", "nope"), 1),),
   ),
   Claim(
     "With QK-norm, the highest of three rates is the best.",
     "table 11",
     tuple(
-      _less("table11_qk_norm_by_rate", ("drop_full_0.01", "nope"), (f"drop_full_{rate}", "nope"), 1)
+      less("table11_qk_norm_by_rate", ("drop_full_0.01", "nope"), (f"drop_full_{rate}", "nope"), 1)
       for rate in ("0.003", "0.0003")
     ),
   ),
   Claim(
     "A temperature that grows with the length lowers the dropped model's loss beyond its context.",
     "appendix C.2",
-    tuple(_less(study, FITTED, DROPPED, 8) for study in ("temperature_fit", "controls", SMALL)),
-    (_quick(FITTED, DROPPED, 8),),
+    tuple(less(study, FITTED, DROPPED, 8) for study in ("temperature_fit", "controls", SMALL)),
   ),
 )
 
@@ -211,8 +192,7 @@ OURS = (
     "The partial drop (rotations that make a full turn within the context are kept) costs less than 0.02 nats in "
     "context, against RoPE continued.",
     "",
-    tuple(_less(study, PARTIAL, CONTROL, 1, MARGIN) for study in ("partial_drop", "partial_drop_half", SMALL)),
-    (_quick(PARTIAL, CONTROL, 1, margin=MARGIN),),
+    tuple(less(study, PARTIAL, CONTROL, 1, MARGIN) for study in ("partial_drop", "partial_drop_half", SMALL)),
   ),
   Claim(
     "At 4× and 8× it finds more needles than RoPE continued, as it is and under NTK and YaRN.",
@@ -223,29 +203,26 @@ OURS = (
       for times in (4, 8)
       for one in (CONTROL, NTK, YARN)
     ),
-    tuple(_quick(PARTIAL, one, times, needles=True) for times in (4, 8) for one in (CONTROL, NTK, YARN)),
   ),
   Claim(
     "It keeps its needles: at 4× and 8× it finds as many as in context (within 5 points).",
     "",
-    tuple(_kept(study, PARTIAL, times) for study in ("partial_drop", SMALL) for times in (4, 8)),
+    tuple(kept(study, PARTIAL, times) for study in ("partial_drop", SMALL) for times in (4, 8)),
   ),
   Claim(
     "At 8× it finds as many needles as the full drop with its fitted β (within 5 points).",
     "",
     tuple(_more(study, PARTIAL, FITTED, 8, SHARE) for study in ("partial_drop", SMALL)),
-    (_quick(PARTIAL, FITTED, 8, needles=True, margin=SHARE),),
   ),
   Claim(
     "At 8× its loss is lower than that of RoPE continued with YaRN.",
     "",
-    tuple(_less(study, PARTIAL, YARN, 8) for study in ("partial_drop", SMALL)),
-    (_quick(PARTIAL, YARN, 8),),
+    tuple(less(study, PARTIAL, YARN, 8) for study in ("partial_drop", SMALL)),
   ),
   Claim(
     "Recalibration lowers its loss in context: clipped and not trained on, the model has a higher one.",
     "",
-    (_less("partial_drop", PARTIAL, ("clipped", "rope"), 1),),
+    (less("partial_drop", PARTIAL, ("clipped", "rope"), 1),),
   ),
   Claim(
     "Recalibration gains needles at 8×.",
@@ -255,12 +232,12 @@ OURS = (
   Claim(
     "Kept from two turns on, the model costs less than 0.02 nats in context.",
     "",
-    tuple(_less(study, TWICE, CONTROL, 1, MARGIN) for study in ("partial_drop", SMALL)),
+    tuple(less(study, TWICE, CONTROL, 1, MARGIN) for study in ("partial_drop", SMALL)),
   ),
   Claim(
     "Two turns keep their needles: at 4× and 8× they find as many as in context (within 5 points).",
     "",
-    tuple(_kept(study, TWICE, times) for study in ("partial_drop", SMALL) for times in (4, 8)),
+    tuple(kept(study, TWICE, times) for study in ("partial_drop", SMALL) for times in (4, 8)),
   ),
   Claim(
     "SmolLM2-135M: half a turn costs less than 0.02 nats in context after 13M tokens.",
@@ -275,12 +252,12 @@ OURS = (
   Claim(
     "After four times as many steps a full turn's loss at 8× is lower than that of RoPE continued.",
     "",
-    (_less("recalibration_budget", ("turns_1_1000", "rope"), ("control_1000", "rope"), 8),),
+    (less("recalibration_budget", ("turns_1_1000", "rope"), ("control_1000", "rope"), 8),),
   ),
   Claim(
     "After four times as many steps a full turn's loss at 8× is lower than that of RoPE continued with YaRN.",
     "",
-    (_less("recalibration_budget", ("turns_1_1000", "rope"), ("control_1000", "yarn"), 8),),
+    (less("recalibration_budget", ("turns_1_1000", "rope"), ("control_1000", "yarn"), 8),),
   ),
   Claim(
     "After four times as many steps a full turn finds more needles at 8× than RoPE continued with YaRN.",
@@ -291,7 +268,7 @@ OURS = (
     "Half a turn costs less than 0.02 nats in context without any recalibration, and after 125 to 1,000 steps of it.",
     "",
     tuple(
-      _less("recalibration_budget_turns", (f"turns_0.5_{n}", "rope"), (f"control_{n}", "rope"), 1, MARGIN)
+      less("recalibration_budget_turns", (f"turns_0.5_{n}", "rope"), (f"control_{n}", "rope"), 1, MARGIN)
       for n in (0, 125, 250, 500, 1000)
     ),
   ),
@@ -299,27 +276,27 @@ OURS = (
     "With a teacher a full turn costs less than 0.02 nats in context, against RoPE continued without one on the same "
     "tokens.",
     "",
-    (_less("recalibration_hybrid", TAUGHT, CONTROL, 1, MARGIN),),
+    (less("recalibration_hybrid", TAUGHT, CONTROL, 1, MARGIN),),
   ),
   Claim(
     "At equal FLOPs too, a full turn with a teacher costs less than 0.02 nats in context, and no more than without.",
     "",
     (
-      _less("recalibration_hybrid", TAUGHT, ("control_flops", "rope"), 1, MARGIN),
-      _less("recalibration_hybrid", TAUGHT, ("turns_1_flops", "rope"), 1),
+      less("recalibration_hybrid", TAUGHT, ("control_flops", "rope"), 1, MARGIN),
+      less("recalibration_hybrid", TAUGHT, ("turns_1_flops", "rope"), 1),
     ),
   ),
   Claim(
     "Kept from half a turn on (the threshold that looked best in those runs), it costs less than 0.02 nats in context "
     "on seeds that did not choose it.",
     "",
-    (_less("partial_drop_half", HALF, CONTROL, 1, MARGIN),),
+    (less("partial_drop_half", HALF, CONTROL, 1, MARGIN),),
   ),
   Claim(
     "On seeds that did not choose it, half a turn keeps its needles: at 4× and 8× it finds as many as in context "
     "(within 5 points).",
     "",
-    tuple(_kept("partial_drop_half", HALF, times) for times in (4, 8)),
+    tuple(kept("partial_drop_half", HALF, times) for times in (4, 8)),
   ),
   Claim(
     "On seeds that did not choose it, half a turn finds more needles at 8× than RoPE continued, as it is and under NTK "
@@ -330,31 +307,15 @@ OURS = (
   Claim(
     "With a theta of 1e5 half a turn costs less than 0.02 nats in context too.",
     "",
-    (_less("partial_drop_rule", (f"{BASE}_turns_0.5", "rope"), (f"{BASE}_control", "rope"), 1, MARGIN),),
+    (less("partial_drop_rule", (f"{BASE}_turns_0.5", "rope"), (f"{BASE}_control", "rope"), 1, MARGIN),),
   ),
   Claim(
     "At twice the context half a turn costs less than 0.02 nats with either base.",
     "",
     tuple(
-      _less("partial_drop_rule_256", (f"{base}_turns_0.5", "rope"), (f"{base}_control", "rope"), 1, MARGIN)
+      less("partial_drop_rule_256", (f"{base}_turns_0.5", "rope"), (f"{base}_control", "rope"), 1, MARGIN)
       for base in ("theta_1e4", BASE)
     ),
-  ),
-  *(
-    Claim(
-      f"Kept from {name} on, a model with another context or base finds as many needles at 8× as in context (within 5 "
-      "points).",
-      "",
-      tuple(
-        _kept(study, (f"{base}_turns_{turns}", "rope"), 8)
-        for study, base in (
-          ("partial_drop_rule", BASE),
-          ("partial_drop_rule_256", "theta_1e4"),
-          ("partial_drop_rule_256", BASE),
-        )
-      ),
-    )
-    for turns, name in ((0.5, "half a turn"), (1, "one turn"), (2, "two turns"))
   ),
   Claim(
     "At twice the context two turns find more needles at 8× than RoPE continued under YaRN, with either base.",
@@ -367,7 +328,7 @@ OURS = (
   Claim(
     "With a theta of 1e5 a full turn costs less than 0.02 nats.",
     "",
-    (_less("partial_drop_rule", (f"{BASE}_turns_1", "rope"), (f"{BASE}_control", "rope"), 1, MARGIN),),
+    (less("partial_drop_rule", (f"{BASE}_turns_1", "rope"), (f"{BASE}_control", "rope"), 1, MARGIN),),
   ),
   Claim(
     "With a theta of 1e5 half a turn finds more needles at 8× than RoPE continued, as it is and under YaRN.",

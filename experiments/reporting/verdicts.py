@@ -22,9 +22,9 @@ interval of the mean difference (Student's t over seeds) lies entirely where the
 interval lies entirely outside, and is **open** if the interval covers both, or if there is only one seed. If a claim
 has several comparisons, all must be measured and hold; one that fails refutes the claim; sizes whose verdicts differ
 have one each (`mini` has 0.9M parameters, `small` 15.7M). Intervals are 95 % each, without correction for their number.
-The quickstart stands in for a study that has not been run. Studies at `mini` share the trained models of a seed: two of
-them differ in texts and prompts, but not in training. Prompts are pooled over the seeds: needles at `mini` rest on 300
-to 4,000 per row and length, at `small` on 5,000 (half a turn: 2,000)."""
+Runs that two studies at `mini` have in common were trained once; figure 3 trains longer than the others. Prompts are
+pooled over the seeds: needles at `mini` rest on 300 to 4,000 per row and length, at `small` on 5,000 (half a turn:
+2,000)."""
 
 
 def difference(summary: Summary, asked: Comparison) -> Spread | None:
@@ -131,11 +131,8 @@ def _kinds(asked: Sequence[Comparison]) -> int:
 
 def _judged_by_rule(claim: Claim, summaries: Mapping[str, Summary]) -> list[Comparison]:
   """A claim's comparisons in studies that were run, measured or not; empty if none of them was measured."""
-  for comparisons in (claim.comparisons, claim.otherwise):
-    asked = [one for one in comparisons if one.study in summaries]
-    if any(difference(summaries[one.study], one) is not None for one in asked):
-      return asked
-  return []
+  asked = [one for one in claim.comparisons if one.study in summaries]
+  return asked if any(difference(summaries[one.study], one) is not None for one in asked) else []
 
 
 def _described(summary: Summary, asked: Comparison, found: Spread | None) -> str:

@@ -12,12 +12,13 @@ from support.study_records import ACCURACIES, LOSSES, figures, study_of, write_s
 from drope_jax.errors import ReportError
 from drope_jax.evaluate.results import Result
 from experiments import results, seeds
-from experiments.reporting import claims, verdicts
+from experiments.reporting import aim, claims, verdicts
 from experiments.reporting.making import shareable
 from experiments.reporting.paper_tables import paper_tables
-from experiments.reporting.spread import spread
+from experiments.reporting.spread import Spread, spread
 from experiments.reporting.study_page import DATA, MOST_BYTES, digest, findings, page_text, picture_digest, write_page
 from experiments.reporting.summary_files import csv_text, read_summary
+from experiments.reporting.table import MISSING
 
 PAGES = results.pages(results.RESULTS)
 ROOT = Path(__file__).parents[2]
@@ -216,6 +217,35 @@ def test_a_claim_may_compare_the_lengths_of_one_model(workdirs):
   assert f"“{row.label}”, loss at {ratio:g}× minus {near / summary.train_context:g}×" in line
 
 
+@pytest.mark.parametrize(
+  ("cost", "at_4", "at_8", "said"),
+  [
+    ((0.004, 0.006), (-0.02, 0.03), (-0.04, 0.0), "**reached**"),
+    ((0.021, 0.030), (-0.02, 0.03), (-0.04, 0.0), "**missed**"),
+    ((0.004, 0.006), (-0.09, -0.06), (-0.04, 0.0), "**missed**"),
+    ((0.004, 0.006), (-0.02, 0.03), (-0.06, 0.0), "**open**"),
+    ((0.016, 0.024), (-0.02, 0.03), (-0.04, 0.0), "**open**"),
+  ],
+)
+def test_the_aim_needs_the_cost_and_the_needles_at_both_lengths(monkeypatch, workdirs, cost, at_4, at_8, said):
+  """One study has half a turn, a second the full drop without a temperature; nobody has measured the rest."""
+  found = {1: cost, 4: at_4, 8: at_8}
+  measured = {("partial_drop_half", ("turns_0.5", "rope")), ("partial_drop", ("drop", "nope"))}
+
+  def difference(_, asked):
+    low, high = found[asked.extension]
+    return Spread((low + high) / 2, 2, 0.1, low, high) if (asked.study, asked.first) in measured else None
+
+  monkeypatch.setattr(aim, "difference", difference)
+  summary = seeds.summary_of(workdirs, "quick", commit="abc1234")
+  table = aim.aim_table({"partial_drop_half": summary, "partial_drop": summary}).splitlines()
+  (line,) = [line for line in table if line.startswith("| 0.9M, 128 tokens, base 1e4")]
+  half, one, two, full = line.strip("| ").split(" | ")[1:]
+  assert said in half and "(partial_drop_half.md)" in half and (one, two) == (MISSING, MISSING)
+  assert said in full and "(partial_drop.md)" in full
+  assert table[-1].split(" | ")[1:] == [MISSING, MISSING, MISSING, f"{MISSING} |"]
+
+
 def test_a_person_judges_what_no_rule_decides(tmp_path):
   path = tmp_path / "verdicts.json"
   assert verdicts.judged(path) == {}
@@ -240,7 +270,7 @@ def settings_of(page):
 
 
 def test_claims_are_about_rows_that_their_studies_measure():
-  every = [one for claim in (*claims.PAPER, *claims.OURS) for one in (*claim.comparisons, *claim.otherwise)]
+  every = [one for claim in (*claims.PAPER, *claims.OURS) for one in claim.comparisons]
   for name in {one.study for one in every}:
     study = settings_of(name).study(Path("study"))
     rows = {(row.run, row.method) for row in study.rows}
