@@ -22,10 +22,10 @@ def dry_run(settings: Any, workdir: Path, seeds: int, only: Sequence[str], runs:
     only, runs: as in study.run_study.
   """
   study: Study = from_dict(type(settings), to_dict(settings)).study(workdir)
-  if study.figures is not None and not study.runs:
-    return f"{study.title}\n\nNothing is trained or measured; it draws {', '.join(study.figures.names)}."
   models = run_models(study, workdir)
   chosen = needed_runs(study, workdir, only)
+  if study.figures is not None and not study.runs:
+    return f"{study.title}\n\nNothing is trained or measured; it draws {', '.join(study.figures.captions)}."
   study = dataclasses.replace(
     study,
     runs={name: study.runs[name] for name in chosen},

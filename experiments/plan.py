@@ -81,7 +81,7 @@ class EvalPlan:
 class Figures:
   """Pictures that a study draws itself, besides those of every report; report.md shows them too."""
 
-  names: tuple[str, ...]  # of the files, without their endings
+  captions: Mapping[str, str]  # by the names of the files, without their endings
   draw: Callable[[Path, Sequence[str]], None]  # into a directory, in these formats; called when all runs are done
 
 

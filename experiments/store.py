@@ -10,7 +10,7 @@ import fcntl
 import hashlib
 import json
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from drope_jax.config import DataConfig, TrainConfig
 from drope_jax.data.identity import Content
 from drope_jax.data.pipeline import open_documents
 from drope_jax.data.tokenizers import load_tokenizer
-from drope_jax.errors import CheckpointError
+from drope_jax.errors import CheckpointError, ConfigError
 from drope_jax.serialization import to_dict
 from experiments.plan import Pretrained, Study, run_directory
 
@@ -91,6 +91,15 @@ def link(study: Study, workdir: Path, store: Path) -> dict[str, Path]:
     place.symlink_to(target)
     places[name] = target
   return places
+
+
+def check_links(workdir: Path, runs: Sequence[str]) -> None:
+  """Raises ConfigError for a run that is a link to a shared one which is gone, and would be trained anew there."""
+  for place in (run_directory(workdir, run) for run in runs):
+    if place.is_symlink() and not place.exists():
+      raise ConfigError(
+        f"--runs: {place} is a link to {place.readlink()}, which is gone; if the shared runs were moved, say where to"
+      )
 
 
 @contextlib.contextmanager

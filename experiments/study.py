@@ -154,7 +154,10 @@ def _run_study(
     check(models[name], study.train_context, methods, study.lengths, tasks)
     if "drope" in methods and max(study.lengths) > study.train_context:
       _ = data.fit_documents  # read now: the temperature will be fitted on them
-  confirm(workdir)
+  if study.runs:
+    confirm(workdir)
+  if runs is None:
+    store.check_links(workdir, chosen)
   shared = {} if runs is None else store.link(study, workdir, runs)
   with _described(study, models, workdir) as settle:
     _train_all({name: study.runs[name] for name in chosen}, workdir, shared)
@@ -163,8 +166,11 @@ def _run_study(
       loaded, out = _load(settle(name), run_directory(workdir, name), mesh), workdir / "results.jsonl"
       with using(mesh):
         evaluate(name, loaded, methods, study.lengths, part, data, out, command=cli.command_line())
-    if study.figures is not None and not only:
+    if study.figures is not None and only:
+      logger.info("the figures of the study itself are not drawn under --only")
+    elif study.figures is not None:
       study.figures.draw(workdir, formats)
+  confirm(workdir)  # of a study without runs only now, so that settings which cannot be drawn may be corrected
 
 
 def _methods(study: Study) -> dict[str, list[str]]:
@@ -213,7 +219,7 @@ def _described(
     "spread": study.spread,
     "arms": [dataclasses.asdict(arm) for arm in study.arms],
     "rows": [dataclasses.asdict(row) for row in study.rows],
-    "figures": [] if study.figures is None else list(study.figures.names),
+    "figures": {} if study.figures is None else dict(study.figures.captions),
     "pretrained": {
       name: _stored(Pretrained(run.checkpoint, run.transition), _held(run, models, workdir))
       for name, run in study.runs.items()
@@ -301,7 +307,8 @@ def _of_seed(workdir: Path, seed: int) -> Path:
 
 def _with_seed(settings: Any, seed: int) -> Any:
   if "seed" not in {field.name for field in dataclasses.fields(settings)}:
-    raise ConfigError(f"--seeds: {type(settings).__name__} has no field `seed`: the study trains nothing")
+    own = "; its seeds are --config.seeds=0,1" if hasattr(settings, "seeds") else ""
+    raise ConfigError(f"--seeds: {type(settings).__name__} has no field `seed`: the study trains nothing{own}")
   return dataclasses.replace(settings, seed=seed)
 
 

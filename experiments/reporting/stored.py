@@ -26,7 +26,7 @@ class Description:
   rows: tuple[Row, ...]
   seconds: float | None = None
   pretrained: dict = dataclasses.field(default_factory=dict)
-  figures: tuple[str, ...] = ()
+  figures: dict = dataclasses.field(default_factory=dict)  # captions of the study's own pictures, by their names
   spread: str = ""
 
   def __post_init__(self) -> None:

@@ -53,6 +53,15 @@ LOOKS = {"RoPE": (INK, "o"), "NoPE": (VERMILION, "s"), "partial drop": (PURPLE, 
 TEXTS = {"text": 1.0, "text, embeddings a thousandth as far apart": 1e-3}
 
 
+CAPTIONS = {
+  "bias_gradients": "By layer, counted from 0: how far training can move the attention's positional bias A "
+  "(definition 3.1) at initialisation. This is the norm of the gradient of A with respect to W_Q and W_K, mean over "
+  "heads, text and seeds. Bars: standard deviation over seeds.",
+  "prefix_spread": "By layer, counted from 0: the prefix spread Δ (theorem 3.4) of the attention's inputs, as a share "
+  "of their norm √d. Bars: standard deviation over seeds.",
+}
+
+
 class Value(NamedTuple):
   """What is measured in one layer, for one seed."""
 
@@ -76,7 +85,8 @@ class BiasGradients(Untrained):
   tokenizer: str = "byte"  # of the text: byte, or a tokenizer.json
 
   def __post_init__(self) -> None:
-    check_at_least_one(self, "context", "rows", "length")
+    check_at_least_one(self, "context", "rows")
+    check(self.length > 1, f"BiasGradients.length is {self.length}; a row needs at least 2 tokens")
     check(bool(self.seeds), "BiasGradients.seeds is empty; it needs at least one seed")
     last = self.model.num_layers - 1
     for layer in self.layers:
@@ -84,7 +94,7 @@ class BiasGradients(Untrained):
 
   def study(self, workdir: Path) -> Study:
     title = "Gradients of the positional bias at initialisation (paper: figure 4)"
-    return only_drawn(title, self.context, ("bias_gradients", "prefix_spread"), self.draw)
+    return only_drawn(title, self.context, CAPTIONS, self.draw)
 
   def models(self) -> Mapping[str, ModelConfig]:
     """The models that are compared, by the names of LOOKS; they have the same parameters."""

@@ -28,6 +28,10 @@ from experiments.studies.branching import getter
 from experiments.studies.figures import Out, Untrained, only_drawn, panels, save, write_csv
 from experiments.studies.partial_drop import rope_of
 
+CAPTION = (
+  "The factor on the frequency of every pair of rotations: 1 keeps it, 0 is no rotation. Pairs to the left of the "
+  "dotted line make a full turn within the training context."
+)
 LOOKS: Mapping[str, dict[str, Any]] = {
   "PI": {"color": ORANGE, "marker": "s"},
   "NTK": {"color": SKY, "marker": "^"},
@@ -73,7 +77,7 @@ class FrequencyFactors(Untrained):
 
   def study(self, workdir: Path) -> Study:
     title = "Factors on RoPE's frequencies (paper: figures 6 and 11)"
-    return only_drawn(title, self.context, ("frequency_factors",), self.draw)
+    return only_drawn(title, self.context, {"frequency_factors": CAPTION}, self.draw)
 
   def draw(self, out: Out) -> None:
     shape = (self.theta, self.head_dim, self.context)

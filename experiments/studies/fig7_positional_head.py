@@ -23,6 +23,7 @@ The figure takes three forward passes over `rows` × `length` tokens. Numbers to
 """
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any, ClassVar, NamedTuple
 
 import jax
@@ -82,7 +83,12 @@ class PositionalHead(HeadStudy):
   """The settings, as `--config.NAME=VALUE`."""
 
   title: ClassVar[str] = "Positional heads with and without RoPE (paper: figure 7)"
-  names: ClassVar[tuple[str, ...]] = ("positional_head",)
+  captions: ClassVar[Mapping[str, str]] = {
+    "positional_head": "The two upper panels: mean attention by distance of the head with the largest A, for its own "
+    "token and for the previous one. The two lower panels: A of all heads, ranked for each model by itself. A "
+    "(definition 3.1) is 1 for a head that attends to that one token only, 0 for one that attends to all evenly, and "
+    "below 0 for one that avoids it.",
+  }
 
   tasks: tuple[str, ...] = ("perplexity",)
   rows: int = 16  # of text, to average over

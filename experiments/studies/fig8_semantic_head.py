@@ -27,7 +27,7 @@ import dataclasses
 import itertools
 import logging
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
@@ -112,7 +112,10 @@ class SemanticHead(HeadStudy):
   """The settings, as `--config.NAME=VALUE`."""
 
   title: ClassVar[str] = "A semantic head with and without RoPE (paper: figure 8)"
-  names: ClassVar[tuple[str, ...]] = ("semantic_head",)
+  captions: ClassVar[Mapping[str, str]] = {
+    "semantic_head": "How much attention the last token of a prompt gives to each token of the needle that it asks "
+    "for: mean over prompts, in the head that gives the needle the most at the first length, on these prompts.",
+  }
 
   prompts: int = 400  # of each length
   lengths: tuple[int, ...] = ()  # of the prompts, in tokens; none: those of `extensions`
@@ -145,7 +148,7 @@ class SemanticHead(HeadStudy):
       moved = sums[1] - sums[0]  # the same head and prompts
       spread = f" ± {standard_error(moved):.2f}" if len(moved) > 1 else ""
       moves.append(f"{moved.mean():+.2f}{spread}")
-      extent = f"{length:,} tokens ({length / trained.context:g} × the context)"
+      extent = f"{length:,} tokens ({length / trained.context:.3g} × the context)"
       axis.set(title=extent, xlabel="token of the needle", ylabel="mean attention weight")
       axis.margins(y=0.35)  # room for the legend
       names = names_of_tokens(places.shape[1])

@@ -3,7 +3,7 @@
 import csv
 import dataclasses
 import textwrap
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple, NoReturn, Self
 
@@ -19,6 +19,7 @@ from drope_jax.errors import ConfigError, check
 from drope_jax.evaluate.eval_data import EvalData
 from drope_jax.evaluate.methods import Inference, allowed_methods, inference
 from drope_jax.files import writing
+from drope_jax.model_config import ModelConfig
 from drope_jax.parameters import count_parameters
 from drope_jax.transitions import Drop, drop
 from experiments.plan import EvalPlan, Figures, Study, run_directory
@@ -39,8 +40,8 @@ class Out(NamedTuple):
   formats: Sequence[str]
 
 
-def only_drawn(title: str, context: int, names: tuple[str, ...], draw: Callable[[Out], None]) -> Study:
-  """A study that trains and measures nothing, and draws figures of these names about models of this context."""
+def only_drawn(title: str, context: int, captions: Mapping[str, str], draw: Callable[[Out], None]) -> Study:
+  """A study that trains and measures nothing, and draws figures about models of this context."""
   return Study(
     title=title,
     seed=0,
@@ -52,16 +53,16 @@ def only_drawn(title: str, context: int, names: tuple[str, ...], draw: Callable[
     lengths=(),
     tasks=(),
     eval_data=EvalPlan(tokenizer="byte", dataset="", longest=1),
-    figures=_figures(names, draw),
+    figures=_figures(captions, draw),
   )
 
 
-def _figures(names: tuple[str, ...], draw: Callable[[Out], None]) -> Figures:
+def _figures(captions: Mapping[str, str], draw: Callable[[Out], None]) -> Figures:
   def styled(folder: Path, formats: Sequence[str]) -> None:
     with plt.rc_context(STYLE):
       draw(Out(folder, formats))
 
-  return Figures(names, styled)
+  return Figures(captions, styled)
 
 
 class Untrained:
@@ -157,7 +158,7 @@ class HeadStudy(BranchingStudy):
   of training and measuring are not used. A study derives from this class and defines `draw`.
   """
 
-  names: ClassVar[tuple[str, ...]]  # of its pictures
+  captions: ClassVar[Mapping[str, str]]  # of its pictures, by their names
 
   extensions: tuple[float, ...] = (1, 2)
   trained: str = ""  # a model with RoPE to look into, instead of training one: a run's workdir, or an imported model
@@ -177,9 +178,8 @@ class HeadStudy(BranchingStudy):
 
   def study(self, workdir: Path) -> Study:
     if self.trained:
-      context = checkpoint.open_step(self.trained).context
-      return only_drawn(self.title, context, self.names, lambda out: self.draw(self._given(), out))
-    figures = _figures(self.names, lambda out: self.draw(self._own(workdir), out))
+      return only_drawn(self.title, self._given_context(), self.captions, lambda out: self.draw(self._given(), out))
+    figures = _figures(self.captions, lambda out: self.draw(self._own(workdir), out))
     return dataclasses.replace(super().study(workdir), figures=figures)
 
   def draw(self, compared: Compared, out: Out) -> None:
@@ -191,8 +191,22 @@ class HeadStudy(BranchingStudy):
     return compare(f"seed {self.seed}", control, dropped)
 
   def _given(self) -> Compared:
-    path = Path(self.trained)
-    return compare(name_of(path), path, Path(self.dropped) if self.dropped else None)
+    path, dropped = Path(self.trained), Path(self.dropped) if self.dropped else None
+    return compare(name_of(path) + (f" and {name_of(dropped)}" if dropped else ""), path, dropped)
+
+  def _given_context(self) -> int:
+    """The context of `trained`. Raises ConfigError if the models cannot be compared."""
+    name, trained = type(self).__name__, checkpoint.open_step(self.trained)
+    check(
+      "yarn" in allowed_methods(trained.model), f"{name}.trained: {self.trained} has no RoPE; name a run that kept it"
+    )
+    if self.dropped:
+      dropped = checkpoint.open_step(self.dropped).model
+      changed = dropped.positions != trained.model.positions
+      check(changed, f"{name}.dropped: {self.dropped} has the positional embedding of {self.trained}; name its drop")
+      same = _shape(dropped) == _shape(trained.model)
+      check(same, f"{name}.dropped: {self.dropped} is not the model {self.trained}: its sizes are others")
+    return trained.context
 
 
 def compare(name: str, path: Path, dropped_path: Path | None) -> Compared:
@@ -205,6 +219,10 @@ def compare(name: str, path: Path, dropped_path: Path | None) -> Compared:
   as_trained, yarn = Shown("RoPE, as trained", _unchanged(trained), trained, INK, "o"), "YaRN for twice the context"
   shown = as_trained, Shown(yarn, YARN, trained, GREEN, "D"), Shown(label, _unchanged(dropped), dropped, VERMILION, "s")
   return Compared(name, path, shown)
+
+
+def _shape(model: ModelConfig) -> tuple[int, ...]:
+  return model.vocab_size, model.d_model, model.num_layers, model.num_heads, model.head_dim
 
 
 def name_of(run: Path) -> str:

@@ -14,7 +14,7 @@ from drope_jax.config import InitConfig, TrainConfig
 from drope_jax.data.corpus import build_corpus
 from drope_jax.data.recall import needle_sample
 from drope_jax.data.tokenizers import load_tokenizer
-from drope_jax.errors import ConfigError
+from drope_jax.errors import CheckpointError, ConfigError
 from drope_jax.parameters import count_parameters
 from drope_jax.train import train
 from experiments.factor_search import Search, nearest_allowed, search
@@ -77,6 +77,7 @@ def test_the_sizes_of_figure_4_are_those_of_its_docstring():
   ("module", "changes", "said"),
   [
     (fig4, {"layers": (4,)}, r"BiasGradients.layers has 4; the model's are 0 to 3"),
+    (fig4, {"length": 1}, r"BiasGradients.length is 1"),
     (fig4, {"seeds": ()}, r"BiasGradients.seeds is empty"),
     (fig6, {"head_dim": 7}, r"FrequencyFactors.head_dim is 7; it must be even"),
     (fig7, {"length": 1}, r"PositionalHead.length is 1"),
@@ -197,6 +198,33 @@ def test_figure_7_of_models_that_exist(tmp_path, models):
   assert all(float(row["standard_error"]) >= 0 for row in rows) and float(rows[0]["standard_error"]) > 0
   assert {row["model"] for row in rows} >= {"RoPE, as trained", "dropped and recalibrated"}
   assert (tmp_path / "positional_head.png").exists()
+
+
+@pytest.mark.slow
+def test_models_that_cannot_be_compared_are_refused_by_their_settings(tmp_path, models):
+  rope, drope = models["trained"], models["dropped"]
+  other = train(
+    tiny_run(tiny_corpus(tmp_path / "corpus"), model=tiny_model(positions=None), steps=2), tmp_path / "other"
+  )
+  assert other.finished
+  for given, said in (
+    ({"trained": drope}, rf"PositionalHead.trained: {drope} has no RoPE"),
+    ({"trained": rope, "dropped": rope}, rf"PositionalHead.dropped: {rope} has the positional embedding of {rope}"),
+    ({"trained": rope, "dropped": str(tmp_path / "other")}, r"PositionalHead.dropped: .*its sizes are others"),
+  ):
+    with pytest.raises(ConfigError, match=said):
+      run_study(dataclasses.replace(fig7.get_config("mini"), **given), tmp_path / "study")
+  assert not (tmp_path / "study").exists()
+
+
+@pytest.mark.slow
+def test_settings_that_could_not_be_drawn_may_be_corrected_in_their_workdir(tmp_path, models):
+  settings = dataclasses.replace(fig8.get_config("mini"), **models, prompts=2)
+  with pytest.raises(ConfigError, match="do not fit into 20"):
+    run_study(dataclasses.replace(settings, lengths=(20,)), tmp_path)
+  run_study(dataclasses.replace(settings, lengths=(300,)), tmp_path)
+  with pytest.raises(CheckpointError, match="belongs to another study: lengths"):
+    run_study(dataclasses.replace(settings, lengths=(310,)), tmp_path)
 
 
 @pytest.mark.slow

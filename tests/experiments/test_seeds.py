@@ -123,12 +123,15 @@ def test_seeds_md_shows_the_figures_that_the_study_of_each_seed_drew(tmp_path):
   for seed in (0, 1):
     workdir = Path(study(tmp_path / f"seed-{seed}", seed, 3.0, 0.5))
     path = workdir / "study.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"figures": ["my_heads", "not_drawn"]}))
-    for name in ("report.md", "my_heads.png"):
+    figures = {"my_heads": "What my heads see.", "not_drawn": "Nothing."}
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"figures": figures}))
+    for name in ("report.md", "my_heads.png", "my_heads_all.csv"):
       (workdir / name).touch()
   assert report.main([str(tmp_path)]) == 0
   text = (tmp_path / "seeds.md").read_text()
-  assert "![my heads](seed-0/my_heads.png)" in text and "![my heads](seed-1/my_heads.png)" in text
+  for seed in (0, 1):
+    assert f"![What my heads see.](seed-{seed}/my_heads.png)" in text
+    assert f"*What my heads see. The numbers: [my_heads_all.csv](seed-{seed}/my_heads_all.csv).*" in text
   assert "not_drawn" not in text
   assert report.main([str(tmp_path)]) == 0  # which deletes pictures that it no longer shows, and not these
   assert (tmp_path / "seed-0" / "my_heads.png").exists()

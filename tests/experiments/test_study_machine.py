@@ -11,6 +11,7 @@ from support.tiny_run import contents, tiny_run
 from drope_jax.config import InitConfig
 from drope_jax.data.corpus import build_corpus
 from drope_jax.errors import CheckpointError, ConfigError
+from drope_jax.serialization import save_config
 from drope_jax.train import train
 from drope_jax.transitions import Drop, Keep
 from experiments import costs
@@ -178,6 +179,19 @@ def test_seeds_lie_side_by_side_and_are_compared(settings, tmp_path):
   assert [json.loads((tmp_path / f"seed-{seed}" / "study.json").read_text())["seed"] for seed in (0, 1)] == [0, 1]
   report = (tmp_path / "seeds.md").read_text()
   assert "over seeds 0, 1" in report and "difference from “RoPE” of the same seed" in report
+
+
+def test_a_shared_run_that_is_gone_is_named_before_it_would_be_trained_anew(settings, tmp_path):
+  for run in settings.study(tmp_path).runs:
+    place = run_directory(tmp_path, run)
+    place.parent.mkdir(exist_ok=True)
+    place.symlink_to(tmp_path / "gone" / run)
+  save_config(settings, tmp_path / "config.json")  # as if it had begun
+  with pytest.raises(
+    ConfigError, match=rf"--runs: {tmp_path}/runs/\w+ is a link to {tmp_path}/gone/\w+, which is gone"
+  ):
+    run_study(settings, tmp_path)
+  assert not (tmp_path / "gone").exists()
 
 
 def test_a_study_without_seed_has_no_seeds(tmp_path):
