@@ -61,18 +61,18 @@ PAPER = (
     tuple(_more("table1_needles", FITTED, ("rope", how), 2) for how in ("pi", "ntk", "yarn")),
   ),
   Claim(
-    "It also finds more than models pretrained with NoPE, ALiBi or RNoPE-SWA.",
+    "DroPE also finds more than models pretrained with NoPE, ALiBi or RNoPE-SWA.",
     "table 1, figure 1",
     tuple(_more("table1_needles", FITTED, one, 2) for one in (NOPE, ("alibi", "alibi"), ("rnope_swa", "pattern"))),
   ),
   Claim(
-    "It stays ahead at 4× and 8×; here against YaRN on RoPE continued for as many tokens, a control that the paper "
+    "DroPE stays ahead at 4× and 8×; here against YaRN on RoPE continued for as many tokens, a control that the paper "
     "lacks.",
     "table 10",
     tuple(_more(study, FITTED, YARN, times) for study in ("table10_extension", "controls", SMALL) for times in (4, 8)),
   ),
   Claim(
-    "It finds more needles than RoPE with factors searched as LongRoPE2 does (without LongRoPE2's training).",
+    "DroPE finds more needles than RoPE with factors searched as LongRoPE2 does (without LongRoPE2's training).",
     "table 10",
     tuple(_more("table10_extension", FITTED, ("longrope", "rope"), times) for times in (2, 4, 8)),
   ),
@@ -116,8 +116,8 @@ PAPER = (
   ),
   Claim(
     "Without positions, inputs that are nearly alike stay so through the layers, and the positional bias and its "
-    "gradients stay as small as their spread (for the spread of the residual, and an ε that is smaller than that of "
-    "B.9 from three layers on; what the paper says with high probability is measured on the models at hand).",
+    "gradients stay as small as their spread. (The tests take the spread of the residual, and random models for what "
+    "the paper says with high probability; from three layers on they need a smaller ε than B.9 does.)",
     "theorem 3.4, lemmas B.8 and B.9",
     tests="tests/test_prefix_spread.py",
   ),
@@ -189,13 +189,13 @@ PAPER = (
 
 OURS = (
   Claim(
-    "The partial drop (rotations that make a full turn within the context are kept) costs less than 0.02 nats in "
-    "context, against RoPE continued.",
+    "The partial drop at one turn (rotations that make a full turn within the context are kept) costs less than 0.02 "
+    "nats in context, against RoPE continued.",
     "",
     tuple(less(study, PARTIAL, CONTROL, 1, MARGIN) for study in ("partial_drop", "partial_drop_half", SMALL)),
   ),
   Claim(
-    "At 4× and 8× it finds more needles than RoPE continued, as it is and under NTK and YaRN.",
+    "At 4× and 8× one turn finds more needles than RoPE continued, as it is and under NTK and YaRN.",
     "",
     tuple(
       _more(study, PARTIAL, one, times)
@@ -205,17 +205,17 @@ OURS = (
     ),
   ),
   Claim(
-    "It keeps its needles: at 4× and 8× it finds as many as in context (within 5 points).",
+    "One turn keeps its needles: at 4× and 8× it finds as many as in context (within 5 points).",
     "",
     tuple(kept(study, PARTIAL, times) for study in ("partial_drop", SMALL) for times in (4, 8)),
   ),
   Claim(
-    "At 8× it finds as many needles as the full drop with its fitted β (within 5 points).",
+    "At 8× one turn finds as many needles as the full drop with its fitted β (within 5 points).",
     "",
     tuple(_more(study, PARTIAL, FITTED, 8, SHARE) for study in ("partial_drop", SMALL)),
   ),
   Claim(
-    "At 8× its loss is lower than that of RoPE continued with YaRN.",
+    "At 8× the loss of one turn is lower than that of RoPE continued with YaRN.",
     "",
     tuple(less(study, PARTIAL, YARN, 8) for study in ("partial_drop", SMALL)),
   ),
@@ -287,7 +287,7 @@ OURS = (
     ),
   ),
   Claim(
-    "Kept from half a turn on (the threshold that looked best in those runs), it costs less than 0.02 nats in context "
+    "Half a turn (the threshold that looked best in the first runs at `mini`) costs less than 0.02 nats in context "
     "on seeds that did not choose it.",
     "",
     (less("partial_drop_half", HALF, CONTROL, 1, MARGIN),),
