@@ -44,37 +44,37 @@ def less(study: str, first: Model, second: Model, extension: float, margin: floa
   return Comparison(study, first, second, "perplexity", "loss", extension, below=margin)
 
 
-def _more(study: str, first: Model, second: Model, extension: float, margin: float = 0.0) -> Comparison:
+def more(study: str, first: Model, second: Model, extension: float, margin: float = 0.0) -> Comparison:
   """The first finds more needles, or fewer by no more than the margin."""
   return Comparison(study, first, second, "needles", "accuracy", extension, above=-margin)
 
 
 def kept(study: str, model: Model, extension: float) -> Comparison:
   """The model finds as many needles as in context, or fewer by no more than the share that counts as equal."""
-  return _more(study, model, model, extension, SHARE)._replace(second_extension=1)
+  return more(study, model, model, extension, SHARE)._replace(second_extension=1)
 
 
 PAPER = (
   Claim(
     "Beyond its context, DroPE finds more needles than RoPE under PI, NTK and YaRN.",
     "table 1, figure 1",
-    tuple(_more("table1_needles", FITTED, ("rope", how), 2) for how in ("pi", "ntk", "yarn")),
+    tuple(more("table1_needles", FITTED, ("rope", how), 2) for how in ("pi", "ntk", "yarn")),
   ),
   Claim(
     "DroPE also finds more than models pretrained with NoPE, ALiBi or RNoPE-SWA.",
     "table 1, figure 1",
-    tuple(_more("table1_needles", FITTED, one, 2) for one in (NOPE, ("alibi", "alibi"), ("rnope_swa", "pattern"))),
+    tuple(more("table1_needles", FITTED, one, 2) for one in (NOPE, ("alibi", "alibi"), ("rnope_swa", "pattern"))),
   ),
   Claim(
     "DroPE stays ahead at 4× and 8×; here against YaRN on RoPE continued for as many tokens, a control that the paper "
     "lacks.",
     "table 10",
-    tuple(_more(study, FITTED, YARN, times) for study in ("table10_extension", "controls", SMALL) for times in (4, 8)),
+    tuple(more(study, FITTED, YARN, times) for study in ("table10_extension", "controls", SMALL) for times in (4, 8)),
   ),
   Claim(
     "DroPE finds more needles than RoPE with factors searched as LongRoPE2 does (without LongRoPE2's training).",
     "table 10",
-    tuple(_more("table10_extension", FITTED, ("longrope", "rope"), times) for times in (2, 4, 8)),
+    tuple(more("table10_extension", FITTED, ("longrope", "rope"), times) for times in (2, 4, 8)),
   ),
   Claim(
     "In context, recalibration brings the dropped model level with RoPE (within 0.02 nats of RoPE continued).",
@@ -160,7 +160,7 @@ PAPER = (
   Claim(
     "Needles within the context are still found, within 5 points of RoPE continued (a stand-in for six benchmarks).",
     "table 5",
-    tuple(_more(study, DROPPED, CONTROL, 1, SHARE) for study in ("table5_in_context", "controls", SMALL)),
+    tuple(more(study, DROPPED, CONTROL, 1, SHARE) for study in ("table5_in_context", "controls", SMALL)),
   ),
   Claim(
     "95 % of SmolLM-360M's scores are back after less than 1 % of its training tokens.",
@@ -198,7 +198,7 @@ OURS = (
     "At 4× and 8× one turn finds more needles than RoPE continued, as it is and under NTK and YaRN.",
     "",
     tuple(
-      _more(study, PARTIAL, one, times)
+      more(study, PARTIAL, one, times)
       for study in ("partial_drop", SMALL)
       for times in (4, 8)
       for one in (CONTROL, NTK, YARN)
@@ -212,7 +212,7 @@ OURS = (
   Claim(
     "At 8× one turn finds as many needles as the full drop with its fitted β (within 5 points).",
     "",
-    tuple(_more(study, PARTIAL, FITTED, 8, SHARE) for study in ("partial_drop", SMALL)),
+    tuple(more(study, PARTIAL, FITTED, 8, SHARE) for study in ("partial_drop", SMALL)),
   ),
   Claim(
     "At 8× the loss of one turn is lower than that of RoPE continued with YaRN.",
@@ -227,7 +227,7 @@ OURS = (
   Claim(
     "Recalibration gains needles at 8×.",
     "",
-    (_more("partial_drop", PARTIAL, ("clipped", "rope"), 8),),
+    (more("partial_drop", PARTIAL, ("clipped", "rope"), 8),),
   ),
   Claim(
     "Kept from two turns on, the model costs less than 0.02 nats in context.",
@@ -262,7 +262,7 @@ OURS = (
   Claim(
     "After four times as many steps a full turn finds more needles at 8× than RoPE continued with YaRN.",
     "",
-    (_more("recalibration_budget", ("turns_1_1000", "rope"), ("control_1000", "yarn"), 8),),
+    (more("recalibration_budget", ("turns_1_1000", "rope"), ("control_1000", "yarn"), 8),),
   ),
   Claim(
     "Half a turn costs less than 0.02 nats in context without any recalibration, and after 125 to 1,000 steps of it.",
@@ -302,7 +302,7 @@ OURS = (
     "On seeds that did not choose it, half a turn finds more needles at 8× than RoPE continued, as it is and under NTK "
     "and YaRN.",
     "",
-    tuple(_more("partial_drop_half", HALF, one, 8) for one in (CONTROL, NTK, YARN)),
+    tuple(more("partial_drop_half", HALF, one, 8) for one in (CONTROL, NTK, YARN)),
   ),
   Claim(
     "With a theta of 1e5 half a turn costs less than 0.02 nats in context too.",
@@ -321,7 +321,7 @@ OURS = (
     "At twice the context two turns find more needles at 8× than RoPE continued under YaRN, with either base.",
     "",
     tuple(
-      _more("partial_drop_rule_256", (f"{base}_turns_2", "rope"), (f"{base}_control", "yarn"), 8)
+      more("partial_drop_rule_256", (f"{base}_turns_2", "rope"), (f"{base}_control", "yarn"), 8)
       for base in ("theta_1e4", BASE)
     ),
   ),
@@ -334,7 +334,7 @@ OURS = (
     "With a theta of 1e5 half a turn finds more needles at 8× than RoPE continued, as it is and under YaRN.",
     "",
     tuple(
-      _more("partial_drop_rule", (f"{BASE}_turns_0.5", "rope"), (f"{BASE}_control", how), 8) for how in ("rope", "yarn")
+      more("partial_drop_rule", (f"{BASE}_turns_0.5", "rope"), (f"{BASE}_control", how), 8) for how in ("rope", "yarn")
     ),
   ),
 )

@@ -42,17 +42,8 @@ from drope_jax.theory import (
 from experiments.plan import check_at_least_one
 from experiments.studies import sizes
 from experiments.studies.branching import getter
-from experiments.studies.figures import (
-  Compared,
-  HeadStudy,
-  Out,
-  Shown,
-  panels,
-  save,
-  standard_error,
-  text_rows,
-  write_csv,
-)
+from experiments.studies.figures import Out, panels, save, standard_error, text_rows, write_csv
+from experiments.studies.heads import Compared, HeadStudy, Shown
 
 BIASES = {"diagonal": diagonal_weights, "previous token": previous_token_weights}
 DISTANCES = 32  # tokens: the largest distance that is drawn

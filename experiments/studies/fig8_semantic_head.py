@@ -38,17 +38,8 @@ from drope_jax.theory import last_query_weights
 from experiments.plan import check_at_least_one
 from experiments.studies import sizes
 from experiments.studies.branching import getter
-from experiments.studies.figures import (
-  Compared,
-  HeadStudy,
-  Out,
-  Shown,
-  panels,
-  save,
-  standard_error,
-  text_lines,
-  write_csv,
-)
+from experiments.studies.figures import Out, panels, save, standard_error, text_lines, write_csv
+from experiments.studies.heads import Compared, HeadStudy, Shown
 
 logger = logging.getLogger(__name__)
 
