@@ -46,6 +46,7 @@ def dry_run(settings: Any, workdir: Path, seeds: int, only: Sequence[str], runs:
       study.title,
       costs.run_table(study, models, workdir, states),
       f"{len(study.rows)} rows at {', '.join(map(str, study.lengths))} tokens; tasks: {', '.join(study.tasks)}.",
+      *([] if study.figures is None else [f"It draws {', '.join(study.figures.captions)}."]),
       f"From the start this takes about {total} ({known}).",
     ]
   )

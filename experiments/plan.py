@@ -10,7 +10,7 @@ from typing import Any
 
 from drope_jax.config import ModelConfig, TrainConfig
 from drope_jax.data.sources import source_at
-from drope_jax.data.tokenizers import load_tokenizer
+from drope_jax.data.tokenizers import Tokenizer, load_tokenizer
 from drope_jax.errors import ConfigError
 from drope_jax.evaluate.eval_data import EvalData
 from drope_jax.evaluate.methods import is_as_trained
@@ -83,6 +83,7 @@ class Figures:
 
   captions: Mapping[str, str]  # by the names of the files, without their endings
   draw: Callable[[Path, Sequence[str]], None]  # into a directory, in these formats; called when all runs are done
+  check: Callable[[Tokenizer], None] = lambda tokenizer: None  # raises for what could not be drawn, before any training
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -103,6 +104,11 @@ class Study:
   eval_data: Callable[[], EvalData]  # the data to measure on; see EvalPlan
   figures: Figures | None = None  # of its own, besides those of every report
   spread: str = ""  # for the report: a sentence on how much other seeds differ, if that is known
+
+
+def figures_directory(workdir: Path) -> Path:
+  """Where a study draws its own figures, apart from the pictures of its report."""
+  return workdir / "figures"
 
 
 def run_directory(workdir: Path, run: str) -> Path:
@@ -173,6 +179,6 @@ def check_at_least_one(settings: Any, *fields: str) -> None:
     value = getattr(settings, field)
     if isinstance(value, tuple):
       if not value or min(value) < 1:
-        raise ConfigError(f"{type(settings).__name__}.{field} is {value}; it needs whole numbers from 1 on")
+        raise ConfigError(f"{type(settings).__name__}.{field} is {value}; it needs numbers from 1 on")
     elif value < 1:
       raise ConfigError(f"{type(settings).__name__}.{field} is {value}; it must be at least 1")

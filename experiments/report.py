@@ -103,7 +103,7 @@ def _made(records: Records) -> list[str]:
     f"{plain(records.machine.rstrip('.'))}." if records.machine else "",
   ]
   took = records.seconds
-  said += ["" if took is None else f"The whole study took {training_tables.show_duration(took)}."]
+  said += ["" if not took else f"The whole study took {training_tables.show_duration(took)}."]
   said += [f"{versions}." if versions else ""]
   said += ["`python -m experiments.report` regenerates this report from the records beside it."] if records.rows else []
   command = [block(records.command)] if records.command else []

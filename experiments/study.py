@@ -8,8 +8,8 @@ work is not repeated: runs resume from their last checkpoint, and figures that a
 again. A workdir may be moved and resumed. `--data=PATH` names the documents to train and measure on
 (data/sources/at.py).
 
-A study that has figures of its own draws them when its runs are done (not under `--only`), and again at each start;
-some have nothing to train or to measure.
+A study that has figures of its own draws them into DIR/figures when its runs are done, but not under `--only`, and
+again if a file is gone or more was trained or measured. Some studies only draw.
 
 `--dry_run` prints the runs with their tokens, FLOPs and estimated time on this machine. `--seeds=0,1,2` runs the study
 in DIR/seed-0, DIR/seed-1, ..., and writes their paired differences to DIR/seeds.md. `--runs=DIR` keeps the runs in a
@@ -57,7 +57,7 @@ from drope_jax.workdir import sole_writer
 from experiments import store
 from experiments.dry_run import dry_run
 from experiments.models import run_models
-from experiments.plan import Pretrained, Study, needed_runs, reading, run_directory
+from experiments.plan import Figures, Pretrained, Study, figures_directory, needed_runs, reading, run_directory
 from experiments.report import write_report
 from experiments.reporting.stored import read_json
 from experiments.reporting.writing import chosen_formats
@@ -80,7 +80,7 @@ def reserve(workdir: Path, settings: Any) -> None:
   path, begun = workdir / "config.json", workdir / BEGUN
   if path.exists() and not is_cut_off(path, type(settings)):
     held, own = read_json(path).get("type"), type(settings).__name__
-    if held != own:
+    if held not in (None, own):
       raise CheckpointError(f"{workdir} belongs to another study: its settings are a {held}, and these a {own}")
     found = differences(to_dict(load_config(type(settings), path)), to_dict(settings))
     if found:
@@ -89,6 +89,7 @@ def reserve(workdir: Path, settings: Any) -> None:
   if begun.exists():
     if not _holds(begun, settings):
       shutil.rmtree(workdir / "data", ignore_errors=True)  # prepared for the other settings
+      (workdir / "study.json").unlink(missing_ok=True)
       begun.unlink()
   elif not path.exists() and holds_something(workdir):
     raise ConfigError(f"--workdir: {workdir} is not empty and holds no study; choose another")
@@ -134,13 +135,29 @@ def run_study(
     cli.Terminated: SIGTERM stopped one of its runs, which is saved.
   """
   with sole_writer(workdir, "results"):
-    _run_study(settings, workdir, mesh, only, runs, formats)
+    before = _records(workdir)
+    study = _train_and_measure(settings, workdir, mesh, only, runs)
+    if study.figures is not None and only:
+      logger.info("the figures of the study itself are not drawn under --only")
+    elif study.figures is not None and not _is_drawn(study.figures, workdir, formats, before):
+      if study.runs:
+        write_report(workdir, formats)  # stays if the figures fail
+      figures_directory(workdir).mkdir(exist_ok=True)
+      study.figures.draw(figures_directory(workdir), formats)
+    confirm(workdir)  # of a study without runs only now, so that settings which cannot be drawn may be corrected
     logger.info("report: %s", write_report(workdir, formats))
 
 
-def _run_study(
-  settings: Any, workdir: Path, mesh: Mesh | None, only: Sequence[str], runs: Path | None, formats: Sequence[str]
-) -> None:
+def _is_drawn(figures: Figures, workdir: Path, formats: Sequence[str], before: Mapping[Path, int]) -> bool:
+  """Whether all figures are there, and nothing was trained or measured since `before`."""
+  names = itertools.product(figures.captions, {"png", *formats})
+  there = all((figures_directory(workdir) / f"{name}.{suffix}").exists() for name, suffix in names)
+  return there and _records(workdir) == before
+
+
+def _train_and_measure(
+  settings: Any, workdir: Path, mesh: Mesh | None, only: Sequence[str], runs: Path | None
+) -> Study:
   settings = from_dict(type(settings), to_dict(settings))  # checks overrides, which flags set in place
   study: Study = settings.study(workdir)
   models = run_models(study, workdir)
@@ -155,6 +172,8 @@ def _run_study(
     if "drope" in methods and max(study.lengths) > study.train_context:
       _ = data.fit_documents  # read now: the temperature will be fitted on them
   if study.runs:
+    if study.figures is not None:
+      study.figures.check(data.tokenizer)
     confirm(workdir)
   if runs is None:
     store.check_links(workdir, chosen)
@@ -166,11 +185,7 @@ def _run_study(
       loaded, out = _load(settle(name), run_directory(workdir, name), mesh), workdir / "results.jsonl"
       with using(mesh):
         evaluate(name, loaded, methods, study.lengths, part, data, out, command=cli.command_line())
-    if study.figures is not None and only:
-      logger.info("the figures of the study itself are not drawn under --only")
-    elif study.figures is not None:
-      study.figures.draw(workdir, formats)
-  confirm(workdir)  # of a study without runs only now, so that settings which cannot be drawn may be corrected
+  return study
 
 
 def _methods(study: Study) -> dict[str, list[str]]:
@@ -240,7 +255,7 @@ def _described(
   try:
     yield settle
   finally:
-    if _records(workdir) != before or not study.runs:
+    if _records(workdir) != before:
       write_json(description | {"seconds": description["seconds"] + time.monotonic() - started}, path)
 
 
@@ -289,8 +304,7 @@ def run_seeds(
   settings: Any, seeds: Sequence[int], workdir: Path, *, formats: Sequence[str] = ("png",), **how: Any
 ) -> None:
   """Runs the study for each seed in WORKDIR/seed-N; writes seeds.md, with differences paired within the seeds."""
-  if not _with_seed(settings, seeds[0]).study(_of_seed(workdir, seeds[0])).runs:
-    raise ConfigError("--seeds: the study trains nothing with these settings, so seeds change nothing")
+  _check_trains(_with_seed(settings, seeds[0]), _of_seed(workdir, seeds[0]))
   done = []
   for seed in seeds:
     logger.info("seed %d", seed)
@@ -307,9 +321,15 @@ def _of_seed(workdir: Path, seed: int) -> Path:
 
 def _with_seed(settings: Any, seed: int) -> Any:
   if "seed" not in {field.name for field in dataclasses.fields(settings)}:
-    own = "; its seeds are --config.seeds=0,1" if hasattr(settings, "seeds") else ""
-    raise ConfigError(f"--seeds: {type(settings).__name__} has no field `seed`: the study trains nothing{own}")
+    alike = [f"--config.{field.name}" for field in dataclasses.fields(settings) if "seed" in field.name]
+    others = f"; it has {', '.join(alike)}" if alike else ""
+    raise ConfigError(f"--seeds: {type(settings).__name__} has no field `seed`{others}")
   return dataclasses.replace(settings, seed=seed)
+
+
+def _check_trains(settings: Any, workdir: Path) -> None:
+  if not settings.study(workdir).runs:
+    raise ConfigError("--seeds: the study trains nothing with these settings, so seeds change nothing")
 
 
 def main(
@@ -338,6 +358,8 @@ def main(
   if dry.value:
     settings = settings if numbers is None else _with_seed(settings, numbers[0])
     where = directory if numbers is None else _of_seed(directory, numbers[0])
+    if numbers is not None:
+      _check_trains(settings, where)
     print(dry_run(settings, where, len(numbers or [0]), chosen, store_directory))
     return
   how: dict[str, Any] = {"only": chosen, "runs": store_directory, "formats": pictures}

@@ -153,4 +153,4 @@ def test_a_study_starts_again_and_says_so_once(tmp_path, outside):
     text=True,
   )
   assert done.returncode == 0, done.stderr
-  assert done.stderr.count("mimalloc keeps memory") == 1 and (tmp_path / "bias_gradients.csv").exists()
+  assert done.stderr.count("mimalloc keeps memory") == 1 and (tmp_path / "figures" / "bias_gradients.csv").exists()

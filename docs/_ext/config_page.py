@@ -55,7 +55,7 @@ KINDS = {
   "Optimizers": Optimizer,
   "Sources": Source,
 }
-STUDY = (plan.Study, plan.Arm, plan.Row, Quickstart)
+STUDY = (plan.Study, plan.Arm, plan.Row, plan.Figures, Quickstart)
 METHODS_HEAD = """Values of `--methods` ([drope_jax.evaluate.methods](api/evaluate.md)): `yarn:8` has factor 8 at
 every length, and `yarn:8+0.1` runs at the temperature 1 + 0.1 ln s too.
 """

@@ -23,7 +23,7 @@ class Setting(NamedTuple):
   """A model at a context and a base, and the pages of the studies that measured it."""
 
   label: str
-  studies: tuple[str, ...]  # for each threshold, the first that has it counts
+  studies: tuple[str, ...]  # for each threshold, the first that has it counts: that on seeds which did not choose it
   prefix: str = ""  # of the names of its runs
 
 
@@ -37,7 +37,7 @@ SETTINGS = (
 
 
 def aim_table(summaries: Mapping[str, Summary]) -> str:
-  """One line per setting: verdict, cost in context and needles lost at 8×, for each threshold."""
+  """One line per setting: for each threshold the verdict, the cost in context, and the needles lost at 4× and 8×."""
   lines = [
     [setting.label, *(_cell(setting, run, method, summaries) for run, method in THRESHOLDS.values())]
     for setting in SETTINGS
@@ -60,6 +60,11 @@ def _shown(asked: tuple[Comparison, Comparison, Comparison], summary: Summary) -
   cost, near, far = (difference(summary, one) for one in asked)
   if cost is None or near is None or far is None:
     return None
-  found = overall([verdict(one, wanted) for one, wanted in zip((cost, near, far), asked, strict=True)])
+  found = {"cost": cost, "needles 4×": near, "needles 8×": far}
+  verdicts = [verdict(one, wanted) for one, wanted in zip(found.values(), asked, strict=True)]
+  parts = [
+    f"{name} {show_mean(one)}{'' if said == HOLDS else f', {SHOWN[said]}'}"
+    for (name, one), said in zip(found.items(), verdicts, strict=True)
+  ]
   page = f"[{len(summary.seeds)} seeds]({asked[0].study}.md)"
-  return f"**{SHOWN[found]}** ({page})<br>{show_mean(cost)} nats<br>needles {show_mean(far)}"
+  return "<br>".join([f"**{SHOWN[overall(verdicts)]}** ({page})", *parts])

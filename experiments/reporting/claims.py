@@ -220,12 +220,12 @@ OURS = (
     tuple(less(study, PARTIAL, YARN, 8) for study in ("partial_drop", SMALL)),
   ),
   Claim(
-    "Recalibration lowers its loss in context: clipped and not trained on, the model has a higher one.",
+    "Recalibration lowers the loss of one turn in context: clipped and not trained on, the model has a higher one.",
     "",
     (less("partial_drop", PARTIAL, ("clipped", "rope"), 1),),
   ),
   Claim(
-    "Recalibration gains needles at 8×.",
+    "Recalibration of one turn gains needles at 8×.",
     "",
     (more("partial_drop", PARTIAL, ("clipped", "rope"), 8),),
   ),
@@ -279,7 +279,7 @@ OURS = (
     (less("recalibration_hybrid", TAUGHT, CONTROL, 1, MARGIN),),
   ),
   Claim(
-    "At equal FLOPs too, a full turn with a teacher costs less than 0.02 nats in context, and no more than without.",
+    "At equal FLOPs, a full turn with a teacher costs less than 0.02 nats in context, and no more than without.",
     "",
     (
       less("recalibration_hybrid", TAUGHT, ("control_flops", "rope"), 1, MARGIN),
@@ -305,7 +305,7 @@ OURS = (
     tuple(more("partial_drop_half", HALF, one, 8) for one in (CONTROL, NTK, YARN)),
   ),
   Claim(
-    "With a theta of 1e5 half a turn costs less than 0.02 nats in context too.",
+    "With base 1e5 half a turn costs less than 0.02 nats in context.",
     "",
     (less("partial_drop_rule", (f"{BASE}_turns_0.5", "rope"), (f"{BASE}_control", "rope"), 1, MARGIN),),
   ),
@@ -326,12 +326,12 @@ OURS = (
     ),
   ),
   Claim(
-    "With a theta of 1e5 a full turn costs less than 0.02 nats.",
+    "With base 1e5 a full turn costs less than 0.02 nats.",
     "",
     (less("partial_drop_rule", (f"{BASE}_turns_1", "rope"), (f"{BASE}_control", "rope"), 1, MARGIN),),
   ),
   Claim(
-    "With a theta of 1e5 half a turn finds more needles at 8× than RoPE continued, as it is and under YaRN.",
+    "With base 1e5 half a turn finds more needles at 8× than RoPE continued, as it is and under YaRN.",
     "",
     tuple(
       more("partial_drop_rule", (f"{BASE}_turns_0.5", "rope"), (f"{BASE}_control", how), 8) for how in ("rope", "yarn")

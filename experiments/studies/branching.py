@@ -8,7 +8,7 @@ import dataclasses
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Protocol, Self
+from typing import Any, ClassVar, Self
 
 from drope_jax.config import ComputeConfig, DataConfig, InitConfig, MeshConfig, ModelConfig, OptimConfig, TrainConfig
 from drope_jax.data.corpus import is_built
@@ -281,22 +281,16 @@ def _decay(steps: int) -> dict[str, Any]:
   return {"schedule": "wsd", "decay_steps": steps, "floor": 0.0}
 
 
-class Settings(Protocol):
-  """The settings of a study that has sizes."""
-
-  def study(self, workdir: Path) -> Study: ...
-
-  def run(self, name: str) -> TrainConfig: ...
-
-
-def getter(sizes: Mapping[str, Callable[[], Settings]]) -> Callable[[str], Settings | TrainConfig]:
+def getter(sizes: Mapping[str, Callable[[], Any]]) -> Callable[[str], Any]:
   """Makes a study's `get_config`: SIZE gives the settings, SIZE/RUN the config of one run, for `drope_jax.aot`."""
 
-  def get_config(arg: str = "mini") -> Settings | TrainConfig:
+  def get_config(arg: str = "mini") -> Any:
     size, _, run = arg.partition("/")
     if size not in sizes:
       raise ConfigError(f"the study has no size {size!r}; allowed: {', '.join(sizes)}")
     settings = sizes[size]()
+    if run and not isinstance(settings, BranchingStudy):
+      raise ConfigError(f"{type(settings).__name__} trains nothing, so it has no run {run!r}")
     return settings.run(run) if run else settings
 
   return get_config

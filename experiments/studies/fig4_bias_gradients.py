@@ -1,16 +1,16 @@
 """How far training can move the attention's positional bias, at initialisation (paper: figure 4).
 
 `python -m experiments.study --config=experiments/studies/fig4_bias_gradients.py:SIZE --workdir=DIR` writes
-bias_gradients.png and .csv (`--config.layers=0,8,16,23`: of these layers only): for each layer the norm of the gradient
-of A^c (definition 3.1, for diagonal and for previous-token heads) with respect to that layer's query and key
+figures/bias_gradients.png and .csv (`--config.layers=0,8,16,23`: of these layers only): for each layer the norm of the
+gradient of A^c (definition 3.1, for diagonal and for previous-token heads) with respect to that layer's query and key
 projections; mean over heads, rows of text and seeds, bars: standard deviation over seeds. In the paper it is larger
 with RoPE in every layer, and the gap grows with depth. The paper's figure has no numbers, and the paper does not state
 the text, its length, or the parameters. A control that it lacks is measured too: the partial drop, which is ours, with
 the same weights.
 
-The study also writes prefix_spread.png and .csv: by layer the prefix spread of the attention's inputs, which theorem
-3.4 bounds without positions if it is small in the first layer. It is not small on text, so a second panel shows the
-same text with all embeddings moved towards one of them, to a thousandth of their distance.
+The study also writes figures/prefix_spread.png and .csv: by layer the prefix spread of the attention's inputs, which
+theorem 3.4 bounds without positions if it is small in the first layer. It is not small on text, so a second panel shows
+the same text with all embeddings moved towards one of them, to a thousandth of their distance.
 
 | size  | model                        | rows × tokens |
 |-------|------------------------------|---------------|
@@ -44,7 +44,7 @@ from experiments.plan import Study, check_at_least_one
 from experiments.reporting.looks import INK, PURPLE, VERMILION
 from experiments.studies import sizes
 from experiments.studies.branching import getter
-from experiments.studies.figures import Out, Untrained, only_drawn, panels, save, text_rows, write_csv
+from experiments.studies.figures import Out, only_drawn, panels, save, text_rows, write_csv
 
 BIASES = {"diagonal head": diagonal_weights, "previous-token head": previous_token_weights}
 LOOKS = {"RoPE": (INK, "o"), "NoPE": (VERMILION, "s"), "partial drop": (PURPLE, "^")}
@@ -73,7 +73,7 @@ class Value(NamedTuple):
 
 
 @dataclasses.dataclass(unsafe_hash=True, kw_only=True)
-class BiasGradients(Untrained):
+class BiasGradients:
   """The settings, as `--config.NAME=VALUE`."""
 
   model: ModelConfig

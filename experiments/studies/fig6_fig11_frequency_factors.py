@@ -1,11 +1,11 @@
 """What each method does to the frequencies of RoPE (paper: figures 6 and 11).
 
 `python -m experiments.study --config=experiments/studies/fig6_fig11_frequency_factors.py:SIZE --workdir=DIR` writes
-frequency_factors.png and .csv: gamma_m = omega'_m / omega_m of every pair m under PI, NTK and YaRN, for the rotations
-of the model of that size (`paper`: the 494M model) and `--config.extensions=2,3,4`. Methods that change the training,
-which the paper's figures leave out, are added: the drop (all zero), the partial drop, which is ours, and CoPE's soft
-gate; these do not depend on the extension. The dotted line is after the last pair that makes a full turn within the
-context.
+figures/frequency_factors.png and .csv: gamma_m = omega'_m / omega_m of every pair m under PI, NTK and YaRN, for the
+rotations of the model of that size (`paper`: the 494M model) and `--config.extensions=2,3,4`. Methods that change the
+training, which the paper's figures leave out, are added: the drop (all zero), the partial drop, which is ours, and
+CoPE's soft gate; these do not depend on the extension. The dotted line is after the last pair that makes a full turn
+within the context.
 
 Nothing is trained, there are no parameters and no tokens, and FLOPs are negligible. By definition, which tests check,
 PI has 1 / s at every pair; NTK goes from 1 at the fastest to 1 / s at the slowest pair; YaRN has 1 up to one pair and 1
@@ -25,7 +25,7 @@ from experiments.plan import Study, check_at_least_one
 from experiments.reporting.looks import GREEN, GREY, INK, ORANGE, PURPLE, SKY, VERMILION
 from experiments.studies import sizes
 from experiments.studies.branching import getter
-from experiments.studies.figures import Out, Untrained, only_drawn, panels, save, write_csv
+from experiments.studies.figures import Out, only_drawn, panels, save, write_csv
 from experiments.studies.partial_drop import rope_of
 
 CAPTION = (
@@ -61,7 +61,7 @@ def turns(theta: float, head_dim: int, context: int) -> np.ndarray:
 
 
 @dataclasses.dataclass(unsafe_hash=True, kw_only=True)
-class FrequencyFactors(Untrained):
+class FrequencyFactors:
   """The settings, as `--config.NAME=VALUE`."""
 
   theta: float  # base of the rotations
@@ -71,6 +71,7 @@ class FrequencyFactors(Untrained):
 
   def __post_init__(self) -> None:
     check_at_least_one(self, "context", "extensions")
+    check(self.theta > 0, f"FrequencyFactors.theta is {self.theta}; it must be above 0")
     check(
       self.head_dim > 1 and self.head_dim % 2 == 0, f"FrequencyFactors.head_dim is {self.head_dim}; it must be even"
     )

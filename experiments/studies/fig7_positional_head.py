@@ -1,12 +1,12 @@
 """What YaRN does to a positional head, and whether a dropped model has one (paper: figure 7).
 
 `python -m experiments.study --config=experiments/studies/fig7_positional_head.py:SIZE --workdir=DIR` trains a model
-with RoPE and the same model dropped and recalibrated, and writes positional_head.png, positional_head.csv (A^c of
-definition 3.1 of every head) and positional_head_by_distance.csv (of the heads that are drawn). The upper panels show
-the attention of the most positional head by distance, as the model was trained and under YaRN with extension 2. As in
-the paper, this is the head with the largest A^c in the model as it was trained, for the diagonal and for the previous
-token. The paper shows one head of Qwen2.5-0.5B, little changed. Added here is the most positional head of the dropped
-model. The lower panels show A^c of all heads, ranked, since one head is not representative.
+with RoPE and the same model dropped and recalibrated, and writes figures/positional_head.png, with positional_head.csv
+(A^c of definition 3.1 of every head) and positional_head_by_distance.csv (of the heads that are drawn). The upper
+panels show the attention of the most positional head by distance, as the model was trained and under YaRN with
+extension 2. As in the paper, this is the head with the largest A^c in the model as it was trained, for the diagonal and
+for the previous token. The paper shows one head of Qwen2.5-0.5B, little changed. Added here is the most positional head
+of the dropped model. The lower panels show A^c of all heads, ranked, since one head is not representative.
 
 `--config.trained=RUN` looks into a model that exists, and trains nothing: RUN is the workdir of any run with RoPE, or
 an imported model (`python -m experiments.fetch_smollm2`). `--config.dropped=RUN` is then the same model dropped and
@@ -91,16 +91,15 @@ class PositionalHead(HeadStudy):
     check(self.length > 1, f"PositionalHead.length is {self.length}; a row needs at least 2 tokens")
 
   def draw(self, compared: Compared, out: Out) -> None:
-    trained = compared.trained
-    tokens_BT = text_rows(load_tokenizer(compared.path), self.rows, self.length, trained.model.vocab_size)
+    tokens_BT = text_rows(load_tokenizer(compared.path), self.rows, self.length, compared.trained.model.vocab_size)
     found = [heads(one, tokens_BT) for one in compared.models]
     figure, axes = panels(2 * len(BIASES), height=2.6)
     all_heads, drawn = [], []
     for c, bias in enumerate(BIASES):
       above, below = axes[c], axes[len(BIASES) + c]
-      for one, seen in zip(compared.models, found, strict=True):
-        same = found[0] if one.loaded is trained else seen  # YaRN is shown on the most positional head under RoPE
-        ((layer, head),) = positional_heads(same.bias_CLH[c])
+      chosen_on = (found[0], found[0], found[2])  # YaRN is shown on the most positional head under RoPE
+      for one, on, seen in zip(compared.models, chosen_on, found, strict=True):
+        ((layer, head),) = positional_heads(on.bias_CLH[c])
         a, a_error = seen.bias_CLH[c, layer, head], seen.bias_error_CLH[c, layer, head]
         profile, error = seen.by_distance_LHT[layer, head], seen.by_distance_error_LHT[layer, head]
         look: dict[str, Any] = {"color": one.color, "marker": one.marker, "markersize": 4, "linewidth": 1.4}

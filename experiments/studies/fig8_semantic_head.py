@@ -1,13 +1,13 @@
 """What YaRN does to a semantic head: the last token's attention over a needle (paper: figure 8).
 
 `python -m experiments.study --config=experiments/studies/fig8_semantic_head.py:SIZE --workdir=DIR` trains a model with
-RoPE and the same model dropped and recalibrated, and writes semantic_head.png and .csv: how much attention the last
-token of a prompt gives to each token of the needle that it asks for, in the model as it was trained and under YaRN with
-extension 2, for prompts of each length of `--config.lengths`. The head is the one that gives the needle the most
+RoPE and the same model dropped and recalibrated, and writes figures/semantic_head.png and .csv: how much attention the
+last token of a prompt gives to each token of the needle that it asks for, in the model as it was trained and under YaRN
+with extension 2, for prompts of each length of `--config.lengths`. The head is the one that gives the needle the most
 attention in the model as it was trained, on average over the prompts of the first length. The paper shows one head and
 one prompt, in which YaRN moves much of the weight to other tokens. Added here are the mean over many prompts, with its
-standard error, and the same for the dropped model. semantic_head_all.csv has every head's attention to the whole
-needle, and its difference from the same head of the model as it was trained.
+standard error, and the same for the dropped model, in a head that is chosen likewise. semantic_head_all.csv has every
+head's attention to the whole needle, and its difference from the same head of the model as it was trained.
 
 `--config.trained=RUN` looks into a model that exists, and trains nothing: RUN is the workdir of any run with RoPE, or
 an imported model (`python -m experiments.fetch_smollm2`). `--config.dropped=RUN` is then the same model dropped and
@@ -28,12 +28,12 @@ import itertools
 import logging
 import statistics
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
 from drope_jax.data.recall import Lines, needle_sample
-from drope_jax.data.tokenizers import load_tokenizer
+from drope_jax.data.tokenizers import Tokenizer, load_tokenizer
 from drope_jax.theory import last_query_weights
 from experiments.plan import check_at_least_one
 from experiments.studies import sizes
@@ -45,29 +45,42 @@ logger = logging.getLogger(__name__)
 
 FACTS = 4  # per prompt, one of which is asked for
 DEPTH = 0.25  # of the fact that is asked for
-LEAD = 3  # tokens before the value that are shown too: its topic and the arrow
+LEAD = 3  # at most so many tokens of the needle before the value are shown too, such as its topic
 
 
-def prompts(lines: Lines, count: int, length: int) -> tuple[np.ndarray, np.ndarray]:
-  """Tokens (N, T), and the positions (N, n) of the value that each prompt asks for and of LEAD tokens before it.
+class Prompts(NamedTuple):
+  """Prompts of one length whose needles' values all have the same number of tokens."""
 
-  All values have the same number of tokens, which is the most common one.
-  """
+  tokens_NT: np.ndarray
+  places_Nn: np.ndarray  # positions of the end of each needle: the value, and at most LEAD tokens before it
+  values: int  # tokens of a value
+
+  @property
+  def names(self) -> list[str]:
+    """The names of the tokens at `places_Nn`."""
+    lead = self.places_Nn.shape[1] - self.values
+    value = [f"value, token {i + 1}" for i in range(self.values)] if self.values > 1 else ["value"]
+    return [*(f"{lead - i} before" for i in range(lead)), *value]
+
+
+def make_prompts(lines: Lines, count: int, length: int) -> Prompts:
+  """Prompts whose values have the most common number of tokens."""
   drawn = (needle_sample(lines, length, DEPTH, 0, index, FACTS) for index in itertools.count())
   first = list(itertools.islice(drawn, 20))
   size = statistics.mode(len(sample.answer) for sample in first)
   matching = (sample for sample in itertools.chain(first, drawn) if len(sample.answer) == size)
   alike = list(itertools.islice(matching, count))
-  places_Nn = [np.arange(sample.needle.stop - size - LEAD, sample.needle.stop) for sample in alike]
-  return np.stack([sample.tokens for sample in alike]), np.stack(places_Nn)
+  shown = min(size + LEAD, *(len(range(*sample.needle.indices(length))) for sample in alike))
+  places_Nn = np.stack([np.arange(sample.needle.stop - shown, sample.needle.stop) for sample in alike])
+  return Prompts(np.stack([sample.tokens for sample in alike]), places_Nn, size)
 
 
-def needle_weights(one: Shown, tokens_NT: np.ndarray, places_Nn: np.ndarray) -> np.ndarray:
+def needle_weights(one: Shown, prompts: Prompts) -> np.ndarray:
   """Attention of the last token of each prompt on the tokens of the needle, by head: (L, N, H, n)."""
-  how = one.inference(tokens_NT.shape[1])
-  logger.info("%d prompts of %d tokens: %s", *tokens_NT.shape, one.label)
+  how = one.inference(prompts.tokens_NT.shape[1])
+  logger.info("%d prompts of %d tokens: %s", *prompts.tokens_NT.shape, one.label)
   found = []
-  for row, places in zip(tokens_NT, places_Nn, strict=True):
+  for row, places in zip(prompts.tokens_NT, prompts.places_Nn, strict=True):
     weights = last_query_weights(one.loaded.params, how.config, row[None], logit_scale=how.logit_scale)
     found.append(np.asarray(weights)[:, 0][..., places])
   return np.stack(found, axis=1)
@@ -78,13 +91,6 @@ def most_semantic(weights_LNHn: np.ndarray) -> tuple[int, int]:
   mass_LH = weights_LNHn.sum(-1).mean(1)
   layer, head = np.unravel_index(mass_LH.argmax(), mass_LH.shape)
   return int(layer), int(head)
-
-
-def names_of_tokens(count: int) -> list[str]:
-  """The names of the tokens of a needle that are shown: LEAD before the value, and those of the value."""
-  values = count - LEAD
-  value = [f"value, token {i + 1}" for i in range(values)] if values > 1 else ["value"]
-  return [*(f"{LEAD - i} before" for i in range(LEAD)), *value]
 
 
 def of_all_heads(compared: Sequence[Shown], weights_LNHn: Sequence[np.ndarray]) -> list[tuple[Any, ...]]:
@@ -115,20 +121,32 @@ class SemanticHead(HeadStudy):
     super().__post_init__()
     check_at_least_one(self, "prompts")
 
+  def check_texts(self, tokenizer: Tokenizer) -> None:
+    """Makes a prompt of each length. Raises ConfigError for one that has no room for the needle."""
+    lengths = self.lengths_of(self.context)
+    for length in lengths:
+      make_prompts(text_lines(tokenizer, max(lengths)), 1, length)
+
+  def lengths_of(self, context: int) -> tuple[int, ...]:
+    """The lengths of the prompts, in tokens, for a model of this context."""
+    return self.lengths or tuple(round(extension * context) for extension in self.extensions)
+
   def draw(self, compared: Compared, out: Out) -> None:
     trained = compared.trained
-    lengths = self.lengths or tuple(round(extension * trained.context) for extension in self.extensions)
+    lengths = self.lengths_of(trained.context)
     lines = text_lines(load_tokenizer(compared.path), max(lengths))
     figure, axes = panels(len(lengths), width=5.6, height=3.8)
-    heads: dict[int, tuple[int, int]] = {}  # by model, chosen at the first length
+    heads: tuple[tuple[int, int], ...] = ()
     rows, of_all, moves = [], [], []
     for axis, length in zip(axes, lengths, strict=True):
-      tokens, places = prompts(lines, self.prompts, length)
-      found = [needle_weights(one, tokens, places) for one in compared.models]
+      prompts = make_prompts(lines, self.prompts, length)
+      found = [needle_weights(one, prompts) for one in compared.models]
       of_all += [(length, *row) for row in of_all_heads(compared.models, found)]
+      if not heads:
+        rope, _, dropped = map(most_semantic, found)
+        heads = (rope, rope, dropped)  # YaRN is shown on the head chosen under RoPE
       sums = []
-      for number, (one, weights) in enumerate(zip(compared.models, found, strict=True)):
-        head = heads.setdefault(id(one.loaded), most_semantic(weights))  # YaRN is shown on the head chosen under RoPE
+      for number, (one, head, weights) in enumerate(zip(compared.models, heads, found, strict=True)):
         chosen = weights[head[0], :, head[1]]  # (N, n)
         mean, error = chosen.mean(0), standard_error(chosen)
         sums.append(chosen.sum(1))
@@ -142,8 +160,7 @@ class SemanticHead(HeadStudy):
       extent = f"{length:,} tokens ({length / trained.context:.3g} × the context)"
       axis.set(title=extent, xlabel="token of the needle", ylabel="mean attention weight")
       axis.margins(y=0.35)  # room for the legend
-      names = names_of_tokens(places.shape[1])
-      axis.set_xticks(np.arange(len(names)) + 0.25 * (len(compared.models) - 1) / 2, names)
+      axis.set_xticks(np.arange(chosen.shape[1]) + 0.25 * (len(compared.models) - 1) / 2, prompts.names)
       axis.legend(fontsize=8, loc="upper left")
     caption = (
       f"Attention of the last token of {self.prompts} prompts, the needle at a depth of {DEPTH:g}; {compared.about}. "

@@ -4,7 +4,7 @@ import csv
 import textwrap
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, NamedTuple
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -12,7 +12,6 @@ from matplotlib.axes import Axes
 
 from drope_jax.data.recall import Lines
 from drope_jax.data.tokenizers import Tokenizer
-from drope_jax.errors import ConfigError
 from drope_jax.evaluate.eval_data import EvalData
 from drope_jax.files import writing
 from experiments.plan import EvalPlan, Figures, Study
@@ -55,13 +54,6 @@ def drawn_by(captions: Mapping[str, str], draw: Callable[[Out], None]) -> Figure
       draw(Out(folder, formats))
 
   return Figures(captions, styled)
-
-
-class Untrained:
-  """Settings of a study that trains nothing; see branching.getter."""
-
-  def run(self, name: str) -> NoReturn:
-    raise ConfigError(f"{type(self).__name__} trains nothing, so it has no run {name!r}")
 
 
 # --- pictures and their numbers ----------------------------------------------------------------

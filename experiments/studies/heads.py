@@ -7,6 +7,7 @@ from typing import ClassVar, NamedTuple, Self
 
 from drope_jax import checkpoint
 from drope_jax.checkpoint import Checkpoint
+from drope_jax.data.tokenizers import Tokenizer
 from drope_jax.errors import check
 from drope_jax.evaluate.methods import Inference, allowed_methods, inference
 from drope_jax.model_config import ModelConfig
@@ -81,7 +82,10 @@ class HeadStudy(BranchingStudy):
     if self.trained:
       return only_drawn(self.title, self._given_context(), self.captions, lambda out: self.draw(self._given(), out))
     figures = drawn_by(self.captions, lambda out: self.draw(self._own(workdir), out))
-    return dataclasses.replace(super().study(workdir), figures=figures)
+    return dataclasses.replace(super().study(workdir), figures=dataclasses.replace(figures, check=self.check_texts))
+
+  def check_texts(self, tokenizer: Tokenizer) -> None:
+    """Raises for texts that could not be drawn; called before any training."""
 
   def draw(self, compared: Compared, out: Out) -> None:
     """Draws the figures."""
@@ -93,7 +97,7 @@ class HeadStudy(BranchingStudy):
 
   def _given(self) -> Compared:
     path, dropped = Path(self.trained), Path(self.dropped) if self.dropped else None
-    return compare(name_of(path) + (f" and {name_of(dropped)}" if dropped else ""), path, dropped)
+    return compare(_name_of(path) + (f" and {_name_of(dropped)}" if dropped else ""), path, dropped)
 
   def _given_context(self) -> int:
     """The context of `trained`. Raises ConfigError if the models cannot be compared."""
@@ -123,10 +127,11 @@ def compare(name: str, path: Path, dropped_path: Path | None) -> Compared:
 
 
 def _shape(model: ModelConfig) -> tuple[int, ...]:
-  return model.vocab_size, model.d_model, model.num_layers, model.num_heads, model.head_dim
+  attention = model.num_layers, model.num_heads, model.num_kv_heads, model.head_dim
+  return model.vocab_size, model.d_model, model.d_ff, *attention
 
 
-def name_of(run: Path) -> str:
+def _name_of(run: Path) -> str:
   """The name of a run's workdir; for an imported model, in a folder `checkpoint`, that of the folder above."""
   run = run.absolute()
   return run.parent.name if run.name == "checkpoint" else run.name

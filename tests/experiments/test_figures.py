@@ -47,13 +47,30 @@ def rows_of(path):
 def test_the_picture_of_the_factors_has_its_numbers_beside_it_and_a_report_around_it(tmp_path):
   settings = fig6.FrequencyFactors(theta=1e4, head_dim=8, context=128, extensions=(2,))
   run_study(settings, tmp_path, formats=("svg",))
-  assert (tmp_path / "frequency_factors.png").read_bytes().startswith(b"\x89PNG")
-  assert "partial drop" in (tmp_path / "frequency_factors.svg").read_text()
-  rows = rows_of(tmp_path / "frequency_factors.csv")
+  assert (tmp_path / "figures" / "frequency_factors.png").read_bytes().startswith(b"\x89PNG")
+  assert "partial drop" in (tmp_path / "figures" / "frequency_factors.svg").read_text()
+  rows = rows_of(tmp_path / "figures" / "frequency_factors.csv")
   assert len(rows) == 6 * 4 and {row["gamma"] for row in rows if row["method"] == "PI"} == {"0.5"}
-  assert "(frequency_factors.png)" in (tmp_path / "report.md").read_text()
-  run_study(settings, tmp_path)  # draws again
-  assert rows_of(tmp_path / "frequency_factors.csv") == rows
+  assert "(figures/frequency_factors.png)" in (tmp_path / "report.md").read_text()
+  before = contents(tmp_path)
+  run_study(settings, tmp_path)  # draws nothing again
+  assert contents(tmp_path) == before
+  (tmp_path / "figures" / "frequency_factors.png").unlink()
+  run_study(settings, tmp_path)
+  assert contents(tmp_path)["figures/frequency_factors.png"] == before["figures/frequency_factors.png"]
+
+
+def test_the_command_of_settings_that_could_not_be_drawn_is_forgotten(tmp_path, monkeypatch):
+  settings = fig6.FrequencyFactors(theta=1e4, head_dim=8, context=128, extensions=(2,))
+  with monkeypatch.context() as patched:
+    patched.setattr("drope_jax.cli.command_line", lambda: "the first command")
+    patched.setattr(fig6, "factors", lambda *_: pytest.fail())
+    with pytest.raises(pytest.fail.Exception):
+      run_study(settings, tmp_path)
+  monkeypatch.setattr("drope_jax.cli.command_line", lambda: "the second command")
+  run_study(dataclasses.replace(settings, theta=2e4), tmp_path)
+  report = (tmp_path / "report.md").read_text()
+  assert "the second command" in report and "the first command" not in report
 
 
 @pytest.mark.parametrize("module", [fig4, fig6])
@@ -91,9 +108,10 @@ def test_settings_that_cannot_be_drawn_are_refused(module, changes, said):
 
 def test_all_values_of_the_prompts_have_as_many_tokens():
   tokenizer = load_tokenizer("byte")
-  tokens, places = fig8.prompts(text_lines(tokenizer, 512), 5, 512)
-  assert tokens.shape == (5, 512) and len(places) == 5
-  values = {tokenizer.decode(row[at][fig8.LEAD :].tolist()) for row, at in zip(tokens, places, strict=True)}
+  prompts = fig8.make_prompts(text_lines(tokenizer, 512), 5, 512)
+  assert prompts.tokens_NT.shape == (5, 512) and len(prompts.names) == prompts.places_Nn.shape[1]
+  ends = zip(prompts.tokens_NT, prompts.places_Nn, strict=True)
+  values = {tokenizer.decode(row[at][-prompts.values :].tolist()) for row, at in ends}
   assert len(values) > 1 and all(value[0] == " " and value[1:].isalpha() for value in values), values
 
 
@@ -173,20 +191,20 @@ def test_figure_4_is_drawn(tmp_path):
   run_study(dataclasses.replace(fig4.get_config("mini"), layers=(0, 3), seeds=(0,)), tmp_path)
   norms = {
     (row["bias"], row["embedding"], row["layer"]): float(row["norm"])
-    for row in rows_of(tmp_path / "bias_gradients.csv")
+    for row in rows_of(tmp_path / "figures" / "bias_gradients.csv")
   }
   for bias in fig4.BIASES:
     gap = [norms[bias, "RoPE", layer] / norms[bias, "NoPE", layer] for layer in ("0", "3")]
     assert 1 < gap[0] < gap[1]
   spreads = {
     (row["text"], row["embedding"], row["layer"]): float(row["spread"])
-    for row in rows_of(tmp_path / "prefix_spread.csv")
+    for row in rows_of(tmp_path / "figures" / "prefix_spread.csv")
   }
   text, nearly_equal = fig4.TEXTS
   for embedding in fig4.LOOKS:  # Delta / sqrt(d) is 2 at most; the theorem is about small ones
     for layer in ("0", "3"):
       assert 0 < spreads[nearly_equal, embedding, layer] < 0.01 < 0.5 < spreads[text, embedding, layer] <= 2
-  assert {"bias_gradients.png", "prefix_spread.png"} <= {path.name for path in tmp_path.iterdir()}
+  assert {"bias_gradients.png", "prefix_spread.png"} <= {path.name for path in (tmp_path / "figures").iterdir()}
 
 
 @pytest.mark.slow
@@ -194,10 +212,10 @@ def test_figure_7_of_models_that_exist(tmp_path, models):
   settings = dataclasses.replace(fig7.get_config("mini"), **models, length=64, rows=2)
   run_study(settings, tmp_path)
   assert not (tmp_path / "runs").exists() and not (tmp_path / "data").exists()  # nothing was trained
-  rows = rows_of(tmp_path / "positional_head_by_distance.csv")
+  rows = rows_of(tmp_path / "figures" / "positional_head_by_distance.csv")
   assert all(float(row["standard_error"]) >= 0 for row in rows) and float(rows[0]["standard_error"]) > 0
   assert {row["model"] for row in rows} >= {"RoPE, as trained", "dropped and recalibrated"}
-  assert (tmp_path / "positional_head.png").exists()
+  assert (tmp_path / "figures" / "positional_head.png").exists()
 
 
 @pytest.mark.slow
@@ -223,6 +241,7 @@ def test_settings_that_could_not_be_drawn_may_be_corrected_in_their_workdir(tmp_
   with pytest.raises(ConfigError, match="do not fit into 20"):
     run_study(dataclasses.replace(settings, lengths=(20,)), tmp_path)
   run_study(dataclasses.replace(settings, lengths=(300,)), tmp_path)
+  assert len(rows_of(tmp_path / "figures" / "semantic_head_all.csv")) == 3 * 8
   with pytest.raises(CheckpointError, match="belongs to another study: lengths"):
     run_study(dataclasses.replace(settings, lengths=(310,)), tmp_path)
 
@@ -242,9 +261,10 @@ def test_figure_8_of_models_that_exist(tmp_path, models):
   """The head is chosen at the first length; the sums that are drawn are among those of all heads."""
   settings = dataclasses.replace(fig8.get_config("mini"), **models, lengths=(512, 300), prompts=3)
   run_study(settings, tmp_path)
-  tokens = rows_of(tmp_path / "semantic_head.csv")
+  tokens = rows_of(tmp_path / "figures" / "semantic_head.csv")
   of_all = {
-    (row["length"], row["model"], row["layer"], row["head"]): row for row in rows_of(tmp_path / "semantic_head_all.csv")
+    (row["length"], row["model"], row["layer"], row["head"]): row
+    for row in rows_of(tmp_path / "figures" / "semantic_head_all.csv")
   }
   labels = {row["model"] for row in tokens}
   model = tiny_model(head_dim=8)
@@ -261,18 +281,35 @@ def test_figure_8_of_models_that_exist(tmp_path, models):
       assert float(one["change"]) == pytest.approx(float(one["weight"]) - float(trained["weight"]), abs=1e-6)
 
 
+def test_a_length_without_room_for_the_needle_is_refused_before_training(tmp_path):
+  settings = dataclasses.replace(fig8.get_config("mini"), lengths=(12,))
+  with pytest.raises(ConfigError, match="do not fit into 12"):
+    run_study(settings, tmp_path)
+  assert not (tmp_path / "runs").exists() and not (tmp_path / "config.json").exists()
+
+
+@pytest.mark.slow
+def test_a_figure_that_fails_leaves_the_report_of_its_study(tmp_path, monkeypatch):
+  cut = {"trunk_steps": 4, "tail_steps": 2, "documents": 2, "budgets": 1}
+  monkeypatch.setattr(fig7, "heads", lambda *_: pytest.fail())
+  with pytest.raises(pytest.fail.Exception):
+    run_study(dataclasses.replace(fig7.get_config("mini"), **cut), tmp_path)
+  report = (tmp_path / "report.md").read_text()
+  assert "## perplexity" in report and "positional_head" not in report.replace("fig7_positional_head", "")
+
+
 @pytest.mark.slow
 def test_figure_7_trains_its_models_and_draws_them(tmp_path):
   """With a report of their losses; `--only` draws nothing."""
   whole = fig7.get_config("mini")
   settings = dataclasses.replace(whole, trunk_steps=4, tail_steps=2, documents=2, budgets=1, rows=2)
   run_study(settings, tmp_path, only=("control",))
-  assert not (tmp_path / "positional_head.png").exists()
+  assert not (tmp_path / "figures" / "positional_head.png").exists()
   run_study(settings, tmp_path)
   runs = settings.study(tmp_path).runs
   assert list(runs) == ["trunk", "control", "drop"] and all(isinstance(run, TrainConfig) for run in runs.values())
-  rows = rows_of(tmp_path / "positional_head.csv")
+  rows = rows_of(tmp_path / "figures" / "positional_head.csv")
   heads = whole.model.num_layers * whole.model.num_heads
   assert len(rows) == len(fig7.BIASES) * 3 * heads
   report = (tmp_path / "report.md").read_text()
-  assert "(positional_head.png)" in report and "## perplexity" in report
+  assert "(figures/positional_head.png)" in report and "## perplexity" in report

@@ -123,18 +123,21 @@ def test_seeds_md_shows_the_figures_that_the_study_of_each_seed_drew(tmp_path):
   for seed in (0, 1):
     workdir = Path(study(tmp_path / f"seed-{seed}", seed, 3.0, 0.5))
     path = workdir / "study.json"
-    figures = {"my_heads": "What my heads see.", "not_drawn": "Nothing."}
+    figures = {"my_heads": "What my heads see.", "my_heads_two": "Another.", "not_drawn": "Nothing."}
     path.write_text(json.dumps(json.loads(path.read_text()) | {"figures": figures}))
-    for name in ("report.md", "my_heads.png", "my_heads_all.csv"):
-      (workdir / name).touch()
+    (workdir / "report.md").touch()
+    (workdir / "figures").mkdir()
+    for name in ("my_heads.png", "my_heads_all.csv", "my_heads_two.csv", "my_headset.csv"):
+      (workdir / "figures" / name).touch()
   assert report.main([str(tmp_path)]) == 0
   text = (tmp_path / "seeds.md").read_text()
   for seed in (0, 1):
-    assert f"![What my heads see.](seed-{seed}/my_heads.png)" in text
-    assert f"*What my heads see. The numbers: [my_heads_all.csv](seed-{seed}/my_heads_all.csv).*" in text
-  assert "not_drawn" not in text
+    folder = f"seed-{seed}/figures"
+    assert f"![What my heads see.]({folder}/my_heads.png)" in text
+    assert f"*What my heads see. The numbers: [my_heads_all.csv]({folder}/my_heads_all.csv).*" in text
+  assert "not_drawn" not in text and "my_heads_two" not in text and "my_headset" not in text
   assert report.main([str(tmp_path)]) == 0  # which deletes pictures that it no longer shows, and not these
-  assert (tmp_path / "seed-0" / "my_heads.png").exists()
+  assert (tmp_path / "seed-0" / "figures" / "my_heads.png").exists()
 
 
 def test_report_merges_the_finished_seeds_of_a_folder(tmp_path, capsys):
