@@ -26,8 +26,8 @@ ABOUT = """\
 Every number comes from the command on its page, with its seeds and hardware. What is not there has not been measured.
 The tables above and those of the studies' pages are generated from the numbers in data/. The text that introduces a
 page is written by a person, and so are verdicts on pictures, which are marked as judged. At the size mini two studies
-ran at a time on two cores, so that the minutes per seed on their pages are more than a study takes alone; the docstrings
-of the studies estimate that.
+ran at a time on two cores, so that the minutes per seed on their pages are more than a study takes alone; the
+docstrings of the studies estimate that.
 `experiments/configs/pretrain.py` and `recalibrate.py`, the paper's own sizes, have not been run."""
 
 SHORT = """\
@@ -37,18 +37,18 @@ which is ours, avoids most of that cost. For a pretrained model with few tokens 
 better beyond the context than any drop that was measured there."""
 
 PRIZE = """\
-The aim was a drop that costs less than 2 % of perplexity in context, against RoPE continued, and keeps its needles at
-4 and 8 times the context. Half a turn reaches it at 0.9M parameters, with a context of 128 tokens and base 1e4, on
-seeds that did not choose it; with base 1e5 it costs as little, and whether needles are kept is open. With twice the
-context it costs as little too, but there every partial drop finds fewer needles at 8 times than in context (shown with
-base 1e4; with 1e5 shown for one and two turns). Two turns reach the aim at 15.7M. Three of its five seeds chose them; the other
-two agree, but are too few to show it alone. SmolLM2-135M does not reach it within 13M tokens: not in context with half
-a turn, one or two, and not beyond it with one or two ([page](smollm2.md#recalibrated)). So no single threshold reaches
-the aim everywhere."""
+The aim was a drop that costs less than 2 % of perplexity in context, against RoPE continued, and keeps its needles at 4
+and 8 times the context. Half a turn reaches it at 0.9M parameters, with a context of 128 tokens and base 1e4, on seeds
+that did not choose it; with base 1e5 it costs as little, and whether needles are kept is open. With twice the context
+it costs as little too, but there every partial drop finds fewer needles at 8 times than in context (shown with base
+1e4; with 1e5 shown for one and two turns). Two turns reach the aim at 15.7M. Three of its five seeds chose them; the
+other two agree, but are too few to show it alone. SmolLM2-135M does not reach it within 13M tokens: not in context with
+half a turn, one or two, and not beyond it with one or two ([page](smollm2.md#recalibrated)). So no single threshold
+reaches the aim everywhere."""
 
 AIM_RULE = """\
-In each cell: the loss in context less that of RoPE continued; then the share of needles found at 4× and at 8×, less that
-found in context (the full drop with its fitted temperature, where one was fitted). Means over seeds with 95 %
+In each cell: the loss in context less that of RoPE continued; then the share of needles found at 4× and at 8×, less
+that found in context (the full drop with its fitted temperature, where one was fitted). Means over seeds with 95 %
 intervals. The aim is **reached** if the cost is below 0.02 nats and both losses of needles are below 5 points, by the
 rule above; what is open or missed is marked."""
 
