@@ -108,10 +108,10 @@ class BiasGradients:
       f"Python's prose; seeds: {len(self.seeds)}."
     )
     where = ("embedding", "seed", "layer")
-    save(curves(norms, BIASES, "norm of ∇A by W_Q, W_K"), caption, out, "bias_gradients")
     write_csv(out.folder / "bias_gradients.csv", ("bias", *where, "norm"), norms)
-    save(curves(spreads, TEXTS, "prefix spread Δ / √d"), caption, out, "prefix_spread")
+    save(curves(norms, BIASES, "norm of ∇A by W_Q, W_K"), caption, out, "bias_gradients")
     write_csv(out.folder / "prefix_spread.csv", ("text", *where, "spread"), spreads)
+    save(curves(spreads, TEXTS, "prefix spread Δ / √d"), caption, out, "prefix_spread")
 
 
 def measure(how: BiasGradients) -> tuple[list[Value], list[Value]]:

@@ -93,8 +93,8 @@ class FrequencyFactors:
       axis.set(title=f"s = {extension:g}", xlabel="pair m (fastest first)", ylabel="γ = ω′ / ω", ylim=(-0.03, 1.05))
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=3, fontsize=8)
     caption = f"RoPE with base {self.theta:,.0f}, heads of {self.head_dim} dimensions, context {self.context:,}."
-    save(figure, caption, out, "frequency_factors")
     write_csv(out.folder / "frequency_factors.csv", ("extension", "method", "pair", "gamma"), rows)
+    save(figure, caption, out, "frequency_factors")
 
 
 def _of(size: sizes.Size) -> FrequencyFactors:

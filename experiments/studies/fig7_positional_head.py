@@ -122,10 +122,10 @@ class PositionalHead(HeadStudy):
       below.legend(fontsize=8)
     caption = f"{self.rows} rows of {self.length} tokens of Python's prose; {compared.about}. "
     caption += "Bars, bands and ±: standard error over rows."
-    save(figure, caption, out, "positional_head")
     where = ("bias", "model", "layer", "head")
     write_csv(out.folder / "positional_head.csv", (*where, "A", "standard_error"), all_heads)
     write_csv(out.folder / "positional_head_by_distance.csv", (*where, "distance", "weight", "standard_error"), drawn)
+    save(figure, caption, out, "positional_head")
 
 
 SIZES = {

@@ -166,11 +166,11 @@ class SemanticHead(HeadStudy):
       f"Attention of the last token of {self.prompts} prompts, the needle at a depth of {DEPTH:g}; {compared.about}. "
       f"YaRN less RoPE, from above: {', '.join(moves)}. Bars and ±: standard error over prompts."
     )
-    save(figure, caption, out, "semantic_head")
     where, how_much = ("length", "model", "layer", "head"), ("weight", "standard_error")
     write_csv(out.folder / "semantic_head.csv", (*where, "token", *how_much), rows)
     header = (*where, *how_much, "change", "standard_error_of_change")
     write_csv(out.folder / "semantic_head_all.csv", header, of_all)
+    save(figure, caption, out, "semantic_head")
 
 
 SIZES = {
