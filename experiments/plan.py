@@ -82,8 +82,8 @@ class Figures:
   """Pictures that a study draws itself, besides those of every report; report.md shows them too."""
 
   captions: Mapping[str, str]  # by the names of the files, without their endings
-  # Into a directory, in these formats; called when all runs are done. It writes its numbers first: a study whose pictures
-  # are there is not drawn again.
+  # Into a directory, in these formats; called when all runs are done. It writes its numbers first: a study whose
+  # pictures are there is not drawn again.
   draw: Callable[[Path, Sequence[str]], None]
   check: Callable[[Tokenizer], None] = lambda tokenizer: None  # raises for what could not be drawn, before any training
 
