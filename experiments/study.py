@@ -38,7 +38,7 @@ from jax.sharding import Mesh
 from drope_jax import checkpoint, cli, distributed
 from drope_jax.config import ModelConfig, TrainConfig
 from drope_jax.data.prepare import check_outside
-from drope_jax.errors import CheckpointError, ConfigError
+from drope_jax.errors import CheckpointError, ConfigError, ReportError
 from drope_jax.evaluate.measure import check, evaluate
 from drope_jax.evaluate.tasks import make_tasks
 from drope_jax.files import holds_something, write_json
@@ -79,7 +79,7 @@ def reserve(workdir: Path, settings: Any) -> None:
   """
   path, begun = workdir / "config.json", workdir / BEGUN
   if path.exists() and not is_cut_off(path, type(settings)):
-    held, own = read_json(path).get("type"), type(settings).__name__
+    held, own = _recorded_type(path), type(settings).__name__
     if held not in (None, own):
       raise CheckpointError(f"{workdir} belongs to another study: its settings are a {held}, and these a {own}")
     found = differences(to_dict(load_config(type(settings), path)), to_dict(settings))
@@ -95,6 +95,14 @@ def reserve(workdir: Path, settings: Any) -> None:
     raise ConfigError(f"--workdir: {workdir} is not empty and holds no study; choose another")
   workdir.mkdir(parents=True, exist_ok=True)
   save_config(settings, begun)
+
+
+def _recorded_type(path: Path) -> Any:
+  """The class that a file of settings names; None for a file that `load_config` will refuse."""
+  try:
+    return read_json(path).get("type")
+  except ReportError:
+    return None
 
 
 def _holds(path: Path, settings: Any) -> bool:
@@ -137,15 +145,16 @@ def run_study(
   with sole_writer(workdir, "results"):
     before = _records(workdir)
     study = _train_and_measure(settings, workdir, mesh, only, runs)
-    if study.figures is not None and only:
-      logger.info("the figures of the study itself are not drawn under --only")
-    elif study.figures is not None and not _is_drawn(study.figures, workdir, formats, before):
-      if study.runs:
-        write_report(workdir, formats)  # stays if the figures fail
-      figures_directory(workdir).mkdir(exist_ok=True)
-      study.figures.draw(figures_directory(workdir), formats)
-    confirm(workdir)  # of a study without runs only now, so that settings which cannot be drawn may be corrected
-    logger.info("report: %s", write_report(workdir, formats))
+    try:
+      if study.figures is not None and only:
+        logger.info("the figures of the study itself are not drawn under --only")
+      elif study.figures is not None and not _is_drawn(study.figures, workdir, formats, before):
+        figures_directory(workdir).mkdir(exist_ok=True)
+        study.figures.draw(figures_directory(workdir), formats)
+      confirm(workdir)  # of a study without runs only now, so that settings which cannot be drawn may be corrected
+    finally:  # what was measured is reported even if the figures fail
+      if not (workdir / BEGUN).exists():
+        logger.info("report: %s", write_report(workdir, formats))
 
 
 def _is_drawn(figures: Figures, workdir: Path, formats: Sequence[str], before: Mapping[Path, int]) -> bool:
@@ -172,7 +181,7 @@ def _train_and_measure(
     if "drope" in methods and max(study.lengths) > study.train_context:
       _ = data.fit_documents  # read now: the temperature will be fitted on them
   if study.runs:
-    if study.figures is not None:
+    if study.figures is not None and (workdir / BEGUN).exists():  # once: confirmed settings have been checked
       study.figures.check(data.tokenizer)
     confirm(workdir)
   if runs is None:

@@ -13,9 +13,8 @@ def pictures(workdir: Path, page: Path) -> list[str]:
   """Markdown of the figures that the study in `workdir` has drawn, for a page in the folder `page`."""
   path, folder = workdir / "study.json", figures_directory(workdir)
   captions = read_description(path).figures if path.exists() else {}
-  files = {name: _numbers(name, captions, folder) for name in captions}
   return [
-    _shown(folder / f"{name}.png", str(caption), files[name], page)
+    _shown(folder / f"{name}.png", str(caption), _numbers(name, captions, folder), page)
     for name, caption in captions.items()
     if (folder / f"{name}.png").exists()
   ]

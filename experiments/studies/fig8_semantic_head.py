@@ -124,8 +124,9 @@ class SemanticHead(HeadStudy):
   def check_texts(self, tokenizer: Tokenizer) -> None:
     """Makes a prompt of each length. Raises ConfigError for one that has no room for the needle."""
     lengths = self.lengths_of(self.context)
+    lines = text_lines(tokenizer, max(lengths))
     for length in lengths:
-      make_prompts(text_lines(tokenizer, max(lengths)), 1, length)
+      make_prompts(lines, 1, length)
 
   def lengths_of(self, context: int) -> tuple[int, ...]:
     """The lengths of the prompts, in tokens, for a model of this context."""

@@ -46,14 +46,14 @@ def only_drawn(title: str, context: int, captions: Mapping[str, str], draw: Call
   )
 
 
-def drawn_by(captions: Mapping[str, str], draw: Callable[[Out], None]) -> Figures:
-  """Figures that `draw` makes, in the style of the reports."""
+def drawn_by(captions: Mapping[str, str], draw: Callable[[Out], None], **more: Any) -> Figures:
+  """Figures that `draw` makes, in the style of the reports; `more`: other fields of Figures."""
 
   def styled(folder: Path, formats: Sequence[str]) -> None:
     with plt.rc_context(STYLE):
       draw(Out(folder, formats))
 
-  return Figures(captions, styled)
+  return Figures(captions, styled, **more)
 
 
 # --- pictures and their numbers ----------------------------------------------------------------

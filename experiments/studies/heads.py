@@ -81,8 +81,8 @@ class HeadStudy(BranchingStudy):
   def study(self, workdir: Path) -> Study:
     if self.trained:
       return only_drawn(self.title, self._given_context(), self.captions, lambda out: self.draw(self._given(), out))
-    figures = drawn_by(self.captions, lambda out: self.draw(self._own(workdir), out))
-    return dataclasses.replace(super().study(workdir), figures=dataclasses.replace(figures, check=self.check_texts))
+    figures = drawn_by(self.captions, lambda out: self.draw(self._own(workdir), out), check=self.check_texts)
+    return dataclasses.replace(super().study(workdir), figures=figures)
 
   def check_texts(self, tokenizer: Tokenizer) -> None:
     """Raises for texts that could not be drawn; called before any training."""
@@ -121,9 +121,12 @@ def compare(name: str, path: Path, dropped_path: Path | None) -> Compared:
     label, dropped = "dropped, not recalibrated", trained._replace(model=drop(trained.model))
   else:
     label, dropped = "dropped and recalibrated", checkpoint.load(dropped_path)
-  as_trained, yarn = Shown("RoPE, as trained", _unchanged(trained), trained, INK, "o"), "YaRN for twice the context"
-  shown = as_trained, Shown(yarn, YARN, trained, GREEN, "D"), Shown(label, _unchanged(dropped), dropped, VERMILION, "s")
-  return Compared(name, path, shown)
+  models = (
+    Shown("RoPE, as trained", _unchanged(trained), trained, INK, "o"),
+    Shown("YaRN for twice the context", YARN, trained, GREEN, "D"),
+    Shown(label, _unchanged(dropped), dropped, VERMILION, "s"),
+  )
+  return Compared(name, path, models)
 
 
 def _shape(model: ModelConfig) -> tuple[int, ...]:
