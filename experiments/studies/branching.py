@@ -10,7 +10,16 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
-from drope_jax.config import ComputeConfig, DataConfig, InitConfig, MeshConfig, ModelConfig, OptimConfig, TrainConfig
+from drope_jax.config import (
+  ComputeConfig,
+  DataConfig,
+  InitConfig,
+  MeshConfig,
+  ModelConfig,
+  OptimConfig,
+  QKNorm,
+  TrainConfig,
+)
 from drope_jax.data.corpus import is_built
 from drope_jax.data.sources import TFDS, Splits, Tokens
 from drope_jax.data.sources.tokens import META
@@ -100,6 +109,7 @@ class BranchingStudy:
   tail_lr: float
   warmup_steps: int  # of the trunk; at most a tenth of its steps
   tail_warmup_steps: int  # likewise
+  qk_norm: bool = False  # inserted in all runs that are trained from the trunk
   checkpoint: str = ""  # an imported model with the config `model`, used instead of a trunk
   # A folder with `corpus` and `tokenizer`, made if it does not exist; "": WORKDIR/data. With `checkpoint`, whose
   # tokenizer is used: a dataset.
@@ -213,9 +223,8 @@ class BranchingStudy:
     if branch.steps == 0:
       return Pretrained(path, branch.transition, self.model if imported else None)
     steps = branch.steps or self.tail_steps
-    init = InitConfig(
-      checkpoint=path, model=self.model if imported else None, transition=branch.transition, **branch.init
-    )
+    settings = {"qk_norm": QKNorm() if self.qk_norm and branch.start == TRUNK else None, **branch.init}
+    init = InitConfig(checkpoint=path, model=self.model if imported else None, transition=branch.transition, **settings)
     # The same batches for all tails, and not those that the trunk began with.
     return self._trained(
       branch, steps, dataclasses.replace(self._tail_optim(steps), **branch.optim), data, 1, init=init

@@ -7,7 +7,9 @@ recalibration. Models that keep rotations are measured with YaRN too.
 
 `python -m experiments.study --config=experiments/studies/recalibration_budget.py:SIZE --workdir=DIR --seeds=0,1,2`.
 There is one trunk per seed, and for each budget RoPE continued, the full drop, and the partial drops of `turns`. The
-size `mini_turns` has other turns; with the `--runs=DIR` of `mini`, trunk and controls are trained only once.
+size `mini_turns` has other turns; with the `--runs=DIR` of `mini`, trunk and controls are trained only once. `small`
+has one partial drop and two budgets. `paper_360m` reads imported weights and the files of the six benchmarks of figures
+9 and 10 (`--config.multiple_choice=DIR`); QK-norm is inserted wherever it trains, as in the paper.
 
 | size       |  parameters |     T | runs | rows |     tokens | FLOPs (PaLM) |     minutes (on) |
 | :--------- | ----------: | ----: | ---: | ---: | ---------: | -----------: | ---------------: |
@@ -15,7 +17,7 @@ size `mini_turns` has other turns; with the `--runs=DIR` of `mini`, trunk and co
 | mini_turns |     935,040 |   128 |   17 |   40 |       8.4M |      5.40e13 | 11 (2 CPU cores) |
 | small      |  15,735,168 |   256 |    7 |   15 |     131.2M |      1.36e16 |     5 (one H200) |
 | paper      | 494,005,120 | 1,024 |   17 |   35 |  46,137.3M |      1.49e20 |                  |
-| paper_360m | 361,821,120 | 2,048 |   16 |   35 | 900,802.3M |      2.64e21 |                  |
+| paper_360m | 361,862,080 | 2,048 |   16 |   35 | 900,802.3M |      2.64e21 |                  |
 
 Tokens and FLOPs (PaLM) are totals over the runs of a seed. Numbers to expect: docs/results/recalibration_budget.md.
 """
@@ -64,6 +66,13 @@ SIZES = {
   "mini_turns": sizes.of(Budget, sizes.mini, **_MINI, turns=(0.35, 0.5, 4.0), drops=False),
   "small": sizes.of(Budget, sizes.small, steps=(95, 191), turns=(1.0,), needles_per_depth=100),
   "paper": sizes.of(Budget, sizes.paper, steps=(500, 1000, 2000, 4000)),
-  "paper_360m": sizes.of_recipe(Budget, "smollm_360m_120b", steps=(4_768, 30_000, 60_000, 120_000), extensions=(1, 2)),
+  "paper_360m": sizes.of_recipe(
+    Budget,
+    "smollm_360m_120b",
+    steps=(4_768, 30_000, 60_000, 120_000),
+    extensions=(1,),
+    tasks=("perplexity", "multiple_choice"),
+    multiple_choice="data/multiple_choice",
+  ),
 }
 get_config = getter(SIZES)

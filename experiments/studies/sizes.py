@@ -93,7 +93,7 @@ def paper() -> dict[str, Any]:
 
 
 def recalibrated(recipe: str) -> dict[str, Any]:
-  """A pretrained model as the trunk, with the budget and rate of a recipe of configs/recalibrate.py."""
+  """A pretrained model as the trunk, with the budget, rate and QK-norm of a recipe of configs/recalibrate.py."""
   config = recalibrate.get_config(recipe)
   base = recalibrate.RECIPES[recipe].base
   return {
@@ -106,6 +106,7 @@ def recalibrated(recipe: str) -> dict[str, Any]:
     "tail_lr": config.optim.peak_lr,
     "warmup_steps": config.optim.warmup_steps,
     "tail_warmup_steps": config.optim.warmup_steps,
+    "qk_norm": recalibrate.RECIPES[recipe].qk_norm,
     "checkpoint": f"runs/{base}/checkpoint",
     "data": config.data.directory,
     "compute": config.compute,

@@ -70,6 +70,6 @@ class Extension(LongTasks):
 SIZES = {
   "mini": sizes.of(Extension, sizes.mini, needles_per_depth=100),
   "small": sizes.of(Extension, sizes.small),
-  "paper": sizes.of_recipe(Extension, "smollm_360m_120b", tasks=("niah_single_2",), qk_norm=True),
+  "paper": sizes.of_recipe(Extension, "smollm_360m_120b", tasks=("niah_single_2",)),
 }
 get_config = getter(SIZES)

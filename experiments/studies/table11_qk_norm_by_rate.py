@@ -68,6 +68,6 @@ SIZES = {
   "small": sizes.of(
     QKNormByRate, sizes.small, rates=(2e-3, 1e-2), dropped_norms=("none", "full"), kept_norms=("none",)
   ),
-  "paper": sizes.of_recipe(QKNormByRate, "smollm_360m_30b", rates=(3e-5, 3e-4, 1e-3)),
+  "paper": sizes.of_recipe(QKNormByRate, "smollm_360m_30b", qk_norm=False, rates=(3e-5, 3e-4, 1e-3)),
 }
 get_config = getter(SIZES)

@@ -31,7 +31,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import ClassVar
 
-from drope_jax.config import QKNorm
 from drope_jax.errors import check
 from drope_jax.transitions import Drop, Keep
 from experiments import made_up_longbench
@@ -51,7 +50,6 @@ class LongTasks(BranchingStudy):
   title: ClassVar[str] = "A pretrained model on long tasks (paper: tables 2 and 3)"
 
   methods: tuple[str, ...] = AS_IT_IS  # of the models with RoPE
-  qk_norm: bool = False  # inserted in both `control` and `drop`
   extensions: tuple[float, ...] = (2, 8)
   made_up: bool = False  # makes the files of `longbench`, each with `samples` records of 1 to 8 times the context
 
@@ -78,11 +76,10 @@ class LongTasks(BranchingStudy):
     return dataclasses.replace(study, prepare=prepare, eval_data=dataclasses.replace(plan, longbench=folder))
 
   def branches(self) -> Sequence[Branch]:
-    init = {"qk_norm": QKNorm()} if self.qk_norm else {}
     return [
       tail("base", "as it is", Keep(), self.methods, steps=0),
-      tail("control", "RoPE, continued", Keep(), self.methods, init=init),
-      tail("drop", "DroPE", Drop(), DROPPED, init=init),
+      tail("control", "RoPE, continued", Keep(), self.methods),
+      tail("drop", "DroPE", Drop(), DROPPED),
     ]
 
 
@@ -96,7 +93,7 @@ SIZES = {
   "mini": sizes.of(LongTasks, sizes.mini, **_MADE_UP),
   "small": sizes.of(LongTasks, sizes.small, **_MADE_UP),
   "paper": sizes.of_recipe(
-    LongTasks, "smollm_360m_120b", **_PAPER, tasks=(*TASKS, "niah_single_2"), longbench="data/longbench", qk_norm=True
+    LongTasks, "smollm_360m_120b", **_PAPER, tasks=(*TASKS, "niah_single_2"), longbench="data/longbench"
   ),
   "paper_1_7b": sizes.of_recipe(LongTasks, "smollm_1_7b", **_PAPER, tasks=TASKS[:3], longbench="data/longbench"),
   "paper_7b": sizes.of_recipe(LongTasks, "llama2_7b", **_PAPER, tasks=TASKS[:3], longbench="data/longbench"),

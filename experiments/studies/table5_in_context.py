@@ -23,7 +23,6 @@ import dataclasses
 from collections.abc import Sequence
 from typing import ClassVar
 
-from drope_jax.config import QKNorm
 from drope_jax.transitions import Drop, Keep
 from experiments.studies import sizes
 from experiments.studies.branching import Branch, BranchingStudy, getter, tail
@@ -36,18 +35,16 @@ class InContext(BranchingStudy):
 
   title: ClassVar[str] = "What the drop costs within the context (paper: table 5)"
 
-  qk_norm: bool = False  # inserted in all runs that are trained
   turns: tuple[float, ...] = (0.5, 1.0)  # of one partial drop each
   extensions: tuple[float, ...] = (1,)
   tasks: tuple[str, ...] = ("perplexity", "needles", "induction", "copy", "order")
 
   def branches(self) -> Sequence[Branch]:
-    init = {"qk_norm": QKNorm()} if self.qk_norm else {}
     return [
       tail("base", "as it is", Keep(), ("rope",), steps=0),
-      tail("control", "RoPE, continued", Keep(), ("rope",), init=init),
-      tail("drop", "DroPE", Drop(), ("nope",), init=init),
-      *(partial(turns, ("rope",), init=init) for turns in self.turns),
+      tail("control", "RoPE, continued", Keep(), ("rope",)),
+      tail("drop", "DroPE", Drop(), ("nope",)),
+      *(partial(turns, ("rope",)) for turns in self.turns),
     ]
 
 
@@ -55,7 +52,7 @@ _PAPER = {"turns": (0.5,), "tasks": ("perplexity", "multiple_choice"), "multiple
 SIZES = {
   "mini": sizes.of(InContext, sizes.mini, samples=500, needles_per_depth=100),
   "small": sizes.of(InContext, sizes.small, samples=500),
-  "paper": sizes.of_recipe(InContext, "smollm_360m_120b", **_PAPER, qk_norm=True),
+  "paper": sizes.of_recipe(InContext, "smollm_360m_120b", **_PAPER),
   "paper_1_7b": sizes.of_recipe(InContext, "smollm_1_7b", **_PAPER),
 }
 get_config = getter(SIZES)

@@ -45,7 +45,6 @@ SIZES = {
     extensions=(16,),
     tasks=("longbench_whole",),
     longbench="data/longbench",
-    qk_norm=True,
   ),
 }
 get_config = getter(SIZES)
