@@ -13,7 +13,7 @@ from support.tiny_run import tiny_corpus, tiny_model, tiny_run
 QUICK_COMPILATION = "--xla_cpu_use_fusion_emitters=false"
 # Every run has the same examples, so that a commit always passes or always fails. For others, give --hypothesis-seed=N
 # and --hypothesis-profile=default.
-hypothesis.settings.register_profile("suite", derandomize=True)
+hypothesis.settings.register_profile("suite", derandomize=True, deadline=None)
 hypothesis.settings.load_profile("suite")
 # A shell lets what it starts in the background ignore Ctrl-C, and so would the commands that tests stop with it.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:

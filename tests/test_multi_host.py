@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from support.eight_devices import devices_flags
 from support.ports import free_port
 from support.tiny_run import losses, tiny_corpus
 
@@ -56,7 +57,7 @@ def start(tmp_path_factory):
   def do(devices, workdir, *arguments, pause=0.0):
     return subprocess.Popen(
       [sys.executable, "-m", "experiments.train", f"--config={config}", f"--workdir={workdir}", *arguments],
-      env={**environment, "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}", "PAUSE": str(pause)},
+      env={**environment, "XLA_FLAGS": devices_flags(devices), "PAUSE": str(pause)},
       stdout=subprocess.PIPE,
       stderr=subprocess.PIPE,
       text=True,
@@ -147,21 +148,21 @@ def errors(text):
 @pytest.mark.parametrize(
   ("victim", "number", "said"),
   [
-    (1, signal.SIGKILL, "process 1 of 2 has not been heard of for 5 s"),
+    (1, signal.SIGKILL, "process 1 of 2 has not been heard of for 10 s"),
     (0, signal.SIGKILL, "the coordinator, process 0 at 127.0.0.1:.* is gone"),
-    (1, signal.SIGSTOP, "process 1 of 2 has not been heard of for 5 s"),
-    (0, signal.SIGSTOP, "process 0 of 2 .the coordinator. has not been heard of for 5 s"),
+    (1, signal.SIGSTOP, "process 1 of 2 has not been heard of for 10 s"),
+    (0, signal.SIGSTOP, "process 0 of 2 .the coordinator. has not been heard of for 10 s"),
   ],
 )
 def test_when_a_host_is_lost_the_other_ends_and_the_run_goes_on(start_two, finished, tmp_path, victim, number, said):
   workdir = tmp_path / "run"
-  arguments = (*SLICES, "--host_timeout=5", "--config.checkpoint_every=2")
+  arguments = (*SLICES, "--host_timeout=10", "--config.checkpoint_every=2")
   hosts = start_two(workdir, *arguments, pause=0.7)
   wait_for_step(4, hosts, workdir)
   hosts[victim].send_signal(number)
   began = time.monotonic()
-  _, text = hosts[1 - victim].communicate(timeout=60)
-  assert time.monotonic() - began < 20
+  _, text = hosts[1 - victim].communicate(timeout=90)
+  assert time.monotonic() - began < 60  # JAX's own limit is 70 seconds
   hosts[victim].kill()
   hosts[victim].communicate()
   assert hosts[1 - victim].returncode == 1
@@ -211,7 +212,7 @@ def test_a_host_that_never_comes_ends_in_an_error(start, tmp_path, alone):
     arguments[0] = f"--coordinator=127.0.0.1:{free_port()}"
   began = time.monotonic()
   (text,) = ends([start(4, tmp_path / "run", *arguments)], status=1)
-  assert time.monotonic() - began < 60
+  assert time.monotonic() - began < 200  # JAX's own limit is 300 seconds
   assert text.splitlines()[-1] == (
     f"error: process {alone} of 2 did not find all others at {arguments[0].removeprefix('--coordinator=')} "
     "within 3 s; were all of them started?"

@@ -263,10 +263,12 @@ def run_on_every_mesh():
 
 @pytest.fixture(scope="module")
 def reports():
+  from support.eight_devices import devices_flags  # which the process below does not find
+
   environment = {
     **os.environ,
     "JAX_PLATFORMS": "cpu",
-    "XLA_FLAGS": f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=8".strip(),
+    "XLA_FLAGS": devices_flags(8),
     "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",  # compiling takes longer than running
   }
   finished = subprocess.run([sys.executable, __file__], env=environment, capture_output=True, text=True, timeout=300)

@@ -104,7 +104,9 @@ def test_auto_takes_another_kernel_where_the_accelerators_cannot_serve(monkeypat
 @pytest.mark.slow  # the interpreter takes its time
 def test_splash_on_rows_in_pieces_is_the_reference():
   """In a process with four devices: two for the halves of each row, two for the heads."""
-  environment = {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": "--xla_force_host_platform_device_count=4"}
+  from support.eight_devices import devices_flags  # which that process does not find
+
+  environment = {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": devices_flags(4)}
   done = subprocess.run([sys.executable, __file__], env=environment, capture_output=True, text=True)
   assert done.returncode == 0, done.stderr[-3000:]
   assert done.stdout.splitlines() == [

@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
+from support.processes import children, command_line
 from support.tiny_run import contents, tiny_corpus
 
 from drope_jax.data.corpus import build_corpus
@@ -105,12 +106,12 @@ def test_a_second_ctrl_c_ends_a_save_at_once():
   process = started("-c", SAVES)
   assert process.stdout.readline() == "saves\n"
   process.send_signal(signal.SIGINT)  # right behind the first: `timeout` sends one to the process and one to its group
-  time.sleep(1.1)
+  time.sleep(3)  # the second counts if a second lies between
   assert process.poll() is None
   process.send_signal(signal.SIGINT)
   began = time.monotonic()
   assert ended(process) == (130, ["stopped at once by a second Ctrl-C; what was saved before stays"])
-  assert time.monotonic() - began < 5
+  assert time.monotonic() - began < 30  # the save takes minutes
 
 
 # --- in the midst of it -----------------------------------------------------------------------------------------------
@@ -186,12 +187,3 @@ def test_a_run_whose_readers_still_start_is_stopped_quietly_and_goes_on(stored, 
   assert status == 0 and "stopped" in lines[-1] and "Traceback" not in "".join(lines), lines
   status, lines = ended(started(*command), 200)
   assert status == 0 and "finished: step 10" in lines[-1], lines
-
-
-def children(pid):
-  return [int(child) for path in Path(f"/proc/{pid}/task").glob("*/children") for child in path.read_text().split()]
-
-
-def command_line(pid):
-  path = Path(f"/proc/{pid}/cmdline")
-  return path.read_bytes() if path.exists() else b""

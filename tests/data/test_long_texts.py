@@ -127,21 +127,26 @@ def test_a_long_document_is_encoded_in_parts_while_other_threads_go_on(trained, 
   rng = random.Random(0)
   document = " ".join(rng.choices(WORDS, k=160_000))  # 0.9 MB: four parts
   assert len(list(cuts.cuts_of(trained._tokenizer).parts(document))) == 4
-  ticks, done = [], threading.Event()
 
-  def tick():
-    while not done.wait(0.001):
-      ticks.append(time.perf_counter())
+  def longest_wait():
+    """Of another thread, as a share of the time that the encoding takes."""
+    ticks, done = [], threading.Event()
 
-  thread = threading.Thread(target=tick)
-  thread.start()
-  start = time.perf_counter()
+    def tick():
+      while not done.wait(0.001):
+        ticks.append(time.perf_counter())
+
+    thread = threading.Thread(target=tick)
+    thread.start()
+    start = time.perf_counter()
+    trained.encode(document)
+    end = time.perf_counter()
+    done.set()
+    thread.join()
+    between = [start, *(at for at in ticks if start < at < end), end]
+    return max(later - earlier for earlier, later in itertools.pairwise(between)) / (end - start)
+
+  assert any(longest_wait() < 1 / 2 for _ in range(3))  # a busy machine makes it wait, too
   ids = trained.encode(document)
-  end = time.perf_counter()
-  done.set()
-  thread.join()
-  between = [start, *(at for at in ticks if start < at < end), end]
-  longest = max(later - earlier for earlier, later in itertools.pairwise(between))
-  assert longest < (end - start) / 2
   monkeypatch.setattr(cuts, "PART", len(document))
   assert trained.encode(document) == ids

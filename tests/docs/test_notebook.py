@@ -44,7 +44,7 @@ def test_it_runs_where_nothing_was_trained_yet(tmp_path, monkeypatch):
   shutil.copy(NOTEBOOK, folder)
   monkeypatch.setenv("PYTHONPATH", str(ROOT))
   notebook = nbformat.read(folder / NOTEBOOK.name, as_version=4)
-  NotebookClient(notebook, timeout=600, kernel_name="python3", resources={"metadata": {"path": str(folder)}}).execute()
+  NotebookClient(notebook, timeout=1800, kernel_name="python3", resources={"metadata": {"path": str(folder)}}).execute()
   assert len(pictures(notebook)) == PICTURES
   assert (tmp_path / "runs" / "notebook" / "runs" / "drope" / "checkpoints").is_dir()
   printed = "".join(output.text for output in outputs(notebook) if output.get("name") == "stdout")

@@ -150,7 +150,7 @@ def test_one_gpu_stops_the_study_when_its_time_is_over(path, tmp_path):
   for seed in "34":
     (tmp_path / "out" / f"seed-{seed}").mkdir(parents=True)
     (tmp_path / "out" / f"seed-{seed}" / "report.md").touch()
-  done = launch(f"{tmp_path}{os.pathsep}{path}", "one_gpu.sh", {}, "quickstart", "1", str(tmp_path / "out"), "0", "1")
+  done = launch(f"{tmp_path}{os.pathsep}{path}", "one_gpu.sh", {}, "quickstart", "5", str(tmp_path / "out"), "0", "1")
   assert done.returncode == 75
   assert [line for line in done.stdout.splitlines() if " " not in line] == ["begun", "saved", "refused"]
   assert "the time ran out in seed 0" in done.stderr

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from support.eight_devices import devices_flags
 from support.tiny_run import WORDS, contents, tiny_corpus, tiny_run
 
 from drope_jax import checkpoint
@@ -101,7 +102,8 @@ def test_nothing_is_measured_twice(study):
 @pytest.mark.slow
 def test_two_devices_measure_the_same(study, tmp_path):
   line = [sys.executable, "-m", "experiments.study", "--mesh=context", *of_the_command(study[0], tmp_path)]
-  subprocess.run(line, cwd=ROOT, env={**os.environ, "JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": "2"}, check=True)
+  environment = {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": devices_flags(2)}
+  subprocess.run(line, cwd=ROOT, env=environment, check=True)
   for two, one in zip(results(tmp_path), results(study[1]), strict=True):
     assert two["value"] == pytest.approx(one["value"], rel=1e-5)
     assert all(two[key] == one[key] for key in one.keys() - {"value", "low", "high", "values", "command"})

@@ -10,6 +10,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from support.eight_devices import devices_flags
 from support.pretrained import (
   ORIGINAL_CONTEXT,
   SHAPE,
@@ -126,7 +127,7 @@ assert {{shard.data.shape for shard in gate.addressable_shards}} == {{(2, 8, 20)
 assert main(["import", {str(folder)!r}, {str(tmp_path / "imported")!r}, "--mesh=fsdp=4,tensor=2"]) == 0
 jax.tree.map(np.testing.assert_array_equal, drope_jax.load({str(tmp_path / "imported")!r}).params, alone)
 """
-  environment = {**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=8", "JAX_PLATFORMS": "cpu"}
+  environment = {**os.environ, "XLA_FLAGS": devices_flags(8), "JAX_PLATFORMS": "cpu"}
   subprocess.run([sys.executable, "-c", script], check=True, env=environment)
 
 

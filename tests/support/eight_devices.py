@@ -1,4 +1,4 @@
-"""Runs tests of several devices in a process of their own, since the number of devices is fixed at start."""
+"""Tests of several devices run in processes of their own, since the number of devices is fixed at start."""
 
 import json
 import os
@@ -6,6 +6,14 @@ import subprocess
 import sys
 from pathlib import Path
 from typing import Any
+
+
+def devices_flags(count: int) -> str:
+  """XLA_FLAGS for so many simulated devices. They wait for each other as long as those of commands (drope_jax/cpu.py):
+  XLA ends a process in which one is 40 seconds late, as it may be on a machine with fewer cores than devices.
+  """
+  own = f"--xla_force_host_platform_device_count={count} --xla_cpu_collective_call_terminate_timeout_seconds=600"
+  return f"{os.environ.get('XLA_FLAGS', '')} {own}".strip()
 
 
 def on_eight_devices(script: str, *arguments: Any, jobs: Any, **environment: str) -> dict:
@@ -17,7 +25,7 @@ def on_eight_devices(script: str, *arguments: Any, jobs: Any, **environment: str
     env={
       **os.environ,
       "JAX_PLATFORMS": "cpu",
-      "XLA_FLAGS": f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=8".strip(),
+      "XLA_FLAGS": devices_flags(8),
       "PYTHONPATH": os.pathsep.join([*map(str, here.parents[:2]), *filter(None, [os.environ.get("PYTHONPATH")])]),
       **environment,
     },

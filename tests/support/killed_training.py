@@ -39,10 +39,13 @@ class Start:
       _train(config, workdir, lambda: os.write(out, b"."))
     os.close(out)
 
-  def wait_for_records(self, count: int) -> None:
+  def wait_for_records(self, count: int, seconds: float | None = None) -> None:
+    """Until it has written so many, or ended, or `seconds` are over."""
+    until = None if seconds is None else time.monotonic() + seconds
     for _ in range(count):
-      select.select([self._records], [], [])
-      os.read(self._records, 1)
+      left = None if until is None else max(until - time.monotonic(), 0)
+      if not select.select([self._records], [], [], left)[0] or not os.read(self._records, 1):
+        return
 
   def end(self, number: int | None) -> int:
     """Sends it this signal, if there is one; returns minus the signal that ended it, or its exit status."""
@@ -74,7 +77,7 @@ def _train(config: TrainConfig, workdir: Path, written: Callable[[], object]) ->
 def main(corpus: str, directory: Path, seed: int, kills: int) -> None:
   assert not jax._src.xla_bridge.backends_are_initialized()  # which makes forking safe
   model = tiny_model(num_layers=1)
-  config = tiny_run(corpus, model=model, objective=Pull(), steps=6 + kills, checkpoint_every=1, keep_latest=2)
+  config = tiny_run(corpus, model=model, objective=Pull(), steps=6 + 3 * kills, checkpoint_every=1, keep_latest=2)
   assert Start(config, directory / "undisturbed").end(None) == 0
   moments, found, writing = random.Random(seed), [], 0
   killed, startup = directory / "killed", 0.0
@@ -86,7 +89,7 @@ def main(corpus: str, directory: Path, seed: int, kills: int) -> None:
       start.wait_for_records(moments.randint(2, 3))  # the third is written when the first step is saved
       time.sleep(moments.uniform(0, 0.1))
     else:
-      time.sleep(moments.uniform(0, startup))
+      start.wait_for_records(3, moments.uniform(0, startup))  # a quick start must not make all the steps
     assert start.end(signal.SIGKILL) in (-signal.SIGKILL, 0)  # 0: it had just finished
     writing += any(path.stat().st_mtime > began for path in killed.glob("checkpoints/*tmp*"))
     steps = [record["step"] for record in records(killed)] if (killed / "metrics.jsonl").exists() else []
