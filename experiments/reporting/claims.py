@@ -117,9 +117,15 @@ PAPER = (
   Claim(
     "Without positions, inputs that are nearly alike stay so through the layers, and the positional bias and its "
     "gradients stay as small as their spread. (The tests take the spread of the residual, and random models for what "
-    "the paper says with high probability; from three layers on they need a smaller ε than B.9 does.)",
-    "theorem 3.4, lemmas B.8 and B.9",
+    "the paper says with high probability.)",
+    "theorem 3.4",
     tests="tests/test_prefix_spread.py",
+  ),
+  Claim(
+    "Without positions, a layer turns the spread Δ of its inputs into at most A₁Δ + A₂Δ²; if Δ is at most "
+    "min{1, A₁/A₂} at first, it grows by at most 2A₁ per layer.",
+    "lemmas B.8 and B.9",
+    wants="`tests/test_prefix_spread.py`",
   ),
   Claim(
     "The gradients of the positional bias have the paper's closed forms.",
@@ -127,7 +133,8 @@ PAPER = (
     tests="tests/test_theory.py",
   ),
   Claim(
-    "At initialisation the gradients towards positional heads are larger with RoPE, in every layer.",
+    "At initialisation the gradients towards positional heads are larger with RoPE, in every layer, and the gap grows "
+    "with depth.",
     "figure 4",
     wants="`experiments/studies/fig4_bias_gradients.py:paper`",
   ),

@@ -13,6 +13,7 @@ from experiments.reporting.table import MISSING, Cell, Column, Table
 from experiments.reporting.tables import show_at, show_number, start_of, with_unit
 
 TASKS_BESIDE = 2  # tasks side by side in one table of a page
+MOST_LENGTHS = 4  # of a task there; of more, the shortest and the longest
 
 
 def spread_table(summary: Summary, task: str, metric: str, *, less_control: bool = False) -> Table:
@@ -62,10 +63,10 @@ def compared_with(summary: Summary) -> str:
 
 
 def compact_tables(summary: Summary) -> list[Table]:
-  """A summary for a reader in a hurry: the main metric of every task at its shortest and longest length.
+  """A summary for a reader in a hurry: the main metric of every task by length.
 
-  Differences from the control are given at the shortest length for a loss, to show what a drop costs, and at the
-  longest for other metrics, to show what it gains.
+  A loss is given at its shortest and longest length, and less the control's at the shortest, to show what a drop costs;
+  other metrics at every length, if there are few, and less the control's at the longest, to show what it gains.
   """
   tasks = summary.tasks
   groups = [tasks[start : start + TASKS_BESIDE] for start in range(0, len(tasks), TASKS_BESIDE)]
@@ -76,7 +77,8 @@ def _compact(summary: Summary, tasks: Sequence[str]) -> Table:
   columns: list[tuple[str, str, int, bool]] = []  # task, metric, length, whether it is a difference
   for task in tasks:
     metric, contexts = summary.metrics(task)[0], summary.contexts(task)
-    columns += [(task, metric, context, False) for context in dict.fromkeys((contexts[0], contexts[-1]))]
+    shown = contexts if metric != LOSS and len(contexts) <= MOST_LENGTHS else dict.fromkeys((contexts[0], contexts[-1]))
+    columns += [(task, metric, context, False) for context in shown]
     columns += [(task, metric, contexts[0] if metric == LOSS else contexts[-1], True)] if compared_with(summary) else []
 
   def heading(task: str, metric: str, context: int, less: bool) -> str:

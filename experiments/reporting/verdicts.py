@@ -23,8 +23,9 @@ interval lies entirely outside, and is **open** if the interval covers both, or 
 has several comparisons, all must be measured and hold; one that fails refutes the claim; sizes whose verdicts differ
 have one each (`mini` has 0.9M parameters, `small` 15.7M). Intervals are 95 % each, without correction for their number.
 Studies at `mini` share trained models, so that two of them are not independent evidence; figure 3 trains longer than
-the others. Prompts are pooled over the seeds: needles at `mini` rest on 300 to 4,000 per row and length, at `small` on
-5,000 (half a turn: 2,000)."""
+the others. Verdicts marked as judged are a person's, on pictures and proofs, and on runs of one seed by intervals over
+documents or prompts. Prompts are pooled over the seeds: needles at `mini` rest on 300 to 4,000 per row and length, at
+`small` on 5,000 (half a turn: 2,000)."""
 
 
 def difference(summary: Summary, asked: Comparison) -> Spread | None:
