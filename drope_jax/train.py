@@ -76,7 +76,7 @@ def train(config: TrainConfig, workdir: epath.PathLike, extend: bool = False, fr
   workdir = epath.Path(workdir)
   run = with_order(resolve(config), workdir)
   config = run.config
-  check_outside(config.data.source or config.data.directory, workdir, "workdir")
+  check_outside(config.data.dataset, workdir, "workdir")
   mesh = make_mesh(config.mesh, rows=config.data.batch_size // config.optim.accumulation)
   tokenizer = load_tokenizer(config.data.tokenizer)
   check_run(run, tokenizer, mesh)

@@ -92,7 +92,7 @@ def main() -> None:
 
 def _evaluate(loaded: checkpoint.Checkpoint) -> None:
   lengths = parse_lengths(LENGTHS.value, loaded.context)
-  dataset = DATASET.value or (loaded.config.data.source or loaded.config.data.directory if loaded.config else "")
+  dataset = DATASET.value or (loaded.config.data.dataset if loaded.config else "")
   check_outside(dataset, OUT.value, "--out")
   data = EvalData(
     tokenizer=load_tokenizer(CHECKPOINT.value),

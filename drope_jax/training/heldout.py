@@ -41,7 +41,7 @@ class HeldOut:
     self._context, self._extensions = config.data.context, sorted(config.eval_extensions)
     longest = self._context * self._extensions[-1]
     check_named(config.data)
-    dataset = config.data.source or config.data.directory
+    dataset = config.data.dataset
     try:
       with naming_split(dataset, SPLIT):
         found = evaluation_documents(documents(dataset, SPLIT), tokenizer, longest + 1, config.eval_documents)
