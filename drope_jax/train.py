@@ -57,7 +57,8 @@ class Outcome(NamedTuple):
 def train(config: TrainConfig, workdir: epath.PathLike, extend: bool = False, from_step: int | None = None) -> Outcome:
   """Runs `config` in `workdir` up to its last step, resuming it if it was interrupted; a finished run returns at once.
 
-  Writes config.json, metrics.jsonl, checkpoints/ and a copy of the tokenizer (README.md, "What a run writes").
+  Writes config.json, metrics.jsonl, checkpoints/ and a copy of the tokenizer ("What a run writes" in
+  docs/howto/curves.md).
 
   Args:
     extend: whether the fields of checkpoint.EXTENDABLE (steps and learning rate) may differ from those the workdir's
@@ -178,7 +179,10 @@ class _Loop:
     stop_at: Callable[[int], bool],
     save: Callable[[int, TrainState], None],
   ) -> int:
-    """Trains from `step` to the last step, or until `stop_at` is true; returns the step reached. Its state is saved."""
+    """Trains from `step` to the last step, or until `stop_at` is true; returns the step reached.
+
+    Its state is saved, unless no step was done.
+    """
     config, saved = self.training.config, step
     with contextlib.closing(self.profiler):
       if step == 0:

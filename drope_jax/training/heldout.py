@@ -36,7 +36,10 @@ class HeldOut:
   """
 
   def __init__(self, run: Run, tokenizer: Tokenizer, mesh: Mesh):
-    """Raises ConfigError if no document is long enough, or the attention kernel cannot take one."""
+    """Raises ConfigError if no document is long enough.
+
+    Nothing is traced yet: a length that the attention kernel cannot take is refused by the first `measure`.
+    """
     config, self._mesh = run.config, mesh
     self._context, self._extensions = config.data.context, sorted(config.eval_extensions)
     longest = self._context * self._extensions[-1]
