@@ -64,6 +64,11 @@ class DataConfig:
       f"DataConfig has both directory ({self.directory}) and source ({source}); name one of them",
     )
 
+  @property
+  def dataset(self) -> Source | str:
+    """Where the documents are, whichever field says so; empty if neither does."""
+    return self.source or self.directory
+
 
 @dataclasses.dataclass(unsafe_hash=True, kw_only=True)
 class OptimConfig:

@@ -57,7 +57,8 @@ class Outcome(NamedTuple):
 def train(config: TrainConfig, workdir: epath.PathLike, extend: bool = False, from_step: int | None = None) -> Outcome:
   """Runs `config` in `workdir` up to its last step, resuming it if it was interrupted; a finished run returns at once.
 
-  Writes config.json, metrics.jsonl, checkpoints/ and a copy of the tokenizer (README.md, "What a run writes").
+  Writes config.json, metrics.jsonl, checkpoints/ and a copy of the tokenizer ("What a run writes" in
+  docs/howto/curves.md).
 
   Args:
     extend: whether the fields of checkpoint.EXTENDABLE (steps and learning rate) may differ from those the workdir's
@@ -76,7 +77,7 @@ def train(config: TrainConfig, workdir: epath.PathLike, extend: bool = False, fr
   workdir = epath.Path(workdir)
   run = with_order(resolve(config), workdir)
   config = run.config
-  check_outside(config.data.source or config.data.directory, workdir, "workdir")
+  check_outside(config.data.dataset, workdir, "workdir")
   mesh = make_mesh(config.mesh, rows=config.data.batch_size // config.optim.accumulation)
   tokenizer = load_tokenizer(config.data.tokenizer)
   check_run(run, tokenizer, mesh)
@@ -178,7 +179,10 @@ class _Loop:
     stop_at: Callable[[int], bool],
     save: Callable[[int, TrainState], None],
   ) -> int:
-    """Trains from `step` to the last step, or until `stop_at` is true; returns the step reached. Its state is saved."""
+    """Trains from `step` to the last step, or until `stop_at` is true; returns the step reached.
+
+    Its state is saved, unless no step was done.
+    """
     config, saved = self.training.config, step
     with contextlib.closing(self.profiler):
       if step == 0:
@@ -191,20 +195,25 @@ class _Loop:
         self.profiler.after_step(report)
         # Before this step's own report is added, so that reading waits for step t only, while t + 1 runs.
         if step % config.log_every == 0 or step == 1:
-          self._record(step, state)
+          self._record(step, state, step + 1)
         self.log.add(report)
         step += 1
         if step == config.steps or (config.eval_every and step % config.eval_every == 0):
           self._evaluate(state, step)
         if step == config.steps or step % config.checkpoint_every == 0:
-          self._record(step, state, save)
+          self._record(step, state, step, save)
           saved = step
     if saved != step:
-      self._record(step, state, save)
+      self._record(step, state, step, save)
     return step
 
-  def _record(self, step: int, state: TrainState, save: Callable[[int, TrainState], None] | None = None) -> None:
+  def _record(
+    self, step: int, state: TrainState, state_step: int, save: Callable[[int, TrainState], None] | None = None
+  ) -> None:
     """Writes the record of the steps up to this one and, if `save` is given, the state.
+
+    Args:
+      state_step: the last step whose update is in `state`.
 
     Raises:
       FloatingPointError: the numbers are not finite or far too large; the evidence is written to a file.
@@ -215,7 +224,7 @@ class _Loop:
         check_state(state, step)
     except Ruined as ruined:
       try:
-        seen = f"and {self.evidence.write(ruined.step, step, self.log.reports, state)} what was seen"
+        seen = f"and {self.evidence.write(ruined.step, step, self.log.reports, state, state_step)} what was seen"
       except FileError as error:  # the reason why the run ends matters more
         seen = f"but what was seen is lost ({error})"
       raise FloatingPointError(

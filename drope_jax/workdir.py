@@ -1,4 +1,4 @@
-"""Directories that one process writes to: their lock, and moving superseded files aside."""
+"""Directories that one process writes to: their names, their lock, and moving superseded files aside."""
 
 import contextlib
 import errno
@@ -20,6 +20,15 @@ SUPERSEDED = "superseded"  # holds numbered folders of files that were set aside
 
 _READ_ONLY = (errno.EACCES, errno.EPERM, errno.EROFS)  # this process cannot write there
 _BUSY = (errno.EAGAIN, errno.EACCES)  # raised by flock if another process holds the lock
+
+
+def run_name(workdir: epath.PathLike) -> str:
+  """The name of a run in records and reports: that of its workdir; of an imported model, in NAME/checkpoint, NAME.
+
+  Links are not followed: the shared run behind WORKDIR/runs/NAME has a digest for a name.
+  """
+  path = Path(os.path.abspath(workdir))
+  return path.parent.name if path.name == "checkpoint" and path.parent.name else path.name
 
 
 @contextlib.contextmanager

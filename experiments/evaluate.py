@@ -18,15 +18,16 @@ from drope_jax.cli.flags import import_modules
 from drope_jax.data.prepare import check_outside
 from drope_jax.data.tokenizers import load_tokenizer
 from drope_jax.errors import ConfigError
+from drope_jax.evaluate import results
 from drope_jax.evaluate.eval_data import EvalData
-from drope_jax.evaluate.measure import evaluate
+from drope_jax.evaluate.measure import evaluate, weights_of
 from drope_jax.evaluate.methods import allowed_methods
 from drope_jax.evaluate.subject import BATCH_TOKENS as DEFAULT_BATCH_TOKENS
 from drope_jax.evaluate.tasks import DEFAULT, allowed_names, make_tasks
 from drope_jax.files import check_folder
 from drope_jax.sharding import make_mesh, using
 from drope_jax.values import is_recorded_name
-from drope_jax.workdir import sole_writer
+from drope_jax.workdir import run_name, sole_writer
 
 CHECKPOINT = cli.define_path("checkpoint", None, "Workdir of a run, or an imported model.", required=True)
 DATASET = cli.define_path("dataset", None, "Corpus to measure on; default: the corpus of the run.")
@@ -90,10 +91,23 @@ def main() -> None:
     _evaluate(checkpoint.load(CHECKPOINT.value, STEP.value, mesh))
 
 
+def _check_name(name: str, loaded: checkpoint.Checkpoint, out: Path) -> None:
+  """Raises ConfigError if `out` has figures of another model of this name, which those of this one would replace."""
+  settings = [result.settings or {} for result in results.read(out) if result.run == name]
+  there = {one.get("weights") for one in settings if one.get("step") == loaded.step}
+  if there and there != {weights_of(loaded)["weights"]}:
+    raise ConfigError(
+      f"--out: {out} has figures of another {name!r}, whose weights at step {loaded.step} are others; choose another "
+      "folder, or another name for one of the two"
+    )
+
+
 def _evaluate(loaded: checkpoint.Checkpoint) -> None:
   lengths = parse_lengths(LENGTHS.value, loaded.context)
-  dataset = DATASET.value or (loaded.config.data.source or loaded.config.data.directory if loaded.config else "")
+  dataset = DATASET.value or (loaded.config.data.dataset if loaded.config else "")
   check_outside(dataset, OUT.value, "--out")
+  name, out = run_name(CHECKPOINT.value), Path(OUT.value) / "results.jsonl"
+  _check_name(name, loaded, out)
   data = EvalData(
     tokenizer=load_tokenizer(CHECKPOINT.value),
     longest=max(lengths),
@@ -109,13 +123,13 @@ def _evaluate(loaded: checkpoint.Checkpoint) -> None:
     seed=SEED.value,
   )
   evaluate(
-    Path(CHECKPOINT.value).resolve().name,
+    name,
     loaded,
     METHODS.value or allowed_methods(loaded.model),
     lengths,
     make_tasks(TASK_LIST.value, data),
     data,
-    Path(OUT.value) / "results.jsonl",
+    out,
     COEFFICIENT.value,
     command=cli.command_line(),
     batch_tokens=BATCH_TOKENS.value,

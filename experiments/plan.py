@@ -118,8 +118,21 @@ def run_directory(workdir: Path, run: str) -> Path:
   return workdir / "runs" / run
 
 
+def teacher_of(run: TrainConfig) -> str | None:
+  """The checkpoint of the frozen weights that a run's objective needs, unless the run itself starts from it."""
+  whose = run.objective.frozen()
+  return None if whose == "init" else whose
+
+
+def _checkpoints_of(run: TrainConfig | Pretrained) -> list[str]:
+  """The checkpoints that a run needs: the one that it starts from or measures, and that of its teacher."""
+  if isinstance(run, Pretrained):
+    return [run.checkpoint]
+  return [path for path in (run.init and run.init.checkpoint, teacher_of(run)) if path]
+
+
 def needed_runs(study: Study, workdir: Path, only: Sequence[str]) -> list[str]:
-  """The named runs and those that they start from, in the order of the study; all runs if none is named.
+  """The named runs and those that they start from or learn from, in the order of the study; all runs if none is named.
 
   Raises:
     ConfigError: the study has no run of that name.
@@ -132,10 +145,8 @@ def needed_runs(study: Study, workdir: Path, only: Sequence[str]) -> list[str]:
   while waiting:
     name = waiting.pop()
     needed.add(name)
-    run = study.runs[name]
-    start = run.checkpoint if isinstance(run, Pretrained) else run.init.checkpoint if run.init else None
-    if start in by_path and by_path[start] not in needed:
-      waiting.append(by_path[start])
+    found = [by_path[path] for path in _checkpoints_of(study.runs[name]) if path in by_path]
+    waiting += [one for one in found if one not in needed]
   return [name for name in study.runs if name in needed]
 
 

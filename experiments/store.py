@@ -1,7 +1,8 @@
 """Runs that several studies share: a folder of runs, named by their content, with links from each study.
 
 `python -m experiments.study --runs=DIR` trains a run in DIR/KEY and puts a link to it in WORKDIR/runs. The key is a
-digest of the run's config, with paths replaced by the content of its data and the key of the run that it starts from.
+digest of the run's config, with paths replaced by the content of its data and the keys of the runs that it starts from
+and learns from.
 Two studies that ask for the same run therefore share it, and it is trained once.
 """
 
@@ -22,7 +23,7 @@ from drope_jax.data.pipeline import open_documents
 from drope_jax.data.tokenizers import load_tokenizer
 from drope_jax.errors import CheckpointError, ConfigError
 from drope_jax.serialization import to_dict
-from experiments.plan import Pretrained, Study, run_directory
+from experiments.plan import Pretrained, Study, run_directory, teacher_of
 
 logger = logging.getLogger("experiments.study")
 
@@ -50,17 +51,24 @@ def run_key(run: TrainConfig, content: Mapping[str, Any], by_path: Mapping[str, 
 
   Args:
     content: of its data.
-    by_path: the keys of the study's earlier runs, by workdir; any other start is identified by its checkpoint.
+    by_path: the keys of the study's earlier runs, by workdir; any other start or teacher is identified by its
+      checkpoint.
   """
+
+  def identity(path: str, step: int | None = None) -> str:
+    return by_path[path] if path in by_path else checkpoint.open_step(path, step).identity
+
   fields = to_dict(run)
   for where in ("mesh", "trackers"):  # they do not change what is computed
     fields.pop(where)
   fields["data"] |= {"directory": "", "source": None, "tokenizer": "", "num_workers": 0, "content": content}
   if run.init is not None:
     fields.pop("model")  # it follows from the start
-    path = run.init.checkpoint
-    start = by_path[path] if path in by_path else checkpoint.open_step(path, run.init.step).identity
+    start = identity(run.init.checkpoint, run.init.step)
     fields["init"] |= {"checkpoint": start, "model": None, "source": None}
+  teacher = teacher_of(run)
+  if teacher is not None:
+    fields["objective"] = _replaced(fields["objective"], teacher, identity(teacher))
   # Fields that were added later: a run that does not use them keeps the key that earlier versions gave it.
   later = {"model": ADDITIONS, "init": ADDITIONS, "compute": ("remat_keep", "remat_offload")}
   for where, added in later.items():
@@ -71,6 +79,15 @@ def run_key(run: TrainConfig, content: Mapping[str, Any], by_path: Mapping[str, 
   if fields["compute"]["scan_layers"] is None:  # the default, which was True in earlier versions
     fields["compute"]["scan_layers"] = True
   return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _replaced(fields: Any, path: str, by: str) -> Any:
+  """An objective's fields, with the path of its teacher replaced wherever it stands."""
+  if isinstance(fields, dict):
+    return {name: _replaced(value, path, by) for name, value in fields.items()}
+  if isinstance(fields, list):
+    return [_replaced(value, path, by) for value in fields]
+  return by if fields == path else fields
 
 
 def link(study: Study, workdir: Path, store: Path) -> dict[str, Path]:

@@ -11,6 +11,7 @@ from drope_jax.config import (
   OptimConfig,
   QKNorm,
 )
+from drope_jax.data.sources import Text
 from drope_jax.errors import ConfigError
 from drope_jax.positions import ALiBi, Layer, LayerPattern, RoPE, rnope_swa
 from drope_jax.scalings import NTK, PI
@@ -105,6 +106,11 @@ def test_the_smallest_values_are_allowed():
   data = DataConfig(directory="d", context=1, batch_size=1)
   tiny = run(model=ModelConfig(**smallest), data=data, steps=1, log_every=1, checkpoint_every=1, keep_latest=1)
   assert checked(tiny) == tiny
+
+
+@pytest.mark.parametrize("where", [{"directory": "d"}, {"source": Text("t")}, {}])
+def test_the_dataset_is_named_by_whichever_field_says_it(where):
+  assert DataConfig(**where, context=1, batch_size=1).dataset == next(iter(where.values()), "")
 
 
 def test_defaults_are_not_shared_between_configs():

@@ -15,7 +15,7 @@ from support.tiny_run import contents
 from drope_jax import workdir as workdir_module
 from drope_jax.errors import BusyError
 from drope_jax.files import holds_something
-from drope_jax.workdir import set_aside, sole_writer
+from drope_jax.workdir import run_name, set_aside, sole_writer
 
 HOLDER = """
 import sys, time
@@ -24,6 +24,29 @@ with sole_writer(sys.argv[1], "run"):
   print("held", flush=True)
   time.sleep(600)
 """
+
+
+@pytest.mark.parametrize(
+  ("path", "name"),
+  [
+    ("runs/drop", "drop"),
+    ("runs/drop/", "drop"),
+    ("runs/drop/../rope", "rope"),
+    ("runs/smollm/checkpoint", "smollm"),
+    ("gs://bucket/smollm/checkpoint", "smollm"),
+    ("/checkpoint", "checkpoint"),
+  ],
+)
+def test_a_run_has_the_name_of_its_workdir_and_an_imported_model_that_of_the_folder_above(path, name):
+  assert run_name(path) == run_name(epath.Path(path)) == name
+
+
+def test_the_name_of_a_run_is_that_of_the_link_to_it(tmp_path, monkeypatch):
+  (tmp_path / "0a1b2c").mkdir()
+  (tmp_path / "drop").symlink_to(tmp_path / "0a1b2c")
+  assert run_name(tmp_path / "drop") == "drop"
+  monkeypatch.chdir(tmp_path)
+  assert run_name(".") == tmp_path.name
 
 
 def test_a_second_writer_is_refused_in_one_line_and_the_first_one_left_alone(tmp_path):

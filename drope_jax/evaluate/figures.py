@@ -76,11 +76,25 @@ def figures_by_depth(
   actual_N: Sequence[float],
   values_N: Sequence[float] | np.ndarray,
   depths: Sequence[float] = DEPTH_BINS,
+  samples_N: Sequence[int] | np.ndarray | None = None,
 ) -> list[Figure]:
-  """The mean at each of `depths` that has values; a value counts for the depth nearest to its actual one."""
+  """The mean at each of `depths` that has values; a value counts for the depth nearest to its actual one.
+
+  Args:
+    samples_N: the index of the sample that each value is of, if samples have several: n counts samples, and intervals
+      are over samples, since the values of one are not independent. None: each value is a sample.
+  """
   values_N = np.asarray(values_N)
+  samples_N = np.arange(len(values_N)) if samples_N is None else np.asarray(samples_N)
   nearest_N = np.abs(np.asarray(actual_N)[:, None] - np.asarray(depths)).argmin(axis=1)
-  return figures_by(metric, "depth", [(depth, values_N[nearest_N == i]) for i, depth in enumerate(depths)])
+  figures = []
+  for i, depth in enumerate(depths):
+    here_N = nearest_N == i
+    if here_N.any():
+      _, places, counts_S = np.unique(samples_N[here_N], return_inverse=True, return_counts=True)
+      means_S = np.bincount(places, weights=values_N[here_N]) / counts_S
+      figures.append(mean_figure(metric, means_S, weights_N=counts_S, by="depth", at=depth))
+  return figures
 
 
 def bootstrap(values_N: np.ndarray, weights_N: np.ndarray, seed: int = 0) -> tuple[float, float]:

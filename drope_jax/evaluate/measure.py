@@ -46,13 +46,15 @@ def check(
   impossible at a length."""
   for length in lengths:
     for task in tasks:
-      for crop in dict.fromkeys(_how(method, trained, context, length, task, None).crop for method in methods):
+      crops = {_how(method, trained, context, length, task, None).crop for method in methods}
+      for crop in sorted(crops, key=lambda crop: crop is not None):  # what is refused only with one is its fault
         try:
           task.check(length, crop)
         except ConfigError as error:
           at = f"{task.name} at {length} tokens"
           said = str(error).removeprefix(f"{at}: ").removeprefix(f"{task.name}: ")
-          raise ConfigError(f"{at}: {said}; leave out this task, or this length") from error
+          which = "this task, or this length" if crop is None else "this task, this length, or method 'crop'"
+          raise ConfigError(f"{at}: {said}; leave out {which}") from error
 
 
 def evaluate(

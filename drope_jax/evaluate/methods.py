@@ -149,8 +149,8 @@ def inference(
     train_context: tokens; the context of pretraining and recalibration.
     length: tokens, prompt and answer together.
     c: of beta = 1 + c ln s, for `drope` without a number.
-    bounded: whether no sequence is longer than `length`. Within the training context, methods that depend on the
-      sequence's length are then the model as it was trained.
+    bounded: whether no sequence is longer than `length`, see Task.measure. Within the training context, methods
+      that depend on the sequence's length are then the model as it was trained.
 
   Raises:
     ConfigError: for an unknown method, one that the checkpoint's embedding rules out, `drope` without c, or a c that

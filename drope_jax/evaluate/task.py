@@ -29,7 +29,7 @@ class Task(Value):
 
   name: str  # as on the command line and in results.jsonl
   about: ClassVar[str] = ""  # for readers of a report: what is measured, and the chance level
-  bounded: ClassVar[bool] = True  # whether no sequence is longer than the length that is measured
+  bounded: ClassVar[bool] = True  # whether sequences are as long as the length that is measured, see `measure`
 
   @classmethod
   def names(cls) -> tuple[str, ...]:
@@ -55,7 +55,11 @@ class Task(Value):
     """Raises ConfigError if it cannot be measured at `length` tokens, if the model only sees the last `crop`."""
 
   def measure(self, subject: Subject, length: int) -> list[Figure]:
-    """The figures, the main one first. If `bounded`, no sequence is longer than `length` tokens."""
+    """The figures, the main one first.
+
+    If `bounded`, no sequence is longer than `length` tokens, apart from a BOS and, after a prompt of `length` tokens,
+    a short answer (`needles`).
+    """
     raise NotImplementedError
 
 

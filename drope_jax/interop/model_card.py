@@ -17,6 +17,7 @@ from drope_jax.model_config import ModelConfig
 from drope_jax.parameters import count_parameters
 from drope_jax.positions import layer_cycle
 from drope_jax.serialization import from_dict
+from drope_jax.workdir import run_name
 
 
 class Export(NamedTuple):
@@ -39,14 +40,14 @@ class Export(NamedTuple):
 class Stage(NamedTuple):
   """One stage in the history of the weights: an import, or a run."""
 
-  name: str  # the name of its directory
+  name: str  # see workdir.run_name
   meta: dict[str, Any]  # the `meta` of its checkpoint
 
 
 def history(directory: Path, step: int | None = None) -> list[Stage]:
   """The stages that the weights of a checkpoint went through, oldest first, as far back as the checkpoints exist."""
   meta = checkpoint.open_step(directory, step).meta
-  here = Stage(directory.resolve().name, meta)
+  here = Stage(run_name(directory), meta)
   init = None if "origin" in meta else from_dict(TrainConfig, meta["config"]).init
   if init is None:
     return [here]
@@ -69,7 +70,7 @@ def figures_of(directory: Path, results: Path) -> list[records.Result]:
     read = records.read(results)
   except (OSError, RuntimeError, ValueError) as error:
     raise FileError(f"{results}: not a readable results.jsonl ({error})") from error
-  name = directory.resolve().name
+  name = run_name(directory)
   # A later measurement replaces an earlier one, whatever their settings. Parts of a metric, such as the loss at some
   # positions, are left out.
   whole = [r for r in read if r.run == name and r.by is None]

@@ -84,20 +84,23 @@ class Evidence:
     while self._batches and self._batches[0][0] <= up_to:
       self._bytes -= _size(self._batches.popleft()[1])
 
-  def write(self, step: int, last: int, reports: Iterable[Mapping[str, Any]], state: TrainState) -> epath.Path:
+  def write(
+    self, step: int, last: int, reports: Iterable[Mapping[str, Any]], state: TrainState, state_step: int
+  ) -> epath.Path:
     """Writes `ruined/step_STEP[.HOST].npz`, for numpy.load, and returns its path.
 
     It holds `step`, the arrays of that step's batch as this host read them (`batch/tokens` ...), `loss/STEP` and
-    `grad_norm/STEP` of the steps since the last record, and the norms of all weights and moments after step `last`
-    (`norm/params/...`).
+    `grad_norm/STEP` of the steps since the last record (up to `last_step`), and the norms of all weights and moments
+    after step `norm_step` (`norm/params/...`), which is one more if the next step was already dispatched.
 
     Args:
       reports: of the steps up to `last`, in order.
+      state_step: the last step whose update is in `state`.
 
     Raises:
       FileError: it cannot be written, as on a full disk.
     """
-    content: dict[str, Any] = {"step": step, "last_step": last}
+    content: dict[str, Any] = {"step": step, "last_step": last, "norm_step": state_step}
     for number, batch in self._batches:
       if number == step:
         content |= {f"batch/{name}": rows for name, rows in batch.items()}

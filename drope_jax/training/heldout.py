@@ -36,12 +36,15 @@ class HeldOut:
   """
 
   def __init__(self, run: Run, tokenizer: Tokenizer, mesh: Mesh):
-    """Raises ConfigError if no document is long enough, or the attention kernel cannot take one."""
+    """Raises ConfigError if no document is long enough.
+
+    Nothing is traced yet: a length that the attention kernel cannot take is refused by the first `measure`.
+    """
     config, self._mesh = run.config, mesh
     self._context, self._extensions = config.data.context, sorted(config.eval_extensions)
     longest = self._context * self._extensions[-1]
     check_named(config.data)
-    dataset = config.data.source or config.data.directory
+    dataset = config.data.dataset
     try:
       with naming_split(dataset, SPLIT):
         found = evaluation_documents(documents(dataset, SPLIT), tokenizer, longest + 1, config.eval_documents)

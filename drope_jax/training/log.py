@@ -121,13 +121,13 @@ class TrainLog:
     tokens = [float(report["tokens"]) for report in done]
     read = sum(float(report["tokens"]) for report in self.reports)
     self.tokens += round(read)
-    if not done:  # they count for the next record
+    elapsed = self._clock.lap()  # also without a record: the speed in the next one is that of its own steps
+    if not done:
       return
     if not sum(tokens):  # only documents of one token, with a document mask: there is no loss
       logger.warning("the %d steps up to step %d had nothing to predict", len(done), step)
       return
     loss, grad_norm = _mean([report["loss"] for report in done], tokens), float(done[-1]["grad_norm"])
-    elapsed = self._clock.lap()
     # The first lap is mostly compilation: it counts as time, but says nothing about speed.
     speed = None if self._clock.laps == 1 else read / elapsed
     record = {

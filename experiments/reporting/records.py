@@ -19,6 +19,7 @@ from drope_jax.metrics import is_training, objective_flops_per_token
 from drope_jax.parameters import count_parameters
 from drope_jax.serialization import from_dict, load_config
 from drope_jax.transitions import Transition
+from drope_jax.workdir import run_name
 from experiments.plan import Arm, Pretrained, Row, run_directory
 from experiments.reporting.stored import check_record, read_description, read_json
 
@@ -242,7 +243,7 @@ def read_run(directory: Path) -> Records:
   Raises:
     ReportError: a file is missing, empty or malformed.
   """
-  name = directory.resolve().name
+  name = run_name(directory)
   run = _read_run(directory, name, None)
   if run.config is None:
     raise ReportError(f"{directory / 'config.json'}: is missing; is this the workdir of a run?")

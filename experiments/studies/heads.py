@@ -13,6 +13,7 @@ from drope_jax.evaluate.methods import Inference, allowed_methods, inference
 from drope_jax.model_config import ModelConfig
 from drope_jax.parameters import count_parameters
 from drope_jax.transitions import Drop, drop
+from drope_jax.workdir import run_name
 from experiments.plan import Study, run_directory
 from experiments.reporting.looks import GREEN, INK, VERMILION
 from experiments.studies.branching import Branch, BranchingStudy, control, tail
@@ -97,7 +98,7 @@ class HeadStudy(BranchingStudy):
 
   def _given(self) -> Compared:
     path, dropped = Path(self.trained), Path(self.dropped) if self.dropped else None
-    return compare(_name_of(path) + (f" and {_name_of(dropped)}" if dropped else ""), path, dropped)
+    return compare(run_name(path) + (f" and {run_name(dropped)}" if dropped else ""), path, dropped)
 
   def _given_context(self) -> int:
     """The context of `trained`. Raises ConfigError if the models cannot be compared."""
@@ -132,12 +133,6 @@ def compare(name: str, path: Path, dropped_path: Path | None) -> Compared:
 def _shape(model: ModelConfig) -> tuple[int, ...]:
   attention = model.num_layers, model.num_heads, model.num_kv_heads, model.head_dim
   return model.vocab_size, model.d_model, model.d_ff, *attention
-
-
-def _name_of(run: Path) -> str:
-  """The name of a run's workdir; for an imported model, in a folder `checkpoint`, that of the folder above."""
-  run = run.absolute()
-  return run.parent.name if run.name == "checkpoint" else run.name
 
 
 def _unchanged(loaded: Checkpoint) -> str:

@@ -43,3 +43,14 @@ def test_a_value_counts_for_the_nearest_depth_and_an_empty_depth_has_no_figure()
     ("depth", 0.25, 0.0, 1),
     ("depth", 1.0, 1.0, 1),
   ]
+
+
+def test_several_values_of_a_sample_are_one_sample_of_their_depth():
+  hits = np.random.default_rng(3).random(40) < 0.5
+  each = np.arange(40)
+  alone = figures_by_depth("score", np.zeros(40), hits, (0.0, 1.0))
+  assert alone == [mean_figure("score", hits, by="depth", at=0.0)]
+  fourfold = figures_by_depth("score", np.zeros(160), np.tile(hits, 4), (0.0, 1.0), np.tile(each, 4))
+  assert fourfold == alone  # repetition makes nothing more certain
+  uneven = figures_by_depth("score", [0.0, 0.1, 0.0, 1.0], [1, 1, 0, 1], (0.0, 1.0), [0, 0, 1, 1])
+  assert [(one.at, one.value, one.n) for one in uneven] == [(0.0, 2 / 3, 2), (1.0, 1.0, 1)]

@@ -2,8 +2,12 @@
 
 import numpy as np
 import pytest
-from support.counting_task import subject
+from support.counting_task import MODEL, subject
 
+from drope_jax.errors import ConfigError
+from drope_jax.evaluate.measure import check
+from drope_jax.evaluate.methods import Inference
+from drope_jax.evaluate.tasks import loops
 from drope_jax.evaluate.tasks.loops import LONGEST_PERIOD, Loops, distinct, loop_period
 
 
@@ -39,3 +43,32 @@ def test_answers_fill_the_length_and_are_scored():
   looping, unlike = task.measure(subject(), 80)
   assert (looping.metric, looping.better, looping.n, unlike.n) == ("looping", "lower", 5, 5)
   assert looping.value in [i / 5 for i in range(6)] and 0 < unlike.value <= 1
+
+
+DOCUMENTS = [np.arange(200, dtype=np.int32) % 250]
+
+
+def test_a_crop_that_has_no_room_for_half_the_length_is_refused_before_anything_is_measured():
+  """At every multiple of the context: the answer alone fills what a cropped model sees."""
+  task = Loops(documents=DOCUMENTS)
+  check(MODEL, 64, ["rope", "yarn"], [64, 128], [task])
+  said = "loops at 128 tokens: 64 of them are seen; .* leave out this task, this length, or method 'crop'"
+  with pytest.raises(ConfigError, match=said):
+    check(MODEL, 64, ["crop", "rope"], [64, 128], [task])
+  with pytest.raises(ConfigError, match=r"loops at 32 tokens: .* leave out this task, or this length$"):
+    check(MODEL, 16, ["crop", "rope"], [32], [task])
+
+
+@pytest.mark.parametrize("length", [80, 81])
+def test_a_cropped_model_sees_no_more_than_its_window(monkeypatch, length):
+  asked = []
+
+  def continuations(subject, prompts, new_tokens, eos_ids):
+    asked.extend((len(prompt), new_tokens) for prompt in prompts)
+    return [[0] * new_tokens for _ in prompts]
+
+  monkeypatch.setattr(loops, "continuations", continuations)
+  task = Loops(documents=DOCUMENTS, num_samples=2)
+  task.check(length, 60)
+  task.measure(subject(how=Inference(MODEL, crop=60)), length)
+  assert asked == [(60 - (length - 40), length - 40)] * 2

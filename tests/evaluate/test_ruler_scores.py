@@ -104,6 +104,14 @@ def test_one_that_says_one_value_of_four_has_a_quarter_of_the_score_and_none_of_
   assert [figure.value for figure in figures[:2]] == [0.25, 0.0]
 
 
+def test_needles_of_one_prompt_are_one_sample_of_their_depth(material, monkeypatch):
+  subject = put(monkeypatch, reader(needles_read, material.tokenizer), material.tokenizer)
+  task = Ruler(name="niah_multivalue", material=material, num_samples=4)
+  figures = task.measure(subject, 700)[2:]
+  needles = [len(sample.depths) for sample in task.samples(700)]
+  assert sum(needles) == 16 and all(figure.n <= 4 for figure in figures)
+
+
 def test_one_that_says_random_numbers_finds_nothing(material, monkeypatch):
   subject = put(monkeypatch, reader(lambda text: " 5", material.tokenizer), material.tokenizer)
   figures = Ruler(name="niah_single_2", material=material, num_samples=4).measure(subject, 700)

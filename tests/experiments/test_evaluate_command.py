@@ -35,6 +35,26 @@ def test_evaluate_measures_each_figure_once(command, files, tmp_path):
   assert contents(files / "finished") == before
 
 
+def test_a_run_behind_a_link_has_the_name_of_the_link_and_is_not_taken_for_another_of_that_name(
+  command, files, tmp_path
+):
+  (tmp_path / "drop").symlink_to(files / "finished")
+  out = tmp_path / "out" / "results.jsonl"
+  arguments = (f"--checkpoint={tmp_path / 'drop'}", f"--out={out.parent}", "--lengths=1x", "--methods=rope")
+  arguments += ("--tasks=perplexity", "--documents=2")
+  assert command("experiments.evaluate", *arguments).status == 0
+  records = [json.loads(line) for line in out.read_text().splitlines()]
+  assert {record["run"] for record in records} == {"drop"}
+  for record in records:
+    record["settings"]["weights"] = "those of another seed"
+  out.write_text("".join(json.dumps(record) + "\n" for record in records))
+  before = out.read_bytes()
+  ended = command("experiments.evaluate", *arguments)
+  assert ended.status == 2 and f"--out: {out} has figures of another 'drop', whose weights at step 10" in ended.error()
+  assert out.read_bytes() == before
+  assert command("experiments.evaluate", *arguments, "--step=5").status == 0  # an earlier step is the same run
+
+
 def test_a_second_evaluation_into_one_folder_is_refused(command, files, tmp_path):
   with sole_writer(tmp_path, "results"):
     ended = command("experiments.evaluate", f"--checkpoint={files / 'finished'}", f"--out={tmp_path}")

@@ -51,7 +51,7 @@ def test_a_tokenised_study_trains_on_the_batches_of_its_text(tmp_path):
     data = study.runs["control"].data
     stream = train_batches(data, seed=1)
     batches[tokenize] = [next(stream)["tokens"].tolist() for _ in range(3)]
-    held_out[tokenize] = list(documents(data.source or data.directory, "heldout"))
+    held_out[tokenize] = list(documents(data.dataset, "heldout"))
     assert list(documents(study.eval_data().dataset, "heldout")) == held_out[tokenize]
   assert (tmp_path / "data" / "tokens" / "meta.json").exists()
   assert batches[True] == batches[False] and held_out[True] == held_out[False]

@@ -11,6 +11,7 @@ from support.tiny_run import contents, tiny_run
 from drope_jax.config import InitConfig
 from drope_jax.data.corpus import build_corpus
 from drope_jax.errors import CheckpointError, ConfigError
+from drope_jax.objective import Distill, InTurn
 from drope_jax.serialization import save_config
 from drope_jax.train import train
 from drope_jax.transitions import Drop, Keep
@@ -114,6 +115,24 @@ def test_the_key_of_a_run_is_that_of_earlier_versions():
   assert study_module.store.run_key(added, {"documents": 1}, by_path) not in KEYS
 
 
+def test_a_teacher_is_known_by_its_content_and_not_by_its_path(settings, shared, tmp_path):
+  store, first = study_module.store, shared[0]
+
+  def key(teacher, by_path=None, objective=lambda distill: distill):
+    taught = tiny_run("corpus", objective=objective(Distill(teacher=str(teacher))))
+    return store.run_key(taught, {"documents": 1}, by_path or {})
+
+  trunk, moved = first / "runs" / "trunk", tmp_path / "moved"
+  shutil.copytree(trunk, moved)
+  assert key(trunk) == key(moved) != key(first / "runs" / "control")
+  assert key("a/trunk", {"a/trunk": "its key"}) == key("b/trunk", {"b/trunk": "its key"}) != key(trunk)
+
+  def in_turn(distill):
+    return InTurn(first=dataclasses.replace(distill, what="attention"), then=distill, share=0.5)
+
+  assert key(trunk, objective=in_turn) == key(moved, objective=in_turn) != key(trunk)
+
+
 def test_a_workdir_that_was_moved_goes_on(settings, tmp_path, monkeypatch):
   """Part of it was done before the move: the tails find the trunk in its new place."""
   run_study(settings, tmp_path / "began", only=["control"])
@@ -144,6 +163,9 @@ def test_what_is_asked_for_alone_brings_what_it_starts_from(settings, tmp_path):
   assert needed_runs(study, tmp_path, ["clipped"]) == ["trunk", "control", "clipped"]
   with pytest.raises(ConfigError, match="--only has 'rope'; allowed: trunk, control, drop, clipped"):
     needed_runs(study, tmp_path, ["rope"])
+  taught = dataclasses.replace(study.runs["drop"], objective=Distill(teacher=str(run_directory(tmp_path, "control"))))
+  study = dataclasses.replace(study, runs={**study.runs, "drop": taught})
+  assert needed_runs(study, tmp_path, ["drop"]) == ["trunk", "control", "drop"]
 
 
 def test_a_dry_run_says_what_is_there_and_writes_nothing(settings, shared, tmp_path):

@@ -32,6 +32,7 @@ from drope_jax.interop.exporting import export_model
 from drope_jax.interop.families import FAMILIES, written
 from drope_jax.interop.formats import choose, unsupported
 from drope_jax.interop.importing import import_model
+from drope_jax.interop.model_card import figures_of
 from drope_jax.model import hidden_states, unembed
 from drope_jax.positions import ALiBi, Layer, LayerPattern, RoPE, rnope_swa
 from drope_jax.scalings import NTK, PI, DynamicNTK, DynamicYaRN, Llama3, NTKByParts, YaRN
@@ -275,6 +276,12 @@ def test_results_that_say_nothing_of_the_run_are_an_error(how, recalibrated, tmp
   lines = capsys.readouterr().err.splitlines()
   assert len(lines) == 1 and lines[0].startswith(f"error: {tmp_path / 'results.jsonl'}") and message in lines[0]
   assert not (tmp_path / "exported").exists()
+
+
+def test_figures_of_an_imported_model_are_those_under_its_name(tmp_path):
+  figures = [results.Result(**{**MEASURED, "run": run}) for run in ("smollm", "checkpoint")]
+  results.append(tmp_path / "results.jsonl", figures)
+  assert figures_of(tmp_path / "smollm" / "checkpoint", tmp_path / "results.jsonl") == figures[:1]
 
 
 def test_the_card_of_an_imported_model_has_its_name(tmp_path):

@@ -90,6 +90,8 @@ def test_weights_that_explode_in_the_last_update_are_not_saved(corpus, tmp_path,
   with pytest.raises(FloatingPointError, match=r"weights at step 10 is .*--extend and a lower --config.optim.peak_lr"):
     train(tiny_run(corpus), tmp_path)
   assert checkpoint.load(tmp_path).step == 5
+  with np.load(tmp_path / "ruined" / "step_10.npz") as found:
+    assert found["norm_step"] == found["last_step"] == 10
 
 
 # --- one bad batch ----------------------------------------------------------------------------------------------------
@@ -104,13 +106,14 @@ def test_what_ended_a_run_is_left_to_look_at(corpus, tmp_path):
     assert found["step"] == 7 and found["batch/tokens"].shape == (8, 17) and found["batch/segments"].max() > 1
     assert np.isfinite(found["loss/6"]) and np.isnan(found["loss/7"]) and np.isnan(found["grad_norm/7"])
     assert "norm/params/embedding" in found
+    assert (found["last_step"], found["norm_step"]) == (8, 9)  # step 9 ran while the record of step 8 was read
 
 
 def test_what_was_seen_and_cannot_be_written_is_one_line(tmp_path):
   evidence = health.Evidence(tmp_path / "run")
   (tmp_path / "run").touch()
   with pytest.raises(FileError, match=f"{tmp_path}/run/ruined/step_3.npz: cannot be written"):
-    evidence.write(3, 3, [], state())
+    evidence.write(3, 3, [], state(), 3)
 
 
 @pytest.mark.slow

@@ -55,6 +55,20 @@ def test_skipped_steps_count_as_read_and_for_nothing_else(tmp_path):
   assert second["learning_rate"] == pytest.approx(LR * 3 / 6)
 
 
+@pytest.mark.parametrize("without_record", [{"loss": math.nan, "skipped": True}, {"tokens": 0, "skipped": False}])
+def test_a_record_has_the_speed_of_its_own_steps(tmp_path, without_record):
+  with logging(tmp_path, skip_updates=3) as log:
+    log.add(report(skipped=False))
+    log.write(1)
+    log.add(report(**without_record))
+    time.sleep(0.3)
+    log.write(2)
+    log.add(report(skipped=False))
+    log.write(3)
+  assert [record["step"] for record in records(tmp_path)] == [1, 3]
+  assert records(tmp_path)[-1]["tokens_per_second"] > 128 / 0.3
+
+
 def test_the_first_bad_step_of_a_window_is_named(tmp_path):
   with logging(tmp_path) as log:
     for loss in (3.0, 3.0, math.nan, math.nan):

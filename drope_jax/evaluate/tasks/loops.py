@@ -43,7 +43,7 @@ class Loops(Task):
     return {"samples": self.num_samples, "text": fingerprint(self.prompts(length))}
 
   def check(self, length: int, crop: int | None) -> None:
-    check_room(self.name, length, crop, 2 * LEAST)
+    check_room(self.name, length, crop, max(2 * LEAST, length - length // 2))
 
   def prompts(self, length: int) -> list[np.ndarray]:
     """Pieces of half the length, taken from all documents in turn; int32."""
@@ -57,8 +57,10 @@ class Loops(Task):
     return pieces[: self.num_samples]
 
   def measure(self, subject: Subject, length: int) -> list[Figure]:
-    prompts = [subject.how.seen(subject.begin(prompt), length // 2) for prompt in self.prompts(length)]
-    rows = continuations(subject, prompts, length - max(map(len, prompts)), eos_ids=None)
+    prompts = [subject.begin(prompt) for prompt in self.prompts(length)]
+    new_tokens = length - max(map(len, prompts))
+    seen = [subject.how.seen(prompt, new_tokens) for prompt in prompts]
+    rows = continuations(subject, seen, new_tokens, eos_ids=None)
     looping_N = np.array([loop_period(row) is not None for row in rows])
     return [
       mean_figure("looping", looping_N, lower_is_better=True),

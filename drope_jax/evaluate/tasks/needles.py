@@ -1,7 +1,8 @@
 """Needle retrieval: can a model answer from a fact somewhere in its context?
 
 A sample is a prompt that ends with a question, the tokens of the answer, and the depth of the fact (see
-`drope_jax.data.recall.needle_sample`). An answer is right if greedy generation begins with exactly its tokens.
+`drope_jax.data.recall.needle_sample`). An answer is right if greedy generation begins with exactly its tokens. The
+prompt alone has the length that is measured; a BOS and the answer come on top.
 """
 
 import dataclasses

@@ -61,11 +61,15 @@ class Ruler(Task):
       mean_figure("string_match_all", [sum(row) / len(row) for row in found]),
       mean_figure("all_or_nothing", [all(row) for row in found]),
     ]
-    pairs = [pair for row, sample in zip(found, samples, strict=True) for pair in zip(sample.depths, row, strict=False)]
-    if not pairs:  # of a puzzle without depths
+    needles = [
+      (depth, hit, index)
+      for index, (row, sample) in enumerate(zip(found, samples, strict=True))
+      for depth, hit in zip(sample.depths, row, strict=False)
+    ]
+    if not needles:  # of a puzzle without depths
       return figures
-    depths, hits = zip(*pairs, strict=True)
-    return figures + figures_by_depth("string_match_all", depths, hits, DEPTH_BINS)
+    depths, hits, indices = zip(*needles, strict=True)
+    return figures + figures_by_depth("string_match_all", depths, hits, DEPTH_BINS, indices)
 
   def _sample(self, length: int, index: int, guess: int) -> tuple[Sample, int]:
     def build(size: int) -> Sample:

@@ -143,6 +143,8 @@ def test_a_single_run_has_its_settings_and_curves(tmp_path):
   figure = {"run": "pretrained", "method": "rope", "task": "needles", "context": 256, "extension": 2.0, "seed": 0}
   results.append(directory / "results.jsonl", [Result(metric="accuracy", value=0.25, n=8, **figure)])
   assert "| rope | 0.250 |" in write_report(directory).read_text()
+  (tmp_path / "link").symlink_to(directory)
+  assert write_report(tmp_path / "link").read_text().startswith("# Run link\n")
 
 
 def test_an_evaluation_names_every_command_that_measured(tmp_path):
