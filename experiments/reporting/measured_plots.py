@@ -334,14 +334,14 @@ def _omega(model: ModelConfig | None, length: int | None = None) -> np.ndarray |
 
 def _factors(records: Records, row: Row, length: int, base: np.ndarray) -> np.ndarray | None:
   """The factors by which a row changes the frequencies `base`; None if its model's cannot be compared with them."""
-  run = records.runs.get(row.run)
-  if run is None or run.model is None:
+  trained = records.measured_model(row.run)
+  if trained is None:
     return None
   try:
-    c = 0.0 if Method.parse(row.method).reads_c else None
-    model = inference(row.method, run.model, records.train_context, length, c).config
+    method = Method.parse(row.method)
   except ConfigError:  # a method of a module that is not imported
     return None
+  model = inference(row.method, trained, records.train_context, length, 0.0 if method.reads_c else None).config
   if all(layer.positions is None for layer in layer_cycle(model.positions)):
     return np.zeros_like(base)
   omega = _omega(model, length)
