@@ -118,15 +118,15 @@ def write_seeds(
   """Writes OUT/seeds.md with its pictures and tables; returns its path. Raises ReportError as `seed_report`."""
   summary = _summary_of_several(directories, control)
   out.mkdir(parents=True, exist_ok=True)
-  pictures = []
+  pictures: list[Part] = []
   for picture, canvas in drawn(summary, "seeds"):
     save(canvas, out, picture.stem, formats)
-    pictures.append(picture.markdown)
+    pictures.append(picture)
   for directory in directories:
     itself = own_figures.pictures(directory, out)
     pictures += [f"Figures of the study itself, {plain(directory.name)}:", *itself] if itself else []
   path = out / "seeds.md"
-  write_markdown(path, [f"# {plain(summary.making.title)}", *pictures, *_parts(summary)])
+  write_markdown(path, [f"# {plain(summary.making.title)}", *pictures, *_parts(summary)], formats)
   return path
 
 

@@ -173,7 +173,7 @@ def test_a_long_time_is_not_told_in_minutes(seconds, shown):
 def test_seeds_lie_side_by_side_and_are_compared(settings, tmp_path):
   run_seeds(settings, [0, 1], tmp_path, formats=("svg",))
   assert {path.name for path in tmp_path.iterdir()} == {
-    "seed-0", "seed-1", "seeds.md", "seeds_lengths.png", "seeds_lengths.svg", "tables",
+    "seed-0", "seed-1", "seeds.md", "seeds.files", "seeds_lengths.png", "seeds_lengths.svg", "tables",
   }  # fmt: skip
   assert (tmp_path / "seed-0" / "summary.svg").exists()
   assert [json.loads((tmp_path / f"seed-{seed}" / "study.json").read_text())["seed"] for seed in (0, 1)] == [0, 1]
