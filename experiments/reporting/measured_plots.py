@@ -18,6 +18,8 @@ from drope_jax.positions import layer_cycle
 from experiments.plan import Row
 from experiments.reporting.arms import main_control
 from experiments.reporting.axes import (
+  Point,
+  are_shares,
   error_bars,
   label_ends,
   length_axis,
@@ -25,6 +27,7 @@ from experiments.reporting.axes import (
   log_ticks,
   mark_context,
   plain_ticks,
+  value_axis,
 )
 from experiments.reporting.dots import Dots, at_one_length, draw_dots, draw_panel, length_in_words
 from experiments.reporting.looks import INK, looks
@@ -97,7 +100,7 @@ def _draw_by_length(axes: Axes, records: Records, task: str) -> dict[Row, Line2D
   contexts, styles = records.contexts(task), looks(records)
   as_perplexity = _as_perplexity(records, task)
   drawn: dict[Row, Line2D] = {}
-  every: list[float] = []
+  every: list[Point] = []
   for index, row in enumerate(records.rows):
     found = _main(records, row, task, contexts)
     if not found:
@@ -106,12 +109,9 @@ def _draw_by_length(axes: Axes, records: Records, task: str) -> dict[Row, Line2D
     (drawn[row],) = axes.plot(list(found), values, **styles[row].line)
     beside = 2 ** (0.03 * (index - (len(records.rows) - 1) / 2))  # so that the bars of equal values do not overlap
     error_bars(axes, np.array(list(found)) * beside, values, ends, styles[row].color)
-    every += [*values, *ends[np.isfinite(ends)]]
+    every += zip(values, *ends.T, strict=True)
   axes.set_title(_title(records, task))
-  if as_perplexity:
-    log_axis(axes, every)
-  elif every and min(every) >= 0 and max(every) <= 1:
-    axes.set_ylim(-0.04, 1.04)
+  value_axis(axes, every, logarithmic=as_perplexity)
   length_axis(axes, records, contexts)
   axes.set_xlabel("length, as a multiple of the training context")
   return drawn
@@ -129,7 +129,7 @@ def plot_parts(records: Records, task: str, metric: str, by: str) -> Canvas | No
   ]
   if not values:
     return None
-  if len(contexts) > 1 and len(shared) == 1 and min(values) >= 0 and max(values) <= 1:
+  if len(contexts) > 1 and len(shared) == 1 and are_shares(values):
     return _draw_maps(records, task, metric, by, contexts)
   return _draw_lines(records, task, metric, by)
 
