@@ -232,10 +232,12 @@ def _described(
   """Writes study.json, which the report needs beside the records, before and after the work within.
 
   Command, machine and versions are those of the first start. Seconds add up over all starts that had something to do.
-  Yields a function that settles a run before it is measured (`Pretrained.settled`), and records the result.
+  Yields a function that settles a run before it is measured (`Pretrained.settled`), and records the result, which
+  stays until the run is settled again.
   """
   path = workdir / "study.json"
   description = read_json(path) if path.exists() else _provenance()
+  settled = description.get("pretrained", {})
   description |= {
     "title": study.title,
     "seed": study.seed,
@@ -245,7 +247,11 @@ def _described(
     "rows": [dataclasses.asdict(row) for row in study.rows],
     "figures": {} if study.figures is None else dict(study.figures.captions),
     "pretrained": {
-      name: _stored(Pretrained(run.checkpoint, run.transition), _held(run, models, workdir))
+      name: {
+        **_stored(Pretrained(run.checkpoint, run.transition), _held(run, models, workdir)),
+        **settled.get(name, {}),
+        "checkpoint": run.checkpoint,  # the workdir may have been moved
+      }
       for name, run in study.runs.items()
       if isinstance(run, Pretrained)
     },

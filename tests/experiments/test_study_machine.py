@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 import shutil
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from drope_jax.data.corpus import build_corpus
 from drope_jax.errors import CheckpointError, ConfigError
 from drope_jax.serialization import save_config
 from drope_jax.train import train
-from drope_jax.transitions import Drop, Keep
+from drope_jax.transitions import Drop, Keep, PartialDrop
 from experiments import costs
 from experiments import study as study_module
 from experiments.dry_run import dry_run
@@ -144,6 +145,18 @@ def test_what_is_asked_for_alone_brings_what_it_starts_from(settings, tmp_path):
   assert needed_runs(study, tmp_path, ["clipped"]) == ["trunk", "control", "clipped"]
   with pytest.raises(ConfigError, match="--only has 'rope'; allowed: trunk, control, drop, clipped"):
     needed_runs(study, tmp_path, ["rope"])
+
+
+def test_what_a_run_was_settled_to_is_kept_by_a_start_that_does_not_measure_it(settings, shared, tmp_path, monkeypatch):
+  """The study itself only has the transition that stands for it until then, as in table 10."""
+  first, store = shared
+  workdir = shutil.copytree(first, tmp_path / "study", symlinks=True)
+  found = PartialDrop(turns=math.inf)
+  monkeypatch.setattr(Pretrained, "settled", lambda run, directory: dataclasses.replace(run, transition=found))
+  for only in ([], ["drop"], ["clipped"]):
+    run_study(settings, workdir, runs=store, only=only)
+    clipped = read_study(workdir).runs["clipped"].pretrained
+    assert clipped == Pretrained(str(run_directory(workdir, "control")), found)
 
 
 def test_a_dry_run_says_what_is_there_and_writes_nothing(settings, shared, tmp_path):
