@@ -60,7 +60,7 @@ from experiments.models import run_models
 from experiments.plan import Figures, Pretrained, Study, figures_directory, needed_runs, reading, run_directory
 from experiments.report import write_report
 from experiments.reporting.stored import read_json
-from experiments.reporting.writing import chosen_formats
+from experiments.reporting.writing import all_formats, chosen_formats
 from experiments.seeds import write_seeds
 
 logger = logging.getLogger("experiments.study")
@@ -68,6 +68,7 @@ logger = logging.getLogger("experiments.study")
 # Holds the settings until the data is ready. Until then nothing has been trained, and a start with other settings may
 # take the workdir over; afterwards this file becomes config.json.
 BEGUN = "config.begun.json"
+DRAWN = "drawn.json"  # beside a study's figures: the `_records` that they were drawn from
 
 
 def reserve(workdir: Path, settings: Any) -> None:
@@ -143,25 +144,25 @@ def run_study(
     cli.Terminated: SIGTERM stopped one of its runs, which is saved.
   """
   with sole_writer(workdir, "results"):
-    before = _records(workdir)
     study = _train_and_measure(settings, workdir, mesh, only, runs)
     try:
       if study.figures is not None and only:
         logger.info("the figures of the study itself are not drawn under --only")
-      elif study.figures is not None and not _is_drawn(study.figures, workdir, formats, before):
+      elif study.figures is not None and not _is_drawn(study.figures, workdir, formats):
         figures_directory(workdir).mkdir(exist_ok=True)
         study.figures.draw(figures_directory(workdir), formats)
+        write_json(_records(workdir), figures_directory(workdir) / DRAWN)
       confirm(workdir)  # of a study without runs only now, so that settings which cannot be drawn may be corrected
     finally:  # what was measured is reported even if the figures fail
       if not (workdir / BEGUN).exists():
         logger.info("report: %s", write_report(workdir, formats))
 
 
-def _is_drawn(figures: Figures, workdir: Path, formats: Sequence[str], before: Mapping[Path, int]) -> bool:
-  """Whether all figures are there, and nothing was trained or measured since `before`."""
-  names = itertools.product(figures.captions, {"png", *formats})
-  there = all((figures_directory(workdir) / f"{name}.{suffix}").exists() for name, suffix in names)
-  return there and _records(workdir) == before
+def _is_drawn(figures: Figures, workdir: Path, formats: Sequence[str]) -> bool:
+  """Whether all figures are there, and nothing was trained or measured since they were drawn."""
+  folder, names = figures_directory(workdir), itertools.product(figures.captions, all_formats(formats))
+  drawn_from = read_json(folder / DRAWN) if (folder / DRAWN).exists() else {}
+  return all((folder / f"{name}.{suffix}").exists() for name, suffix in names) and drawn_from == _records(workdir)
 
 
 def _train_and_measure(
@@ -309,10 +310,10 @@ def _commit() -> str:
   return described.stdout.strip()
 
 
-def _records(workdir: Path) -> dict[Path, int]:
+def _records(workdir: Path) -> dict[str, int]:
   """Bytes of every file of records; a start that has nothing to do leaves them unchanged."""
   paths = [workdir / "results.jsonl", *workdir.glob("runs/*/metrics.jsonl")]
-  return {path: path.stat().st_size for path in paths if path.exists()}
+  return {str(path.relative_to(workdir)): path.stat().st_size for path in paths if path.exists()}
 
 
 def run_seeds(
