@@ -12,9 +12,10 @@ A study that has figures of its own draws them into DIR/figures when its runs ar
 again if a file is gone or more was trained or measured. Some studies only draw.
 
 `--dry_run` prints the runs with their tokens, FLOPs and estimated time on this machine. `--seeds=0,1,2` runs the study
-in DIR/seed-0, DIR/seed-1, ..., and writes their paired differences to DIR/seeds.md. `--runs=DIR` keeps the runs in a
-folder that several studies share (store.py). `--only=RUN` limits the study to that run, the runs that it starts from,
-and their measurements. `--formats=png,svg,pdf` writes the report's pictures in these formats, and always as PNG.
+in DIR/seed-0, DIR/seed-1, ..., and writes the differences paired within the seeds, of all that DIR holds finished, to
+DIR/seeds.md. `--runs=DIR` keeps the runs in a folder that several studies share (store.py). `--only=RUN` limits the
+study to that run, the runs that it starts from, and their measurements. `--formats=png,svg,pdf` writes the report's
+pictures in these formats, and always as PNG.
 """
 
 import contextlib
@@ -61,7 +62,7 @@ from experiments.plan import Figures, Pretrained, Study, figures_directory, need
 from experiments.report import write_report
 from experiments.reporting.stored import read_json
 from experiments.reporting.writing import all_formats, chosen_formats
-from experiments.seeds import write_seeds
+from experiments.seeds import finished_seeds, merge_seeds
 
 logger = logging.getLogger("experiments.study")
 
@@ -319,15 +320,13 @@ def _records(workdir: Path) -> dict[str, int]:
 def run_seeds(
   settings: Any, seeds: Sequence[int], workdir: Path, *, formats: Sequence[str] = ("png",), **how: Any
 ) -> None:
-  """Runs the study for each seed in WORKDIR/seed-N; writes seeds.md, with differences paired within the seeds."""
+  """Runs the study for each seed in WORKDIR/seed-N; writes seeds.md over all finished seeds that are there."""
   _check_trains(_with_seed(settings, seeds[0]), _of_seed(workdir, seeds[0]))
-  done = []
   for seed in seeds:
     logger.info("seed %d", seed)
-    done.append(_of_seed(workdir, seed))
-    run_study(_with_seed(settings, seed), done[-1], formats=formats, **how)
-  if len(done) > 1:
-    logger.info("over seeds: %s", write_seeds(done, workdir, formats=formats))
+    run_study(_with_seed(settings, seed), _of_seed(workdir, seed), formats=formats, **how)
+  if len(finished_seeds(workdir)) > 1:
+    logger.info("over seeds: %s", merge_seeds(workdir, formats))
 
 
 def _of_seed(workdir: Path, seed: int) -> Path:
