@@ -12,10 +12,10 @@ A study that has figures of its own draws them into DIR/figures when its runs ar
 again if a file is gone or more was trained or measured. Some studies only draw.
 
 `--dry_run` prints the runs with their tokens, FLOPs and estimated time on this machine. `--seeds=0,1,2` runs the study
-in DIR/seed-0, DIR/seed-1, ..., and writes the differences paired within the seeds, of all that DIR holds finished, to
-DIR/seeds.md. `--runs=DIR` keeps the runs in a folder that several studies share (store.py). `--only=RUN` limits the
-study to that run, the runs that it starts from, and their measurements. `--formats=png,svg,pdf` writes the report's
-pictures in these formats, and always as PNG.
+in DIR/seed-0, DIR/seed-1, ..., and writes DIR/seeds.md over all finished seeds in DIR, with differences paired within
+the seeds. `--runs=DIR` keeps the runs in a folder that several studies share (store.py). `--only=RUN` limits the study
+to that run, the runs that it starts from, and their measurements. `--formats=png,svg,pdf` writes the report's pictures
+in these formats, and always as PNG.
 """
 
 import contextlib
