@@ -250,11 +250,11 @@ def plot_samples(records: Records, task: str) -> Canvas | None:
     same = one is not None and one.samples == base.samples and mine is not None and mine.values is not None
     if row != control and same and mine is not None and len(mine.values or ()) == len(theirs.values):
       differences[row] = np.asarray(mine.values) - np.asarray(theirs.values)
-  return _draw_samples(records, task, metric, contexts[-1], control, differences) if differences else None
+  return _draw_samples(records, metric, contexts[-1], control, differences) if differences else None
 
 
 def _draw_samples(
-  records: Records, task: str, metric: str, context: int, control: Row, differences: dict[Row, np.ndarray]
+  records: Records, metric: str, context: int, control: Row, differences: dict[Row, np.ndarray]
 ) -> Canvas:
   styles = looks(records)
   canvas, axes = plt.subplots(figsize=(8.2, 0.7 + 0.36 * len(differences)), layout="constrained")
