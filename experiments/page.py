@@ -17,15 +17,10 @@ from drope_jax.errors import FileError
 from drope_jax.files import replace_whole
 from experiments import costs
 from experiments.models import run_models
+from experiments.plan import Study
 
 TABLE = re.compile(r"^\| size .*\n(\|.*\n)+", re.MULTILINE)
 NUMBERS = re.compile(r"^(.*)Numbers to expect:\s+(?:not\s+yet\s+run|docs/results/\w+\.md)", re.MULTILINE)
-DRAWN = (  # studies whose results are figures of their own; figures.md is the page of all
-  "fig4_bias_gradients",
-  "fig6_fig11_frequency_factors",
-  "fig7_positional_head",
-  "fig8_semantic_head",
-)
 PAGES = Path(__file__).parents[1] / "docs" / "results"
 LONGEST_LINE = 120
 WORKDIR = Path("study")  # a placeholder: nothing is read from it
@@ -33,24 +28,34 @@ WORKDIR = Path("study")  # a placeholder: nothing is read from it
 
 def size_table(module: ModuleType) -> str:
   """The table of sizes of a study's module."""
-  studies = {size: make().study(WORKDIR) for size, make in module.SIZES.items()}
-  return costs.size_table((size, study, run_models(study, WORKDIR)) for size, study in studies.items())
+  return costs.size_table((size, study, run_models(study, WORKDIR)) for size, study in _sizes(module).items())
 
 
-def numbers(name: str) -> str:
-  """What follows "Numbers to expect:" in a study's docstring."""
-  page = "figures" if name in DRAWN else name
-  return f"docs/results/{page}.md" if (PAGES / f"{page}.md").exists() else "not yet run"
+def _sizes(module: ModuleType) -> dict[str, Study]:
+  """The study of each size; none for a module without sizes."""
+  return {size: make().study(WORKDIR) for size, make in getattr(module, "SIZES", {}).items()}
+
+
+def numbers(module: ModuleType) -> str:
+  """What follows "Numbers to expect:" in a study's docstring; all that draw figures of their own share a page."""
+  drawn = any(study.figures is not None for study in _sizes(module).values())
+  page = PAGES / f"{'figures' if drawn else module.__name__.rpartition('.')[2]}.md"
+  return f"docs/results/{page.name}" if page.exists() else "not yet run"
+
+
+def with_numbers(text: str, where: str) -> str:
+  """The text of a study's module whose docstring says that its numbers are there."""
+
+  def said(found: re.Match[str]) -> str:
+    line = f"{found[1]}Numbers to expect: {where}"
+    return line if len(line) < LONGEST_LINE else f"{found[1]}Numbers to expect:\n{where}"
+
+  return NUMBERS.sub(said, text, count=1)
 
 
 def write_numbers(path: Path) -> None:
   """Updates where a study's docstring says its numbers are."""
-
-  def said(found: re.Match[str]) -> str:
-    line = f"{found[1]}Numbers to expect: {numbers(path.stem)}"
-    return line if len(line) < LONGEST_LINE else f"{found[1]}Numbers to expect:\n{numbers(path.stem)}"
-
-  replace_whole(path, NUMBERS.sub(said, path.read_text(), count=1))
+  replace_whole(path, with_numbers(path.read_text(), numbers(load(str(path), "FILE"))))
 
 
 def write_table(path: Path) -> None:
@@ -58,7 +63,7 @@ def write_table(path: Path) -> None:
   module = load(str(path), "FILE")
   if not hasattr(module, "SIZES"):
     raise FileError(f"{path}: has no SIZES to make a table of")
-  if not any(make().study(WORKDIR).runs for make in module.SIZES.values()):
+  if not any(study.runs for study in _sizes(module).values()):
     write_numbers(path)
     return
   table, text = size_table(module), path.read_text()

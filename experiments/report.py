@@ -62,7 +62,7 @@ def _task(records: Records, task: str, drawn: set[Picture]) -> list[Part]:
     *about,
     *([OTHER_TEXT] if tables.is_text(records, task) and not records.same_tokens(task) else []),
     tables.results_table(records, task, main, as_perplexity=as_text),
-    *(picture.markdown for picture in pictures if picture in drawn),
+    *(picture for picture in pictures if picture in drawn),
     *(_folded("Other metrics and parts, in numbers", details) if details else []),
   ]
 
@@ -82,9 +82,9 @@ def _training(records: Records, drawn: set[Picture]) -> list[Part]:
     training_tables.runs_table(records),
     *([training_tables.arms_described(records)] if len(records.arms) > 1 else []),
     *([f"No training record yet: {', '.join(map(code, unfinished))}."] if unfinished else []),
-    *([plots.LOSS.markdown] if plots.LOSS in drawn else []),
+    *([plots.LOSS] if plots.LOSS in drawn else []),
     *([heldout] if heldout is not None else []),
-    *([picture.markdown for picture in (plots.RECOVERY, plots.HELDOUT, plots.TOKENS) if picture in drawn]),
+    *([picture for picture in (plots.RECOVERY, plots.HELDOUT, plots.TOKENS) if picture in drawn]),
     *([gaps] if gaps is not None else []),
   ]
 
@@ -118,10 +118,11 @@ def _compose(records: Records, drawn: set[Picture]) -> list[Part]:
   pretrained = training_tables.pretrained_described(records)
   measured = [part for task in records.tasks for part in _task(records, task, drawn)]
   drawn_itself = own_figures.pictures(records.directory, records.directory)
+  rotations: list[Part] = ["## The rotations", plots.FREQUENCIES]
   about = [ABOUT_TABLES, f"One seed of training. {plain(records.spread)}".rstrip() if records.trained else ""]
   return [
     f"# {plain(records.title)}",
-    *([summary.markdown] if (summary := plots.of_summary(records)) in drawn else []),
+    *([summary] if (summary := plots.of_summary(records)) in drawn else []),
     *(["## What is compared"] if study else []),
     *([BACKGROUND] if study else []),
     *([rows] if rows else []),
@@ -132,7 +133,7 @@ def _compose(records: Records, drawn: set[Picture]) -> list[Part]:
     *(["## Figures of this study", *drawn_itself] if drawn_itself else []),
     *_temperature(records),
     *_training(records, drawn),
-    *(["## The rotations", plots.FREQUENCIES.markdown] if plots.FREQUENCIES in drawn else []),
+    *(rotations if plots.FREQUENCIES in drawn else []),
     *(_folded("The settings of the run", [training_tables.config_table(single)]) if single and single.config else []),
     *_made(records),
   ]
@@ -173,7 +174,7 @@ def write_report(directory: Path, formats: Sequence[str] = ("png",)) -> Path:
     return merge_seeds(directory, formats)
   path, records = directory / "report.md", read(directory)
   drawn = plots.draw_all(records, formats)
-  write_markdown(path, _compose(records, drawn))
+  write_markdown(path, _compose(records, drawn), formats)
   return path
 
 

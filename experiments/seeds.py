@@ -91,22 +91,28 @@ def seed_workdirs(directory: Path) -> list[Path]:
   return sorted(found, key=lambda workdir: (len(workdir.name), workdir.name))
 
 
-def merge_seeds(directory: Path, formats: Sequence[str] = ("png",)) -> Path:
-  """Writes DIRECTORY/seeds.md over the finished ones of its workdirs seed-N; returns its path.
+def finished_seeds(directory: Path) -> list[Path]:
+  """Those of `seed_workdirs` that have a report.md.
 
-  A study writes its report.md when everything is measured; workdirs without one are left out, and named.
+  A study writes it when all that it was asked for is measured: of an interrupted one it is missing, but not of one that
+  was limited by `--only`, or of one whose own figures failed.
+  """
+  return [workdir for workdir in seed_workdirs(directory) if (workdir / "report.md").exists()]
+
+
+def merge_seeds(directory: Path, formats: Sequence[str] = ("png",)) -> Path:
+  """Writes DIRECTORY/seeds.md over its `finished_seeds`; returns its path. The others are left out, and named.
 
   Raises:
     ReportError: none is finished, or as `seed_report`.
   """
-  workdirs = seed_workdirs(directory)
-  finished = [workdir for workdir in workdirs if (workdir / "report.md").exists()]
+  finished = finished_seeds(directory)
   if not finished:
     raise ReportError(
       f"{directory}: no seed-N in it has a report.md, so none is finished; `python -m experiments.report` of a seed-N "
       "writes one from its records"
     )
-  for workdir in workdirs:
+  for workdir in seed_workdirs(directory):
     if workdir not in finished:
       print(f"{workdir}: left out, since it has no report.md: its study is not finished", file=sys.stderr)
   return write_seeds(finished, directory, formats=formats)
@@ -118,15 +124,15 @@ def write_seeds(
   """Writes OUT/seeds.md with its pictures and tables; returns its path. Raises ReportError as `seed_report`."""
   summary = _summary_of_several(directories, control)
   out.mkdir(parents=True, exist_ok=True)
-  pictures = []
+  pictures: list[Part] = []
   for picture, canvas in drawn(summary, "seeds"):
     save(canvas, out, picture.stem, formats)
-    pictures.append(picture.markdown)
+    pictures.append(picture)
   for directory in directories:
     itself = own_figures.pictures(directory, out)
     pictures += [f"Figures of the study itself, {plain(directory.name)}:", *itself] if itself else []
   path = out / "seeds.md"
-  write_markdown(path, [f"# {plain(summary.making.title)}", *pictures, *_parts(summary)])
+  write_markdown(path, [f"# {plain(summary.making.title)}", *pictures, *_parts(summary)], formats)
   return path
 
 

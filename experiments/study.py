@@ -12,9 +12,10 @@ A study that has figures of its own draws them into DIR/figures when its runs ar
 again if a file is gone or more was trained or measured. Some studies only draw.
 
 `--dry_run` prints the runs with their tokens, FLOPs and estimated time on this machine. `--seeds=0,1,2` runs the study
-in DIR/seed-0, DIR/seed-1, ..., and writes their paired differences to DIR/seeds.md. `--runs=DIR` keeps the runs in a
-folder that several studies share (store.py). `--only=RUN` limits the study to that run, the runs that it starts from,
-and their measurements. `--formats=png,svg,pdf` writes the report's pictures in these formats, and always as PNG.
+in DIR/seed-0, DIR/seed-1, ..., and writes DIR/seeds.md over all finished seeds in DIR, with differences paired within
+the seeds. `--runs=DIR` keeps the runs in a folder that several studies share (store.py). `--only=RUN` limits the study
+to that run, the runs that it starts from, and their measurements. `--formats=png,svg,pdf` writes the report's pictures
+in these formats, and always as PNG.
 """
 
 import contextlib
@@ -60,14 +61,15 @@ from experiments.models import run_models
 from experiments.plan import Figures, Pretrained, Study, figures_directory, needed_runs, reading, run_directory
 from experiments.report import write_report
 from experiments.reporting.stored import read_json
-from experiments.reporting.writing import chosen_formats
-from experiments.seeds import write_seeds
+from experiments.reporting.writing import all_formats, chosen_formats
+from experiments.seeds import finished_seeds, merge_seeds
 
 logger = logging.getLogger("experiments.study")
 
 # Holds the settings until the data is ready. Until then nothing has been trained, and a start with other settings may
 # take the workdir over; afterwards this file becomes config.json.
 BEGUN = "config.begun.json"
+DRAWN = "drawn.json"  # beside a study's figures: the `_records` that they were drawn from
 
 
 def reserve(workdir: Path, settings: Any) -> None:
@@ -143,25 +145,25 @@ def run_study(
     cli.Terminated: SIGTERM stopped one of its runs, which is saved.
   """
   with sole_writer(workdir, "results"):
-    before = _records(workdir)
     study = _train_and_measure(settings, workdir, mesh, only, runs)
     try:
       if study.figures is not None and only:
         logger.info("the figures of the study itself are not drawn under --only")
-      elif study.figures is not None and not _is_drawn(study.figures, workdir, formats, before):
+      elif study.figures is not None and not _is_drawn(study.figures, workdir, formats):
         figures_directory(workdir).mkdir(exist_ok=True)
         study.figures.draw(figures_directory(workdir), formats)
+        write_json(_records(workdir), figures_directory(workdir) / DRAWN)
       confirm(workdir)  # of a study without runs only now, so that settings which cannot be drawn may be corrected
     finally:  # what was measured is reported even if the figures fail
       if not (workdir / BEGUN).exists():
         logger.info("report: %s", write_report(workdir, formats))
 
 
-def _is_drawn(figures: Figures, workdir: Path, formats: Sequence[str], before: Mapping[Path, int]) -> bool:
-  """Whether all figures are there, and nothing was trained or measured since `before`."""
-  names = itertools.product(figures.captions, {"png", *formats})
-  there = all((figures_directory(workdir) / f"{name}.{suffix}").exists() for name, suffix in names)
-  return there and _records(workdir) == before
+def _is_drawn(figures: Figures, workdir: Path, formats: Sequence[str]) -> bool:
+  """Whether all figures are there, and nothing was trained or measured since they were drawn."""
+  folder, names = figures_directory(workdir), itertools.product(figures.captions, all_formats(formats))
+  drawn_from = read_json(folder / DRAWN) if (folder / DRAWN).exists() else {}
+  return all((folder / f"{name}.{suffix}").exists() for name, suffix in names) and drawn_from == _records(workdir)
 
 
 def _train_and_measure(
@@ -232,10 +234,12 @@ def _described(
   """Writes study.json, which the report needs beside the records, before and after the work within.
 
   Command, machine and versions are those of the first start. Seconds add up over all starts that had something to do.
-  Yields a function that settles a run before it is measured (`Pretrained.settled`), and records the result.
+  Yields a function that settles a run before it is measured (`Pretrained.settled`), and records the result, which
+  stays until the run is settled again.
   """
   path = workdir / "study.json"
   description = read_json(path) if path.exists() else _provenance()
+  settled = description.get("pretrained", {})
   description |= {
     "title": study.title,
     "seed": study.seed,
@@ -245,7 +249,11 @@ def _described(
     "rows": [dataclasses.asdict(row) for row in study.rows],
     "figures": {} if study.figures is None else dict(study.figures.captions),
     "pretrained": {
-      name: _stored(Pretrained(run.checkpoint, run.transition), _held(run, models, workdir))
+      name: {
+        **_stored(Pretrained(run.checkpoint, run.transition), _held(run, models, workdir)),
+        **settled.get(name, {}),
+        "checkpoint": run.checkpoint,  # the workdir may have been moved
+      }
       for name, run in study.runs.items()
       if isinstance(run, Pretrained)
     },
@@ -303,24 +311,22 @@ def _commit() -> str:
   return described.stdout.strip()
 
 
-def _records(workdir: Path) -> dict[Path, int]:
+def _records(workdir: Path) -> dict[str, int]:
   """Bytes of every file of records; a start that has nothing to do leaves them unchanged."""
   paths = [workdir / "results.jsonl", *workdir.glob("runs/*/metrics.jsonl")]
-  return {path: path.stat().st_size for path in paths if path.exists()}
+  return {str(path.relative_to(workdir)): path.stat().st_size for path in paths if path.exists()}
 
 
 def run_seeds(
   settings: Any, seeds: Sequence[int], workdir: Path, *, formats: Sequence[str] = ("png",), **how: Any
 ) -> None:
-  """Runs the study for each seed in WORKDIR/seed-N; writes seeds.md, with differences paired within the seeds."""
+  """Runs the study for each seed in WORKDIR/seed-N; writes seeds.md over all finished seeds that are there."""
   _check_trains(_with_seed(settings, seeds[0]), _of_seed(workdir, seeds[0]))
-  done = []
   for seed in seeds:
     logger.info("seed %d", seed)
-    done.append(_of_seed(workdir, seed))
-    run_study(_with_seed(settings, seed), done[-1], formats=formats, **how)
-  if len(done) > 1:
-    logger.info("over seeds: %s", write_seeds(done, workdir, formats=formats))
+    run_study(_with_seed(settings, seed), _of_seed(workdir, seed), formats=formats, **how)
+  if len(finished_seeds(workdir)) > 1:
+    logger.info("over seeds: %s", merge_seeds(workdir, formats))
 
 
 def _of_seed(workdir: Path, seed: int) -> Path:

@@ -1,7 +1,7 @@
 """What the plots share: their style, axes of lengths and of logarithms, error bars, and labels at the ends of lines."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, Literal
 
 import matplotlib
@@ -23,6 +23,7 @@ STYLE: dict[Any, Any] = {
   "xtick.color": "#555555", "ytick.color": "#555555", "axes.grid": True, "axes.axisbelow": True,
   "grid.color": "#e4e4e4", "grid.linewidth": 0.8, "legend.frameon": False, "figure.facecolor": "white",
 }  # fmt: skip
+Point = tuple[float, float, float]  # a value and the ends of its bar; NaN: no bar
 CONTEXT_SHADE = "#f1f1f1"
 # Of a legend below all panels, beside its number of columns.
 LEGEND_BELOW: dict[str, Any] = {
@@ -98,6 +99,19 @@ def log_axis(axes: Axes, values: Sequence[float], name: Literal["x", "y"] = "y")
   limits = math.exp(low - margin), math.exp(high + margin)
   axes.set(**{f"{name}scale": "log", f"{name}lim": limits})
   plain_ticks(axes.xaxis if name == "x" else axes.yaxis, log_ticks(*limits))
+
+
+def are_shares(values: Iterable[float]) -> bool:
+  """Whether these values can all be shares. The ends of a share's interval may leave 0 to 1, so they do not count."""
+  return all(0 <= value <= 1 for value in values)
+
+
+def value_axis(axes: Axes, points: Sequence[Point], *, logarithmic: bool, name: Literal["x", "y"] = "y") -> None:
+  """An axis of measured values: from 0 to 1 if all are shares, otherwise around them and their bars."""
+  if logarithmic and points:
+    log_axis(axes, [one for point in points for one in point if math.isfinite(one)], name)
+  elif points and are_shares(value for value, _, _ in points):
+    axes.set(**{f"{name}lim": (-0.04, 1.04)})
 
 
 def length_axis(axes: Axes, records: Lengths, contexts: Sequence[int]) -> None:

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure as Canvas
 from matplotlib.lines import Line2D
 
 from experiments.plan import Row
-from experiments.reporting.axes import STYLE, error_bars, log_axis
+from experiments.reporting.axes import STYLE, Point, error_bars, value_axis
 from experiments.reporting.looks import Look
 from experiments.reporting.records import Records
 from experiments.reporting.summary import Summary
@@ -19,8 +19,6 @@ from experiments.reporting.summary import Summary
 COLUMNS = 3  # panels beside each other
 LABEL_CHARACTERS = 44  # of a line of a row's label
 CHARACTER, LINE, PANEL = 0.085, 0.17, 3.1  # inches: width of a character, height of a line of text, width of a panel
-
-Point = tuple[float, float, float]  # a value and the ends of its bar; NaN: no bar
 
 
 class Dots(NamedTuple):
@@ -78,20 +76,16 @@ def draw_dots(panels: Sequence[Dots], rows: Sequence[Row], looks: Mapping[Row, L
 
 def draw_panel(axes: Axes, panel: Dots, rows: Sequence[Row], looks: Mapping[Row, Look]) -> dict[Row, Line2D]:
   """One panel, the first of `rows` at its top, without labels; returns the marker of each row."""
-  drawn, every = {}, []
+  drawn: dict[Row, Line2D] = {}
   for y, row in enumerate(rows):
     if row not in panel.points:
       continue
     value, *ends = panel.points[row]
     (drawn[row],) = axes.plot([value], [y], **{**looks[row].line, "linestyle": "none"})
     error_bars(axes, np.array([value]), np.array([y]), np.array([ends]), looks[row].color, across=True)
-    every += [one for one in (value, *ends) if np.isfinite(one)]
   axes.set_ylim(len(rows) - 0.5, -0.5)
   axes.set_yticks([])
-  if panel.logarithmic and every:
-    log_axis(axes, every, "x")
-  elif every and min(every) >= -0.5 and max(every) <= 1.5:  # a share, whose interval may leave 0 to 1
-    axes.set_xlim(-0.04, 1.04)
+  value_axis(axes, [panel.points[row] for row in drawn], logarithmic=panel.logarithmic, name="x")
   axes.set_title(panel.title)
   axes.set_xlabel(panel.where)
   return drawn

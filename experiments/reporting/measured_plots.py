@@ -18,6 +18,8 @@ from drope_jax.positions import layer_cycle
 from experiments.plan import Row
 from experiments.reporting.arms import main_control
 from experiments.reporting.axes import (
+  Point,
+  are_shares,
   error_bars,
   label_ends,
   length_axis,
@@ -25,6 +27,7 @@ from experiments.reporting.axes import (
   log_ticks,
   mark_context,
   plain_ticks,
+  value_axis,
 )
 from experiments.reporting.dots import Dots, at_one_length, draw_dots, draw_panel, length_in_words
 from experiments.reporting.looks import INK, looks
@@ -97,7 +100,7 @@ def _draw_by_length(axes: Axes, records: Records, task: str) -> dict[Row, Line2D
   contexts, styles = records.contexts(task), looks(records)
   as_perplexity = _as_perplexity(records, task)
   drawn: dict[Row, Line2D] = {}
-  every: list[float] = []
+  every: list[Point] = []
   for index, row in enumerate(records.rows):
     found = _main(records, row, task, contexts)
     if not found:
@@ -106,12 +109,9 @@ def _draw_by_length(axes: Axes, records: Records, task: str) -> dict[Row, Line2D
     (drawn[row],) = axes.plot(list(found), values, **styles[row].line)
     beside = 2 ** (0.03 * (index - (len(records.rows) - 1) / 2))  # so that the bars of equal values do not overlap
     error_bars(axes, np.array(list(found)) * beside, values, ends, styles[row].color)
-    every += [*values, *ends[np.isfinite(ends)]]
+    every += zip(values, *ends.T, strict=True)
   axes.set_title(_title(records, task))
-  if as_perplexity:
-    log_axis(axes, every)
-  elif every and min(every) >= 0 and max(every) <= 1:
-    axes.set_ylim(-0.04, 1.04)
+  value_axis(axes, every, logarithmic=as_perplexity)
   length_axis(axes, records, contexts)
   axes.set_xlabel("length, as a multiple of the training context")
   return drawn
@@ -129,7 +129,7 @@ def plot_parts(records: Records, task: str, metric: str, by: str) -> Canvas | No
   ]
   if not values:
     return None
-  if len(contexts) > 1 and len(shared) == 1 and min(values) >= 0 and max(values) <= 1:
+  if len(contexts) > 1 and len(shared) == 1 and are_shares(values):
     return _draw_maps(records, task, metric, by, contexts)
   return _draw_lines(records, task, metric, by)
 
@@ -250,11 +250,11 @@ def plot_samples(records: Records, task: str) -> Canvas | None:
     same = one is not None and one.samples == base.samples and mine is not None and mine.values is not None
     if row != control and same and mine is not None and len(mine.values or ()) == len(theirs.values):
       differences[row] = np.asarray(mine.values) - np.asarray(theirs.values)
-  return _draw_samples(records, task, metric, contexts[-1], control, differences) if differences else None
+  return _draw_samples(records, metric, contexts[-1], control, differences) if differences else None
 
 
 def _draw_samples(
-  records: Records, task: str, metric: str, context: int, control: Row, differences: dict[Row, np.ndarray]
+  records: Records, metric: str, context: int, control: Row, differences: dict[Row, np.ndarray]
 ) -> Canvas:
   styles = looks(records)
   canvas, axes = plt.subplots(figsize=(8.2, 0.7 + 0.36 * len(differences)), layout="constrained")
@@ -334,14 +334,14 @@ def _omega(model: ModelConfig | None, length: int | None = None) -> np.ndarray |
 
 def _factors(records: Records, row: Row, length: int, base: np.ndarray) -> np.ndarray | None:
   """The factors by which a row changes the frequencies `base`; None if its model's cannot be compared with them."""
-  run = records.runs.get(row.run)
-  if run is None or run.model is None:
+  trained = records.measured_model(row.run)
+  if trained is None:
     return None
   try:
-    c = 0.0 if Method.parse(row.method).reads_c else None
-    model = inference(row.method, run.model, records.train_context, length, c).config
+    method = Method.parse(row.method)
   except ConfigError:  # a method of a module that is not imported
     return None
+  model = inference(row.method, trained, records.train_context, length, 0.0 if method.reads_c else None).config
   if all(layer.positions is None for layer in layer_cycle(model.positions)):
     return np.zeros_like(base)
   omega = _omega(model, length)

@@ -171,6 +171,13 @@ class Records:
   def extension(self, context: float) -> float:
     return context / self.train_context
 
+  def measured_model(self, name: str) -> ModelConfig | None:
+    """The model that a run is measured with: of a pretrained checkpoint the one that its transition makes."""
+    run = self.runs.get(name)
+    if run is None or run.model is None or run.pretrained is None:
+      return None if run is None else run.model
+    return run.pretrained.transition.apply(run.model, self.train_context)
+
   def offset(self, arm: Arm, position: int) -> float | None:
     """Tokens the arm has seen before its run at `position` begins; None if they are not recorded."""
     total = 0.0

@@ -14,14 +14,15 @@ from experiments.plan import Row
 from experiments.reporting.axes import (
   LEGEND_BELOW,
   STYLE,
+  Point,
   error_bars,
   label_ends,
   length_axis,
   limit_to,
-  log_axis,
   token_axis,
+  value_axis,
 )
-from experiments.reporting.dots import Dots, Point, at_one_length, draw_dots, draw_panel, length_in_words
+from experiments.reporting.dots import Dots, at_one_length, draw_dots, draw_panel, length_in_words
 from experiments.reporting.groups import Group, groups_of, whole
 from experiments.reporting.looks import Look, looks_of
 from experiments.reporting.seed_curves import recovery, token_gap
@@ -80,7 +81,8 @@ def _title(summary: Summary, task: str) -> str:
 
 def _draw_task(axes: Axes, summary: Summary, group: Group, task: str) -> dict[Row, Line2D]:
   contexts, styles = summary.contexts(task), group.looks
-  drawn, every = {}, []
+  drawn: dict[Row, Line2D] = {}
+  every: list[Point] = []
   for index, row in enumerate(group.rows):
     found = {at: point for at in contexts if (point := _point(summary, row, task, at)) is not None}
     if not found:
@@ -89,12 +91,9 @@ def _draw_task(axes: Axes, summary: Summary, group: Group, task: str) -> dict[Ro
     (drawn[row],) = axes.plot(lengths, points[:, 0], **styles[row].line)
     beside = 2 ** (0.04 * (index - (len(group.rows) - 1) / 2))  # so that the bars of equal values do not overlap
     error_bars(axes, np.array(lengths) * beside, points[:, 0], points[:, 1:], styles[row].color)
-    every += [float(value) for value in points.flat if np.isfinite(value)]
+    every += found.values()
   axes.set_title(_title(summary, task))
-  if _as_perplexity(summary, task):
-    log_axis(axes, every)
-  elif every and min(every) >= -0.5 and max(every) <= 1.5:  # a share, whose interval may leave 0 to 1
-    axes.set_ylim(-0.04, 1.04)
+  value_axis(axes, every, logarithmic=_as_perplexity(summary, task))
   length_axis(axes, summary, contexts)
   axes.set_xlabel("length, as a multiple of the training context")
   return drawn

@@ -129,7 +129,7 @@ def plot_recovery(records: Records) -> Canvas | None:
     _draw(panels[0][1], gap, looks[arm], len(gaps))
   if gaps:
     _scale_gaps(panels[0][1], list(gaps.values()))
-    panels[0][1].set_title("less that of the control at the same tokens")
+    panels[0][1].set_title("less that of the control at the same step")
     panels[0][1].set_ylabel("nats per token" + (", log axis" if panels[0][1].get_yscale() == "log" else ""))
   for axes in panels[0]:
     token_axis(axes, "tokens of recalibration")

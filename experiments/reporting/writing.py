@@ -21,14 +21,12 @@ FORMATS = ("png", "svg", "pdf")  # of pictures; a report shows the PNG
 TABLES = "tables"
 ABOUT = "Description"  # key of the text that is stored in a PNG
 COLORS = 256
-Part = str | Table
 
 _METADATA: dict[str, dict[str, str | None]] = {
   "png": {"Software": None},
   "svg": {"Date": None, "Creator": None},
   "pdf": {"CreationDate": None},
 }
-_LINK = re.compile(r"\]\(((?:tables/)?[\w.-]+\.(?:png|svg|pdf|csv|tex))\)")
 
 
 class Picture(NamedTuple):
@@ -46,35 +44,58 @@ class Picture(NamedTuple):
     return self.name.removesuffix(".png")
 
 
-def write_markdown(path: Path, parts: Iterable[Part]) -> None:
-  """Writes a report and the files of its tables, and deletes those of an earlier report that this one lacks."""
+Part = str | Table | Picture
+
+
+def write_markdown(path: Path, parts: Iterable[Part], formats: Sequence[str] = ("png",)) -> None:
+  """Writes a report and the files of its tables, and deletes those of an earlier report that this one lacks.
+
+  NAME.files beside the report NAME.md lists the files that it has written, one per line. Others are never deleted.
+
+  Args:
+    formats: in which its pictures were saved.
+  """
   shown = list(parts)
   tables = [part for part in shown if isinstance(part, Table)]
   texts = list(map(markdown, shown))
   names = dict.fromkeys(file_name(table.name) for table in tables)
   links = [f"{name} ([CSV]({TABLES}/{name}.csv), [LaTeX]({TABLES}/{name}.tex))" for name in names]
   texts += [f"The tables as files: {', '.join(links)}."] if links else []
-  text = "\n\n".join(texts) + "\n"
-  earlier = set(_LINK.findall(path.read_text(encoding="utf-8"))) if path.exists() else set()
   if tables:
     (path.parent / TABLES).mkdir(exist_ok=True)
   for table in tables:
     for suffix, content in (("csv", table.csv), ("tex", table.latex)):
       replace_whole(path.parent / TABLES / f"{file_name(table.name)}.{suffix}", content)
-  for name in earlier - set(_LINK.findall(text)):
-    for one in _with_formats(name):
-      (path.parent / one).unlink(missing_ok=True)
-  replace_whole(path, text)
+  files = {f"{TABLES}/{name}.{suffix}" for name in names for suffix in ("csv", "tex")}
+  pictures = [part for part in shown if isinstance(part, Picture)]
+  files |= {f"{picture.stem}.{suffix}" for picture in pictures for suffix in all_formats(formats)}
+  _keep_alone(files, path)
+  replace_whole(path, "\n\n".join(texts) + "\n")
+
+
+def _keep_alone(files: set[str], path: Path) -> None:
+  """Of the files that a report ever wrote, keeps these and those of the same pictures in other formats."""
+  listed, stems = path.with_suffix(".files"), {_stem(name) for name in files}
+  earlier = set(listed.read_text(encoding="utf-8").splitlines()) if listed.exists() else set()
+  for name in earlier:
+    if _stem(name) in stems:
+      files.add(name)
+    else:
+      (path.parent / name).unlink(missing_ok=True)
+  replace_whole(listed, "".join(f"{name}\n" for name in sorted(files)))
+
+
+def _stem(name: str) -> str:
+  return name.rpartition(".")[0]
 
 
 def markdown(part: Part) -> str:
-  return part.markdown if isinstance(part, Table) else part
+  return part if isinstance(part, str) else part.markdown
 
 
-def _with_formats(name: str) -> list[str]:
-  """A file; for a picture, its files in all formats."""
-  stem, _, suffix = name.rpartition(".")
-  return [f"{stem}.{one}" for one in FORMATS] if suffix in FORMATS else [name]
+def all_formats(formats: Iterable[str]) -> Iterable[str]:
+  """The formats that a picture is saved in when these are asked for."""
+  return dict.fromkeys(("png", *formats))
 
 
 def chosen_formats(names: Sequence[str]) -> tuple[str, ...]:
@@ -106,7 +127,7 @@ def file_name(text: str) -> str:
 def save(canvas: Canvas, directory: Path, stem: str, formats: Iterable[str] = ("png",), dpi: int = 150) -> None:
   """Writes a picture as PNG and in each format, the same bytes for the same picture."""
   with plt.rc_context({"svg.hashsalt": stem, "svg.fonttype": "none"}):
-    for suffix in dict.fromkeys(("png", *formats)):
+    for suffix in all_formats(formats):
       path = directory / f"{stem}.{suffix}"
       with writing(path, path):
         canvas.savefig(path, dpi=dpi, bbox_inches="tight", pad_inches=0.12, metadata=_METADATA[suffix])

@@ -1,7 +1,9 @@
 """The spread over seeds follows from the records, and needs different seeds."""
 
+import dataclasses
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from support.study_records import write_study
@@ -9,6 +11,7 @@ from support.study_records import write_study
 from drope_jax.evaluate import results
 from drope_jax.evaluate.results import Result
 from experiments import report
+from experiments import study as study_module
 from experiments.reporting.writing import markdown
 from experiments.seeds import main, seed_report
 
@@ -154,6 +157,27 @@ def test_report_merges_the_finished_seeds_of_a_folder(tmp_path, capsys):
     (tmp_path / f"seed-{seed}" / "report.md").unlink()
   assert report.main([str(tmp_path)]) == 1
   assert f"{tmp_path}: no seed-N in it has a report.md" in capsys.readouterr().err
+
+
+def test_seeds_that_are_run_later_are_merged_with_the_earlier_ones(tmp_path, monkeypatch):
+  @dataclasses.dataclass
+  class Settings:
+    seed: int = 0
+
+    def study(self, workdir):
+      return SimpleNamespace(runs={"rope": None})
+
+  def run_study(settings, workdir, **how):
+    study(workdir, settings.seed, 3.0 + settings.seed / 10, 0.5)
+    (workdir / "report.md").touch()
+
+  monkeypatch.setattr(study_module, "run_study", run_study)
+  study_module.run_seeds(Settings(), [0], tmp_path)
+  assert not (tmp_path / "seeds.md").exists()
+  study_module.run_seeds(Settings(), [2, 1], tmp_path)
+  assert "over seeds 0, 1, 2" in (tmp_path / "seeds.md").read_text()
+  study_module.run_seeds(Settings(), [3], tmp_path)
+  assert "over seeds 0, 1, 2, 3" in (tmp_path / "seeds.md").read_text()
 
 
 def test_the_table_of_the_paper_stands_beside_ours(tmp_path, capsys):

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ from drope_jax.errors import BusyError, CheckpointError, ConfigError
 from drope_jax.evaluate.eval_data import EvalData
 from drope_jax.workdir import sole_writer
 from experiments import study as study_module
-from experiments.plan import Arm, Row, Study
+from experiments.plan import Arm, Figures, Row, Study
 from experiments.report import write_report
 from experiments.reporting.records import read_study
 from experiments.studies import fig4_bias_gradients
@@ -167,3 +168,30 @@ def test_the_record_of_a_study_is_there_from_the_start_and_seconds_add_up(settin
   monkeypatch.setattr(study_module, "evaluate", evaluate)
   run_study(settings, tmp_path)
   assert seen[1] == first.seconds < read_study(tmp_path).seconds
+
+
+def test_figures_that_a_start_could_not_draw_again_are_drawn_by_the_next(settings, done, tmp_path, monkeypatch):
+  """That start measured something again and was cut off while it drew; the old pictures are still there."""
+  workdir, without, drawn = shutil.copytree(done, tmp_path / "study"), Tiny.study, []
+
+  def draw(folder: Path, formats):
+    drawn.append(formats)
+    if len(drawn) == 2:
+      raise InterruptedError("the machine is gone")
+    (folder / "mine.png").touch()
+
+  def study(self, place: Path):
+    return dataclasses.replace(without(self, place), figures=Figures({"mine": "Mine."}, draw))
+
+  monkeypatch.setattr(Tiny, "study", study)
+  run_study(settings, workdir)
+  results = workdir / "results.jsonl"
+  lines = [line for line in results.read_text().splitlines() if json.loads(line)["method"] != "yarn"]
+  results.write_text("".join(f"{line}\n" for line in lines))
+  monkeypatch.setattr("drope_jax.cli.command_line", lambda: "a command that makes the new records longer than the old")
+  with pytest.raises(InterruptedError):
+    run_study(settings, workdir)
+  run_study(settings, workdir)
+  assert len(drawn) == 3
+  run_study(settings, workdir)  # nothing is left to do
+  assert len(drawn) == 3

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 import shutil
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from drope_jax.errors import CheckpointError, ConfigError
 from drope_jax.objective import Distill, InTurn
 from drope_jax.serialization import save_config
 from drope_jax.train import train
-from drope_jax.transitions import Drop, Keep
+from drope_jax.transitions import Drop, Keep, PartialDrop
 from experiments import costs
 from experiments import study as study_module
 from experiments.dry_run import dry_run
@@ -168,6 +169,18 @@ def test_what_is_asked_for_alone_brings_what_it_starts_from(settings, tmp_path):
   assert needed_runs(study, tmp_path, ["drop"]) == ["trunk", "control", "drop"]
 
 
+def test_what_a_run_was_settled_to_is_kept_by_a_start_that_does_not_measure_it(settings, shared, tmp_path, monkeypatch):
+  """The study itself only has the transition that stands for it until then, as in table 10."""
+  first, store = shared
+  workdir = shutil.copytree(first, tmp_path / "study", symlinks=True)
+  found = PartialDrop(turns=math.inf)
+  monkeypatch.setattr(Pretrained, "settled", lambda run, directory: dataclasses.replace(run, transition=found))
+  for only in ([], ["drop"], ["clipped"]):
+    run_study(settings, workdir, runs=store, only=only)
+    clipped = read_study(workdir).runs["clipped"].pretrained
+    assert clipped == Pretrained(str(run_directory(workdir, "control")), found)
+
+
 def test_a_dry_run_says_what_is_there_and_writes_nothing(settings, shared, tmp_path):
   first, store = shared
   said = dry_run(settings, first, 3, [], store)
@@ -195,7 +208,7 @@ def test_a_long_time_is_not_told_in_minutes(seconds, shown):
 def test_seeds_lie_side_by_side_and_are_compared(settings, tmp_path):
   run_seeds(settings, [0, 1], tmp_path, formats=("svg",))
   assert {path.name for path in tmp_path.iterdir()} == {
-    "seed-0", "seed-1", "seeds.md", "seeds_lengths.png", "seeds_lengths.svg", "tables",
+    "seed-0", "seed-1", "seeds.md", "seeds.files", "seeds_lengths.png", "seeds_lengths.svg", "tables",
   }  # fmt: skip
   assert (tmp_path / "seed-0" / "summary.svg").exists()
   assert [json.loads((tmp_path / f"seed-{seed}" / "study.json").read_text())["seed"] for seed in (0, 1)] == [0, 1]

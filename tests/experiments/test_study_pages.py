@@ -6,6 +6,7 @@ import math
 import pkgutil
 import re
 from pathlib import Path
+from types import ModuleType, SimpleNamespace
 from typing import NamedTuple
 
 import jax
@@ -27,7 +28,7 @@ from drope_jax.training.run import Run, start_from
 from drope_jax.transitions import Keep, Transition
 from experiments import costs, page, studies
 from experiments.models import run_models
-from experiments.plan import Pretrained
+from experiments.plan import Figures, Pretrained
 from experiments.studies.branching import BranchingStudy
 
 NAMES = [module.name for module in pkgutil.iter_modules(studies.__path__)]
@@ -91,12 +92,12 @@ def test_a_docstring_says_where_its_numbers_are(name):
   """`python -m experiments.page experiments/studies/NAME.py` writes it."""
   found = page.NUMBERS.search(MODULES[name].__doc__)
   assert found, "Numbers to expect: not yet run, or a page of docs/results"
-  assert " ".join(found[0].split()).endswith(f"Numbers to expect: {page.numbers(name)}")
+  assert " ".join(found[0].split()).endswith(f"Numbers to expect: {page.numbers(MODULES[name])}")
 
 
 def test_the_page_of_a_study_that_was_run_is_named_in_its_docstring(tmp_path, monkeypatch):
   monkeypatch.setattr(page, "PAGES", tmp_path)
-  study = tmp_path / "a_study.py"
+  study = ModuleType("experiments.studies.a_study")
   begins = "x" * 90
   for text, run, written in (
     (
@@ -109,9 +110,18 @@ def test_the_page_of_a_study_that_was_run_is_named_in_its_docstring(tmp_path, mo
     (f"{begins}Numbers to expect: not yet run.", True, f"{begins}Numbers to expect:\ndocs/results/a_study.md."),
   ):
     (tmp_path / "a_study.md").write_text("") if run else (tmp_path / "a_study.md").unlink()
-    study.write_text(text)
-    page.write_numbers(study)
-    assert study.read_text() == written
+    assert page.with_numbers(text, page.numbers(study)) == written
+
+
+def test_studies_that_draw_figures_of_their_own_share_a_page(tmp_path, monkeypatch):
+  monkeypatch.setattr(page, "PAGES", tmp_path)
+  (tmp_path / "figures.md").touch()
+  plain = MODULES["table1_needles"].SIZES["mini"]().study(WORKDIR)
+  for figures, written in ((None, "not yet run"), (Figures({}, lambda *_: None), "docs/results/figures.md")):
+    study = dataclasses.replace(plain, figures=figures)
+    module = ModuleType("experiments.studies.a_study")
+    module.SIZES = {"mini": lambda study=study: SimpleNamespace(study=lambda workdir: study)}
+    assert page.numbers(module) == written
 
 
 @pytest.mark.parametrize("name", STUDIES)

@@ -1,4 +1,4 @@
-"""Axes have ticks even in a narrow range."""
+"""Axes have ticks even in a narrow range, and hold every value."""
 
 import math
 
@@ -6,7 +6,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 
-from experiments.reporting.axes import error_bars, log_axis, log_ticks
+from experiments.reporting.axes import error_bars, log_axis, log_ticks, value_axis
 
 RANGES = [
   (620, 720),
@@ -51,3 +51,24 @@ def test_error_bars_reach_the_ends_of_the_intervals():
   drawn = [segment[:, 1].tolist() for segment in bars.lines[2][0].get_segments()]
   plt.close(canvas)
   assert drawn == [[0.5, 2.0], [2.5, 3.25]]
+
+
+@pytest.mark.parametrize(
+  ("points", "share"),
+  [
+    ([(0.0, 0.0, 0.02), (0.98, 0.9, 1.06)], True),  # the interval of a share may leave 0 to 1
+    ([(0.4, math.nan, math.nan), (0.6, math.nan, math.nan)], True),
+    ([(1.21, 1.2, 1.22), (1.31, 1.3, 1.32)], False),
+    ([(0.9, 0.85, 0.95), (1.05, 1.0, 1.1)], False),
+    ([(-0.13, -0.2, -0.06), (0.1, 0.03, 0.17)], False),
+  ],
+)
+@pytest.mark.parametrize("name", ["x", "y"])
+def test_an_axis_of_values_is_that_of_shares_for_shares_alone_and_holds_them_all(name, points, share):
+  canvas, axes = plt.subplots()
+  values = [value for value, _, _ in points]
+  axes.plot(values, values)
+  value_axis(axes, points, logarithmic=False, name=name)
+  low, high = axes.get_xlim() if name == "x" else axes.get_ylim()
+  plt.close(canvas)
+  assert low <= min(values) and max(values) <= high and ((low, high) == (-0.04, 1.04)) == share

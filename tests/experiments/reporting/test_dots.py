@@ -82,6 +82,19 @@ def test_over_seeds_all_rows_of_one_length_share_a_picture(workdir):
   np.testing.assert_allclose(dots_of(axes, "dropped, drop_7")[0], [math.exp(3.37)])
 
 
+@pytest.mark.parametrize("values", [(1.21, 1.31), (-0.13, 0.1)])
+def test_every_dot_is_within_the_axis_of_a_metric_that_is_no_share(workdir, values):
+  shared = {"context": 256, "extension": 2.0, "n": 50, "seed": 0, "task": "toy", "metric": "bits_per_byte"}
+  pairs = (("drope", "nope"), ("rope_continued", "rope"))
+  found = [Result(run=run, method=how, value=one, **shared) for (run, how), one in zip(pairs, values, strict=True)]
+  study = study_of(workdir, found)
+  (group,) = lengths_groups(summary_of([workdir], "study"))
+  for canvas in (plot_summary(study), draw_lengths(summary_of([workdir], "study"), group)):
+    (axes,) = canvas.axes
+    low, high = axes.get_xlim()
+    assert low < min(values) and max(values) < high and sorted(line.get_xdata()[0] for line in axes.lines) == [*values]
+
+
 def test_many_rows_with_long_labels_fit():
   rows = [Row(f"run_{i}", "nope", f"a partial drop of long words, kept from {i} turns on, " * 2) for i in range(15)]
   points = {row: (0.5, 0.4, math.nan) for row in rows}

@@ -58,6 +58,19 @@ def test_records_without_groups_give_a_curve_without_intervals(workdir):
   assert table["RoPE, continued"][-2:] == ["2.850", "–"] and "NoPE from scratch" not in table
 
 
+def test_the_difference_from_the_control_is_taken_at_the_same_step(own):
+  """Also where the control has read twice as many tokens by then; the picture says so."""
+  path = own / "runs" / "rope_continued" / "metrics.jsonl"
+  found = [json.loads(line) for line in path.read_text().splitlines()]
+  doubled = [record | ({"tokens": 2 * record["tokens"]} if "tokens" in record else {}) for record in found]
+  path.write_text("".join(json.dumps(record) + "\n" for record in doubled))
+  study = read_study(own)
+  gap = gap_curve(study, study.runs["drope"])
+  assert gap.steps_N.tolist() == [0, 200, 400] and gap.tokens_N.tolist() == STEPS
+  np.testing.assert_allclose(gap.losses_N, [3.25, 0.5, 0.35])
+  assert "step" in training_plots.plot_recovery(study).axes[1].get_title()
+
+
 def test_intervals_are_over_documents_and_of_differences_they_are_paired(own):
   """Documents differ much, but in the same way for both runs: only the paired interval is narrow."""
   spread = {"rope_continued": GROUPS, "drope": GROUPS * 1.01}

@@ -1,11 +1,19 @@
-"""What the pictures of measurements show: intervals in the maps, and samples against the control's."""
+"""What the pictures of measurements show: intervals in the maps, samples against the control's, and rotations."""
+
+import dataclasses
+import json
 
 import matplotlib.pyplot as plt
+import numpy as np
 import pytest
-from support.study_records import ACCURACIES, CONTEXT, LOSSES, figures, study_of
+from support.study_records import ACCURACIES, CONTEXT, LOSSES, MODEL, figures, study_of
 
 from drope_jax.evaluate.results import Result
-from experiments.reporting.measured_plots import plot_parts, plot_samples, plot_summary
+from drope_jax.positions import RoPE
+from drope_jax.serialization import to_dict
+from drope_jax.transitions import Drop, Keep, PartialDrop
+from experiments.plan import Pretrained
+from experiments.reporting.measured_plots import plot_frequencies, plot_parts, plot_samples, plot_summary
 
 
 @pytest.fixture(autouse=True)
@@ -77,3 +85,23 @@ def test_titles_of_maps_do_not_run_into_each_other(workdir):
   assert len(boxes) == 8 and not any(a.overlaps(b) for i, a in enumerate(boxes) for b in boxes[:i])
   panels = [axes.get_window_extent() for axes in canvas.axes]
   assert not any(box.overlaps(panel) for box in boxes for panel in panels)
+
+
+def test_rotations_are_those_of_the_model_that_was_measured_also_where_nothing_was_trained(workdir):
+  """Of the 16 pairs of the quickstart's model, six make a full turn in 128 tokens."""
+  changes = {"whole": (Keep(), "rope"), "partly": (PartialDrop(turns=1.0), "rope"), "dropped": (Drop(), "nope")}
+  held = to_dict(dataclasses.replace(MODEL, positions=RoPE()))
+  changed = {
+    "arms": [{"label": run, "runs": [run]} for run in changes],
+    "rows": [{"run": run, "method": method, "label": run} for run, (_, method) in changes.items()],
+    "pretrained": {run: {**to_dict(Pretrained("model", how)), "model": held} for run, (how, _) in changes.items()},
+  }
+  path = workdir / "study.json"
+  path.write_text(json.dumps(json.loads(path.read_text()) | changed))
+  common = {"task": "perplexity", "metric": "loss", "context": 256, "extension": 2.0, "value": 3.0, "n": 9, "seed": 0}
+  found = [Result(run=run, method=method, **common) for run, (_, method) in changes.items()]
+  (axes,) = plot_frequencies(study_of(workdir, found)).axes
+  labels = [text.get_text() for text in axes.texts]
+  drawn = [line.get_ydata().tolist() for line in axes.lines if len(line.get_xdata()) == 16]
+  assert sorted(labels) == sorted(changes) and len(drawn) == 3
+  np.testing.assert_array_equal(drawn, [[1.0] * 16, [1.0] * 6 + [0.0] * 10, [0.0] * 16])

@@ -112,13 +112,40 @@ def test_values_of_the_csv_are_those_that_are_shown(written):
 def test_a_picture_that_can_no_longer_be_drawn_goes_and_those_of_others_stay(workdir):
   study_of(workdir, figures(LOSSES, ACCURACIES))
   write_report(workdir)
-  (workdir / "mine.png").write_bytes(b"precious")
+  mine = ("mine.png", "mine.pdf", "tables/mine.csv")
+  for name in mine:
+    (workdir / name).write_bytes(b"precious")
+  with (workdir / "report.md").open("a") as report:
+    report.write("\n![mine](mine.png)\n\nIts numbers: [mine](tables/mine.csv)\n")
   (workdir / "runs").unlink()
   (workdir / "results.jsonl").unlink()
   results.append(workdir / "results.jsonl", figures({"DroPE": (3.27, None, None, None)}, {}))
   text = write_report(workdir).read_text()
   assert pictures(workdir) == {"mine.png", "summary.png", "perplexity_by_position.png"}
+  assert all((workdir / name).read_bytes() == b"precious" for name in mine)
   assert "No training record yet: `rope`, `rope_continued`, `drope`, `nope`." in text
+
+
+def test_pictures_in_formats_of_an_earlier_report_stay_as_long_as_they_are_shown(workdir):
+  study_of(workdir, figures(LOSSES, ACCURACIES))
+  write_report(workdir, formats=("svg",))
+  assert (workdir / "tables" / "needles_accuracy.csv").exists()
+  write_report(workdir)
+  assert (workdir / "summary.svg").exists() and (workdir / "needles_by_depth.svg").exists()
+  (workdir / "results.jsonl").unlink()
+  results.append(workdir / "results.jsonl", figures(LOSSES, {}))
+  write_report(workdir)
+  assert (workdir / "summary.svg").exists() and not list(workdir.glob("needles_by_depth.*"))
+  assert not (workdir / "tables" / "needles_accuracy.csv").exists()
+
+
+def test_a_report_that_did_not_list_its_files_deletes_none(workdir):
+  """As earlier versions wrote them."""
+  study_of(workdir, figures({"DroPE": (3.27, None, None, None)}, {}))
+  (workdir / "needles_by_depth.png").write_bytes(b"of an earlier report")
+  (workdir / "report.md").write_text("![needles](needles_by_depth.png)\n\n![mine](mine.png)\n")
+  write_report(workdir)
+  assert (workdir / "needles_by_depth.png").exists() and (workdir / "summary.png").exists()
 
 
 def test_a_workdir_of_725dc9e_is_reported(tmp_path):
