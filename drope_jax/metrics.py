@@ -120,7 +120,7 @@ class JsonLines:
       self._file = self._path.open("a") if is_local(path) else None
 
   def write(self, record: dict[str, Any]) -> None:
-    line = json.dumps(record) + "\n"
+    line = json.dumps(_finite(record), allow_nan=False) + "\n"
     with writing(self._path):
       if self._file is None:
         self._lines.append(line)
@@ -133,6 +133,15 @@ class JsonLines:
     if self._file is not None:
       with writing(self._path):
         self._file.close()
+
+
+def _finite(value: Any) -> Any:
+  """A value of a record with null, None here, for numbers that JSON lacks: a held-out loss may not be finite."""
+  if isinstance(value, dict):
+    return {name: _finite(one) for name, one in value.items()}
+  if isinstance(value, list):
+    return list(map(_finite, value))
+  return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _lines_up_to(path: epath.Path, step: int) -> Iterator[str]:

@@ -180,3 +180,15 @@ def test_before_the_first_checkpoint_no_record_counts(tmp_path):
   path.write_text('{"step": 0, "kind": "eval", "loss": 5.0}\n{"step": 1, "loss": 4.9}\n')
   metrics.JsonLines(path, 0).close()
   assert path.read_text() == ""
+
+
+def test_numbers_that_json_lacks_are_null(tmp_path):
+  written = metrics.JsonLines(tmp_path / "metrics.jsonl", 0)
+  written.write({"step": 1, "loss": float("nan"), "loss_by_group": [float("inf"), 3.0], "kind": "eval"})
+  written.close()
+
+  def refuse(constant):
+    raise AssertionError(constant)
+
+  record = json.loads((tmp_path / "metrics.jsonl").read_text(), parse_constant=refuse)
+  assert record == {"step": 1, "loss": None, "loss_by_group": [None, 3.0], "kind": "eval"}

@@ -21,7 +21,7 @@ from drope_jax.serialization import from_dict, load_config
 from drope_jax.transitions import Transition
 from drope_jax.workdir import run_name
 from experiments.plan import Arm, Pretrained, Row, run_directory
-from experiments.reporting.stored import check_record, read_description, read_json
+from experiments.reporting.stored import checked_record, read_description, read_json
 
 Part = tuple[str, str | None, At]  # metric, by, at of a figure
 _MODEL_SETTINGS = {"step", "weights", "beta"}  # settings that identify the model; all others identify the samples
@@ -291,9 +291,8 @@ def _read_run(directory: Path, name: str, pretrained: dict[str, Any] | None) -> 
     config = load_config(TrainConfig, path) if path.exists() else None
   except ConfigError as error:
     raise ReportError(str(error)) from error
-  records = read_json_lines(metrics, torn="skip") if metrics.exists() else []
-  for number, record in enumerate(records, 1):
-    check_record(metrics, number, record)
+  lines = read_json_lines(metrics, torn="skip") if metrics.exists() else []
+  records = [checked_record(metrics, number, record) for number, record in enumerate(lines, 1)]
   training = tuple(filter(is_training, records))
   heldout = tuple(record for record in records if record.get("kind") == "eval")
   return Run(name, config, training, heldout, None if config is None else config.model)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -38,6 +39,7 @@ class Description:
 _NUMBER = int | float
 _TRAINING: dict[str, Any] = {"step": int, "tokens": int, "loss": _NUMBER, "seconds": _NUMBER}
 _HELDOUT: dict[str, Any] = {"step": int, "extension": _NUMBER, "loss": _NUMBER}
+_LOSSES = ("loss", "loss_by_group")
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -87,12 +89,18 @@ def _check_names(path: Path, arms: Sequence[Arm], rows: Sequence[Row]) -> None:
       raise ReportError(f"{path}: row {row.label!r} is of run {row.run!r}, which no arm names")
 
 
-def check_record(path: Path, number: int, record: Any) -> None:
-  """Raises ReportError for a record of metrics.jsonl, of training or on held-out text, that a report cannot use."""
+def checked_record(path: Path, number: int, record: Any) -> dict[str, Any]:
+  """A record of metrics.jsonl; a held-out loss that was not finite, null in the file, is NaN.
+
+  Raises:
+    ReportError: it is of training or on held-out text, and a report cannot use it.
+  """
   if not isinstance(record, dict):
     raise ReportError(f"{path}: record {number} is not an object")
   if not is_training(record) and record["kind"] != "eval":
-    return
+    return record
+  if not is_training(record):
+    record = {name: _number(value) if name in _LOSSES else value for name, value in record.items()}
   for name, kind in (_TRAINING if is_training(record) else _HELDOUT).items():
     value: Any = record.get(name)
     if not isinstance(value, kind) or isinstance(value, bool) or (name != "loss" and value < 0):
@@ -100,3 +108,9 @@ def check_record(path: Path, number: int, record: Any) -> None:
   groups = record.get("loss_by_group", [])
   if not isinstance(groups, list) or not all(isinstance(loss, _NUMBER) for loss in groups):
     raise ReportError(f"{path}: record {number} has loss_by_group = {groups!r}; it must be a list of numbers")
+  return record
+
+
+def _number(value: Any) -> Any:
+  """Null as NaN, in a list too."""
+  return list(map(_number, value)) if isinstance(value, list) else math.nan if value is None else value

@@ -93,10 +93,21 @@ def test_runs_that_chose_other_documents_are_not_paired(own):
   assert np.isfinite(heldout_curve(study.runs["drope"]).ends_N2).all()
 
 
-@pytest.mark.parametrize("groups", [[3.0], [float("nan"), 3.0], []])
+@pytest.mark.parametrize("groups", [[3.0], [float("nan"), 3.0], [None, 3.0], []])
 def test_too_little_to_say_leaves_the_interval_out(own, groups):
   with_groups(own, lambda run, loss: groups)
   assert np.isnan(heldout_curve(read_study(own).runs["drope"]).ends_N2).all()
+
+
+def test_a_loss_that_was_not_finite_is_no_point_of_the_curve(own):
+  before = list(read_study(own).runs["drope"].heldout_losses())
+  path = own / "runs" / "drope" / "metrics.jsonl"
+  lines = [json.loads(line) for line in path.read_text().splitlines()]
+  last = next(line for line in reversed(lines) if line.get("kind") == "eval" and line["extension"] == 1)
+  last |= {"loss": None, "loss_by_group": [None, 3.0]}
+  path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+  run = read_study(own).runs["drope"]
+  assert list(run.heldout_losses()) == before[:-1] and last["step"] == before[-1]
 
 
 def test_groups_that_are_no_numbers_are_named(own):
