@@ -223,6 +223,15 @@ def promised(name, size):
   return dict(zip(header, row, strict=True))
 
 
+@pytest.mark.parametrize("name", STUDIES)
+def test_a_docstring_says_that_small_has_fewer_runs_than_mini(name):
+  """Its text describes the runs of `mini`, so it also names the sizes for one GPU that leave some of them out."""
+  runs = {size: made(name, size)[0].runs.keys() for size in STUDIES[name].SIZES if size.startswith(("mini", "small"))}
+  for size in runs:
+    if size.startswith("small") and runs["mini"] - runs[size]:
+      assert f"`{size}`" in STUDIES[name].__doc__, sorted(runs["mini"] - runs[size])
+
+
 @pytest.mark.slow
 def test_every_run_of_every_size_lowers_and_holds_what_its_page_promises():
   """Each run is lowered, or has the program of one that is; what a page says is counted in these programs."""
