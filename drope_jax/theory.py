@@ -86,9 +86,9 @@ def bias_gradient_norms(
 ) -> np.ndarray:
   """Figure 4: for each layer, how strongly its query and key projections can change its heads' positional bias.
 
-  This is the norm of the gradient of A^c, averaged over heads and sequences, with respect to the layer's W_Q and W_K
-  together. The whole model runs once, and then each layer by itself on its input, so that layers of the same kind share
-  one compiled program.
+  This is the norm of the gradient of one number, the mean of A^c over heads and sequences, with respect to the layer's
+  W_Q and W_K together; sequences, and heads that share keys, can cancel in it. The whole model runs once, and then each
+  layer by itself on its input, so that layers of the same kind share one compiled program.
 
   Args:
     c_TT: positional weights, or several of them (C, T, T); the model runs only once for all.

@@ -119,16 +119,24 @@ def seconds(flops: float, per_token: float, device_kind: str, devices: float = 1
 
 
 def estimate(study: Study, models: Mapping[str, ModelConfig], device_kind: str | None = None) -> float:
-  """Seconds that a whole study takes, on the devices of this machine or on one device of the given kind."""
-  here = jax.devices()[0].device_kind
-  kind, devices = device_kind or here, 1.0 if device_kind or here == "cpu" else float(jax.device_count())
+  """Seconds that a whole study takes, on the devices of this machine or on one device of the given kind.
+
+  Runs train on all devices, and are measured on one, as without `--mesh`.
+  """
+  kind, devices = _devices_here() if device_kind is None else (device_kind, 1.0)
   costs = run_costs(study, models)
   per_token = max((cost.per_token for cost in costs), default=0.0) or max(
     flops_per_token(model, study.train_context) for model in models.values()
   )
   training = sum(seconds(cost.flops, cost.per_token, kind, devices) for cost in costs)
-  measuring = seconds(evaluation_flops(study, models), per_token, kind, devices)
+  measuring = seconds(evaluation_flops(study, models), per_token, kind)
   return training + measuring + COMPILING.get(kind, math.nan) * (len(costs) + len(study.rows))
+
+
+def _devices_here() -> tuple[str, float]:
+  """The device_kind of this machine, and its number of such devices; in SPEEDS a CPU is one, however it is divided."""
+  kind = jax.devices()[0].device_kind
+  return kind, 1.0 if kind == "cpu" else float(jax.device_count())
 
 
 def exponent(number: float, digits: int = 2) -> str:
@@ -168,11 +176,11 @@ def size_table(studies: Iterable[tuple[str, Study, Mapping[str, ModelConfig]]]) 
 def run_table(study: Study, models: Mapping[str, ModelConfig], workdir: Path, states: Mapping[str, str]) -> str:
   """One line per run that is trained, for `--dry_run`; `states`: by run, how much of it is done."""
   starts = [run.init.checkpoint if isinstance(run, TrainConfig) and run.init else None for run in study.runs.values()]
-  kind, lines = jax.devices()[0].device_kind, []
+  (kind, devices), lines = _devices_here(), []
   for cost in run_costs(study, models):
     feeds = starts.count(str(run_directory(workdir, cost.name)))
     numbers = [f"{cost.parameters:,}", f"{cost.steps:,}", f"{cost.tokens / 1e6:,.2f}M", exponent(cost.flops)]
-    time = show_time(seconds(cost.flops, cost.per_token, kind))
+    time = show_time(seconds(cost.flops, cost.per_token, kind, devices))
     lines.append([cost.name, cost.start, *numbers, time, str(feeds), states.get(cost.name, "to do")])
   return aligned_table(
     ["run", "starts from", "parameters", "steps", "tokens", "FLOPs (PaLM)", "time", "feeds runs", "state"], lines

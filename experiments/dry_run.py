@@ -31,15 +31,14 @@ def dry_run(settings: Any, workdir: Path, seeds: int, only: Sequence[str], runs:
     runs={name: study.runs[name] for name in chosen},
     rows=[row for row in study.rows if row.run in chosen],
   )
-  places = {name: run_directory(workdir, name) for name in study.runs}
+  places, unknown = {name: run_directory(workdir, name) for name in study.runs}, ""
   try:
     places |= {} if runs is None else {name: runs / key for name, key in store.keys(study, workdir).items()}
-    known = "with shared runs" if runs is not None else "without shared runs"
   except UserError:
-    known = "which runs are shared is known once the data is there"
+    unknown = " Which runs are shared is known once the data is there."
   states = {name: _state(run, places[name]) for name, run in study.runs.items() if isinstance(run, TrainConfig)}
   took = costs.estimate(study, models)
-  total = f"{costs.show_time(took)} on {costs.here()} per seed, including measuring and compiling"
+  total = f"{costs.show_time(took)} on {costs.here()} per seed, including compiling, and measuring on one device"
   total += f"; {costs.show_time(seeds * took)} for {seeds} seeds" if seeds > 1 else ""
   return "\n\n".join(
     [
@@ -47,7 +46,7 @@ def dry_run(settings: Any, workdir: Path, seeds: int, only: Sequence[str], runs:
       costs.run_table(study, models, workdir, states),
       f"{len(study.rows)} rows at {', '.join(map(str, study.lengths))} tokens; tasks: {', '.join(study.tasks)}.",
       *([] if study.figures is None else [f"It draws {', '.join(study.figures.captions)}."]),
-      f"From the start this takes about {total} ({known}).",
+      f"From the start, with all runs above, this takes about {total}.{unknown}",
     ]
   )
 

@@ -7,11 +7,14 @@ As in LongRoPE2, the search minimises the loss on the answers of needle prompts 
 all tokens. Factors do not decrease from fast to slow pairs, lie between 1 and twice the extension, and are at least the
 extension from the critical pair on: the first pair that makes no full turn within the training context. The first
 population holds PI, NTK and YaRN. Two parts of LongRoPE2 are left out: the search for the critical pair itself, and the
-fine-tuning on short and long texts. Needles are drawn from the run's split `fit`, on which no result is measured.
+fine-tuning on short and long texts. Needles are drawn from the run's split `fit`, on which no result is measured;
+`--seed` does not change them.
 """
 
 import dataclasses
+import functools
 import logging
+import math
 import sys
 from argparse import Namespace
 from collections.abc import Callable, Sequence
@@ -27,7 +30,7 @@ from drope_jax.data.recall import Lines, needle_sample, sentences
 from drope_jax.data.sources import Source
 from drope_jax.data.splits import documents
 from drope_jax.data.tokenizers import load_tokenizer
-from drope_jax.errors import ConfigError
+from drope_jax.errors import ConfigError, check, check_at_least
 from drope_jax.files import write_json
 from drope_jax.loss import token_losses
 from drope_jax.model import hidden_states
@@ -54,7 +57,11 @@ class Search:
   generations: int = 20
   population: int = 16  # candidates per generation
   samples: int = 16  # needle prompts
-  seed: int = 0
+  seed: int = 0  # of the candidates; it does not change the prompts
+
+  def __post_init__(self) -> None:
+    check_at_least(self, 0, "generations", "seed")
+    check_at_least(self, 1, "population", "samples")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -92,8 +99,9 @@ def search_factors(loaded: Checkpoint, lines: Lines, factor: float, how: Search)
   """Factors for `factor` times the context of a model with RoPE.
 
   Raises:
-    ConfigError: the model's positions are not a plain RoPE.
+    ConfigError: the model's positions are not a plain RoPE, or the factor is below 1.
   """
+  check(math.isfinite(factor) and factor >= 1, f"--factor is {factor}; it must be a number of at least 1")
   rope, head_dim = _rope(loaded.model), loaded.model.head_dim
   loss = needle_loss(loaded, lines, round(factor * loaded.context), how.samples)
   omega = base_frequencies(rope.theta, head_dim)
@@ -176,13 +184,13 @@ def _rope(model: ModelConfig) -> RoPE:
 
 
 def _print_factors(given: Namespace) -> None:
+  how = Search(generations=given.generations, population=given.population, samples=given.samples, seed=given.seed)
   loaded = checkpoint.load(given.checkpoint)
   _rope(loaded.model)
   if loaded.config is None and given.dataset is None:
     raise ConfigError("--dataset is required for an imported model: a dataset with a split `fit`")
   dataset = given.dataset or (loaded.config.data.source or loaded.config.data.directory if loaded.config else "")
-  how = Search(generations=given.generations, population=given.population, samples=given.samples, seed=given.seed)
-  found = search_factors(loaded, lines_to_fit_on(str(given.checkpoint), dataset), given.factor, how)
+  found = search_factors(loaded, lines_to_fit_on(given.checkpoint, dataset), given.factor, how)
   losses = {**found.losses_of_others, "found": found.loss}
   print("loss on answers, all with LongRoPE's attention factor:", end=" ")
   print(", ".join(f"{name} {loss:.3f}" for name, loss in losses.items()))
@@ -191,13 +199,14 @@ def _print_factors(given: Namespace) -> None:
 
 def _parser() -> cli.Parser:
   parser = cli.Parser(prog="python -m experiments.factor_search", about=__doc__)
-  parser.add_argument("--checkpoint", type=Path, required=True, metavar="RUN", help="workdir of a run with RoPE")
+  path = functools.partial(cli.path_argument, local=False)
+  parser.add_argument("--checkpoint", type=path, required=True, metavar="RUN", help="workdir of a run with RoPE")
   parser.add_argument("--factor", type=float, required=True, metavar="S", help="extension of the context")
-  parser.add_argument("--dataset", metavar="PATH", help="dataset with a split `fit`; default: that of the run")
+  parser.add_argument("--dataset", type=path, metavar="PATH", help="dataset with a split `fit`; default: the run's")
   parser.add_argument("--generations", type=int, default=Search.generations, help="rounds of the search")
   parser.add_argument("--population", type=int, default=Search.population, help="candidates per generation")
   parser.add_argument("--samples", type=int, default=Search.samples, help="needle prompts")
-  parser.add_argument("--seed", type=int, default=Search.seed, help="of the search and its prompts")
+  parser.add_argument("--seed", type=int, default=Search.seed, help="of the candidates, not of the prompts")
   return parser
 
 

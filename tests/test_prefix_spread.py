@@ -33,6 +33,7 @@ from drope_jax.theory import (
   projection_gradients,
 )
 
+SEEDS = pytest.mark.parametrize("seed", range(5))  # of the initialisation: the theorem holds with high probability
 LENGTHS = pytest.mark.parametrize("length", [6, 24])  # the constants do not depend on it
 LAYERS, EPS = 4, 1e-6
 NOPE = tiny(positions=None, num_layers=LAYERS, norm_eps=EPS, init_std=0.1)
@@ -72,6 +73,10 @@ def blocks(params, config):
     return Block(q, k, v, w["o"], gate, up, w["down"])
 
   return [block(layer) for layer in range(config.num_layers)]
+
+
+def initialised(seed):
+  return blocks(random_params(NOPE, seed), NOPE)
 
 
 def rms(x_BTD):
@@ -192,15 +197,16 @@ class Attention(NamedTuple):
 
 
 @pytest.fixture(params=[1e-3, 0.3, 10.0], ids="spread {}".format)
-def attention(request, float64):
+def attention(request, seed, float64):
   """Of a random layer on inputs that are nearly equal, or not at all."""
-  block, x = blocks(random_params(NOPE), NOPE)[0], nearly_equal(24, request.param)
+  block, x = initialised(seed)[0], nearly_equal(24, request.param)
   h, b = x / rms(x), bound_on_projections(block)
   scores, weights, z = heads(block, h)
   values = np.einsum("TD,DHh->THh", h[0], block.v_DHh)
   return Attention(h, np.asarray(scores[0]), np.asarray(weights[0]), values, z, b**2 * factor(block), b)
 
 
+@SEEDS
 def test_lemmas_b3_and_b5_scores_and_weights_are_as_even_as_the_inputs(attention):
   of_h = spread(attention.h_BTD)
   for i in range(attention.h_BTD.shape[1]):
@@ -213,9 +219,10 @@ def test_lemmas_b3_and_b5_scores_and_weights_are_as_even_as_the_inputs(attention
     assert off <= attention.bound * attention.rate * of_h**2 + 1e-12  # B.5
 
 
-def test_with_rope_equal_inputs_have_uneven_scores_and_weights():
+@SEEDS
+def test_with_rope_equal_inputs_have_uneven_scores_and_weights(seed):
   """So that B.3 and B.5 do not hold."""
-  block, x = blocks(random_params(NOPE), NOPE)[0], nearly_equal(24, 1e-3)
+  block, x = initialised(seed)[0], nearly_equal(24, 1e-3)
   rate, of_h = bound_on_projections(block) ** 2 * factor(block), spread(x / rms(x))
   scores, weights, _ = heads(block, x / rms(x), RoPE(100.0))
   assert np.abs(scores[0, :, -1] - scores[0, :, -1].mean(-1, keepdims=True)).max() > 100 * rate * of_h
@@ -237,25 +244,28 @@ def test_lemma_b6_prefix_means_are_no_further_apart_than_the_prefix():
     assert apart <= np.linalg.norm(x[0, : i + 1] - means[i], axis=-1).max() + 1e-12
 
 
+@SEEDS
 def test_lemma_b7_what_a_head_gives_is_as_even_as_its_inputs(attention):
   of_h, b = spread(attention.h_BTD), attention.bound
   of_z = [spread(attention.z_BTHh[:, :, head]) for head in range(attention.z_BTHh.shape[2])]
   assert 0 < max(of_z) <= 2 * b * of_h + 2 * b * attention.rate * of_h**2
 
 
+@SEEDS
 @pytest.mark.parametrize("epsilon", [1e-6, 1e-2, 1.0])
-def test_lemma_b8_a_layer_spreads_its_inputs_by_a_linear_and_a_quadratic_term_at_most(epsilon):
-  layers = blocks(random_params(NOPE), NOPE)
+def test_lemma_b8_a_layer_spreads_its_inputs_by_a_linear_and_a_quadratic_term_at_most(epsilon, seed):
+  layers = initialised(seed)
   for block, x in zip(layers, residuals(layers, nearly_equal(24, epsilon)), strict=True):
     a1, a2 = constants(block, x)
     assert 0 < spread(after(block, x)) <= a1 * spread(x) + a2 * spread(x) ** 2
 
 
-def test_lemma_b8_does_not_hold_for_the_spread_of_normalised_inputs():
+@SEEDS
+def test_lemma_b8_does_not_hold_for_the_spread_of_normalised_inputs(seed):
   """Rows of one direction and several lengths: h has no spread in the first layer, and has one in the second."""
   row = np.random.default_rng(0).standard_normal(NOPE.d_model)
   x = row * np.linspace(0.5, 2, 24)[None, :, None]
-  x_after = after(blocks(random_params(NOPE), NOPE)[0], x)
+  x_after = after(initialised(seed)[0], x)
   assert spread(x / rms(x)) < 1e-4 and spread(x_after / rms(x_after)) > 0.1
 
 
@@ -273,15 +283,16 @@ def small_enough(a1, a2):
   return min(1, a1 / a2 / (2 * a1) ** (LAYERS - 2))
 
 
+@SEEDS
 @LENGTHS
-def test_lemma_b9_a_small_spread_grows_by_a_constant_factor_per_layer(length):
+def test_lemma_b9_a_small_spread_grows_by_a_constant_factor_per_layer(length, seed):
   """Spreads stay below (2 A1)^(l - 1) epsilon.
 
   min{1, A1 / A2} as epsilon serves the second layer. For the third the recursion of B.8 needs A1 / A2 to bound the
   second spread too, and so on: it serves all layers once it is divided by (2 A1)^(L - 2), as the sequence that meets
   B.8 with equality shows.
   """
-  layers = blocks(random_params(NOPE), NOPE)
+  layers = initialised(seed)
   a1, a2 = worst_constants(layers, residuals(layers, nearly_equal(length, 1e-12)))
   epsilon = small_enough(a1, a2)
   entering = residuals(layers, nearly_equal(length, epsilon))
@@ -312,15 +323,16 @@ def of_layer(block, x_BTD, c_TT, positions=None):
   return jnp.abs(bias(block.q_DHh, block.k_DHh)), [jnp.linalg.norm(g, axis=(0, 2)) for g in gradients]
 
 
+@SEEDS
 @LENGTHS
 @pytest.mark.parametrize("weights", [diagonal_weights, previous_token_weights])
-def test_theorem_3_4_bounds_the_bias_and_its_gradients_by_the_spread_of_the_inputs(length, weights):
+def test_theorem_3_4_bounds_the_bias_and_its_gradients_by_the_spread_of_the_inputs(length, weights, seed):
   """C2 = C B^2 sqrt(H) 2 / r C1 and C3 = C B sqrt(H) 2 / r C1, with C = max |c| and C1 = (2 A1)^(L - 1).
 
   C3 follows from the closed forms: each row of g sums to C / T at most in absolute value, |h| is at most sqrt(d), and
   keys are B spread(h) from their prefix mean. With RoPE the same bounds are broken, in every layer.
   """
-  layers, c = blocks(random_params(NOPE), NOPE), weights(length)
+  layers, c = initialised(seed), weights(length)
   entering = residuals(layers, nearly_equal(length, 1e-12))
   a1, a2 = worst_constants(layers, entering)
   epsilon = small_enough(a1, a2)
@@ -341,7 +353,7 @@ def test_theorem_3_4_bounds_the_bias_and_its_gradients_by_the_spread_of_the_inpu
 
 def test_closed_forms_of_a_layer_are_what_jax_derives():
   """On inputs whose spread is small: there the formulas subtract keys that are nearly equal."""
-  block, x, c = blocks(random_params(NOPE), NOPE)[0], nearly_equal(24, 1e-6), diagonal_weights(24)
+  block, x, c = initialised(seed=0)[0], nearly_equal(24, 1e-6), diagonal_weights(24)
   h = x / rms(x)
   q, k = (jnp.einsum("BTD,DHh->BTHh", h, w) for w in (block.q_DHh, block.k_DHh))
   for closed, derived in zip(projection_gradients(h, q, k, c), of_layer(block, x, c)[1], strict=True):

@@ -5,9 +5,11 @@ A class that it defines is recorded under this name (`module:Class`) in config.j
 """
 
 import importlib
+import inspect
 import os
 import sys
 import traceback
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -65,7 +67,7 @@ def get_config(text: str, flag: str) -> Any:
   """The result of `get_config(ARG)` of a config file, given as `FILE[:ARG]`.
 
   Raises:
-    ConfigError: as for `load`, or if the function is missing or fails.
+    ConfigError: as for `load`, or if the function is missing, takes no argument although one is given, or fails.
   """
   path, _, argument = text.partition(":")
   if not path.endswith(".py"):
@@ -73,10 +75,24 @@ def get_config(text: str, flag: str) -> Any:
   module = load(path, flag)
   if not callable(getattr(module, "get_config", None)):
     raise ConfigError(f"{flag}: {path}: it has no function get_config")
+  given = [argument] if ":" in text else []
+  if given and _accepts(module.get_config) and not _accepts(module.get_config, *given):
+    raise ConfigError(f"{flag}: {path} has one config, without sizes or variants; leave out {f':{argument}'!r}")
   try:
-    return module.get_config(*([argument] if ":" in text else []))
+    return module.get_config(*given)
   except FAULTS as error:
     raise ConfigError(f"{flag}: {path}: {describe(error, Path(module.__file__ or path))}") from error
+
+
+def _accepts(function: Callable[..., Any], *arguments: str) -> bool:
+  """Whether a function can be called so, by its signature."""
+  try:
+    inspect.signature(function).bind(*arguments)
+  except TypeError:
+    return False
+  except ValueError:  # a function of C without a signature: a call will tell
+    return True
+  return True
 
 
 def describe(error: Exception, file: Path | None) -> str:

@@ -38,10 +38,10 @@ def path(text: str, local: bool = False) -> str:
   return os.path.expanduser(text)
 
 
-def argument(text: str) -> str:
-  """`path` with `local`, for the `type` of an argparse argument."""
+def argument(text: str, local: bool = True) -> str:
+  """`path`, for the `type` of an argparse argument."""
   try:
-    return path(text, local=True)
+    return path(text, local)
   except ConfigError as error:
     raise argparse.ArgumentTypeError(str(error)) from error
 

@@ -44,7 +44,7 @@ def shareable(command: str, name: str, seeds: Sequence[int]) -> str:
   numbers = ",".join(map(str, seeds))
   text = re.sub(r" --runs=\S+", "", command)
   text = re.sub(r"--workdir=\S+", f"--workdir=runs/{name}", text)
-  text = re.sub(r"=/(?:\S*/)?([^/\s]+)", r"=\1", text)
+  text = re.sub(r"(?<=[=,])/(?:[^\s,=]*/)?([^/\s,=]+)", r"\1", text)  # --data= may name several
   if "experiments.study" not in text:
     others = "".join(f"\n{text.replace(f'runs/{name}', f'runs/seed{seed}')} --seed={seed}" for seed in seeds if seed)
     return text + others if "--seed" not in text else text

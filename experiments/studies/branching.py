@@ -32,8 +32,8 @@ from experiments import recall_corpus
 from experiments.models import run_models
 from experiments.plan import Arm, EvalPlan, Pretrained, Row, Study, check_at_least_one, require, run_directory
 from experiments.studies import quickstart
+from experiments.studies.quickstart import DOCSTRINGS
 
-DOCSTRINGS = "docstrings"  # value of `text`: the quickstart's text
 SCHEDULES = ("cosine", "wsd")
 TRUNK = "trunk"
 TOKENS = "tokens"  # the folder of a tokenised corpus, beside the corpus
@@ -266,23 +266,23 @@ class BranchingStudy:
       return
     folder = self._folder(workdir)
     corpus, tokenizer = folder / "corpus", folder / "tokenizer"
-    if not is_built(corpus):
-      self._build(corpus, tokenizer)
+    self._build(corpus, tokenizer)
     if self.tokenize and not (folder / TOKENS / META).exists():  # kept, as the corpus is; studies may share them
       text, processes = TFDS(str(corpus)).documents(), os.cpu_count() or 1
       write_shards(text, load_tokenizer(tokenizer), folder / TOKENS, processes=processes)
 
   def _build(self, corpus: Path, tokenizer: Path) -> None:
-    name = type(self).__name__
-    if not self.text:
-      raise ConfigError(f"{name}.data: {corpus} does not exist, and {name}.text names no text to make it from")
+    """Makes the corpus of `text` unless it exists; without a text, one that exists is taken as it is."""
     if self.text == DOCSTRINGS:
       made = quickstart.Quickstart(seed=self.seed, model=self.model, context=self.context)
       quickstart.prepare(made, corpus, tokenizer)
-    else:
-      require(self, text="experiments.prose --out=DIR")
-      recipe = dataclasses.replace(recall_corpus.SMALL, vocab_size=self.model.vocab_size, context=self.context)
-      recall_corpus.build_from(self.text, corpus, tokenizer, recipe)
+    elif self.text:
+      if not is_built(corpus):
+        require(self, text="experiments.prose --out=DIR")
+      recall_corpus.build_from(self.text, corpus, tokenizer, recall_corpus.small(self.model.vocab_size, self.context))
+    elif not is_built(corpus):
+      name = type(self).__name__
+      raise ConfigError(f"{name}.data: {corpus} does not exist, and {name}.text names no text to make it from")
 
 
 def _decay(steps: int) -> dict[str, Any]:

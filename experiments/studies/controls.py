@@ -3,7 +3,8 @@
 Paper: the baselines of tables 1 to 3 and 10, none of which was trained further. Here RoPE is trained on from the same
 trunk for the same tokens: at several rates (`rates` times the tail's), with Adam's moments kept, and rescaled by YaRN
 or NTK; and for as many FLOPs as the costliest arm, the drop with a teacher, whose forward pass adds a third. The
-dropped model gets the same rates, so that neither is favoured.
+dropped model gets the same rates, so that neither is favoured. `small` tries twice the rate alone, and its tails have
+191 steps instead of 382.
 
 `python -m experiments.study --config=experiments/studies/controls.py:SIZE --workdir=DIR --seeds=0,1,2,3,4`, and then
 `python -m experiments.seeds DIR/seed-* --control=LABEL` for differences from another of the controls.

@@ -1,12 +1,12 @@
 """How far training can move the attention's positional bias, at initialisation (paper: figure 4).
 
 `python -m experiments.study --config=experiments/studies/fig4_bias_gradients.py:SIZE --workdir=DIR` writes
-figures/bias_gradients.png and .csv (`--config.layers=0,8,16,23`: of these layers only): for each layer the norm of the
-gradient of A^c (definition 3.1, for diagonal and for previous-token heads) with respect to that layer's query and key
-projections; mean over heads, rows of text and seeds, bars: standard deviation over seeds. In the paper it is larger
-with RoPE in every layer, and the gap grows with depth. The paper's figure has no numbers, and the paper does not state
-the text, its length, or the parameters. A control that it lacks is measured too: the partial drop, which is ours, with
-the same weights.
+figures/bias_gradients.png and .csv (`--config.layers=0,8,16,23`: of these layers only). A^c is that of definition 3.1,
+for diagonal and for previous-token heads; drawn for each layer is the norm of one gradient, that of A^c's mean over the
+layer's heads and the rows of text (which can cancel in it) with respect to the layer's query and key projections. Mean
+over seeds; bars: standard deviation. In the paper it is larger with RoPE in every layer, and the gap grows with depth.
+The paper's figure has no numbers, and the paper does not state the text, its length, the parameters, or over what it
+averages. A control that it lacks is measured too: the partial drop, which is ours, with the same weights.
 
 The study also writes figures/prefix_spread.png and .csv: by layer the prefix spread of the attention's inputs, which
 theorem 3.4 bounds without positions if it is small in the first layer. It is not small on text, so a second panel shows
@@ -55,8 +55,8 @@ TEXTS = {"text": 1.0, "text, embeddings a thousandth as far apart": 1e-3}
 
 CAPTIONS = {
   "bias_gradients": "By layer, counted from 0: how far training can move the attention's positional bias A "
-  "(definition 3.1) at initialisation. This is the norm of the gradient of A with respect to W_Q and W_K, mean over "
-  "heads, text and seeds. Bars: standard deviation over seeds.",
+  "(definition 3.1) at initialisation. This is the norm of the gradient, with respect to W_Q and W_K, of A's mean over "
+  "heads and rows of text. Mean over seeds; bars: standard deviation.",
   "prefix_spread": "By layer, counted from 0: the prefix spread Δ (theorem 3.4) of the attention's inputs, as a share "
   "of their norm √d. Bars: standard deviation over seeds.",
 }

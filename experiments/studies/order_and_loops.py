@@ -3,7 +3,8 @@
 Paper: none of its tables. Others saw a dropped model prefer the first of several assignments to the latest, copy less
 the farther back the original is, and loop more often in long answers. Measured here: which assignment wins (`order`),
 copying by distance (`induction`, `copy`), and the share of long greedy answers that end in repetition (`loops`), for
-the control (RoPE continued), the full drop, the partial drops, which are ours, and NoPE from scratch.
+the control (RoPE continued), the full drop, the partial drops, which are ours, and NoPE from scratch. `small` has one
+partial drop, from half a turn on.
 
 `python -m experiments.study --config=experiments/studies/order_and_loops.py:SIZE --workdir=DIR --seeds=0,1,2`.
 

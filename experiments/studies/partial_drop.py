@@ -29,10 +29,10 @@ with RoPE; every arm but the one from scratch is a tail from its weights, on the
 | ntk_continued  | RoPE rescaled by NTK for the longest length, and trained on    | as trained                   |
 | yarn_continued | likewise by YaRN                                               | as trained                   |
 
-`extra_controls=False` leaves out the runs from `clipped` on. recalibration_budget.py measures how the cost in context
-falls with the budget; partial_drop_rule.py tests other contexts and bases, where the same rule keeps another number of
-pairs. Each tail's metrics.jsonl has its recovery curve, the held-out loss in context at its start and after each fifth
-of its steps.
+`extra_controls=False` leaves out the runs from `clipped` on, as `small` does, whose turns are 0.5, 1 and 2.
+recalibration_budget.py measures how the cost in context falls with the budget; partial_drop_rule.py tests other
+contexts and bases, where the same rule keeps another number of pairs. Each tail's metrics.jsonl has its recovery curve,
+the held-out loss in context at its start and after each fifth of its steps.
 
 | size  |  parameters |     T | runs | rows |    tokens | FLOPs (PaLM) |    minutes (on) |
 | :---- | ----------: | ----: | ---: | ---: | --------: | -----------: | --------------: |

@@ -4,7 +4,8 @@
 then it must also hold where it keeps another number: at base 1e5 it keeps 5, at context 256 it keeps 7, and with both
 it keeps 6 again. Half and twice the turns are run too, and, where none of these keeps 6 pairs, the 6 fastest
 (`fastest_6`). The hypothesis was that at every context and base the rule's cost in context is the smallest that keeps
-the needles at 8 times; at mini_256 it is refuted (docs/results/partial_drop_rule_256.md).
+the needles at 8 times; at mini_256 it is refuted (docs/results/partial_drop_rule_256.md). `small` and `small_512` have
+one base each, one turn alone, and the 13 fastest pairs.
 
 Paper: none of its tables; it drops all rotations. The control for each base is RoPE continued.
 

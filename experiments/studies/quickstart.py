@@ -18,7 +18,6 @@ from typing import Any
 
 from drope_jax.config import ComputeConfig, DataConfig, InitConfig, ModelConfig, OptimConfig, QKNorm, TrainConfig
 from drope_jax.data import docstrings
-from drope_jax.data.corpus import is_built
 from drope_jax.data.splits import documents
 from drope_jax.errors import ConfigError
 from drope_jax.evaluate.tasks import DEFAULT
@@ -27,6 +26,7 @@ from drope_jax.transitions import Drop, Keep, PartialDrop
 from experiments.plan import Arm, EvalPlan, Row, Study, check_at_least_one, run_directory
 from experiments.recall_corpus import Recipe, build
 
+DOCSTRINGS = "docstrings"  # the text of a corpus, if it is that of `packages`
 SPREAD = (
   "Another seed can change a loss by about as much as its interval, and the needles that a model this small finds by "
   "more than theirs: by up to 49 points between three seeds (docs/results/quickstart.md)."
@@ -163,8 +163,16 @@ def prepare(settings: Quickstart, corpus: Path, tokenizer: Path) -> None:
 
   Splits: `train`; `heldout` and `fit`, prose that is in no training document.
   """
-  if is_built(corpus):
-    return
+  recipe = Recipe(
+    vocab_size=settings.model.vocab_size,
+    context=settings.context,
+    recall_share=settings.recall_share,
+    seed=settings.seed,
+  )
+  build(corpus, tokenizer, lambda: _splits(settings), recipe, settings.data or DOCSTRINGS)
+
+
+def _splits(settings: Quickstart) -> dict[str, list[str]]:
   prose = _prose(settings)
   train, held_out = docstrings.split_held_out(prose)
   if not train or len(held_out) < 2:
@@ -172,14 +180,7 @@ def prepare(settings: Quickstart, corpus: Path, tokenizer: Path) -> None:
       f"Quickstart.data, packages and prose_limit leave {len(prose)} documents, {len(held_out)} of them held out; at "
       "least one to train on and two held out are needed"
     )
-  splits = {"train": train, "heldout": held_out[::2], "fit": held_out[1::2]}
-  recipe = Recipe(
-    vocab_size=settings.model.vocab_size,
-    context=settings.context,
-    recall_share=settings.recall_share,
-    seed=settings.seed,
-  )
-  build(corpus, tokenizer, splits, recipe)
+  return {"train": train, "heldout": held_out[::2], "fit": held_out[1::2]}
 
 
 def _prose(settings: Quickstart) -> list[str]:

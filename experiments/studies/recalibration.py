@@ -6,7 +6,8 @@ once, or by a theta that grows to infinity; (3) distillation from the trunk, on 
 on these for a fifth of the steps and then on logits; (4) dropping the layers one after the other, the late ones first,
 or training queries and keys alone for a tenth of the steps; and a fade with a teacher. Two runs without a teacher take
 as many FLOPs as one with it. Models that keep some rotations, windows or a token shift are hybrids, in
-recalibration_hybrid.py; a learnt log-n scale, which aims at length, is in recalibration_length.py.
+recalibration_hybrid.py; a learnt log-n scale, which aims at length, is in recalibration_length.py. `small` leaves out
+the lower rates (with Adam's moments too) and the fade over a quarter of the steps; its tails have 100 steps, not 382.
 
 `python -m experiments.study --config=experiments/studies/recalibration.py:SIZE --workdir=DIR --seeds=0,1,2,3,4`. All
 tails see the same tokens in the same order; the report has the recovery curve of each.

@@ -4,7 +4,8 @@ Paper: it calls p-RoPE and RNoPE-SWA complementary and tests neither. With `--ru
 and full drop with recalibration.py. Tried here: keeping the pairs that make half a turn, one turn or two within the
 context, one turn also with a teacher, and for as many FLOPs without one; keeping RoPE in three of four layers, with
 windows of an eighth or a quarter of the context; and adding to each key a learnt share of the key before it
-(drope_jax/additions.py), after a full drop, after a partial drop and, as the control, while RoPE is continued.
+(drope_jax/additions.py), after a full drop, after a partial drop and, as the control, while RoPE is continued. `small`
+leaves out half a turn, and its tails have 150 steps instead of 382.
 
 `python -m experiments.study --config=experiments/studies/recalibration_hybrid.py:SIZE --workdir=DIR
 --seeds=0,1,2,3,4`. All tails see the same tokens in the same order.

@@ -16,7 +16,8 @@ from drope_jax.config import ComputeConfig, ModelConfig
 from drope_jax.positions import RoPE
 from experiments.configs import pretrain, recalibrate
 from experiments.studies import quickstart
-from experiments.studies.branching import DOCSTRINGS, BranchingStudy
+from experiments.studies.branching import BranchingStudy
+from experiments.studies.quickstart import DOCSTRINGS
 
 T = TypeVar("T", bound=BranchingStudy)
 Size = Callable[[], dict[str, Any]]  # makes settings of BranchingStudy
@@ -138,12 +139,16 @@ def shorter(size: Size, times: int) -> Size:
 
 
 def with_context(size: Size, context: int, theta: float) -> Size:
-  """A size at another context, with as many tokens per step, and with another RoPE base."""
+  """A size at another context, with as many tokens per step, and with another RoPE base.
+
+  A corpus that is made for the size is another too, since its documents are as long as the context needs them.
+  """
 
   def made() -> dict[str, Any]:
     settings = size()
     rows = settings["batch_size"] * settings["context"] // context
     model = dataclasses.replace(settings["model"], positions=RoPE(theta=theta))
-    return settings | {"context": context, "batch_size": rows, "model": model}
+    folder = {"data": f"{settings['data']}_{context}"} if {"data", "text"} <= settings.keys() else {}
+    return settings | folder | {"context": context, "batch_size": rows, "model": model}
 
   return made

@@ -9,6 +9,7 @@ IMPORT = "drope_jax.interop import"
 EXPORT = "drope_jax.interop export {place}/imported {out}"
 TOKENIZE = "drope_jax.data.tokenize --data={place}/corpus --out={out} --processes=1"
 LOOK = "drope_jax.data.report --data={place}/corpus"
+SEARCH = "experiments.factor_search --checkpoint={place}/finished --factor=2"
 BENCHMARKS = "experiments.benchmarks"
 
 # A command, what is added to it, and what its error must name.
@@ -105,6 +106,15 @@ INPUTS = [
   ("experiments.prose", "--out={out} --debs={place}", "--debs"),
   ("experiments.prose", "--out={place}/finished", "--out"),
   ("experiments.recall_corpus --out={out}", "--prose={place}/unevaluated", "heldout"),
+  (SEARCH, "--checkpoint={place}/nowhere", "nowhere"),
+  (SEARCH, "--checkpoint=s3://bucket/run", "s3fs"),
+  (SEARCH, "--dataset=ftp://host/text", "ftp://host/text"),
+  (SEARCH, "--factor=0.5", "--factor"),
+  (SEARCH, "--factor=nan", "--factor"),
+  (SEARCH, "--generations=-1", "Search.generations"),
+  (SEARCH, "--population=0", "Search.population"),
+  (SEARCH, "--samples=0", "Search.samples"),
+  (SEARCH, "--seed=-1", "Search.seed"),
   (f"{BENCHMARKS}.card", "--seconds=nan", "--seconds"),
   (f"{BENCHMARKS}.decode", "--json={place}/nowhere/x", "--json"),
   (f"{BENCHMARKS}.input", "--tokenizer={place}/nowhere", "nowhere"),

@@ -7,6 +7,7 @@ import jax
 import pytest
 
 from drope_jax.cli import modules
+from drope_jax.errors import ConfigError
 
 VALUE = """
 import dataclasses
@@ -83,3 +84,31 @@ def test_a_mistake_of_ours_keeps_its_traceback():
   with pytest.raises(ZeroDivisionError) as caught:
     _ = 1 / 0
   assert modules.blamed(caught.value) is None
+
+
+WITHOUT = "def get_config():\n  return 1\n"
+
+
+@pytest.mark.parametrize(
+  ("content", "argument", "said"),
+  [
+    (WITHOUT, ":mini", r"has one config, without sizes or variants; leave out ':mini'$"),
+    (WITHOUT, ":", "leave out ':'$"),
+    ("def get_config(arg):\n  return len(1)\n", ":mini", r"line 2: TypeError: object of type 'int' has no len\(\)$"),
+    ("def get_config():\n  return get_config(1)\n", "", r"line 2: TypeError: get_config\(\) takes 0 positional"),
+    ("def get_config(arg):\n  return arg\n", "", r"TypeError: get_config\(\) missing 1 required"),
+    ("def get_config(*, arg=1):\n  return arg\n", ":mini", "leave out ':mini'$"),
+  ],
+)
+def test_an_argument_that_a_config_file_does_not_take_is_named(tmp_path, content, argument, said):
+  file = tmp_path / f"{tmp_path.name}.py"  # a name of its own, since modules stay imported
+  file.write_text(content)
+  with pytest.raises(ConfigError, match=rf"^--config: {file}:? .*{said}"):
+    modules.get_config(f"{file}{argument}", "--config")
+
+
+@pytest.mark.parametrize("argument", ["", ":mini"])
+def test_a_config_file_may_take_an_argument_or_not(tmp_path, argument):
+  file = tmp_path / f"{tmp_path.name}.py"
+  file.write_text("def get_config(arg='none'):\n  return arg\n")
+  assert modules.get_config(f"{file}{argument}", "--config") == (argument[1:] or "none")

@@ -126,6 +126,12 @@ def test_spoilt_figures_are_named(page, tmp_path, spoil, said):
       "python -m experiments.study --config=experiments/studies/a.py:mini --workdir=runs/a --data=text --seeds=1,2",
     ),
     ("python -m experiments.study --config=a.py --workdir=/x --seeds=1", None),
+    (
+      "python -m experiments.study --config=/a.py --workdir=/x --data=/home/me/a.jsonl,heldout=/b/c,bad=skip "
+      "--only=drop,control --config.data=gs://bucket/d",
+      "python -m experiments.study --config=a.py --workdir=runs/a --data=a.jsonl,heldout=c,bad=skip "
+      "--only=drop,control --config.data=gs://bucket/d --seeds=1,2",
+    ),
   ],
 )
 def test_commands_lose_the_paths_of_their_machine(command, shown):

@@ -190,7 +190,9 @@ def test_a_dry_run_says_what_is_there_and_writes_nothing(settings, shared, tmp_p
   assert cells["trunk"][2] == "scratch" and cells["drop"][2] == "trunk"
   assert [cells[name][-2] for name in ("trunk", "control", "drop")] == ["done"] * 3
   assert cells["trunk"][-3] == "2"  # runs that start from it
-  assert "for 3 seeds" in said
+  fresh = dry_run(settings, tmp_path / "none", 3, [], None)
+  assert said.splitlines()[-1] == fresh.splitlines()[-1] and "From the start, with all runs above" in said
+  assert "for 3 seeds" in said and "shared" not in said
   alone = dry_run(settings, tmp_path / "none", 1, ["control"], store)
   assert "| drop" not in alone and "to do" in alone and "known once the data is there" in alone
   assert not (tmp_path / "none").exists()

@@ -5,6 +5,7 @@ import importlib
 import math
 import pkgutil
 import re
+import types
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import NamedTuple
@@ -232,6 +233,15 @@ def promised(name, size):
   return dict(zip(header, row, strict=True))
 
 
+@pytest.mark.parametrize("name", STUDIES)
+def test_a_docstring_says_that_small_has_fewer_runs_than_mini(name):
+  """Its text describes the runs of `mini`, so it also names the sizes for one GPU that leave some of them out."""
+  runs = {size: made(name, size)[0].runs.keys() for size in STUDIES[name].SIZES if size.startswith(("mini", "small"))}
+  for size in runs:
+    if size.startswith("small") and runs["mini"] - runs[size]:
+      assert f"`{size}`" in STUDIES[name].__doc__, sorted(runs["mini"] - runs[size])
+
+
 @pytest.mark.slow
 def test_every_run_of_every_size_lowers_and_holds_what_its_page_promises():
   """Each run is lowered, or has the program of one that is; what a page says is counted in these programs."""
@@ -264,6 +274,20 @@ def test_time_here_follows_what_was_measured():
   study, models = made("partial_drop", "small")
   measured = 306  # of seed 1, see docs/results/partial_drop_small.md
   assert costs.estimate(study, models, "NVIDIA H200") == pytest.approx(measured, rel=0.1)
+
+
+def test_several_devices_share_the_training_of_each_run_and_of_all(monkeypatch):
+  study, models = made("partial_drop", "paper")
+  monkeypatch.setattr(jax, "devices", lambda: [types.SimpleNamespace(device_kind="NVIDIA H200")])
+  monkeypatch.setattr(costs, "show_time", str)
+  of_runs, whole = {}, {}
+  for count in (1, 4):
+    monkeypatch.setattr(jax, "device_count", lambda count=count: count)
+    lines = [line.split("|") for line in costs.run_table(study, models, WORKDIR, {}).splitlines()]
+    of_runs[count] = sum(float(line[7]) for line in lines[2:])
+    whole[count] = costs.estimate(study, models)
+  assert of_runs[4] == pytest.approx(of_runs[1] / 4)
+  assert whole[1] - whole[4] == pytest.approx(of_runs[1] - of_runs[4])  # measuring and compiling take as long
 
 
 def test_flops_count_what_a_teacher_reads():
