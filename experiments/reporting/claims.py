@@ -91,6 +91,15 @@ PAPER = (
     tuple(less(study, DROPPED, NOPE, 1) for study in ("fig2_recovery", "table6_when_to_drop")),
   ),
   Claim(
+    "In context, the dropped model has a lower loss than NoPE trained in the same two schedules, a control that the "
+    "paper lacks.",
+    "figure 2, table 6",
+    (
+      less("table6_when_to_drop", DROPPED, ("nope_continued", "nope"), 1),
+      less("table6_when_to_drop", ("drop_half", "nope"), ("nope_half", "nope"), 1),
+    ),
+  ),
+  Claim(
     "The later the drop, the lower the loss (here each drop begins a new schedule, so that two things differ).",
     "table 6",
     (

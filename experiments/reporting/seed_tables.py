@@ -135,7 +135,10 @@ def coefficient_lines(summary: Summary) -> list[str]:
   """One line per run with a fitted c, with its spread over seeds."""
   lines = []
   for run, figures in summary.coefficients().items():
-    found, values = spread([figure.value for figure in figures]), ", ".join(f"{f.value:.3f}" for f in figures)
+    found, values = spread([figure.value for figure in figures]), [f"{figure.value:.3f}" for figure in figures]
+    if len(values) > 1 and len(set(values)) == 1:  # on a point of the grid, so that their spread says nothing
+      lines.append(f"Fitted c of `{run}`: {values[0]} in all seeds.")
+      continue
     interval = "" if found.low is None else f", 95 % interval {found.low:.3f} to {found.high:.3f}"
-    lines.append(f"Fitted c of `{run}`: {show_spread(found)}{interval} (by seed: {values}).")
+    lines.append(f"Fitted c of `{run}`: {show_spread(found)}{interval} (by seed: {', '.join(values)}).")
   return lines
