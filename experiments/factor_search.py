@@ -189,7 +189,7 @@ def _print_factors(given: Namespace) -> None:
   _rope(loaded.model)
   if loaded.config is None and given.dataset is None:
     raise ConfigError("--dataset is required for an imported model: a dataset with a split `fit`")
-  dataset = given.dataset or (loaded.config.data.source or loaded.config.data.directory if loaded.config else "")
+  dataset = given.dataset or (loaded.config.data.dataset if loaded.config else "")
   found = search_factors(loaded, lines_to_fit_on(given.checkpoint, dataset), given.factor, how)
   losses = {**found.losses_of_others, "found": found.loss}
   print("loss on answers, all with LongRoPE's attention factor:", end=" ")
