@@ -62,6 +62,7 @@ class TemperatureFit:
   """The result of `fit_temperature`."""
 
   c: float  # of beta = 1 + c ln s, by least squares over `best`
+  losses: Mapping[float, Mapping[float, float]]  # extension -> beta -> loss, for the whole grid
   best: Mapping[float, float]  # extension -> the beta with the lowest loss, see `best_betas`
   on_edge: tuple[float, ...]  # extensions whose best beta is an end of the grid: the true optimum may lie beyond
 
@@ -94,7 +95,7 @@ def fit_temperature(
   best_S = best_betas([[row[beta] for beta in betas] for row in losses.values()], betas).tolist()
   c = least_squares_coefficient(best_S, list(losses))
   best = dict(zip(losses, best_S, strict=True))
-  return TemperatureFit(c, best, tuple(s for s, beta in best.items() if ends_grid(beta, betas)))
+  return TemperatureFit(c, losses, best, tuple(s for s, beta in best.items() if ends_grid(beta, betas)))
 
 
 def best_betas(losses_SB: ArrayLike, betas_B: ArrayLike) -> np.ndarray:
