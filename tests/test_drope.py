@@ -145,18 +145,13 @@ def test_a_coefficient_may_be_slightly_negative():
 
 def test_fit_recovers_the_coefficient_of_losses_that_have_one():
   betas = np.arange(0.9, 2.2, 0.01)
-  losses = {}
-
-  def loss_of(s, beta):
-    losses[s, beta] = (beta - 1 - 0.3 * math.log(s)) ** 2
-    return losses[s, beta]
-
-  fit = fit_temperature(loss_of, [2, 4, 8], betas)
+  fit = fit_temperature(lambda s, beta: (beta - 1 - 0.3 * math.log(s)) ** 2, [2, 4, 8], betas)
   assert fit.c == pytest.approx(0.3, abs=0.005)
   assert fit.best[4] == pytest.approx(1 + 0.3 * math.log(4), abs=0.01)
   assert fit.on_edge == ()
-  assert set(losses) == {(s, beta) for s in (2, 4, 8) for beta in betas}  # the whole grid at each length
-  lowest = min(betas, key=lambda beta: losses[8, beta])
+  assert set(fit.losses) == {2, 4, 8}
+  assert set(fit.losses[8]) == set(betas.tolist())
+  lowest = min(fit.losses[8], key=fit.losses[8].__getitem__)
   assert fit.best[8] == pytest.approx(lowest, abs=0.005)  # half the spacing of the grid
 
 

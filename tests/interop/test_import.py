@@ -2,7 +2,6 @@
 
 import json
 import os
-import re
 import subprocess
 import sys
 from pathlib import Path
@@ -138,14 +137,14 @@ WIDE |= {"intermediate_size": 2048, "tie_word_embeddings": True}
 def importing_peak(source, out, tokenizer):
   """The most bytes that a process which imports has in memory."""
   arguments = ["import", str(source), str(out), f"--tokenizer={tokenizer / 'tokenizer.json'}"]
-  # Not ru_maxrss, which a process has from the one that started it.
   command = f"""
 from drope_jax.interop.__main__ import main
+from experiments.benchmarks.measuring import host_memory_peak
 assert main({arguments!r}) == 0
-print(*[line for line in open("/proc/self/status") if line.startswith("VmHWM")])
+print(host_memory_peak())
 """
-  ended = subprocess.run([sys.executable, "-c", command], check=True, stdout=subprocess.PIPE, text=True)
-  return 1024 * int(re.search(r"VmHWM:\s*(\d+) kB", ended.stdout).group(1))
+  ended = subprocess.run([sys.executable, "-c", command], check=True, stdout=subprocess.PIPE, text=True, cwd=ROOT)
+  return int(ended.stdout.splitlines()[-1])
 
 
 @pytest.mark.slow
